@@ -1,0 +1,279 @@
+"""Keyed arrays in a folder: what one program computed, another reads.
+
+    header.json          who wrote it, with which weights, what a row looks like, how many there will be
+    00000.safetensors    the first shard_size rows, stacked, one tensor an array; their keys in the metadata
+    00001.safetensors    …
+
+A shard is written beside its place and renamed, so what has its final name is whole: any number of readers may
+look on while the cache grows, and a killed writer leaves nothing worse than a file that nobody reads.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+FORMAT = 1
+SHARD = re.compile(r"(\d{5,})\.safetensors")
+
+
+class FeatureCache:
+    """Reads rows by key; `create` opens one for writing, too.
+
+    A row is a dict of arrays, named, shaped and typed as the header says; each read gives arrays of its own.
+    A miss looks for new shards before it is a KeyError. A pickled cache takes along its path and header only, and
+    each process opens the shards anew, so a cache is a data set: `DataLoader(cache, sampler=list(cache))`.
+    """
+
+    def __init__(self, path: str | Path, expect: Mapping[str, Any] | None = None):
+        """`expect` is the part of the header the reader relies on: {"num_codes": 8, "shapes": {"ids": [256]}}."""
+        self.path = Path(path)
+        self.header = read_header(self.path)
+        self._forget()
+        wanted = flatten(plain(expect or {}))
+        if found := differences(flatten(self.header), wanted, wanted):
+            writer = self.header.get("writer")
+            raise ValueError(
+                f"{path} does not fit: {found}. Read another cache, or have {writer} write it anew"
+            )
+
+    @classmethod
+    def create(cls, path: str | Path, header: Mapping[str, Any]) -> "FeatureCache":
+        """Open for writing, to begin or to go on; `header` is `header_for`'s. Refuses another cache's folder."""
+        path, header = Path(path), plain(header)
+        remedy = "Give another out=, or delete the folder"
+        if (path / "header.json").exists():
+            old, new = flatten(read_header(path)), flatten(header)
+            if found := differences(old, new, sorted(old | new)):
+                raise ValueError(f"{path} already holds another cache: {found}. {remedy}")
+        elif any(path.glob("*.safetensors")):
+            raise ValueError(f"{path} holds safetensors files but no header.json. {remedy}")
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            write_beside(path / "header.json", (json.dumps(header, indent=1, sort_keys=True) + "\n").encode())
+        return cls(path, expect=header)
+
+    def write_shard(self, number: int, keys: Sequence[str], arrays: Mapping[str, np.ndarray]) -> None:
+        """Write `arrays`, name → (n, *row shape), as the rows of the n `keys`. Same rows, same bytes."""
+        keys, path = list(keys), self.shard_path(number)
+        if not 0 <= number < self.shards:
+            raise ValueError(f"{path}: the header announces shards 0 to {self.shards - 1}")
+        if len(set(keys)) < len(keys):
+            raise ValueError(
+                f"{path}: key {next(key for key in keys if keys.count(key) > 1)!r} is there twice"
+            )
+        found = {name: (array.dtype.name, [*array.shape]) for name, array in arrays.items()}
+        wanted = {name: (dtype, self._stacked(name, keys)) for name, dtype in self.header["dtypes"].items()}
+        if found != wanted:
+            raise ValueError(f"{path}: arrays are {found}; the header and {len(keys)} keys want {wanted}")
+        rows = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        # One entry of metadata, as safetensors writes several in no fixed order.
+        data = save(rows, metadata={"keys": json.dumps(keys)})
+        for left_by_the_dead in self.path.glob(f".{path.name}.*.tmp"):
+            left_by_the_dead.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # not dead, we were: somebody has begun this shard again
+            write_beside(path, data)
+        if number in self._shards:
+            self._forget()
+
+    def __getitem__(self, key: str) -> dict[str, np.ndarray]:
+        shard, row = self._find(key)
+        return {name: rows[row] for name, rows in self._shards[shard].items()}
+
+    def get(self, key: str, name: str) -> np.ndarray:
+        """One array of a row, the others left unread; no such key is a KeyError, as in `cache[key]`."""
+        shard, row = self._find(key)
+        return self._shards[shard][name][row]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._rows or (self._scan() and key in self._rows)
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys there are now, shard by shard, as written."""
+        self._scan()
+        return iter(sorted(self._rows, key=self._rows.__getitem__))
+
+    def __len__(self) -> int:
+        self._scan()
+        return len(self._rows)
+
+    @property
+    def shards(self) -> int:
+        """How many there will be."""
+        return self.header["shards"]
+
+    @property
+    def done(self) -> bool:
+        return not self.missing()
+
+    def missing(self) -> list[int]:
+        """The shards not yet written. Opens the others, so that a damaged one is not taken for written."""
+        self._scan()
+        return [number for number in range(self.shards) if number not in self._shards]
+
+    def shard_path(self, number: int) -> Path:
+        return self.path / f"{number:05d}.safetensors"
+
+    def _find(self, key: str) -> tuple[int, int]:
+        if key not in self:
+            count, writer = f"{len(self)} of {self.header['items']} rows", self.header.get("writer")
+            raise KeyError(f"no row {key!r} in {self.path}, which has {count}, written by {writer}")
+        return self._rows[key]
+
+    def _scan(self) -> bool:
+        """Open the shards that came since the last look; True if there were any."""
+        if len(self._shards) == self.shards:
+            return False
+        names = (match for name in os.listdir(self.path) if (match := SHARD.fullmatch(name)))
+        new = sorted({int(match[1]) for match in names} - self._shards.keys())
+        for number in new:
+            self._open(number)
+        return bool(new)
+
+    def _open(self, number: int) -> None:
+        path = self.shard_path(number)
+        try:
+            file = safe_open(path, framework="numpy")  # maps the file and keeps no descriptor
+            rows = {key: (number, row) for row, key in enumerate(json.loads(file.metadata()["keys"]))}
+            slices = {name: file.get_slice(name) for name in self.header["dtypes"]}
+            for name, stack in slices.items():
+                if stack.get_shape() != self._stacked(name, rows):
+                    raise ValueError(f"{name} is {stack.get_shape()}, not {self._stacked(name, rows)}")
+        except (SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}): delete it and start the job again") from error
+        if twice := self._rows.keys() & rows.keys():
+            key = min(twice)
+            other = self.shard_path(self._rows[key][0])
+            raise ValueError(f"{path}: key {key!r} is in {other.name}, too: delete the wrong one of the two")
+        self._rows |= rows
+        self._shards[number] = slices
+
+    def _stacked(self, name: str, keys: Iterable[str]) -> list[int]:
+        return [len(list(keys)), *self.header["shapes"][name]]
+
+    def _forget(self) -> None:
+        self._rows: dict[str, tuple[int, int]] = {}  # key → (shard, row)
+        self._shards: dict[int, dict[str, Any]] = {}  # shard → name → its stacked rows, still in the file
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path.absolute(), "header": self.header}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+
+def header_for(
+    keys: Sequence[str],
+    rows: Mapping[str, tuple[str, Sequence[int]]],
+    *,
+    writer: str,
+    weights: str,
+    shard_size: int,
+    num_codes: int | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    **extra: Any,
+) -> dict[str, Any]:
+    """The header of a cache of all `keys`, whose shard i is to hold `keys[i * shard_size : (i + 1) * shard_size]`.
+
+    `rows` gives each array's dtype and one row's shape, {"ids": ("uint16", (16, 16))}. `weights` is the `digest`
+    of the network that computes them, `writer` the program; whatever else would change the rows is `extra`.
+    """
+    header = {
+        "format": FORMAT,
+        "writer": writer,
+        "weights": weights,
+        "dtypes": {name: np.dtype(dtype).name for name, (dtype, _) in rows.items()},
+        "shapes": {name: list(shape) for name, (_, shape) in rows.items()},
+        "num_codes": num_codes,
+        "preprocessing": preprocessing or {},
+        "items": len(keys),
+        "items_digest": hashlib.sha256(json.dumps(list(keys)).encode()).hexdigest()[:16],
+        "shards": -(-len(keys) // shard_size),
+        "shard_size": shard_size,
+    }
+    return plain(extra | header)
+
+
+def id_dtype(num_codes: int) -> str:
+    """The dtype to keep ids 0 .. num_codes - 1 in: "uint16" up to 65 536 codes, else "uint32"."""
+    return "uint16" if num_codes <= 2**16 else "uint32"
+
+
+def digest(arrays: Mapping[str, Any]) -> str:
+    """Tells networks apart: 16 hex digits over a state dict's names, dtypes, shapes and values, in any order.
+
+    Torch tensors of any dtype, on any device, and numpy arrays of the same values have the same digest.
+    """
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        value = arrays[name]
+        if hasattr(value, "detach"):  # a torch tensor: by its bytes, as numpy has no bfloat16
+            import torch
+
+            dtype = str(value.dtype).removeprefix("torch.")
+            data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        else:
+            data = np.asarray(value)
+            dtype = data.dtype.name
+        total.update(json.dumps([name, dtype, list(np.shape(value))]).encode())
+        total.update(data.tobytes())
+    return total.hexdigest()[:16]
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads((path / "header.json").read_text())
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path} holds no cache (no header.json): start the job that writes it first"
+        ) from None
+    except ValueError as error:
+        raise ValueError(
+            f"{path}/header.json is damaged ({error}): delete the folder and start again"
+        ) from error
+    if header["format"] != FORMAT:
+        raise ValueError(
+            f"{path} has format {header['format']}, this Sightword reads {FORMAT}: write it anew"
+        )
+    return header
+
+
+def plain(header: Mapping[str, Any]) -> dict[str, Any]:
+    """As it will be read back, with lists for tuples; what JSON cannot hold fails here."""
+    return json.loads(json.dumps(header))
+
+
+def flatten(header: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"shapes": {"ids": [256]}} → {"shapes.ids": [256]}: a difference is named by its own field."""
+    flat: dict[str, Any] = {}
+    for name, value in header.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], names: Iterable[str]) -> str:
+    pairs = ((name, found.get(name), wanted.get(name)) for name in names)
+    return "; ".join(f"{name} is {old!r}, wanted {new!r}" for name, old, new in pairs if old != new)
+
+
+def write_beside(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: beside it under a name of our own, to the disk, then renamed."""
+    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

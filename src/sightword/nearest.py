@@ -1,0 +1,177 @@
+"""The exact nearest code, in a few megabytes of memory whatever the size of the problem.
+
+A plain look-up writes an N×K matrix of distances and reads it back several times; at 65536 × 16384 that is
+4 GiB a copy. Here the rows go through one small tile: a matrix product fills it, a two-level maximum reads
+it once, and nothing else is kept.
+
+The tile is computed in float32, so two codes whose distances differ by less than the rounding of float32
+could come out in the wrong order. The second-best score tells which rows those are (a few in a million for
+real features), and only they are settled in float64. The answer is therefore the float64 answer: the same on
+every device, for every tile size, number of threads or autocast setting.
+
+Tie rule: codes whose distances agree to the rounding of float64 are tied, and the lowest id wins.
+
+Legend: N rows, D channels, K codes, S codebooks, R rows of a tile, L lanes (codes that one first-level
+maximum covers).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Metric = Literal["euclidean", "cosine"]
+
+LANES = 64  # argmax is scalar on CPU and amax is not: amax over lanes, argmax over what is left
+TILE = 2**20  # scores a tile holds: 4 MiB, which stays in a core's share of the cache
+
+
+def nearest(x: Tensor, codes: Tensor, metric: Metric = "euclidean") -> Tensor:
+    """Id of the nearest of codes (K, D) for every vector of x (..., D): (...), int64.
+
+    Euclidean is the smallest distance, cosine the largest angle cosine; neither needs normalised input.
+    Carries no gradient. Raises ValueError if widths differ or x is not finite.
+    """
+    return nearest_in_each(x, [codes], metric)[0]
+
+
+@torch.no_grad()
+def nearest_in_each(x: Tensor, books: Sequence[Tensor], metric: Metric = "euclidean") -> list[Tensor]:
+    """`nearest` in several codebooks [(K_s, D)] at once: x is read, centred and multiplied only once."""
+    for codes in books:
+        if codes.dim() != 2 or codes.shape[1] != x.shape[-1] or not len(codes):
+            raise ValueError(
+                f"codes must be (K, {x.shape[-1]}) to fit x {tuple(x.shape)}, got {tuple(codes.shape)}"
+            )
+    rows = x.reshape(-1, x.shape[-1])  # (N, D)
+    with torch.autocast(x.device.type, enabled=False), _true_float32():
+        stack = _stack(books, metric, torch.promote_types(x.dtype, torch.float32))
+        propose = _propose_on_gpu if _triton_pays(rows, stack) else _propose
+        ids, doubtful = propose(rows, stack)  # (S, N) int64, (S, N) bool
+        for codes, book_ids, doubt in zip(books, ids, doubtful, strict=True):
+            which = doubt.nonzero().squeeze(1)
+            if len(which):
+                book_ids[which] = _settle(rows[which], codes, metric)
+    return [book_ids.view(x.shape[:-1]) for book_ids in ids]
+
+
+class Stack(NamedTuple):
+    """Codebooks side by side, ready to be multiplied. score(x, e) = (x - centre)·e + bias grows as e comes nearer."""
+
+    codes: Tensor  # (D, ΣK) float32; each book padded to whole lanes
+    bias: Tensor  # (ΣK,) float32; -inf on the padding
+    centre: (
+        Tensor | None
+    )  # (D,): offset features would cancel without it; shifting both sides changes no distance
+    spans: list[tuple[int, int]]  # columns of each book
+    reach: list[float]  # largest |e| of each book, for the rounding bound
+
+
+def _stack(books: Sequence[Tensor], metric: Metric, dtype: torch.dtype) -> Stack:
+    columns, biases, spans, start = [], [], [], 0
+    centre = torch.cat(list(books)).to(dtype).mean(0) if metric == "euclidean" else None
+    for codes in books:
+        codes = codes.to(dtype) - centre if centre is not None else unit(codes.to(dtype))
+        bias = codes.double().square().sum(1).mul(-0.5) if centre is not None else codes.new_zeros(len(codes))
+        pad = -len(codes) % LANES
+        columns.append(torch.nn.functional.pad(codes.float(), (0, 0, 0, pad)))
+        biases.append(torch.nn.functional.pad(bias.float(), (0, pad), value=-math.inf))
+        spans.append((start, start + len(codes) + pad))
+        start = spans[-1][1]
+    reach = torch.stack([column.norm(dim=1).max() for column in columns]).tolist()
+    return Stack(torch.cat(columns).t().contiguous(), torch.cat(biases), centre, spans, reach)
+
+
+def _propose(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
+    """Float32 winners (S, N) and where float32 cannot tell them from the runner-up (S, N)."""
+    ids = torch.empty(len(stack.spans), len(rows), dtype=torch.int64, device=rows.device)
+    doubtful = torch.empty_like(ids, dtype=torch.bool)
+    height = max(16, TILE // len(stack.bias))
+    tile = rows.new_empty(min(height, len(rows)), len(stack.bias), dtype=torch.float32)
+    for first in range(0, len(rows), height):
+        some = slice(first, first + height)
+        x = (rows[some] if stack.centre is None else rows[some] - stack.centre).float()  # (R, D)
+        scores = torch.addmm(stack.bias, x, stack.codes, out=tile[: len(x)])  # (R, ΣK)
+        length = x.norm(dim=1)
+        for book, (start, stop) in enumerate(stack.spans):
+            ids[book, some], margin = _winner(scores[:, start:stop])
+            doubtful[book, some] = ~(margin > rounding(length, stack.reach[book], x.shape[1]))
+    return ids, doubtful
+
+
+def _winner(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Column of the best score of each row (R, K), the first of equals, and its lead over the second best.
+
+    Overwrites the winners in `scores`.
+    """
+    lanes = scores.unflatten(1, (-1, LANES))  # (R, K/L, L)
+    peaks = lanes.amax(2)
+    best, lane = peaks.max(1)
+    inside = lanes[torch.arange(len(lanes), device=lanes.device), lane]  # (R, L), a copy
+    column = inside.argmax(1)
+    peaks.scatter_(1, lane[:, None], -math.inf)
+    inside.scatter_(1, column[:, None], -math.inf)
+    return lane * LANES + column, best - torch.maximum(peaks.amax(1), inside.amax(1))
+
+
+def rounding(length: Tensor, reach: float, channels: int) -> Tensor:
+    """How much two float32 scores of a row may be off together: the worst case of a dot product, γ ≈ D·2⁻²⁴.
+
+    length: |x| of each row; reach: the largest |e|.
+    """
+    return 2 * (channels + 8) * 2.0**-24 * (length * reach + reach**2 / 2)
+
+
+def _settle(rows: Tensor, codes: Tensor, metric: Metric) -> Tensor:
+    """Nearest ids in float64, the lowest id of those that tie. rows: (N, D), few."""
+    x, e = rows.double(), codes.double()
+    if metric == "euclidean":
+        centre = e.mean(0)
+        x, e = x - centre, e - centre
+        bias = e.square().sum(1).mul(-0.5)
+    else:
+        x, e = unit(x), unit(e)
+        bias = e.new_zeros(len(e))
+    reach, ids = e.norm(dim=1).max(), []
+    for some in x.split(max(1, TILE // 2 // len(e))):
+        scores = torch.addmm(bias, some, e.t())  # (R, K)
+        best = scores.amax(1, keepdim=True)
+        if not best.isfinite().all():
+            raise ValueError(
+                "x is not finite, so it has no nearest code: the run has diverged (lower the learning rate)"
+            )
+        slack = 2 * (x.shape[1] + 8) * 2.0**-53 * (some.norm(dim=1, keepdim=True) * reach + reach**2 / 2)
+        ids.append((scores >= best - slack).to(torch.int8).argmax(1))
+    return torch.cat(ids)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x (..., D) scaled to length one; zero stays zero."""
+    return torch.nn.functional.normalize(x, dim=-1, eps=torch.finfo(x.dtype).tiny)
+
+
+def _triton_pays(rows: Tensor, stack: Stack) -> bool:
+    return rows.is_cuda and len(stack.bias) >= 4096
+
+
+def _propose_on_gpu(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
+    from sightword.nearest_triton import propose
+
+    return propose(rows, stack)
+
+
+@contextmanager
+def _true_float32() -> Iterator[None]:
+    """Keep a float32 product a float32 product, though the caller allows TF32 (GPU) or bf16 (CPU) for speed."""
+    before = torch.get_float32_matmul_precision()
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

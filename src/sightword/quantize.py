@@ -1,0 +1,245 @@
+"""Vector quantisers: replace each vector by the nearest of K codes, and pass the gradient straight through.
+
+They differ in how the codes move: with the loss (`VectorQuantizer`), as a moving average of what was assigned to
+them (`VectorQuantizerEMA`), or not at all (`FrozenQuantizer`). All look up and compute their losses with the codes
+as they are, then learn; all give back `Quantized`, whose codes equal `decode(ids)` bit for bit.
+
+Legend: D channels, last in every shape; K codes; N all leading axes flattened.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sightword.nearest import Metric, nearest, unit
+
+
+class Quantized(NamedTuple):
+    """What every quantiser returns for x (..., D)."""
+
+    codes: Tensor  # (..., D), exactly the code vectors; the gradient goes straight to x
+    ids: Tensor  # (...), int64
+    loss: Tensor  # scalar: how far x is from its codes, pulling x (commitment)
+    codebook_loss: (
+        Tensor  # scalar: the same distance, pulling the codes; carries no gradient where none is trained
+    )
+
+
+class Codebook(nn.Module):
+    """What the three quantisers share: look-up, decoding and the two losses.
+
+    `metric` euclidean measures mean squared error over all elements; cosine compares directions, keeps codes at
+    length one and measures 2 − 2cos averaged over vectors (equal to |x/|x| − code|²). `commitment_cost` multiplies
+    `Quantized.loss` and nothing else; 1 leaves it raw.
+    """
+
+    weight: Tensor  # (K, D)
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, commitment_cost: float, metric: Metric
+    ) -> None:
+        super().__init__()
+        if num_embeddings < 1 or embedding_dim < 1:
+            raise ValueError(
+                f"a codebook needs at least one code and one channel, got {num_embeddings} × {embedding_dim}"
+            )
+        if metric not in ("euclidean", "cosine"):
+            raise ValueError(f"metric is 'euclidean' or 'cosine', got {metric!r}")
+        self.num_codes, self.dim = num_embeddings, embedding_dim
+        self.commitment_cost, self.metric = commitment_cost, metric
+
+    def forward(self, x: Tensor) -> Quantized:
+        ids = self.nearest(x)
+        quantized = self._quantize(x, ids)
+        if self.training:
+            self.learn(x.detach(), ids)
+        return quantized
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Ids (...) of x (..., D). Never learns, never carries a gradient."""
+        return nearest(x, self.weight, self.metric)
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """Codes (..., D) of ids (...)."""
+        return F.embedding(ids, self.codes())
+
+    def codes(self) -> Tensor:
+        """The codebook (K, D) as it is handed out: unit length if the metric is cosine."""
+        return unit(self.weight) if self.metric == "cosine" else self.weight
+
+    def learn(self, x: Tensor, ids: Tensor) -> None:
+        """Move the codes towards x (..., D), assigned to ids (...), where that is not the optimiser's work."""
+
+    def _quantize(self, x: Tensor, ids: Tensor) -> Quantized:
+        with torch.autocast(x.device.type, enabled=False):
+            x = unit(x.float()) if self.metric == "cosine" else x.float()
+            codes = self.decode(ids)
+            commitment = self._distance(x, codes.detach())
+            pull = self._distance(x.detach(), codes) if codes.requires_grad else commitment.detach()
+        return Quantized(_PassThrough.apply(x, codes.detach()), ids, commitment * self.commitment_cost, pull)
+
+    def _distance(self, x: Tensor, codes: Tensor) -> Tensor:
+        mean = F.mse_loss(x, codes)
+        return mean * self.dim if self.metric == "cosine" else mean
+
+
+class VectorQuantizer(Codebook):
+    """Codes are parameters: `codebook_loss` must be in the objective, or they stay where they are.
+
+    van den Oord et al. 2017 (arXiv 1711.00937), equation 3; with `metric="cosine"` the l2-normalised codebook of
+    Yu et al. 2022 (arXiv 2110.04627), section 3.2.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        commitment_cost: float = 1.0,
+        metric: Metric = "euclidean",
+    ) -> None:
+        super().__init__(num_embeddings, embedding_dim, commitment_cost, metric)
+        self.weight = nn.Parameter(_random_codes(num_embeddings, embedding_dim))
+
+
+class FrozenQuantizer(Codebook):
+    """Codes (K, D) are given and stay: words, say, or a published codebook."""
+
+    def __init__(self, weight: Tensor, commitment_cost: float = 1.0, metric: Metric = "euclidean") -> None:
+        super().__init__(weight.shape[0], weight.shape[1], commitment_cost, metric)
+        self.register_buffer("weight", weight.detach().clone())
+
+
+class VectorQuantizerEMA(Codebook):
+    """Codes are moving averages of the vectors assigned to them (arXiv 1711.00937, appendix A.1).
+
+    A code that nothing was ever assigned to has no average and stays where it is (Laplace smoothing would drag it
+    to the origin). Under `torch.distributed` the statistics of all ranks are summed, so every rank holds the same
+    codebook; that is asked at each call, so the module may be built before the processes are.
+
+    kmeans: start from k-means on the first batch. revive_after: put a code that was not used for so many steps on
+    a vector of the batch, drawn without replacement; 0 never does.
+    """
+
+    cluster_size: Tensor  # (K,) moving average of how many vectors a code got
+    cluster_sum: Tensor  # (K, D) moving average of their sum
+    idle: Tensor  # (K,) steps since a code was last used
+    updates: Tensor  # () steps so far
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        commitment_cost: float = 0.25,
+        decay: float = 0.99,
+        metric: Metric = "euclidean",
+        kmeans: bool = False,
+        revive_after: int = 0,
+    ) -> None:
+        super().__init__(num_embeddings, embedding_dim, commitment_cost, metric)
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is in [0, 1), got {decay}")
+        self.decay, self.kmeans, self.revive_after = decay, kmeans, revive_after
+        self.register_buffer("weight", _random_codes(num_embeddings, embedding_dim))
+        self.register_buffer("cluster_size", torch.zeros(num_embeddings))
+        self.register_buffer("cluster_sum", torch.zeros(num_embeddings, embedding_dim))
+        self.register_buffer("idle", torch.zeros(num_embeddings, dtype=torch.int64))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Quantized:
+        if self.training and self.kmeans and not self.updates:
+            self.weight.copy_(kmeans(self._prepared(x), self.num_codes))
+        return super().forward(x)
+
+    @torch.no_grad()
+    def learn(self, x: Tensor, ids: Tensor) -> None:
+        x, ids = self._prepared(x), ids.flatten()
+        step = self._statistics(x, ids)  # (K, 1 + D), or 1 + 2D with candidates
+        counts, sums, candidates = step[:, 0], step[:, 1 : self.dim + 1], step[:, self.dim + 1 :]
+        self.cluster_size.lerp_(counts, 1 - self.decay)
+        self.cluster_sum.lerp_(sums, 1 - self.decay)
+        self.idle.add_(1).masked_fill_(counts > 0, 0)
+        if self.revive_after:
+            self._revive(candidates)
+        mean = self.cluster_sum / self.cluster_size[:, None]
+        mean = unit(mean) if self.metric == "cosine" else mean
+        # What was not seen for ~2000 steps has underflown to 0/0: it keeps its last average.
+        torch.where(self.cluster_size[:, None] > 1e-9, mean, self.weight, out=self.weight)
+        self.updates += 1
+
+    def _prepared(self, x: Tensor) -> Tensor:
+        x = x.detach().reshape(-1, self.dim).float()  # (N, D)
+        return unit(x) if self.metric == "cosine" else x
+
+    def _statistics(self, x: Tensor, ids: Tensor) -> Tensor:
+        """Counts, sums and (if codes may be revived) candidate vectors of all ranks, in one all-reduce."""
+        width = self.dim + 1 if not self.revive_after else 2 * self.dim + 1
+        step = x.new_zeros(self.num_codes, width)
+        step[:, 0] = torch.bincount(ids, minlength=self.num_codes)
+        step[:, 1 : self.dim + 1] = x.new_zeros(self.num_codes, self.dim).index_add_(0, ids, x)
+        if self.revive_after and _rank() == 0:
+            step[:, self.dim + 1 :] = _draw(x, self.num_codes, seed=int(self.updates))
+        if _world() > 1:
+            dist.all_reduce(step)
+        return step
+
+    def _revive(self, candidates: Tensor) -> None:
+        """Move idle codes onto candidates (K, D), and forget their past so that it cannot pull them back."""
+        dead = self.idle >= self.revive_after  # (K,)
+        rows = (dead.cumsum(0) - 1).clamp(min=0)
+        for kept, new in ((self.cluster_sum, candidates[rows]), (self.weight, candidates[rows])):
+            kept.copy_(torch.where(dead[:, None], new, kept))
+        self.cluster_size.masked_fill_(dead, 1.0)
+        self.idle.masked_fill_(dead, 0)
+
+
+@torch.no_grad()
+def kmeans(x: Tensor, num_codes: int, iterations: int = 10, seed: int = 0) -> Tensor:
+    """Centres (K, D) of x (N, D) by Lloyd's iterations from distinct rows; the same on every rank (rank 0's x)."""
+    centres = _draw(x, num_codes, seed)
+    for _ in range(iterations if _rank() == 0 else 0):
+        ids = nearest(x, centres)
+        counts = torch.bincount(ids, minlength=num_codes)[:, None]
+        sums = torch.zeros_like(centres).index_add_(0, ids, x)
+        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
+    if _world() > 1:
+        dist.broadcast(centres, src=0)
+    return centres
+
+
+def _draw(x: Tensor, count: int, seed: int) -> Tensor:
+    """`count` rows of x (N, D), no row twice before each was taken once. Repeats get a little noise to be distinct."""
+    generator = torch.Generator().manual_seed(seed)
+    rounds = -(-count // len(x))
+    order = torch.cat([torch.randperm(len(x), generator=generator) for _ in range(rounds)])[:count]
+    rows = x[order.to(x.device)]
+    noise = torch.randn(rows.shape, generator=generator).to(rows) * x.std() * 0.01
+    noise[: len(x)] = 0
+    return rows + noise
+
+
+def _random_codes(num_codes: int, dim: int) -> Tensor:
+    """Codes of about unit length, so that neither metric starts with one code nearest to everything."""
+    return torch.randn(num_codes, dim) / dim**0.5
+
+
+def _rank() -> int:
+    return dist.get_rank() if _world() > 1 else 0
+
+
+def _world() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class _PassThrough(torch.autograd.Function):
+    """codes, with the gradient of x. `x + (codes - x).detach()` would round: most elements would miss their code."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, codes: Tensor) -> Tensor:
+        return codes
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None

@@ -1,0 +1,62 @@
+"""What the training loop knows of a system: a batch goes in, named losses come out.
+
+A system subclasses `Task`; the loop in `train.py` is handed one and asks nothing else of it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from PIL.Image import Image
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+
+class Task(nn.Module):
+    """One objective. The total that is trained is Σ weights[name] · losses[name]; all of `losses` is trained.
+
+    A second network that is trained against the first (a discriminator) is the `critic`: it has its own optimiser
+    and its own losses, and the loop calls `losses` first and `critic_losses` after, once a batch each.
+    """
+
+    weights: dict[str, float | Tensor]  # loss name → weight; a name that is missing weighs 1
+    critic: nn.Module | None = None
+    batches: int = 0  # how many batches were trained before this one; the loop keeps it, checkpoints hold it
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        self.weights = dict(weights or {})
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """Raw scalar terms of one batch."""
+        raise NotImplementedError
+
+    def critic_losses(self, batch: Any) -> dict[str, Tensor]:
+        """Raw scalar terms for the critic, of the batch that `losses` saw last."""
+        raise NotImplementedError
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of raw terms."""
+        return sum((self.weights.get(name, 1.0) * term for name, term in losses.items()), start=Tensor([0.0])[0])
+
+    def stats(self) -> dict[str, float]:
+        """Diagnostics of the last batch; logged, never trained."""
+        return {}
+
+    def evaluate(self, batch: Any) -> None:
+        """Gather what `measures` needs from one validation batch."""
+
+    def measures(self) -> dict[str, float]:
+        """The metrics of everything gathered since the last call, summed over ranks; forgets it."""
+        return {}
+
+    def pictures(self, batch: Any) -> dict[str, Image]:
+        """What a person would rather look at than numbers."""
+        return {}
+
+    def roles(self) -> dict[str, list[Parameter]]:
+        """Named parameter groups of the main optimiser; the config gives each a learning-rate factor.
+
+        Together they hold every trainable parameter that is not the critic's, each once (the loop checks).
+        """
+        critic = set(self.critic.parameters()) if self.critic is not None else set()
+        return {"model": [p for p in self.parameters() if p.requires_grad and p not in critic]}
