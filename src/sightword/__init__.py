@@ -1,6 +1,51 @@
-"""Sightword: tie what is seen to words."""
+"""Sightword: tie what is seen to words. Names are imported when they are first used, so that `import` costs nothing."""
 
+from importlib import import_module
 from pkgutil import extend_path
+from typing import TYPE_CHECKING, Any
 
 __path__ = extend_path(__path__, __name__)
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AnimeDataModule": "modules",
+    "Decoder": "towers.vq_image",
+    "Encoder": "towers.vq_image",
+    "FeatureCache": "cache",
+    "FrozenQuantizer": "quantize",
+    "LPIPS": "systems.tokenizer.loss",
+    "Quantized": "quantize",
+    "ResBlock": "towers.vq_image",
+    "VQImage": "towers.vq_image",
+    "VQVAEModel": "modules",
+    "VectorQuantizer": "quantize",
+    "VectorQuantizerEMA": "quantize",
+    "load_published": "towers.vq_image",
+}
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from sightword.cache import FeatureCache as FeatureCache
+    from sightword.modules import AnimeDataModule as AnimeDataModule
+    from sightword.modules import VQVAEModel as VQVAEModel
+    from sightword.quantize import FrozenQuantizer as FrozenQuantizer
+    from sightword.quantize import Quantized as Quantized
+    from sightword.quantize import VectorQuantizer as VectorQuantizer
+    from sightword.quantize import VectorQuantizerEMA as VectorQuantizerEMA
+    from sightword.systems.tokenizer.loss import LPIPS as LPIPS
+    from sightword.towers.vq_image import Decoder as Decoder
+    from sightword.towers.vq_image import Encoder as Encoder
+    from sightword.towers.vq_image import ResBlock as ResBlock
+    from sightword.towers.vq_image import VQImage as VQImage
+    from sightword.towers.vq_image import load_published as load_published
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SwanLabLogger":  # Lightning has none: document 003 imports it from a place where it is not
+        try:
+            return import_module("swanlab.integration.pytorch_lightning").SwanLabLogger
+        except ImportError as error:
+            raise ImportError("SwanLabLogger needs SwanLab: pip install 'sightword[swanlab]'") from error
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sightword' has no attribute {name!r}")
+    return getattr(import_module(f"sightword.{_HOMES[name]}"), name)

@@ -4,8 +4,8 @@
     00000.safetensors    the first shard_size rows, stacked, one tensor an array; their keys in the metadata
     00001.safetensors    …
 
-A shard is written beside its place and renamed, so what has its final name is whole: any number of readers may
-look on while the cache grows, and a killed writer leaves nothing worse than a file that nobody reads.
+A shard is written beside its place and renamed, so what has its final name is whole: any number of readers
+may look on while the cache grows, and a killed writer leaves nothing worse than a file that nobody reads.
 """
 
 import contextlib
@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,25 +29,23 @@ class FeatureCache:
     """Reads rows by key; `create` opens one for writing, too.
 
     A row is a dict of arrays, named, shaped and typed as the header says; each read gives arrays of its own.
-    A miss looks for new shards before it is a KeyError. A pickled cache takes along its path and header only, and
-    each process opens the shards anew, so a cache is a data set: `DataLoader(cache, sampler=list(cache))`.
+    A miss looks for new shards before it is a KeyError. Pickled, a cache is its path and header, and each
+    process opens the shards itself, so it serves as a data set: `DataLoader(cache, sampler=list(cache))`.
     """
 
     def __init__(self, path: str | Path, expect: Mapping[str, Any] | None = None):
-        """`expect` is the part of the header the reader relies on: {"num_codes": 8, "shapes": {"ids": [256]}}."""
+        """`expect`: the part of the header that the reader relies on, as {"shapes": {"ids": [256]}}."""
         self.path = Path(path)
         self.header = read_header(self.path)
         self._forget()
         wanted = flatten(plain(expect or {}))
         if found := differences(flatten(self.header), wanted, wanted):
             writer = self.header.get("writer")
-            raise ValueError(
-                f"{path} does not fit: {found}. Read another cache, or have {writer} write it anew"
-            )
+            raise ValueError(f"{path} does not fit: {found}. Read another cache, or have {writer} write it anew")
 
     @classmethod
     def create(cls, path: str | Path, header: Mapping[str, Any]) -> "FeatureCache":
-        """Open for writing, to begin or to go on; `header` is `header_for`'s. Refuses another cache's folder."""
+        """Open for writing, to begin or to go on, with what `header_for` gave. Refuses another's folder."""
         path, header = Path(path), plain(header)
         remedy = "Give another out=, or delete the folder"
         if (path / "header.json").exists():
@@ -59,7 +56,8 @@ class FeatureCache:
             raise ValueError(f"{path} holds safetensors files but no header.json. {remedy}")
         else:
             path.mkdir(parents=True, exist_ok=True)
-            write_beside(path / "header.json", (json.dumps(header, indent=1, sort_keys=True) + "\n").encode())
+            with write_atomically(path / "header.json") as part:
+                part.write_text(json.dumps(header, indent=1, sort_keys=True) + "\n")
         return cls(path, expect=header)
 
     def write_shard(self, number: int, keys: Sequence[str], arrays: Mapping[str, np.ndarray]) -> None:
@@ -68,9 +66,7 @@ class FeatureCache:
         if not 0 <= number < self.shards:
             raise ValueError(f"{path}: the header announces shards 0 to {self.shards - 1}")
         if len(set(keys)) < len(keys):
-            raise ValueError(
-                f"{path}: key {next(key for key in keys if keys.count(key) > 1)!r} is there twice"
-            )
+            raise ValueError(f"{path}: key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
         found = {name: (array.dtype.name, [*array.shape]) for name, array in arrays.items()}
         wanted = {name: (dtype, self._stacked(name, keys)) for name, dtype in self.header["dtypes"].items()}
         if found != wanted:
@@ -78,10 +74,11 @@ class FeatureCache:
         rows = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         # One entry of metadata, as safetensors writes several in no fixed order.
         data = save(rows, metadata={"keys": json.dumps(keys)})
-        for left_by_the_dead in self.path.glob(f".{path.name}.*.tmp"):
+        for left_by_the_dead in self.path.glob(f".{path.name}.*"):
             left_by_the_dead.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):  # not dead, we were: somebody has begun this shard again
-            write_beside(path, data)
+            with write_atomically(path) as part:
+                part.write_bytes(data)
         if number in self._shards:
             self._forget()
 
@@ -183,10 +180,10 @@ def header_for(
     preprocessing: Mapping[str, Any] | None = None,
     **extra: Any,
 ) -> dict[str, Any]:
-    """The header of a cache of all `keys`, whose shard i is to hold `keys[i * shard_size : (i + 1) * shard_size]`.
+    """The header of a cache of `keys`; its shard i is to hold `keys[i * shard_size : (i + 1) * shard_size]`.
 
-    `rows` gives each array's dtype and one row's shape, {"ids": ("uint16", (16, 16))}. `weights` is the `digest`
-    of the network that computes them, `writer` the program; whatever else would change the rows is `extra`.
+    `rows`: each array's dtype and one row's shape, {"ids": ("uint16", (16, 16))}. `weights`: the `digest` of the
+    network that computes them. `writer`: the program. `extra`: whatever else would change the rows.
     """
     header = {
         "format": FORMAT,
@@ -225,6 +222,8 @@ def digest(arrays: Mapping[str, Any]) -> str:
         else:
             data = np.asarray(value)
             dtype = data.dtype.name
+            if data.dtype.hasobject:  # its bytes would be addresses
+                raise ValueError(f"{name} is no array but a {type(value).__name__}: leave it out of the digest")
         total.update(json.dumps([name, dtype, list(np.shape(value))]).encode())
         total.update(data.tobytes())
     return total.hexdigest()[:16]
@@ -234,17 +233,11 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads((path / "header.json").read_text())
     except FileNotFoundError:
-        raise ValueError(
-            f"{path} holds no cache (no header.json): start the job that writes it first"
-        ) from None
+        raise ValueError(f"{path} holds no cache (no header.json): start the job that writes it first") from None
     except ValueError as error:
-        raise ValueError(
-            f"{path}/header.json is damaged ({error}): delete the folder and start again"
-        ) from error
-    if header["format"] != FORMAT:
-        raise ValueError(
-            f"{path} has format {header['format']}, this Sightword reads {FORMAT}: write it anew"
-        )
+        raise ValueError(f"{path}/header.json is damaged ({error}): delete the folder and start again") from error
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {header.get('format')}, not {FORMAT}: write it anew with this Sightword")
     return header
 
 
@@ -264,16 +257,3 @@ def flatten(header: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], names: Iterable[str]) -> str:
     pairs = ((name, found.get(name), wanted.get(name)) for name in names)
     return "; ".join(f"{name} is {old!r}, wanted {new!r}" for name, old, new in pairs if old != new)
-
-
-def write_beside(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: beside it under a name of our own, to the disk, then renamed."""
-    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Any offline job: numbered shards, and a worker that turns one shard into one file, written beside and renamed.
+"""Any offline job: numbered shards, and a worker that turns one into one file, written beside and renamed.
 
-So a shard may be done twice, killed, or done elsewhere, and the bytes are the same; to resume is to list what is
-missing. One worker runs inline, under torchrun (`shards[rank::world]`), or as actors on a Ray cluster.
+So a shard may be done twice, killed, or done elsewhere, and its bytes are the same; to resume is to list what
+is missing. The same worker runs inline, under torchrun (`shards[rank::world]`), or as actors on a Ray cluster.
 """
 
 import os
@@ -36,11 +36,11 @@ def run(
     workers: int = 0,
     gpus: float = 0,
 ) -> Summary:
-    """Have every missing shard done, with progress on stderr; Ctrl-C and SIGTERM stop it so that it can be resumed.
+    """Have every missing shard done, with progress on stderr; Ctrl-C or SIGTERM, and it goes on another time.
 
-    The factory loads the models: it is called in each process that works, once, and only if there is work. For Ray it
-    must pickle, and `workers` (0: as many as fit) and `gpus` for each, without which Ray hides them, count; other
-    engines read neither. Under torchrun no rank waits for another, so none may ask for the whole result.
+    The factory loads the models: called in each process that works, once, and only if there is work. `workers`
+    (0: as many as fit), the `gpus` of each (Ray hides those not asked for) and that the factory must pickle
+    matter to Ray only. Under torchrun no rank waits for another, so none may count on the whole result.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine={engine} is none of {', '.join(ENGINES)}")
@@ -53,7 +53,7 @@ def run(
     if todo:
         try:
             with ENGINES[engine](worker_factory, todo, workers, gpus) as results, terminable():
-                for _ in tqdm(results, desc, len(todo), unit=unit, disable=None):
+                for _ in tqdm(results, desc, len(todo), unit=f" {unit}", disable=None):
                     done += 1
         except KeyboardInterrupt:
             say(f"{desc}: stopped, {done} of {len(todo)} {unit}s done; the same command does the rest")
@@ -70,9 +70,7 @@ def place() -> tuple[int, int]:
 
 
 @contextmanager
-def inline(
-    factory: Callable[[], Worker], todo: list[int], workers: int, gpus: float
-) -> Iterator[Iterator[int]]:
+def inline(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: float) -> Iterator[Iterator[int]]:
     def results() -> Iterator[int]:
         work = factory()
         for number in todo:
@@ -83,12 +81,10 @@ def inline(
 
 
 @contextmanager
-def on_ray(
-    factory: Callable[[], Worker], todo: list[int], workers: int, gpus: float
-) -> Iterator[Iterator[int]]:
+def on_ray(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: float) -> Iterator[Iterator[int]]:
     """The same worker in actors that Ray starts again, with the shard they held, when they or their node die.
 
-    Joins the cluster that RAY_ADDRESS names, else starts one here: a stale cluster file can make Ray's own choice fail.
+    On the cluster that RAY_ADDRESS names, else one of our own (a stale cluster file breaks Ray's own choice).
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -122,20 +118,18 @@ def on_ray(
 
 
 def cluster(workers: int) -> dict[str, Any]:
-    """Where to `ray.init`: a cluster that is there has its own size, one of ours has as many CPUs as workers."""
+    """Where to `ray.init`: a cluster has the size it has; one of our own, as many CPUs as workers."""
     if address := os.environ.get("RAY_ADDRESS"):
         return {"address": address}
     return {"address": "local", "num_cpus": workers or None, "include_dashboard": False}
 
 
 def fitting(free: dict[str, float], workers: int, gpus: float) -> int:
-    """How many workers to start: all that were asked for, if they fit, as one that does not would wait for ever."""
+    """How many workers to start: those asked for, as far as they fit; one too many would wait for ever."""
     cpu, gpu = free.get("CPU", 0), free.get("GPU", 0)
     fit = int(min(cpu, gpu / gpus) if gpus else cpu)
     if fit < 1:
-        raise ValueError(
-            f"Ray has {cpu:g} CPUs and {gpu:g} GPUs free, a worker needs 1 and {gpus:g}: ask for less"
-        )
+        raise ValueError(f"Ray has {cpu:g} CPUs and {gpu:g} GPUs free, a worker needs 1 and {gpus:g}: ask for less")
     return min(workers, fit) if workers else fit
 
 
@@ -144,9 +138,8 @@ ENGINES = {"inline": inline, "ray": on_ray}
 
 def check_written(todo: list[int], missing: list[int], unit: str) -> None:
     if lost := sorted(set(todo) & set(missing)):
-        raise ValueError(
-            f"{len(lost)} {unit}s were done and are not there (first: {lost[0]}): write to a folder that all machines share"
-        )
+        where = "is the output folder one that all machines share?"
+        raise ValueError(f"{len(lost)} {unit}s were done but are not there, {lost[0]} the first: {where}")
 
 
 @contextmanager

@@ -18,7 +18,9 @@ maximum covers).
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from functools import reduce
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,7 +50,7 @@ def nearest_in_each(x: Tensor, books: Sequence[Tensor], metric: Metric = "euclid
             )
     rows = x.reshape(-1, x.shape[-1])  # (N, D)
     with torch.autocast(x.device.type, enabled=False), _true_float32():
-        stack = _stack(books, metric, torch.promote_types(x.dtype, torch.float32))
+        stack = _stack(books, metric, reduce(torch.promote_types, (t.dtype for t in (x, *books)), torch.float32))
         propose = _propose_on_gpu if _triton_pays(rows, stack) else _propose
         ids, doubtful = propose(rows, stack)  # (S, N) int64, (S, N) bool
         for codes, book_ids, doubt in zip(books, ids, doubtful, strict=True):
@@ -154,7 +156,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def _triton_pays(rows: Tensor, stack: Stack) -> bool:
-    return rows.is_cuda and len(stack.bias) >= 4096
+    return rows.is_cuda and len(stack.bias) >= 4096 and find_spec("triton") is not None
 
 
 def _propose_on_gpu(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
@@ -166,7 +168,12 @@ def _propose_on_gpu(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
 @contextmanager
 def _true_float32() -> Iterator[None]:
     """Keep a float32 product a float32 product, though the caller allows TF32 (GPU) or bf16 (CPU) for speed."""
-    before = torch.get_float32_matmul_precision()
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # it was chosen per backend, and PyTorch refuses to mix the two ways
+        with _ieee(torch.backends.cuda.matmul), _ieee(torch.backends.mkldnn.matmul):
+            yield
+        return
     if before == "highest":
         yield
         return
@@ -175,3 +182,13 @@ def _true_float32() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def _ieee(backend: Any) -> Iterator[None]:
+    before = backend.fp32_precision
+    backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        backend.fp32_precision = before

@@ -4,8 +4,10 @@ A system subclasses `Task`; the loop in `train.py` is handed one and asks nothin
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -36,7 +38,7 @@ class Task(nn.Module):
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of raw terms."""
-        return sum((self.weights.get(name, 1.0) * term for name, term in losses.items()), start=Tensor([0.0])[0])
+        return sum((self.weights.get(name, 1.0) * term for name, term in losses.items()), start=torch.zeros(()))
 
     def stats(self) -> dict[str, float]:
         """Diagnostics of the last batch; logged, never trained."""
@@ -49,9 +51,17 @@ class Task(nn.Module):
         """The metrics of everything gathered since the last call, summed over ranks; forgets it."""
         return {}
 
+    def protocol(self) -> dict[str, Any]:
+        """How the measures are taken, in words and numbers that let another program take them again."""
+        return {}
+
     def pictures(self, batch: Any) -> dict[str, Image]:
         """What a person would rather look at than numbers."""
         return {}
+
+    def export(self, folder: Path) -> None:
+        """Write what inference needs, and nothing else."""
+        raise NotImplementedError
 
     def roles(self) -> dict[str, list[Parameter]]:
         """Named parameter groups of the main optimiser; the config gives each a learning-rate factor.

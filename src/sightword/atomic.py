@@ -1,0 +1,33 @@
+"""Whole files or none: write beside, flush, rename."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def write_atomically(path: str | Path) -> Iterator[Path]:
+    """Write to the path given; when the block ends well it is on disk under its name, otherwise nothing has changed.
+
+    with write_atomically("model.safetensors") as beside:
+        save_file(weights, beside)
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        yield beside
+        _flush(beside)
+        beside.replace(path)
+        _flush(path.parent)  # the rename itself
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,159 @@
+"""Weights in and out of files, without trusting the file.
+
+A torch checkpoint is a pickle, and a pickle may run anything. `torch.load(weights_only=True)` refuses what it does not
+know, and so refuses every old Lightning checkpoint, which carries its callbacks along. Those are read by an unpickler
+that knows tensors, containers and numbers, and makes an inert object of whatever else a file names; nothing that a
+file asks for is imported or called.
+"""
+
+import pickle
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch._utils import _rebuild_tensor
+
+ZIP, PICKLE, TORCH_PICKLE = b"PK\x03\x04", b"\x80", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+def read_weights(path: str | Path, under: Sequence[str] = ("state_dict", "model")) -> dict[str, Tensor]:
+    """Name → tensor of a checkpoint of any kind: what lies `under` the first of these keys, else the file itself."""
+    checkpoint = read_checkpoint(path)
+    try:
+        return weights_in(checkpoint, under)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
+
+
+def weights_in(checkpoint: Mapping[str, Any], under: Sequence[str] = ("state_dict", "model")) -> dict[str, Tensor]:
+    """The tensors of what `read_checkpoint` gave. ValueError says what there is instead."""
+    found = next((checkpoint[key] for key in under if isinstance(checkpoint.get(key), Mapping)), checkpoint)
+    weights = {name: value.detach() for name, value in found.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise ValueError(f"holds no weights, neither itself nor under {', '.join(under)}; it has {_few(found)}")
+    return weights
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """All that a safetensors or torch file (zip or older) holds, on the CPU; objects of unknown classes are inert.
+
+    Raises FileNotFoundError, or ValueError if it is something else, was cut short, or is not a dictionary.
+    """
+    path = Path(path)
+    if not path.is_file():
+        why = "is a folder; name the file in it" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {why}")
+    with path.open("rb") as file:
+        head = file.read(48)
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        return _read_safetensors(path)
+    if not head.startswith((ZIP, PICKLE)):
+        raise ValueError(f"{path} is not a checkpoint, it begins with {head[:24]!r}; was the real file downloaded?")
+    checkpoint = _read_torch(path, head)
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} holds {_kind(checkpoint)}, not a dictionary of weights; save a state_dict()")
+    return checkpoint
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
+
+
+def _read_torch(path: Path, head: bytes) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice for who may change the file; what fails is said below
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError:
+                # Only here: an archive of code (TorchScript) or files (.tar) fails with another error, and stays out.
+                return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_TensorPickle)
+    except Exception as error:  # bytes of unknown origin can fail in any way that the readers of torch have
+        reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
+        if head.startswith((ZIP, TORCH_PICKLE)):
+            raise ValueError(f"{path} cannot be read, it is damaged or no checkpoint: {reason}") from error
+        raise ValueError(f"{path} is a pickle, but not one that torch.save wrote: {reason}") from error
+
+
+class _Inert:
+    """Stands for an object of a class that was not let in. Takes whatever a pickle does to it, and does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return f"<inert {type(self).__module__}.{type(self).__name__}>"
+
+    def _ignore(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = update = _ignore
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "_Inert":
+        return self
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Knows tensors and their containers by name; any other name gives a new inert class.
+
+    Functions and classes are made anew for every mention, as a pickle may also set attributes of what it names.
+    """
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        match module, name:
+            case "collections", "OrderedDict":
+                return OrderedDict
+            case "torch", "Size":
+                return torch.Size
+            case "torch", _ if isinstance(dtype := vars(torch).get(name), torch.dtype):
+                return dtype
+            case "torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2":
+                return lambda storage, offset, size, stride, *_: _rebuild_tensor(storage, offset, size, stride)
+            case "torch._utils", "_rebuild_parameter":
+                return lambda tensor, *_: tensor
+        return type(name, (_Inert,), {"__module__": module})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # torch hangs its own reader of storages in here. That one also compares the source code of pickled modules,
+        # and may write a .patch file named by the checkpoint: let only storages through.
+        super().__setattr__(name, _only_storages(value) if name == "persistent_load" else value)
+
+
+def _only_storages(load: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def persistent_load(saved: Any) -> Any:
+        if not isinstance(saved, tuple) or saved[0] not in ("storage", b"storage"):
+            raise pickle.UnpicklingError("it pickles a whole module, not its weights")
+        return load(saved)
+
+    return persistent_load
+
+
+class _TensorPickle:
+    """As much of the module `pickle` as torch.load asks of its `pickle_module`."""
+
+    Unpickler = _TensorUnpickler
+
+    @staticmethod
+    def load(file: IO[bytes], **options: Any) -> Any:
+        return _TensorUnpickler(file, **options).load()
+
+
+def _kind(value: Any) -> str:
+    return repr(value) if isinstance(value, _Inert) else f"a {type(value).__name__}"
+
+
+def _few(names: Mapping[str, Any], most: int = 6) -> str:
+    shown = [str(name) for name in list(names)[:most]]
+    return ", ".join([*shown, "…"] if len(names) > most else shown) or "nothing"

@@ -1,0 +1,287 @@
+"""Folders of pictures, whatever their files hold, as tensors in [-1, 1].
+
+Legend: B batch, H height, W width. An image is RGB, 8 bit (PIL) or (3, H, W) float32 in [-1, 1] (torch).
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from sightword.data.loader import Draw as Draw
+from sightword.data.loader import generator_of
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+Transform = Callable[[Image.Image, torch.Generator | None], Tensor]
+
+
+def list_images(root: str | Path) -> list[Path]:
+    """Every picture under a folder, by suffix (any case), ordered by its path below `root`.
+
+    Hidden files and folders (a leading dot) are passed over, symbolic links are followed, each folder once.
+    Raises ValueError if `root` is missing, is a file, or holds no picture.
+    """
+    root = Path(root).expanduser()
+    if not root.exists():
+        raise ValueError(f"{root} does not exist: give a folder of images")
+    if not root.is_dir():
+        raise ValueError(f"{root} is a file: give the folder that holds the images")
+    found = [path for path in _walk(root) if path.suffix.lower() in SUFFIXES]
+    if not found:
+        raise ValueError(f"{root} holds no image (looked for {' '.join(SUFFIXES)}, in its folders too)")
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def _walk(root: Path) -> list[Path]:
+    seen, files = {os.path.realpath(root)}, []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        kept = []
+        for name in sorted(folders):
+            real = os.path.realpath(os.path.join(folder, name))
+            if not name.startswith(".") and real not in seen:  # a link may lead back to a folder above it
+                seen.add(real)
+                kept.append(name)
+        folders[:] = kept
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    return files
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """One file as RGB, 8 bit, upright: the first frame, EXIF orientation applied, transparency laid on white.
+
+    Grey of 16 bit is divided by 257. Grey of 32 bit or of floats says nothing about its own white, so white is the
+    least of 1 (floats only), 255 and 65535 that no value exceeds; with values below 0 or above 65535, the image's
+    own least value becomes black and its greatest white.
+
+    Raises ValueError, one line with the file and the reason, for whatever cannot be read: missing, empty, truncated,
+    not an image, or larger than Pillow's guard against decompression bombs (2 * Image.MAX_IMAGE_PIXELS).
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _to_rgb(_upright(image))
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError, IndexError, …
+        raise ValueError(
+            f"{path} is not readable as an image ({_reason(path, error)}): "
+            "replace or delete it, or set data.on_error=skip"
+        ) from error
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, Image.DecompressionBombError):
+        return "more pixels than Pillow's decompression bomb limit"
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        return "empty file"
+    if isinstance(error, UnidentifiedImageError):
+        return "damaged, or not an image"
+    if "truncated" in text.lower() or isinstance(error, EOFError):
+        return "truncated"
+    return text or type(error).__name__
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged EXIF block says nothing about the pixels, which did load
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_eight_bit(image)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> np.ndarray:
+    """Grey of more than 8 bit: (H, W) uint8. The rule stands in `read_image`."""
+    values = np.nan_to_num(np.asarray(image).astype(np.float64))
+    low, high = values.min(), values.max()
+    if image.mode.startswith("I;16"):
+        whites: tuple[int, ...] = (65535,)
+    else:
+        whites = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+    white = next((white for white in whites if low >= 0 and high <= white), None)
+    black, white = (0, white) if white is not None else (low, high)
+    values = (values - black) / ((white - black) or 1) * 255
+    return np.rint(values).astype(np.uint8)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """(3, H, W) float32 in [-1, 1] of an RGB image; `to_image` gives the same pixels back."""
+    pixels = torch.from_numpy(np.array(image.convert("RGB")))  # (H, W, 3) uint8
+    return pixels.permute(2, 0, 1).float().div_(127.5).sub_(1.0).contiguous()
+
+
+def to_image(tensor: Tensor) -> Image.Image:
+    """The 8 bit image of (3, H, W) in [-1, 1]: clamped and rounded (truncation would darken by half a level)."""
+    if tensor.ndim != 3 or tensor.shape[0] != 3:
+        raise ValueError(f"an image is (3, H, W), this is {tuple(tensor.shape)}")
+    pixels = tensor.detach().float().cpu().clamp(-1, 1).add(1).mul(127.5).round()
+    return Image.fromarray(pixels.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+
+
+# ------------------------------------------------------------------------------------------------------- transforms
+# Partial functions, not closures: a worker that is spawned must be able to pickle them.
+
+
+def random_crop(size: int, scale: tuple[float, float] | None = (0.5, 1.0), flip: bool = True) -> Transform:
+    """A square from a random place, brought to `size` pixels, mirrored half of the time if `flip`.
+
+    scale: the square's side as a share of the image's short side, drawn evenly; never fewer than `size` pixels, so
+    that nothing is enlarged, unless the image itself is smaller. None keeps the pixels' scale: the side is `size`.
+    """
+    if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"scale is {scale}: two shares of the short side, 0 < least <= most <= 1")
+    return partial(_random_crop, size=_positive(size), scale=scale, flip=flip)
+
+
+def center_crop(size: int) -> Transform:
+    """The short side brought to `size` pixels, then the middle square. Draws nothing: the generator may be left out."""
+    return partial(_center_crop, size=_positive(size))
+
+
+def _positive(size: int) -> int:
+    if size < 1:
+        raise ValueError(f"size is {size}: an image has at least one pixel")
+    return size
+
+
+def _random_crop(
+    image: Image.Image,
+    generator: torch.Generator | None,
+    *,
+    size: int,
+    scale: tuple[float, float] | None,
+    flip: bool,
+) -> Tensor:
+    if generator is None:
+        raise ValueError("random_crop needs a generator: nothing here draws from the global one")
+    share, x, y, coin = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    short = min(image.size)
+    side = size if scale is None else round((scale[0] + share * (scale[1] - scale[0])) * short)
+    side = min(max(side, size), short)
+    left, top = int(x * (image.width - side + 1)), int(y * (image.height - side + 1))
+    square = _resized(image, (left, top, left + side, top + side), size)
+    return to_tensor(ImageOps.mirror(square) if flip and coin < 0.5 else square)
+
+
+def _center_crop(image: Image.Image, generator: torch.Generator | None = None, *, size: int) -> Tensor:
+    short = min(image.size)
+    left, top = (image.width - short) / 2, (image.height - short) / 2
+    return to_tensor(_resized(image, (left, top, left + short, top + short), size))
+
+
+def _resized(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Image.Image:
+    """One square of an image at `size` x `size`: bicubic, antialiased; the filter sees the pixels around the square.
+
+    Cutting and resizing are one call, so a 1 x 10000 strip never becomes a huge picture on the way.
+    """
+    if image.size == (size, size) and box == (0, 0, size, size):
+        return image
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+
+
+# ---------------------------------------------------------------------------------------------------------- dataset
+
+
+class ImageItem(NamedTuple):
+    """One picture, as the transform left it."""
+
+    image: Tensor  # (3, H, W) float32 in [-1, 1]
+    path: str
+
+
+class ImageBatch(NamedTuple):
+    """Pictures of one size."""
+
+    images: Tensor  # (B, 3, H, W) float32 in [-1, 1]
+    paths: list[str]  # B
+    skipped: int  # unreadable files left out: B + skipped is the batch size that was asked for
+
+
+class ImageFolder(Dataset[ImageItem | None]):
+    """Pictures by number; an item is a pure function of (seed, epoch, index), whoever loads it and when.
+
+    folder[Draw(epoch, index)] augments by that epoch's generator; folder[index] means epoch 0.
+    on_error: "raise" stops at an unreadable file with its name, "skip" gives None, which `collate_images` counts.
+    cache_mb: decoded pictures are kept as 8 bit in memory up to this many MiB, shared out among the workers of a
+    loader (each keeps its own share), first come first kept; 0 keeps nothing.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        transform: Transform,
+        seed: int = 0,
+        on_error: Literal["raise", "skip"] = "raise",
+        cache_mb: int = 256,
+    ) -> None:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error is {on_error!r}: use 'raise' or 'skip'")
+        self.paths = [str(path) for path in paths]
+        self.transform, self.seed, self.on_error, self.cache_mb = transform, seed, on_error, cache_mb
+        self._kept: dict[int, np.ndarray] = {}  # index → (H, W, 3) uint8
+        self._kept_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, draw: int | Draw) -> ImageItem | None:
+        draw = draw if isinstance(draw, Draw) else Draw(0, int(draw))
+        path = self.paths[draw.index]
+        try:
+            image = self._read(draw.index)
+        except ValueError:
+            if self.on_error == "raise":
+                raise
+            return None
+        return ImageItem(self.transform(image, generator_of(self.seed, draw)), path)
+
+    def _read(self, index: int) -> Image.Image:
+        if index in self._kept:
+            return Image.fromarray(self._kept[index])
+        image = read_image(self.paths[index])
+        worker = get_worker_info()
+        room = self.cache_mb * 2**20 // (worker.num_workers if worker else 1)
+        size = image.width * image.height * 3
+        if self._kept_bytes + size <= room:
+            self._kept[index] = np.asarray(image)
+            self._kept_bytes += size
+        return image
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_kept": {}, "_kept_bytes": 0}  # a spawned worker starts with an empty memory
+
+
+def collate_images(items: Sequence[ImageItem | None]) -> ImageBatch:
+    """Stack what could be read and count what could not. Raises ValueError if nothing could, or sizes differ."""
+    read = [item for item in items if item is not None]
+    if not read:
+        raise ValueError(
+            f"not one of the {len(items)} images of a batch is readable: `sightword check` names the broken files"
+        )
+    sizes = {tuple(item.image.shape) for item in read}
+    if len(sizes) > 1:
+        raise ValueError(f"the images of a batch differ in size {sorted(sizes)}: crop them to one size")
+    images = torch.stack([item.image for item in read])  # (B, 3, H, W)
+    return ImageBatch(images, [item.path for item in read], len(items) - len(read))

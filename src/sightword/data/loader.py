@@ -1,0 +1,242 @@
+"""Which items make which batch: an exact function of (seed, epoch, batch), so that a run stopped anywhere goes on.
+
+Nothing here draws from a global generator, so neither loading nor resuming disturbs the model's own randomness
+(a plain `DataLoader` takes a number from torch's global generator at every `iter()`).
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import distributed
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class Draw(NamedTuple):
+    """One item of one epoch: what a sampler hands to `dataset[draw]`; workers need not be told the epoch."""
+
+    epoch: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a pair
+
+
+def mix(*parts: int) -> int:
+    """One 64 bit seed from several integers; near, negative or huge ones give unrelated seeds (blake2b)."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
+
+
+def generator_of(seed: int, draw: Draw) -> torch.Generator:
+    """The CPU generator of one item: the same for (seed, epoch, index) in any process, order or worker."""
+    return torch.Generator().manual_seed(mix(seed, draw.epoch, draw.index))
+
+
+class Shuffled(Sampler[list[Draw]]):
+    """A batch sampler whose epochs are numbered: epoch `e` is the same batches whenever, and wherever, it is asked for.
+
+    The permutation of (seed, epoch) is cut into global batches of `world * batch_size`; each rank takes its slice, so
+    the ranks' batches together are the batch that one process with `world` times the batch size would see.
+    With `drop_last=False` the last global batch is shared as evenly as it can be, and every item comes exactly once;
+    where it has fewer items than there are ranks, the last ranks make one batch less: meant for evaluation.
+
+    rank, world: where None, asked of `torch.distributed` at every use: loaders are made before the process group.
+    iter() is epoch 0. Raises ValueError where `drop_last` would leave not one batch.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        rank: int | None = None,
+        world: int | None = None,
+    ) -> None:
+        if size < 1 or batch_size < 1:
+            raise ValueError(
+                f"a loader needs items and a batch size of at least 1: size {size}, batch_size {batch_size}"
+            )
+        if (rank is None) != (world is None):
+            raise ValueError(f"rank and world go together: rank {rank}, world {world}")
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.rank, self.world = rank, world
+        self._refuse_empty()
+
+    def place(self) -> tuple[int, int]:
+        """(rank, world) of this process, now."""
+        if self.rank is not None and self.world is not None:
+            return self.rank, self.world
+        if distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank(), distributed.get_world_size()
+        return 0, 1
+
+    def __len__(self) -> int:
+        """Batches per epoch on this rank."""
+        self._refuse_empty()
+        rank, world = self.place()
+        whole, rest = divmod(self.size, self.batch_size * world)
+        return whole + (not self.drop_last and rest > rank)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return self.epoch(0)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Draw]]:
+        """This rank's batches of one epoch, from batch number `start` on."""
+        rank, world = self.place()
+        order = self.order(epoch)
+        step = self.batch_size * world
+        for batch in range(start, len(self)):
+            share = np.array_split(order[batch * step : (batch + 1) * step], world)[rank]
+            yield [Draw(epoch, int(index)) for index in share]
+
+    def order(self, epoch: int) -> np.ndarray:
+        """(size,) int64: all items in the order of this epoch, before they are cut into batches."""
+        if not self.shuffle:
+            return np.arange(self.size)
+        return np.random.default_rng(mix(self.seed, epoch)).permutation(self.size)
+
+    def _refuse_empty(self) -> None:
+        _, world = self.place()
+        if self.drop_last and self.size < self.batch_size * world:
+            ranks = f" x {world} ranks" if world > 1 else ""
+            raise ValueError(
+                f"{self.size} items do not fill one batch of {self.batch_size}{ranks}: lower the batch size to at most "
+                f"{max(1, self.size // world)}, or give more data"
+            )
+
+
+class Stream(DataLoader):
+    """A training loader that remembers how many batches it gave, and after `load_state_dict` gives exactly the rest.
+
+    steps=None: an iteration is one epoch. steps=n: an iteration is n batches, through as many epochs as that takes.
+    Either way an iteration runs to the next multiple of len(stream), and the next one goes on from there; one that
+    was left in the middle is finished first. So use `ordered` for evaluation, where Lightning's sanity check stops
+    after two batches; and keep `drop_last` on more than one rank, or they may count differently.
+
+    `dataset[Draw(epoch, index)]` gives an item; its augmentations come from that, see `generator_of`.
+
+    State: {"batches": batches given so far on each rank}. Lightning (2.6) finds `state_dict`/`load_state_dict` by
+    itself; it adds the batches done before a resume to what it fetches, so len() stays the full number although the
+    resumed iteration is shorter. It wants `Trainer(use_distributed_sampler=False)`: the ranks are dealt with here.
+
+    options: any of DataLoader's (collate_fn, num_workers, pin_memory, …); workers persist unless told otherwise.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int,
+        seed: int = 0,
+        steps: int | None = None,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        rank: int | None = None,
+        world: int | None = None,
+        **options: Any,
+    ) -> None:
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps is {steps}: give at least 1, or None for whole epochs")
+        size = len(dataset)  # type: ignore[arg-type]
+        schedule = _Schedule(Shuffled(size, batch_size, seed, shuffle, drop_last, rank, world), steps)
+        self.schedule = schedule
+        super().__init__(dataset, batch_sampler=schedule, **_defaults(options, seed))
+
+    @property
+    def steps(self) -> int | None:
+        return self.schedule.steps
+
+    @steps.setter
+    def steps(self, steps: int | None) -> None:
+        self.schedule.steps = steps
+
+    @property
+    def batches(self) -> int:
+        """Batches given so far, over all iterations."""
+        return self.schedule.start
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next batch belongs to, from 0."""
+        return self.batches // len(self.schedule.shuffled)
+
+    def __len__(self) -> int:
+        return len(self.schedule)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        batches = _one_line(super().__iter__)
+        for batch in batches:
+            self.schedule.start += 1  # before it is handed out: a checkpoint made with this batch counts it
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches": self.batches}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.schedule.start = int(state["batches"])
+
+
+def ordered(
+    dataset: Dataset[Any], batch_size: int, rank: int | None = None, world: int | None = None, **options: Any
+) -> DataLoader:
+    """A loader for evaluation: every item once, in order, shared among the ranks; each iteration is the same."""
+    size = len(dataset)  # type: ignore[arg-type]
+    sampler = Shuffled(size, batch_size, shuffle=False, drop_last=False, rank=rank, world=world)
+    return DataLoader(dataset, batch_sampler=sampler, **_defaults(options, seed=0))
+
+
+class Loaders(NamedTuple):
+    """What a system trains and validates on."""
+
+    train: Stream
+    val: DataLoader
+
+
+class _Schedule(Sampler[list[Draw]]):
+    """The batches of a Stream's current iteration: from `start` to the next multiple of its length."""
+
+    def __init__(self, shuffled: Shuffled, steps: int | None) -> None:
+        self.shuffled, self.steps, self.start = shuffled, steps, 0
+        self.sampler = self  # where Lightning looks for `set_epoch`
+
+    def set_epoch(self, epoch: int) -> None:
+        """A fresh schedule that is told it is in iteration `epoch` begins there; one that has begun knows better.
+
+        Lightning (2.6) does not restore the loader's state from a checkpoint made after a whole epoch, unless
+        `max_steps` is set: this is all it then says.
+        """
+        self.start = self.start or epoch * len(self)
+
+    def __len__(self) -> int:
+        return self.steps or len(self.shuffled)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        start, length = self.start, len(self)  # a copy: workers run ahead of the batches that were handed out
+        missing = length - start % length
+        epoch, offset = divmod(start, len(self.shuffled))
+        while missing > 0:
+            for batch in self.shuffled.epoch(epoch, offset):
+                yield batch
+                missing -= 1
+                if missing == 0:
+                    return
+            epoch, offset = epoch + 1, 0
+
+
+def _defaults(options: dict[str, Any], seed: int) -> dict[str, Any]:
+    persistent = options.get("num_workers", 0) > 0
+    # its own generator, or DataLoader would take its workers' base seed from torch's global one at every iter()
+    generator = torch.Generator().manual_seed(mix(seed))
+    return {"persistent_workers": persistent, "generator": generator} | options
+
+
+def _one_line(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    """Iterate; a ValueError that crossed a worker's border sheds the traceback that torch wrote into its message."""
+    try:
+        yield from start()
+    except ValueError as error:
+        text = str(error)
+        if not text.startswith("Caught ValueError in DataLoader worker"):
+            raise
+        raise ValueError(text.strip().rsplit("\nValueError: ", 1)[-1]) from None

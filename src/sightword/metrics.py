@@ -1,0 +1,189 @@
+"""Measures of how well pictures come back and how well a codebook is used.
+
+Legend: B batch, H height, W width, K codes in a codebook. Per-image values are kept apart until the end, because the
+mean of batch means weighs a short last batch wrongly and PSNR is not linear. An accumulator's `reduce()` returns a
+new one over all ranks and leaves the old one counting its own.
+"""
+
+import math
+from collections import deque
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed
+
+PSNR_CEILING = 100.0
+
+
+# --------------------------------------------------------------------------------------------------- codebook usage
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """How many codes are in use, as if all were used alike: exp of the entropy in nats, 1 to K.
+
+    counts: (..., K) how often each code was used → (...) float64; 0 where nothing was counted.
+    """
+    counts = counts.double()
+    total = counts.sum(-1, keepdim=True)
+    share = counts / total.clamp_min(1)
+    entropy = -torch.special.xlogy(share, share).sum(-1)
+    return entropy.exp() * (total.squeeze(-1) > 0)
+
+
+def usage(counts: Tensor) -> Tensor:
+    """The share of codes used at least once. counts: (..., K) → (...) float64 in [0, 1]."""
+    return (counts > 0).double().mean(-1)
+
+
+class CodeUsage:
+    """Counts how often each of K codes is used, to tell whether a codebook is alive.
+
+    One batch of N tokens can show at most N / K of the codes: 256 tokens of a book of 1024 never more than a quarter,
+    however healthy the book. So count over an epoch, or over a running `window` of the last updates, before judging;
+    and compare perplexity / K between books, not perplexity.
+
+    Stays on the device of the ids and never waits for it: ask `float(usage.perplexity())` when a number is needed.
+    With a window it keeps the ids of that many updates (4 bytes a token), whatever K is.
+    """
+
+    def __init__(self, num_codes: int, window: int | None = None) -> None:
+        if num_codes < 1 or (window is not None and window < 1):
+            raise ValueError(f"a codebook has at least 1 code and a window 1 update: {num_codes}, {window}")
+        self.num_codes, self.window = num_codes, window
+        self.reset()
+
+    def reset(self) -> None:
+        self.counts = torch.zeros(self.num_codes, dtype=torch.int64)  # (K,)
+        self._recent: deque[Tensor] = deque()
+
+    def update(self, ids: Tensor) -> None:
+        """ids: integers in [0, K), any shape."""
+        ids = ids.detach().flatten()
+        self.counts = self.counts.to(ids.device)
+        self._add(ids, 1)
+        if self.window is None:
+            return
+        self._recent.append(ids.to(torch.int32, copy=True))
+        if len(self._recent) > self.window:
+            self._add(self._recent.popleft().to(ids.device), -1)
+
+    def _add(self, ids: Tensor, times: int) -> None:
+        # not bincount: on a GPU that waits for the largest id
+        ids = ids.long()
+        self.counts.scatter_add_(0, ids, torch.full_like(ids, times))
+
+    def perplexity(self) -> Tensor:
+        """Scalar float64, see `perplexity`."""
+        return perplexity(self.counts)
+
+    def usage(self) -> Tensor:
+        """Scalar float64, see `usage`."""
+        return usage(self.counts)
+
+    def reduce(self) -> "CodeUsage":
+        """A new CodeUsage with the counts of all ranks (a collective: call it on every one); a copy when alone."""
+        total = CodeUsage(self.num_codes)
+        total.counts = _over_ranks(self.counts)
+        return total
+
+
+class Mean:
+    """The mean of per-image values over batches and ranks, in float64, on their device."""
+
+    def __init__(self) -> None:
+        self.sum = torch.zeros(2, dtype=torch.float64)  # (sum of the values, their number)
+
+    def update(self, values: Tensor) -> None:
+        """values: any shape, each counts alike."""
+        values = values.detach().double()
+        number = torch.full((), values.numel(), dtype=torch.float64, device=values.device)
+        self.sum = self.sum.to(values.device) + torch.stack([values.sum(), number])
+
+    def value(self) -> Tensor:
+        """Scalar float64; NaN before the first update."""
+        return self.sum[0] / self.sum[1]
+
+    def reduce(self) -> "Mean":
+        """A new Mean over the values of all ranks (a collective: call it on every one)."""
+        total = Mean()
+        total.sum = _over_ranks(self.sum)
+        return total
+
+
+def _over_ranks(values: Tensor) -> Tensor:
+    """The sum over the ranks there are now, on the device of `values`; a copy when there is no process group."""
+    total = values.clone()
+    if distributed.is_available() and distributed.is_initialized():
+        if distributed.get_backend() == "nccl" and not total.is_cuda:  # a rank that has counted nothing yet
+            total = total.cuda()
+        distributed.all_reduce(total)
+    return total.to(values.device)
+
+
+# ---------------------------------------------------------------------------------------------------------- pictures
+
+
+def quantise8(x: Tensor) -> Tensor:
+    """[-1, 1] → [0, 1] as an 8 bit file would hold it: clamped, rounded to 255ths (truncating would darken)."""
+    return x.detach().float().clamp(-1, 1).add(1).mul(127.5).round().div(255)
+
+
+def psnr(x: Tensor, y: Tensor, data_range: float = 1.0) -> Tensor:
+    """Peak signal to noise ratio of each image, in dB. x, y: (B, …) in a range of width `data_range` → (B,) float32.
+
+    At most 100 dB, so that one identical pair does not make a mean infinite (one level in one value of a 256 x 256
+    image is 101 dB).
+    """
+    _same_shape(x, y)
+    error = (x.float() - y.float()).square().flatten(1).mean(1) / data_range**2
+    return -10 * error.clamp_min(10 ** (-PSNR_CEILING / 10)).log10()
+
+
+def mean_colour_psnr(x: Tensor) -> Tensor:
+    """What `psnr` gives if each image is replaced by its own mean colour: the floor that a model has to beat.
+
+    x: (B, 3, H, W) in [0, 1] → (B,) dB.
+    """
+    return psnr(x, x.mean((2, 3), keepdim=True).expand_as(x))
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Structural similarity of each image (Wang et al. 2004): Gaussian window 11, sigma 1.5, range 1, mean over RGB.
+
+    x, y: (B, 3, H, W) in [0, 1] → (B,) float32. Raises ValueError for a side under 11, where no window fits.
+    The border is mirrored, as in torchmetrics, whose numbers these are (to 2e-5, without its 7 seconds of imports and
+    without convolutions, which TF32 or autocast would spoil: the variances are differences of near numbers). skimage
+    leaves a border of 5 pixels out of the mean instead, which moves the third decimal of a small image. LlamaGen's
+    0.675 is with range 2 on the same [0, 1] images: not comparable.
+    """
+    _same_shape(x, y)
+    if min(x.shape[-2:]) < 11:
+        raise ValueError(f"SSIM's window is 11 x 11 pixels, the images are {x.shape[-2]} x {x.shape[-1]}")
+    x, y = x.float(), y.float()
+    mean_x, mean_y = _blur(x), _blur(y)  # (B, 3, H, W), as all that follow
+    var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
+    covariance = _blur(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    structure = (2 * covariance + c2) / (var_x + var_y + c2)
+    return (luminance * structure).flatten(1).mean(1)
+
+
+def _blur(x: Tensor) -> Tensor:
+    """Gaussian mean around every pixel, sigma 1.5 over 11 x 11, the border mirrored. (B, C, H, W) → the same."""
+    height, width = x.shape[-2:]
+    bell = [math.exp(-(at**2) / (2 * 1.5**2)) for at in range(-5, 6)]
+    weights = [value / sum(bell) for value in bell]
+    x = F.pad(x, (5, 5, 5, 5), mode="reflect")
+    x = sum((w * x[..., i : i + width] for i, w in enumerate(weights)), x.new_zeros(()))
+    return sum((w * x[..., i : i + height, :] for i, w in enumerate(weights)), x.new_zeros(()))
+
+
+def bits_per_pixel(num_codes: int, tokens: int, pixels: int) -> float:
+    """What an image costs as ids of fixed length: `tokens` ids out of `num_codes` for `pixels` pixels (H * W)."""
+    return tokens * math.log2(num_codes) / pixels
+
+
+def _same_shape(x: Tensor, y: Tensor) -> None:
+    if x.shape != y.shape:
+        raise ValueError(f"the images compared differ in shape: {tuple(x.shape)} and {tuple(y.shape)}")

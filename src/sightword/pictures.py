@@ -1,0 +1,342 @@
+"""Arrays in, pictures out: what a person would rather look at than a number. Pure PIL and NumPy.
+
+Legend: N images, H height, W width, K codes. Images are (N, 3, H, W) in [-1, 1], tensors on any device or arrays.
+Charts are drawn three times too large and reduced, which smooths their lines; their text is drawn afterwards.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Union
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = Union[np.ndarray, "Tensor"]
+Point = tuple[float, float]
+
+INK, GREY, FAINT = "#24292f", "#6e7781", "#e6e8eb"
+LINES = ("#2f6fde", "#e0672b", "#2b9b6b", "#a64fc4", "#c98a00", "#d6336c", "#0f8ea8", "#7a5c3e")
+LABEL, TITLE = 12, 14  # text sizes in pixels
+SMOOTH = 3  # how many times too large charts are drawn
+
+
+# ----------------------------------------------------------------------------------------------------------- images
+
+
+def grid(images: Array, columns: int, pad: int = 2, scale: int = 1) -> Image.Image:
+    """Images side by side, row by row, on white. scale: each pixel becomes scale x scale."""
+    tiles = _tiles(images, scale)
+    columns = max(1, min(columns, len(tiles)))
+    width, height = tiles[0].size
+    rows = math.ceil(len(tiles) / columns)
+    page = Image.new("RGB", (columns * (width + pad) + pad, rows * (height + pad) + pad), "white")
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        page.paste(tile, (pad + column * (width + pad), pad + row * (height + pad)))
+    return page
+
+
+def pairs(
+    inputs: Array,
+    reconstructions: Array,
+    columns: int,
+    labels: tuple[str, str] = ("input", "reconstruction"),
+    scale: int | None = None,
+) -> Image.Image:
+    """Each reconstruction under its input, rows labelled at the left.
+
+    scale: None enlarges small images by a whole factor to at least 64 pixels, so that they can be told apart.
+    """
+    if inputs.shape != reconstructions.shape:
+        raise ValueError(f"inputs are {tuple(inputs.shape)}, reconstructions {tuple(reconstructions.shape)}")
+    scale = scale or max(1, math.ceil(64 / min(inputs.shape[-2:])))
+    rows = [_tiles(images, scale) for images in (inputs, reconstructions)]
+    width, height = rows[0][0].size
+    columns = max(1, min(columns, len(rows[0])))
+    blocks = math.ceil(len(rows[0]) / columns)
+
+    margin, pad, gap = 12, 3, 14
+    gutter = margin + math.ceil(max(_font(LABEL).getlength(label) for label in labels)) + 8
+    block = 2 * height + pad
+    page = Image.new(
+        "RGB",
+        (gutter + columns * (width + pad) - pad + margin, 2 * margin + blocks * (block + gap) - gap),
+        "white",
+    )
+    pen = ImageDraw.Draw(page)
+    for which, tiles in enumerate(rows):
+        for number, tile in enumerate(tiles):
+            at, column = divmod(number, columns)
+            top = margin + at * (block + gap) + which * (height + pad)
+            page.paste(tile, (gutter + column * (width + pad), top))
+            if column == 0:
+                pen.text((gutter - 8, top + height / 2), labels[which], GREY, _font(LABEL), anchor="rm")
+    return page
+
+
+def to_data_uri(image: Image.Image) -> str:
+    """The picture as a PNG inside a string, for the src of an HTML page's <img>."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _tiles(images: Array, scale: int) -> list[Image.Image]:
+    pixels = _numpy(images)
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or len(pixels) == 0:
+        raise ValueError(f"images are (N, 3, H, W) with N at least 1, these are {pixels.shape}")
+    eight = np.rint((np.clip(np.nan_to_num(pixels.astype(np.float32)), -1, 1) + 1) * 127.5).astype(np.uint8)
+    eight = eight.transpose(0, 2, 3, 1).repeat(scale, axis=1).repeat(scale, axis=2)  # (N, H, W, 3)
+    return [Image.fromarray(np.ascontiguousarray(tile)) for tile in eight]
+
+
+def _numpy(values: Array) -> np.ndarray:
+    if isinstance(values, np.ndarray):
+        return values
+    values = values.detach().cpu()
+    return (values.float() if values.is_floating_point() else values).numpy()
+
+
+# ------------------------------------------------------------------------------------------------------------ codes
+
+
+def code_colours(ids: np.ndarray) -> np.ndarray:
+    """A colour for each code: the same id always gets the same, near ids get unlike ones. ids (…) → (…, 3) uint8.
+
+    Hue, lightness and chroma walk by three irrational steps (the golden ratio's cousin in three dimensions), so any
+    first K ids are spread evenly. In OKLCH, where equal steps look equal (Björn Ottosson, 2020); the ranges are the
+    widest that hardly leave sRGB, so that no two of the first 1024 codes are cut to one colour.
+    """
+    g = 1.2207440846057596  # the real root of x^4 = x + 1
+    walk = (ids[..., None].astype(np.float64) * (1 / g, 1 / g**2, 1 / g**3) + 0.5) % 1
+    hue, light, chroma = 2 * np.pi * walk[..., 0], 0.48 + 0.36 * walk[..., 1], 0.04 + 0.10 * walk[..., 2]
+    lab = np.stack([light, chroma * np.cos(hue), chroma * np.sin(hue)], -1)
+    cones = (lab @ _OKLAB_TO_CONES.T) ** 3
+    linear = np.clip(cones @ _CONES_TO_RGB.T, 0, 1)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.rint(srgb * 255).astype(np.uint8)
+
+
+_OKLAB_TO_CONES = np.array(
+    [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
+)
+_CONES_TO_RGB = np.array(
+    [
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.7076147010],
+    ]
+)
+
+
+def code_map(ids: Array, num_codes: int, scale: int = 16, size: tuple[int, int] | None = None) -> Image.Image:
+    """Which code stands where: ids (h, w), each id in its own colour (`code_colours`), each token a square.
+
+    scale: pixels per token. size: (width, height) of the whole instead, say that of the image it was made from.
+    """
+    values = _numpy(ids)
+    if values.ndim != 2:
+        raise ValueError(f"a map of codes is (h, w), this is {values.shape}")
+    if values.min() < 0 or values.max() >= num_codes:
+        raise ValueError(f"ids run from {values.min()} to {values.max()}, the codebook has {num_codes} codes")
+    small = Image.fromarray(code_colours(values))
+    return small.resize(size or (small.width * scale, small.height * scale), Image.Resampling.NEAREST)
+
+
+# ----------------------------------------------------------------------------------------------------------- charts
+
+
+def bars(counts: Array, title: str = "", size: tuple[int, int] = (640, 280)) -> Image.Image:
+    """How evenly a codebook is used. counts: (K,) how often each code was used; drawn most used first, on a log axis.
+
+    A flat top that reaches the right edge is a healthy book; the shaded part at the right was never used. The dashed
+    line is where all would stand if all were used alike.
+    """
+    values = np.sort(_numpy(counts).astype(np.float64))[::-1]
+    used, total, num_codes = int((values > 0).sum()), values.sum(), len(values)
+    top = max(10.0, values.max())
+    chart = _Chart(title or _usage_title(values, used), "codes, most used first", "times used (log scale)", size)
+    chart.scale((0, num_codes), (math.log10(0.5), math.log10(top) + 0.08))
+    chart.axes(_ticks(0, num_codes, 6, least_step=1), _decades(top))
+
+    floor = chart.bottom
+    edges = np.unique(np.linspace(0, used, min(used, chart.right - chart.left) + 1).astype(int))
+    for first, last in pairwise(edges):  # codes that share a pixel are drawn as their mean
+        y = chart.y(math.log10(values[first:last].mean()))
+        gap = min(2.0, (chart.x(last) - chart.x(first)) // 4)
+        chart.block(chart.x(first), y, chart.x(last) - gap, floor, LINES[0])
+    if used < num_codes:
+        chart.block(chart.x(used), chart.top, chart.x(num_codes), floor, "#fbe9e7")
+        if chart.x(num_codes) - chart.x(used) > 90:
+            middle = ((chart.x(used) + chart.x(num_codes)) / 2, (chart.top + floor) / 2)
+            chart.text(middle, f"{num_codes - used:,} never used", "mm", "#b3402a")
+    if total > 0:
+        level = chart.y(math.log10(max(total / num_codes, 0.5)))
+        chart.dashes(level, INK)
+        chart.text((chart.right - 4, level - 3), "even use", "rb", INK)
+    return chart.finish()
+
+
+def curve(
+    series: Mapping[str, Sequence[Point]],
+    title: str = "",
+    size: tuple[int, int] = (640, 320),
+    x_label: str = "step",
+    y_label: str = "",
+) -> Image.Image:
+    """Lines over steps, a dot at each one's last point. series: name → points (step, value), the finite ones drawn."""
+    finite = {name: _finite(points) for name, points in series.items()}
+    points = [point for line in finite.values() for point in line]
+    chart = _Chart(title, x_label, y_label, size, legend=list(finite))
+    if not points:
+        chart.scale((0, 1), (0, 1))
+        chart.axes([], [])
+        chart.text(((chart.left + chart.right) / 2, (chart.top + chart.bottom) / 2), "no data yet", "mm", GREY)
+        return chart.finish()
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    chart.scale(_widened(min(xs), max(xs), 0.0), _widened(min(ys), max(ys), 0.06))
+    chart.axes(_ticks(*chart.x_range, 8, least_step=1), _ticks(*chart.y_range, 6))
+    for number, line in enumerate(finite.values()):
+        chart.line([(chart.x(x), chart.y(y)) for x, y in line], LINES[number % len(LINES)])
+    return chart.finish()
+
+
+def _usage_title(values: np.ndarray, used: int) -> str:
+    share = values[values > 0] / max(values.sum(), 1)
+    even = math.exp(-(share * np.log(share)).sum()) if used else 0
+    return f"{used:,} of {len(values):,} codes used · perplexity {even:,.0f}"
+
+
+def _finite(points: Sequence[Point]) -> list[Point]:
+    return [(float(x), float(y)) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+
+
+def _widened(low: float, high: float, share: float) -> tuple[float, float]:
+    if low == high:
+        half = abs(low) * 0.1 or 1.0
+        return low - half, high + half
+    return low - (high - low) * share, high + (high - low) * share
+
+
+def _ticks(low: float, high: float, most: int, least_step: float = 0.0) -> list[tuple[float, str]]:
+    """Round places within [low, high], at most about `most` of them, with their labels."""
+    rough = max((high - low) / most, least_step)
+    unit = 10 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
+    places = np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1) * step
+    return [(float(place), _short(float(place), step)) for place in places]
+
+
+def _decades(top: float) -> list[tuple[float, str]]:
+    """Powers of ten on a log axis; every second or third where there are many."""
+    last = math.floor(math.log10(top))
+    return [(float(power), _short(10.0**power, 10.0**power)) for power in range(0, last + 1, 1 + last // 6)]
+
+
+def _short(value: float, step: float) -> str:
+    """A tick's label: no more digits than the step between ticks needs."""
+    if abs(value) < step / 2:
+        return "0"
+    if abs(value) >= 1e9 or step < 1e-4:
+        return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if step >= unit:
+            return f"{value / unit:g}{letter}"
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return f"{value:,.{decimals}f}"
+
+
+class _Chart:
+    """A frame with axes on which lines and blocks are put in pixels; `scale` sets how values become pixels."""
+
+    def __init__(
+        self, title: str, x_label: str, y_label: str, size: tuple[int, int], legend: Sequence[str] = ()
+    ) -> None:
+        self.size, self.x_label, self.y_label = size, x_label, y_label
+        self.page = Image.new("RGB", (size[0] * SMOOTH, size[1] * SMOOTH), "white")
+        self.pen = ImageDraw.Draw(self.page)
+        self.texts: list[Callable[[ImageDraw.ImageDraw], None]] = []
+        self.left, self.right = 16, size[0] - 20
+        self.top, self.bottom = 16, size[1] - 46
+        if title:
+            self.text((self.left, self.top), title, "lt", INK, TITLE)
+            self.top += 26
+        self._legend(legend)
+        if y_label:
+            self.text((self.left, self.top), y_label, "lt", GREY)
+            self.top += 20
+
+    def _legend(self, names: Sequence[str]) -> None:
+        x, y = self.left, self.top
+        for number, name in enumerate(names):
+            width = 24 + _font(LABEL).getlength(name) + 16
+            if x > self.left and x + width > self.right:
+                x, y = self.left, y + 18
+            colour = LINES[number % len(LINES)]
+            self.block(x, y + 4, x + 16, y + 7, colour)
+            self.text((x + 22, y + 6), name, "lm", INK)
+            x += int(width)
+        if names:
+            self.top = y + 24
+
+    def scale(self, x_range: Point, y_range: Point) -> None:
+        self.x_range, self.y_range = x_range, y_range
+
+    def x(self, value: float) -> float:
+        low, high = self.x_range
+        return self.left + (value - low) / (high - low) * (self.right - self.left)
+
+    def y(self, value: float) -> float:
+        low, high = self.y_range
+        return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
+
+    def axes(self, x_ticks: list[tuple[float, str]], y_ticks: list[tuple[float, str]]) -> None:
+        """Horizontal rules at the y ticks, a base line with the x ticks, and the labels of both."""
+        self.left += math.ceil(max([_font(LABEL).getlength(label) for _, label in y_ticks], default=0)) + 8
+        for value, label in y_ticks:
+            y = self.y(value)
+            self.block(self.left, y - 0.5, self.right, y + 0.5, FAINT)
+            self.text((self.left - 8, y), label, "rm", GREY)
+        self.block(self.left, self.bottom - 0.5, self.right, self.bottom + 0.5, "#8c959f")
+        for value, label in x_ticks:
+            x = self.x(value)
+            self.block(x - 0.5, self.bottom, x + 0.5, self.bottom + 5, "#8c959f")
+            self.text((x, self.bottom + 8), label, "mt", GREY)
+        self.text(((self.left + self.right) / 2, self.size[1] - 8), self.x_label, "mb", GREY)
+
+    def block(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
+        x0, y0, x1, y1 = (round(value * SMOOTH) for value in (left, top, right, bottom))
+        if x1 > x0 and y1 > y0:
+            self.pen.rectangle((x0, y0, x1 - 1, y1 - 1), colour)
+
+    def line(self, points: Sequence[Point], colour: str, width: float = 2) -> None:
+        large = [(x * SMOOTH, y * SMOOTH) for x, y in points]
+        if len(large) > 1:
+            self.pen.line(large, colour, round(width * SMOOTH), joint="curve")
+        for x, y in large if len(large) < 2 else (large[-1],):
+            radius = (4 if len(large) < 2 else 3) * SMOOTH
+            self.pen.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
+
+    def dashes(self, y: float, colour: str) -> None:
+        for x in range(self.left, self.right, 8):
+            self.block(x, y - 0.5, min(x + 4, self.right), y + 0.5, colour)
+
+    def text(self, at: Point, text: str, anchor: str, colour: str, size: int = LABEL) -> None:
+        self.texts.append(lambda pen: pen.text(at, text, colour, _font(size), anchor=anchor))
+
+    def finish(self) -> Image.Image:
+        page = self.page.resize(self.size, Image.Resampling.BOX)
+        pen = ImageDraw.Draw(page)
+        for text in self.texts:
+            text(pen)
+        return page
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=size)

@@ -1,0 +1,84 @@
+"""Everything an image tokenizer can be told. Names and defaults are document 003's where it has them."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class System:
+    """The networks, the codebook and the objective."""
+
+    in_channels: int = 3
+    latent_channels: int = 256  # what the encoder ends with; a 1×1 convolution joins it to embedding_dim
+    encoder_channels: list[int] = field(default_factory=lambda: [128, 256, 256, 256])  # a stage each, halving the sides
+    decoder_channels: list[int] = field(default_factory=lambda: [256, 256, 256, 128])  # a stage each, doubling them
+    num_res_blocks: int = 2
+
+    num_embeddings: int = 1024
+    embedding_dim: int = 256
+    metric: str = "euclidean"  # euclidean | cosine: cosine with few channels (8) keeps a large codebook alive
+    codebook: str = "ema"  # ema | gradient: gradient makes vq_loss live
+    decay: float = 0.99  # of the moving averages, ema only
+    kmeans: bool = False  # start the codes from the first batch, ema only
+    revive_after: int = 0  # batches without use after which a code moves to a vector of the batch, ema only; 0 never
+
+    lambda_rec: float = 1.0
+    lambda_vq: float = 1.0
+    lambda_commit: float = 0.25
+    lambda_perc: float = 0.5
+    lambda_gan: float = 0.0  # 0: no discriminator, one optimiser
+    use_lpips: bool = True
+    lpips_weights: str = ""  # torchvision's vgg16-397923af.pth; empty: torch's own cache, or a download at the start
+
+    disc_start: int = 0  # batch at which the discriminator begins to learn
+    disc_warmup: int = 0  # batches it learns before the generator sees it
+    disc_weight: float = 0.8  # multiplies the adaptive weight
+    disc_layers: int = 3
+    disc_channels: int = 64
+    disc_loss: str = "hinge"  # hinge | non_saturating
+    lecam_weight: float = 0.0  # LeCam regularisation of the discriminator; 0.001 where data are few
+
+    weights: str = ""  # start from a published tokenizer's file, or from a folder that `sightword export` wrote
+    layout: str = ""  # the layout of a published file: taming_f16_1024, llamagen_vq16, …
+
+    def __post_init__(self) -> None:
+        if len(self.encoder_channels) != len(self.decoder_channels):
+            raise ValueError(
+                f"encoder_channels has {len(self.encoder_channels)} stages and decoder_channels "
+                f"{len(self.decoder_channels)}: each halving needs its doubling, so give both as many"
+            )
+        for name, allowed in (
+            ("metric", ("euclidean", "cosine")),
+            ("codebook", ("ema", "gradient")),
+            ("disc_loss", ("hinge", "non_saturating")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"system.{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if self.codebook == "gradient" and (self.kmeans or self.revive_after):
+            raise ValueError("system.kmeans and system.revive_after move an ema codebook; codebook=gradient has none")
+        if self.layout and not self.weights:
+            raise ValueError(f"system.layout={self.layout} describes a file: set system.weights too")
+
+
+@dataclass
+class Data:
+    """A folder of images, of any sizes and formats, in folders of any depth."""
+
+    root: str = ""
+    val_root: str = ""  # a folder of its own for validation; empty: a share of root is held out
+    val_split: float = 0.1  # the share, drawn once by the run's seed; whole images, never crops of one
+    image_size: int = 256
+    batch_size: int = 32
+    crops: int = 1  # crops of each image in one epoch
+    val_crops: int = 1  # 1: the centre; more: so many fixed random crops of each held-out image
+    min_scale: float = 0.5  # a training crop's side, as a share of the image's shorter side: at least …
+    max_scale: float = 1.0  # … and at most
+    flip: bool = True
+    on_error: str = "raise"  # raise | skip: what to do at an image that cannot be read; skipped ones are counted
+    cache_mb: int = 512  # decoded images are kept up to this size
+    num_workers: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_split < 1:
+            raise ValueError(f"data.val_split is a share between 0 and 1, got {self.val_split}")
+        if self.on_error not in ("raise", "skip"):
+            raise ValueError(f"data.on_error is raise or skip, got {self.on_error!r}")

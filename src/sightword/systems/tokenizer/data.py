@@ -1,0 +1,49 @@
+"""A folder of images as training crops without end and validation crops that stay the same."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sightword.data.image import ImageFolder, center_crop, collate_images, list_images, random_crop
+from sightword.data.loader import Loaders, Stream, ordered
+from sightword.systems.tokenizer.config import Data
+
+
+def build(data: Data, seed: int = 0) -> Loaders:
+    """Batches are `ImageBatch`: images (B, 3, S, S) in [-1, 1]."""
+    if not data.root:
+        raise ValueError("data.root is not set: give a folder of images, data.root=/path/to/images")
+    train, val = split(data, seed)
+    size, scale = data.image_size, (data.min_scale, data.max_scale)
+    options = {"collate_fn": collate_images, "num_workers": data.num_workers, "pin_memory": pin_memory()}
+    crops = ImageFolder(train * data.crops, random_crop(size, scale, data.flip), seed, data.on_error, data.cache_mb)
+    view = center_crop(size) if data.val_crops == 1 else random_crop(size, scale, flip=False)
+    held_out = ImageFolder(val * data.val_crops, view, seed, data.on_error, data.cache_mb)
+    return Loaders(
+        Stream(crops, data.batch_size, seed, **options),
+        ordered(held_out, data.batch_size, **options),
+    )
+
+
+def split(data: Data, seed: int) -> tuple[list[Path], list[Path]]:
+    """(training, validation) files."""
+    found = list_images(data.root)
+    if data.val_root:
+        return found, list_images(data.val_root)
+    if len(found) < 2:
+        raise ValueError(f"{data.root} holds one image, which cannot be split: add images, or set data.val_root")
+    held = max(1, round(data.val_split * len(found)))
+    order = np.random.default_rng(seed).permutation(len(found))
+    return _pick(found, order[held:]), _pick(found, order[:held])
+
+
+def _pick(paths: Sequence[Path], indices: np.ndarray) -> list[Path]:
+    return [paths[index] for index in sorted(indices.tolist())]
+
+
+def pin_memory() -> bool:
+    """Pinned pages help only where there is a GPU to copy to."""
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,142 @@
+"""What pulls a reconstruction towards its image: perception (LPIPS) and a discriminator, and how the two are weighed.
+
+Legend: B batch, H W pixels, h w the discriminator's patches.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sightword.checkpoint import read_weights
+
+
+class LPIPS(nn.Module):
+    """Learned perceptual distance of images in [-1, 1], v0.1 (Zhang et al. 2018): the `lpips` package, wrapped.
+
+    It is frozen and in eval mode for good (its dropout would otherwise wake up with the model), and is no part of
+    the model's state, parameters or averages: 59 MB that every checkpoint would repeat. The package brings the linear
+    heads; the trunk is torchvision's, read at the first call from `weights` (vgg16-397923af.pth or
+    alexnet-owt-7be5be79.pth, only `features.*` is used), else from torch's cache, else downloaded there.
+
+    Raises ValueError if there is no trunk to be had. A random one is never used in its place.
+    """
+
+    def __init__(self, net: str = "vgg", weights: str | Path = "") -> None:
+        super().__init__()
+        if net not in ("vgg", "alex"):
+            raise ValueError(f"net is vgg (for training) or alex (often reported), got {net!r}")
+        self.net, self.weights = net, str(weights)
+        self._network: list[nn.Module] = []  # in a list, so that torch does not take it for a submodule
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distance (B,) of x and y (B, 3, H, W)."""
+        return self.load(x.device)(x, y).flatten()
+
+    def load(self, device: torch.device) -> nn.Module:
+        if not self._network:
+            self._network.append(_lpips_network(self.net, self.weights))
+        network = self._network[0]
+        if next(network.parameters()).device != device:
+            network.to(device)
+        return network
+
+
+def _lpips_network(net: str, weights: str) -> nn.Module:
+    import lpips
+
+    trunk = _trunk_weights(net, weights)
+    network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)  # random, until the next lines
+    slots = {f"{number}.{name}": p for number, name, p in _trunk_slots(network.net)}
+    if missing := set(slots) - set(trunk):
+        raise ValueError(f"{weights or 'the cached file'} is no torchvision {net} file: it lacks features.{min(missing)}")
+    with torch.no_grad():
+        for name, slot in slots.items():
+            if slot.shape != trunk[name].shape:
+                raise ValueError(f"features.{name} is {tuple(trunk[name].shape)}, {net} has {tuple(slot.shape)}")
+            slot.copy_(trunk[name])
+    return network.eval().requires_grad_(False)
+
+
+def _trunk_slots(trunk: nn.Module) -> list[tuple[str, str, nn.Parameter]]:
+    """(layer number in torchvision's `features`, weight or bias, parameter) of lpips' slices."""
+    return [(name.split(".")[1], name.split(".")[2], p) for name, p in trunk.named_parameters()]
+
+
+def _trunk_weights(net: str, weights: str) -> dict[str, Tensor]:
+    from torchvision.models import AlexNet_Weights, VGG16_Weights
+
+    published = (VGG16_Weights if net == "vgg" else AlexNet_Weights).IMAGENET1K_V1
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rsplit("/", 1)[-1]
+    if weights or cached.exists():
+        state = read_weights(weights or cached)
+    else:
+        try:
+            state = published.get_state_dict(progress=True, check_hash=True)
+        except OSError as error:
+            raise ValueError(
+                f"LPIPS needs {cached.name}, which could not be downloaded ({error}): "
+                f"copy it to {cached.parent}, name it in lpips_weights=, or set use_lpips=false"
+            ) from error
+    return {name.removeprefix("features."): w for name, w in state.items() if name.startswith("features.")}
+
+
+# ---------------------------------------------------------------------------------------------------- adversarial loss
+
+
+def generator_loss(fake: Tensor, kind: str) -> Tensor:
+    """What the generator wants of the logits (B, 1, h, w) on its images: to be taken for real."""
+    return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
+
+
+def discriminator_loss(real: Tensor, fake: Tensor, kind: str) -> Tensor:
+    """Hinge (Lim & Ye 2017) or non-saturating (Goodfellow 2014), the mean over both kinds of image."""
+    if kind == "hinge":
+        return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+    return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
+
+
+class LeCam(nn.Module):
+    """Keeps a discriminator's logits near the moving averages of the other kind's (Tseng et al. 2021, eq. 8)."""
+
+    averages: Tensor  # (2,): of real, of fake; a buffer, so that a resumed run has it
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("averages", torch.zeros(2))
+
+    def forward(self, real: Tensor, fake: Tensor) -> Tensor:
+        new = torch.stack([real.detach().mean(), fake.detach().mean()]).to(self.averages)
+        self.averages.lerp_(new, 1 - self.decay)
+        return F.relu(real - self.averages[1]).square().mean() + F.relu(self.averages[0] - fake).square().mean()
+
+
+def adaptive_weight(image: Tensor, wanted: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
+    """How much the adversarial gradient must be scaled to weigh as much as the other at the last layer.
+
+    image: the reconstruction, with its graph; wanted, adversarial: gradients at it. Esser et al. 2021, equation 7:
+    λ = |∂L_rec/∂W| / (|∂L_GAN/∂W| + 1e-4), at most 1e4.
+    """
+    norms = [torch.autograd.grad(image, last_layer, g, retain_graph=True)[0].norm() for g in (wanted, adversarial)]
+    return (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4)
+
+
+class WithGradient(torch.autograd.Function):
+    """A loss value whose gradient at `image` is already known: `WithGradient.apply(image, value, gradient)`.
+
+    So LPIPS and the discriminator run backward once, though their gradients at the reconstruction serve twice: to
+    weigh them against each other, and to train.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.detach().clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return grads[0] * gradient, None, None

@@ -1,0 +1,207 @@
+"""The objective of an image tokenizer, its measures and its pictures.
+
+total = λ_rec·recon_loss + λ_vq·vq_loss + λ_commit·commitment_loss + λ_perc·perc_loss
+        (+ λ_gan·disc_weight·adaptive·gan_loss for a VQ-GAN)
+"""
+
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from sightword import metrics, pictures
+from sightword.data.image import ImageBatch
+from sightword.systems.tokenizer.config import System
+from sightword.systems.tokenizer.loss import (
+    LPIPS,
+    LeCam,
+    WithGradient,
+    adaptive_weight,
+    discriminator_loss,
+    generator_loss,
+)
+from sightword.systems.tokenizer.model import PatchGAN, make_tokenizer
+from sightword.task import Task
+from sightword.towers.vq_image import Reconstruction, VQImage, load_published
+
+
+def build(system: System) -> "Tokenizing":
+    """The task that a config describes."""
+    if system.weights:
+        model = load_published(system.weights, system.layout) if system.layout else VQImage.from_pretrained(system.weights)
+    else:
+        model = make_tokenizer(**{name: getattr(system, name) for name in signature(make_tokenizer).parameters})
+    adversary = None
+    if system.lambda_gan:
+        adversary = Adversary(
+            PatchGAN(system.in_channels, system.disc_channels, system.disc_layers),
+            kind=system.disc_loss,
+            start=system.disc_start,
+            warmup=system.disc_warmup,
+            weight=system.lambda_gan * system.disc_weight,
+            lecam_weight=system.lecam_weight,
+        )
+    lpips = LPIPS("vgg", system.lpips_weights) if system.use_lpips else None
+    weights = {name: getattr(system, f"lambda_{name}") for name in ("rec", "vq", "commit", "perc")}
+    return Tokenizing(model.train(), lpips, adversary, **weights)
+
+
+class Adversary(nn.Module):
+    """A discriminator and when, how and how strongly it takes part."""
+
+    def __init__(
+        self, network: nn.Module, kind: str, start: int, warmup: int, weight: float, lecam_weight: float
+    ) -> None:
+        super().__init__()
+        self.network, self.lecam = network, LeCam()
+        self.kind, self.start, self.warmup = kind, start, warmup
+        self.weight, self.lecam_weight = weight, lecam_weight
+
+    def losses(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """The discriminator's own objective on images (B, 3, H, W)."""
+        real, fake = self.network(real), self.network(fake)
+        terms = {"disc_loss": discriminator_loss(real, fake, self.kind)}
+        if self.lecam_weight:
+            terms["lecam_loss"] = self.lecam(real, fake)
+        return terms
+
+
+class Tokenizing(Task):
+    """Reconstruct images through a codebook."""
+
+    def __init__(
+        self,
+        model: VQImage,
+        lpips: LPIPS | None = None,
+        adversary: Adversary | None = None,
+        rec: float = 1.0,
+        vq: float = 1.0,
+        commit: float = 0.25,
+        perc: float = 0.5,
+    ) -> None:
+        super().__init__({"recon_loss": rec, "vq_loss": vq, "commitment_loss": commit, "perc_loss": perc})
+        self.model, self.lpips, self.critic = model, lpips, adversary
+        if adversary is not None:
+            self.weights["lecam_loss"] = adversary.lecam_weight
+        self.usage = metrics.CodeUsage(model.num_codes, window=100)
+        self.held_out = HeldOut(model.num_codes)
+
+    def losses(self, batch: ImageBatch) -> dict[str, Tensor]:
+        out = self.model(batch.images)
+        self._shown, self._ids = out.images.detach(), out.quantized.ids
+        self.usage.update(out.quantized.ids)
+        terms = {"vq_loss": out.quantized.codebook_loss, "commitment_loss": out.quantized.loss}
+        if self._generator_sees_critic():
+            return self._seen(batch.images, out) | terms
+        return self._looks(out.images, batch.images) | terms
+
+    def critic_losses(self, batch: ImageBatch) -> dict[str, Tensor]:
+        assert self.critic is not None
+        if self.batches < self.critic.start:
+            return {}
+        return self.critic.losses(batch.images, self._shown)
+
+    def _generator_sees_critic(self) -> bool:
+        return self.critic is not None and self.batches >= self.critic.start + self.critic.warmup
+
+    def _looks(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """How reconstructions (B, 3, H, W) differ from the images."""
+        terms = {"recon_loss": F.l1_loss(images, targets)}
+        if self.lpips is not None and self.weights["perc_loss"]:
+            terms["perc_loss"] = self.lpips(images, targets).mean()
+        return terms
+
+    def _seen(self, targets: Tensor, out: Reconstruction) -> dict[str, Tensor]:
+        """The same terms and gan_loss, weighed against each other by their gradients; each runs backward once."""
+        assert self.critic is not None
+        shown = out.images.detach().requires_grad_()
+        terms = self._looks(shown, targets)
+        terms["gan_loss"] = generator_loss(self.critic.network(shown), self.critic.kind)
+        slopes = {name: torch.autograd.grad(term, shown)[0] for name, term in terms.items()}
+        wanted = sum((self.weights[name] * g for name, g in slopes.items() if name != "gan_loss"), start=0 * shown.detach())
+        last_layer = self.model.decoder.conv_out.weight
+        self.adaptive = adaptive_weight(out.images, wanted, slopes["gan_loss"], last_layer)
+        self.weights["gan_loss"] = self.critic.weight * self.adaptive
+        return {name: WithGradient.apply(out.images, term, slopes[name]) for name, term in terms.items()}
+
+    def stats(self) -> dict[str, float]:
+        """perplexity and code_usage_rate of the last batch (N tokens can show at most N of K codes), and of the last 100."""
+        batch = metrics.CodeUsage(self.model.num_codes)
+        batch.update(self._ids)
+        values = {
+            "perplexity": float(batch.perplexity()),
+            "code_usage_rate": float(batch.usage()),
+            "perplexity_100": float(self.usage.perplexity()),
+            "code_usage_rate_100": float(self.usage.usage()),
+        }
+        if "gan_loss" in self.weights:
+            values["adaptive_weight"] = float(self.adaptive)
+        return values
+
+    def evaluate(self, batch: ImageBatch) -> None:
+        out = self.model(batch.images)
+        self.held_out.update(batch, out, self.lpips)
+
+    def measures(self) -> dict[str, float]:
+        return self.held_out.finish(self.weights)
+
+    def protocol(self) -> dict[str, Any]:
+        return {
+            "pixels": "clamped to [-1, 1], to [0, 1], rounded to 8 bit; per image, then the mean over images",
+            "ssim": "Gaussian window of 11, sigma 1.5, data range 1",
+            "psnr_gain": "PSNR less that of each crop filled with its own mean colour",
+            "lpips": f"v0.1, {self.lpips.net}" if self.lpips is not None else "not measured: no trunk weights were given",
+            "usage": f"of {self.model.num_codes} codes, over all validation tokens",
+            "split": "validation images are never trained on; best.ckpt was chosen on them",
+        }
+
+    def pictures(self, batch: ImageBatch) -> dict[str, Image]:
+        some = batch.images[:8]
+        return {"reconstruction": pictures.pairs(some, self.model(some).images.clamp(-1, 1), columns=8)}
+
+    def export(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+
+class HeldOut:
+    """Sums over the validation images, from which the measures are made."""
+
+    def __init__(self, num_codes: int) -> None:
+        self.num_codes, self.bits = num_codes, 0.0
+        self.usage = metrics.CodeUsage(num_codes)
+        self.means: dict[str, metrics.Mean] = {}
+
+    def update(self, batch: ImageBatch, out: Reconstruction, lpips: LPIPS | None) -> None:
+        images, shown = metrics.quantise8(batch.images), metrics.quantise8(out.images)
+        each = {
+            "recon_loss": (out.images - batch.images).abs().mean((1, 2, 3)),
+            "vq_loss": out.quantized.codebook_loss.expand(len(images)),
+            "commitment_loss": out.quantized.loss.expand(len(images)),
+            "psnr": metrics.psnr(shown, images),
+            "ssim": metrics.ssim(shown, images),
+            "psnr_mean_colour": metrics.mean_colour_psnr(images),
+        }
+        if lpips is not None:
+            each["perc_loss"] = lpips(out.images, batch.images)
+        for name, values in each.items():
+            self.means.setdefault(name, metrics.Mean()).update(values)
+        self.usage.update(out.quantized.ids)
+        self.bits = metrics.bits_per_pixel(self.num_codes, out.quantized.ids[0].numel(), images[0, 0].numel())
+
+    def finish(self, weights: dict[str, float | Tensor]) -> dict[str, float]:
+        """The measures over all ranks; begins anew."""
+        values = {name: float(mean.reduce().value()) for name, mean in self.means.items()}
+        usage = self.usage.reduce()
+        values["total_loss"] = sum(float(weights[name]) * values[name] for name in weights if name in values)
+        values["psnr_gain"] = values["psnr"] - values["psnr_mean_colour"]
+        values["perplexity"], values["code_usage_rate"] = float(usage.perplexity()), float(usage.usage())
+        values["perplexity_share"] = values["perplexity"] / self.num_codes
+        values["bits_per_pixel"] = self.bits
+        self.counts = usage.counts
+        self.means = {}
+        self.usage.reset()
+        return values

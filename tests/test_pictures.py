@@ -1,0 +1,175 @@
+"""Pictures say what the arrays hold, pixel by pixel where that can be asked."""
+
+import base64
+import io
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sightword.pictures import LINES, bars, code_colours, code_map, curve, grid, pairs, to_data_uri
+
+
+def flat(*levels: float, height: int = 4, width: int = 6) -> torch.Tensor:
+    """One image of a single grey for each level: (N, 3, height, width)."""
+    return torch.tensor(levels)[:, None, None, None].expand(-1, 3, height, width)
+
+
+def rgb(colour: str) -> tuple[int, ...]:
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def close(image: Image.Image, colour: str) -> np.ndarray:
+    """(H, W) bool: where a picture has about this colour."""
+    return (np.abs(np.asarray(image).astype(int) - rgb(colour)) < 8).all(-1)
+
+
+# ----------------------------------------------------------------------------------------------------------- images
+
+
+def test_a_grid_puts_each_image_in_its_place_on_white() -> None:
+    image = grid(flat(-1.0, 0.0, 1.0, -0.5, 0.5), columns=3, pad=2)
+    assert image.size == (3 * 8 + 2, 2 * 6 + 2)
+    levels = [[image.getpixel((2 + 8 * x, 2 + 6 * y))[0] for x in range(3)] for y in range(2)]
+    assert levels == [[0, 128, 255], [64, 191, 255]]
+    assert all(image.getpixel(at) == (255, 255, 255) for at in ((0, 0), (1, 5), (8, 3), (25, 13)))
+
+
+def test_a_grid_of_fewer_images_than_columns_is_no_wider_than_they_are() -> None:
+    assert grid(flat(0.0, 0.0), columns=9, pad=1).size == (2 * 7 + 1, 4 + 2)
+
+
+def test_scale_repeats_pixels_and_values_are_rounded_and_clamped() -> None:
+    images = np.zeros((1, 3, 1, 3), np.float32)
+    images[0, :, 0] = [-7, 100.6 / 127.5 - 1, 7]
+    image = np.asarray(grid(images, 1, pad=0, scale=3))
+    assert image.shape == (3, 9, 3)
+    assert image[1, :, 0].tolist() == [0] * 3 + [101] * 3 + [255] * 3
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3, 4, 4), torch.zeros(1, 1, 4, 4), torch.zeros(0, 3, 4, 4)])
+def test_what_is_not_a_batch_of_rgb_images_is_refused(wrong: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"\(N, 3, H, W\)"):
+        grid(wrong, 2)
+
+
+def test_each_reconstruction_stands_right_under_its_input() -> None:
+    levels = {"in": (0, 26, 51), "out": (102, 128, 153)}
+    inputs, outputs = (flat(*[v / 127.5 - 1 for v in row], height=64, width=64) for row in levels.values())
+    image = np.asarray(pairs(inputs, outputs, columns=2))
+    where = {}
+    for name, row in levels.items():
+        for number, level in enumerate(row):
+            rows, columns = np.nonzero((image == level).all(-1))
+            block = image[rows.min() : rows.min() + 64, columns.max() - 63 : columns.max() + 1]
+            assert (block == level).all()
+            where[name, number] = (rows.min(), columns.max())
+    for number in range(3):
+        (top, left), (below, same) = where["in", number], where["out", number]
+        assert left == same
+        assert 64 <= below - top < 72
+    assert where["in", 1][0] == where["in", 0][0] < where["in", 2][0]
+    assert (image[:, :80].min(axis=(1, 2)) < 200).any(), "the rows are labelled at the left"
+
+
+def test_small_pairs_are_enlarged_and_unlike_shapes_refused() -> None:
+    small = pairs(flat(0.0, height=16, width=16), flat(0.0, height=16, width=16), 4)
+    assert small.height > 2 * 64
+    with pytest.raises(ValueError, match="inputs are"):
+        pairs(flat(0.0), flat(0.0, 1.0), 2)
+
+
+def test_a_data_uri_holds_the_picture() -> None:
+    image = grid(flat(0.3, -0.3), 2)
+    head, data = to_data_uri(image).split(",", 1)
+    assert head == "data:image/png;base64"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), np.asarray(image))
+
+
+# ------------------------------------------------------------------------------------------------------------ codes
+
+
+@pytest.mark.parametrize(("num_codes", "least"), [(16, 25), (64, 15), (256, 5), (1024, 2)])
+def test_the_colours_of_a_book_are_distinct(num_codes: int, least: float) -> None:
+    colours = code_colours(np.arange(num_codes)).astype(float)
+    distances = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + np.eye(num_codes) * 1e3
+    assert distances.min() >= least
+
+
+def test_a_code_has_the_same_colour_in_every_book_and_map() -> None:
+    assert code_colours(np.array([0, 1, 1023])).tolist() == [[74, 164, 148], [110, 115, 84], [82, 226, 210]]
+    one = np.asarray(code_map(torch.tensor([[3, 7], [7, 3]]), 8, scale=2))
+    two = np.asarray(code_map(np.array([[7]]), 16384, scale=1))
+    assert (one[:2, 2:] == two[0, 0]).all()
+    assert (one[2:, :2] == two[0, 0]).all()
+    assert (one[:2, :2] == one[2:, 2:]).all()
+    assert (one[0, 0] != two[0, 0]).any()
+
+
+def test_a_map_takes_the_size_of_its_image_and_refuses_foreign_ids() -> None:
+    ids = torch.arange(6).view(2, 3)
+    assert code_map(ids, 6, scale=5).size == (15, 10)
+    assert code_map(ids, 6, size=(48, 32)).size == (48, 32)
+    with pytest.raises(ValueError, match="ids run from 0 to 5, the codebook has 5"):
+        code_map(ids, 5)
+    with pytest.raises(ValueError, match=r"\(6,\)"):
+        code_map(ids.flatten(), 6)
+
+
+# ----------------------------------------------------------------------------------------------------------- charts
+
+
+def test_bars_fall_from_left_to_right_whatever_the_order_and_shade_what_is_unused() -> None:
+    counts = np.array([3, 0, 400, 0, 20, 0, 1, 0])
+    image = bars(counts, size=(400, 240))
+    assert np.array_equal(np.asarray(image), np.asarray(bars(torch.tensor(counts[::-1].copy()), size=(400, 240))))
+    heights = close(image, LINES[0]).sum(0)
+    columns = np.nonzero(heights > 2)[0]
+    tops = heights[columns]
+    assert all(a >= b - 2 for a, b in pairwise(tops))
+    shaded = np.nonzero(close(image, "#fbe9e7").sum(0) > 60)[0]
+    assert shaded.min() >= columns.max()
+    assert len(shaded) == pytest.approx(len(columns), rel=0.1), "half of the codes are unused"
+
+
+def test_an_evenly_used_book_is_flat_and_not_shaded() -> None:
+    image = bars(np.full(1000, 7), size=(400, 240))
+    heights = close(image, LINES[0]).sum(0)
+    columns = heights[heights > 2]
+    assert len(columns) > 300
+    assert np.ptp(columns[5:-60]) <= 2
+    assert close(image, "#fbe9e7").sum() < 20
+
+
+@pytest.mark.parametrize("counts", [np.zeros(4), np.array([5]), np.arange(20000)])
+def test_bars_of_any_book_can_be_drawn(counts: np.ndarray) -> None:
+    assert bars(counts).size == (640, 280)
+
+
+def test_a_curve_runs_through_its_points() -> None:
+    image = curve({"up": [(0, 0), (100, 1)], "down": [(0, 1), (100, 0)]}, "lines", size=(400, 300))
+    for colour, sign in ((LINES[0], -1), (LINES[1], 1)):
+        rows, columns = np.nonzero(close(image, colour)[80:])  # below the legend
+        assert np.corrcoef(rows, columns)[0, 1] * sign > 0.9
+        assert np.ptp(columns) > 300
+        assert np.ptp(rows) > 100
+
+
+def test_a_curve_leaves_out_what_is_not_finite_and_shows_a_lone_point() -> None:
+    line = [(0, 1.0), (1, 2.0), (2, 3.0)]
+    broken = [line[0], (0.5, math.nan), line[1], (1.5, math.inf), line[2]]
+    assert np.array_equal(np.asarray(curve({"a": line})), np.asarray(curve({"a": broken})))
+    dot = close(curve({"a": [(5, 5.0)]}), LINES[0])[60:]
+    assert 20 < dot.sum() < 100
+
+
+@pytest.mark.parametrize(
+    "points",
+    [[], [(0, math.nan)], [(0, 0.0)], [(0, 7), (9, 7)], [(1, 1e-12), (2, 3e-12)], [(1, -1e12), (1e9, 1e12)]],
+)
+def test_any_series_can_be_drawn(points: list[tuple[float, float]]) -> None:
+    assert curve({"a": points, "b": []}, "title", size=(300, 200)).size == (300, 200)
+    assert curve({}).size == (640, 320)
