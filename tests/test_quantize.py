@@ -48,13 +48,14 @@ def test_codes_are_bit_for_bit_what_their_ids_decode_to(kind, metric, training, 
     before = deepcopy(quantizer)  # an EMA learns after it has answered
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         x = F.linear(normal(4, 5, 8), torch.eye(8)).requires_grad_()
-        codes, ids, *_ = quantizer(x)
+        codes, ids, *losses = quantizer(x)
         assert torch.equal(codes, before.decode(ids))
     assert x.dtype == (torch.bfloat16 if autocast else torch.float32)
     assert codes.shape == (4, 5, 8)
     assert (ids.shape, ids.dtype) == ((4, 5), torch.int64)
     assert torch.equal(codes, before.codes()[ids])
     assert torch.equal(ids, before.nearest(x))
+    assert losses == list(before.eval()(x.float())[2:]), "losses are float32, whatever the precision around them"
     if metric == "cosine":
         torch.testing.assert_close(codes.norm(dim=-1), torch.ones(4, 5))
 
@@ -148,6 +149,12 @@ def test_two_ema_steps_by_hand():
     assert quantizer.updates == 2
 
 
+def test_a_slow_average_learns_from_a_single_vector():
+    quantizer = build("ema", torch.tensor([[0.0], [10.0]]), decay=0.99999)
+    quantizer(torch.tensor([[7.0]]))
+    assert quantizer.weight.flatten().tolist() == pytest.approx([0, 7])
+
+
 def test_an_ema_step_on_directions_by_hand():
     quantizer = build("ema", torch.tensor([[1.0, 0.0], [0.0, 2.0]]), "cosine", decay=0.5)
     assert quantizer(torch.tensor([[3.0, 4.0], [0.0, 7.0]])).ids.tolist() == [1, 1]
@@ -181,7 +188,7 @@ def test_kmeans_finds_the_groups_and_the_first_batch_starts_from_it():
     groups = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
     x = (groups[:, None] + 0.1 * normal(3, 40, 2)).flatten(0, 1)
     means = x.view(3, 40, 2).mean(1)
-    found = kmeans(x, 3, seed=1)
+    found = kmeans(x, 3, seed=4)
     torch.testing.assert_close(found[(found @ torch.tensor([1.0, 2.0])).argsort()], means)
     quantizer = build("ema", 100 + normal(3, 2), kmeans=True)
     assert quantizer.eval()(x).loss > 100
@@ -269,7 +276,7 @@ def test_a_resumed_codebook_continues_bit_for_bit(metric):
         return VectorQuantizerEMA(50, 8, metric=metric, kmeans=True, revive_after=2)
 
     def steps(quantizer, start):
-        torch.manual_seed(start)  # nothing may come from the global generator
+        torch.rand(7)  # nothing may come from the global generator
         return [quantizer(normal(60, 8, seed=start + step)) for step in range(5)]
 
     straight = fresh()
@@ -279,9 +286,7 @@ def test_a_resumed_codebook_continues_bit_for_bit(metric):
     file.seek(0)
     resumed = fresh()
     resumed.load_state_dict(torch.load(file, weights_only=True))
-    on = steps(straight, 10)
-    torch.rand(7)
-    for one, other in zip(on, steps(resumed, 10), strict=True):
+    for one, other in zip(steps(straight, 10), steps(resumed, 10), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert same(state(straight), state(resumed))
 
@@ -331,7 +336,8 @@ torch.save(quantizers.state_dict(), f"{folder}/{trainer.global_rank}.pt")
 
 def test_two_ranks_under_lightning_hold_the_codebook_of_one_process_on_both_batches(tmp_path):
     steps, start = 6, normal(16, 4, seed=1)
-    x = normal(steps * 64, 4) + torch.linspace(0, 3, steps * 64)[:, None]  # it drifts, so that codes fall idle
+    # Vectors that drift, so that codes fall idle.
+    x = normal(steps * 64, 4) + torch.linspace(0, 3, steps * 64)[:, None]
     options = {
         "plain": {"decay": 0.8},
         "cosine": {"decay": 0.8, "metric": "cosine"},
@@ -346,8 +352,9 @@ def test_two_ranks_under_lightning_hold_the_codebook_of_one_process_on_both_batc
     zero, one = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert same(zero, one)
 
-    for name in ("plain", "cosine"):
-        alone = build("ema", start, **options[name])
+    starts = {"plain": start, "cosine": start, "kmeans": kmeans(x[:64:2], 16)}  # k-means reads rank 0's half
+    for name, codes in starts.items():
+        alone = build("ema", codes, **{**options[name], "kmeans": False})
         for batch in x.split(64):
             alone(batch)
         for key, value in alone.state_dict().items():
@@ -355,4 +362,3 @@ def test_two_ranks_under_lightning_hold_the_codebook_of_one_process_on_both_batc
     just_revived = zero["revived.cluster_size"] == 1
     assert just_revived.any()
     assert all((x == code).all(1).any() for code in zero["revived.weight"][just_revived])
-    assert not torch.equal(zero["kmeans.weight"], zero["plain.weight"])

@@ -281,12 +281,8 @@ def _new_folder(config: "Run") -> Path:
 
 def _train(config: "Run", folder: Path) -> int:
     """Make the task and its loaders first, so that a mistake leaves no folder behind; then train."""
-    system = importlib.import_module(f"sightword.systems.{config.experiment.split('/')[0]}")
     _set_threads(config.trainer.threads, config.trainer.devices)
-    import torch
-
-    torch.manual_seed(config.seed)
-    task, loaders = system.task(config), system.loaders(config)
+    task, loaders = _parts(config)
     from sightword import train as loop
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -296,6 +292,16 @@ def _train(config: "Run", folder: Path) -> int:
         print(_ending(result, config))
     os.environ.pop("SIGHTWORD_RUN", None)
     return 0 if result.finished else 1
+
+
+def _parts(config: "Run") -> tuple[Any, Any]:
+    """The task, with new weights drawn by the run's seed, and the loaders."""
+    import torch
+
+    system = config.experiment.split("/")[0]
+    torch.manual_seed(config.seed)
+    task = _system_module(system, "task").make_task(config.system)
+    return task, _system_module(system, "data").make_loaders(config.data, config.seed)
 
 
 def _set_threads(threads: int, processes: int) -> None:
@@ -365,7 +371,6 @@ def load_run(run: str, checkpoint: str = "best", words: Sequence[str] = ()) -> t
     folder = Path(run)
     config = _compose(list(words), saved=_saved_config(folder))
     _set_threads(config.trainer.threads, 1)
-    system = importlib.import_module(f"sightword.systems.{config.experiment.split('/')[0]}")
     from sightword.checkpoint import read_checkpoint
 
     file = folder / "checkpoints" / f"{checkpoint}.ckpt"
@@ -376,9 +381,9 @@ def load_run(run: str, checkpoint: str = "best", words: Sequence[str] = ()) -> t
     if "config" not in saved or saved["config"]["experiment"].split("/")[0] != config.experiment.split("/")[0]:
         other = saved.get("config", {}).get("experiment", "another program")
         raise ValueError(f"{file} was written by {other}, the run is {config.experiment}: give a checkpoint of this run")
-    task = system.task(config)
+    task, loaders = _parts(config)
     task.load_state_dict({name.removeprefix("task."): weight for name, weight in saved["state_dict"].items()})
-    return task.eval(), system.loaders(config), config
+    return task.eval(), loaders, config
 
 
 def export(run: str, out: str, checkpoint: str = "best") -> None:

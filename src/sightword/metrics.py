@@ -80,6 +80,15 @@ class CodeUsage:
         """Scalar float64, see `usage`."""
         return usage(self.counts)
 
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """The window's ids, an update each, so that a resumed run reports what an undisturbed one would."""
+        return {"recent": list(self._recent)}
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        self.reset()
+        for ids in state["recent"]:
+            self.update(ids)
+
     def reduce(self) -> "CodeUsage":
         """A new CodeUsage with the counts of all ranks (a collective: call it on every one); a copy when alone."""
         total = CodeUsage(self.num_codes)

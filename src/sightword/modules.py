@@ -13,9 +13,9 @@ from torch import Tensor
 from sightword import metrics
 from sightword.configs import Optim
 from sightword.data.image import ImageBatch
-from sightword.systems.tokenizer import data as tokenizer_data
 from sightword.systems.tokenizer.config import Data, System
-from sightword.systems.tokenizer.task import build
+from sightword.systems.tokenizer.data import make_loaders
+from sightword.systems.tokenizer.task import make_task
 from sightword.train import Loop
 
 
@@ -89,7 +89,7 @@ class VQVAEModel(Loop):
             clip=clip,
         )
         super().__init__(
-            build(System(**named | lists)), optim, log_every=log_every_n_steps, pictures_every=log_images_every_n_steps
+            make_task(System(**named | lists)), optim, log_every=log_every_n_steps, pictures_every=log_images_every_n_steps
         )
         self._set_hparams(values | lists)
         self._hparams_initial = dict(self.hparams)
@@ -101,8 +101,8 @@ class VQVAEModel(Loop):
         info = {
             "vq_loss": out.quantized.codebook_loss,
             "commitment_loss": out.quantized.loss,
-            "perplexity": torch.tensor(metrics.perplexity(counts)),
-            "code_usage_rate": torch.tensor(metrics.usage(counts)),
+            "perplexity": metrics.perplexity(counts).float(),
+            "code_usage_rate": metrics.usage(counts).float(),
             "indices": out.quantized.ids,
         }
         return out.images, info
@@ -158,7 +158,7 @@ class AnimeDataModule(pl.LightningDataModule):
         trainer: Any = self.trainer
         if trainer is not None and trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
             raise ValueError("these loaders share the data among ranks themselves: Trainer(use_distributed_sampler=False)")
-        self.loaders = tokenizer_data.build(self.data, self.seed)
+        self.loaders = make_loaders(self.data, self.seed)
 
     def train_dataloader(self) -> Any:
         return self.loaders.train

@@ -120,11 +120,11 @@ class Loop(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches = checkpoint["batches"]
 
-    def _log_train(self, batch: Any, losses: Mapping[str, Tensor], total: Tensor) -> None:
+    def _log_train(self, batch: Any, losses: dict[str, Tensor], total: Tensor) -> None:
         due = self.batches + 1
         self.log("loss", total.detach(), prog_bar=True, logger=False)
         if due % self.log_every == 0:
-            values = {name: float(term) for name, term in losses.items()} | {"total_loss": float(total)}
+            values = {name: float(term.detach()) for name, term in (losses | {"total_loss": total}).items()}
             values |= self.task.stats() | {"lr": self.optim.lr * lr_factor(self.optim, self.batches, self.steps)}
             for logger in self.loggers:
                 logger.log_metrics(_finite({f"train/{name}": value for name, value in values.items()}), step=due)
@@ -257,11 +257,13 @@ class Keeper(Callback):
     """Says when to validate, keeps checkpoints/last.ckpt and best.ckpt, and on SIGINT or SIGTERM writes `last` and ends.
 
     A batch that is validated is saved after its validation, so that a resumed run neither repeats nor skips it.
+    `last` is never written between batches whose gradients add up to one step: they would be lost.
     """
 
     def __init__(self, folder: Path, config: Run, val_every: int, steps: int) -> None:
         self.folder, self.config, self.val_every, self.steps = folder / "checkpoints", config, val_every, steps
         self.best: dict[str, float] = {}  # the measures of best.ckpt, and its "batches"
+        self.owed = False  # a checkpoint is due
         self.interrupted = False
         self._before: dict[int, Any] = {}
 
@@ -287,15 +289,14 @@ class Keeper(Callback):
         torch.manual_seed(hash((self.config.seed, pl_module.batches, trainer.global_rank)) % 2**63)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        done, stop = pl_module.batches, self.interrupted
+        done = pl_module.batches
         if trainer.world_size > 1:
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+            self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
         validates = done % self.val_every == 0 or done == self.steps
         trainer.val_check_batch = 1 if validates else sys.maxsize  # Lightning alone would leave out the last batch
-        if not validates and (stop or done % self.config.trainer.save_every == 0):
-            self._save(trainer, "last")
-        if stop and not validates:
-            raise Interrupted
+        self.owed |= self.interrupted or done % self.config.trainer.save_every == 0
+        if not validates:
+            self._save_last(trainer, done)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.state.fn != "fit":
@@ -303,9 +304,16 @@ class Keeper(Callback):
         if self._is_best(pl_module.measures):
             self.best = pl_module.measures | {"batches": pl_module.batches}
             self._save(trainer, "best")
-        self._save(trainer, "last")
-        if self.interrupted and trainer.world_size == 1:
-            raise Interrupted
+        self.owed = True
+        self._save_last(trainer, pl_module.batches)
+
+    def _save_last(self, trainer: pl.Trainer, done: int) -> None:
+        """Write what is owed, and end a run that is to end; not between two batches whose gradients add up."""
+        if self.owed and (done % self.config.optim.accumulate == 0 or done == self.steps):
+            self._save(trainer, "last")
+            self.owed = False
+            if self.interrupted and done < self.steps:
+                raise Interrupted
 
     def _is_best(self, measures: Mapping[str, float]) -> bool:
         monitor = self.config.trainer.monitor

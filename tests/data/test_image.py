@@ -342,6 +342,14 @@ def test_pictures_are_kept_up_to_the_limit_and_then_no_more(tmp_path: Path) -> N
         data[1]
 
 
+def test_a_picture_listed_twice_is_kept_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.bmp", Image.new("RGB", (500, 500)))
+    data = ImageFolder([path] * 2, random_crop(8), cache_mb=1)
+    data[0]
+    path.unlink()
+    assert data[1].image.shape == (3, 8, 8)
+
+
 def test_skipped_files_are_counted_and_raised_ones_named(folder: Path) -> None:
     (folder / "3.png").write_bytes(b"")
     paths = list_images(folder)

@@ -225,7 +225,7 @@ class ImageFolder(Dataset[ImageItem | None]):
     folder[Draw(epoch, index)] augments by that epoch's generator; folder[index] means epoch 0.
     on_error: "raise" stops at an unreadable file with its name, "skip" gives None, which `collate_images` counts.
     cache_mb: decoded pictures are kept as 8 bit in memory up to this many MiB, shared out among the workers of a
-    loader (each keeps its own share), first come first kept; 0 keeps nothing.
+    loader (each keeps its own share), first come first kept; 0 keeps nothing. A path listed twice is kept once.
     """
 
     def __init__(
@@ -240,7 +240,7 @@ class ImageFolder(Dataset[ImageItem | None]):
             raise ValueError(f"on_error is {on_error!r}: use 'raise' or 'skip'")
         self.paths = [str(path) for path in paths]
         self.transform, self.seed, self.on_error, self.cache_mb = transform, seed, on_error, cache_mb
-        self._kept: dict[int, np.ndarray] = {}  # index → (H, W, 3) uint8
+        self._kept: dict[str, np.ndarray] = {}  # path → (H, W, 3) uint8; a path may be listed many times
         self._kept_bytes = 0
 
     def __len__(self) -> int:
@@ -250,22 +250,22 @@ class ImageFolder(Dataset[ImageItem | None]):
         draw = draw if isinstance(draw, Draw) else Draw(0, int(draw))
         path = self.paths[draw.index]
         try:
-            image = self._read(draw.index)
+            image = self._read(path)
         except ValueError:
             if self.on_error == "raise":
                 raise
             return None
         return ImageItem(self.transform(image, generator_of(self.seed, draw)), path)
 
-    def _read(self, index: int) -> Image.Image:
-        if index in self._kept:
-            return Image.fromarray(self._kept[index])
-        image = read_image(self.paths[index])
+    def _read(self, path: str) -> Image.Image:
+        if path in self._kept:
+            return Image.fromarray(self._kept[path])
+        image = read_image(path)
         worker = get_worker_info()
         room = self.cache_mb * 2**20 // (worker.num_workers if worker else 1)
         size = image.width * image.height * 3
         if self._kept_bytes + size <= room:
-            self._kept[index] = np.asarray(image)
+            self._kept[path] = np.asarray(image)
             self._kept_bytes += size
         return image
 

@@ -10,7 +10,7 @@ from sightword.data.loader import Loaders, Stream, ordered
 from sightword.systems.tokenizer.config import Data
 
 
-def build(data: Data, seed: int = 0) -> Loaders:
+def make_loaders(data: Data, seed: int = 0) -> Loaders:
     """Batches are `ImageBatch`: images (B, 3, S, S) in [-1, 1]."""
     if not data.root:
         raise ValueError("data.root is not set: give a folder of images, data.root=/path/to/images")

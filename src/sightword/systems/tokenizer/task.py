@@ -29,7 +29,7 @@ from sightword.task import Task
 from sightword.towers.vq_image import Reconstruction, VQImage, load_published
 
 
-def build(system: System) -> "Tokenizing":
+def make_task(system: System) -> "Tokenizing":
     """The task that a config describes."""
     if system.weights:
         model = load_published(system.weights, system.layout) if system.layout else VQImage.from_pretrained(system.weights)
@@ -88,7 +88,7 @@ class Tokenizing(Task):
         if adversary is not None:
             self.weights["lecam_loss"] = adversary.lecam_weight
         self.usage = metrics.CodeUsage(model.num_codes, window=100)
-        self.held_out = HeldOut(model.num_codes)
+        self.held_out = HeldOut(model.num_codes, lpips)
 
     def losses(self, batch: ImageBatch) -> dict[str, Tensor]:
         out = self.model(batch.images)
@@ -98,6 +98,12 @@ class Tokenizing(Task):
         if self._generator_sees_critic():
             return self._seen(batch.images, out) | terms
         return self._looks(out.images, batch.images) | terms
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.usage.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.usage.load_state_dict(state)
 
     def critic_losses(self, batch: ImageBatch) -> dict[str, Tensor]:
         assert self.critic is not None
@@ -143,11 +149,12 @@ class Tokenizing(Task):
         return values
 
     def evaluate(self, batch: ImageBatch) -> None:
-        out = self.model(batch.images)
-        self.held_out.update(batch, out, self.lpips)
+        self.held_out.update(batch, self.model(batch.images))
 
     def measures(self) -> dict[str, float]:
-        return self.held_out.finish(self.weights)
+        values = self.held_out.finish(self.weights)
+        self.held_out = HeldOut(self.model.num_codes, self.lpips)
+        return values
 
     def protocol(self) -> dict[str, Any]:
         return {
@@ -168,40 +175,38 @@ class Tokenizing(Task):
 
 
 class HeldOut:
-    """Sums over the validation images, from which the measures are made."""
+    """Sums over the validation images, from which the measures are made. Every rank takes part, with images or without."""
 
-    def __init__(self, num_codes: int) -> None:
-        self.num_codes, self.bits = num_codes, 0.0
+    def __init__(self, num_codes: int, lpips: LPIPS | None) -> None:
+        self.num_codes, self.lpips = num_codes, lpips
+        names = ["recon_loss", "vq_loss", "commitment_loss", "psnr", "psnr_mean_colour", "ssim", "bits_per_pixel"]
+        self.means = {name: metrics.Mean() for name in names + ["perc_loss"] * (lpips is not None)}
         self.usage = metrics.CodeUsage(num_codes)
-        self.means: dict[str, metrics.Mean] = {}
 
-    def update(self, batch: ImageBatch, out: Reconstruction, lpips: LPIPS | None) -> None:
+    def update(self, batch: ImageBatch, out: Reconstruction) -> None:
         images, shown = metrics.quantise8(batch.images), metrics.quantise8(out.images)
+        bits = metrics.bits_per_pixel(self.num_codes, out.quantized.ids[0].numel(), images[0, 0].numel())
         each = {
             "recon_loss": (out.images - batch.images).abs().mean((1, 2, 3)),
             "vq_loss": out.quantized.codebook_loss.expand(len(images)),
             "commitment_loss": out.quantized.loss.expand(len(images)),
             "psnr": metrics.psnr(shown, images),
-            "ssim": metrics.ssim(shown, images),
             "psnr_mean_colour": metrics.mean_colour_psnr(images),
+            "ssim": metrics.ssim(shown, images),
+            "bits_per_pixel": torch.tensor(bits),
         }
-        if lpips is not None:
-            each["perc_loss"] = lpips(out.images, batch.images)
+        if self.lpips is not None:
+            each["perc_loss"] = self.lpips(out.images, batch.images)
         for name, values in each.items():
-            self.means.setdefault(name, metrics.Mean()).update(values)
+            self.means[name].update(values)
         self.usage.update(out.quantized.ids)
-        self.bits = metrics.bits_per_pixel(self.num_codes, out.quantized.ids[0].numel(), images[0, 0].numel())
 
     def finish(self, weights: dict[str, float | Tensor]) -> dict[str, float]:
-        """The measures over all ranks; begins anew."""
+        """The measures over all ranks."""
         values = {name: float(mean.reduce().value()) for name, mean in self.means.items()}
         usage = self.usage.reduce()
         values["total_loss"] = sum(float(weights[name]) * values[name] for name in weights if name in values)
         values["psnr_gain"] = values["psnr"] - values["psnr_mean_colour"]
         values["perplexity"], values["code_usage_rate"] = float(usage.perplexity()), float(usage.usage())
         values["perplexity_share"] = values["perplexity"] / self.num_codes
-        values["bits_per_pixel"] = self.bits
-        self.counts = usage.counts
-        self.means = {}
-        self.usage.reset()
         return values
