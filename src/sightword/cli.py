@@ -133,6 +133,11 @@ def _has(system: str, file: str) -> bool:
     return any((Path(place) / system / file).exists() for place in systems.__path__)
 
 
+def demo_systems() -> list[str]:
+    """The systems that take part in the demo."""
+    return [name for name in system_names() if _has(name, "demo.py")]
+
+
 def _system_module(system: str, name: str) -> ModuleType:
     return importlib.import_module(f"sightword.systems.{system}.{name}")
 
@@ -178,6 +183,11 @@ def train(words: list[str]) -> int:
         return _train(config, folder)
     config = _compose(words)
     return _train(config, _new_folder(config))
+
+
+def train_in(folder: Path, words: list[str]) -> int:
+    """`train`, but in a folder of the caller's choice."""
+    return _train(_compose(words), folder)
 
 
 def _compose(words: list[str], saved: dict[str, Any] | None = None) -> "Run":

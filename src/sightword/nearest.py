@@ -45,9 +45,7 @@ def nearest_in_each(x: Tensor, books: Sequence[Tensor], metric: Metric = "euclid
     """`nearest` in several codebooks [(K_s, D)] at once: x is read, centred and multiplied only once."""
     for codes in books:
         if codes.dim() != 2 or codes.shape[1] != x.shape[-1] or not len(codes):
-            raise ValueError(
-                f"codes must be (K, {x.shape[-1]}) to fit x {tuple(x.shape)}, got {tuple(codes.shape)}"
-            )
+            raise ValueError(f"codes must be (K, {x.shape[-1]}) to fit x {tuple(x.shape)}, got {tuple(codes.shape)}")
     rows = x.reshape(-1, x.shape[-1])  # (N, D)
     with torch.autocast(x.device.type, enabled=False), _true_float32():
         stack = _stack(books, metric, reduce(torch.promote_types, (t.dtype for t in (x, *books)), torch.float32))
@@ -65,9 +63,7 @@ class Stack(NamedTuple):
 
     codes: Tensor  # (D, ΣK) float32; each book padded to whole lanes
     bias: Tensor  # (ΣK,) float32; -inf on the padding
-    centre: (
-        Tensor | None
-    )  # (D,): offset features would cancel without it; shifting both sides changes no distance
+    centre: Tensor | None  # (D,): offset features would cancel without it; shifting both sides changes no distance
     spans: list[tuple[int, int]]  # columns of each book
     reach: list[float]  # largest |e| of each book, for the rounding bound
 
@@ -171,7 +167,7 @@ def _true_float32() -> Iterator[None]:
     try:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:  # it was chosen per backend, and PyTorch refuses to mix the two ways
-        with _ieee(torch.backends.cuda.matmul), _ieee(torch.backends.mkldnn.matmul):
+        with _ieee(torch.backends.cuda.matmul), _ieee(torch.backends.mkldnn.matmul):  # type: ignore[attr-defined]
             yield
         return
     if before == "highest":

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sightword.nearest import Stack, rounding
 
-ROWS, CODES, CHANNELS = 64, 128, 32
+ROWS, CODES, CHANNELS, WARPS = 64, 128, 16, 8  # larger blocks, or fewer warps, spill registers
 
 
 def propose(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
@@ -48,15 +48,17 @@ def propose(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
                     CENTRED=stack.centre is not None,
                     ROWS=ROWS,
                     CODES=CODES,
-                    CHANNELS=min(CHANNELS, max(16, triton.next_power_of_2(dim))),
-                    num_warps=8,  # four would spill registers from 64 channels up
+                    CHANNELS=CHANNELS,
+                    num_warps=WARPS,
                 )
             doubtful[book] = ~(margin[book] > rounding(length, stack.reach[book], dim))
     return ids, doubtful
 
 
 @triton.jit
-def _rows(x, centre, row, count, d, row_stride, channel_stride, D: tl.constexpr, CENTRED: tl.constexpr):
+def _rows(  # type: ignore[no-untyped-def]
+    x, centre, row, count, d, row_stride, channel_stride, D: tl.constexpr, CENTRED: tl.constexpr
+):
     """Channels d (C,) of rows (R,), centred, in float32; zero outside. The centre's dtype is wide enough for both."""
     some = tl.load(
         x + row[:, None].to(tl.int64) * row_stride + d[None, :] * channel_stride,
@@ -69,7 +71,7 @@ def _rows(x, centre, row, count, d, row_stride, channel_stride, D: tl.constexpr,
 
 
 @triton.jit
-def _winners(
+def _winners(  # type: ignore[no-untyped-def]
     x,  # (N, D), any strides
     codes,  # (D, ΣK)
     bias,  # (ΣK,), -inf on the padding

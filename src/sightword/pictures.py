@@ -80,6 +80,19 @@ def pairs(
     return page
 
 
+def titled(images: Mapping[str, Image.Image], gap: int = 16) -> Image.Image:
+    """Pictures side by side on white, each under its title, tops aligned."""
+    above = 24
+    width = sum(image.width for image in images.values()) + gap * (len(images) - 1)
+    page = Image.new("RGB", (width, above + max(image.height for image in images.values())), "white")
+    pen, left = ImageDraw.Draw(page), 0
+    for title, image in images.items():
+        pen.text((left, 0), title, INK, _font(LABEL + 2))
+        page.paste(image, (left, above))
+        left += image.width + gap
+    return page
+
+
 def to_data_uri(image: Image.Image) -> str:
     """The picture as a PNG inside a string, for the src of an HTML page's <img>."""
     buffer = io.BytesIO()
@@ -189,8 +202,12 @@ def curve(
     size: tuple[int, int] = (640, 320),
     x_label: str = "step",
     y_label: str = "",
+    y_range: tuple[float, float] | None = None,
 ) -> Image.Image:
-    """Lines over steps, a dot at each one's last point. series: name → points (step, value), the finite ones drawn."""
+    """Lines over steps, a dot at each one's last point. series: name → points (step, value), the finite ones drawn.
+
+    y_range: the ends of the value axis; None fits it to the lines, which magnifies what hardly moves.
+    """
     finite = {name: _finite(points) for name, points in series.items()}
     points = [point for line in finite.values() for point in line]
     chart = _Chart(title, x_label, y_label, size, legend=list(finite))
@@ -200,7 +217,7 @@ def curve(
         chart.text(((chart.left + chart.right) / 2, (chart.top + chart.bottom) / 2), "no data yet", "mm", GREY)
         return chart.finish()
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    chart.scale(_widened(min(xs), max(xs), 0.0), _widened(min(ys), max(ys), 0.06))
+    chart.scale(_widened(min(xs), max(xs), 0.0), y_range or _widened(min(ys), max(ys), 0.06))
     chart.axes(_ticks(*chart.x_range, 8, least_step=1), _ticks(*chart.y_range, 6))
     for number, line in enumerate(finite.values()):
         chart.line([(chart.x(x), chart.y(y)) for x, y in line], LINES[number % len(LINES)])

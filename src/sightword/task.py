@@ -21,12 +21,13 @@ class Task(nn.Module):
     """
 
     weights: dict[str, float | Tensor]  # loss name → weight; a name that is missing weighs 1
-    critic: nn.Module | None = None
+    critic: nn.Module | None
     batches: int = 0  # how many batches were trained before this one; the loop keeps it, checkpoints hold it
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
         self.weights = dict(weights or {})
+        self.critic = None  # not on the class, where it would hide the module that a system assigns
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """Raw scalar terms of one batch."""

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from PIL.Image import Image
@@ -244,10 +244,6 @@ class Folder(Logger):
             writer.writeheader()
             writer.writerows(self.rows)
 
-    def series(self, name: str) -> list[tuple[int, float]]:
-        """(step, value) of everything logged under a name."""
-        return [(int(row["step"]), float(row[name])) for row in self.rows if row.get(name)]
-
 
 class Interrupted(Exception):
     """The run was asked to end; its last checkpoint is written."""
@@ -396,7 +392,7 @@ def make_trainer(task: Task, config: Run, folder: Path, loggers: list[Logger]) -
         val_check_interval=1,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        callbacks=average,
+        callbacks=[*average, Progress(config.trainer.log_every)],
         logger=loggers,
         default_root_dir=folder,
         enable_checkpointing=False,
@@ -411,6 +407,22 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message="This DataLoader will create")
+
+
+class Progress(TQDMProgressBar):
+    """One bar with the time left; in a file, a line now and then."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__(refresh_rate=1 if sys.stderr.isatty() else every)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer, *_)
+        self.train_progress_bar.set_description("training")
+
+    def init_validation_tqdm(self) -> Any:
+        bar = super().init_validation_tqdm()
+        bar.disable = True
+        return bar
 
 
 def trackers(config: Run, folder: Path) -> list[Logger]:

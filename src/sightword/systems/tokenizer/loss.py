@@ -3,6 +3,7 @@
 Legend: B batch, H W pixels, h w the discriminator's patches.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class LPIPS(nn.Module):
         """Distance (B,) of x and y (B, 3, H, W)."""
         return self.load(x.device)(x, y).flatten()
 
+    @torch.inference_mode(False)  # the first call may be a validation's, and what is made there can never train
     def load(self, device: torch.device) -> nn.Module:
         if not self._network:
             self._network.append(_lpips_network(self.net, self.weights))
@@ -48,21 +50,21 @@ def _lpips_network(net: str, weights: str) -> nn.Module:
     import lpips
 
     trunk = _trunk_weights(net, weights)
-    network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)  # random, until the next lines
-    slots = {f"{number}.{name}": p for number, name, p in _trunk_slots(network.net)}
-    if missing := set(slots) - set(trunk):
+    heads = read_weights(Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth")
+    with torch.device("meta"), warnings.catch_warnings():  # no numbers: torchvision would draw 138 million
+        warnings.simplefilter("ignore")  # the package calls torchvision in an old way
+        network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+    slots = {name: ".".join(name.split(".")[1:]) for name, _ in network.net.named_parameters()}  # slice1.0.bias → 0.bias
+    if missing := set(slots.values()) - set(trunk):
         raise ValueError(f"{weights or 'the cached file'} is no torchvision {net} file: it lacks features.{min(missing)}")
-    with torch.no_grad():
-        for name, slot in slots.items():
-            if slot.shape != trunk[name].shape:
-                raise ValueError(f"features.{name} is {tuple(trunk[name].shape)}, {net} has {tuple(slot.shape)}")
-            slot.copy_(trunk[name])
+    for name, slot in network.net.named_parameters():
+        if slot.shape != trunk[slots[name]].shape:
+            found = tuple(trunk[slots[name]].shape)
+            raise ValueError(f"features.{slots[name]} is {found}, {net} has {tuple(slot.shape)}")
+    network.net.load_state_dict({name: trunk[slot].float() for name, slot in slots.items()}, assign=True)
+    network.load_state_dict(heads, strict=False, assign=True)
+    assert not any(p.is_meta for p in network.parameters()), "a part of LPIPS has no weights"
     return network.eval().requires_grad_(False)
-
-
-def _trunk_slots(trunk: nn.Module) -> list[tuple[str, str, nn.Parameter]]:
-    """(layer number in torchvision's `features`, weight or bias, parameter) of lpips' slices."""
-    return [(name.split(".")[1], name.split(".")[2], p) for name, p in trunk.named_parameters()]
 
 
 def _trunk_weights(net: str, weights: str) -> dict[str, Tensor]:
@@ -75,7 +77,7 @@ def _trunk_weights(net: str, weights: str) -> dict[str, Tensor]:
     else:
         try:
             state = published.get_state_dict(progress=True, check_hash=True)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: what came is not the file
             raise ValueError(
                 f"LPIPS needs {cached.name}, which could not be downloaded ({error}): "
                 f"copy it to {cached.parent}, name it in lpips_weights=, or set use_lpips=false"
@@ -127,6 +129,8 @@ def adaptive_weight(image: Tensor, wanted: Tensor, adversarial: Tensor, last_lay
 class WithGradient(torch.autograd.Function):
     """A loss value whose gradient at `image` is already known: `WithGradient.apply(image, value, gradient)`.
 
+    `value` is detached, or autograd would walk on into its graph, which has served.
+
     So LPIPS and the discriminator run backward once, though their gradients at the reconstruction serve twice: to
     weigh them against each other, and to train.
     """
@@ -134,7 +138,7 @@ class WithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
         ctx.save_for_backward(gradient)
-        return value.detach().clone()
+        return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

@@ -35,6 +35,7 @@ def make_task(system: System) -> "Tokenizing":
         model = load_published(system.weights, system.layout) if system.layout else VQImage.from_pretrained(system.weights)
     else:
         model = make_tokenizer(**{name: getattr(system, name) for name in signature(make_tokenizer).parameters})
+    model.quantizer.commitment_cost = 1.0  # the objective weighs the raw term; a loaded tokenizer may have its own
     adversary = None
     if system.lambda_gan:
         adversary = Adversary(
@@ -88,22 +89,25 @@ class Tokenizing(Task):
         if adversary is not None:
             self.weights["lecam_loss"] = adversary.lecam_weight
         self.usage = metrics.CodeUsage(model.num_codes, window=100)
+        self.skipped = 0  # unreadable images met in training, on this rank
         self.held_out = HeldOut(model.num_codes, lpips)
 
     def losses(self, batch: ImageBatch) -> dict[str, Tensor]:
         out = self.model(batch.images)
         self._shown, self._ids = out.images.detach(), out.quantized.ids
         self.usage.update(out.quantized.ids)
+        self.skipped += batch.skipped
         terms = {"vq_loss": out.quantized.codebook_loss, "commitment_loss": out.quantized.loss}
         if self._generator_sees_critic():
             return self._seen(batch.images, out) | terms
         return self._looks(out.images, batch.images) | terms
 
     def get_extra_state(self) -> dict[str, Any]:
-        return self.usage.state_dict()
+        return {**self.usage.state_dict(), "skipped": self.skipped}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.usage.load_state_dict(state)
+        self.skipped = state.get("skipped", 0)
 
     def critic_losses(self, batch: ImageBatch) -> dict[str, Tensor]:
         assert self.critic is not None
@@ -132,10 +136,13 @@ class Tokenizing(Task):
         last_layer = self.model.decoder.conv_out.weight
         self.adaptive = adaptive_weight(out.images, wanted, slopes["gan_loss"], last_layer)
         self.weights["gan_loss"] = self.critic.weight * self.adaptive
-        return {name: WithGradient.apply(out.images, term, slopes[name]) for name, term in terms.items()}
+        return {name: WithGradient.apply(out.images, term.detach(), slopes[name]) for name, term in terms.items()}
 
     def stats(self) -> dict[str, float]:
-        """perplexity and code_usage_rate of the last batch (N tokens can show at most N of K codes), and of the last 100."""
+        """perplexity and code_usage_rate of the last batch (N tokens can show at most N of K codes), and of the last 100.
+
+        skipped_images: how many could not be read since the run began; only where there were any.
+        """
         batch = metrics.CodeUsage(self.model.num_codes)
         batch.update(self._ids)
         values = {
@@ -146,6 +153,8 @@ class Tokenizing(Task):
         }
         if "gan_loss" in self.weights:
             values["adaptive_weight"] = float(self.adaptive)
+        if self.skipped:
+            values["skipped_images"] = float(self.skipped)
         return values
 
     def evaluate(self, batch: ImageBatch) -> None:
@@ -182,6 +191,7 @@ class HeldOut:
         names = ["recon_loss", "vq_loss", "commitment_loss", "psnr", "psnr_mean_colour", "ssim", "bits_per_pixel"]
         self.means = {name: metrics.Mean() for name in names + ["perc_loss"] * (lpips is not None)}
         self.usage = metrics.CodeUsage(num_codes)
+        self.skipped = metrics.Mean()
 
     def update(self, batch: ImageBatch, out: Reconstruction) -> None:
         images, shown = metrics.quantise8(batch.images), metrics.quantise8(out.images)
@@ -199,6 +209,7 @@ class HeldOut:
             each["perc_loss"] = self.lpips(out.images, batch.images)
         for name, values in each.items():
             self.means[name].update(values)
+        self.skipped.update(torch.tensor(float(batch.skipped)))
         self.usage.update(out.quantized.ids)
 
     def finish(self, weights: dict[str, float | Tensor]) -> dict[str, float]:
@@ -209,4 +220,6 @@ class HeldOut:
         values["psnr_gain"] = values["psnr"] - values["psnr_mean_colour"]
         values["perplexity"], values["code_usage_rate"] = float(usage.perplexity()), float(usage.usage())
         values["perplexity_share"] = values["perplexity"] / self.num_codes
+        if skipped := float(self.skipped.reduce().sum[0]):
+            values["skipped_images"] = skipped
         return values

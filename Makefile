@@ -1,0 +1,42 @@
+# make demo · make test · make check · make bench: each makes its own .venv first, once.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.made-of-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+
+.PHONY: demo test test-all check bench clean
+
+demo: $(STAMP)
+	@$(BIN)/sightword demo
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest
+
+test-all: $(STAMP) .venv/.extras
+	@$(BIN)/python -m pytest -m "not gpu"
+
+check: $(STAMP)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(STAMP) .venv/.bench
+	@$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv runs
+
+# A changed pyproject.toml or constraints.txt has another checksum, so the environment is made again.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "making .venv (once; some minutes, mostly PyTorch) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@rm -f .venv/.made-of-* .venv/.bench .venv/.extras
+	@touch $@
+
+.venv/.bench: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	@touch $@
+
+.venv/.extras: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray,swanlab,tensorboard,wandb]"
+	@touch $@

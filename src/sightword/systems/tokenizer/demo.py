@@ -1,0 +1,145 @@
+"""The tokenizer's part of the demo: train `tokenizer/mini` on the photographs scikit-image carries, show what it learned."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sightword import cli, pictures
+from sightword.data.image import read_image, to_image, to_tensor
+from sightword.demo import Figure, Section, logged
+from sightword.towers.vq_image import VQImage
+
+TRAIN = (
+    "coffee.png rocket.jpg motorcycle_left.png motorcycle_right.png retina.jpg ihc.png hubble_deep_field.jpg "
+    "camera.png coins.png grass.png"
+).split()
+HELD_OUT = ["astronaut.png", "chelsea.png"]
+STEPS = 450
+
+
+def section(out: Path) -> Section:
+    """Train, evaluate, draw. A run that was interrupted goes on; a finished one is made anew."""
+    run = out / "run"
+    if (run / "summary.json").exists():
+        shutil.rmtree(run)
+    photos = _photographs(out / "photos")
+    if (run / "checkpoints" / "last.ckpt").exists():
+        status = cli.train([f"resume={run}"])
+    else:
+        status = cli.train_in(run, ["experiment=tokenizer/mini", *_data(photos)])
+    if status:
+        raise KeyboardInterrupt
+    task, loaders, _ = cli.load_run(str(run))
+    cli.export(str(run), str(out / "model"))
+    return _section(run, VQImage.from_pretrained(out / "model"), _usage(task.model, loaders.val), photos)
+
+
+def _photographs(folder: Path) -> Path:
+    """Copies of the photographs under folder/train and folder/held_out."""
+    import skimage
+
+    source = Path(skimage.__file__).parent / "data"
+    for part, names in (("train", TRAIN), ("held_out", HELD_OUT)):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            shutil.copy(source / name, folder / part / name)
+    return folder
+
+
+def _data(photos: Path) -> list[str]:
+    return [f"data.root={photos / 'train'}", f"data.val_root={photos / 'held_out'}", "data.val_crops=48", f"trainer.steps={STEPS}"]
+
+
+@torch.no_grad()
+def _usage(model: VQImage, loader: Any) -> np.ndarray:
+    """How often each code is used over the validation crops: (K,)."""
+    counts = torch.zeros(model.num_codes, dtype=torch.int64)
+    for batch in loader:
+        counts += torch.bincount(model.encode(batch.images).flatten(), minlength=model.num_codes)
+    return counts.numpy()
+
+
+def _section(run: Path, model: VQImage, counts: np.ndarray, photos: Path) -> Section:
+    summary = json.loads((run / "summary.json").read_text())
+    best = {name.removeprefix("val/"): value for name, value in summary["best"].items()}
+    side, bits = model.factor, int(np.log2(model.num_codes))
+    ratio = 24 / best["bits_per_pixel"]
+    return Section(
+        title="tokenizer: photographs to a grid of codes, and back",
+        lead=(
+            f"A network reads a photograph and writes, for every {side}×{side} pixels, one of {model.num_codes} numbers. "
+            f"A second network paints the photograph again from those numbers alone: {bits} bits instead of "
+            f"{side * side * 24}, {ratio:.0f} times less."
+        ),
+        figures=[
+            *(_photograph(model, photos / "held_out" / name) for name in HELD_OUT),
+            Figure(
+                pictures.bars(counts, title="How often each code is used on the held-out crops", size=(1000, 300)),
+                "Every code, the most used first. A book in which most codes are dead would fall off early.",
+            ),
+            *_curves(run),
+        ],
+        measures={
+            "PSNR": (f"{best['psnr']:.2f} dB", "closeness to the original; higher is better"),
+            "over mean colour": (f"+{best['psnr_gain']:.2f} dB", "gain over filling each crop with its own mean colour"),
+            "SSIM": (f"{best['ssim']:.3f}", "likeness of structure, 1 is identical"),
+            "codes in use": (f"{100 * best['code_usage_rate']:.0f} %", f"of {model.num_codes}, over all held-out crops"),
+            "perplexity": (f"{best['perplexity']:.0f}", "so many codes, if all that are used were used alike"),
+            "bits per pixel": (f"{best['bits_per_pixel']:.3f}", "the photograph has 24"),
+        },
+        commands=[
+            ("Train on your own photographs:", "sightword train experiment=tokenizer/mini data.root=/path/to/photos"),
+            ("Turn a folder into codes that other programs can read:", _tokenize(run, photos)),
+            ("The other experiments, and what they need:", "sightword list"),
+        ],
+        page_note=(
+            f"{summary['cost']['batches']} batches in {summary['cost']['seconds']:.0f} s on {len(TRAIN)} photographs that "
+            "scikit-image carries; the astronaut and the cat were never trained on. Measured on "
+            f"{48 * len(HELD_OUT)} crops of 64×64 of those two."
+        ),
+    )
+
+
+def _tokenize(run: Path, photos: Path) -> str:
+    return f"sightword tokenize run={run} images={photos / 'held_out'} out=cache/held_out size=256"
+
+
+@torch.no_grad()
+def _photograph(model: VQImage, file: Path) -> Figure:
+    """The photograph, its code map and its reconstruction, side by side."""
+    image = read_image(file)
+    height = 256
+    image = image.resize((round(image.width * height / image.height), height), Image.Resampling.BICUBIC)
+    x = to_tensor(image)[None]
+    ids = model.encode(x)
+    again = to_image(model.decode(ids, size=(image.height, image.width))[0])
+    codes = pictures.code_map(ids[0], model.num_codes, size=image.size)
+    return Figure(
+        pictures.titled({"photograph": image, "its codes": codes, "painted from the codes": again}),
+        f"{file.stem}: {image.width}×{image.height} pixels as {ids.shape[2]}×{ids.shape[1]} codes. Each colour is one code: "
+        "where texture repeats, the same codes come back.",
+    )
+
+
+def _curves(run: Path) -> list[Figure]:
+    rows = logged(run)
+    psnr = {"held-out crops": rows["val/psnr"], "their mean colour": rows["val/psnr_mean_colour"]}
+    usage = {"codes used in the last 100 batches": [(s, 100 * v) for s, v in rows["train/code_usage_rate_100"]]}
+    return [
+        Figure(
+            pictures.titled(
+                {
+                    "PSNR in dB": pictures.curve(psnr, size=(490, 300), x_label="batch"),
+                    "share of the codebook in use, %": pictures.curve(
+                        usage, size=(490, 300), x_label="batch", y_range=(0, 105)
+                    ),
+                }
+            ),
+            "While it learns: the reconstruction leaves the mean colour behind, and the codebook stays alive.",
+        )
+    ]
