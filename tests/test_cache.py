@@ -7,7 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
-from sightword.cache import FeatureCache, digest, header_for, id_dtype, write_beside
+from sightword.atomic import write_atomically
+from sightword.cache import FeatureCache, digest, header_for, id_dtype
 
 KEYS = [f"scène/{i:03d}" for i in range(10)]
 ROWS = {"ids": ("uint16", (4, 2)), "score": ("float16", ())}
@@ -220,14 +221,15 @@ def test_what_a_dead_writer_left_is_not_read_and_goes_when_its_shard_is_written(
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
-    write_beside(tmp_path / "file", b"old")
+    with write_atomically(tmp_path / "file") as part:
+        part.write_bytes(b"old")
 
     def full(_):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="disk full"):
-        write_beside(tmp_path / "file", b"new")
+    with pytest.raises(OSError, match="disk full"), write_atomically(tmp_path / "file") as part:
+        part.write_bytes(b"new")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"old"}
 
 

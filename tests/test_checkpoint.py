@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sightword.checkpoint import read_checkpoint, read_weights, write_atomically
+from sightword.atomic import write_atomically
+from sightword.checkpoint import read_checkpoint, read_weights
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1, 2], dtype=torch.int32)}
 

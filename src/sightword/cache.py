@@ -21,6 +21,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from sightword.atomic import write_atomically
+
 FORMAT = 1
 SHARD = re.compile(r"(\d{5,})\.safetensors")
 

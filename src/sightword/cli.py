@@ -254,7 +254,7 @@ def _hydra_line(error: Exception) -> str:
 
 
 def _train_by_hydra(words: list[str]) -> int:
-    """Hydra's own front, for its flags; `words` stay in sys.argv, from which child processes are started again."""
+    """Hydra's own front, for its flags."""
     import hydra
     from omegaconf import OmegaConf
 
@@ -263,13 +263,17 @@ def _train_by_hydra(words: list[str]) -> int:
         raise ValueError("a sweep cannot start DDP processes, each would sweep again: use torchrun, one run at a time")
     _register_schemas(name.split("/")[0])
 
+    before = list(sys.argv)
+
     def job(config: Any) -> None:
+        sys.argv = before  # from which Lightning starts the other processes of a DDP run
         config.experiment = name
         run = typing.cast("Run", OmegaConf.to_object(config))
         _train(run, _new_folder(run))
 
-    before = list(sys.argv)
-    sys.argv = [before[0], *words, *_groups(name), *_search_path()]
+    flags = [word for word in words if word.startswith("-") or "=" not in word]
+    values = [word for word in words if word not in flags]
+    sys.argv = [before[0], *flags, *values, *_groups(name), *_search_path()]
     try:
         hydra.main(version_base=None, config_path="pkg://sightword.configs", config_name="train")(job)()
     finally:

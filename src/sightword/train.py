@@ -378,13 +378,16 @@ def make_trainer(task: Task, config: Run, folder: Path, loggers: list[Logger]) -
     t = config.trainer
     # With two optimisers Lightning refuses to accumulate and clip, so the loop does it.
     alone = task.critic is None
+    several = t.strategy == "auto" and (t.devices != 1 or t.num_nodes > 1)
+    # Each of two optimisers leaves the other's parameters without a gradient.
+    strategy = ("ddp" if alone else "ddp_find_unused_parameters_true") if several else t.strategy
     # The average comes before the keeper, so that what is saved holds this batch. A codebook has averages of its own.
     average = [EMAWeightAveraging(decay=config.optim.ema, use_buffers=False)] if config.optim.ema else []
     return pl.Trainer(
         accelerator=t.accelerator,
         devices=t.devices,
         num_nodes=t.num_nodes,
-        strategy=t.strategy,
+        strategy=strategy,
         precision=t.precision,  # type: ignore[arg-type]
         max_epochs=1,
         accumulate_grad_batches=config.optim.accumulate if alone else 1,

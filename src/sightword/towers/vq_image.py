@@ -436,7 +436,7 @@ class VQImage(nn.Module):
         The statistics of an EMA codebook stay out: training goes on from a checkpoint, or starts them anew.
         """
         folder, config = Path(folder), json.dumps(self.config, indent=1)
-        weights = {name: weight.detach().cpu().contiguous() for name, weight in _inference_weights(self).items()}
+        weights = {name: weight.detach().cpu().contiguous() for name, weight in inference_weights(self).items()}
         folder.mkdir(parents=True, exist_ok=True)
         with write_atomically(folder / "model.safetensors") as beside:
             save_file(weights, beside, metadata={"config": config})
@@ -549,15 +549,15 @@ def _without_weights(build: Callable[[], VQImage]) -> VQImage:
     return model
 
 
-def _inference_weights(model: VQImage) -> dict[str, Tensor]:
-    """The state, of the quantiser its codebook only."""
+def inference_weights(model: VQImage) -> dict[str, Tensor]:
+    """The state, of the quantiser its codebook only: what `save_pretrained` writes and tells tokenizers apart."""
     state = model.state_dict()
     return {name: t for name, t in state.items() if not name.startswith("quantizer.") or name == "quantizer.weight"}
 
 
 def _differences(model: VQImage, weights: Mapping[str, Tensor]) -> str:
     """How the names and shapes of `weights` differ from the model's, in a line; empty if they do not."""
-    wanted = _inference_weights(model)
+    wanted = inference_weights(model)
     shapes = [
         f"{name} is {tuple(weights[name].shape)} in the file and {tuple(wanted[name].shape)} in the model"
         for name in wanted

@@ -268,7 +268,8 @@ def test_lecam_by_hand_and_in_the_state():
     task = task_of(lambda_gan=1.0, lecam_weight=0.3)
     task.losses(batch_of())
     terms = task.critic_losses(batch_of())
-    assert float(task.total(terms)) == pytest.approx(float(terms["disc_loss"]) + 0.3 * float(terms["lecam_loss"]))
+    expected = terms["disc_loss"].item() + 0.3 * terms["lecam_loss"].item()
+    assert task.total(terms).item() == pytest.approx(expected)
     restored = task_of(lambda_gan=1.0, lecam_weight=0.3)
     restored.load_state_dict(task.state_dict())
     assert restored.critic.lecam.averages.abs().sum() > 0

@@ -27,13 +27,18 @@ def make_loaders(data: Data, seed: int = 0) -> Loaders:
 
 
 def split(data: Data, seed: int) -> tuple[list[Path], list[Path]]:
-    """(training, validation) files."""
+    """(training, validation) files; none is in both, also where val_root lies inside root."""
     found = list_images(data.root)
     if data.val_root:
-        return found, list_images(data.val_root)
+        held_out = list_images(data.val_root)
+        held = {path.resolve() for path in held_out}
+        rest = [path for path in found if path.resolve() not in held]
+        if not rest:
+            raise ValueError(f"every image of data.root={data.root} is in data.val_root={data.val_root}: none is left to train on")
+        return rest, held_out
     if len(found) < 2:
         raise ValueError(f"{data.root} holds one image, which cannot be split: add images, or set data.val_root")
-    held = max(1, round(data.val_split * len(found)))
+    held = min(max(1, round(data.val_split * len(found))), len(found) - 1)
     order = np.random.default_rng(seed).permutation(len(found))
     return _pick(found, order[held:]), _pick(found, order[:held])
 

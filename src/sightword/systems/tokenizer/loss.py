@@ -55,12 +55,12 @@ def _lpips_network(net: str, weights: str) -> nn.Module:
         warnings.simplefilter("ignore")  # the package calls torchvision in an old way
         network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
     slots = {name: ".".join(name.split(".")[1:]) for name, _ in network.net.named_parameters()}  # slice1.0.bias → 0.bias
+    file = weights or "the cached file"
     if missing := set(slots.values()) - set(trunk):
-        raise ValueError(f"{weights or 'the cached file'} is no torchvision {net} file: it lacks features.{min(missing)}")
+        raise ValueError(f"{file} is no torchvision {net} file: it lacks features.{min(missing)}")
     for name, slot in network.net.named_parameters():
-        if slot.shape != trunk[slots[name]].shape:
-            found = tuple(trunk[slots[name]].shape)
-            raise ValueError(f"features.{slots[name]} is {found}, {net} has {tuple(slot.shape)}")
+        if slot.shape != (found := trunk[slots[name]].shape):
+            raise ValueError(f"{file}: features.{slots[name]} is {tuple(found)}, {net} has {tuple(slot.shape)}")
     network.net.load_state_dict({name: trunk[slot].float() for name, slot in slots.items()}, assign=True)
     network.load_state_dict(heads, strict=False, assign=True)
     assert not any(p.is_meta for p in network.parameters()), "a part of LPIPS has no weights"

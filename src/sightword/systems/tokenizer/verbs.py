@@ -31,18 +31,19 @@ def tokenize(
     from sightword import job
     from sightword.cache import FeatureCache, digest, header_for, id_dtype
     from sightword.data.image import list_images
+    from sightword.towers.vq_image import inference_weights
 
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is raise or skip, got {on_error!r}")
     paths = list_images(images)
-    keys = [path.relative_to(images).as_posix() for path in paths]
+    keys = [path.relative_to(Path(images).expanduser()).as_posix() for path in paths]
     model = _tokenizer(run, weights, layout)
     side = -(-size // model.factor)
     header = header_for(
         keys,
         {"ids": (id_dtype(model.num_codes), (side, side))},
         writer="sightword tokenize",
-        weights=digest(model.state_dict()),
+        weights=digest(inference_weights(model)),  # the same from a run and from its export
         shard_size=shard_size,
         num_codes=model.num_codes,
         preprocessing={"resize": f"shorter side to {size}, bicubic", "crop": "centre", "range": [-1, 1]},

@@ -1,0 +1,234 @@
+"""sightword tokenize: a folder of images to a cache of ids, killed and started again at will, with the same bytes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from sightword import cli
+from sightword.cache import FeatureCache
+from sightword.data.image import center_crop, read_image
+from sightword.quantize import VectorQuantizerEMA
+from sightword.systems.tokenizer import verbs
+from sightword.towers.vq_image import Decoder, Encoder, VQImage
+
+
+def tokenizer_of(photos, seed):
+    """A small tokenizer whose codes are spread over what it sees."""
+    torch.manual_seed(seed)
+    model = VQImage(Encoder(3, (8, 8), 8, 1), VectorQuantizerEMA(16, 8, kmeans=True), Decoder(8, (8, 8), 3, 1))
+    model.train()(torch.stack([center_crop(32)(read_image(path)) for path in sorted(photos.iterdir())]))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def exported(photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    tokenizer_of(photos, 0).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos, exported, tmp_path_factory):
+    """The cache of one job that nobody stopped: four shards."""
+    out = tmp_path_factory.mktemp("undisturbed") / "ids"
+    assert tokenize(photos, exported, out) == 0
+    return out
+
+
+@pytest.fixture
+def folder(photos, tmp_path):
+    return shutil.copytree(photos, tmp_path / "photos")
+
+
+def words(images, weights, out, *more):
+    source = [f"weights={weights}"] if weights else []
+    return ["tokenize", f"images={images}", f"out={out}", *source, "size=32", "shard_size=2", "batch_size=2", *more]
+
+
+def tokenize(images, weights, out, *more):
+    return cli.main(words(images, weights, out, *more))
+
+
+def shards(out):
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*.safetensors"))}
+
+
+def stacked(photos):
+    return torch.stack([center_crop(32)(read_image(path)) for path in sorted(photos.iterdir())])
+
+
+def test_keys_are_paths_and_ids_a_grid_of_small_integers(photos, undisturbed):
+    cache = FeatureCache(undisturbed)
+    assert list(cache) == [f"{n}.png" for n in range(8)]
+    assert cache["3.png"]["ids"].shape == (8, 8)
+    assert cache["3.png"]["ids"].dtype == np.uint16
+    assert len(shards(undisturbed)) == 4
+    header = cache.header
+    assert (header["num_codes"], header["writer"], header["shapes"]) == (16, "sightword tokenize", {"ids": [8, 8]})
+    assert header["preprocessing"]["range"] == [-1, 1]
+
+
+def test_keys_keep_the_folders_and_any_size_fits(photos, exported, tmp_path):
+    nested = tmp_path / "nested"
+    shutil.copytree(photos, nested / "deep" / "er")
+    assert cli.main(["tokenize", f"images={nested}", f"out={tmp_path / 'ids'}", f"weights={exported}", "size=30"]) == 0
+    assert FeatureCache(tmp_path / "ids")["deep/er/0.png"]["ids"].shape == (8, 8)  # 30 pixels, padded to 8 tokens of 4
+
+
+def test_a_folder_at_home_is_found(photos, exported, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos.parent))
+    assert tokenize(f"~/{photos.name}", exported, tmp_path / "ids") == 0
+
+
+def test_ids_are_what_the_model_encodes_and_decode_to_its_reconstruction(photos, exported, undisturbed):
+    model, cache = VQImage.from_pretrained(exported), FeatureCache(undisturbed)
+    ids = torch.from_numpy(np.stack([cache[key]["ids"] for key in cache]).astype(np.int64))
+    with torch.no_grad():
+        expected, shown = model.encode(stacked(photos)), model(stacked(photos)).images
+        assert torch.equal(ids, expected)
+        assert len(ids.unique()) > 4
+        assert torch.allclose(model.decode(ids), shown, atol=1e-6)
+
+
+def test_a_run_gives_the_ids_of_its_best_checkpoint_and_its_export_the_same_cache(photos, tiny, tmp_path, capsys):
+    train = [*tiny, "trainer.steps=4", "trainer.val_every=2", "data.val_crops=1", "optim.ema=0.5", f"out={tmp_path / 'runs'}"]
+    assert cli.main(["train", "experiment=tokenizer/mini", *train]) == 0
+    (run,) = (tmp_path / "runs" / "tokenizer" / "mini").iterdir()
+    assert tokenize(photos, "", tmp_path / "ids", f"run={run}") == 0
+    task = cli.load_run(str(run))[0]
+    cache = FeatureCache(tmp_path / "ids")
+    ids = np.stack([cache[key]["ids"] for key in cache])
+    assert np.array_equal(ids, task.model.encode(stacked(photos)).numpy())
+    assert cli.main(["export", f"run={run}", f"out={tmp_path / 'exported'}"]) == 0
+    capsys.readouterr()
+    assert tokenize(photos, tmp_path / "exported", tmp_path / "ids") == 0  # the same weights: the same cache
+    assert "0 shards done now, 4 before" in capsys.readouterr().out
+
+
+def test_a_second_start_does_nothing(photos, exported, undisturbed, monkeypatch, capsys):
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in undisturbed.iterdir()}
+    monkeypatch.setattr(verbs, "_Tokenizer", lambda *_: pytest.fail("work was begun"))
+    assert tokenize(photos, exported, undisturbed) == 0
+    assert "8 of 8 images" in capsys.readouterr().out
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in undisturbed.iterdir()} == before
+
+
+def test_it_ends_by_saying_what_to_type_next(photos, exported, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tokenize(photos, exported, "ids") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("read it: ")
+    assert eval(last.removeprefix("read it: "), {"FeatureCache": FeatureCache}).shape == (8, 8)
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+from sightword import cli
+write = Path.write_bytes
+def deadly(self, data):
+    if "00002" not in self.name: return write(self, data)
+    write(self, data[:len(data) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
+Path.write_bytes = deadly
+cli.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_job_leaves_a_readable_cache_and_its_restart_the_same_bytes(photos, exported, undisturbed, tmp_path):
+    out = tmp_path / "ids"
+    command = [sys.executable, "-c", KILLED_WHILE_WRITING, *words(photos, exported, out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    assert subprocess.run(command, capture_output=True, timeout=120, env=environment).returncode == -signal.SIGKILL
+    assert any("00002" in path.name for path in out.iterdir())  # the half that was written
+    half = FeatureCache(out)
+    assert list(half) == [f"{n}.png" for n in range(4)]
+    assert np.array_equal(half["3.png"]["ids"], FeatureCache(undisturbed)["3.png"]["ids"])
+    kept = {name: (out / name).stat().st_mtime_ns for name in shards(out)}
+    assert tokenize(photos, exported, out) == 0
+    assert shards(out) == shards(undisturbed)
+    assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in undisturbed.iterdir())
+
+
+def test_ranks_do_their_own_shards_only(photos, exported, undisturbed, tmp_path, monkeypatch):
+    out = tmp_path / "ids"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, there in (("1", [1, 3]), ("0", [0, 1, 2, 3])):
+        monkeypatch.setenv("RANK", rank)
+        assert tokenize(photos, exported, out) == 0
+        assert list(shards(out)) == [f"{n:05d}.safetensors" for n in there]
+    assert shards(out) == shards(undisturbed)
+
+
+def test_a_cache_of_other_weights_is_refused_with_both_digests(photos, undisturbed, tmp_path, capsys):
+    tokenizer_of(photos, 1).save_pretrained(tmp_path / "other")
+    before = shards(undisturbed)
+    assert tokenize(photos, tmp_path / "other", undisturbed) == 2
+    said = capsys.readouterr().err
+    fresh = tmp_path / "ids"
+    assert tokenize(photos, tmp_path / "other", fresh) == 0
+    digests = [FeatureCache(out).header["weights"] for out in (undisturbed, fresh)]
+    assert digests[0] != digests[1]
+    assert all(digest in said for digest in digests)
+    assert said.count("\n") == 1
+    assert shards(undisturbed) == before
+
+
+@pytest.mark.parametrize("other", ["size=16", "shard_size=3"])
+def test_a_cache_of_other_settings_is_refused(photos, exported, undisturbed, other, capsys):
+    assert tokenize(photos, exported, undisturbed, other) == 2
+    assert "already holds another cache" in capsys.readouterr().err
+
+
+def test_a_broken_image_stops_the_job_or_is_skipped(folder, exported, tmp_path, capsys):
+    (folder / "2.png").write_bytes(b"no image")
+    (folder / "4.png").write_bytes(b"no image")
+    (folder / "5.png").write_bytes(b"no image")  # with 4 a whole shard, and a whole batch
+    out = tmp_path / "ids"
+    assert tokenize(folder, exported, out) == 2
+    said = capsys.readouterr().err
+    assert "2.png is not readable as an image" in said.splitlines()[-1]
+    assert "on_error=skip" in said.splitlines()[-1]
+    assert list(shards(out)) == ["00000.safetensors"]
+    assert tokenize(folder, exported, out, "on_error=skip") == 0
+    assert "5 of 8 images" in (said := capsys.readouterr().out)
+    assert "3 unreadable images skipped" in said
+    assert list(FeatureCache(out)) == [f"{n}.png" for n in (0, 1, 3, 6, 7)]
+    assert FeatureCache(out).done
+
+
+@pytest.mark.parametrize("source", [[], ["run=runs/x", "weights=x"]], ids=["neither", "both"])
+def test_one_tokenizer_has_to_be_named(photos, source, tmp_path, capsys):
+    assert tokenize(photos, "", tmp_path / "ids", *source) == 2
+    said = capsys.readouterr().err
+    assert "say which tokenizer: run=<run folder>, or weights=" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "ids").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (["on_error=ignore"], "on_error is raise or skip, got 'ignore'"),
+        (["engine=slurm"], "engine=slurm is none of inline, ray"),
+        (["size=large"], "size=large: int is wanted"),
+        (["layout=taming"], "layout 'taming' is not known"),
+    ],
+)
+def test_a_mistake_is_one_line(photos, exported, more, line, tmp_path, capsys):
+    assert tokenize(photos, exported, tmp_path / "ids", *more) == 2
+    said = capsys.readouterr().err
+    assert line in said
+    assert said.count("\n") == 1
+
+
+def test_a_folder_without_images_is_one_line(exported, tmp_path, capsys):
+    assert tokenize(tmp_path, exported, tmp_path / "ids") == 2
+    assert "holds no image" in capsys.readouterr().err

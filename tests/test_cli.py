@@ -1,0 +1,140 @@
+"""The command line: quick, and a mistake gets one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sightword import cli
+
+QUICK = "import sys; from sightword import cli; code = cli.main({words}); assert 'torch' not in sys.modules; sys.exit(code)"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["tokenize", "--help"], ["train", "--help"], ["--version"]])
+def test_help_and_list_do_not_import_torch(words):
+    assert subprocess.run([sys.executable, "-c", QUICK.format(words=words)], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("word", ["system.num_embedings=3", "optm.lr=1", "system.metric=cosin", "optim.lr=fast"])
+def test_a_mistake_in_the_config_fails_before_torch_is_imported(word):
+    words = ["train", "experiment=tokenizer/mini", word]
+    done = subprocess.run([sys.executable, "-c", QUICK.format(words=words)], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert word.split("=")[0].split(".")[-1] in done.stderr or word.split("=")[0].split(".")[0] in done.stderr
+
+
+def mistake(capsys, *words):
+    """The one line that a mistake prints."""
+    assert cli.main(list(words)) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1, err
+    assert err.startswith("sightword: ")
+    return err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["evalute"], ["evalute", "did you mean 'evaluate'"]),
+        (["train"], ["experiment=", "tokenizer/mini"]),
+        (["train", "experiment=tokenizer/min"], ["tokenizer/min", "did you mean 'tokenizer/mini'"]),
+        (["train", "experiment=tokenizer/mini"], ["data.root"]),
+        (["train", "experiment=tokenizer/mini", "system.encoder_channels=[8]"], ["1 stages", "2", "encoder_channels"]),
+        (["train", "experiment=tokenizer/mini", "system.num_embeddings=many"], ["system.num_embeddings", "many"]),
+        (["train", "resume=nowhere"], ["nowhere", "config.yaml"]),
+        (["evaluate"], ["run="]),
+        (["evaluate", "run=nowhere"], ["nowhere"]),
+        (["export", "rnu=x", "out=y"], ["rnu", "did you mean 'run'"]),
+        (["check", "dataset=image", "root=."], ["image", "did you mean 'images'"]),
+        (["tokenize", "images=nowhere", "out=x"], ["nowhere", "does not exist"]),
+        (["tokenize", "images"], ["'images' is not key=value"]),
+        (["tokenize", "images=x", "out=y", "size=large"], ["size=large", "int"]),
+    ],
+)
+def test_a_mistake_gets_one_helpful_line(words, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = mistake(capsys, *words)
+    for part in told:
+        assert part in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ValueError, match="no verb"):
+        cli.main(["evalute", "--debug"])
+
+
+def test_a_folder_without_images_is_named_and_leaves_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert "empty" in mistake(capsys, "train", "experiment=tokenizer/mini", "data.root=empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+@pytest.fixture(scope="module")
+def run(photos, tmp_path_factory):
+    """A finished tiny run."""
+    out = tmp_path_factory.mktemp("runs")
+    words = ["system.encoder_channels=[8,8]", "system.decoder_channels=[8,8]", "system.latent_channels=8"]
+    words += ["system.num_embeddings=16", "system.embedding_dim=8", "data.image_size=16", "data.batch_size=2"]
+    words += [f"data.root={photos}", f"out={out}", "trainer.steps=2", "data.val_crops=1", "trainer.threads=1"]
+    assert cli.main(["train", "experiment=tokenizer/mini", *words]) == 0
+    (folder,) = (out / "tokenizer" / "mini").iterdir()
+    return folder
+
+
+def test_evaluate_repeats_the_runs_own_measures_and_writes_the_protocol(run, capsys):
+    import json
+
+    assert cli.main(["evaluate", f"run={run}"]) == 0
+    report = json.loads((run / "evaluation.json").read_text())
+    best = json.loads((run / "summary.json").read_text())["best"]
+    assert report["measures"]["psnr"] == pytest.approx(best["val/psnr"], abs=1e-6)
+    assert report["protocol"]["split"]
+    assert "psnr" in capsys.readouterr().out
+
+
+def test_export_holds_inference_only_and_loads_back(run, tmp_path):
+    import torch
+
+    from sightword import VQImage
+    from sightword.checkpoint import read_weights
+
+    assert cli.main(["export", f"run={run}", f"out={tmp_path / 'model'}"]) == 0
+    model = VQImage.from_pretrained(tmp_path / "model")
+    x = torch.rand(1, 3, 16, 16) * 2 - 1
+    task, _, _ = cli.load_run(str(run))
+    assert torch.equal(model.encode(x), task.model.encode(x))
+    assert not [name for name in read_weights(tmp_path / "model" / "model.safetensors") if "cluster" in name]
+
+
+def test_a_checkpoint_of_another_experiment_is_refused(run, tmp_path, capsys):
+    import torch
+
+    torch.save({"state_dict": {}, "config": {"experiment": "points/fuse"}}, tmp_path / "other.ckpt")
+    line = mistake(capsys, "evaluate", f"run={run}", f"checkpoint={tmp_path / 'other.ckpt'}")
+    assert "points/fuse" in line
+    assert "tokenizer/mini" in line
+
+
+def test_check_names_the_broken_file_and_fails(photos, tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes((photos / "0.png").read_bytes()[:60])
+    (tmp_path / "b.png").write_bytes((photos / "1.png").read_bytes())
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["check", "dataset=images", f"root={tmp_path}"])
+    assert exit_.value.code == 1
+    out = capsys.readouterr().out
+    assert "a.png" in out
+    assert "b.png" not in out
+    assert cli.main(["check", "dataset=images", f"root={photos}"]) == 0
+
+
+def test_hydras_flags_work(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["experiment=tokenizer/mini", f"data.root={photos}"]
+    monkeypatch.setattr(sys, "argv", ["sightword", "train", *words, "--cfg", "job"])
+    assert cli.main(["train", *words, "--cfg", "job"]) == 0
+    assert "num_embeddings: 512" in capsys.readouterr().out
+    assert sys.argv[1] == "train"
+    assert not list(tmp_path.iterdir())
