@@ -7,7 +7,9 @@ import pytest
 
 from sightword import cli
 
-QUICK = "import sys; from sightword import cli; code = cli.main({words}); assert 'torch' not in sys.modules; sys.exit(code)"
+QUICK = (
+    "import sys; from sightword import cli; code = cli.main({words}); assert 'torch' not in sys.modules; sys.exit(code)"
+)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["list"], ["tokenize", "--help"], ["train", "--help"], ["--version"]])

@@ -28,7 +28,7 @@ def train(words, cwd):
 )
 def test_two_ranks_train_as_one_with_twice_the_batch(words, tiny, tmp_path):
     words = [*words, *tiny, "optim.name=sgd", "optim.lr=0.01", "optim.ema=0", "optim.schedule=constant"]
-    words += ["trainer.steps=3", "data.val_crops=1", "system.disc_layers=1"]
+    words += ["trainer.steps=3", "data.val_crops=1", "data.val_split=0.3", "system.disc_layers=1"]
     adversarial = "experiment=tokenizer/vqgan" in words
     train([*words, "trainer.devices=2", f"out={tmp_path / 'two'}"], tmp_path)
     assert cli.main(["train", *words, "data.batch_size=4", f"out={tmp_path / 'one'}"]) == 0

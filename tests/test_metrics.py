@@ -11,6 +11,7 @@ from sightword.metrics import (
     CodeUsage,
     Mean,
     bits_per_pixel,
+    frechet_distance,
     mean_colour_psnr,
     perplexity,
     psnr,
@@ -202,3 +203,31 @@ def test_a_mean_weighs_images_alike_whatever_their_batch() -> None:
     mean.update(torch.tensor([1.0, 2.0, 3.0]))
     mean.update(torch.tensor([6.0]))
     assert mean.value().item() == 3
+
+
+@pytest.mark.slow
+def test_rfid_reads_inception_from_a_file_and_is_zero_for_equal_images(tmp_path, monkeypatch):
+    """The weights are drawn here: the arithmetic is real, the features mean nothing."""
+    extractors = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    kind = extractors.FeatureExtractorInceptionV3
+    with monkeypatch.context() as patch:
+        patch.setattr(extractors, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(kind, "load_state_dict", lambda *_, **__: None)
+        torch.manual_seed(0)
+        torch.save(kind("inception-v3-compat", ["2048"]).state_dict(), tmp_path / "inception.pth")
+    distance = frechet_distance(str(tmp_path / "inception.pth"))
+    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    values = []
+    for shown in (images, images.flip(0), images * 0.1):
+        distance.reset()
+        distance.update(images, real=True)
+        distance.update(shown, real=False)
+        values.append(float(distance.compute()))
+    assert abs(values[0]) < 1e-4
+    assert abs(values[1]) < 1e-4
+    assert values[2] > 100 * max(abs(values[0]), 1e-6)
+
+
+def test_rfid_without_its_weights_names_the_file():
+    with pytest.raises(FileNotFoundError, match="nowhere.pth"):
+        frechet_distance("nowhere.pth")

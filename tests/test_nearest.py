@@ -211,7 +211,7 @@ def test_65536_rows_and_16384_codes_take_at_most_64_mib():  # N×K float32 would
 def test_a_vector_that_is_not_finite_is_refused(value, metric):
     x = normal(100, 4)
     x[57, 2] = value
-    with pytest.raises(ValueError, match="x is not finite, so it has no nearest code"):
+    with pytest.raises(ValueError, match="vectors or codes are not finite"):
         nearest(x, normal(9, 4, seed=1), metric)
 
 

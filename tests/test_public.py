@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ def test_every_public_name_can_be_imported_and_explains_itself(name):
 
 
 def test_what_type_checkers_see_is_what_there_is():
-    tree = ast.parse(open(sightword.__file__).read())
+    tree = ast.parse(Path(sightword.__file__).read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert seen == set(sightword.__all__)

@@ -83,7 +83,9 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_result(words, number, kin
     assert cli.main(["train", *words, f"out={tmp_path / 'stopped'}"]) == 1
     stopped = folder_of(tmp_path / "stopped")
     accumulate = 2 if "optim.accumulate=2" in words else 1
-    assert read_checkpoint(stopped / "checkpoints" / "last.ckpt")["batches"] == -(-(number + 1) // accumulate) * accumulate
+    assert (
+        read_checkpoint(stopped / "checkpoints" / "last.ckpt")["batches"] == -(-(number + 1) // accumulate) * accumulate
+    )
     assert f"sightword train resume={stopped}" in capsys.readouterr().out
     assert cli.main(["train", f"resume={stopped}"]) == 0
     assert_same_run(folder_of(tmp_path / "straight"), stopped)

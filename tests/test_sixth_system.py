@@ -74,7 +74,13 @@ def sightword_in(folder, *words):
 def test_a_folder_and_a_yaml_file_are_a_system(tmp_path):
     system = tmp_path / "sightword" / "systems" / "toy"
     system.mkdir(parents=True)
-    for name, text in {"__init__": '"""A toy."""', "config": CONFIG, "data": DATA, "task": TASK, "verbs": VERBS}.items():
+    for name, text in {
+        "__init__": '"""A toy."""',
+        "config": CONFIG,
+        "data": DATA,
+        "task": TASK,
+        "verbs": VERBS,
+    }.items():
         (system / f"{name}.py").write_text(text)
     experiment = tmp_path / "sightword" / "configs" / "experiment" / "toy"
     experiment.mkdir(parents=True)

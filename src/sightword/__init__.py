@@ -22,7 +22,7 @@ _HOMES = {
     "VectorQuantizerEMA": "quantize",
     "load_published": "towers.vq_image",
 }
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 
 if TYPE_CHECKING:
     from sightword.cache import FeatureCache as FeatureCache

@@ -12,7 +12,7 @@ import os
 import pkgutil
 import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from sightword import systems
 if TYPE_CHECKING:
     from sightword.configs import Run
 
-Verb = Callable[..., None]
+Verb = Callable[..., Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,6 +60,10 @@ def _dispatch(words: list[str]) -> int:
     if any(word in ("-h", "--help") for word in rest):
         print(_usage(verb, verbs[verb]))
         return 0
+    if verb == "evaluate":  # the one verb, besides train, that takes the config's own fields
+        fields = [word for word in rest if "." in word.partition("=")[0]]
+        evaluate(**_arguments(verb, evaluate, [word for word in rest if word not in fields]), fields=fields)
+        return 0
     verbs[verb](**_arguments(verb, verbs[verb], rest))
     return 0
 
@@ -69,15 +73,18 @@ def _dispatch(words: list[str]) -> int:
 
 def _arguments(verb: str, function: Verb, words: Sequence[str]) -> dict[str, Any]:
     """`key=value` words as the function's keyword arguments, by its annotations."""
-    parameters = inspect.signature(function).parameters
+    parameters: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
     hints = typing.get_type_hints(function)
     given: dict[str, Any] = {}
+    parameters = {name: p for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
             raise ValueError(f"{word!r} is not key=value; sightword {verb} --help says what there is")
         if key not in parameters:
-            raise ValueError(f"sightword {verb} takes no {key!r}{_closest(key, parameters)}; it takes {', '.join(parameters)}")
+            raise ValueError(
+                f"sightword {verb} takes no {key!r}{_closest(key, parameters)}; it takes {', '.join(parameters)}"
+            )
         given[key] = _value(key, value, hints[key])
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in given:
@@ -100,7 +107,12 @@ def _closest(word: str, known: Sequence[str] | typing.Iterable[str]) -> str:
 
 
 def _help() -> str:
-    lines = [f"sightword {sightword.__version__}: tie what is seen to words", "", "usage: sightword <verb> [key=value ...]", ""]
+    lines = [
+        f"sightword {sightword.__version__}: tie what is seen to words",
+        "",
+        "usage: sightword <verb> [key=value ...]",
+        "",
+    ]
     listed = {"train": train, **VERBS, **_system_verbs()}
     width = max(map(len, listed))
     lines += [f"  {name:<{width}}  {_summary(function)}" for name, function in listed.items()]
@@ -115,6 +127,8 @@ def _summary(function: Verb) -> str:
 def _usage(verb: str, function: Verb) -> str:
     lines = [f"sightword {verb}: {inspect.getdoc(function)}", ""]
     for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            continue
         needed = parameter.default is parameter.empty
         lines.append(f"  {name}=" + ("…  (needed)" if needed else f"{parameter.default}"))
     return "\n".join(lines)
@@ -167,7 +181,7 @@ def _config_folders() -> list[Path]:
 def train(words: list[str]) -> int:
     """Train an experiment: sightword train experiment=tokenizer/mini data.root=photos
 
-    Any field of the config can be given as key=value: system.*, data.*, optim.*, trainer.*, logger=[swanlab], seed, out.
+    Any field of the config can be given as key=value: system.*, data.*, optim.*, trainer.*, logger=[swanlab], seed.
     resume=<run folder> goes on with a run that was stopped, to the result it would have had.
     Hydra's flags work as well: --cfg job prints the config, -m sweeps over lists of values.
     """
@@ -203,7 +217,7 @@ def _compose(words: list[str], saved: dict[str, Any] | None = None) -> "Run":
         with initialize_config_module("sightword.configs", version_base=None):
             if saved:
                 config = compose("train", overrides=_groups(name))
-                config = OmegaConf.merge(config, saved, OmegaConf.from_dotlist(words))
+                config = typing.cast(Any, OmegaConf.merge(config, saved, OmegaConf.from_dotlist(words)))
             else:
                 config = compose("train", overrides=[*_groups(name), *_search_path(), *words])
         config.experiment = name
@@ -249,6 +263,8 @@ def _hydra_line(error: Exception) -> str:
     causes = [error, *([error.__cause__] if error.__cause__ else [])]
     lines = [line.strip() for cause in reversed(causes) for line in str(cause).splitlines() if line.strip()]
     told = next((line for line in lines if "Key '" in line or "could not be converted" in line.lower()), lines[0])
+    if "not in struct" in told or told.startswith("Key "):
+        told = f"{told}; sightword train experiment=… --cfg job shows every key"
     key = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), "")
     return f"{key}: {told}" if key and key not in told else told
 
@@ -357,15 +373,16 @@ def _saved_config(folder: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ verbs of every system
 
 
-def evaluate(run: str, data: str = "", checkpoint: str = "best", out: str = "") -> None:
-    """Measure a run's checkpoint on its validation data.
+def evaluate(run: str, checkpoint: str = "best", out: str = "", *, fields: Sequence[str] = ()) -> None:
+    """Measure a run's checkpoint on its validation data, and write the measures with their protocol.
 
-    run: a run's folder. data: fields of the data section to change, such as data.val_root=photos, comma-separated.
-    checkpoint: best, last or a file. out: where the JSON goes, evaluation.json in the run's folder if empty.
+    run: a run's folder. checkpoint: best, last or a file. out: the JSON, evaluation.json in the run's folder if empty.
+    Fields of the config can be given too: data.val_root=photos, system.use_lpips=true system.lpips_weights=vgg16.pth,
+    system.fid_weights=pt_inception-2015-12-05-6726825d.pth.
     """
     import json
 
-    task, loaders, config = load_run(run, checkpoint, [word for word in data.split(",") if word])
+    task, loaders, config = load_run(run, checkpoint, fields)
     from sightword.train import evaluate as measure
 
     measures = measure(task, loaders.val, config)
@@ -394,7 +411,9 @@ def load_run(run: str, checkpoint: str = "best", words: Sequence[str] = ()) -> t
     saved = read_checkpoint(file)
     if "config" not in saved or saved["config"]["experiment"].split("/")[0] != config.experiment.split("/")[0]:
         other = saved.get("config", {}).get("experiment", "another program")
-        raise ValueError(f"{file} was written by {other}, the run is {config.experiment}: give a checkpoint of this run")
+        raise ValueError(
+            f"{file} was written by {other}, the run is {config.experiment}: give a checkpoint of this run"
+        )
     task, loaders = _parts(config)
     task.load_state_dict({name.removeprefix("task."): weight for name, weight in saved["state_dict"].items()})
     return task.eval(), loaders, config
@@ -415,12 +434,14 @@ def check(dataset: str, root: str) -> None:
 
     dataset: images. root: its folder.
     """
-    checks: dict[str, Verb] = {}
+    checks: dict[str, Callable[[str], Any]] = {}
     for system in system_names():
         if _has(system, "verbs.py"):
             checks |= getattr(_system_module(system, "verbs"), "CHECKS", {})
     if dataset not in checks:
-        raise ValueError(f"there is no data set {dataset!r}{_closest(dataset, checks)}; these can be checked: {', '.join(checks)}")
+        raise ValueError(
+            f"there is no data set {dataset!r}{_closest(dataset, checks)}; these can be checked: {', '.join(checks)}"
+        )
     report = checks[dataset](root)
     print(report)
     if report.problems:

@@ -70,12 +70,12 @@ def _page(sections: Sequence[Section], seconds: float) -> str:
 
 def _section(section: Section) -> str:
     figures = "\n".join(
-        f'<figure><img src="{to_data_uri(figure.image)}" width="{figure.image.width}" alt="{html.escape(figure.caption)}">'
-        f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>"
+        f'<figure><img src="{to_data_uri(figure.image)}" width="{figure.image.width}" '
+        f'alt="{html.escape(figure.caption)}"><figcaption>{html.escape(figure.caption)}</figcaption></figure>'
         for figure in section.figures
     )
     rows = "\n".join(
-        f"<tr><th>{html.escape(name)}</th><td class=number>{html.escape(value)}</td><td>{html.escape(meaning)}</td></tr>"
+        f"<tr><th>{html.escape(name)}<td class=number>{html.escape(value)}<td>{html.escape(meaning)}</tr>"
         for name, (value, meaning) in section.measures.items()
     )
     commands = "\n".join(
@@ -98,7 +98,8 @@ header, section, footer {{ max-width: 1080px; margin: 0 auto; padding: 0 28px; }
 header {{ padding-top: 40px; }}
 h1 {{ font-size: 40px; margin: 0; letter-spacing: -0.02em; }}
 header p {{ font-size: 20px; color: #4a5563; margin: 6px 0 28px; }}
-section {{ background: #fff; border-radius: 14px; padding: 28px; box-shadow: 0 1px 3px #0002; margin-bottom: 28px; }}
+section {{ background: #fff; border-radius: 14px; padding: 28px; box-shadow: 0 1px 3px #0002;
+  margin-bottom: 28px; }}
 h2 {{ margin: 0 0 6px; font-size: 26px; }}
 h3 {{ margin: 28px 0 4px; }}
 .lead {{ font-size: 18px; max-width: 46em; margin-top: 0; }}
@@ -110,7 +111,8 @@ th, td {{ text-align: left; padding: 7px 14px 7px 0; border-bottom: 1px solid #e
 th {{ font-weight: 600; white-space: nowrap; }}
 .number {{ font-variant-numeric: tabular-nums; white-space: nowrap; }}
 .note {{ color: #4a5563; font-size: 15px; }}
-pre {{ background: #1d2530; color: #e8edf3; padding: 11px 15px; border-radius: 8px; white-space: pre-wrap; margin: 4px 0 14px; }}
+pre {{ background: #1d2530; color: #e8edf3; padding: 11px 15px; border-radius: 8px; white-space: pre-wrap;
+  margin: 4px 0 14px; }}
 section p:has(+ pre) {{ margin-bottom: 4px; }}
 footer {{ color: #6b7683; font-size: 14px; padding-bottom: 40px; }}
 </style></head><body>

@@ -7,10 +7,15 @@ new one over all ranks and leaves the old one counting its own.
 
 import math
 from collections import deque
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed
+
+from sightword.checkpoint import read_weights
 
 PSNR_CEILING = 100.0
 
@@ -186,6 +191,22 @@ def _blur(x: Tensor) -> Tensor:
     x = F.pad(x, (5, 5, 5, 5), mode="reflect")
     x = sum((w * x[..., i : i + width] for i, w in enumerate(weights)), x.new_zeros(()))
     return sum((w * x[..., i : i + height, :] for i, w in enumerate(weights)), x.new_zeros(()))
+
+
+def frechet_distance(weights: str) -> Any:
+    """torchmetrics' Fréchet distance of images (B, 3, H, W) in [0, 1], by Inception features (Heusel et al. 2017).
+
+    weights: torch-fidelity's file of Inception v3, read from disk only. Raises ValueError if it is none or the package lacks.
+    """
+    state = read_weights(weights)
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    with TemporaryDirectory() as folder:  # torch-fidelity unpickles whatever it is given: give it tensors only
+        torch.save(state, Path(folder) / "inception.pth")
+        try:
+            return FrechetInceptionDistance(2048, normalize=True, feature_extractor_weights_path=f"{folder}/inception.pth")
+        except ModuleNotFoundError as error:
+            raise ValueError("rFID needs torch-fidelity: pip install 'sightword[fid]'") from error
 
 
 def bits_per_pixel(num_codes: int, tokens: int, pixels: int) -> float:

@@ -3,6 +3,7 @@
 `python -m sightword.modules` runs the document's three checks: forward, encode and decode, loss.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,7 +75,13 @@ class VQVAEModel(Loop):
         values = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         if commitment_cost not in (0.25, lambda_commit):
             raise ValueError(
-                f"commitment_cost={commitment_cost} and lambda_commit={lambda_commit} weigh the same term: set lambda_commit"
+                f"commitment_cost={commitment_cost} and lambda_commit={lambda_commit} weigh the same term: "
+                "set lambda_commit"
+            )
+        if not lambda_gan and (accumulate != 1 or clip):
+            raise ValueError(
+                "accumulate and clip are for lambda_gan > 0; without it give accumulate_grad_batches and "
+                "gradient_clip_val to the Trainer"
             )
         named = {name: value for name, value in values.items() if name in System.__dataclass_fields__}
         lists = {name: list(values[name]) for name in ("encoder_channels", "decoder_channels")}
@@ -89,13 +96,15 @@ class VQVAEModel(Loop):
             clip=clip,
         )
         super().__init__(
-            make_task(System(**named | lists)), optim, log_every=log_every_n_steps, pictures_every=log_images_every_n_steps
+            make_task(System(**named | lists)),
+            optim,
+            log_every=log_every_n_steps,
+            pictures_every=log_images_every_n_steps,
         )
-        self._set_hparams(values | lists)
-        self._hparams_initial = dict(self.hparams)
+        self.save_hyperparameters(values | lists)
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstruction (B, 3, H, W) of x, and vq_loss, commitment_loss, perplexity, code_usage_rate, indices (B, h, w)."""
+        """Reconstruction (B, 3, H, W) of x; vq_loss, commitment_loss, perplexity, code_usage_rate, indices (B, h, w)."""
         out = self.task.model(x)
         counts = torch.bincount(out.quantized.ids.flatten(), minlength=self.task.model.num_codes)
         info = {
@@ -119,9 +128,25 @@ class VQVAEModel(Loop):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> ImageBatch:
         return _as_batch(batch)
 
-    def on_fit_start(self) -> None:
+    def on_train_start(self) -> None:
         if self.optim.schedule != "constant" and not self.steps:
-            self.steps = int(self.trainer.estimated_stepping_batches) * self.trainer.accumulate_grad_batches
+            self.steps = self._batches_to_train()
+
+    def _batches_to_train(self) -> int:
+        """How many the Trainer will give. Its max_steps counts optimiser steps, one of them for an epoch's odd rest."""
+        trainer = self.trainer
+        epoch, per_step = trainer.num_training_batches, trainer.accumulate_grad_batches
+        by_epochs = epoch * trainer.max_epochs if (trainer.max_epochs or -1) > 0 else math.inf
+        by_steps = math.inf
+        if trainer.max_steps > 0:
+            steps = trainer.max_steps * self.optim.accumulate
+            epochs, rest = divmod(steps, math.ceil(epoch / per_step)) if math.isfinite(epoch) else (0, steps)
+            by_steps = (epochs * epoch if epochs else 0) + rest * per_step
+        if math.isinf(min(by_epochs, by_steps)):
+            raise ValueError(
+                f"schedule={self.optim.schedule} needs an end: give max_steps or max_epochs to the Trainer"
+            )
+        return int(min(by_epochs, by_steps))
 
 
 def _as_batch(batch: Any) -> ImageBatch:
@@ -157,7 +182,9 @@ class AnimeDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         trainer: Any = self.trainer
         if trainer is not None and trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
-            raise ValueError("these loaders share the data among ranks themselves: Trainer(use_distributed_sampler=False)")
+            raise ValueError(
+                "these loaders share the data among ranks themselves: Trainer(use_distributed_sampler=False)"
+            )
         self.loaders = make_loaders(self.data, self.seed)
 
     def train_dataloader(self) -> Any:

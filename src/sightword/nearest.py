@@ -124,24 +124,18 @@ def rounding(length: Tensor, reach: float, channels: int) -> Tensor:
 
 
 def _settle(rows: Tensor, codes: Tensor, metric: Metric) -> Tensor:
-    """Nearest ids in float64, the lowest id of those that tie. rows: (N, D), few."""
-    x, e = rows.double(), codes.double()
-    if metric == "euclidean":
-        centre = e.mean(0)
-        x, e = x - centre, e - centre
-        bias = e.square().sum(1).mul(-0.5)
-    else:
-        x, e = unit(x), unit(e)
-        bias = e.new_zeros(len(e))
+    """Nearest ids in float64, the lowest id of those that tie. rows: (N, D), few as a rule; a few at a time."""
+    e, centre = codes.double(), codes.double().mean(0)
+    e = e - centre if metric == "euclidean" else unit(e)
+    bias = e.square().sum(1).mul(-0.5) if metric == "euclidean" else e.new_zeros(len(e))
     reach, ids = e.norm(dim=1).max(), []
-    for some in x.split(max(1, TILE // 2 // len(e))):
-        scores = torch.addmm(bias, some, e.t())  # (R, K)
+    for some in rows.split(max(1, TILE // 2 // len(e))):
+        x = some.double() - centre if metric == "euclidean" else unit(some.double())  # (R, D)
+        scores = torch.addmm(bias, x, e.t())  # (R, K)
         best = scores.amax(1, keepdim=True)
         if not best.isfinite().all():
-            raise ValueError(
-                "x is not finite, so it has no nearest code: the run has diverged (lower the learning rate)"
-            )
-        slack = 2 * (x.shape[1] + 8) * 2.0**-53 * (some.norm(dim=1, keepdim=True) * reach + reach**2 / 2)
+            raise ValueError("vectors or codes are not finite: the run has diverged (lower the learning rate)")
+        slack = 2 * (x.shape[1] + 8) * 2.0**-53 * (x.norm(dim=1, keepdim=True) * reach + reach**2 / 2)
         ids.append((scores >= best - slack).to(torch.int8).argmax(1))
     return torch.cat(ids)
 

@@ -23,9 +23,7 @@ class Quantized(NamedTuple):
     codes: Tensor  # (..., D), exactly the code vectors; the gradient goes straight to x
     ids: Tensor  # (...), int64
     loss: Tensor  # scalar: how far x is from its codes, pulling x (commitment)
-    codebook_loss: (
-        Tensor  # scalar: the same distance, pulling the codes; carries no gradient where none is trained
-    )
+    codebook_loss: Tensor  # scalar: the same distance, pulling the codes; carries no gradient where none is trained
 
 
 class Codebook(nn.Module):
@@ -38,9 +36,7 @@ class Codebook(nn.Module):
 
     weight: Tensor  # (K, D)
 
-    def __init__(
-        self, num_embeddings: int, embedding_dim: int, commitment_cost: float, metric: Metric
-    ) -> None:
+    def __init__(self, num_embeddings: int, embedding_dim: int, commitment_cost: float, metric: Metric) -> None:
         super().__init__()
         if num_embeddings < 1 or embedding_dim < 1:
             raise ValueError(

@@ -20,7 +20,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import lightning
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
@@ -44,7 +46,9 @@ from sightword.task import Task
 class Loop(pl.LightningModule):
     """A Task under Lightning. Losses, their weighted total and stats are logged as train/…, measures as val/…"""
 
-    def __init__(self, task: Task, optim: Optim, steps: int = 0, log_every: int = 50, pictures_every: int = 500) -> None:
+    def __init__(
+        self, task: Task, optim: Optim, steps: int = 0, log_every: int = 50, pictures_every: int = 500
+    ) -> None:
         super().__init__()
         self.task, self.optim, self.steps = task, optim, steps
         self.log_every, self.pictures_every = log_every, pictures_every
@@ -77,17 +81,19 @@ class Loop(pl.LightningModule):
             return
         self.manual_backward(total / self.optim.accumulate)
         if (self.batches + 1) % self.optim.accumulate == 0:
-            if self.optim.clip:
-                self.clip_gradients(optimizer, self.optim.clip, "norm")
             optimizer.step()
             optimizer.zero_grad()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if not self.automatic_optimization and self.optim.clip:  # here float16's gradients have their true size again
+            self.clip_gradients(optimizer, self.optim.clip, "norm")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         factor = lr_factor(self.optim, self.batches, self.steps)
         optimizers = self.optimizers(use_pl_optimizer=False)
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * factor
+                group["lr"] = base_lr(self.optim, group.get("role")) * factor
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.task.evaluate(batch)
@@ -108,8 +114,8 @@ class Loop(pl.LightningModule):
         if self.task.critic is None:
             return main
         critic = torch.optim.Adam(
-            [{"params": list(self.task.critic.parameters()), "base_lr": self.optim.critic_lr or self.optim.lr}],
-            lr=self.optim.critic_lr or self.optim.lr,
+            self.task.critic.parameters(),
+            lr=base_lr(self.optim),
             betas=(self.optim.critic_betas[0], self.optim.critic_betas[1]),
         )
         return [main, critic]
@@ -133,15 +139,22 @@ class Loop(pl.LightningModule):
 
     @torch.no_grad()
     def _log_pictures(self, stage: str, batch: Any) -> None:
-        takers = [logger for logger in self.loggers if hasattr(logger, "log_image")]
-        if not takers or self.trainer.sanity_checking:
+        if not self.loggers or self.trainer.sanity_checking:
             return
-        training = self.task.training
+        training, step = self.task.training, self.batches + (stage == "train")
         self.task.eval()
         for name, picture in self.task.pictures(batch).items():
-            for logger in takers:
-                logger.log_image(f"{stage}/{name}", [picture], step=self.batches + (stage == "train"))
+            for logger in self.loggers:
+                if hasattr(logger, "log_image"):
+                    logger.log_image(f"{stage}/{name}", [picture], step=step)
+                elif hasattr(logger.experiment, "add_image"):  # TensorBoard's
+                    logger.experiment.add_image(f"{stage}/{name}", np.asarray(picture), step, dataformats="HWC")
         self.task.train(training)
+
+
+def base_lr(optim: Optim, role: str | None = None) -> float:
+    """The learning rate of a role, or of the critic. Asked at every batch: a resumed run may have been given another."""
+    return optim.lr * optim.lr_scale.get(role, 1.0) if role else optim.critic_lr or optim.lr
 
 
 def lr_factor(optim: Optim, batches: int, steps: int) -> float:
@@ -160,10 +173,7 @@ def make_optimizer(optim: Optim, task: Task) -> torch.optim.Optimizer:
     _check_roles(roles, task)
     if unknown := set(optim.lr_scale) - set(roles):
         raise ValueError(f"optim.lr_scale names {', '.join(sorted(unknown))}; this task's roles are {', '.join(roles)}")
-    groups = [
-        {"params": parameters, "role": role, "base_lr": optim.lr * optim.lr_scale.get(role, 1.0)}
-        for role, parameters in roles.items()
-    ]
+    groups = [{"params": parameters, "role": role} for role, parameters in roles.items()]
     betas = (optim.betas[0], optim.betas[1])
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, momentum=betas[0], weight_decay=optim.weight_decay)
@@ -250,7 +260,7 @@ class Interrupted(Exception):
 
 
 class Keeper(Callback):
-    """Says when to validate, keeps checkpoints/last.ckpt and best.ckpt, and on SIGINT or SIGTERM writes `last` and ends.
+    """Says when to validate, keeps checkpoints/last.ckpt and best.ckpt, and ends on SIGINT or SIGTERM, `last` written.
 
     A batch that is validated is saved after its validation, so that a resumed run neither repeats nor skips it.
     `last` is never written between batches whose gradients add up to one step: they would be lost.
@@ -269,8 +279,12 @@ class Keeper(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         checkpoint["config"] = self.config.plain()
+        # The last batch of this run is not the last of one that `trainer.steps` makes longer: Lightning would stop there.
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -281,7 +295,7 @@ class Keeper(Callback):
         signal.signal(number, signal.SIG_DFL)  # whoever asks twice is in a hurry
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        # Dropout and the like draw from the global generator; as a function of the batch it needs no place in checkpoints.
+        # Dropout and the like draw from the global generator: a function of the batch, it needs no place in checkpoints.
         torch.manual_seed(hash((self.config.seed, pl_module.batches, trainer.global_rank)) % 2**63)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -318,6 +332,8 @@ class Keeper(Callback):
         if monitor not in measures:
             raise ValueError(f"trainer.monitor={monitor} is not measured; these are: {', '.join(sorted(measures))}")
         sign = 1 if self.config.trainer.mode == "max" else -1
+        if math.isnan(measures[monitor]):  # no number is better than it, nor worse
+            return False
         return not self.best or sign * measures[monitor] > sign * self.best[monitor]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -352,17 +368,21 @@ def run(task: Task, loaders: Loaders, config: Run, folder: Path) -> Result:
     before = read_checkpoint(last)["batches"] if last.exists() else 0
     log, began = Folder(folder), time.perf_counter()
     trainer = make_trainer(task, config, folder, [log, *trackers(config, folder)])
-    per_epoch = loaders.train.schedule.shuffled.size // (loaders.train.schedule.shuffled.batch_size * trainer.world_size)
+    per_epoch = loaders.train.schedule.shuffled.size // (
+        loaders.train.schedule.shuffled.batch_size * trainer.world_size
+    )
     steps = config.trainer.steps or config.trainer.epochs * per_epoch
     if before >= steps:
         raise ValueError(f"{folder} is finished ({before} of {steps} batches): raise trainer.steps to go on")
+    if (held_out := len(loaders.val.dataset)) < trainer.world_size:  # type: ignore[arg-type]
+        raise ValueError(f"{held_out} validation items for {trainer.world_size} processes: hold out more")
     if trainer.is_global_zero:
         log.resume(before)
     loaders.train.steps = steps
     loop = Loop(task, config.optim, steps, config.trainer.log_every, config.trainer.pictures_every)
     trainer.val_check_interval = min(config.trainer.val_every or per_epoch, steps)
     keeper = Keeper(folder, config, trainer.val_check_interval, steps)
-    trainer.callbacks.append(keeper)
+    trainer.callbacks.append(keeper)  # type: ignore[attr-defined]
     try:
         trainer.fit(loop, loaders.train, loaders.val, ckpt_path=str(last) if before else None, weights_only=True)
     except Interrupted:
@@ -429,7 +449,7 @@ class Progress(TQDMProgressBar):
 
 
 def trackers(config: Run, folder: Path) -> list[Logger]:
-    """The loggers a config asks for besides metrics.csv, all of them offline unless their own settings say otherwise."""
+    """The loggers a config asks for besides metrics.csv, all offline unless their own settings say otherwise."""
     makers = {"swanlab": _swanlab, "tensorboard": _tensorboard, "wandb": _wandb}
     found = []
     for name in config.logger:
@@ -474,7 +494,7 @@ def write_summary(
     cost: Mapping[str, float],
 ) -> None:
     """summary.json: the measures, how they were taken, what it cost, with what versions."""
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "lightning": pl.__version__}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "lightning": lightning.__version__}
     summary = {
         "experiment": config.experiment,
         "last": dict(last),

@@ -97,7 +97,14 @@ def test_ids_are_what_the_model_encodes_and_decode_to_its_reconstruction(photos,
 
 
 def test_a_run_gives_the_ids_of_its_best_checkpoint_and_its_export_the_same_cache(photos, tiny, tmp_path, capsys):
-    train = [*tiny, "trainer.steps=4", "trainer.val_every=2", "data.val_crops=1", "optim.ema=0.5", f"out={tmp_path / 'runs'}"]
+    train = [
+        *tiny,
+        "trainer.steps=4",
+        "trainer.val_every=2",
+        "data.val_crops=1",
+        "optim.ema=0.5",
+        f"out={tmp_path / 'runs'}",
+    ]
     assert cli.main(["train", "experiment=tokenizer/mini", *train]) == 0
     (run,) = (tmp_path / "runs" / "tokenizer" / "mini").iterdir()
     assert tokenize(photos, "", tmp_path / "ids", f"run={run}") == 0

@@ -113,7 +113,9 @@ def test_crops_for_validation_stay_the_same(photos, val_crops):
 
 def test_crops_for_training_differ_from_epoch_to_epoch(photos):
     train = make_loaders(data_of(photos, val_split=0.25)).train
-    by_path = [{path: image for batch in train for path, image in zip(batch.paths, batch.images, strict=True)} for _ in "ab"]
+    by_path = [
+        {path: image for batch in train for path, image in zip(batch.paths, batch.images, strict=True)} for _ in "ab"
+    ]
     assert by_path[0].keys() == by_path[1].keys()
     assert not any(torch.equal(by_path[0][path], by_path[1][path]) for path in by_path[0])
 

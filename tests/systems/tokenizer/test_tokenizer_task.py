@@ -88,7 +88,13 @@ def test_a_term_of_weight_zero_costs_nothing():
 def test_what_a_run_logs_adds_up_to_its_total(gan, tiny, tmp_path):
     words = [f"system.{name}={value}" for name, value in LAMBDAS.items()]
     words += [f"system.lambda_gan={gan}", "system.disc_start=0", "system.disc_warmup=1"]
-    words += ["system.disc_channels=4", "system.disc_layers=1", "trainer.steps=4", "data.val_crops=1", f"out={tmp_path}"]
+    words += [
+        "system.disc_channels=4",
+        "system.disc_layers=1",
+        "trainer.steps=4",
+        "data.val_crops=1",
+        f"out={tmp_path}",
+    ]
     assert cli.main(["train", "experiment=tokenizer/mini", *tiny, *words]) == 0
     (file,) = tmp_path.rglob("metrics.csv")
     with file.open(newline="") as opened:

@@ -37,6 +37,8 @@ class System:
     disc_loss: str = "hinge"  # hinge | non_saturating
     lecam_weight: float = 0.0  # LeCam regularisation of the discriminator; 0.001 where data are few
 
+    fid_weights: str = ""  # measure rFID too, with this pt_inception-2015-12-05-6726825d.pth; needs sightword[fid]
+
     weights: str = ""  # start from a published tokenizer's file, or from a folder that `sightword export` wrote
     layout: str = ""  # the layout of a published file: taming_f16_1024, llamagen_vq16, …
 

@@ -34,7 +34,9 @@ def split(data: Data, seed: int) -> tuple[list[Path], list[Path]]:
         held = {path.resolve() for path in held_out}
         rest = [path for path in found if path.resolve() not in held]
         if not rest:
-            raise ValueError(f"every image of data.root={data.root} is in data.val_root={data.val_root}: none is left to train on")
+            raise ValueError(
+                f"every image of data.root={data.root} is in data.val_root={data.val_root}: none is left to train on"
+            )
         return rest, held_out
     if len(found) < 2:
         raise ValueError(f"{data.root} holds one image, which cannot be split: add images, or set data.val_root")

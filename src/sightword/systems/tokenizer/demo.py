@@ -1,4 +1,4 @@
-"""The tokenizer's part of the demo: train `tokenizer/mini` on the photographs scikit-image carries, show what it learned."""
+"""The tokenizer's part of the demo: `tokenizer/mini` on the photographs that scikit-image carries."""
 
 import json
 import shutil
@@ -14,10 +14,10 @@ from sightword.data.image import read_image, to_image, to_tensor
 from sightword.demo import Figure, Section, logged
 from sightword.towers.vq_image import VQImage
 
-TRAIN = (
-    "chelsea.png rocket.jpg motorcycle_left.png motorcycle_right.png retina.jpg ihc.png hubble_deep_field.jpg "
-    "camera.png coins.png grass.png"
-).split()
+TRAIN = [
+    *("chelsea.png", "rocket.jpg", "motorcycle_left.png", "motorcycle_right.png", "retina.jpg", "ihc.png"),
+    *("hubble_deep_field.jpg", "camera.png", "coins.png", "grass.png"),
+]
 HELD_OUT = ["astronaut.png", "coffee.png"]
 STEPS = 450
 
@@ -52,7 +52,12 @@ def _photographs(folder: Path) -> Path:
 
 
 def _data(photos: Path) -> list[str]:
-    return [f"data.root={photos / 'train'}", f"data.val_root={photos / 'held_out'}", "data.val_crops=48", f"trainer.steps={STEPS}"]
+    return [
+        f"data.root={photos / 'train'}",
+        f"data.val_root={photos / 'held_out'}",
+        "data.val_crops=48",
+        f"trainer.steps={STEPS}",
+    ]
 
 
 @torch.no_grad()
@@ -72,8 +77,8 @@ def _section(run: Path, model: VQImage, counts: np.ndarray, photos: Path) -> Sec
     return Section(
         title="tokenizer: photographs to a grid of codes, and back",
         lead=(
-            f"A network reads a photograph and writes, for every {side}×{side} pixels, one of {model.num_codes} numbers. "
-            f"A second network paints the photograph again from those numbers alone: {bits} bits instead of "
+            f"A network reads a photograph and writes, for every {side}×{side} pixels, one of {model.num_codes} "
+            f"numbers. A second network paints the photograph again from those numbers alone: {bits} bits instead of "
             f"{side * side * 24}, {ratio:.0f} times less."
         ),
         figures=[
@@ -86,9 +91,15 @@ def _section(run: Path, model: VQImage, counts: np.ndarray, photos: Path) -> Sec
         ],
         measures={
             "PSNR": (f"{best['psnr']:.2f} dB", "closeness to the original; higher is better"),
-            "over mean colour": (f"+{best['psnr_gain']:.2f} dB", "gain over filling each crop with its own mean colour"),
+            "over mean colour": (
+                f"+{best['psnr_gain']:.2f} dB",
+                "gain over filling each crop with its mean colour",
+            ),
             "SSIM": (f"{best['ssim']:.3f}", "likeness of structure, 1 is identical"),
-            "codes in use": (f"{100 * best['code_usage_rate']:.0f} %", f"of {model.num_codes}, over all held-out crops"),
+            "codes in use": (
+                f"{100 * best['code_usage_rate']:.0f} %",
+                f"of {model.num_codes}, over all held-out crops",
+            ),
             "perplexity": (f"{best['perplexity']:.0f}", "so many codes, if all that are used were used alike"),
             "bits per pixel": (f"{best['bits_per_pixel']:.3f}", "the photograph has 24"),
         },
@@ -121,8 +132,8 @@ def _photograph(model: VQImage, file: Path) -> Figure:
     codes = pictures.code_map(ids[0], model.num_codes, size=image.size)
     return Figure(
         pictures.titled({"photograph": image, "its codes": codes, "painted from the codes": again}),
-        f"{file.stem}: {image.width}×{image.height} pixels as {ids.shape[2]}×{ids.shape[1]} codes. Each colour is one code: "
-        "where texture repeats, the same codes come back.",
+        f"{file.stem}: {image.width}×{image.height} pixels as {ids.shape[2]}×{ids.shape[1]} codes. Each colour is one "
+        "code: where texture repeats, the same codes come back.",
     )
 
 

@@ -54,7 +54,9 @@ def _lpips_network(net: str, weights: str) -> nn.Module:
     with torch.device("meta"), warnings.catch_warnings():  # no numbers: torchvision would draw 138 million
         warnings.simplefilter("ignore")  # the package calls torchvision in an old way
         network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
-    slots = {name: ".".join(name.split(".")[1:]) for name, _ in network.net.named_parameters()}  # slice1.0.bias → 0.bias
+    slots = {
+        name: ".".join(name.split(".")[1:]) for name, _ in network.net.named_parameters()
+    }  # slice1.0.bias → 0.bias
     file = weights or "the cached file"
     if missing := set(slots.values()) - set(trunk):
         raise ValueError(f"{file} is no torchvision {net} file: it lacks features.{min(missing)}")

@@ -32,7 +32,9 @@ from sightword.towers.vq_image import Reconstruction, VQImage, load_published
 def make_task(system: System) -> "Tokenizing":
     """The task that a config describes."""
     if system.weights:
-        model = load_published(system.weights, system.layout) if system.layout else VQImage.from_pretrained(system.weights)
+        model = (
+            load_published(system.weights, system.layout) if system.layout else VQImage.from_pretrained(system.weights)
+        )
     else:
         model = make_tokenizer(**{name: getattr(system, name) for name in signature(make_tokenizer).parameters})
     model.quantizer.commitment_cost = 1.0  # the objective weighs the raw term; a loaded tokenizer may have its own
@@ -48,7 +50,7 @@ def make_task(system: System) -> "Tokenizing":
         )
     lpips = LPIPS("vgg", system.lpips_weights) if system.use_lpips else None
     weights = {name: getattr(system, f"lambda_{name}") for name in ("rec", "vq", "commit", "perc")}
-    return Tokenizing(model.train(), lpips, adversary, **weights)
+    return Tokenizing(model.train(), lpips, adversary, fid_weights=system.fid_weights, **weights)
 
 
 class Adversary(nn.Module):
@@ -83,6 +85,7 @@ class Tokenizing(Task):
         vq: float = 1.0,
         commit: float = 0.25,
         perc: float = 0.5,
+        fid_weights: str = "",
     ) -> None:
         super().__init__({"recon_loss": rec, "vq_loss": vq, "commitment_loss": commit, "perc_loss": perc})
         self.model, self.lpips, self.critic = model, lpips, adversary
@@ -90,7 +93,7 @@ class Tokenizing(Task):
             self.weights["lecam_loss"] = adversary.lecam_weight
         self.usage = metrics.CodeUsage(model.num_codes, window=100)
         self.skipped = 0  # unreadable images met in training, on this rank
-        self.held_out = HeldOut(model.num_codes, lpips)
+        self.held_out = HeldOut(model.num_codes, lpips, fid_weights)
 
     def losses(self, batch: ImageBatch) -> dict[str, Tensor]:
         out = self.model(batch.images)
@@ -132,7 +135,9 @@ class Tokenizing(Task):
         terms = self._looks(shown, targets)
         terms["gan_loss"] = generator_loss(self.critic.network(shown), self.critic.kind)
         slopes = {name: torch.autograd.grad(term, shown)[0] for name, term in terms.items()}
-        wanted = sum((self.weights[name] * g for name, g in slopes.items() if name != "gan_loss"), start=0 * shown.detach())
+        wanted = sum(
+            (self.weights[name] * g for name, g in slopes.items() if name != "gan_loss"), start=0 * shown.detach()
+        )
         last_layer = self.model.decoder.conv_out.weight
         self.adaptive = adaptive_weight(out.images, wanted, slopes["gan_loss"], last_layer)
         self.weights["gan_loss"] = self.critic.weight * self.adaptive
@@ -161,16 +166,17 @@ class Tokenizing(Task):
         self.held_out.update(batch, self.model(batch.images))
 
     def measures(self) -> dict[str, float]:
-        values = self.held_out.finish(self.weights)
-        self.held_out = HeldOut(self.model.num_codes, self.lpips)
-        return values
+        return self.held_out.finish(self.weights)
 
     def protocol(self) -> dict[str, Any]:
         return {
             "pixels": "clamped to [-1, 1], to [0, 1], rounded to 8 bit; per image, then the mean over images",
             "ssim": "Gaussian window of 11, sigma 1.5, data range 1",
             "psnr_gain": "PSNR less that of each crop filled with its own mean colour",
-            "lpips": f"v0.1, {self.lpips.net}" if self.lpips is not None else "not measured: no trunk weights were given",
+            "lpips": f"v0.1, {self.lpips.net}"
+            if self.lpips is not None
+            else "not measured: no trunk weights were given",
+            "rfid": "Inception v3 (torch-fidelity), 2048 features, against the very same validation crops",
             "usage": f"of {self.model.num_codes} codes, over all validation tokens",
             "split": "validation images are never trained on; best.ckpt was chosen on them",
         }
@@ -186,11 +192,15 @@ class Tokenizing(Task):
 class HeldOut:
     """Sums over the validation images, from which the measures are made. Every rank takes part, with images or without."""
 
-    def __init__(self, num_codes: int, lpips: LPIPS | None) -> None:
-        self.num_codes, self.lpips = num_codes, lpips
+    def __init__(self, num_codes: int, lpips: LPIPS | None, fid_weights: str) -> None:
+        self.num_codes, self.lpips, self.fid_weights = num_codes, lpips, fid_weights
+        self.fid: Any = None
+        self.reset()
+
+    def reset(self) -> None:
         names = ["recon_loss", "vq_loss", "commitment_loss", "psnr", "psnr_mean_colour", "ssim", "bits_per_pixel"]
-        self.means = {name: metrics.Mean() for name in names + ["perc_loss"] * (lpips is not None)}
-        self.usage = metrics.CodeUsage(num_codes)
+        self.means = {name: metrics.Mean() for name in names + ["perc_loss"] * (self.lpips is not None)}
+        self.usage = metrics.CodeUsage(self.num_codes)
         self.skipped = metrics.Mean()
 
     def update(self, batch: ImageBatch, out: Reconstruction) -> None:
@@ -209,11 +219,15 @@ class HeldOut:
             each["perc_loss"] = self.lpips(out.images, batch.images)
         for name, values in each.items():
             self.means[name].update(values)
+        if self.fid_weights:
+            self.fid = self.fid or metrics.frechet_distance(self.fid_weights).to(images.device)
+            self.fid.update(images, real=True)
+            self.fid.update(shown, real=False)
         self.skipped.update(torch.tensor(float(batch.skipped)))
         self.usage.update(out.quantized.ids)
 
     def finish(self, weights: dict[str, float | Tensor]) -> dict[str, float]:
-        """The measures over all ranks."""
+        """The measures over all ranks; forgets what was gathered."""
         values = {name: float(mean.reduce().value()) for name, mean in self.means.items()}
         usage = self.usage.reduce()
         values["total_loss"] = sum(float(weights[name]) * values[name] for name in weights if name in values)
@@ -222,4 +236,10 @@ class HeldOut:
         values["perplexity_share"] = values["perplexity"] / self.num_codes
         if skipped := float(self.skipped.reduce().sum[0]):
             values["skipped_images"] = skipped
+        if self.lpips is not None:
+            values[f"lpips_{self.lpips.net}"] = values["perc_loss"]
+        if self.fid is not None:
+            values["rfid"] = float(self.fid.compute())
+            self.fid.reset()
+        self.reset()
         return values
