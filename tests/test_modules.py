@@ -70,9 +70,21 @@ class Recorder(Logger):
 
 
 class Blind(Recorder):
-    """As TensorBoard's: takes no images."""
+    """Takes no images."""
 
     log_image = property()
+
+
+class Board(Blind):
+    """Takes images as TensorBoard does."""
+
+    def __init__(self):
+        super().__init__()
+        self.experiment = types.SimpleNamespace(add_image=self.add_image)
+
+    def add_image(self, tag, pixels, global_step, dataformats):
+        assert (pixels.dtype, dataformats) == ("uint8", "HWC")
+        self.images.append((tag, global_step, [pixels.shape[1::-1]]))
 
 
 def model_of(**options):
@@ -296,12 +308,13 @@ def test_metrics_and_images_keep_their_own_intervals(data):
     assert all(width > 64 and height > 64 for _, _, sizes in logger.images for width, height in sizes)
 
 
-def test_two_loggers_get_the_same_and_one_that_takes_no_images_is_spared_them(data):
-    first, second = Recorder(), Blind()
-    trainer_of([first, second], max_epochs=1).fit(model_of(log_images_every_n_steps=1), datamodule=data)
-    assert first.rows == second.rows != []
-    assert first.images
-    assert not second.images
+def test_several_loggers_get_the_same_and_images_in_their_own_way(data):
+    first, blind, board = Recorder(), Blind(), Board()
+    model = model_of(log_images_every_n_steps=2)
+    trainer_of([first, blind, board], max_epochs=1).fit(model, datamodule=data)
+    assert first.rows == blind.rows == board.rows != []
+    assert first.images == board.images != []
+    assert not blind.images
 
 
 def test_pictures_wake_nothing_and_disturb_nothing(data):

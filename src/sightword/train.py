@@ -147,8 +147,8 @@ class Loop(pl.LightningModule):
             for logger in self.loggers:
                 if hasattr(logger, "log_image"):
                     logger.log_image(f"{stage}/{name}", [picture], step=step)
-                elif hasattr(logger.experiment, "add_image"):  # TensorBoard's
-                    logger.experiment.add_image(f"{stage}/{name}", np.asarray(picture), step, dataformats="HWC")
+                elif hasattr(board := getattr(logger, "experiment", None), "add_image"):  # TensorBoard's
+                    board.add_image(f"{stage}/{name}", np.asarray(picture), step, dataformats="HWC")
         self.task.train(training)
 
 
