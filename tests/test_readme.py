@@ -29,7 +29,10 @@ def tiny_modules(monkeypatch):
 
     small = {"encoder_channels": (8, 8), "decoder_channels": (8, 8), "latent_channels": 8, "embedding_dim": 8}
     monkeypatch.setattr(sightword, "VQVAEModel", partial(VQVAEModel, **small), raising=False)
-    data = lambda *args, **more: AnimeDataModule(*args, **(more | {"batch_size": 2, "image_size": 16, "num_workers": 0}))  # noqa: E731
+
+    def data(*args, **more):
+        return AnimeDataModule(*args, **(more | {"batch_size": 2, "image_size": 16, "num_workers": 0}))
+
     monkeypatch.setattr(sightword, "AnimeDataModule", data, raising=False)
 
 

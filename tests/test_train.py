@@ -40,7 +40,10 @@ class Toy(Task):
         if self.batches == self.die_at:
             raise MemoryError
         hidden = nn.functional.dropout(self.body(batch), 0.5, self.training)
-        return {"fit": (self.head(hidden) - batch.sum(1, True)).square().mean(), "size": self.head.weight.square().sum()}
+        return {
+            "fit": (self.head(hidden) - batch.sum(1, True)).square().mean(),
+            "size": self.head.weight.square().sum(),
+        }
 
     def stats(self):
         return {"before": float(self.batches), "nothing": math.nan}
@@ -80,7 +83,9 @@ def start(folder, make=Toy, optim=None, **trainer):
     torch.manual_seed(0)
     task = make()
     defaults = {"accelerator": "cpu", "steps": 6, "val_every": 3, "log_every": 1, "pictures_every": 1000}
-    config = Run(experiment="toy/sum", system={}, data={}, optim=Optim(**optim or {}), trainer=Trainer(**defaults | trainer))
+    config = Run(
+        experiment="toy/sum", system={}, data={}, optim=Optim(**optim or {}), trainer=Trainer(**defaults | trainer)
+    )
     loaders = Loaders(Stream(Numbers(), 2), ordered(Numbers(), 6))
     return train.run(task, loaders, config, folder)
 
@@ -243,7 +248,7 @@ def test_a_monitor_that_is_not_measured_is_said_in_a_line_with_what_is(tmp_path)
     assert str(caught.value) == "trainer.monitor=val/accuracy is not measured; these are: val/error, val/weight"
 
 
-# ------------------------------------------------------------------------------------------------------ the run's folder
+# ----------------------------------------------------------------------------------------------------- the run's folder
 
 
 @pytest.mark.parametrize(
@@ -275,7 +280,9 @@ def test_metrics_csv_has_a_row_for_what_was_logged_when(tmp_path):
     ]
     assert column(tmp_path, "train/before") == {2: 1, 4: 3}
     for row in (row for row in rows if row["train/fit"]):
-        assert float(row["train/total_loss"]) == pytest.approx(2 * float(row["train/fit"]) + float(row["train/size"]), rel=1e-4)
+        assert float(row["train/total_loss"]) == pytest.approx(
+            2 * float(row["train/fit"]) + float(row["train/size"]), rel=1e-4
+        )
 
 
 def test_pictures_are_files_named_by_stage_and_batch(tmp_path):

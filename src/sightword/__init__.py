@@ -9,18 +9,18 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AnimeDataModule": "modules",
-    "Decoder": "towers.vq_image",
-    "Encoder": "towers.vq_image",
+    "Decoder": "towers.vq_network",
+    "Encoder": "towers.vq_network",
     "FeatureCache": "cache",
     "FrozenQuantizer": "quantize",
     "LPIPS": "systems.tokenizer.loss",
     "Quantized": "quantize",
-    "ResBlock": "towers.vq_image",
+    "ResBlock": "towers.vq_network",
     "VQImage": "towers.vq_image",
     "VQVAEModel": "modules",
     "VectorQuantizer": "quantize",
     "VectorQuantizerEMA": "quantize",
-    "load_published": "towers.vq_image",
+    "load_published": "towers.vq_published",
 }
 __all__ = sorted(_HOMES)
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from sightword.quantize import VectorQuantizer as VectorQuantizer
     from sightword.quantize import VectorQuantizerEMA as VectorQuantizerEMA
     from sightword.systems.tokenizer.loss import LPIPS as LPIPS
-    from sightword.towers.vq_image import Decoder as Decoder
-    from sightword.towers.vq_image import Encoder as Encoder
-    from sightword.towers.vq_image import ResBlock as ResBlock
     from sightword.towers.vq_image import VQImage as VQImage
-    from sightword.towers.vq_image import load_published as load_published
+    from sightword.towers.vq_network import Decoder as Decoder
+    from sightword.towers.vq_network import Encoder as Encoder
+    from sightword.towers.vq_network import ResBlock as ResBlock
+    from sightword.towers.vq_published import load_published as load_published
 
 
 def __getattr__(name: str) -> Any:

@@ -118,6 +118,6 @@ footer {{ color: #6b7683; font-size: 14px; padding-bottom: 40px; }}
 </style></head><body>
 <header><h1>Sightword</h1><p>Tie what is seen to words: research systems on one small core.</p></header>
 {body}
-<footer>Sightword {version}. Everything on this page was computed by this machine in {minutes} minutes, without a network.
-</footer></body></html>
+<footer>Sightword {version}. Everything on this page was computed here in {minutes} minutes, without a network.</footer>
+</body></html>
 """

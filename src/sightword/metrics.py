@@ -196,7 +196,8 @@ def _blur(x: Tensor) -> Tensor:
 def frechet_distance(weights: str) -> Any:
     """torchmetrics' Fréchet distance of images (B, 3, H, W) in [0, 1], by Inception features (Heusel et al. 2017).
 
-    weights: torch-fidelity's file of Inception v3, read from disk only. Raises ValueError if it is none or the package lacks.
+    weights: torch-fidelity's file of Inception v3, read from disk only. Raises ValueError if it
+    is none, or the package is not installed.
     """
     state = read_weights(weights)
     from torchmetrics.image.fid import FrechetInceptionDistance
@@ -204,7 +205,9 @@ def frechet_distance(weights: str) -> Any:
     with TemporaryDirectory() as folder:  # torch-fidelity unpickles whatever it is given: give it tensors only
         torch.save(state, Path(folder) / "inception.pth")
         try:
-            return FrechetInceptionDistance(2048, normalize=True, feature_extractor_weights_path=f"{folder}/inception.pth")
+            return FrechetInceptionDistance(
+                2048, normalize=True, feature_extractor_weights_path=f"{folder}/inception.pth"
+            )
         except ModuleNotFoundError as error:
             raise ValueError("rFID needs torch-fidelity: pip install 'sightword[fid]'") from error
 

@@ -16,7 +16,7 @@ from sightword.configs import Optim
 from sightword.data.image import ImageBatch
 from sightword.systems.tokenizer.config import Data, System
 from sightword.systems.tokenizer.data import make_loaders
-from sightword.systems.tokenizer.task import make_task
+from sightword.systems.tokenizer.task import Tokenizing, make_task
 from sightword.train import Loop
 
 
@@ -32,6 +32,8 @@ class VQVAEModel(Loop):
     With lambda_gan = 0 Lightning optimises by itself. Otherwise the module drives both optimisers: give `accumulate`
     and `clip` here, as the Trainer refuses its own.
     """
+
+    task: Tokenizing
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ class VQVAEModel(Loop):
         self.save_hyperparameters(values | lists)
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstruction (B, 3, H, W) of x; vq_loss, commitment_loss, perplexity, code_usage_rate, indices (B, h, w)."""
+        """Reconstruction (B, 3, H, W) of x; its vq_loss, commitment_loss, perplexity, code_usage_rate, indices."""
         out = self.task.model(x)
         counts = torch.bincount(out.quantized.ids.flatten(), minlength=self.task.model.num_codes)
         info = {
@@ -136,7 +138,8 @@ class VQVAEModel(Loop):
         """How many the Trainer will give. Its max_steps counts optimiser steps, one of them for an epoch's odd rest."""
         trainer = self.trainer
         epoch, per_step = trainer.num_training_batches, trainer.accumulate_grad_batches
-        by_epochs = epoch * trainer.max_epochs if (trainer.max_epochs or -1) > 0 else math.inf
+        epochs_to_go = trainer.max_epochs or -1
+        by_epochs = epoch * epochs_to_go if epochs_to_go > 0 else math.inf
         by_steps = math.inf
         if trainer.max_steps > 0:
             steps = trainer.max_steps * self.optim.accumulate

@@ -147,13 +147,13 @@ class Loop(pl.LightningModule):
             for logger in self.loggers:
                 if hasattr(logger, "log_image"):
                     logger.log_image(f"{stage}/{name}", [picture], step=step)
-                elif hasattr(board := getattr(logger, "experiment", None), "add_image"):  # TensorBoard's
-                    board.add_image(f"{stage}/{name}", np.asarray(picture), step, dataformats="HWC")
+                elif add := getattr(getattr(logger, "experiment", None), "add_image", None):  # TensorBoard's
+                    add(f"{stage}/{name}", np.asarray(picture), step, dataformats="HWC")
         self.task.train(training)
 
 
 def base_lr(optim: Optim, role: str | None = None) -> float:
-    """The learning rate of a role, or of the critic. Asked at every batch: a resumed run may have been given another."""
+    """The learning rate of a role, or of the critic. Asked at every batch: a resumed run may be given another."""
     return optim.lr * optim.lr_scale.get(role, 1.0) if role else optim.critic_lr or optim.lr
 
 
@@ -283,7 +283,7 @@ class Keeper(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["config"] = self.config.plain()
-        # The last batch of this run is not the last of one that `trainer.steps` makes longer: Lightning would stop there.
+        # The last batch of this run is not the last of one that `trainer.steps` makes longer: Lightning would stop.
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -295,7 +295,7 @@ class Keeper(Callback):
         signal.signal(number, signal.SIG_DFL)  # whoever asks twice is in a hurry
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        # Dropout and the like draw from the global generator: a function of the batch, it needs no place in checkpoints.
+        # Dropout and the like draw from the global generator: as a function of the batch it needs no checkpoint.
         torch.manual_seed(hash((self.config.seed, pl_module.batches, trainer.global_rank)) % 2**63)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -11,19 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sightword.quantize import FrozenQuantizer, VectorQuantizer, VectorQuantizerEMA
-from sightword.towers.vq_image import (
-    Attention,
-    Decoder,
-    Encoder,
-    ResBlock,
-    TamingDecoder,
-    TamingEncoder,
-    VQImage,
-    load_published,
-    pad_to,
-    presets,
-    taming,
-)
+from sightword.towers.vq_image import VQImage, pad_to
+from sightword.towers.vq_network import Attention, Decoder, Encoder, ResBlock, TamingDecoder, TamingEncoder
+from sightword.towers.vq_published import load_published, presets, taming
 
 TINY = {"ch": 4, "z_channels": 8, "dim": 8, "num_codes": 32}
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -233,7 +233,7 @@ class ImageFolder(Dataset[ImageItem | None]):
         paths: Sequence[str | Path],
         transform: Transform,
         seed: int = 0,
-        on_error: Literal["raise", "skip"] = "raise",
+        on_error: str = "raise",
         cache_mb: int = 256,
     ) -> None:
         if on_error not in ("raise", "skip"):

@@ -1,19 +1,15 @@
-"""Images to a grid of code ids and back: the networks of the image tokenizer, and the published ones.
+"""Images to a grid of code ids and back.
 
     images (B, 3, H, W) → encoder → (B, D, h, w) → quantiser → ids (B, h, w), codes (B, h, w, D) → decoder → images
 
-Images are RGB in [-1, 1]. One `VQImage` holds any encoder, any quantiser of `sightword.quantize` and any decoder.
-There are two pairs of networks: `Encoder` and `Decoder` are document 003's, `TamingEncoder` and `TamingDecoder` are
-those of VQGAN (Esser et al. 2021, arXiv 2012.09841), which latent diffusion and LlamaGen share.
+Images are RGB in [-1, 1]. One `VQImage` holds any pair of networks of `vq_network`, and any quantiser of `quantize`.
 
-Legend: B batch; H, W pixels; h, w tokens a side (H / factor, W / factor); N = h·w; C channels; D channels of a code;
-K codes.
+Legend: B batch; H, W pixels; h, w tokens a side (H / factor, W / factor); N = h·w; D channels of a code; K codes.
 """
 
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,285 +20,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sightword.atomic import write_atomically
-from sightword.checkpoint import read_checkpoint, weights_in
-from sightword.nearest import Metric
+from sightword.checkpoint import read_checkpoint
 from sightword.quantize import FrozenQuantizer, Quantized, VectorQuantizer, VectorQuantizerEMA
 from sightword.towers import Encoded
+from sightword.towers.vq_network import Decoder, Encoder, TamingDecoder, TamingEncoder
 
 Quantizer = VectorQuantizer | VectorQuantizerEMA | FrozenQuantizer
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups as everybody has them, fewer where 32 does not divide the channels."""
-    if channels < 1:
-        raise ValueError(f"a layer needs at least one channel, got {channels}")
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
-
-
-class ResBlock(nn.Module):
-    """x + f(x), where f is twice: normalise, SiLU, 3x3. (B, in_channels, h, w) → (B, out_channels, h, w)."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.norm1 = group_norm(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = group_norm(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        same = in_channels == out_channels
-        self.nin_shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        residual = self.conv1(F.silu(self.norm1(x)))
-        residual = self.conv2(F.silu(self.norm2(residual)))
-        return self.nin_shortcut(x) + residual
-
-
-class Encoder(nn.Module):
-    """Images (B, in_channels, H, W) to latents (B, latent_channels, h, w), halving the sides once a stage.
-
-    Source: document 003, "Encoder 架构".
-    """
-
-    def __init__(
-        self,
-        in_channels: int = 3,
-        channels: Sequence[int] = (128, 256, 256, 256),
-        latent_channels: int = 256,
-        num_res_blocks: int = 2,
-    ) -> None:
-        super().__init__()
-        self.arguments = {
-            "in_channels": in_channels,
-            "channels": _widths(channels),
-            "latent_channels": latent_channels,
-            "num_res_blocks": num_res_blocks,
-        }
-        self.latent_channels, self.factor = latent_channels, 2 ** len(channels)
-        self.conv_in = nn.Conv2d(in_channels, channels[0], 3, padding=1)
-        self.stages = nn.Sequential()
-        for before, width in pairwise([channels[0], *channels]):
-            blocks = [ResBlock(width, width) for _ in range(num_res_blocks)]
-            self.stages.append(nn.Sequential(nn.Conv2d(before, width, 4, stride=2, padding=1), *blocks))
-        self.conv_out = nn.Conv2d(channels[-1], latent_channels, 3, padding=1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.conv_out(self.stages(self.conv_in(images)))
-
-
-class Decoder(nn.Module):
-    """Latents (B, latent_channels, h, w) to images (B, out_channels, H, W) in [-1, 1], doubling once a stage.
-
-    Every stage doubles. The document's drawing leaves it out in stage 4, and would end at half the size it states.
-
-    Source: document 003, "Decoder 架构".
-    """
-
-    def __init__(
-        self,
-        latent_channels: int = 256,
-        channels: Sequence[int] = (256, 256, 256, 128),
-        out_channels: int = 3,
-        num_res_blocks: int = 2,
-    ) -> None:
-        super().__init__()
-        self.arguments = {
-            "latent_channels": latent_channels,
-            "channels": _widths(channels),
-            "out_channels": out_channels,
-            "num_res_blocks": num_res_blocks,
-        }
-        self.latent_channels, self.factor = latent_channels, 2 ** len(channels)
-        self.conv_in = nn.Conv2d(latent_channels, channels[0], 3, padding=1)
-        self.stages = nn.Sequential()
-        for width, after in pairwise([channels[0], *channels]):
-            blocks = [ResBlock(width, width) for _ in range(num_res_blocks)]
-            grow = nn.Upsample(scale_factor=2, mode="nearest")
-            self.stages.append(nn.Sequential(*blocks, grow, nn.Conv2d(width, after, 3, padding=1)))
-        self.conv_mid = nn.Conv2d(channels[-1], 64, 3, padding=1)
-        self.conv_out = nn.Conv2d(64, out_channels, 3, padding=1)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        x = self.stages(self.conv_in(latents))
-        return self.conv_out(F.relu(self.conv_mid(x))).tanh()
-
-
-def _widths(channels: Sequence[int]) -> list[int]:
-    if not channels or min(channels) < 1:
-        raise ValueError(f"channels are one positive number a stage, got {list(channels)}")
-    return list(channels)
-
-
-class TamingEncoder(nn.Module):
-    """VQGAN's encoder: images (B, in_channels, H, W) to latents (B, z_channels, h, w), halving between levels.
-
-    Level i works at H / 2^i with ch · ch_mult[i] channels. Attention stands at the levels where an image of
-    `resolution` pixels has a side in `attn_resolutions`, whatever the size of the image at hand.
-    Arguments are those of `ddconfig` in the published configs, parameter names those of the published files.
-    """
-
-    def __init__(
-        self,
-        in_channels: int = 3,
-        ch: int = 128,
-        ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
-        num_res_blocks: int = 2,
-        attn_resolutions: Sequence[int] = (16,),
-        resolution: int = 256,
-        z_channels: int = 256,
-    ) -> None:
-        super().__init__()
-        self.arguments = {
-            "in_channels": in_channels,
-            "ch": ch,
-            "ch_mult": _widths(ch_mult),
-            "num_res_blocks": num_res_blocks,
-            "attn_resolutions": list(attn_resolutions),
-            "resolution": resolution,
-            "z_channels": z_channels,
-        }
-        self.latent_channels, self.factor = z_channels, 2 ** (len(ch_mult) - 1)
-        widths = [ch, *(ch * mult for mult in ch_mult)]
-        self.conv_in = nn.Conv2d(in_channels, ch, 3, padding=1)
-        self.down = nn.ModuleList(
-            _DownLevel(before, width, num_res_blocks, resolution >> i in attn_resolutions, last=i == len(ch_mult) - 1)
-            for i, (before, width) in enumerate(pairwise(widths))
-        )
-        self.mid = _Middle(widths[-1])
-        self.norm_out = group_norm(widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], z_channels, 3, padding=1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.conv_in(images)
-        for level in self.down:
-            x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
-
-
-class TamingDecoder(nn.Module):
-    """VQGAN's decoder: latents (B, z_channels, h, w) to images (B, out_ch, H, W), which may leave [-1, 1].
-
-    `up[0]` is the level of full resolution, and runs last; each has one block more than the encoder's.
-    Arguments as `TamingEncoder`'s.
-    """
-
-    def __init__(
-        self,
-        out_ch: int = 3,
-        ch: int = 128,
-        ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
-        num_res_blocks: int = 2,
-        attn_resolutions: Sequence[int] = (16,),
-        resolution: int = 256,
-        z_channels: int = 256,
-    ) -> None:
-        super().__init__()
-        self.arguments = {
-            "out_ch": out_ch,
-            "ch": ch,
-            "ch_mult": _widths(ch_mult),
-            "num_res_blocks": num_res_blocks,
-            "attn_resolutions": list(attn_resolutions),
-            "resolution": resolution,
-            "z_channels": z_channels,
-        }
-        self.latent_channels, self.factor = z_channels, 2 ** (len(ch_mult) - 1)
-        widths = [*(ch * mult for mult in ch_mult), ch * ch_mult[-1]]
-        self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
-        self.mid = _Middle(widths[-1])
-        self.up = nn.ModuleList(
-            _UpLevel(before, width, num_res_blocks + 1, resolution >> i in attn_resolutions, last=i == 0)
-            for i, (width, before) in enumerate(pairwise(widths))
-        )
-        self.norm_out = group_norm(widths[0])
-        self.conv_out = nn.Conv2d(widths[0], out_ch, 3, padding=1)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(latents))
-        for level in reversed(self.up):
-            x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
-
-
-class _Level(nn.Module):
-    """Blocks at one resolution, each followed by attention or none of them."""
-
-    def __init__(self, in_channels: int, out_channels: int, num_res_blocks: int, attention: bool) -> None:
-        super().__init__()
-        widths = [in_channels, *[out_channels] * num_res_blocks]
-        self.block = nn.ModuleList(ResBlock(before, width) for before, width in pairwise(widths))
-        self.attn = nn.ModuleList(Attention(out_channels) for _ in range(num_res_blocks if attention else 0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for i, block in enumerate(self.block):
-            x = block(x)
-            if self.attn:
-                x = self.attn[i](x)
-        return x
-
-
-class _DownLevel(_Level):
-    def __init__(self, in_channels: int, out_channels: int, num_res_blocks: int, attention: bool, last: bool) -> None:
-        super().__init__(in_channels, out_channels, num_res_blocks, attention)
-        self.downsample = nn.Identity() if last else _Downsample(out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.downsample(super().forward(x))
-
-
-class _UpLevel(_Level):
-    def __init__(self, in_channels: int, out_channels: int, num_res_blocks: int, attention: bool, last: bool) -> None:
-        super().__init__(in_channels, out_channels, num_res_blocks, attention)
-        self.upsample = nn.Identity() if last else _Upsample(out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.upsample(super().forward(x))
-
-
-class _Downsample(nn.Module):
-    """3x3 with stride 2, padded at the right and below only: that is how the published weights were trained."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
-
-
-class _Upsample(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-class _Middle(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.block_1 = ResBlock(channels, channels)
-        self.attn_1 = Attention(channels)
-        self.block_2 = ResBlock(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
-
-
-class Attention(nn.Module):
-    """x + attention of one head among all places of x (B, C, h, w)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = group_norm(channels)
-        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        normed = self.norm(x)
-        # A head axis of one: the fast kernels want (B, heads, N, C).
-        q, k, v = (conv(normed).flatten(2).transpose(1, 2)[:, None] for conv in (self.q, self.k, self.v))
-        attended = F.scaled_dot_product_attention(q, k, v)[:, 0]  # (B, N, C)
-        return x + self.proj_out(attended.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
 class Reconstruction(NamedTuple):
@@ -449,13 +172,13 @@ class VQImage(nn.Module):
         path = Path(path)
         config, file = _read_folder(path) if path.is_dir() else (_read_metadata(path), path)
         try:
-            model = _without_weights(lambda: cls.from_config(config))
+            model = without_weights(lambda: cls.from_config(config))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         weights = read_checkpoint(file)
-        if found := _differences(model, weights):
+        if found := differences(model, weights):
             raise ValueError(f"{file} does not fit its config: {found}")
-        model.load_state_dict(weights, strict=False, assign=True)  # strict was `_differences`
+        model.load_state_dict(weights, strict=False, assign=True)  # strict was `differences`
         return model.eval()
 
 
@@ -540,7 +263,7 @@ def _read_metadata(file: Path) -> dict[str, Any]:
         ) from error
 
 
-def _without_weights(build: Callable[[], VQImage]) -> VQImage:
+def without_weights(build: Callable[[], VQImage]) -> VQImage:
     """What `build` builds, without drawing weights that a file replaces at once (`load_state_dict(assign=True)`)."""
     with torch.device("meta"):
         model = build()
@@ -555,7 +278,7 @@ def inference_weights(model: VQImage) -> dict[str, Tensor]:
     return {name: t for name, t in state.items() if not name.startswith("quantizer.") or name == "quantizer.weight"}
 
 
-def _differences(model: VQImage, weights: Mapping[str, Tensor]) -> str:
+def differences(model: VQImage, weights: Mapping[str, Tensor]) -> str:
     """How the names and shapes of `weights` differ from the model's, in a line; empty if they do not."""
     wanted = inference_weights(model)
     shapes = [
@@ -571,117 +294,3 @@ def _differences(model: VQImage, weights: Mapping[str, Tensor]) -> str:
 
 def _few(names: Sequence[str], most: int = 3) -> str:
     return ", ".join([*names[:most], "…"] if len(names) > most else names)
-
-
-# Published models. ---------------------------------------------------------------------------------------------------
-
-_F16 = {"ch_mult": (1, 1, 2, 2, 4), "attn_resolutions": (16,), "z_channels": 256}
-_F8 = {"ch_mult": (1, 2, 2, 4), "attn_resolutions": (32,)}
-
-#: Layout of a published file → arguments of `taming`. Sizes from the authors' configs.
-presets: dict[str, dict[str, Any]] = {
-    "taming_f16_1024": {"num_codes": 1024, "dim": 256, **_F16},
-    "taming_f16_16384": {"num_codes": 16384, "dim": 256, **_F16},
-    "ldm_f8_256": {"num_codes": 256, "dim": 4, "z_channels": 4, **_F8},
-    "ldm_f8_16384": {"num_codes": 16384, "dim": 4, "z_channels": 4, **_F8},
-    "llamagen_vq16": {"num_codes": 16384, "dim": 8, "metric": "cosine", **_F16},
-    "llamagen_vq8": {"num_codes": 16384, "dim": 8, "metric": "cosine", "z_channels": 256, **_F8},
-}
-
-
-def taming(
-    num_codes: int = 1024,
-    dim: int = 256,
-    metric: Metric = "euclidean",
-    ch: int = 128,
-    ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
-    num_res_blocks: int = 2,
-    attn_resolutions: Sequence[int] = (16,),
-    resolution: int = 256,
-    z_channels: int = 256,
-) -> VQImage:
-    """A VQGAN with new weights; `taming(**presets[layout])` has the shape of a published one.
-
-    Its commitment term is raw: the published losses put beta on the other term ("legacy").
-    """
-    shared: dict[str, Any] = {
-        "ch": ch,
-        "ch_mult": ch_mult,
-        "num_res_blocks": num_res_blocks,
-        "attn_resolutions": attn_resolutions,
-        "resolution": resolution,
-        "z_channels": z_channels,
-    }
-    quantizer = VectorQuantizer(num_codes, dim, metric=metric)
-    return VQImage(TamingEncoder(**shared), quantizer, TamingDecoder(**shared), project=True)
-
-
-def load_published(path: str | Path, layout: str, ema: bool = False, **overrides: Any) -> VQImage:
-    """A published tokenizer from the authors' own file (.ckpt, .pt or .safetensors), in eval mode and float32.
-
-    layout: a key of `presets`. ema: take the averaged weights, if the file has them, instead of the last ones.
-    overrides: arguments of `taming` in which this file differs from its layout.
-    Losses and discriminators in the file are left out; the rest must fit exactly.
-    """
-    if layout not in presets:
-        raise ValueError(f"layout {layout!r} is not known; there are {', '.join(presets)}")
-    checkpoint = read_checkpoint(path)
-    try:
-        weights = _taming_names(_published_weights(checkpoint, ema))
-    except ValueError as error:
-        raise ValueError(f"{path} {error}") from None
-    model = _without_weights(lambda: taming(**{**presets[layout], **overrides}))
-    if found := _differences(model, weights):
-        others = [other for other in presets if _fits(weights, other, overrides)]
-        hint = f". It fits layout {' or '.join(others)}" if others else ""
-        raise ValueError(f"{path} does not fit layout {layout}: {found}{hint}")
-    model.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
-    return model.eval()
-
-
-def _fits(weights: Mapping[str, Tensor], layout: str, overrides: Mapping[str, Any]) -> bool:
-    with torch.device("meta"):  # names and shapes, no memory
-        return not _differences(taming(**{**presets[layout], **overrides}), weights)
-
-
-def _published_weights(checkpoint: Mapping[str, Any], ema: bool) -> dict[str, Tensor]:
-    """Tensors under the authors' names. ValueError says what is lacking."""
-    if ema and "ema" in checkpoint:
-        return weights_in(checkpoint, ["ema"])
-    weights = weights_in(checkpoint)
-    # Latent diffusion's average: model_ema.<name without dots>, beside the names themselves.
-    average = {name.removeprefix("model_ema."): t for name, t in weights.items() if name.startswith("model_ema.")}
-    weights = {name: t for name, t in weights.items() if not name.startswith("model_ema.")}
-    if ema and not average:
-        raise ValueError("holds no averaged weights; load it without ema=True")
-    return {name: average.get(name.replace(".", ""), t) for name, t in weights.items()} if ema else weights
-
-
-def _taming_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names for the tensors of a taming, latent diffusion or LlamaGen file, less what only training used."""
-    levels = 1 + max(
-        (int(name.split(".")[2]) for name in weights if name.startswith("decoder.conv_blocks.")), default=0
-    )
-    return {
-        _our_name(name, levels): weight
-        for name, weight in weights.items()
-        if not name.startswith("loss.") and name != "quantize.codebook_used"
-    }
-
-
-def _our_name(name: str, levels: int) -> str:
-    match name.split("."):
-        case ["quantize", "embedding", "weight"]:
-            return "quantizer.weight"
-        case ["quant_conv", part]:
-            return f"to_codes.{part}"
-        case ["post_quant_conv", part]:
-            return f"from_codes.{part}"
-        # LlamaGen numbers its levels in the order they run, on both sides, and its middle 0, 1, 2.
-        case ["encoder", "conv_blocks", level, what, *rest]:
-            return ".".join(["encoder", "down", level, "block" if what == "res" else what, *rest])
-        case ["decoder", "conv_blocks", level, what, *rest]:
-            return ".".join(["decoder", "up", str(levels - 1 - int(level)), "block" if what == "res" else what, *rest])
-        case [side, "mid", ("0" | "1" | "2") as place, *rest]:
-            return ".".join([side, "mid", ("block_1", "attn_1", "block_2")[int(place)], *rest])
-    return name

@@ -15,7 +15,8 @@ from sightword.cache import FeatureCache
 from sightword.data.image import center_crop, read_image
 from sightword.quantize import VectorQuantizerEMA
 from sightword.systems.tokenizer import verbs
-from sightword.towers.vq_image import Decoder, Encoder, VQImage
+from sightword.towers.vq_image import VQImage
+from sightword.towers.vq_network import Decoder, Encoder
 
 
 def tokenizer_of(photos, seed):

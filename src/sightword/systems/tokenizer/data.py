@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,11 @@ def make_loaders(data: Data, seed: int = 0) -> Loaders:
         raise ValueError("data.root is not set: give a folder of images, data.root=/path/to/images")
     train, val = split(data, seed)
     size, scale = data.image_size, (data.min_scale, data.max_scale)
-    options = {"collate_fn": collate_images, "num_workers": data.num_workers, "pin_memory": pin_memory()}
+    options: dict[str, Any] = {
+        "collate_fn": collate_images,
+        "num_workers": data.num_workers,
+        "pin_memory": pin_memory(),
+    }
     crops = ImageFolder(train * data.crops, random_crop(size, scale, data.flip), seed, data.on_error, data.cache_mb)
     view = center_crop(size) if data.val_crops == 1 else random_crop(size, scale, flip=False)
     held_out = ImageFolder(val * data.val_crops, view, seed, data.on_error, data.cache_mb)
@@ -31,8 +36,8 @@ def split(data: Data, seed: int) -> tuple[list[Path], list[Path]]:
     found = list_images(data.root)
     if data.val_root:
         held_out = list_images(data.val_root)
-        held = {path.resolve() for path in held_out}
-        rest = [path for path in found if path.resolve() not in held]
+        seen = {path.resolve() for path in held_out}
+        rest = [path for path in found if path.resolve() not in seen]
         if not rest:
             raise ValueError(
                 f"every image of data.root={data.root} is in data.val_root={data.val_root}: none is left to train on"

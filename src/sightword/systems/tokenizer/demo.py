@@ -109,8 +109,8 @@ def _section(run: Path, model: VQImage, counts: np.ndarray, photos: Path) -> Sec
             ("The other experiments, and what they need:", "sightword list"),
         ],
         page_note=(
-            f"{summary['cost']['batches']} batches in {summary['cost']['seconds']:.0f} s on {len(TRAIN)} photographs that "
-            "scikit-image carries; the astronaut and the coffee were never trained on. Measured on "
+            f"{summary['cost']['batches']} batches in {summary['cost']['seconds']:.0f} s on {len(TRAIN)} photographs "
+            "that scikit-image carries; the astronaut and the coffee were never trained on. Measured on "
             f"{48 * len(HELD_OUT)} crops of 64×64 of those two."
         ),
     )

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from sightword.quantize import VectorQuantizer, VectorQuantizerEMA
-from sightword.towers.vq_image import Decoder, Encoder, VQImage
+from sightword.towers.vq_image import VQImage
+from sightword.towers.vq_network import Decoder, Encoder
 
 
 def make_tokenizer(

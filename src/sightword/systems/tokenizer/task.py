@@ -26,7 +26,8 @@ from sightword.systems.tokenizer.loss import (
 )
 from sightword.systems.tokenizer.model import PatchGAN, make_tokenizer
 from sightword.task import Task
-from sightword.towers.vq_image import Reconstruction, VQImage, load_published
+from sightword.towers.vq_image import Reconstruction, VQImage
+from sightword.towers.vq_published import load_published
 
 
 def make_task(system: System) -> "Tokenizing":
@@ -56,6 +57,9 @@ def make_task(system: System) -> "Tokenizing":
 class Adversary(nn.Module):
     """A discriminator and when, how and how strongly it takes part."""
 
+    network: nn.Module
+    lecam: LeCam
+
     def __init__(
         self, network: nn.Module, kind: str, start: int, warmup: int, weight: float, lecam_weight: float
     ) -> None:
@@ -75,6 +79,10 @@ class Adversary(nn.Module):
 
 class Tokenizing(Task):
     """Reconstruct images through a codebook."""
+
+    model: VQImage
+    lpips: LPIPS | None
+    critic: Adversary | None
 
     def __init__(
         self,
@@ -144,7 +152,7 @@ class Tokenizing(Task):
         return {name: WithGradient.apply(out.images, term.detach(), slopes[name]) for name, term in terms.items()}
 
     def stats(self) -> dict[str, float]:
-        """perplexity and code_usage_rate of the last batch (N tokens can show at most N of K codes), and of the last 100.
+        """perplexity and code_usage_rate of the last batch (N tokens show at most N of K codes), and of the last 100.
 
         skipped_images: how many could not be read since the run began; only where there were any.
         """
@@ -190,7 +198,7 @@ class Tokenizing(Task):
 
 
 class HeldOut:
-    """Sums over the validation images, from which the measures are made. Every rank takes part, with images or without."""
+    """Sums over the validation images, of which the measures are made. Every rank takes part, with images or not."""
 
     def __init__(self, num_codes: int, lpips: LPIPS | None, fid_weights: str) -> None:
         self.num_codes, self.lpips, self.fid_weights = num_codes, lpips, fid_weights

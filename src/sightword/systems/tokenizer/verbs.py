@@ -75,7 +75,7 @@ class _Tokenizer:
         self.cache, self.paths, self.keys, self.batch_size = cache, paths, keys, batch_size
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
-        self.folder = ImageFolder(paths, center_crop(size), on_error=on_error, cache_mb=0)  # type: ignore[arg-type]
+        self.folder = ImageFolder(paths, center_crop(size), on_error=on_error, cache_mb=0)
 
     def __call__(self, shard: int) -> None:
         import numpy as np
@@ -99,7 +99,8 @@ class _Tokenizer:
 
 def _tokenizer(run: str, weights: str, layout: str) -> Any:
     """The network that one of the three sources describes, in eval mode."""
-    from sightword.towers.vq_image import VQImage, load_published
+    from sightword.towers.vq_image import VQImage
+    from sightword.towers.vq_published import load_published
 
     if bool(run) == bool(weights):
         raise ValueError("say which tokenizer: run=<run folder>, or weights=<file or exported folder>")
