@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torchvision.models import vgg16
 
@@ -387,6 +388,12 @@ def test_clip_bounds_both_gradients(data):
     for name in ("main", "critic"):
         assert min(free[name]) > 2e-3
         assert bound[name] == [pytest.approx(1e-3, rel=1e-3)] * 6
+
+
+def test_clip_bounds_gradients_at_their_true_size_where_float16_scales_them(data):
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    norms = fit(model_of(**GAN, clip=1e-3), data, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+    assert norms["main"] == [pytest.approx(1e-3, rel=1e-2)] * 6
 
 
 def test_accumulate_steps_every_so_many_batches(data):

@@ -191,6 +191,27 @@ def test_the_adaptive_weight_is_the_papers_formula_and_bounded():
         assert not weight.requires_grad
 
 
+def test_the_adaptive_weight_survives_float16():
+    layer = nn.Conv2d(1, 1, 1, bias=False)
+    image = layer(torch.ones(1, 1, 1, 2)).half()
+    wanted, adversarial = torch.full((1, 1, 1, 2), 1e-9), torch.full((1, 1, 1, 2), 1e-8)
+    weight = adaptive_weight(image, wanted, adversarial, layer.weight)
+    assert float(weight) == pytest.approx(2e-9 / (2e-8 + 1e-4), rel=1e-3)
+
+
+def test_under_autocast_the_adversarial_gradients_are_about_the_same():
+    grads = []
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        task = task_of(codebook="gradient", lambda_gan=0.6)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            total = task.total(task.losses(batch_of(4)))
+        (total * 1024).backward()  # as a gradient scaler would
+        grads.append(torch.cat([p.grad.flatten() for p in task.model.decoder.parameters()]))
+    for other in grads[1:]:
+        assert F.cosine_similarity(grads[0], other, dim=0) > 0.99
+        assert other.norm() == pytest.approx(grads[0].norm(), rel=0.05)
+
+
 def test_a_known_gradient_is_handed_back_scaled():
     image = torch.zeros(2, requires_grad=True)
     value = WithGradient.apply(image, torch.tensor(7.0), torch.tensor([1.0, -2.0]))
@@ -205,6 +226,16 @@ def test_the_generators_pass_leaves_no_gradient_at_the_critic():
     assert all(p.grad is None for p in task.critic.parameters())
     task.total(task.critic_losses(batch_of())).backward()
     assert all(p.grad is not None for p in task.critic.parameters())
+
+
+def test_the_critic_is_shown_images_as_real_and_this_batchs_reconstructions_as_false():
+    task, batch = task_of(lambda_gan=1.0), batch_of()
+    shown = copy.deepcopy(task.model)(batch.images).images
+    task.losses(batch)
+    real, false = task.critic.network(batch.images), task.critic.network(shown)
+    expected, swapped = (discriminator_loss(*pair, "hinge").item() for pair in ((real, false), (false, real)))
+    assert task.critic_losses(batch)["disc_loss"].item() == pytest.approx(expected, rel=1e-5)
+    assert abs(expected - swapped) > 1e-3
 
 
 def test_the_critics_pass_leaves_no_gradient_at_the_generator():

@@ -124,8 +124,13 @@ def adaptive_weight(image: Tensor, wanted: Tensor, adversarial: Tensor, last_lay
     image: the reconstruction, with its graph; wanted, adversarial: gradients at it. Esser et al. 2021, equation 7:
     λ = |∂L_rec/∂W| / (|∂L_GAN/∂W| + 1e-4), at most 1e4.
     """
-    norms = [torch.autograd.grad(image, last_layer, g, retain_graph=True)[0].norm() for g in (wanted, adversarial)]
+    norms = [_norm_at(last_layer, image, g) for g in (wanted, adversarial)]
     return (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4)
+
+
+def _norm_at(layer: Tensor, image: Tensor, gradient: Tensor) -> Tensor:
+    peak = gradient.abs().amax().clamp_min(1e-30)  # taken out on the way: of millions of pixels each is float16's zero
+    return torch.autograd.grad(image, layer, gradient / peak, retain_graph=True)[0].norm() * peak
 
 
 class WithGradient(torch.autograd.Function):

@@ -139,7 +139,7 @@ class Tokenizing(Task):
     def _seen(self, targets: Tensor, out: Reconstruction) -> dict[str, Tensor]:
         """The same terms and gan_loss, weighed against each other by their gradients; each runs backward once."""
         assert self.critic is not None
-        shown = out.images.detach().requires_grad_()
+        shown = out.images.detach().float().requires_grad_()  # gradients at pixels are too small for float16
         terms = self._looks(shown, targets)
         terms["gan_loss"] = generator_loss(self.critic.network(shown), self.critic.kind)
         slopes = {name: torch.autograd.grad(term, shown)[0] for name, term in terms.items()}
