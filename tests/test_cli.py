@@ -132,6 +132,17 @@ def test_check_names_the_broken_file_and_fails(photos, tmp_path, capsys):
     assert cli.main(["check", "dataset=images", f"root={photos}"]) == 0
 
 
+def test_a_runs_name_is_its_folder_and_is_not_given_twice(run, capsys):
+    words = ["experiment=tokenizer/mini", f"out={run.parents[2]}", f"name={run.name}", "data.root=anywhere"]
+    line = mistake(capsys, "train", *words)
+    assert f"resume={run}" in line
+
+
+def test_under_torchrun_a_run_wants_a_name(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert "name=" in mistake(capsys, "train", "experiment=tokenizer/mini", f"data.root={photos}", f"out={tmp_path}")
+
+
 def test_hydras_flags_work(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["experiment=tokenizer/mini", f"data.root={photos}"]

@@ -298,30 +298,43 @@ def _train_by_hydra(words: list[str]) -> int:
 
 
 def _new_folder(config: "Run") -> Path:
-    """runs/<experiment>/<time>. Processes of one run share it through the environment."""
+    """runs/<experiment>/<time>, or <name>. Processes that Lightning starts learn it from the environment."""
     from datetime import datetime
 
-    name = os.environ.get("SIGHTWORD_RUN") or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, count = Path(config.out) / config.experiment / name, 2
-    while folder.exists() and "SIGHTWORD_RUN" not in os.environ:
-        folder, count = folder.with_name(f"{name}-{count}"), count + 1
-    os.environ["SIGHTWORD_RUN"] = folder.name
-    return folder
+    place = Path(config.out) / config.experiment
+    if told := config.name or os.environ.get("SIGHTWORD_RUN"):
+        if _is_first_process() and (place / told / "config.yaml").exists():
+            raise ValueError(f"{place / told} holds a run: go on with resume={place / told}, or give another name=")
+        return place / told
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ValueError("under torchrun every process must write to the same folder: give the run a name=")
+    name = now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    count = 1
+    while (place / name).exists():
+        name, count = f"{now}-{count + 1}", count + 1
+    os.environ["SIGHTWORD_RUN"] = name
+    return place / name
 
 
 def _train(config: "Run", folder: Path) -> int:
     """Make the task and its loaders first, so that a mistake leaves no folder behind; then train."""
-    _set_threads(config.trainer.threads, config.trainer.devices)
-    task, loaders = _parts(config)
-    from sightword import train as loop
+    try:
+        _set_threads(config.trainer.threads, config.trainer.devices)
+        task, loaders = _parts(config)
+        from sightword import train as loop
 
-    folder.mkdir(parents=True, exist_ok=True)
-    _save_config(config, folder)
-    result = loop.run(task, loaders, config, folder)
-    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        _save_config(config, folder)
+        result = loop.run(task, loaders, config, folder)
+    finally:
+        os.environ.pop("SIGHTWORD_RUN", None)
+    if _is_first_process():
         print(_ending(result, config))
-    os.environ.pop("SIGHTWORD_RUN", None)
     return 0 if result.finished else 1
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def _parts(config: "Run") -> tuple[Any, Any]:

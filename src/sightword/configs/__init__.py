@@ -64,7 +64,8 @@ class Run:
     """One experiment, whole: what config.yaml in a run's folder holds."""
 
     experiment: str = ""
-    out: str = "runs"  # runs are written to <out>/<experiment>/<time>
+    out: str = "runs"  # runs are written to <out>/<experiment>/<name>
+    name: str = ""  # empty: the time; under torchrun every process has to be told the same
     seed: int = 0
     system: Any = None
     data: Any = None
