@@ -199,17 +199,17 @@ def test_the_adaptive_weight_survives_float16():
     assert float(weight) == pytest.approx(2e-9 / (2e-8 + 1e-4), rel=1e-3)
 
 
-def test_under_autocast_the_adversarial_gradients_are_about_the_same():
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float16, 0.01), (torch.bfloat16, 0.1)], ids=str)
+def test_under_autocast_the_adversarial_gradients_are_about_the_same(dtype, off):
     grads = []
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    for enabled in (False, True):
         task = task_of(codebook="gradient", lambda_gan=0.6)
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with torch.autocast("cpu", dtype, enabled=enabled):
             total = task.total(task.losses(batch_of(4)))
         (total * 1024).backward()  # as a gradient scaler would
         grads.append(torch.cat([p.grad.flatten() for p in task.model.decoder.parameters()]))
-    for other in grads[1:]:
-        assert F.cosine_similarity(grads[0], other, dim=0) > 0.99
-        assert other.norm().item() == pytest.approx(grads[0].norm().item(), rel=0.05)
+    assert F.cosine_similarity(*grads, dim=0) > 1 - off
+    assert grads[1].norm().item() == pytest.approx(grads[0].norm().item(), rel=off)
 
 
 def test_a_known_gradient_is_handed_back_scaled():
