@@ -106,7 +106,7 @@ def test_export_holds_inference_only_and_loads_back(run, tmp_path):
     assert cli.main(["export", f"run={run}", f"out={tmp_path / 'model'}"]) == 0
     model = VQImage.from_pretrained(tmp_path / "model")
     x = torch.rand(1, 3, 16, 16) * 2 - 1
-    task, _, _ = cli.load_run(str(run))
+    task, _ = cli.load_run(str(run))
     assert torch.equal(model.encode(x), task.model.encode(x))
     assert not [name for name in read_weights(tmp_path / "model" / "model.safetensors") if "cluster" in name]
 
@@ -118,6 +118,29 @@ def test_a_checkpoint_of_another_experiment_is_refused(run, tmp_path, capsys):
     line = mistake(capsys, "evaluate", f"run={run}", f"checkpoint={tmp_path / 'other.ckpt'}")
     assert "points/fuse" in line
     assert "tokenizer/mini" in line
+
+
+def test_a_mistake_that_shows_late_leaves_no_run_behind(photos, tmp_path, capsys):
+    words = ["experiment=tokenizer/mini", f"data.root={photos}", f"out={tmp_path}", "trainer.threads=1"]
+    words += ["system.encoder_channels=[8,8]", "system.decoder_channels=[8,8]", "data.val_crops=1", "trainer.steps=1"]
+    assert "csvv" in mistake(capsys, "train", *words, "logger=[csvv]")
+    assert cli.main(["train", *words, "trainer.monitor=val/pnsr"]) == 2
+    assert "val/pnsr is not measured" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_a_checkpoint_of_other_sizes_is_refused_in_one_line(run, tmp_path, capsys):
+    import torch
+
+    from sightword.checkpoint import read_checkpoint
+
+    saved = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    saved["state_dict"]["task.model.quantizer.weight"] = torch.zeros(3, 8)
+    torch.save(saved, tmp_path / "small.ckpt")
+    line = mistake(capsys, "evaluate", f"run={run}", f"checkpoint={tmp_path / 'small.ckpt'}")
+    assert "quantizer.weight" in line
+    assert "[3, 8]" in line
+    assert "[16, 8]" in line
 
 
 def test_check_names_the_broken_file_and_fails(photos, tmp_path, capsys):

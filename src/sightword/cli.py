@@ -10,6 +10,7 @@ import importlib
 import inspect
 import os
 import pkgutil
+import shutil
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -317,15 +318,20 @@ def _new_folder(config: "Run") -> Path:
 
 
 def _train(config: "Run", folder: Path) -> int:
-    """Make the task and its loaders first, so that a mistake leaves no folder behind; then train."""
+    """Make the task and its loaders first, then train; a mistake leaves no folder behind."""
+    fresh = not folder.exists()
     try:
         _set_threads(config.trainer.threads, config.trainer.devices)
-        task, loaders = _parts(config)
+        task, loaders = make_task(config), make_loaders(config)
         from sightword import train as loop
 
         folder.mkdir(parents=True, exist_ok=True)
         _save_config(config, folder)
         result = loop.run(task, loaders, config, folder)
+    except Exception:
+        if fresh and _is_first_process() and not list(folder.glob("checkpoints/*.ckpt")):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
         os.environ.pop("SIGHTWORD_RUN", None)
     if _is_first_process():
@@ -337,14 +343,17 @@ def _is_first_process() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
-def _parts(config: "Run") -> tuple[Any, Any]:
-    """The task, with new weights drawn by the run's seed, and the loaders."""
+def make_task(config: "Run") -> Any:
+    """The task of a config, with new weights drawn by the run's seed."""
     import torch
 
-    system = config.experiment.split("/")[0]
     torch.manual_seed(config.seed)
-    task = _system_module(system, "task").make_task(config.system)
-    return task, _system_module(system, "data").make_loaders(config.data, config.seed)
+    return _system_module(config.experiment.split("/")[0], "task").make_task(config.system)
+
+
+def make_loaders(config: "Run") -> Any:
+    """What a config trains and validates on."""
+    return _system_module(config.experiment.split("/")[0], "data").make_loaders(config.data, config.seed)
 
 
 def _set_threads(threads: int, processes: int) -> None:
@@ -395,10 +404,10 @@ def evaluate(run: str, checkpoint: str = "best", out: str = "", *, fields: Seque
     """
     import json
 
-    task, loaders, config = load_run(run, checkpoint, fields)
     from sightword.train import evaluate as measure
 
-    measures = measure(task, loaders.val, config)
+    task, config = load_run(run, checkpoint, fields)
+    measures = measure(task, make_loaders(config).val, config)
     file = Path(out or Path(run) / "evaluation.json")
     from sightword.atomic import write_atomically
 
@@ -410,26 +419,29 @@ def evaluate(run: str, checkpoint: str = "best", out: str = "", *, fields: Seque
     print(f"written to {file}, with the protocol")
 
 
-def load_run(run: str, checkpoint: str = "best", words: Sequence[str] = ()) -> tuple[Any, Any, "Run"]:
-    """(task with a checkpoint's weights in eval mode, loaders, config) of a run's folder."""
+def load_run(run: str, checkpoint: str = "best", words: Sequence[str] = ()) -> tuple[Any, "Run"]:
+    """(task with a checkpoint's weights in eval mode, config with the words' values in it) of a run's folder."""
+    from sightword.checkpoint import read_checkpoint
+
     folder = Path(run)
     config = _compose(list(words), saved=_saved_config(folder))
     _set_threads(config.trainer.threads, 1)
-    from sightword.checkpoint import read_checkpoint
-
-    file = folder / "checkpoints" / f"{checkpoint}.ckpt"
-    file = Path(checkpoint) if not file.exists() and checkpoint != "best" else file
-    if not file.exists():
-        file = folder / "checkpoints" / "last.ckpt"
+    kept = {name: folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")}
+    file = kept.get(checkpoint, Path(checkpoint))
+    file = kept["last"] if checkpoint == "best" and not file.exists() else file  # nothing was monitored
     saved = read_checkpoint(file)
-    if "config" not in saved or saved["config"]["experiment"].split("/")[0] != config.experiment.split("/")[0]:
-        other = saved.get("config", {}).get("experiment", "another program")
+    writer = saved["config"]["experiment"] if "config" in saved else "another program"
+    if writer != config.experiment:
+        raise ValueError(f"{file} was written by {writer}, {run} is a run of {config.experiment}: give one of its own")
+    task = make_task(config)
+    try:
+        task.load_state_dict({name.removeprefix("task."): weight for name, weight in saved["state_dict"].items()})
+    except RuntimeError as error:
+        told = str(error).splitlines()
         raise ValueError(
-            f"{file} was written by {other}, the run is {config.experiment}: give a checkpoint of this run"
-        )
-    task, loaders = _parts(config)
-    task.load_state_dict({name.removeprefix("task."): weight for name, weight in saved["state_dict"].items()})
-    return task.eval(), loaders, config
+            f"{file} does not fit {folder / 'config.yaml'}: {told[min(1, len(told) - 1)].strip()}"
+        ) from error
+    return task.eval(), config
 
 
 def export(run: str, out: str, checkpoint: str = "best") -> None:
@@ -437,7 +449,7 @@ def export(run: str, out: str, checkpoint: str = "best") -> None:
 
     run: a run's folder. out: the folder to write. checkpoint: best, last or a file.
     """
-    task, _, _ = load_run(run, checkpoint)
+    task, _ = load_run(run, checkpoint)
     task.export(Path(out))
     print(f"written to {out}")
 

@@ -75,8 +75,7 @@ def read_image(path: str | Path) -> Image.Image:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError, IndexError, …
         raise ValueError(
-            f"{path} is not readable as an image ({_reason(path, error)}): "
-            "replace or delete it, or set data.on_error=skip"
+            f"{path} is not readable as an image ({_reason(path, error)}): replace or delete it, or set on_error=skip"
         ) from error
 
 

@@ -34,9 +34,11 @@ def section(out: Path) -> Section:
         status = cli.train_in(run, ["experiment=tokenizer/mini", *_data(photos)])
     if status:
         raise KeyboardInterrupt
-    task, loaders, _ = cli.load_run(str(run))
+    task, config = cli.load_run(str(run))
     cli.export(str(run), str(out / "model"))
-    return _section(run, VQImage.from_pretrained(out / "model"), _usage(task.model, loaders.val), photos)
+    return _section(
+        run, VQImage.from_pretrained(out / "model"), _usage(task.model, cli.make_loaders(config).val), photos
+    )
 
 
 def _photographs(folder: Path) -> Path:
