@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from PIL.Image import Image
@@ -443,9 +444,7 @@ class Progress(TQDMProgressBar):
         self.train_progress_bar.set_description("training")
 
     def init_validation_tqdm(self) -> Any:
-        bar = super().init_validation_tqdm()
-        bar.disable = True
-        return bar
+        return Tqdm(disable=True)
 
 
 def trackers(config: Run, folder: Path) -> list[Logger]:

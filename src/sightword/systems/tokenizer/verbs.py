@@ -20,13 +20,14 @@ def tokenize(
     on_error: str = "raise",
     engine: str = "inline",
     workers: int = 0,
+    gpus: float = 0,
 ) -> None:
     """Turn a folder of images into a cache of code ids; started again, it does only what is missing.
 
     images: the folder. out: the cache; its key for an image is the path below `images`.
     run: a run whose best checkpoint to use, or weights: a published file with its layout=, or an exported folder.
     size: images are resized and centre-cropped to size × size. on_error: raise, or skip unreadable images.
-    engine: inline (also under torchrun), or ray with so many workers.
+    engine: inline (also under torchrun), or ray with so many workers, each with a share of so many gpus.
     """
     from sightword import job
     from sightword.cache import FeatureCache, digest, header_for, id_dtype
@@ -53,7 +54,7 @@ def tokenize(
     def worker() -> Callable[[int], None]:
         return _Tokenizer(cache, _tokenizer(run, weights, layout), paths, keys, size, batch_size, on_error)
 
-    summary = job.run(worker, cache.shards, cache.missing, engine=engine, desc="tokenizing", workers=workers)
+    summary = job.run(worker, cache.shards, cache.missing, engine=engine, desc="tokenizing", workers=workers, gpus=gpus)
     skipped = f", {len(keys) - len(cache)} unreadable images skipped" if cache.done and len(cache) < len(keys) else ""
     print(
         f"{len(cache)} of {len(keys)} images in {out} ({side}×{side} ids of {model.num_codes} codes; "
