@@ -122,7 +122,7 @@ def test_no_cache_somebody_elses_folder_and_a_later_format_each_get_their_line(t
     with pytest.raises(ValueError, match=r"holds no cache \(no header.json\)"):
         FeatureCache(tmp_path)
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ValueError, match="holds safetensors files but no header"):
+    with pytest.raises(ValueError, match=r"holds other files \(model.safetensors\) and no header.json"):
         FeatureCache.create(tmp_path, header())
     (tmp_path / "header.json").write_text(json.dumps(header() | {"format": 2}))
     with pytest.raises(ValueError, match="has format 2, not 1"):
@@ -307,3 +307,29 @@ def test_digest_refuses_what_has_no_bytes_of_its_own():
 def test_ids_of_every_code_fit_their_dtype(num_codes, dtype):
     assert id_dtype(num_codes) == dtype
     assert np.dtype(dtype).type(num_codes - 1) == num_codes - 1
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path):
+    for number in range(5):
+        (tmp_path / f"{number}.png").touch()
+    with pytest.raises(ValueError, match=r"holds other files \(0.png, 1.png, 2.png, …\) and no header.json") as caught:
+        FeatureCache.create(tmp_path, header())
+    assert "delete" not in str(caught.value)
+    assert len(list(tmp_path.iterdir())) == 5
+    with pytest.raises(ValueError, match="0.png holds other files .it is a file itself."):
+        FeatureCache.create(tmp_path / "0.png", header())
+
+
+def test_a_header_that_another_rank_is_writing_or_was_killed_at_is_no_other_file(tmp_path):
+    with write_atomically(tmp_path / "header.json") as part:
+        part.write_text(json.dumps(header()))
+        assert FeatureCache.create(tmp_path, header()).missing() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"header"'])
+def test_a_header_that_is_no_object_is_one_line(tmp_path, text):
+    (tmp_path / "header.json").write_text(text)
+    for read in (FeatureCache, lambda path: FeatureCache.create(path, header())):
+        with pytest.raises(ValueError, match="header.json is no header but a ") as caught:
+            read(tmp_path)
+        assert "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from sightword import cli
+from sightword import run as runs
 
 QUICK = (
     "import sys; from sightword import cli; code = cli.main({words}); assert 'torch' not in sys.modules; sys.exit(code)"
@@ -106,7 +107,7 @@ def test_export_holds_inference_only_and_loads_back(run, tmp_path):
     assert cli.main(["export", f"run={run}", f"out={tmp_path / 'model'}"]) == 0
     model = VQImage.from_pretrained(tmp_path / "model")
     x = torch.rand(1, 3, 16, 16) * 2 - 1
-    task, _ = cli.load_run(str(run))
+    task, _, _ = runs.restore(run)
     assert torch.equal(model.encode(x), task.model.encode(x))
     assert not [name for name in read_weights(tmp_path / "model" / "model.safetensors") if "cluster" in name]
 
@@ -155,10 +156,89 @@ def test_check_names_the_broken_file_and_fails(photos, tmp_path, capsys):
     assert cli.main(["check", "dataset=images", f"root={photos}"]) == 0
 
 
-def test_a_runs_name_is_its_folder_and_is_not_given_twice(run, capsys):
-    words = ["experiment=tokenizer/mini", f"out={run.parents[2]}", f"name={run.name}", "data.root=anywhere"]
+def test_a_runs_name_is_its_folder_and_is_not_given_twice(run, photos, capsys):
+    words = ["experiment=tokenizer/mini", f"out={run.parents[2]}", f"name={run.name}", f"data.root={photos}"]
     line = mistake(capsys, "train", *words)
     assert f"resume={run}" in line
+
+
+def test_a_resume_that_cannot_be_leaves_the_run_as_it_was(run, photos, tmp_path, capsys):
+    before = (run / "config.yaml").read_text()
+    assert "quantizer.weight" in mistake(capsys, "train", f"resume={run}", "system.num_embeddings=32")
+    assert "is finished" in mistake(capsys, "train", f"resume={run}", "optim.lr=1")
+    assert "experiment=" in mistake(capsys, "train", f"resume={run}", "experiment=tokenizer/vqgan")
+    assert (run / "config.yaml").read_text() == before
+
+
+def test_a_checkpoint_that_is_not_there_is_not_replaced_by_another(run, capsys):
+    assert "typo.ckpt" in mistake(capsys, "evaluate", f"run={run}", "checkpoint=typo.ckpt")
+
+
+def test_export_and_tokenize_do_not_need_the_training_images(run, photos, tmp_path, capsys):
+    import shutil
+
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    (other / "config.yaml").write_text((run / "config.yaml").read_text().replace(str(photos), "/nowhere"))
+    assert cli.main(["export", f"run={other}", f"out={tmp_path / 'model'}"]) == 0
+    assert cli.main(["tokenize", f"run={other}", f"images={photos}", f"out={tmp_path / 'cache'}", "size=16"]) == 0
+    capsys.readouterr()
+    assert "nowhere" in mistake(capsys, "evaluate", f"run={other}")
+    assert cli.main(["evaluate", f"run={other}", f"data.root={photos}"]) == 0
+
+
+def test_a_damaged_config_is_one_line(run, tmp_path, capsys):
+    for text in ("a: [", "", "experiment: tokenizer/mini\nsystem: {nonsense: 1}"):
+        (tmp_path / "config.yaml").write_text(text)
+        assert "config.yaml" in mistake(capsys, "evaluate", f"run={tmp_path}")
+
+
+@pytest.mark.parametrize("root", ["~/none (1), [x]/a=b", "it's", "$x"])
+def test_a_path_may_hold_any_sign(root, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    line = mistake(capsys, "train", "experiment=tokenizer/mini", f"data.root={root}")
+    assert f"{root.replace('~', str(tmp_path))} does not exist" in line
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["trainer.log_every=0", "optim.betas=[0.9]", "data.image_size=8", "trainer.precision=32bit", "trainer.devices=0"],
+)
+def test_a_value_out_of_range_is_one_line_and_leaves_nothing(word, photos, tmp_path, capsys):
+    words = ["train", "experiment=tokenizer/mini", f"data.root={photos}", f"out={tmp_path}", word]
+    assert word.partition("=")[2].strip("[]") in mistake(capsys, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_runs_of_one_second_have_two_folders(photos, tmp_path):
+    from sightword.configs import Run
+
+    folders = {runs._claim(Run(experiment="tokenizer/mini", out=str(tmp_path))) for _ in range(3) if _forget_run()}
+    assert len(folders) == 3
+    _forget_run()
+
+
+def _forget_run():
+    import os
+
+    os.environ.pop("SIGHTWORD_RUN", None)
+    return True
+
+
+def test_torchrun_and_the_config_agree_on_the_number_of_processes(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    line = mistake(capsys, "train", "experiment=tokenizer/mini", f"data.root={photos}", f"out={tmp_path}", "name=a")
+    assert "2 processes" in line
+    assert "trainer.devices" in line
+
+
+def test_trains_help_names_every_field_with_its_comment(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    for field in ("system.num_embeddings=1024", "data.root=", "optim.lr=2e-4", "trainer.devices=1", "logger=[]"):
+        assert field in out
+    assert "unreadable" in out or "cannot be read" in out
 
 
 def test_under_torchrun_a_run_wants_a_name(photos, tmp_path, monkeypatch, capsys):

@@ -208,6 +208,9 @@ def test_without_ray_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"^engine=ray needs Ray: pip install 'sightword\[ray\]'$"):
         job.run(lambda: lambda number: None, 1, lambda: [0], engine="ray")
+    with pytest.raises(ValueError, match=r"^engine=ray needs Ray"):
+        job.check_engine("ray")
+    job.check_engine("inline")
 
 
 def test_as_many_ray_workers_as_fit_and_none_is_an_error():

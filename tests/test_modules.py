@@ -232,6 +232,16 @@ def test_example_4_encodes_to_256_indices_and_back():
     assert torch.equal(indices.view(2, 16, 16), info["indices"])
 
 
+def test_images_that_are_not_whole_tokens_come_back_in_their_size():
+    model = model_of().eval()
+    x = torch.rand(2, 3, 30, 42) * 2 - 1
+    indices = model.encode(x)
+    assert indices.shape == (2, 8 * 11)
+    with torch.no_grad():
+        assert torch.allclose(model.decode(indices, (8, 11), (30, 42)), model(x)[0], atol=1e-6)
+        assert model.decode(indices, shape=(8, 11)).shape == (2, 3, 32, 44)
+
+
 def test_example_5_runs_without_lpips(data):
     logger = Recorder()
     model = model_of(use_lpips=False, lambda_perc=0.0)

@@ -123,11 +123,11 @@ def test_without_a_gpu_or_triton_or_many_codes_the_plain_search_runs(monkeypatch
     def stack(count):
         return module._stack([torch.zeros(count, 1)], "euclidean", torch.float32)
 
-    assert module._triton_pays(Rows(), stack(4096))
-    assert not module._triton_pays(Rows(), stack(4032))
-    assert not module._triton_pays(torch.zeros(3, 1), stack(4096))
+    assert module._triton_pays(Rows(), stack(8192))
+    assert not module._triton_pays(Rows(), stack(8128))
+    assert not module._triton_pays(torch.zeros(3, 1), stack(8192))
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    assert not module._triton_pays(Rows(), stack(4096))
+    assert not module._triton_pays(Rows(), stack(8192))
 
 
 @pytest.mark.slow

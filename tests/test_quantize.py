@@ -360,3 +360,36 @@ def test_two_ranks_under_lightning_hold_the_codebook_of_one_process_on_both_batc
     just_revived = zero["revived.cluster_size"] == 1
     assert just_revived.any()
     assert all((x == code).all(1).any() for code in zero["revived.weight"][just_revived])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("revive_after", [0, 50])
+def test_settled_codes_go_one_percent_of_the_way_however_many_vectors_they_get(metric, revive_after):
+    x, codes = F.normalize(normal(5000, 4), dim=1), F.normalize(normal(8, 4, seed=1), dim=1)
+    settled = build("ema", codes, metric, decay=0.99, revive_after=revive_after).train()
+    settled.settle()
+    ids = settled.nearest(x)
+    assert ids.bincount(minlength=8).min() > 50
+    means = torch.stack([x[ids == code].mean(0) for code in range(8)])
+    settled(x)
+    expected = torch.lerp(codes, means, 0.01)
+    expected = F.normalize(expected, dim=1) if metric == "cosine" else expected
+    torch.testing.assert_close(settled.weight, expected)
+    fresh = build("ema", codes, metric).train()
+    fresh(x)
+    assert (fresh.weight - codes).norm() > 20 * (settled.weight - codes).norm()
+
+
+def test_settled_codes_are_averages_like_any_other_from_the_second_step_on():
+    quantizer = build("ema", torch.tensor([[0.0], [10.0]]), decay=0.5).train()
+    quantizer.settle()
+    quantizer(torch.tensor([[2.0], [2.0]]))
+    assert quantizer.weight.tolist() == [[1.0], [10.0]]  # 2 vectors it is taken to have had, and 2 new
+    quantizer(torch.tensor([[4.0]]))
+    # size 2/2 + 1/2, sum (0 + 4)/2/2 + 4/2
+    assert quantizer.weight.flatten().tolist() == pytest.approx([(1 + 2) / 1.5, 10.0])
+
+
+def test_no_vectors_are_no_start():
+    with pytest.raises(ValueError, match="^4 codes cannot be drawn from no vectors: the batch is empty$"):
+        kmeans(torch.empty(0, 2), 4)

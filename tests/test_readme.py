@@ -58,10 +58,10 @@ def test_every_block_of_the_readme_runs_in_order(photos, tmp_path, monkeypatch, 
             with monkeypatch.context() as patch:
                 patch.setattr(pl, "Trainer", partial(pl.Trainer, fast_dev_run=True, accelerator="cpu", logger=False))
                 exec(compile(text, "README.md", "exec"), {})
-        else:
-            assert language == "bash"
+        elif language == "bash":
             for line in text.strip().splitlines():
                 run_console(line)
+    assert {language for language, _ in found} == {"bash", "python", ""}  # "" shows what is printed
     assert Path("again.png").exists()
     assert Path("cache/photos/header.json").exists()
 

@@ -49,13 +49,15 @@ class FeatureCache:
     def create(cls, path: str | Path, header: Mapping[str, Any]) -> "FeatureCache":
         """Open for writing, to begin or to go on, with what `header_for` gave. Refuses another's folder."""
         path, header = Path(path), plain(header)
-        remedy = "Give another out=, or delete the folder"
+        others = _others(path)  # listed first: if another rank begins the cache meanwhile, there is a header now
         if (path / "header.json").exists():
             old, new = flatten(read_header(path)), flatten(header)
             if found := differences(old, new, sorted(old | new)):
-                raise ValueError(f"{path} already holds another cache: {found}. {remedy}")
-        elif any(path.glob("*.safetensors")):
-            raise ValueError(f"{path} holds safetensors files but no header.json. {remedy}")
+                raise ValueError(
+                    f"{path} already holds another cache: {found}. Give another out=, or delete the folder"
+                )
+        elif others:
+            raise ValueError(f"{path} holds other files ({others}) and no header.json: give out= a folder of its own")
         else:
             path.mkdir(parents=True, exist_ok=True)
             with write_atomically(path / "header.json") as part:
@@ -231,6 +233,14 @@ def digest(arrays: Mapping[str, Any]) -> str:
     return total.hexdigest()[:16]
 
 
+def _others(path: Path) -> str:
+    """What stands in a folder, or in its place, that is no trace of a header being written: a few names, or ""."""
+    if path.exists() and not path.is_dir():
+        return "it is a file itself"
+    names = sorted(name for name in os.listdir(path) if not name.startswith(".header.json.")) if path.exists() else []
+    return ", ".join([*names[:3], "…"] if len(names) > 3 else names)
+
+
 def read_header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads((path / "header.json").read_text())
@@ -238,6 +248,8 @@ def read_header(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} holds no cache (no header.json): start the job that writes it first") from None
     except ValueError as error:
         raise ValueError(f"{path}/header.json is damaged ({error}): delete the folder and start again") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}/header.json is no header but a {type(header).__name__}: it is not a cache's")
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} has format {header.get('format')}, not {FORMAT}: write it anew with this Sightword")
     return header

@@ -8,17 +8,18 @@ verbs are Python functions whose signature says what they take. A system's own v
 import difflib
 import importlib
 import inspect
-import os
 import pkgutil
-import shutil
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import sightword
+from sightword import run as runs
 from sightword import systems
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     try:
         return _dispatch(words)
+    except BrokenPipeError:  # sightword list | head
+        sys.stderr.close()
+        return 0
     except (ValueError, OSError, KeyError) as error:  # what our own code tells users; anything else is our defect
         if debug:
             raise
@@ -165,11 +169,10 @@ def _system_verbs() -> dict[str, Verb]:
     return found
 
 
-def experiments() -> Iterator[tuple[str, Path]]:
-    """(name, YAML file) of every experiment, as `experiment=name` takes it."""
-    for folder in _config_folders():
-        for file in sorted((folder / "experiment").glob("*/*.yaml")):
-            yield f"{file.parent.name}/{file.stem}", file
+def experiments() -> list[tuple[str, Path]]:
+    """(name, YAML file) of every experiment, as `experiment=name` takes it; the first of a name counts."""
+    files = [file for folder in _config_folders() for file in sorted((folder / "experiment").glob("*/*.yaml"))]
+    return list({f"{file.parent.name}/{file.stem}": file for file in reversed(files)}.items())[::-1]
 
 
 def _config_folders() -> list[Path]:
@@ -182,47 +185,93 @@ def _config_folders() -> list[Path]:
 def train(words: list[str]) -> int:
     """Train an experiment: sightword train experiment=tokenizer/mini data.root=photos
 
-    Any field of the config can be given as key=value: system.*, data.*, optim.*, trainer.*, logger=[swanlab], seed.
-    resume=<run folder> goes on with a run that was stopped, to the result it would have had.
-    Hydra's flags work as well: --cfg job prints the config, -m sweeps over lists of values.
+    Any field of the config can be given as key=value. resume=<run folder> goes on with a run that was stopped, to the
+    result it would have had. Hydra's flags work as well: --cfg job prints the config, -m sweeps over lists of values.
     """
     if any(word in ("-h", "--help") for word in words):
-        print(_usage("train", lambda: None).splitlines()[0].replace("None", inspect.getdoc(train) or ""))
+        print(_train_usage(words))
         return 0
     if any(word.startswith("-") for word in words):
         return _train_by_hydra(words)
     resumed = [word.removeprefix("resume=") for word in words if word.startswith("resume=")]
+    others = [word for word in words if not word.startswith("resume=")]
     if resumed:
         folder = Path(resumed[-1])
-        config = _compose([word for word in words if not word.startswith("resume=")], saved=_saved_config(folder))
-        return _train(config, folder)
-    config = _compose(words)
-    return _train(config, _new_folder(config))
+        if any(word.startswith("experiment=") for word in others):
+            raise ValueError(f"resume={folder} knows its experiment: leave experiment= away")
+        return _tell(runs.start(_change(runs.read_config(folder), others), folder))
+    return _tell(runs.start(_compose(others)))
 
 
-def train_in(folder: Path, words: list[str]) -> int:
-    """`train`, but in a folder of the caller's choice."""
-    return _train(_compose(words), folder)
+def train_in(folder: Path, words: list[str]) -> bool:
+    """`train` in a folder of the caller's choice; whether it was finished."""
+    saved = (folder / "checkpoints" / "last.ckpt").exists()
+    config = _change(runs.read_config(folder), []) if saved else _compose(words)
+    return _tell(runs.start(config, folder)) == 0
 
 
-def _compose(words: list[str], saved: dict[str, Any] | None = None) -> "Run":
-    """The config of an experiment (or the one a run was started with), with the words' values in it."""
+def _tell(result: Any) -> int:
+    """Say how a run ended and what to type next. Exit status."""
+    if runs.is_first_process():
+        print(_ending(result))
+    return 0 if result.finished else 1
+
+
+def _ending(result: Any) -> str:
+    if not result.finished:
+        return f"stopped; go on with: sightword train resume={result.folder}"
+    shown = result.best or result.measures
+    lines = [f"  {name.removeprefix('val/'):<20} {value:.4g}" for name, value in shown.items() if name != "batches"]
+    at = f"best, batch {shown['batches']:.0f}" if result.best else "last"
+    return "\n".join(
+        [f"validation ({at})", *lines, f"written to {result.folder}", f"next: sightword evaluate run={result.folder}"]
+    )
+
+
+def _compose(words: list[str]) -> "Run":
+    """The config of an experiment, with the words' values in it."""
     from hydra import compose, initialize_config_module
-    from hydra.errors import HydraException
+
+    name = _experiment(words)
+    _register_schemas(name.split("/")[0])
+    with _hydra_says(), initialize_config_module("sightword.configs", version_base=None):
+        config = compose("train", overrides=[*_groups(name), *_search_path(), *map(_quoted, words)])
+        return _as_run(config, name)
+
+
+def _change(config: "Run", words: Sequence[str]) -> "Run":
+    """A config with the words' values in it."""
     from omegaconf import OmegaConf
+
+    with _hydra_says():
+        parsed = OmegaConf.from_dotlist([word.replace("=~/", f"={Path.home()}/", 1) for word in words])
+        return _as_run(OmegaConf.merge(OmegaConf.structured(config), parsed), config.experiment)
+
+
+def _as_run(config: Any, name: str) -> "Run":
+    from omegaconf import OmegaConf
+
+    config.experiment = name
+    return typing.cast("Run", OmegaConf.to_object(config))
+
+
+def _quoted(word: str) -> str:
+    """A word in Hydra's grammar, in which most signs of a path mean something: ~ ( ) , and spaces."""
+    key, equals, value = word.partition("=")
+    if not equals or re.fullmatch(r"[\w\-./:+%@]*", value) or value[0] in "[{'\"$":
+        return word
+    value = str(Path(value).expanduser()) if value.startswith("~/") else value
+    return f"{key}='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+@contextmanager
+def _hydra_says() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise into one line."""
+    from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    name = saved["experiment"] if saved else _experiment(words)
-    _register_schemas(name.split("/")[0])
     try:
-        with initialize_config_module("sightword.configs", version_base=None):
-            if saved:
-                config = compose("train", overrides=_groups(name))
-                config = typing.cast(Any, OmegaConf.merge(config, saved, OmegaConf.from_dotlist(words)))
-            else:
-                config = compose("train", overrides=[*_groups(name), *_search_path(), *words])
-        config.experiment = name
-        return typing.cast("Run", OmegaConf.to_object(config))
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_hydra_line(error)) from error
 
@@ -273,24 +322,24 @@ def _hydra_line(error: Exception) -> str:
 def _train_by_hydra(words: list[str]) -> int:
     """Hydra's own front, for its flags."""
     import hydra
-    from omegaconf import OmegaConf
-
-    name = _experiment(words)
-    if any(word in ("-m", "--multirun") for word in words) and any("ddp" in word for word in words):
-        raise ValueError("a sweep cannot start DDP processes, each would sweep again: use torchrun, one run at a time")
-    _register_schemas(name.split("/")[0])
-
-    before = list(sys.argv)
-
-    def job(config: Any) -> None:
-        sys.argv = before  # from which Lightning starts the other processes of a DDP run
-        config.experiment = name
-        run = typing.cast("Run", OmegaConf.to_object(config))
-        _train(run, _new_folder(run))
 
     flags = [word for word in words if word.startswith("-") or "=" not in word]
     values = [word for word in words if word not in flags]
-    sys.argv = [before[0], *flags, *values, *_groups(name), *_search_path()]
+    sweep = any(word in ("-m", "--multirun") for word in flags)
+    if sweep and any("ddp" in word or word.startswith("trainer.devices=") for word in values):
+        raise ValueError("a sweep cannot start several processes, each would sweep again: run them one at a time")
+    name = _experiment(values)
+    if sweep:
+        _register_schemas(name.split("/")[0])
+    else:
+        _compose(values)  # Hydra's own words on a mistake are a page
+
+    def job(config: Any) -> None:
+        sys.argv = before  # from which Lightning starts the other processes of a DDP run
+        _tell(runs.start(_as_run(config, name)))
+
+    before = list(sys.argv)
+    sys.argv = [before[0], *flags, *(values if sweep else map(_quoted, values)), *_groups(name), *_search_path()]
     try:
         hydra.main(version_base=None, config_path="pkg://sightword.configs", config_name="train")(job)()
     finally:
@@ -298,98 +347,30 @@ def _train_by_hydra(words: list[str]) -> int:
     return 0
 
 
-def _new_folder(config: "Run") -> Path:
-    """runs/<experiment>/<time>, or <name>. Processes that Lightning starts learn it from the environment."""
-    from datetime import datetime
+def _train_usage(words: Sequence[str]) -> str:
+    """Every field a run can be told, with the comment that stands beside it in its dataclass."""
+    from sightword import configs
 
-    place = Path(config.out) / config.experiment
-    if told := config.name or os.environ.get("SIGHTWORD_RUN"):
-        if _is_first_process() and (place / told / "config.yaml").exists():
-            raise ValueError(f"{place / told} holds a run: go on with resume={place / told}, or give another name=")
-        return place / told
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise ValueError("under torchrun every process must write to the same folder: give the run a name=")
-    name = now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    count = 1
-    while (place / name).exists():
-        name, count = f"{now}-{count + 1}", count + 1
-    os.environ["SIGHTWORD_RUN"] = name
-    return place / name
+    named = [word.removeprefix("experiment=") for word in words if word.startswith("experiment=")]
+    systems_told = [name.split("/")[0] for name in named] or system_names()
+    lines = [f"sightword train: {inspect.getdoc(train)}", "", *_fields("", configs.Run)]
+    for name in systems_told:
+        schema = _system_module(name, "config")
+        lines += ["", f"{name}:", *_fields("system.", schema.System), *_fields("data.", schema.Data)]
+    return "\n".join([*lines, "", *_fields("optim.", configs.Optim), "", *_fields("trainer.", configs.Trainer)])
 
 
-def _train(config: "Run", folder: Path) -> int:
-    """Make the task and its loaders first, then train; a mistake leaves no folder behind."""
-    fresh = not folder.exists()
-    try:
-        _set_threads(config.trainer.threads, config.trainer.devices)
-        task, loaders = make_task(config), make_loaders(config)
-        from sightword import train as loop
-
-        folder.mkdir(parents=True, exist_ok=True)
-        _save_config(config, folder)
-        result = loop.run(task, loaders, config, folder)
-    except Exception:
-        if fresh and _is_first_process() and not list(folder.glob("checkpoints/*.ckpt")):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        os.environ.pop("SIGHTWORD_RUN", None)
-    if _is_first_process():
-        print(_ending(result, config))
-    return 0 if result.finished else 1
+def _fields(prefix: str, kind: type) -> list[str]:
+    found = re.findall(r"^    (\w+): ([^=\n]+) = (.+?)(?:  # (.*))?$", inspect.getsource(kind), re.MULTILINE)
+    plain = [
+        (name, value, told) for name, hint, value, told in found if name not in ("system", "data", "optim", "trainer")
+    ]
+    shown = [(f"{prefix}{name}={_default(value)}", told) for name, value, told in plain]
+    return [f"  {field:<44} {told}".rstrip() for field, told in shown]
 
 
-def _is_first_process() -> bool:
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
-
-
-def make_task(config: "Run") -> Any:
-    """The task of a config, with new weights drawn by the run's seed."""
-    import torch
-
-    torch.manual_seed(config.seed)
-    return _system_module(config.experiment.split("/")[0], "task").make_task(config.system)
-
-
-def make_loaders(config: "Run") -> Any:
-    """What a config trains and validates on."""
-    return _system_module(config.experiment.split("/")[0], "data").make_loaders(config.data, config.seed)
-
-
-def _set_threads(threads: int, processes: int) -> None:
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or max(1, cores // max(1, processes)))
-
-
-def _ending(result: Any, config: "Run") -> str:
-    if not result.finished:
-        return f"stopped; go on with: sightword train resume={result.folder}"
-    shown = result.best or result.measures
-    lines = [f"  {name.removeprefix('val/'):<20} {value:.4g}" for name, value in shown.items() if name != "batches"]
-    at = f"best by {config.trainer.monitor}, batch {shown['batches']:.0f}" if result.best else "last"
-    return "\n".join(
-        [f"validation ({at})", *lines, f"written to {result.folder}", f"next: sightword evaluate run={result.folder}"]
-    )
-
-
-def _save_config(config: "Run", folder: Path) -> None:
-    import yaml
-
-    from sightword.atomic import write_atomically
-
-    with write_atomically(folder / "config.yaml") as part:
-        part.write_text(yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True))
-
-
-def _saved_config(folder: Path) -> dict[str, Any]:
-    import yaml
-
-    file = folder / "config.yaml"
-    if not file.exists():
-        raise ValueError(f"{folder} is no run: it has no config.yaml")
-    return yaml.safe_load(file.read_text())
+def _default(value: str) -> str:
+    return re.sub(r"field\(default_factory=(?:lambda: )?(.*)\)", r"\1", value).replace("list", "[]").replace('"', "")
 
 
 # ------------------------------------------------------------------------------------------------ verbs of every system
@@ -404,44 +385,20 @@ def evaluate(run: str, checkpoint: str = "best", out: str = "", *, fields: Seque
     """
     import json
 
+    from sightword.atomic import write_atomically
     from sightword.train import evaluate as measure
 
-    task, config = load_run(run, checkpoint, fields)
-    measures = measure(task, make_loaders(config).val, config)
+    config = _change(runs.read_config(Path(run)), fields)
+    task, config, used = runs.restore(Path(run), checkpoint, config)
+    measures = measure(task, runs.make_loaders(config).val, config)
     file = Path(out or Path(run) / "evaluation.json")
-    from sightword.atomic import write_atomically
-
-    report = {"run": str(run), "checkpoint": checkpoint, "measures": measures, "protocol": task.protocol()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    report = {"run": run, "checkpoint": str(used), "measures": measures, "protocol": task.protocol()}
     with write_atomically(file) as part:
         part.write_text(json.dumps(report, indent=2) + "\n")
     for name, value in measures.items():
         print(f"  {name:<20} {value:.4g}")
-    print(f"written to {file}, with the protocol")
-
-
-def load_run(run: str, checkpoint: str = "best", words: Sequence[str] = ()) -> tuple[Any, "Run"]:
-    """(task with a checkpoint's weights in eval mode, config with the words' values in it) of a run's folder."""
-    from sightword.checkpoint import read_checkpoint
-
-    folder = Path(run)
-    config = _compose(list(words), saved=_saved_config(folder))
-    _set_threads(config.trainer.threads, 1)
-    kept = {name: folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")}
-    file = kept.get(checkpoint, Path(checkpoint))
-    file = kept["last"] if checkpoint == "best" and not file.exists() else file  # nothing was monitored
-    saved = read_checkpoint(file)
-    writer = saved["config"]["experiment"] if "config" in saved else "another program"
-    if writer != config.experiment:
-        raise ValueError(f"{file} was written by {writer}, {run} is a run of {config.experiment}: give one of its own")
-    task = make_task(config)
-    try:
-        task.load_state_dict({name.removeprefix("task."): weight for name, weight in saved["state_dict"].items()})
-    except RuntimeError as error:
-        told = str(error).splitlines()
-        raise ValueError(
-            f"{file} does not fit {folder / 'config.yaml'}: {told[min(1, len(told) - 1)].strip()}"
-        ) from error
-    return task.eval(), config
+    print(f"{used}, measured; written to {file} with the protocol")
 
 
 def export(run: str, out: str, checkpoint: str = "best") -> None:
@@ -449,9 +406,9 @@ def export(run: str, out: str, checkpoint: str = "best") -> None:
 
     run: a run's folder. out: the folder to write. checkpoint: best, last or a file.
     """
-    task, _ = load_run(run, checkpoint)
+    task, _, used = runs.restore(Path(run), checkpoint)
     task.export(Path(out))
-    print(f"written to {out}")
+    print(f"{used} written to {out}")
 
 
 def check(dataset: str, root: str) -> None:
@@ -474,19 +431,20 @@ def check(dataset: str, root: str) -> None:
 
 
 def list_experiments() -> None:
-    """List the experiments, a line each: what, data, cost, expected score."""
+    """List the experiments: what, data, cost, expected score."""
     for name, file in experiments():
-        header = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#")]
-        told = [line for line in header if line and not line.startswith(("@", "sightword "))]
-        print(f"{name:<22} {' '.join(told)}")
+        header = [line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        what, *rest = [line for line in header if line and not line.startswith(("@", "sightword "))] or [""]
+        print(f"{name:<20} {what}")
+        for line in rest:
+            print(f"{'':<20}   {line}")
 
 
 def demo(out: str = "runs/demo") -> None:
     """Run everything in miniature, offline, and write one page with the pictures."""
     from sightword.demo import make_page
 
-    _set_threads(0, 1)
-    make_page(Path(out))
+    make_page(Path(out), demo_systems(), train_in)
 
 
 VERBS: dict[str, Verb] = {

@@ -1,7 +1,8 @@
 """The demo: every system in miniature, offline, on one page.
 
-A system takes part by having a `demo.py` with `section(out: Path) -> Section`. The page is one file: pictures are
-inside it, and it asks nothing of the network.
+A system takes part by having a `demo.py` with `section(out: Path, train: Train) -> Section`; `train` trains in a
+folder, by the words of the command line. The page is one file: pictures are inside it, and it asks nothing of the
+network.
 """
 
 import csv
@@ -16,8 +17,8 @@ from PIL.Image import Image
 
 import sightword
 from sightword.atomic import write_atomically
-from sightword.cli import demo_systems
 from sightword.pictures import to_data_uri
+from sightword.run import Train
 
 
 class Figure(NamedTuple):
@@ -38,13 +39,13 @@ class Section(NamedTuple):
     page_note: str  # how the numbers came about
 
 
-def make_page(out: Path) -> Path:
-    """Run the demos of all systems and write <out>/index.html."""
+def make_page(out: Path, names: Sequence[str], train: Train) -> Path:
+    """Run the demos of the systems named and write <out>/index.html."""
     began = time.perf_counter()
     sections = []
-    for name in demo_systems():
+    for name in names:
         part = importlib.import_module(f"sightword.systems.{name}.demo")
-        sections.append(part.section(out / name))
+        sections.append(part.section(out / name, train))
     page = out / "index.html"
     with write_atomically(page) as beside:
         beside.write_text(_page(sections, time.perf_counter() - began), encoding="utf-8")

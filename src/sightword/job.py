@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
@@ -42,8 +43,7 @@ def run(
     (0: as many as fit), the `gpus` of each (Ray hides those not asked for) and that the factory must pickle
     matter to Ray only. Under torchrun no rank waits for another, so none may count on the whole result.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine={engine} is none of {', '.join(ENGINES)}")
+    check_engine(engine)
     rank, world = (0, 1) if engine == "ray" else place()
     mine = range(shards)[rank::world]
     todo = sorted(set(mine) & set(missing()))
@@ -87,11 +87,8 @@ def on_ray(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: f
     On the cluster that RAY_ADDRESS names, else one of our own (a stale cluster file breaks Ray's own choice).
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-        from ray.util import ActorPool
-    except ImportError:
-        raise ValueError("engine=ray needs Ray: pip install 'sightword[ray]'") from None
+    import ray
+    from ray.util import ActorPool
 
     class Hand:
         def __init__(self) -> None:
@@ -134,6 +131,14 @@ def fitting(free: dict[str, float], workers: int, gpus: float) -> int:
 
 
 ENGINES = {"inline": inline, "ray": on_ray}
+
+
+def check_engine(engine: str) -> None:
+    """ValueError unless jobs can run on it here. `run` asks; ask before, where something is written first."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine} is none of {', '.join(ENGINES)}")
+    if engine == "ray" and find_spec("ray") is None:
+        raise ValueError("engine=ray needs Ray: pip install 'sightword[ray]'")
 
 
 def check_written(todo: list[int], missing: list[int], unit: str) -> None:

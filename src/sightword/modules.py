@@ -123,9 +123,14 @@ class VQVAEModel(Loop):
         ids = self.task.model.encode(x)
         return ids if grid else ids.flatten(1)
 
-    def decode(self, indices: Tensor, shape: tuple[int, int] | None = None) -> Tensor:
-        """Images (B, 3, H, W) of indices (B, h, w), or (B, N) with their `shape` unless that is square."""
-        return self.task.model.decode(indices, shape)
+    def decode(
+        self, indices: Tensor, shape: tuple[int, int] | None = None, size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Images (B, 3, H, W) of indices (B, h, w), or (B, N) with their `shape` unless that is square.
+
+        size: the height and width of the image that was encoded, where they are not whole tokens.
+        """
+        return self.task.model.decode(indices, shape, size)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> ImageBatch:
         return _as_batch(batch)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 Metric = Literal["euclidean", "cosine"]
 
+MANY = 8192  # codes from which the kernel of nearest_triton is taken on a GPU; why stands there
 LANES = 64  # argmax is scalar on CPU and amax is not: amax over lanes, argmax over what is left
 TILE = 2**20  # scores a tile holds: 4 MiB, which stays in a core's share of the cache
 
@@ -146,7 +147,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def _triton_pays(rows: Tensor, stack: Stack) -> bool:
-    return rows.is_cuda and len(stack.bias) >= 4096 and find_spec("triton") is not None
+    return rows.is_cuda and len(stack.bias) >= MANY and find_spec("triton") is not None
 
 
 def _propose_on_gpu(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:

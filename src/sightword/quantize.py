@@ -59,7 +59,10 @@ class Codebook(nn.Module):
         return nearest(x, self.weight, self.metric)
 
     def decode(self, ids: Tensor) -> Tensor:
-        """Codes (..., D) of ids (...)."""
+        """Codes (..., D) of ids (...), which must be 0 .. K-1: unchecked, as a check would wait for the GPU.
+
+        One out of range is an IndexError on the CPU and a device assert on a GPU; `VQImage.decode` checks first.
+        """
         return F.embedding(ids, self.codes())
 
     def codes(self) -> Tensor:
@@ -115,8 +118,9 @@ class VectorQuantizerEMA(Codebook):
     to the origin). Under `torch.distributed` the statistics of all ranks are summed, so every rank holds the same
     codebook; that is asked at each call, so the module may be built before the processes are.
 
-    kmeans: start from k-means on the first batch. revive_after: put a code that was not used for so many steps on
-    a vector of the batch, drawn without replacement; 0 never does.
+    kmeans: start from k-means on the first batch; `settle`: from codes that were learned before.
+    revive_after: put a code that was not used for so many steps on a vector of the batch, drawn without replacement;
+    0 never does.
     """
 
     cluster_size: Tensor  # (K,) moving average of how many vectors a code got
@@ -150,10 +154,20 @@ class VectorQuantizerEMA(Codebook):
         return super().forward(x)
 
     @torch.no_grad()
+    def settle(self) -> None:
+        """Take the codes, learned elsewhere, for the averages they are; fresh ones jump onto their first batch.
+
+        Their counts are unknown, so the first batch gives them, and moves a code by 1 − decay of the way to its mean.
+        """
+        self.cluster_size.fill_(1)
+        self.cluster_sum.copy_(self.weight)
+
+    @torch.no_grad()
     def learn(self, x: Tensor, ids: Tensor) -> None:
         x, ids = self._prepared(x), ids.flatten()
         step = self._statistics(x, ids)  # (K, 1 + D), or 1 + 2D with candidates
         counts, sums, candidates = step[:, 0], step[:, 1 : self.dim + 1], step[:, self.dim + 1 :]
+        self._weigh_settled(counts)
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.cluster_sum.lerp_(sums, 1 - self.decay)
         self.idle.add_(1).masked_fill_(counts > 0, 0)
@@ -164,6 +178,13 @@ class VectorQuantizerEMA(Codebook):
         # What was not seen for ~2000 steps has underflown to 0/0: it keeps its last average.
         torch.where(self.cluster_size[:, None] > 1e-9, mean, self.weight, out=self.weight)
         self.updates += 1
+
+    def _weigh_settled(self, counts: Tensor) -> None:
+        """Before the first step, let settled codes weigh as much as what that step assigns to them (K,)."""
+        settled = (self.updates == 0) & (self.cluster_size > 0)  # not `if`: that would wait for the GPU
+        weight = torch.where(settled, counts.clamp(min=1), 1.0)
+        self.cluster_size.mul_(weight)
+        self.cluster_sum.mul_(weight[:, None])
 
     def _prepared(self, x: Tensor) -> Tensor:
         x = x.detach().reshape(-1, self.dim).float()  # (N, D)
@@ -193,7 +214,10 @@ class VectorQuantizerEMA(Codebook):
 
 @torch.no_grad()
 def kmeans(x: Tensor, num_codes: int, iterations: int = 10, seed: int = 0) -> Tensor:
-    """Centres (K, D) of x (N, D) by Lloyd's iterations from distinct rows; the same on every rank (rank 0's x)."""
+    """Centres (K, D) of x (N, D) by Lloyd's iterations from distinct rows; the same on every rank (rank 0's x).
+
+    Raises ValueError if x is empty.
+    """
     centres = _draw(x, num_codes, seed)
     for _ in range(iterations if _rank() == 0 else 0):
         ids = nearest(x, centres)
@@ -207,6 +231,8 @@ def kmeans(x: Tensor, num_codes: int, iterations: int = 10, seed: int = 0) -> Te
 
 def _draw(x: Tensor, count: int, seed: int) -> Tensor:
     """`count` rows of x (N, D), no row twice before each was taken once. Repeats get a little noise to be distinct."""
+    if not len(x):
+        raise ValueError(f"{count} codes cannot be drawn from no vectors: the batch is empty")
     generator = torch.Generator().manual_seed(seed)
     rounds = -(-count // len(x))
     order = torch.cat([torch.randperm(len(x), generator=generator) for _ in range(rounds)])[:count]

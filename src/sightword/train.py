@@ -24,11 +24,12 @@ import lightning
 import lightning.pytorch as pl
 import numpy as np
 import torch
+import yaml
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL.Image import Image
 from torch import Tensor
 from torch.nn import Parameter
@@ -343,10 +344,12 @@ class Keeper(Callback):
         self._before = {}
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
-        part = self.folder / f".{name}.part"
-        trainer.save_checkpoint(part)  # every rank takes part, the first one writes
-        if trainer.is_global_zero:
-            os.replace(part, self.folder / f"{name}.ckpt")
+        file = self.folder / f"{name}.ckpt"
+        if not trainer.is_global_zero:  # takes part, but writes nothing
+            trainer.save_checkpoint(file)
+            return
+        with write_atomically(file) as part:
+            trainer.save_checkpoint(part)
 
 
 # ------------------------------------------------------------------------------------------------------------- a run
@@ -362,28 +365,22 @@ class Result(NamedTuple):
 
 
 def run(task: Task, loaders: Loaders, config: Run, folder: Path) -> Result:
-    """Train in a folder, from its checkpoints/last.ckpt if there is one."""
+    """Train in a folder, from its checkpoints/last.ckpt if there is one. config.yaml is written once all is well."""
     _quiet()
-    last = folder / "checkpoints" / "last.ckpt"
-    last.parent.mkdir(parents=True, exist_ok=True)
+    last, log, began = folder / "checkpoints" / "last.ckpt", Folder(folder), time.perf_counter()
     before = read_checkpoint(last)["batches"] if last.exists() else 0
-    log, began = Folder(folder), time.perf_counter()
     trainer = make_trainer(task, config, folder, [log, *trackers(config, folder)])
-    per_epoch = loaders.train.schedule.shuffled.size // (
-        loaders.train.schedule.shuffled.batch_size * trainer.world_size
-    )
+    per_epoch = loaders.train.batches_per_epoch(trainer.world_size)
     steps = config.trainer.steps or config.trainer.epochs * per_epoch
-    if before >= steps:
-        raise ValueError(f"{folder} is finished ({before} of {steps} batches): raise trainer.steps to go on")
-    if (held_out := len(loaders.val.dataset)) < trainer.world_size:  # type: ignore[arg-type]
-        raise ValueError(f"{held_out} validation items for {trainer.world_size} processes: hold out more")
-    if trainer.is_global_zero:
-        log.resume(before)
-    loaders.train.steps = steps
+    _check(folder, before, steps, loaders, trainer.world_size)
     loop = Loop(task, config.optim, steps, config.trainer.log_every, config.trainer.pictures_every)
+    make_optimizer(config.optim, task)  # a role that does not exist comes to light
+    loaders.train.steps = steps
     trainer.val_check_interval = min(config.trainer.val_every or per_epoch, steps)
     keeper = Keeper(folder, config, trainer.val_check_interval, steps)
     trainer.callbacks.append(keeper)  # type: ignore[attr-defined]
+    if trainer.is_global_zero:
+        _prepare(folder, config, log, before)
     try:
         trainer.fit(loop, loaders.train, loaders.val, ckpt_path=str(last) if before else None, weights_only=True)
     except Interrupted:
@@ -392,6 +389,26 @@ def run(task: Task, loaders: Loaders, config: Run, folder: Path) -> Result:
         cost = {"batches": steps, "seconds": time.perf_counter() - began, "from_batch": before}
         write_summary(folder, config, loop.measures, keeper.best, task.protocol(), cost)
     return Result(folder, loop.measures, keeper.best, finished=True)
+
+
+def _check(folder: Path, before: int, steps: int, loaders: Loaders, world_size: int) -> None:
+    """What only the data and the processes together can tell."""
+    if steps < 1:
+        raise ValueError("the training items do not fill one batch of all processes: lower data.batch_size")
+    if before >= steps:
+        raise ValueError(f"{folder} is finished ({before} of {steps} batches): raise trainer.steps to go on")
+    if (held_out := len(loaders.val.dataset)) < world_size:  # type: ignore[arg-type]
+        raise ValueError(f"{held_out} validation items for {world_size} processes: hold out more")
+
+
+def _prepare(folder: Path, config: Run, log: Folder, before: int) -> None:
+    """The run's folder, without what a killed run left half-written or wrote after its last checkpoint."""
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    for left in (folder / "checkpoints").glob(".*"):
+        left.unlink()
+    with write_atomically(folder / "config.yaml") as part:
+        part.write_text(yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    log.resume(before)
 
 
 def make_trainer(task: Task, config: Run, folder: Path, loggers: list[Logger]) -> pl.Trainer:
@@ -404,12 +421,12 @@ def make_trainer(task: Task, config: Run, folder: Path, loggers: list[Logger]) -
     strategy = ("ddp" if alone else "ddp_find_unused_parameters_true") if several else t.strategy
     # The average comes before the keeper, so that what is saved holds this batch. A codebook has averages of its own.
     average = [EMAWeightAveraging(decay=config.optim.ema, use_buffers=False)] if config.optim.ema else []
-    return pl.Trainer(
+    options: dict[str, Any] = dict(  # noqa: C408
         accelerator=t.accelerator,
         devices=t.devices,
         num_nodes=t.num_nodes,
         strategy=strategy,
-        precision=t.precision,  # type: ignore[arg-type]
+        precision=t.precision,
         max_epochs=1,
         accumulate_grad_batches=config.optim.accumulate if alone else 1,
         gradient_clip_val=config.optim.clip or None if alone else None,
@@ -417,12 +434,17 @@ def make_trainer(task: Task, config: Run, folder: Path, loggers: list[Logger]) -
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         callbacks=[*average, Progress(config.trainer.log_every)],
+        enable_progress_bar=False,
         logger=loggers,
         default_root_dir=folder,
         enable_checkpointing=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+    try:
+        return pl.Trainer(**options)
+    except MisconfigurationException as error:  # a device that is not there, a precision that does not exist
+        raise ValueError(f"trainer: {error}") from error
 
 
 def _quiet() -> None:
@@ -433,18 +455,31 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message="This DataLoader will create")
 
 
-class Progress(TQDMProgressBar):
-    """One bar with the time left; in a file, a line now and then."""
+class Progress(Callback):
+    """A bar on stderr with the time left, over all batches of the run; in a file, a line now and then."""
 
     def __init__(self, every: int) -> None:
-        super().__init__(refresh_rate=1 if sys.stderr.isatty() else every)
+        self.every = every
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        super().on_train_epoch_start(trainer, *_)
-        self.train_progress_bar.set_description("training")
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.bar = tqdm(
+            desc="training",
+            total=pl_module.steps,
+            initial=pl_module.batches,
+            unit=" batches",
+            mininterval=0.2 if sys.stderr.isatty() else 20,
+            disable=not trainer.is_global_zero,
+            dynamic_ncols=True,
+        )
 
-    def init_validation_tqdm(self) -> Any:
-        return Tqdm(disable=True)
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if pl_module.batches % self.every == 0 and outputs:
+            self.bar.set_postfix(loss=f"{float(outputs['loss']):.4g}", refresh=False)
+        self.bar.update()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        if hasattr(self, "bar"):
+            self.bar.close()
 
 
 def trackers(config: Run, folder: Path) -> list[Logger]:

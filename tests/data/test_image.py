@@ -362,8 +362,39 @@ def test_skipped_files_are_counted_and_raised_ones_named(folder: Path) -> None:
         ImageFolder(paths, center_crop(8), on_error="ignore")
 
 
-def test_a_batch_of_nothing_or_of_two_sizes_is_refused() -> None:
-    with pytest.raises(ValueError, match="not one of the 2 images"):
-        collate_images([None, None])
+def test_a_replaced_file_is_the_next_readable_one_and_counted(folder: Path) -> None:
+    for name in ("2.png", "3.png", "4.png"):
+        (folder / name).write_bytes(b"")
+    paths = list_images(folder)
+    names = [path.name for path in paths]
+    data = ImageFolder(paths, random_crop(16), seed=3, on_error="replace")
+    found = [data[n] for n in range(len(paths))]
+    broken = [names.index(name) for name in ("2.png", "3.png", "4.png")]
+    readable = [n for n in range(len(paths)) if n not in broken]
+    following = [min((n for n in readable if n > place), default=readable[0]) for place in broken]
+    assert [Path(found[place].path).name for place in broken] == [names[n] for n in following]
+    assert [n for n, item in enumerate(found) if item.replaced] == sorted(broken)
+    assert all(torch.equal(data[n].image, item.image) for n, item in enumerate(found))
+    assert not torch.equal(found[broken[-1]].image, found[following[-1]].image)  # another crop
+    batch = collate_images(found)
+    assert (len(batch.images), batch.skipped) == (len(paths), 3)
+
+
+def test_replacing_goes_round_and_ends_where_nothing_is_readable(folder: Path) -> None:
+    *most, last = list_images(folder)
+    last.write_bytes(b"")
+    data = ImageFolder([*most, last] * 2, center_crop(8), on_error="replace", cache_mb=0)
+    assert data[2 * len(most) + 1].path == str(most[0])
+    for path in most:
+        path.write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=rf"^not one of {len(most) + 1} images is readable: .sightword check. says why$"
+    ):
+        data[0]
+
+
+def test_a_batch_of_nothing_is_empty_and_one_of_two_sizes_refused() -> None:
+    batch = collate_images([None, None])
+    assert (batch.images.shape, batch.paths, batch.skipped) == ((0, 3, 0, 0), [], 2)
     with pytest.raises(ValueError, match="differ in size"):
         collate_images([ImageItem(torch.zeros(3, 4, 4), "a"), ImageItem(torch.zeros(3, 4, 5), "b")])

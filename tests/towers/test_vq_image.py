@@ -429,3 +429,16 @@ def test_missing_and_unexpected_tensors_are_named(tmp_path):
         load_published(tmp_path / "odd.ckpt", "ldm_f8_256", **TINY)
     with pytest.raises(ValueError, match=r"'vqgan' is not known; there are taming_f16_1024, .*llamagen_vq8"):
         load_published(tmp_path / "odd.ckpt", "vqgan")
+
+
+def test_training_goes_on_from_the_codes_of_a_file(tmp_path):
+    model, images = tiny(VectorQuantizerEMA(16, 6, kmeans=True)).train(), noise(32, 32)
+    model(images)
+    model.save_pretrained(tmp_path)
+    again = VQImage.from_pretrained(tmp_path).train()
+    latents = again(images).latents.reshape(-1, 6).detach()
+    before, after = model.quantizer.weight, again.quantizer.weight
+    ids = model.quantizer.nearest(latents)
+    means = torch.stack([latents[ids == n].mean(0) if (ids == n).any() else before[n] for n in range(16)])
+    assert not torch.equal(after, before)
+    torch.testing.assert_close(after, torch.lerp(before, means, 0.01))

@@ -30,6 +30,10 @@ class Optim:
         _one_of("optim.schedule", self.schedule, ("constant", "cosine"))
         if self.accumulate < 1:
             raise ValueError(f"optim.accumulate counts batches per step, so it is at least 1, got {self.accumulate}")
+        if len(self.betas) != 2 or len(self.critic_betas) != 2:
+            raise ValueError(
+                f"optim.betas and critic_betas are two numbers each, got {self.betas}, {self.critic_betas}"
+            )
         if not 0 <= self.ema < 1:
             raise ValueError(f"optim.ema is a decay in [0, 1), got {self.ema}")
 
@@ -55,6 +59,11 @@ class Trainer:
 
     def __post_init__(self) -> None:
         _one_of("trainer.mode", self.mode, ("max", "min"))
+        for name in ("save_every", "log_every", "pictures_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name} counts batches, so it is at least 1, got {getattr(self, name)}")
+        if self.devices < 1 or self.num_nodes < 1:
+            raise ValueError(f"trainer.devices and num_nodes are at least 1, got {self.devices} and {self.num_nodes}")
         if self.steps < 0 or self.epochs < 1:
             raise ValueError(f"trainer.steps is ≥ 0 and trainer.epochs ≥ 1, got {self.steps} and {self.epochs}")
 

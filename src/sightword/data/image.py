@@ -208,21 +208,24 @@ class ImageItem(NamedTuple):
 
     image: Tensor  # (3, H, W) float32 in [-1, 1]
     path: str
+    replaced: bool = False  # it stands in for an unreadable file
 
 
 class ImageBatch(NamedTuple):
-    """Pictures of one size."""
+    """Pictures of one size; none at all, images (0, 3, 0, 0), where no file of a batch could be read."""
 
     images: Tensor  # (B, 3, H, W) float32 in [-1, 1]
     paths: list[str]  # B
-    skipped: int  # unreadable files left out: B + skipped is the batch size that was asked for
+    skipped: int  # items whose file was unreadable, left out or replaced
 
 
 class ImageFolder(Dataset[ImageItem | None]):
     """Pictures by number; an item is a pure function of (seed, epoch, index), whoever loads it and when.
 
     folder[Draw(epoch, index)] augments by that epoch's generator; folder[index] means epoch 0.
-    on_error: "raise" stops at an unreadable file with its name, "skip" gives None, which `collate_images` counts.
+    on_error: "raise" stops at an unreadable file with its name. "skip" gives None, so that a batch gets smaller: for
+    evaluation, where no picture may count twice. "replace" gives the next readable file of the list in its stead,
+    so that a batch never does: for training. `collate_images` counts both.
     cache_mb: decoded pictures are kept as 8 bit in memory up to this many MiB, shared out among the workers of a
     loader (each keeps its own share), first come first kept; 0 keeps nothing. A path listed twice is kept once.
     """
@@ -235,12 +238,13 @@ class ImageFolder(Dataset[ImageItem | None]):
         on_error: str = "raise",
         cache_mb: int = 256,
     ) -> None:
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error is {on_error!r}: use 'raise' or 'skip'")
+        if on_error not in ("raise", "skip", "replace"):
+            raise ValueError(f"on_error is {on_error!r}: use 'raise', 'skip' or 'replace'")
         self.paths = [str(path) for path in paths]
         self.transform, self.seed, self.on_error, self.cache_mb = transform, seed, on_error, cache_mb
         self._kept: dict[str, np.ndarray] = {}  # path → (H, W, 3) uint8; a path may be listed many times
         self._kept_bytes = 0
+        self._unreadable: set[str] = set()  # so as not to try them again at every replacement
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -253,8 +257,22 @@ class ImageFolder(Dataset[ImageItem | None]):
         except ValueError:
             if self.on_error == "raise":
                 raise
-            return None
-        return ImageItem(self.transform(image, generator_of(self.seed, draw)), path)
+            if self.on_error == "skip":
+                return None
+            image, path = self._next_readable(draw.index)
+        return ImageItem(self.transform(image, generator_of(self.seed, draw)), path, path != self.paths[draw.index])
+
+    def _next_readable(self, index: int) -> tuple[Image.Image, str]:
+        """The picture, and its path, that follows an unreadable one; after the last comes the first."""
+        self._unreadable.add(self.paths[index])
+        for path in self.paths[index + 1 :] + self.paths[:index]:
+            if path in self._unreadable:
+                continue
+            try:
+                return self._read(path), path
+            except ValueError:
+                self._unreadable.add(path)
+        raise ValueError(f"not one of {len(self._unreadable)} images is readable: `sightword check` says why")
 
     def _read(self, path: str) -> Image.Image:
         if path in self._kept:
@@ -273,14 +291,16 @@ class ImageFolder(Dataset[ImageItem | None]):
 
 
 def collate_images(items: Sequence[ImageItem | None]) -> ImageBatch:
-    """Stack what could be read and count what could not. Raises ValueError if nothing could, or sizes differ."""
+    """Stack what could be read and count what could not; nothing at all is an empty batch, not an error.
+
+    Raises ValueError if sizes differ.
+    """
     read = [item for item in items if item is not None]
     if not read:
-        raise ValueError(
-            f"not one of the {len(items)} images of a batch is readable: `sightword check` names the broken files"
-        )
+        return ImageBatch(torch.empty(0, 3, 0, 0), [], len(items))
     sizes = {tuple(item.image.shape) for item in read}
     if len(sizes) > 1:
         raise ValueError(f"the images of a batch differ in size {sorted(sizes)}: crop them to one size")
     images = torch.stack([item.image for item in read])  # (B, 3, H, W)
-    return ImageBatch(images, [item.path for item in read], len(items) - len(read))
+    skipped = len(items) - len(read) + sum(item.replaced for item in read)
+    return ImageBatch(images, [item.path for item in read], skipped)

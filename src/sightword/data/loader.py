@@ -151,6 +151,10 @@ class Stream(DataLoader):
     def steps(self, steps: int | None) -> None:
         self.schedule.steps = steps
 
+    def batches_per_epoch(self, world: int) -> int:
+        """Of each of `world` processes, which need not run yet."""
+        return self.schedule.shuffled.size // (self.schedule.shuffled.batch_size * world)
+
     @property
     def batches(self) -> int:
         """Batches given so far, over all iterations."""

@@ -122,6 +122,8 @@ class VQImage(nn.Module):
             raise ValueError(f"images are (B, {channels}, H, W), got {tuple(images.shape)}")
         if not images.is_floating_point():
             raise ValueError(f"images are floats in [-1, 1], got {images.dtype}; x.float() / 127.5 - 1 makes them so")
+        if images.shape[1] != (wanted := self.encoder.conv_in.in_channels):
+            raise ValueError(f"images have {images.shape[1]} channels, the encoder takes {wanted}")
         return self.to_codes(self.encoder(pad_to(images, self.factor))).permute(0, 2, 3, 1)  # (B, h, w, D)
 
     def _images(self, codes: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -156,7 +158,7 @@ class VQImage(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write what inference needs: config.json and model.safetensors, which holds the config too.
 
-        The statistics of an EMA codebook stay out: training goes on from a checkpoint, or starts them anew.
+        The statistics of an EMA codebook stay out: training goes on from a checkpoint, or from settled codes.
         """
         folder, config = Path(folder), json.dumps(self.config, indent=1)
         weights = {name: weight.detach().cpu().contiguous() for name, weight in inference_weights(self).items()}
@@ -168,7 +170,10 @@ class VQImage(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "VQImage":
-        """What `save_pretrained` wrote, from the folder or from its model.safetensors alone; in eval mode."""
+        """What `save_pretrained` wrote, from the folder or from its model.safetensors alone; in eval mode.
+
+        An EMA codebook is settled: training goes on from its codes instead of replacing them.
+        """
         path = Path(path)
         config, file = _read_folder(path) if path.is_dir() else (_read_metadata(path), path)
         try:
@@ -179,6 +184,8 @@ class VQImage(nn.Module):
         if found := differences(model, weights):
             raise ValueError(f"{file} does not fit its config: {found}")
         model.load_state_dict(weights, strict=False, assign=True)  # strict was `differences`
+        if isinstance(model.quantizer, VectorQuantizerEMA):
+            model.quantizer.settle()
         return model.eval()
 
 

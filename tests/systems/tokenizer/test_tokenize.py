@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sightword import cli
+from sightword import run as runs
 from sightword.cache import FeatureCache
 from sightword.data.image import center_crop, read_image
 from sightword.quantize import VectorQuantizerEMA
@@ -109,7 +110,7 @@ def test_a_run_gives_the_ids_of_its_best_checkpoint_and_its_export_the_same_cach
     assert cli.main(["train", "experiment=tokenizer/mini", *train]) == 0
     (run,) = (tmp_path / "runs" / "tokenizer" / "mini").iterdir()
     assert tokenize(photos, "", tmp_path / "ids", f"run={run}") == 0
-    task = cli.load_run(str(run))[0]
+    task = runs.restore(run)[0]
     cache = FeatureCache(tmp_path / "ids")
     ids = np.stack([cache[key]["ids"] for key in cache])
     assert np.array_equal(ids, task.model.encode(stacked(photos)).numpy())
@@ -228,13 +229,53 @@ def test_one_tokenizer_has_to_be_named(photos, source, tmp_path, capsys):
         (["engine=slurm"], "engine=slurm is none of inline, ray"),
         (["size=large"], "size=large: int is wanted"),
         (["layout=taming"], "layout 'taming' is not known"),
+        (["size=0"], "size is at least 1, got 0"),
+        (["batch_size=0"], "batch_size is at least 1, got 0"),
+        (["shard_size=-1"], "shard_size is at least 1, got -1"),
+        (["engine=ray"], "engine=ray needs Ray"),
     ],
 )
-def test_a_mistake_is_one_line(photos, exported, more, line, tmp_path, capsys):
+def test_a_mistake_is_one_line_and_leaves_no_cache(photos, exported, more, line, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
     assert tokenize(photos, exported, tmp_path / "ids", *more) == 2
     said = capsys.readouterr().err
     assert line in said
     assert said.count("\n") == 1
+    assert not (tmp_path / "ids").exists()
+
+
+def test_no_cache_is_begun_among_the_images(folder, exported, capsys):
+    assert tokenize(folder, exported, folder) == 2
+    assert "holds other files (0.png, 1.png, 2.png, …)" in capsys.readouterr().err
+    assert not (folder / "header.json").exists()
+
+
+def test_the_hint_names_a_key_that_is_there(folder, exported, tmp_path, capsys):
+    (folder / "0.png").write_bytes(b"no image")
+    assert tokenize(folder, exported, tmp_path / "ids", "on_error=skip") == 0
+    assert "['1.png']['ids']" in capsys.readouterr().out
+    for path in folder.iterdir():
+        path.write_bytes(b"no image")
+    assert tokenize(folder, exported, tmp_path / "none", "on_error=skip") == 0
+    said = capsys.readouterr().out
+    assert "0 of 8 images" in said
+    assert "read it" not in said
+
+
+def test_the_network_is_loaded_once(photos, exported, tmp_path, monkeypatch):
+    loads, load = [], VQImage.from_pretrained
+    monkeypatch.setattr(VQImage, "from_pretrained", lambda path: loads.append(path) or load(path))
+    assert tokenize(photos, exported, tmp_path / "ids") == 0
+    assert len(loads) == 1
+
+
+def test_each_process_of_torchrun_takes_a_gpu_of_its_own(monkeypatch):
+    assert verbs._device() == ("cuda:0" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for local, device in (("0", "cuda:0"), ("3", "cuda:3"), ("5", "cuda:1")):
+        monkeypatch.setenv("LOCAL_RANK", local)
+        assert verbs._device() == device
 
 
 def test_a_folder_without_images_is_one_line(exported, tmp_path, capsys):

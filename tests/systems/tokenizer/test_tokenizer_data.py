@@ -146,8 +146,34 @@ def test_skipped_images_are_counted_in_the_batch(folder):
     broken = sorted(split(data_of(folder, val_split=0.25), 0)[0])[0]
     broken.write_bytes(b"no image")
     batches = list(make_loaders(data_of(folder, val_split=0.25, on_error="skip", batch_size=6)).train)
-    assert [(len(batch.images), batch.skipped) for batch in batches] == [(5, 1)]
+    assert [(len(batch.images), batch.skipped) for batch in batches] == [(6, 1)]  # another in its place
     assert str(broken) not in batches[0].paths
+    broken = split(data_of(folder, val_split=0.25), 0)[1][0]
+    broken.write_bytes(b"no image")
+    batches = list(make_loaders(data_of(folder, val_split=0.25, on_error="skip", batch_size=2)).val)
+    assert [(len(batch.images), batch.skipped) for batch in batches] == [(1, 1)]  # none counts twice
+
+
+def test_batches_in_which_nothing_is_readable_do_not_end_a_run(folder, tiny, tmp_path):
+    train, val = split(data_of(folder, val_split=0.5), 0)
+    for path in (*train[:3], *val[:2]):
+        path.write_bytes(b"no image")
+    words = [*tiny, f"data.root={folder}", "data.on_error=skip", "data.val_split=0.5", "data.batch_size=2"]
+    words += ["data.crops=1", "data.val_crops=1", "trainer.steps=4", "trainer.val_every=2", f"out={tmp_path / 'runs'}"]
+    assert cli.main(["train", "experiment=tokenizer/mini", *words]) == 0
+    (file,) = (tmp_path / "runs").rglob("metrics.csv")
+    header, *rows = (line.split(",") for line in file.read_text().splitlines())
+    assert [row[header.index("val/skipped_images")] for row in rows][-1] == "2"
+
+
+@pytest.mark.parametrize(("half", "line"), [(0, "not one of 4 images"), (1, "not one of the 4 validation images")])
+def test_nothing_readable_at_all_is_one_line(folder, tiny, half, line, tmp_path, capsys):
+    for path in split(data_of(folder, val_split=0.5), 0)[half]:
+        path.write_bytes(b"no image")
+    words = [*tiny, f"data.root={folder}", "data.on_error=skip", "data.val_split=0.5", "data.val_crops=1"]
+    words += ["trainer.steps=2", "trainer.val_every=2", f"out={tmp_path / 'runs'}"]
+    assert cli.main(["train", "experiment=tokenizer/mini", *words]) == 2
+    assert line in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_skipped_images_are_reported_by_the_run(folder, tiny, tmp_path, capsys):

@@ -114,7 +114,8 @@ def test_commitment_is_weighed_once_also_in_a_tokenizer_that_has_a_cost_of_its_o
     own = VQImage(Encoder(3, (8, 8), 8, 1), VectorQuantizerEMA(16, 8), Decoder(8, (8, 8), 3, 1))
     assert own.quantizer.commitment_cost == 0.25
     own.save_pretrained(tmp_path)
-    for task in (task_of(), task_of(weights=str(tmp_path))):
+    loaded = make_task(System(weights=str(tmp_path), use_lpips=False))
+    for task in (task_of(), loaded):
         losses = task.losses(batch_of())
         assert torch.equal(losses["commitment_loss"], losses["vq_loss"])  # vq_loss is never scaled
 
@@ -408,6 +409,20 @@ def test_unreadable_images_are_counted_where_there_were_any():
     assert task.measures()["skipped_images"] == 4
     task.evaluate(batch_of())
     assert "skipped_images" not in task.measures()
+
+
+def test_a_batch_without_a_readable_image_changes_no_measure():
+    task, empty = task_of().eval(), ImageBatch(torch.empty(0, 3, 0, 0), [], 5)
+    with torch.no_grad():
+        task.evaluate(batch_of())
+        alone = task.measures()
+        for batch in (empty, batch_of(), empty):
+            task.evaluate(batch)
+        assert task.measures() == alone | {"skipped_images": 10}
+        assert task.pictures(empty) == {}
+        task.evaluate(empty)
+    with pytest.raises(ValueError, match="not one of the 5 validation images is readable"):
+        task.measures()
 
 
 @pytest.mark.parametrize("options", [{}, {"codebook": "gradient"}, {"lambda_gan": 1.0}, {"embedding_dim": 4}], ids=str)

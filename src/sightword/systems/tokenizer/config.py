@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass, field
 
+NETWORK = (  # what describes the networks and the codebook: a file that is loaded has its own
+    *("in_channels", "latent_channels", "encoder_channels", "decoder_channels", "num_res_blocks", "num_embeddings"),
+    *("embedding_dim", "metric", "codebook", "decay", "kmeans", "revive_after"),
+)
+
 
 @dataclass
 class System:
@@ -57,8 +62,21 @@ class System:
                 raise ValueError(f"system.{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         if self.codebook == "gradient" and (self.kmeans or self.revive_after):
             raise ValueError("system.kmeans and system.revive_after move an ema codebook; codebook=gradient has none")
+        if self.disc_layers < 1:
+            raise ValueError(f"system.disc_layers is at least 1, got {self.disc_layers}")
+        brought = [name for name in NETWORK if getattr(self, name) != _default(name)] if self.weights else []
+        if brought:
+            raise ValueError(
+                f"system.weights brings its own networks, so system.{brought[0]}={getattr(self, brought[0])} would do "
+                "nothing: leave it as it is"
+            )
         if self.layout and not self.weights:
             raise ValueError(f"system.layout={self.layout} describes a file: set system.weights too")
+
+
+def _default(name: str) -> object:
+    field = System.__dataclass_fields__[name]
+    return field.default_factory() if callable(field.default_factory) else field.default
 
 
 @dataclass
@@ -82,5 +100,7 @@ class Data:
     def __post_init__(self) -> None:
         if not 0 < self.val_split < 1:
             raise ValueError(f"data.val_split is a share between 0 and 1, got {self.val_split}")
+        if self.image_size < 11:
+            raise ValueError(f"data.image_size is at least 11, the side of SSIM's window, got {self.image_size}")
         if self.on_error not in ("raise", "skip"):
             raise ValueError(f"data.on_error is raise or skip, got {self.on_error!r}")

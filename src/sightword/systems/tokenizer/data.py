@@ -12,7 +12,11 @@ from sightword.systems.tokenizer.config import Data
 
 
 def make_loaders(data: Data, seed: int = 0) -> Loaders:
-    """Batches are `ImageBatch`: images (B, 3, S, S) in [-1, 1]."""
+    """Batches are `ImageBatch`: images (B, 3, S, S) in [-1, 1].
+
+    With data.on_error=skip an unreadable file is left out of validation, where a batch may come out empty; in
+    training another takes its place, so that all batches, and all ranks', stay of one size. Both are counted.
+    """
     if not data.root:
         raise ValueError("data.root is not set: give a folder of images, data.root=/path/to/images")
     train, val = split(data, seed)
@@ -22,7 +26,8 @@ def make_loaders(data: Data, seed: int = 0) -> Loaders:
         "num_workers": data.num_workers,
         "pin_memory": pin_memory(),
     }
-    crops = ImageFolder(train * data.crops, random_crop(size, scale, data.flip), seed, data.on_error, data.cache_mb)
+    in_training = "replace" if data.on_error == "skip" else data.on_error
+    crops = ImageFolder(train * data.crops, random_crop(size, scale, data.flip), seed, in_training, data.cache_mb)
     view = center_crop(size) if data.val_crops == 1 else random_crop(size, scale, flip=False)
     held_out = ImageFolder(val * data.val_crops, view, seed, data.on_error, data.cache_mb)
     return Loaders(

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sightword import cli, pictures
+from sightword import pictures
+from sightword import run as runs
 from sightword.data.image import read_image, to_image, to_tensor
 from sightword.demo import Figure, Section, logged
+from sightword.run import Train
 from sightword.towers.vq_image import VQImage
 
 TRAIN = [
@@ -22,22 +24,18 @@ HELD_OUT = ["astronaut.png", "coffee.png"]
 STEPS = 450
 
 
-def section(out: Path) -> Section:
+def section(out: Path, train: Train) -> Section:
     """Train, evaluate, draw. A run that was interrupted goes on; a finished one is made anew."""
     run = out / "run"
     if (run / "summary.json").exists():
         shutil.rmtree(run)
     photos = _photographs(out / "photos")
-    if (run / "checkpoints" / "last.ckpt").exists():
-        status = cli.train([f"resume={run}"])
-    else:
-        status = cli.train_in(run, ["experiment=tokenizer/mini", *_data(photos)])
-    if status:
+    if not train(run, ["experiment=tokenizer/mini", *_data(photos)]):
         raise KeyboardInterrupt
-    task, config = cli.load_run(str(run))
-    cli.export(str(run), str(out / "model"))
+    task, config, _ = runs.restore(run)
+    task.export(out / "model")
     return _section(
-        run, VQImage.from_pretrained(out / "model"), _usage(task.model, cli.make_loaders(config).val), photos
+        run, VQImage.from_pretrained(out / "model"), _usage(task.model, runs.make_loaders(config).val), photos
     )
 
 
@@ -106,6 +104,7 @@ def _section(run: Path, model: VQImage, counts: np.ndarray, photos: Path) -> Sec
             "bits per pixel": (f"{best['bits_per_pixel']:.3f}", "the photograph has 24"),
         },
         commands=[
+            ("Once, to have sightword on your path:", "source .venv/bin/activate"),
             ("Train on your own photographs:", "sightword train experiment=tokenizer/mini data.root=/path/to/photos"),
             ("Turn a folder into codes that other programs can read:", _tokenize(run, photos)),
             ("The other experiments, and what they need:", "sightword list"),

@@ -100,7 +100,7 @@ class Tokenizing(Task):
         if adversary is not None:
             self.weights["lecam_loss"] = adversary.lecam_weight
         self.usage = metrics.CodeUsage(model.num_codes, window=100)
-        self.skipped = 0  # unreadable images met in training, on this rank
+        self.skipped = 0  # unreadable images met in training, each time, on this rank
         self.held_out = HeldOut(model.num_codes, lpips, fid_weights)
 
     def losses(self, batch: ImageBatch) -> dict[str, Tensor]:
@@ -171,7 +171,9 @@ class Tokenizing(Task):
         return values
 
     def evaluate(self, batch: ImageBatch) -> None:
-        self.held_out.update(batch, self.model(batch.images))
+        self.held_out.meet(batch)
+        if len(batch.images):
+            self.held_out.update(batch, self.model(batch.images))
 
     def measures(self) -> dict[str, float]:
         return self.held_out.finish(self.weights)
@@ -181,16 +183,16 @@ class Tokenizing(Task):
             "pixels": "clamped to [-1, 1], to [0, 1], rounded to 8 bit; per image, then the mean over images",
             "ssim": "Gaussian window of 11, sigma 1.5, data range 1",
             "psnr_gain": "PSNR less that of each crop filled with its own mean colour",
-            "lpips": f"v0.1, {self.lpips.net}"
-            if self.lpips is not None
-            else "not measured: no trunk weights were given",
-            "rfid": "Inception v3 (torch-fidelity), 2048 features, against the very same validation crops",
+            "lpips": f"v0.1, {self.lpips.net}" if self.lpips is not None else "not measured",
+            "rfid": "Inception v3, 2048 features, the same crops" if self.held_out.fid_weights else "not measured",
             "usage": f"of {self.model.num_codes} codes, over all validation tokens",
             "split": "validation images are never trained on; best.ckpt was chosen on them",
         }
 
     def pictures(self, batch: ImageBatch) -> dict[str, Image]:
         some = batch.images[:8]
+        if not len(some):
+            return {}
         return {"reconstruction": pictures.pairs(some, self.model(some).images.clamp(-1, 1), columns=8)}
 
     def export(self, folder: Path) -> None:
@@ -211,6 +213,12 @@ class HeldOut:
         self.usage = metrics.CodeUsage(self.num_codes)
         self.skipped = metrics.Mean()
 
+    def meet(self, batch: ImageBatch) -> None:
+        """What comes before `update`, also where not one image of the batch could be read."""
+        self.skipped.update(torch.tensor(float(batch.skipped)))
+        if self.fid_weights:  # here, as all ranks must have it in the end
+            self.fid = self.fid or metrics.frechet_distance(self.fid_weights).to(batch.images.device)
+
     def update(self, batch: ImageBatch, out: Reconstruction) -> None:
         images, shown = metrics.quantise8(batch.images), metrics.quantise8(out.images)
         bits = metrics.bits_per_pixel(self.num_codes, out.quantized.ids[0].numel(), images[0, 0].numel())
@@ -227,22 +235,23 @@ class HeldOut:
             each["perc_loss"] = self.lpips(out.images, batch.images)
         for name, values in each.items():
             self.means[name].update(values)
-        if self.fid_weights:
-            self.fid = self.fid or metrics.frechet_distance(self.fid_weights).to(images.device)
+        if self.fid is not None:
             self.fid.update(images, real=True)
             self.fid.update(shown, real=False)
-        self.skipped.update(torch.tensor(float(batch.skipped)))
         self.usage.update(out.quantized.ids)
 
     def finish(self, weights: dict[str, float | Tensor]) -> dict[str, float]:
         """The measures over all ranks; forgets what was gathered."""
+        skipped = float(self.skipped.reduce().sum[0])
+        if skipped and not self.means["recon_loss"].reduce().sum[1]:
+            raise ValueError(f"not one of the {skipped:.0f} validation images is readable: `sightword check` says why")
         values = {name: float(mean.reduce().value()) for name, mean in self.means.items()}
         usage = self.usage.reduce()
         values["total_loss"] = sum(float(weights[name]) * values[name] for name in weights if name in values)
         values["psnr_gain"] = values["psnr"] - values["psnr_mean_colour"]
         values["perplexity"], values["code_usage_rate"] = float(usage.perplexity()), float(usage.usage())
         values["perplexity_share"] = values["perplexity"] / self.num_codes
-        if skipped := float(self.skipped.reduce().sum[0]):
+        if skipped:
             values["skipped_images"] = skipped
         if self.lpips is not None:
             values[f"lpips_{self.lpips.net}"] = values["perc_loss"]

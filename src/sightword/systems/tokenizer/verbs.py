@@ -1,8 +1,9 @@
 """The verbs only a tokenizer has. Nothing heavy is imported before one runs."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from sightword.data.check import Report
@@ -30,17 +31,64 @@ def tokenize(
     engine: inline (also under torchrun), or ray with so many workers, each with a share of so many gpus.
     """
     from sightword import job
-    from sightword.cache import FeatureCache, digest, header_for, id_dtype
+    from sightword.cache import FeatureCache
     from sightword.data.image import list_images
-    from sightword.towers.vq_image import inference_weights
 
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is raise or skip, got {on_error!r}")
+    counts = {"size": size, "batch_size": batch_size, "shard_size": shard_size}
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is at least 1, got {value}")
+    job.check_engine(engine)
     paths = list_images(images)
     keys = [path.relative_to(Path(images).expanduser()).as_posix() for path in paths]
-    model = _tokenizer(run, weights, layout)
+    source = _Source(run, weights, layout)
+    model = source.load()
+    cache = FeatureCache.create(out, _header(keys, model, size, shard_size))
+    height, width = cache.header["shapes"]["ids"]
+    ours = model if engine == "inline" else None  # not sent to Ray's workers: they load it where they are
+
+    def worker() -> Callable[[int], None]:
+        return _Tokenizer(cache, source.load() if ours is None else ours, paths, keys, size, batch_size, on_error)
+
+    summary = job.run(worker, cache.shards, cache.missing, engine=engine, desc="tokenizing", workers=workers, gpus=gpus)
+    skipped = f", {len(keys) - len(cache)} unreadable images skipped" if cache.done and len(cache) < len(keys) else ""
+    print(
+        f"{len(cache)} of {len(keys)} images in {out} ({height}×{width} ids of {model.num_codes} codes; "
+        f"{summary.done} shards done now, {summary.skipped} before{skipped})"
+    )
+    if (key := next(iter(cache), None)) is not None:
+        print(f"read it: FeatureCache({out!r})[{key!r}]['ids']")
+
+
+class _Source(NamedTuple):
+    """Where a tokenizer comes from: a run, or weights with the layout of a published file."""
+
+    run: str
+    weights: str
+    layout: str
+
+    def load(self) -> Any:
+        """The network, in eval mode."""
+        from sightword.towers.vq_image import VQImage
+        from sightword.towers.vq_published import load_published
+
+        if bool(self.run) == bool(self.weights):
+            raise ValueError("say which tokenizer: run=<run folder>, or weights=<file or exported folder>")
+        if self.run:
+            from sightword.run import restore
+
+            return restore(Path(self.run))[0].model
+        return load_published(self.weights, self.layout) if self.layout else VQImage.from_pretrained(self.weights)
+
+
+def _header(keys: list[str], model: Any, size: int, shard_size: int) -> dict[str, Any]:
+    from sightword.cache import digest, header_for, id_dtype
+    from sightword.towers.vq_image import inference_weights
+
     side = -(-size // model.factor)
-    header = header_for(
+    return header_for(
         keys,
         {"ids": (id_dtype(model.num_codes), (side, side))},
         writer="sightword tokenize",
@@ -49,18 +97,6 @@ def tokenize(
         num_codes=model.num_codes,
         preprocessing={"resize": f"shorter side to {size}, bicubic", "crop": "centre", "range": [-1, 1]},
     )
-    cache = FeatureCache.create(out, header)
-
-    def worker() -> Callable[[int], None]:
-        return _Tokenizer(cache, _tokenizer(run, weights, layout), paths, keys, size, batch_size, on_error)
-
-    summary = job.run(worker, cache.shards, cache.missing, engine=engine, desc="tokenizing", workers=workers, gpus=gpus)
-    skipped = f", {len(keys) - len(cache)} unreadable images skipped" if cache.done and len(cache) < len(keys) else ""
-    print(
-        f"{len(cache)} of {len(keys)} images in {out} ({side}×{side} ids of {model.num_codes} codes; "
-        f"{summary.done} shards done now, {summary.skipped} before{skipped})"
-    )
-    print(f"read it: FeatureCache({out!r})[{keys[0]!r}]['ids']")
 
 
 class _Tokenizer:
@@ -74,7 +110,7 @@ class _Tokenizer:
         from sightword.data.image import ImageFolder, center_crop
 
         self.cache, self.paths, self.keys, self.batch_size = cache, paths, keys, batch_size
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(_device())
         self.model = model.to(self.device).eval()
         self.folder = ImageFolder(paths, center_crop(size), on_error=on_error, cache_mb=0)
 
@@ -98,18 +134,13 @@ class _Tokenizer:
         self.cache.write_shard(shard, keys, {"ids": rows.astype(dtype)})
 
 
-def _tokenizer(run: str, weights: str, layout: str) -> Any:
-    """The network that one of the three sources describes, in eval mode."""
-    from sightword.towers.vq_image import VQImage
-    from sightword.towers.vq_published import load_published
+def _device() -> str:
+    """A GPU where there is one: under torchrun each process its own."""
+    import torch
 
-    if bool(run) == bool(weights):
-        raise ValueError("say which tokenizer: run=<run folder>, or weights=<file or exported folder>")
-    if run:
-        from sightword.cli import load_run
-
-        return load_run(run)[0].model.eval()
-    return load_published(weights, layout) if layout else VQImage.from_pretrained(weights)
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
 
 
 def check_images(root: str) -> "Report":
