@@ -109,3 +109,34 @@ CHAIN = {
     "towers": {"atomic", "checkpoint", "nearest", "quantize"},
     "train": {"atomic", "checkpoint", "configs", "data", "task"},
 }
+
+
+def core_room(module: str) -> str:
+    """sightword.data.image → data."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+CORE = [path for path in FILES if room_of(module_of(path)) == "core"]
+
+
+@pytest.mark.parametrize("path", CORE, ids=module_of)
+def test_the_core_is_a_chain(path):
+    room = core_room(module_of(path))
+    assert room in CHAIN, f"{module_of(path)} has no place in the chain: say what it may import"
+    used = {core_room(module) for module in imports_of(path) if module.startswith("sightword.")} - {room}
+    assert used <= CHAIN[room], f"{module_of(path)} imports {', '.join(sorted(used - CHAIN[room]))}"
+
+
+def test_the_chain_names_no_room_that_is_gone():
+    rooms = {core_room(module_of(path)) for path in CORE}
+    assert set(CHAIN) == rooms
+    assert {room for allowed in CHAIN.values() for room in allowed} <= rooms
+
+
+def test_the_chain_has_no_circle():
+    """Save one: nearest asks its twin for a GPU's ids inside a function."""
+    left = {room: allowed - {"nearest_triton"} for room, allowed in CHAIN.items()}
+    while left:
+        free = {room for room, allowed in left.items() if not allowed & left.keys()}
+        assert free, f"a circle among {', '.join(sorted(left))}"
+        left = {room: allowed for room, allowed in left.items() if room not in free}

@@ -49,7 +49,10 @@ class Task(nn.Module):
         """Gather what `measures` needs from one validation batch."""
 
     def measures(self) -> dict[str, float]:
-        """The metrics of everything gathered since the last call, summed over ranks; forgets it."""
+        """The metrics of everything gathered since the last call, summed over ranks; forgets it.
+
+        Computes from what was gathered and runs no network: averaged weights are out again by now.
+        """
         return {}
 
     def protocol(self) -> dict[str, Any]:

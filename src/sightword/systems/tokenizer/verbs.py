@@ -34,12 +34,7 @@ def tokenize(
     from sightword.cache import FeatureCache
     from sightword.data.image import list_images
 
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error is raise or skip, got {on_error!r}")
-    counts = {"size": size, "batch_size": batch_size, "shard_size": shard_size}
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} is at least 1, got {value}")
+    _check(on_error, size=size, batch_size=batch_size, shard_size=shard_size)
     job.check_engine(engine)
     paths = list_images(images)
     keys = [path.relative_to(Path(images).expanduser()).as_posix() for path in paths]
@@ -60,6 +55,14 @@ def tokenize(
     )
     if (key := next(iter(cache), None)) is not None:
         print(f"read it: FeatureCache({out!r})[{key!r}]['ids']")
+
+
+def _check(on_error: str, **counts: int) -> None:
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error is raise or skip, got {on_error!r}")
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is at least 1, got {value}")
 
 
 class _Source(NamedTuple):
