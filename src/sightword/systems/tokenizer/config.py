@@ -93,7 +93,7 @@ class Data:
     min_scale: float = 0.5  # a training crop's side, as a share of the image's shorter side: at least …
     max_scale: float = 1.0  # … and at most
     flip: bool = True
-    on_error: str = "raise"  # raise | skip: what to do at an image that cannot be read; skipped ones are counted
+    on_error: str = "raise"  # raise | skip: left out of validation, replaced by another in training, counted in both
     cache_mb: int = 512  # decoded images are kept up to this size
     num_workers: int = 4
 
