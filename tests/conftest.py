@@ -39,3 +39,19 @@ def tiny(photos):
         "trainer.threads=1",
         "trainer.log_every=1",
     ]
+
+
+def assert_same(one, other):
+    """Two checkpoints hold the same numbers: weights, averages, optimisers, counters."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    else:
+        assert one == other

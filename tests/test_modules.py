@@ -9,6 +9,7 @@ import types
 import lightning.pytorch as pl
 import pytest
 import torch
+from conftest import assert_same
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins import MixedPrecision
@@ -470,21 +471,6 @@ def test_mixed_precision_trains_and_keeps_weights_in_full(gan, data):
 
 
 # --------------------------------------------------------------------------------------------------------- checkpoints
-
-
-def assert_same(one, other):
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            assert_same(a, b)
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    else:
-        assert one == other
 
 
 @pytest.mark.parametrize("options", [{}, GAN | {"lecam_weight": 0.1}], ids=["vqvae", "vqgan"])

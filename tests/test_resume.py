@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-import torch
+from conftest import assert_same
 
 from sightword import cli
 from sightword.checkpoint import read_checkpoint
@@ -28,22 +28,6 @@ LENGTH = ["trainer.steps=9", "trainer.val_every=4", "trainer.save_every=2", "dat
 def folder_of(out):
     (folder,) = (path.parent for path in out.rglob("config.yaml"))
     return folder
-
-
-def assert_same(one, other):
-    """Two checkpoints hold the same numbers: weights, averages, optimisers, counters."""
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            assert_same(a, b)
-    else:
-        assert one == other
 
 
 def assert_same_run(straight, resumed):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from conftest import assert_same
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
@@ -327,20 +328,6 @@ def test_a_tracker_that_nobody_knows_is_refused(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------------------- resume
-
-
-def assert_same(one, other):
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        for a, b in zip(one, other, strict=True):
-            assert_same(a, b)
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    else:
-        assert one == other
 
 
 def assert_same_run(straight, other):
