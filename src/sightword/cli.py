@@ -6,7 +6,6 @@ verbs are Python functions whose signature says what they take. A system's own v
 """
 
 import difflib
-import importlib
 import inspect
 import pkgutil
 import re
@@ -15,7 +14,6 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import sightword
@@ -65,10 +63,6 @@ def _dispatch(words: list[str]) -> int:
     if any(word in ("-h", "--help") for word in rest):
         print(_usage(verb, verbs[verb]))
         return 0
-    if verb == "evaluate":  # the one verb, besides train, that takes the config's own fields
-        fields = [word for word in rest if "." in word.partition("=")[0]]
-        evaluate(**_arguments(verb, evaluate, [word for word in rest if word not in fields]), fields=fields)
-        return 0
     verbs[verb](**_arguments(verb, verbs[verb], rest))
     return 0
 
@@ -77,11 +71,17 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _arguments(verb: str, function: Verb, words: Sequence[str]) -> dict[str, Any]:
-    """`key=value` words as the function's keyword arguments, by its annotations."""
-    parameters: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
+    """`key=value` words as the function's keyword arguments, by its annotations.
+
+    A function with the keyword-only argument `fields` is given the words whose key has a dot: the config's own fields.
+    """
+    every: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
+    parameters = {name: p for name, p in every.items() if p.kind is not p.KEYWORD_ONLY}
     hints = typing.get_type_hints(function)
     given: dict[str, Any] = {}
-    parameters = {name: p for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY}
+    if "fields" in every:
+        given["fields"] = [word for word in words if "." in word.partition("=")[0]]
+        words = [word for word in words if word not in given["fields"]]
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
@@ -157,15 +157,11 @@ def demo_systems() -> list[str]:
     return [name for name in system_names() if _has(name, "demo.py")]
 
 
-def _system_module(system: str, name: str) -> ModuleType:
-    return importlib.import_module(f"sightword.systems.{system}.{name}")
-
-
 def _system_verbs() -> dict[str, Verb]:
     found: dict[str, Verb] = {}
     for system in system_names():
         if _has(system, "verbs.py"):
-            found |= {verb.__name__: verb for verb in _system_module(system, "verbs").VERBS}
+            found |= {verb.__name__: verb for verb in runs.module_of(system, "verbs").VERBS}
     return found
 
 
@@ -291,7 +287,7 @@ def _register_schemas(system: str) -> None:
 
     from sightword.configs import Run
 
-    config = _system_module(system, "config")
+    config = runs.module_of(system, "config")
     store = ConfigStore.instance()
     store.store(name="run", node=Run)
     store.store(group="system", name=system, node=config.System)
@@ -355,7 +351,7 @@ def _train_usage(words: Sequence[str]) -> str:
     systems_told = [name.split("/")[0] for name in named] or system_names()
     lines = [f"sightword train: {inspect.getdoc(train)}", "", *_fields("", configs.Run)]
     for name in systems_told:
-        schema = _system_module(name, "config")
+        schema = runs.module_of(name, "config")
         lines += ["", f"{name}:", *_fields("system.", schema.System), *_fields("data.", schema.Data)]
     return "\n".join([*lines, "", *_fields("optim.", configs.Optim), "", *_fields("trainer.", configs.Trainer)])
 
@@ -419,7 +415,7 @@ def check(dataset: str, root: str) -> None:
     checks: dict[str, Callable[[str], Any]] = {}
     for system in system_names():
         if _has(system, "verbs.py"):
-            checks |= getattr(_system_module(system, "verbs"), "CHECKS", {})
+            checks |= getattr(runs.module_of(system, "verbs"), "CHECKS", {})
     if dataset not in checks:
         raise ValueError(
             f"there is no data set {dataset!r}{_closest(dataset, checks)}; these can be checked: {', '.join(checks)}"

@@ -142,6 +142,7 @@ class VectorQuantizerEMA(Codebook):
         if not 0 <= decay < 1:
             raise ValueError(f"decay is in [0, 1), got {decay}")
         self.decay, self.kmeans, self.revive_after = decay, kmeans, revive_after
+        self._first = True  # step of this object; `updates` knows whether it is the first of all
         self.register_buffer("weight", _random_codes(num_embeddings, embedding_dim))
         self.register_buffer("cluster_size", torch.zeros(num_embeddings))
         self.register_buffer("cluster_sum", torch.zeros(num_embeddings, embedding_dim))
@@ -159,6 +160,7 @@ class VectorQuantizerEMA(Codebook):
 
         Their counts are unknown, so the first batch gives them, and moves a code by 1 − decay of the way to its mean.
         """
+        self._first = True
         self.cluster_size.fill_(1)
         self.cluster_sum.copy_(self.weight)
 
@@ -167,7 +169,9 @@ class VectorQuantizerEMA(Codebook):
         x, ids = self._prepared(x), ids.flatten()
         step = self._statistics(x, ids)  # (K, 1 + D), or 1 + 2D with candidates
         counts, sums, candidates = step[:, 0], step[:, 1 : self.dim + 1], step[:, self.dim + 1 :]
-        self._weigh_settled(counts)
+        if self._first:
+            self._first = False
+            self._weigh_settled(counts)
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.cluster_sum.lerp_(sums, 1 - self.decay)
         self.idle.add_(1).masked_fill_(counts > 0, 0)

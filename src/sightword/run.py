@@ -27,12 +27,12 @@ def make_task(config: Run) -> Any:
     import torch
 
     torch.manual_seed(config.seed)
-    return _module(config, "task").make_task(config.system)
+    return module_of(config.experiment, "task").make_task(config.system)
 
 
 def make_loaders(config: Run) -> Any:
     """What a config trains and validates on."""
-    return _module(config, "data").make_loaders(config.data, config.seed)
+    return module_of(config.experiment, "data").make_loaders(config.data, config.seed)
 
 
 def start(config: Run, folder: Path | None = None) -> "Result":
@@ -68,7 +68,7 @@ def read_config(folder: Path) -> Run:
         raise ValueError(f"{folder} is no run: it has no config.yaml")
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        schema = importlib.import_module(f"sightword.systems.{values['experiment'].split('/')[0]}.config")
+        schema = module_of(values["experiment"], "config")
         parts = {"system": schema.System, "data": schema.Data, "optim": Optim, "trainer": Trainer}
         return Run(**values | {name: kind(**values[name]) for name, kind in parts.items()})
     except (yaml.YAMLError, TypeError, KeyError, AttributeError, ImportError) as error:
@@ -105,8 +105,9 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
-def _module(config: Run, name: str) -> Any:
-    return importlib.import_module(f"sightword.systems.{config.experiment.split('/')[0]}.{name}")
+def module_of(experiment: str, name: str) -> Any:
+    """A module (config, data, task, verbs …) of an experiment's system; a system's own name will do."""
+    return importlib.import_module(f"sightword.systems.{experiment.split('/')[0]}.{name}")
 
 
 def _check_processes(trainer: Trainer) -> None:

@@ -54,6 +54,11 @@ def taming(
     return VQImage(TamingEncoder(**shared), quantizer, TamingDecoder(**shared), project=True)
 
 
+def open_tokenizer(weights: str | Path, layout: str = "") -> VQImage:
+    """A published file of a `layout`, or what `VQImage.save_pretrained` wrote; in eval mode."""
+    return load_published(weights, layout) if layout else VQImage.from_pretrained(weights)
+
+
 def load_published(path: str | Path, layout: str, ema: bool = False, **overrides: Any) -> VQImage:
     """A published tokenizer from the authors' own file (.ckpt, .pt or .safetensors), in eval mode and float32.
 

@@ -27,15 +27,13 @@ from sightword.systems.tokenizer.loss import (
 from sightword.systems.tokenizer.model import PatchGAN, make_tokenizer
 from sightword.task import Task
 from sightword.towers.vq_image import Reconstruction, VQImage
-from sightword.towers.vq_published import load_published
+from sightword.towers.vq_published import open_tokenizer
 
 
 def make_task(system: System) -> "Tokenizing":
     """The task that a config describes."""
     if system.weights:
-        model = (
-            load_published(system.weights, system.layout) if system.layout else VQImage.from_pretrained(system.weights)
-        )
+        model = open_tokenizer(system.weights, system.layout)
     else:
         model = make_tokenizer(**{name: getattr(system, name) for name in signature(make_tokenizer).parameters})
     model.quantizer.commitment_cost = 1.0  # the objective weighs the raw term; a loaded tokenizer may have its own

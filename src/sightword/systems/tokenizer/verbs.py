@@ -74,8 +74,7 @@ class _Source(NamedTuple):
 
     def load(self) -> Any:
         """The network, in eval mode."""
-        from sightword.towers.vq_image import VQImage
-        from sightword.towers.vq_published import load_published
+        from sightword.towers.vq_published import open_tokenizer
 
         if bool(self.run) == bool(self.weights):
             raise ValueError("say which tokenizer: run=<run folder>, or weights=<file or exported folder>")
@@ -83,7 +82,7 @@ class _Source(NamedTuple):
             from sightword.run import restore
 
             return restore(Path(self.run))[0].model
-        return load_published(self.weights, self.layout) if self.layout else VQImage.from_pretrained(self.weights)
+        return open_tokenizer(self.weights, self.layout)
 
 
 def _header(keys: list[str], model: Any, size: int, shard_size: int) -> dict[str, Any]:
