@@ -9,14 +9,14 @@ file asks for is imported or called.
 import pickle
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch._utils import _rebuild_tensor
 
 ZIP, PICKLE, TORCH_PICKLE = b"PK\x03\x04", b"\x80", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -38,6 +38,30 @@ def weights_in(checkpoint: Mapping[str, Any], under: Sequence[str] = ("state_dic
     if not weights:
         raise ValueError(f"holds no weights, neither itself nor under {', '.join(under)}; it has {_few(found)}")
     return weights
+
+
+def differences(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """How the names and shapes of `weights`, a file's, differ from those `wanted`, in a line; empty if they do not."""
+    shapes = [
+        f"{name} is {tuple(weights[name].shape)} in the file and {tuple(wanted[name].shape)} in the model"
+        for name in wanted
+        if name in weights and weights[name].shape != wanted[name].shape
+    ]
+    missing = [name for name in wanted if name not in weights]
+    unexpected = [name for name in weights if name not in wanted]
+    parts = [("other shapes", shapes), ("missing", missing), ("unexpected", unexpected)]
+    return "; ".join(f"{len(names)} {what}: {_few(names, 3)}" for what, names in parts if names)
+
+
+def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
+    """Hand a file's `weights` over to a module, on the "meta" device or not, in the module's dtypes.
+
+    ValueError names whatever does not fit, with both shapes. `source`: the file, for the message.
+    """
+    wanted = module.state_dict()
+    if found := differences(wanted, weights):
+        raise ValueError(f"{source} does not fit {type(module).__name__}: {found}")
+    module.load_state_dict({name: weights[name].to(wanted[name].dtype) for name in wanted}, assign=True)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -154,6 +178,6 @@ def _kind(value: Any) -> str:
     return repr(value) if isinstance(value, _Inert) else f"a {type(value).__name__}"
 
 
-def _few(names: Mapping[str, Any], most: int = 6) -> str:
+def _few(names: Collection[Any], most: int = 6) -> str:
     shown = [str(name) for name in list(names)[:most]]
     return ", ".join([*shown, "…"] if len(names) > most else shown) or "nothing"

@@ -9,7 +9,7 @@ Legend: B batch; H, W pixels; h, w tokens a side (H / factor, W / factor); N = h
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sightword.atomic import write_atomically
-from sightword.checkpoint import read_checkpoint
+from sightword.checkpoint import differences, read_checkpoint
 from sightword.quantize import FrozenQuantizer, Quantized, VectorQuantizer, VectorQuantizerEMA
 from sightword.towers import Encoded
 from sightword.towers.vq_network import Decoder, Encoder, TamingDecoder, TamingEncoder
@@ -181,7 +181,7 @@ class VQImage(nn.Module):
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         weights = read_checkpoint(file)
-        if found := differences(model, weights):
+        if found := differences(inference_weights(model), weights):
             raise ValueError(f"{file} does not fit its config: {found}")
         model.load_state_dict(weights, strict=False, assign=True)  # strict was `differences`
         if isinstance(model.quantizer, VectorQuantizerEMA):
@@ -283,21 +283,3 @@ def inference_weights(model: VQImage) -> dict[str, Tensor]:
     """The state, of the quantiser its codebook only: what `save_pretrained` writes and tells tokenizers apart."""
     state = model.state_dict()
     return {name: t for name, t in state.items() if not name.startswith("quantizer.") or name == "quantizer.weight"}
-
-
-def differences(model: VQImage, weights: Mapping[str, Tensor]) -> str:
-    """How the names and shapes of `weights` differ from the model's, in a line; empty if they do not."""
-    wanted = inference_weights(model)
-    shapes = [
-        f"{name} is {tuple(weights[name].shape)} in the file and {tuple(wanted[name].shape)} in the model"
-        for name in wanted
-        if name in weights and weights[name].shape != wanted[name].shape
-    ]
-    missing = [name for name in wanted if name not in weights]
-    unexpected = [name for name in weights if name not in wanted]
-    parts = [("other shapes", shapes), ("missing", missing), ("unexpected", unexpected)]
-    return "; ".join(f"{len(names)} {what}: {_few(names)}" for what, names in parts if names)
-
-
-def _few(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join([*names[:most], "…"] if len(names) > most else names)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sightword.checkpoint import read_checkpoint, weights_in
+from sightword.checkpoint import differences, read_checkpoint, weights_in
 from sightword.nearest import Metric
 from sightword.quantize import VectorQuantizer
-from sightword.towers.vq_image import VQImage, differences, without_weights
+from sightword.towers.vq_image import VQImage, inference_weights, without_weights
 from sightword.towers.vq_network import TamingDecoder, TamingEncoder
 
 _F16 = {"ch_mult": (1, 1, 2, 2, 4), "attn_resolutions": (16,), "z_channels": 256}
@@ -74,7 +74,7 @@ def load_published(path: str | Path, layout: str, ema: bool = False, **overrides
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
     model = without_weights(lambda: taming(**{**presets[layout], **overrides}))
-    if found := differences(model, weights):
+    if found := differences(inference_weights(model), weights):
         others = [other for other in presets if _fits(weights, other, overrides)]
         hint = f". It fits layout {' or '.join(others)}" if others else ""
         raise ValueError(f"{path} does not fit layout {layout}: {found}{hint}")
@@ -84,7 +84,7 @@ def load_published(path: str | Path, layout: str, ema: bool = False, **overrides
 
 def _fits(weights: Mapping[str, Tensor], layout: str, overrides: Mapping[str, Any]) -> bool:
     with torch.device("meta"):  # names and shapes, no memory
-        return not differences(taming(**{**presets[layout], **overrides}), weights)
+        return not differences(inference_weights(taming(**{**presets[layout], **overrides})), weights)
 
 
 def _published_weights(checkpoint: Mapping[str, Any], ema: bool) -> dict[str, Tensor]:

@@ -1,0 +1,147 @@
+"""Words in: every tokenizer behind one interface that owns padding, end, length, and the count of what it cut off.
+
+Legend: B texts; L tokens; K words; E pooled width.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from sightword.towers.tower import TextTower
+
+
+class Texts(NamedTuple):
+    """Texts as ids, padded on the right."""
+
+    ids: Tensor  # (B, L) int64
+    mask: Tensor  # (B, L) bool, True where a token is real, special ones included
+
+
+class TextTokenizer:
+    """Texts to ids. `ids_of` and `cut` are what kinds of tokenizers differ in.
+
+    pad, eos: their ids. length: the most tokens a text may have, special ones included. fixed: pad to `length` (SigLIP
+    was trained on its padding), not only to the longest text of the batch. truncated: how many texts were cut so far.
+    """
+
+    def __init__(
+        self, pad: int, eos: int, length: int, vocab_size: int, unknown: int | None = None, fixed: bool = False
+    ) -> None:
+        self.pad, self.eos, self.length, self.vocab_size = pad, eos, length, vocab_size
+        self.unknown, self.fixed = unknown, fixed
+        self.special: frozenset[int] = frozenset()
+        self.truncated = 0
+
+    def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """Each text's ids with the special ones around them, however many."""
+        raise NotImplementedError
+
+    def words_of(self, ids: Sequence[int]) -> str:
+        """Ids back to a text, special ones left out."""
+        raise NotImplementedError
+
+    def save(self, folder: str | Path) -> None:
+        """Write the files that the tokenizer loads from."""
+        raise NotImplementedError
+
+    def cut(self, ids: list[int]) -> list[int]:
+        """Too many ids cut to `length`; the end token stays the last."""
+        return [*ids[: self.length - 1], self.eos]
+
+    def __call__(self, texts: str | Sequence[str], truncate: bool = False) -> Texts:
+        """One row a text. Too long a text is a ValueError, or cut and counted in `truncated` if `truncate`."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        rows = self.ids_of(texts)
+        for number, (text, ids) in enumerate(zip(texts, rows, strict=True)):
+            self._check_known(text, ids)
+            if len(ids) > self.length:
+                if not truncate:
+                    raise ValueError(
+                        f"{_short(text)!r} has {len(ids)} tokens, this tower reads {self.length}: shorten it, or "
+                        "truncate=True"
+                    )
+                rows[number] = self.cut(ids)
+                self.truncated += 1
+        width = self.length if self.fixed else max(map(len, rows), default=0)
+        padded = [[*ids, *[self.pad] * (width - len(ids))] for ids in rows]
+        real = [[True] * len(ids) + [False] * (width - len(ids)) for ids in rows]
+        shape = (len(rows), width)
+        return Texts(torch.tensor(padded, dtype=torch.long).view(shape), torch.tensor(real).bool().view(shape))
+
+    def _check_known(self, text: str, ids: Sequence[int]) -> None:
+        words = [id_ for id_ in ids if id_ not in self.special or id_ == self.unknown]
+        if words and all(id_ == self.unknown for id_ in words):
+            raise ValueError(f"this tokenizer knows no word of {_short(text)!r}: is it the tower's own vocabulary?")
+
+
+class CLIPTokenizer(TextTokenizer):
+    """open_clip's byte-pair encoding: it lowercases, and knows every text. <start> … <end>, padded with 0."""
+
+    def __init__(self, bpe: Any, length: int) -> None:
+        """bpe: `open_clip.SimpleTokenizer`."""
+        super().__init__(0, bpe.eot_token_id, length, bpe.vocab_size)
+        self.bpe, self.start = bpe, bpe.sot_token_id
+        self.special = frozenset(bpe.all_special_ids)
+
+    def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[self.start, *self.bpe.encode(text), self.eos] for text in texts]
+
+    def words_of(self, ids: Sequence[int]) -> str:
+        end = list(ids).index(self.eos) if self.eos in ids else len(ids)
+        return self.bpe.decode([int(id_) for id_ in ids[:end] if id_ != self.start]).strip()
+
+    def save(self, folder: str | Path) -> None:
+        """Nothing: the vocabulary is part of open_clip."""
+
+
+class HFTokenizer(TextTokenizer):
+    """Any tokenizer of Hugging Face transformers (SentencePiece of T5 and SigLIP, WordPiece of BERT, …)."""
+
+    def __init__(
+        self, tokenizer: Any, length: int, fixed: bool = False, clean: Callable[[str], str] | None = None
+    ) -> None:
+        """clean: done to each text first (SigLIP was trained on lowercase without punctuation)."""
+        eos = next(
+            (id_ for id_ in (tokenizer.eos_token_id, tokenizer.sep_token_id) if id_ is not None), tokenizer.pad_token_id
+        )
+        super().__init__(tokenizer.pad_token_id, eos, length, len(tokenizer), tokenizer.unk_token_id, fixed)
+        self.hf, self.clean = tokenizer, clean
+        self.special = frozenset(tokenizer.all_special_ids)
+        if len(tokenizer) <= len(self.special):
+            raise ValueError(f"the tokenizer has {len(tokenizer)} special tokens and no word: is its vocabulary there?")
+
+    def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
+        cleaned = [self.clean(text) for text in texts] if self.clean else list(texts)
+        return self.hf(cleaned, verbose=False)["input_ids"] if cleaned else []
+
+    def words_of(self, ids: Sequence[int]) -> str:
+        return self.hf.decode([int(id_) for id_ in ids], skip_special_tokens=True).strip()
+
+    def save(self, folder: str | Path) -> None:
+        self.hf.save_pretrained(folder)
+
+
+def word_vectors(
+    tower: "TextTower", words: Sequence[str], templates: Sequence[str] = ("a photo of a {}",), batch_size: int = 256
+) -> Tensor:
+    """(K, E) unit vectors of words, to compare tokens or images with.
+
+    Each word in every template, the unit vectors averaged and brought back to length 1 (CLIP, Radford 2021, 3.1.4).
+    """
+    for template in templates:
+        if "{}" not in template:
+            raise ValueError(f"template {template!r} has no {{}} for the word to stand in")
+    texts = [template.format(word) for word in words for template in templates]
+    with torch.no_grad():
+        parts = [tower.encode(texts[start : start + batch_size]).pooled for start in range(0, len(texts), batch_size)]
+    vectors = F.normalize(torch.cat(parts), dim=-1).unflatten(0, (len(words), len(templates)))  # (K, templates, E)
+    return F.normalize(vectors.mean(1), dim=-1)
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else text[:most] + "…"
