@@ -10,7 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-from sightword.pictures import LINES, bars, code_colours, code_map, curve, grid, pairs, to_data_uri
+from sightword.pictures import (
+    LINES,
+    bars,
+    class_map,
+    code_colours,
+    code_map,
+    curve,
+    grid,
+    pairs,
+    to_data_uri,
+    word_colours,
+)
 
 
 def flat(*levels: float, height: int = 4, width: int = 6) -> torch.Tensor:
@@ -173,3 +184,43 @@ def test_a_curve_leaves_out_what_is_not_finite_and_shows_a_lone_point() -> None:
 def test_any_series_can_be_drawn(points: list[tuple[float, float]]) -> None:
     assert curve({"a": points, "b": []}, "title", size=(300, 200)).size == (300, 200)
     assert curve({}).size == (640, 320)
+
+
+# ------------------------------------------------------------------------------------------------------------ words
+
+
+def test_a_class_map_lays_each_words_colour_over_its_patch_and_names_words_by_area() -> None:
+    words, image = ["sea", "sand", "dog"], Image.new("RGB", (60, 40), "white")
+    picture = class_map(np.array([[0, 0, 1], [0, 0, 2]]), words, image, opacity=1)
+    colours = word_colours(words)
+    for x, y, word in [(10, 10, 0), (50, 10, 1), (50, 30, 2), (30, 30, 0)]:
+        assert picture.getpixel((x, y)) == tuple(colours[word])
+    legend = [picture.getpixel((6, 40 + 8 + 20 * line + 7)) for line in range(3)]
+    assert legend == [tuple(colours[word]) for word in (0, 1, 2)]
+
+
+def test_an_unsure_patch_lets_the_image_shine_through() -> None:
+    image = Image.new("RGB", (20, 10), (10, 200, 30))
+    picture = class_map(np.array([[0, 0]]), ["sea"], image, strength=np.array([[0.0, 1.0]]), opacity=1)
+    assert picture.getpixel((5, 5)) == (10, 200, 30)
+    assert picture.getpixel((15, 5)) == tuple(word_colours(["sea"])[0])
+
+
+def test_a_word_has_one_colour_in_every_picture() -> None:
+    assert (word_colours(["a", "dog", "b"])[1] == word_colours(["dog"])[0]).all()
+    assert (word_colours(["cat"])[0] != word_colours(["dog"])[0]).any()
+
+
+def test_words_past_the_legend_are_counted_together() -> None:
+    words, image = [str(number) for number in range(9)], Image.new("RGB", (90, 10), "white")
+    all_words = class_map(np.arange(9)[None], words, image, top=5)
+    few_words = class_map(np.arange(9)[None] % 3, words, image, top=5)
+    assert all_words.size == few_words.size
+    below = np.asarray(all_words)[10 + 8 + 5 * 20 :]
+    assert (below < 128).any()
+    assert (np.asarray(few_words)[10 + 8 + 3 * 20 :] == 255).all()
+
+
+def test_ids_without_a_word_are_refused() -> None:
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        class_map(np.array([[2]]), ["a", "b"], Image.new("RGB", (8, 8)))

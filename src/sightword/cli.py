@@ -426,6 +426,53 @@ def check(dataset: str, root: str) -> None:
         raise SystemExit(1)
 
 
+def cache(
+    tower: str,
+    images: str,
+    out: str,
+    tokens: str = "",
+    tag: str = "",
+    size: str = "",
+    dtype: str = "float32",
+    disk: str = "float16",
+    batch_size: int = 32,
+    shard_size: int = 256,
+    on_error: str = "raise",
+    engine: str = "inline",
+    workers: int = 0,
+    gpus: float = 0,
+) -> None:
+    """Keep what a frozen tower sees in a folder of images: its tokens; only images that are new are computed.
+
+    tower: vit_b16, vit_l14, vit_h14, siglip_b16 …, an open_clip model with tag= (or a weights file), a Hugging Face
+    name, or a folder of either. images: the folder. out: the cache.
+    tokens: which, with commas: post, and of a CLIP joint, value, qq, kk, qq+gauss, kk+gauss; post if empty.
+    size: of the images, 224x304 is height x width; the tower's own if empty. dtype: to compute in (float32, bfloat16,
+    float16); disk: to keep (float16, float32). on_error: raise, or skip unreadable images.
+    engine: inline (also under torchrun), or ray with so many workers, each with a share of so many gpus.
+    """
+    import torch
+
+    from sightword.tokens import Source, cache_tokens
+
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in kinds:
+        raise ValueError(f"dtype is {', '.join(kinds)}; got {dtype!r}")
+    found = re.fullmatch(r"(\d+)x(\d+)", size)
+    if size and not found:
+        raise ValueError(f"size is height x width, as 224x304; got {size!r}")
+    pixels = (int(found[1]), int(found[2])) if found else None
+    source = Source(tower, {"tag": tag, "size": pixels, "dtype": kinds[dtype]})
+    forms = tokens.split(",") if tokens else ["post"]
+    kept = cache_tokens(
+        source, images, out, forms, disk, batch_size, shard_size, on_error, engine=engine, workers=workers, gpus=gpus
+    )
+    lacking = len(set(kept.index.values())) - len(kept)
+    print(f"{len(kept)} images in {out}" + (f"; {lacking} have no tokens" if lacking else ""))
+    if (path := next(iter(kept), None)) is not None:
+        print(f"read it: TokenCache({out!r})[{path!r}][{forms[0]!r}]")
+
+
 def list_experiments() -> None:
     """List the experiments: what, data, cost, expected score."""
     for name, file in experiments():
@@ -447,6 +494,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": evaluate,
     "list": list_experiments,
     "check": check,
+    "cache": cache,
     "export": export,
     "demo": demo,
 }

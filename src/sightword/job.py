@@ -69,6 +69,15 @@ def place() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+def device() -> str:
+    """Where a worker computes: on a GPU where there is one, under torchrun each process on its own."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+
+
 @contextmanager
 def inline(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: float) -> Iterator[Iterator[int]]:
     def results() -> Iterator[int]:

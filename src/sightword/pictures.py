@@ -7,6 +7,7 @@ Charts are drawn three times too large and reduced, which smooths their lines; t
 import base64
 import io
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Union
@@ -160,6 +161,60 @@ def code_map(ids: Array, num_codes: int, scale: int = 16, size: tuple[int, int] 
         raise ValueError(f"ids run from {values.min()} to {values.max()}, the codebook has {num_codes} codes")
     small = Image.fromarray(code_colours(values))
     return small.resize(size or (small.width * scale, small.height * scale), Image.Resampling.NEAREST)
+
+
+# ------------------------------------------------------------------------------------------------------------ words
+
+
+def word_colours(words: Sequence[str]) -> np.ndarray:
+    """A colour for each word, (K, 3) uint8: a word has the same in every picture."""
+    return code_colours(np.array([zlib.crc32(word.encode()) % 2**16 for word in words]))
+
+
+def class_map(
+    ids: Array,
+    words: Sequence[str],
+    image: Image.Image,
+    strength: Array | None = None,
+    colours: Array | None = None,
+    top: int = 5,
+    opacity: float = 0.65,
+) -> Image.Image:
+    """Which word each patch of an image is nearest to: its colour laid over the patch, and a legend by area below.
+
+    ids: (h, w), indices into `words`. strength: (h, w) in [0, 1], how sure; where it is low the image shines through.
+    colours: (K, 3) uint8, `word_colours` if None. top: words in the legend, the others together are its last line.
+    """
+    values = _numpy(ids)
+    if values.ndim != 2 or values.min() < 0 or values.max() >= len(words):
+        raise ValueError(f"ids are (h, w) from 0 to {len(words) - 1}, these are {values.shape}, up to {values.max()}")
+    palette = word_colours(words) if colours is None else _numpy(colours)
+    sure = np.ones(values.shape) if strength is None else np.clip(_numpy(strength), 0, 1)
+    paint = Image.fromarray(palette[values].astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
+    cover = Image.fromarray(np.rint(255 * opacity * sure).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
+    return _with_legend(Image.composite(paint, image.convert("RGB"), cover), values, words, palette, top)
+
+
+def _with_legend(
+    picture: Image.Image, ids: np.ndarray, words: Sequence[str], palette: np.ndarray, top: int
+) -> Image.Image:
+    counts = np.bincount(ids.ravel(), minlength=len(words))
+    order = [int(number) for number in np.argsort(-counts, kind="stable") if counts[number]]
+    rest = counts[order[top:]].sum()
+    lines = [(words[number], counts[number], tuple(palette[number].tolist())) for number in order[:top]]
+    lines += [(f"{len(order) - top} other words", rest, (255, 255, 255))] if rest else []
+    line, square = LABEL + 8, LABEL
+    page = Image.new(
+        "RGB", (picture.width, picture.height + 8 + line * (min(top, len(words)) + (len(words) > top))), "white"
+    )
+    page.paste(picture, (0, 0))
+    pen = ImageDraw.Draw(page)
+    for number, (word, count, colour) in enumerate(lines):
+        y = picture.height + 8 + line * number
+        pen.rectangle((0, y + 1, square, y + 1 + square), fill=colour, outline=GREY)
+        pen.text((square + 8, y), word, INK, _font(LABEL))
+        pen.text((picture.width - 1, y), f"{100 * count / ids.size:.0f} %", GREY, _font(LABEL), anchor="ra")
+    return page
 
 
 # ----------------------------------------------------------------------------------------------------------- charts

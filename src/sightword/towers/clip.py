@@ -29,8 +29,8 @@ from sightword.towers.tower import ImageTower, TextTower, border
 #: Our names → open_clip's model and the tag of its weights.
 presets = {
     "vit_b16": ("ViT-B-16", "laion2b_s34b_b88k"),
-    "vit_l14": ("ViT-L-14-quickgelu", "openai"),  # documents 000's; joint space 768
-    "vit_h14": ("ViT-H-14", "laion2b_s32b_b79k"),  # joint space 1024: the shapes that document 000 writes down
+    "vit_l14": ("ViT-L-14-quickgelu", "openai"),  # joint space 768
+    "vit_h14": ("ViT-H-14", "laion2b_s32b_b79k"),  # joint space 1024: tokens (B, 256, 1024), as document 000 has them
 }
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 OTHER_WEIGHTS = ("open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
@@ -142,7 +142,8 @@ class CLIP(nn.Module):
         text length than the weights have; positions are resampled. form: the image tokens, see `clip_dense`.
         """
         Form.parse(form)
-        name, tag = presets.get(str(name), (str(name), str(tag)))
+        name, usual = presets.get(str(name), (str(name), ""))
+        tag = str(tag) or usual
         folder = Path(name).expanduser()
         model_cfg, preprocess_cfg, file = _from_folder(folder) if folder.is_dir() else _from_open_clip(name, tag)
         model = _build(model_cfg, name)

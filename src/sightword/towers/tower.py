@@ -53,6 +53,12 @@ class ImageTower(Tower):
         height, width = size or self.preprocess.size
         return height // self.patch[0], width // self.patch[1]
 
+    def forms(self, images: Tensor, names: Sequence[str]) -> dict[str, Encoded]:
+        """Several kinds of tokens from one forward pass; a tower that says no more has those after its last norm."""
+        if others := [name for name in names if name != "post"]:
+            raise ValueError(f"{self.name} has post tokens and no {', '.join(others)}")
+        return {"post": self(images)}
+
     def encode(self, pictures: Sequence[Image.Image]) -> Encoded:
         """Pictures through the tower's own preprocessing."""
         return self(self.preprocess.batch(pictures).to(self.device))

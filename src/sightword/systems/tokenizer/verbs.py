@@ -1,6 +1,5 @@
 """The verbs only a tokenizer has. Nothing heavy is imported before one runs."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -107,12 +106,11 @@ class _Tokenizer:
     def __init__(
         self, cache: Any, model: Any, paths: list[Path], keys: list[str], size: int, batch_size: int, on_error: str
     ) -> None:
-        import torch
-
+        from sightword import job
         from sightword.data.image import ImageFolder, center_crop
 
         self.cache, self.paths, self.keys, self.batch_size = cache, paths, keys, batch_size
-        self.device = torch.device(_device())
+        self.device = job.device()
         self.model = model.to(self.device).eval()
         self.folder = ImageFolder(paths, center_crop(size), on_error=on_error, cache_mb=0)
 
@@ -134,15 +132,6 @@ class _Tokenizer:
         dtype, shape = self.cache.header["dtypes"]["ids"], self.cache.header["shapes"]["ids"]
         rows = np.concatenate(ids) if ids else np.empty((0, *shape))
         self.cache.write_shard(shard, keys, {"ids": rows.astype(dtype)})
-
-
-def _device() -> str:
-    """A GPU where there is one: under torchrun each process its own."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
 
 
 def check_images(root: str) -> "Report":
