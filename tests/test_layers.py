@@ -106,6 +106,7 @@ CHAIN = {
     "quantize": {"nearest"},
     "systems": set(),
     "task": set(),
+    "tokens": {"atomic", "cache", "data", "job", "towers"},
     "towers": {"atomic", "checkpoint", "nearest", "quantize"},
     "train": {"atomic", "checkpoint", "configs", "data", "task"},
 }

@@ -483,6 +483,18 @@ def list_experiments() -> None:
             print(f"{'':<20}   {line}")
 
 
+def mini(out: str = "mini") -> None:
+    """Write small worlds and tiny towers in the formats of the real ones, to try everything without a network.
+
+    out: the folder. The CLIP among them is trained here, half a minute once, and kept for the next time.
+    """
+    from sightword.miniature.contents import write_all
+
+    for part in write_all(Path(out)):
+        print(f"{Path(out) / part.folder}: {part.what}")
+        print(f"    {part.opened.format(Path(out) / part.folder)}")
+
+
 def demo(out: str = "runs/demo") -> None:
     """Run everything in miniature, offline, and write one page with the pictures."""
     from sightword.demo import make_page
@@ -496,6 +508,7 @@ VERBS: dict[str, Verb] = {
     "check": check,
     "cache": cache,
     "export": export,
+    "mini": mini,
     "demo": demo,
 }
 

@@ -35,6 +35,7 @@ class TextTokenizer:
         self.pad, self.eos, self.length, self.vocab_size = pad, eos, length, vocab_size
         self.unknown, self.fixed = unknown, fixed
         self.special: frozenset[int] = frozenset()
+        self.space: int | None = None  # the id that stands for a space alone, where there is one
         self.truncated = 0
 
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
@@ -74,7 +75,7 @@ class TextTokenizer:
         return Texts(torch.tensor(padded, dtype=torch.long).view(shape), torch.tensor(real).bool().view(shape))
 
     def _check_known(self, text: str, ids: Sequence[int]) -> None:
-        words = [id_ for id_ in ids if id_ not in self.special or id_ == self.unknown]
+        words = [id_ for id_ in ids if id_ == self.unknown or (id_ not in self.special and id_ != self.space)]
         if words and all(id_ == self.unknown for id_ in words):
             raise ValueError(f"this tokenizer knows no word of {_short(text)!r}: is it the tower's own vocabulary?")
 
@@ -112,6 +113,7 @@ class HFTokenizer(TextTokenizer):
         super().__init__(tokenizer.pad_token_id, eos, length, len(tokenizer), tokenizer.unk_token_id, fixed)
         self.hf, self.clean = tokenizer, clean
         self.special = frozenset(tokenizer.all_special_ids)
+        self.space = tokenizer.get_vocab().get("▁")  # SentencePiece's
         if len(tokenizer) <= len(self.special):
             raise ValueError(f"the tokenizer has {len(tokenizer)} special tokens and no word: is its vocabulary there?")
 

@@ -1,0 +1,78 @@
+"""`sightword mini`: the small worlds and the tiny towers under one folder, in the formats of the real ones."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from sightword.miniature import scene, tower
+
+
+class Part(NamedTuple):
+    """Something to write, and how one opens it."""
+
+    folder: str
+    what: str
+    opened: str  # a line of Python or of the shell; {} is the folder
+    write: Callable[[Path], None]
+
+
+SCENES, SEED = 48, 7  # not the seed that the CLIP is trained on
+
+
+def parts(captions: Callable[[], list[str]]) -> list[Part]:
+    """All there is. captions: of the scenes, once they are written."""
+    return [
+        Part(
+            "scenes",
+            f"{SCENES} scenes of {len(scene.PLACES)} places and {len(scene.OBJECTS)} things: images, captions, labels",
+            "sightword check dataset=images root={}/images",
+            lambda folder: scene.write(folder, SCENES, SEED),
+        ),
+        Part(
+            "towers/clip",
+            "a CLIP, trained here on such scenes and their captions: its patches know their words",
+            "image_tower('{}', form='value')",
+            write_clip,
+        ),
+        Part(
+            "towers/siglip",
+            "a SigLIP, drawn at random",
+            "image_tower('{}')",
+            lambda f: tower.write_siglip(f, captions()),
+        ),
+        Part("towers/t5", "a T5, drawn at random", "text_tower('{}')", lambda f: tower.write_t5(f, captions())),
+        Part("towers/bert", "a BERT, drawn at random", "text_tower('{}')", lambda f: tower.write_bert(f, captions())),
+        Part(
+            "towers/vq",
+            "an image tokenizer, drawn at random",
+            "sightword tokenize images=… weights={} out=…",
+            tower.write_vq,
+        ),
+    ]
+
+
+def write_clip(folder: Path) -> None:
+    """The tiny CLIP, trained if this machine has not trained it yet."""
+    from sightword.miniature.clip import tiny_clip
+    from sightword.towers.clip import CLIP
+
+    CLIP.load(tiny_clip()).save(folder)
+
+
+def write_all(out: Path) -> list[Part]:
+    """Write every part; a part that was there is written again, to the same bytes."""
+
+    def captions() -> list[str]:
+        return [entry["caption"] for entry in json.loads((out / "scenes" / "captions.json").read_text())] + _words()
+
+    found = parts(captions)
+    for part in found:
+        (out / part.folder).mkdir(parents=True, exist_ok=True)
+        part.write(out / part.folder)
+    return found
+
+
+def _words() -> list[str]:
+    """Every word of the world, whether a scene shows it or not."""
+    return ["a photo of a", "an", *scene.PLACES, *scene.OBJECTS]
