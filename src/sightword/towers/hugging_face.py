@@ -1,0 +1,201 @@
+"""Encoders of texts from Hugging Face transformers, by name or from a folder, opened strictly.
+
+A folder is read without network. What transformers passes over with advice on stderr (weights that were not there and
+are now random, a vocabulary that was not there) is an error here, and every error is one line.
+
+Legend: B texts; L tokens; D token width.
+"""
+
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sightword.checkpoint import differences
+from sightword.towers.text import HFTokenizer
+from sightword.towers.tower import TextTower
+
+
+class HFText(TextTower):
+    """What the text encoders of transformers share: word vectors, pooling, and the way back to a folder."""
+
+    tokenizer: HFTokenizer
+    poolings: tuple[str, ...]  # of cls, mean, last, those that mean something for this kind
+
+    def __init__(self, model: Any, tokenizer: HFTokenizer, name: str, pooling: str) -> None:
+        super().__init__()
+        if pooling not in self.poolings:
+            raise ValueError(f"pooling {pooling!r} is not known; {type(self).__name__} has {', '.join(self.poolings)}")
+        self.model, self.tokenizer, self.name, self.pooling = model, tokenizer, name, pooling
+        self.width = self.embed_dim = model.config.hidden_size
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Ids (B, L) to the word vectors that `inputs_embeds` takes; learned prompts go between them."""
+        return self.model.get_input_embeddings()(ids)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a Hugging Face folder (config.json, model.safetensors, tokenizer) that `load` and transformers read."""
+        with quiet():
+            self.model.save_pretrained(folder)
+            self.tokenizer.save(folder)
+
+    def either(self, ids: Tensor | None, mask: Tensor | None, inputs_embeds: Tensor | None) -> dict[str, Tensor]:
+        """The one of the two that is given, checked, as an argument of transformers' models."""
+        if ids is not None and inputs_embeds is None:
+            self.check(ids, mask)
+            return {"input_ids": ids}
+        if ids is not None or inputs_embeds is None:
+            raise ValueError("a text is ids or inputs_embeds, one of the two")
+        width = self.model.get_input_embeddings().embedding_dim
+        if inputs_embeds.ndim != 3 or inputs_embeds.shape[2] != width:
+            raise ValueError(f"inputs_embeds are (B, L, {width}), these are {tuple(inputs_embeds.shape)}")
+        self.check(inputs_embeds.new_zeros(inputs_embeds.shape[:2], dtype=torch.long), mask)
+        return {"inputs_embeds": inputs_embeds.to(self.dtype)}
+
+    def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens (B, L, D) to (B, D), in float32. Padding has no part in it."""
+        tokens = tokens.float()
+        if self.pooling == "cls":
+            return tokens[:, 0]
+        if mask is None:
+            return tokens.mean(1) if self.pooling == "mean" else tokens[:, -1]
+        real = mask.to(tokens.dtype)  # (B, L)
+        if self.pooling == "mean":
+            return (tokens * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+        place = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+        last = (real * place).argmax(1)  # (B,)
+        return tokens[torch.arange(len(tokens), device=tokens.device), last]
+
+
+def model_type(name: str | Path) -> str:
+    """What the config of a folder or a Hugging Face name says that it is: "t5", "bert", "siglip", …"""
+    return config_of(name).model_type
+
+
+def config_of(name: str | Path) -> Any:
+    """The config of a folder or a Hugging Face name. FileNotFoundError or ValueError says in a line what is wrong."""
+    from transformers import AutoConfig
+
+    path = Path(name).expanduser()
+    if path.is_file() or not (path.is_dir() or re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(name))):
+        why = "is a file; name the folder that it is in" if path.is_file() else "does not exist"
+        raise FileNotFoundError(f"{name} {why}")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{path} has no config.json; a Hugging Face folder has it beside its weights")
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(**_place(name))
+    except Exception as error:  # hub, disk, network and the config itself each have their own
+        if path.is_dir() or not isinstance(error, OSError):
+            raise ValueError(f"the config of {name} cannot be read: {_reason(error)}") from error
+        raise FileNotFoundError(
+            f"{name} is no folder, nor on this machine, and cannot be fetched ({_reason(error)}): name a folder, or "
+            f"fetch it where there is a network, hf download {name}"
+        ) from error
+
+
+def open_tokenizer(name: str | Path) -> Any:
+    """The tokenizer of a folder or a Hugging Face name; it knows words and has a padding token."""
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(**_place(name))
+    except Exception as error:  # as above
+        hint = "; it has no tokenizer.json, only SentencePiece's file, which needs protobuf 7: pip install -U protobuf"
+        spm_only = any(Path(name).expanduser().glob("*.model"))
+        raise ValueError(f"{name} has a tokenizer that is not read: {_reason(error)}{hint * spm_only}") from error
+    files = ["tokenizer.json", *tokenizer.vocab_files_names.values()]
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not any((folder / file).is_file() for file in files):
+        raise FileNotFoundError(f"{folder} has no tokenizer: none of {', '.join(dict.fromkeys(files))}")
+    if len(tokenizer) <= len(tokenizer.all_special_ids) + 1:  # + 1: T5's own empty one has the space
+        raise ValueError(f"the tokenizer of {name} knows no word; is its vocabulary file empty?")
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"the tokenizer of {name} has no padding token; set pad_token in its tokenizer_config.json")
+    return tokenizer
+
+
+def open_weights(kind: Any, name: str | Path, config: Any, dtype: torch.dtype, **options: Any) -> Any:
+    """`kind` (a class of transformers), in eval mode, with every weight from the file; its heads are left out.
+
+    ValueError names what is missing, has another shape, or belongs to the encoder and has no place in it.
+    """
+    try:
+        with quiet(bars=not Path(name).expanduser().is_dir()):
+            model, info = kind.from_pretrained(
+                **_place(name),
+                config=config,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
+    except Exception as error:  # bytes of unknown origin can fail in any way
+        missing = isinstance(error, OSError) and "no file" in str(error)
+        raise (FileNotFoundError if missing else ValueError)(
+            f"{name} has no weights that can be read: {_reason(error)}"
+        ) from error
+    if found := _differences(model, info):
+        raise ValueError(f"the weights of {name} do not fit {kind.__name__} and its config.json: {found}")
+    return model
+
+
+def check_vocabulary(tokenizer: Any, model: Any, name: str | Path) -> None:
+    """A tokenizer of another model may give ids that the embedding table does not have."""
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"the tokenizer of {name} has {len(tokenizer)} tokens, the model's table {rows}; they are of two models"
+        )
+
+
+def _differences(model: Any, info: Mapping[str, Any]) -> str:
+    """What did not load, in a line. Heads that a file has besides the encoder are not the encoder's business."""
+    wanted = model.state_dict()
+    parts = {part for part, _ in model.named_children()}
+    prefix = f"{model.base_model_prefix}."
+    weights = {key: value for key, value in wanted.items() if key not in info["missing_keys"]}
+    weights |= {key: torch.empty(shape, device="meta") for key, shape, _ in info["mismatched_keys"]}
+    surplus = [key for key in info["unexpected_keys"] if key.removeprefix(prefix).split(".")[0] in parts]
+    return differences(wanted, weights | dict.fromkeys(sorted(surplus), torch.empty(0)))
+
+
+def _place(name: str | Path) -> dict[str, Any]:
+    """Arguments of every from_pretrained: nothing but files is asked of a folder, and no code of its own is run."""
+    folder = Path(name).expanduser()
+    place = str(folder) if folder.is_dir() else str(name)
+    return {
+        "pretrained_model_name_or_path": place,
+        "local_files_only": folder.is_dir(),
+        "trust_remote_code": False,
+    }
+
+
+def _reason(error: BaseException) -> str:
+    """An error of many lines in one."""
+    if isinstance(error, pickle.UnpicklingError):  # torch's own would have the reader load it all the same
+        return "it is a pickle of more than tensors, which may run code; have it saved as model.safetensors"
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+@contextmanager
+def quiet(bars: bool = False) -> Iterator[None]:
+    """No advice of transformers on stderr; progress bars only where something may be fetched."""
+    from transformers.utils import logging
+
+    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not bars:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if had_bars:
+            logging.enable_progress_bar()
