@@ -19,7 +19,7 @@ from sightword.tokens import Source, cache_tokens
 from sightword.towers.clip import CLIPImage
 from sightword.towers.preprocess import Preprocess
 
-BATCH, TOKENS, WIDTH, LAYERS, PATCH, REPEATS = 4, 197, 768, 12, 16, 7
+BATCH, TOKENS, WIDTH, LAYERS, PATCH, REPEATS = 2, 197, 768, 12, 16, 7
 # Multiplications and additions of an image: the blocks' 12·D² weights a token, both products of attention, the patches.
 OPERATIONS = LAYERS * (24 * TOKENS * WIDTH**2 + 4 * TOKENS**2 * WIDTH) + 2 * 3 * PATCH**2 * (TOKENS - 1) * WIDTH
 FORMS = ["value", "qq", "kk", "kk+gauss"]

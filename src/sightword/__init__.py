@@ -16,11 +16,15 @@ _HOMES = {
     "LPIPS": "systems.tokenizer.loss",
     "Quantized": "quantize",
     "ResBlock": "towers.vq_network",
+    "TokenCache": "tokens",
     "VQImage": "towers.vq_image",
     "VQVAEModel": "modules",
     "VectorQuantizer": "quantize",
     "VectorQuantizerEMA": "quantize",
+    "image_tower": "towers",
     "load_published": "towers.vq_published",
+    "text_tower": "towers",
+    "word_vectors": "towers.text",
 }
 __all__ = sorted(_HOMES)
 
@@ -33,6 +37,10 @@ if TYPE_CHECKING:
     from sightword.quantize import VectorQuantizer as VectorQuantizer
     from sightword.quantize import VectorQuantizerEMA as VectorQuantizerEMA
     from sightword.systems.tokenizer.loss import LPIPS as LPIPS
+    from sightword.tokens import TokenCache as TokenCache
+    from sightword.towers import image_tower as image_tower
+    from sightword.towers import text_tower as text_tower
+    from sightword.towers.text import word_vectors as word_vectors
     from sightword.towers.vq_image import VQImage as VQImage
     from sightword.towers.vq_network import Decoder as Decoder
     from sightword.towers.vq_network import Encoder as Encoder

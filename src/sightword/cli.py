@@ -152,9 +152,10 @@ def _has(system: str, file: str) -> bool:
     return any((Path(place) / system / file).exists() for place in systems.__path__)
 
 
-def demo_systems() -> list[str]:
-    """The systems that take part in the demo."""
-    return [name for name in system_names() if _has(name, "demo.py")]
+def demo_parts() -> list[str]:
+    """The packages that take part in the demo: the small world, and the systems with a demo.py."""
+    found = [f"sightword.systems.{name}" for name in system_names() if _has(name, "demo.py")]
+    return ["sightword.miniature", *found]
 
 
 def _system_verbs() -> dict[str, Verb]:
@@ -499,7 +500,7 @@ def demo(out: str = "runs/demo") -> None:
     """Run everything in miniature, offline, and write one page with the pictures."""
     from sightword.demo import make_page
 
-    make_page(Path(out), demo_systems(), train_in)
+    make_page(Path(out), demo_parts(), train_in)
 
 
 VERBS: dict[str, Verb] = {

@@ -1,6 +1,6 @@
 """The demo: every system in miniature, offline, on one page.
 
-A system takes part by having a `demo.py` with `section(out: Path, train: Train) -> Section`; `train` trains in a
+A package takes part by having a `demo.py` with `section(out: Path, train: Train) -> Section`; `train` trains in a
 folder, by the words of the command line. The page is one file: pictures are inside it, and it asks nothing of the
 network.
 """
@@ -39,13 +39,13 @@ class Section(NamedTuple):
     page_note: str  # how the numbers came about
 
 
-def make_page(out: Path, names: Sequence[str], train: Train) -> Path:
-    """Run the demos of the systems named and write <out>/index.html."""
+def make_page(out: Path, packages: Sequence[str], train: Train) -> Path:
+    """Run the demos of the packages named and write <out>/index.html."""
     began = time.perf_counter()
     sections = []
-    for name in names:
-        part = importlib.import_module(f"sightword.systems.{name}.demo")
-        sections.append(part.section(out / name, train))
+    for package in packages:
+        part = importlib.import_module(f"{package}.demo")
+        sections.append(part.section(out / package.rpartition(".")[2], train))
     page = out / "index.html"
     with write_atomically(page) as beside:
         beside.write_text(_page(sections, time.perf_counter() - began), encoding="utf-8")

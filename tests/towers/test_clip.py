@@ -284,6 +284,23 @@ def test_half_precision_inside_is_float32_outside(random_clip, pair, dtype):
             assert F.cosine_similarity(ours.tokens, full.tokens, dim=-1).min() > 0.98
 
 
+@pytest.mark.slow
+def test_a_tower_is_one_graph_for_torch_compile(random_clip, pair):
+    tower = CLIP.load(random_clip[0], form="kk+gauss").image.freeze()
+    compiled = torch.compile(tower, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(images(32, 48)), tower(images(32, 48)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", ["post", "value", "kk+gauss"])
+def test_a_gpu_gives_what_the_cpu_gives(random_clip, form):
+    tower = CLIP.load(random_clip[0], form=form).image.freeze()
+    here = tower(images(32, 48))
+    there = torch.compile(tower.cuda(), fullgraph=True)(images(32, 48).cuda())
+    torch.testing.assert_close(there.tokens.cpu(), here.tokens, rtol=0, atol=1e-2)  # TF32
+    assert F.cosine_similarity(there.pooled.cpu(), here.pooled).min() > 0.9999
+
+
 def test_what_is_saved_is_read_back_exactly_by_us_and_by_open_clip(random_clip, tmp_path):
     first = CLIP.load(random_clip[0], size=(48, 24))
     first.save(tmp_path / "saved")
