@@ -206,6 +206,13 @@ def test_an_unsure_patch_lets_the_image_shine_through() -> None:
     assert picture.getpixel((15, 5)) == tuple(word_colours(["sea"])[0])
 
 
+def test_the_legend_leaves_out_words_that_are_not_seen() -> None:
+    image = Image.new("RGB", (100, 10), "white")
+    picture = class_map(np.array([[0, 1]]), ["sea", "sand"], image, strength=np.array([[0.0, 1.0]]))
+    assert picture.getpixel((6, 10 + 8 + 7)) == tuple(word_colours(["sand"])[0])
+    assert picture.getpixel((6, 10 + 8 + 20 + 7)) == (255, 255, 255)
+
+
 def test_a_word_has_one_colour_in_every_picture() -> None:
     assert (word_colours(["a", "dog", "b"])[1] == word_colours(["dog"])[0]).all()
     assert (word_colours(["cat"])[0] != word_colours(["dog"])[0]).any()

@@ -182,7 +182,8 @@ def class_map(
 ) -> Image.Image:
     """Which word each patch of an image is nearest to: its colour laid over the patch, and a legend by area below.
 
-    ids: (h, w), indices into `words`. strength: (h, w) in [0, 1], how sure; where it is low the image shines through.
+    ids: (h, w), indices into `words`. strength: (h, w) in [0, 1], how sure; where it is low the image shines through,
+    and the legend counts less.
     colours: (K, 3) uint8, `word_colours` if None. top: words in the legend, the others together are its last line.
     """
     values = _numpy(ids)
@@ -192,16 +193,18 @@ def class_map(
     sure = np.ones(values.shape) if strength is None else np.clip(_numpy(strength), 0, 1)
     paint = Image.fromarray(palette[values].astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
     cover = Image.fromarray(np.rint(255 * opacity * sure).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
-    return _with_legend(Image.composite(paint, image.convert("RGB"), cover), values, words, palette, top)
+    picture = Image.composite(paint, image.convert("RGB"), cover)
+    shares = np.bincount(values.ravel(), sure.ravel(), len(words)) / values.size
+    return _with_legend(picture, shares, words, palette, top)
 
 
 def _with_legend(
-    picture: Image.Image, ids: np.ndarray, words: Sequence[str], palette: np.ndarray, top: int
+    picture: Image.Image, shares: np.ndarray, words: Sequence[str], palette: np.ndarray, top: int
 ) -> Image.Image:
-    counts = np.bincount(ids.ravel(), minlength=len(words))
-    order = [int(number) for number in np.argsort(-counts, kind="stable") if counts[number]]
-    rest = counts[order[top:]].sum()
-    lines = [(words[number], counts[number], tuple(palette[number].tolist())) for number in order[:top]]
+    """shares: (K,) of the area."""
+    order = [int(number) for number in np.argsort(-shares, kind="stable") if shares[number]]
+    rest = shares[order[top:]].sum()
+    lines = [(words[number], shares[number], tuple(palette[number].tolist())) for number in order[:top]]
     lines += [(f"{len(order) - top} other words", rest, (255, 255, 255))] if rest else []
     line, square = LABEL + 8, LABEL
     page = Image.new(
@@ -209,11 +212,11 @@ def _with_legend(
     )
     page.paste(picture, (0, 0))
     pen = ImageDraw.Draw(page)
-    for number, (word, count, colour) in enumerate(lines):
+    for number, (word, share, colour) in enumerate(lines):
         y = picture.height + 8 + line * number
         pen.rectangle((0, y + 1, square, y + 1 + square), fill=colour, outline=GREY)
         pen.text((square + 8, y), word, INK, _font(LABEL))
-        pen.text((picture.width - 1, y), f"{100 * count / ids.size:.0f} %", GREY, _font(LABEL), anchor="ra")
+        pen.text((picture.width - 1, y), f"{100 * share:.0f} %", GREY, _font(LABEL), anchor="ra")
     return page
 
 

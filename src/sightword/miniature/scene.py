@@ -1,0 +1,454 @@
+"""A small world with words: six places and eleven things, drawn as pictures with captions and with label maps.
+
+The words are Places365's and COCO's. Each thing has a colour that no other has and is built of a few boxes; each place
+is made of large flat faces. All of it is three-dimensional and lit, so that a room rendered elsewhere from the same
+boxes (`boxes_of`), colours (`OBJECTS`, `ROOMS`) and light (`Light`) looks alike. World: x right, y away from the
+camera, z up, in metres; the ground is z = 0.
+
+Legend: H, W pixels; h, w patches; P boxes; F faces. Colours are RGB, 0 to 255.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from sightword.atomic import write_atomically
+
+Colour = tuple[int, int, int]
+Corner = tuple[float, float, float]
+SMOOTH = 2  # how many times too large scenes are drawn
+
+
+class Box(NamedTuple):
+    """A part of a thing, in the thing's unit cube: x and y from -0.5 to 0.5 (its front is -y), z from 0 to 1."""
+
+    x0: float
+    y0: float
+    z0: float
+    x1: float
+    y1: float
+    z1: float
+    colour: Colour
+    taper: float = 1.0  # how wide its top is, its bottom being 1
+
+
+class Thing(NamedTuple):
+    colour: Colour  # no other thing's
+    size: tuple[float, float, float]  # metres across, deep, high
+    where: str  # "indoors", "outdoors" or "anywhere"
+    boxes: tuple[Box, ...]
+
+
+class Light(NamedTuple):
+    towards: np.ndarray  # (3,) unit vector to where it comes from
+    ambient: float  # how bright a face is that is turned away from it
+
+    def shade(self, normals: np.ndarray) -> np.ndarray:
+        """How bright faces are by their normals: (..., 3) → (...), `ambient` to 1."""
+        return self.ambient + (1 - self.ambient) * np.maximum(normals @ self.towards, 0)
+
+
+class Scene(NamedTuple):
+    image: np.ndarray  # (H, W, 3) uint8
+    labels: np.ndarray  # (H, W) uint8: 0 is the place, i the i-th word of OBJECTS, counted from 1
+    place: str
+    objects: tuple[str, ...]
+    caption: str
+
+
+# ----------------------------------------------------------------------------------------------------------- things
+
+PINK, BROWN, RED, YELLOW, ORANGE = (252, 56, 150), (112, 70, 40), (222, 22, 26), (252, 216, 30), (246, 128, 16)
+VIOLET, BLUE, BLACK, CYAN, GREEN = (108, 40, 180), (36, 84, 232), (22, 22, 30), (96, 226, 214), (70, 200, 48)
+WHITE, SKIN, DARK, CLAY, LINEN = (248, 246, 244), (240, 190, 160), (40, 34, 40), (176, 84, 50), (226, 232, 250)
+
+
+def _legs(x: float, y: float, top: float, half: float, colour: Colour) -> tuple[Box, ...]:
+    corners = [(i * x, j * y) for i in (-1, 1) for j in (-1, 1)]
+    return tuple(Box(a - half, b - half, 0, a + half, b + half, top, colour) for a, b in corners)
+
+
+# fmt: off
+OBJECTS: dict[str, Thing] = {
+    "person": Thing(PINK, (0.8, 0.45, 1.75), "anywhere", (
+        Box(-.32, -.3, 0, -.03, .3, .46, (210, 36, 122)), Box(.03, -.3, 0, .32, .3, .46, (210, 36, 122)),
+        Box(-.36, -.4, .44, .36, .4, .82, PINK), Box(-.5, -.3, .42, -.37, .3, .8, PINK),
+        Box(.37, -.3, .42, .5, .3, .8, PINK), Box(-.2, -.35, .83, .2, .35, .96, SKIN),
+        Box(-.22, -.4, .94, .22, .4, 1, DARK))),
+    "dog": Thing(BROWN, (1.35, 0.6, 1.0), "anywhere", (
+        *_legs(.28, .3, .45, .08, (92, 56, 32)), Box(-.4, -.45, .36, .38, .45, .74, BROWN),
+        Box(.2, -.42, .58, .44, .42, 1, BROWN), Box(.4, -.3, .6, .5, .3, .76, DARK),
+        Box(.2, -.46, .8, .3, .46, 1, (76, 44, 24)), Box(-.5, -.12, .62, -.38, .12, 1, BROWN))),
+    "car": Thing(RED, (2.5, 1.2, 1.2), "outdoors", (
+        Box(-.36, -.52, 0, -.2, .52, .24, DARK), Box(.2, -.52, 0, .36, .52, .24, DARK),
+        Box(-.5, -.5, .12, .5, .5, .6, RED), Box(-.34, -.46, .58, .28, .46, .9, (120, 16, 30), .8),
+        Box(-.28, -.4, .88, .22, .4, 1, RED))),
+    "surfboard": Thing(YELLOW, (0.95, 0.25, 1.9), "outdoors", (
+        Box(-.33, -.4, 0, .33, .4, .2, YELLOW, 1.4), Box(-.46, -.4, .2, .46, .4, .62, YELLOW),
+        Box(-.46, -.4, .62, .46, .4, 1, YELLOW, .15), Box(-.05, -.46, .06, .05, -.41, .9, (255, 240, 150)))),
+    "chair": Thing(ORANGE, (0.85, 0.85, 1.3), "anywhere", (
+        *_legs(.4, .4, .42, .07, (206, 100, 10)), Box(-.5, -.5, .4, .5, .5, .54, ORANGE),
+        Box(-.5, .36, .54, .5, .5, 1, ORANGE))),
+    "couch": Thing(VIOLET, (2.1, 0.95, 1.0), "indoors", (
+        Box(-.5, -.5, .06, .5, .5, .44, VIOLET), Box(-.5, .2, .4, .5, .5, 1, VIOLET),
+        Box(-.5, -.5, .4, -.36, .3, .7, (94, 34, 158)), Box(.36, -.5, .4, .5, .3, .7, (94, 34, 158)))),
+    "bed": Thing(BLUE, (1.7, 1.9, 1.0), "indoors", (
+        Box(-.5, -.48, .04, .5, .46, .28, (40, 50, 120)), Box(-.49, -.5, .26, .49, .44, .56, BLUE),
+        Box(-.38, .16, .56, .38, .42, .7, LINEN), Box(-.5, .44, 0, .5, .5, 1, (30, 64, 184)))),
+    "tv": Thing(BLACK, (1.55, 0.3, 1.2), "indoors", (
+        Box(-.3, -.5, 0, .3, .5, .06, BLACK), Box(-.08, -.2, .05, .08, .2, .24, BLACK),
+        Box(-.5, -.2, .22, .5, .3, 1, BLACK), Box(-.46, -.26, .28, .46, -.21, .95, (36, 38, 58)))),
+    "refrigerator": Thing(CYAN, (0.95, 0.9, 1.85), "indoors", (
+        Box(-.5, -.44, 0, .5, .5, 1, (74, 186, 176)), Box(-.49, -.5, .02, .49, -.45, .6, CYAN),
+        Box(-.49, -.5, .63, .49, -.45, .99, CYAN), Box(.3, -.58, .4, .38, -.51, .57, (60, 130, 124)),
+        Box(.3, -.58, .66, .38, -.51, .8, (60, 130, 124)))),
+    "potted plant": Thing(GREEN, (1.0, 1.0, 1.35), "anywhere", (
+        Box(-.18, -.18, 0, .18, .18, .34, CLAY, 1.5), Box(-.5, -.3, .36, .1, .4, .72, GREEN, .8),
+        Box(-.05, -.4, .42, .5, .3, .8, (56, 172, 40), .8), Box(-.3, -.3, .62, .3, .3, 1, (96, 216, 70), .5))),
+    "dining table": Thing(WHITE, (1.8, 1.1, 0.95), "indoors", (
+        *_legs(.42, .38, .6, .05, (206, 196, 186)), Box(-.5, -.5, .5, .5, .5, 1, WHITE))),
+}
+# fmt: on
+
+CORNERS = np.array([(x, y, z) for z in (0, 1) for y in (0, 1) for x in (0, 1)])  # (8, 3) of a cube
+SIDES = np.array([(0, 1, 5, 4), (3, 2, 6, 7), (2, 0, 4, 6), (1, 3, 7, 5), (4, 5, 7, 6)])  # front back left right top
+NORMALS = np.array([(0, -1, 0), (0, 1, 0), (-1, 0, 0), (1, 0, 0), (0, 0, 1)])
+
+
+def boxes_of(word: str, at: Corner, yaw: float, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A thing stood in the world: its boxes' corners (P, 8, 3) in the order of CORNERS, colours (P, 3), turn (3, 3).
+
+    at: where its middle stands on the ground. yaw: radians, counterclockwise from above. Row vectors: x @ turn.
+    """
+    thing = OBJECTS[word]
+    numbers = np.array([(*box[:6], box.taper) for box in thing.boxes])  # (P, 7)
+    low, high, taper = numbers[:, None, :3], numbers[:, None, 3:6], numbers[:, 6]
+    corners = low + CORNERS * (high - low)
+    middle = (low + high)[..., :2] / 2
+    corners[:, 4:, :2] = middle + (corners[:, 4:, :2] - middle) * taper[:, None, None]
+    turn = np.array([(np.cos(yaw), np.sin(yaw), 0), (-np.sin(yaw), np.cos(yaw), 0), (0, 0, 1)])
+    return corners * thing.size * scale @ turn + np.array(at), np.array([box.colour for box in thing.boxes]), turn
+
+
+# ----------------------------------------------------------------------------------------------------------- places
+
+
+class Face(NamedTuple):
+    corners: tuple[Corner, Corner, Corner, Corner]
+    colour: Colour
+    bright: float = 1.0
+
+
+class Room(NamedTuple):
+    """What a place is drawn with. Outdoors there are no walls."""
+
+    left: float
+    right: float
+    depth: float
+    height: float
+    side: tuple[float, float]  # how bright the left and the right wall are
+    back: float
+    up: float
+
+
+class Palette(NamedTuple):
+    wall: Colour
+    floor: Colour
+    ceiling: Colour
+
+
+ROOMS = {
+    "bedroom": Palette((226, 176, 188), (146, 102, 108), (236, 210, 214)),
+    "kitchen": Palette((236, 218, 132), (186, 166, 100), (244, 234, 190)),
+    "office": Palette((138, 156, 184), (82, 90, 110), (190, 200, 216)),
+}
+Rng = np.random.Generator
+FAR = 300.0
+
+
+def _ground(x0: float, x1: float, y0: float, y1: float, colour: Colour, bright: float = 1.0, z: float = 0) -> Face:
+    return Face(((x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)), colour, bright)
+
+
+def _front(x0: float, x1: float, z0: float, z1: float, y: float, colour: Colour, bright: float = 1.0) -> Face:
+    return Face(((x0, y, z0), (x1, y, z0), (x1, y, z1), (x0, y, z1)), colour, bright)
+
+
+def _side(y0: float, y1: float, z0: float, z1: float, x: float, colour: Colour, bright: float = 1.0) -> Face:
+    return Face(((x, y0, z0), (x, y1, z0), (x, y1, z1), (x, y0, z1)), colour, bright)
+
+
+def _sky(*bands: Colour) -> list[Face]:
+    """From the horizon up."""
+    return [_front(-3 * FAR, 3 * FAR, z, 3 * FAR, FAR, band) for z, band in zip((-20, 30, 75, 130), bands, strict=True)]
+
+
+def _beach(rng: Rng, room: Room) -> list[Face]:
+    faces = _sky((204, 230, 246), (170, 212, 242), (136, 196, 240), (104, 180, 236))
+    for x, z in rng.uniform((-200, 40), (200, 130), (3, 2)).tolist():  # clouds
+        faces += [
+            _front(x, x + 60, z, z + 8, FAR, (232, 242, 250)),
+            _front(x + 12, x + 45, z, z + 15, FAR, (232, 242, 250)),
+        ]
+    shore = rng.uniform(6, 10)
+    faces += [_ground(-3 * FAR, 3 * FAR, shore, FAR, (26, 128, 186))]
+    for y, x in zip(shore * (1 + rng.uniform(0.02, 0.4, 4).cumsum()), rng.uniform(-2, 1, 4), strict=True):  # waves
+        faces += [_ground(x * y, x * y + y, y, y * 1.07, (86, 176, 214))]
+    faces += [_ground(-3 * FAR, 3 * FAR, shore, shore * 1.06, (214, 236, 240))]
+    faces += [_ground(-3 * FAR, 3 * FAR, 0.3, shore, (236, 208, 150))]
+    steps = rng.uniform((-4, 1.5), (4, shore), (10, 2)).tolist()
+    return faces + [_ground(x, x + 0.4, y, y + 0.2, (214, 184, 126)) for x, y in steps]
+
+
+def _forest_path(rng: Rng, room: Room) -> list[Face]:
+    faces = _sky((70, 116, 84), (56, 100, 72), (42, 84, 58), (28, 68, 46))
+    faces += [_ground(-3 * FAR, 3 * FAR, 0.3, FAR, (52, 88, 46))]
+    for x, y, bright in rng.uniform((-6, 1.5, 0.8), (6, 12, 1.2), (12, 3)).tolist():  # undergrowth
+        faces += [_ground(x, x + 0.7, y, y + 0.4, (62, 100, 44), bright)]
+    bends, ends = rng.uniform(-0.7, 0.7, 5).cumsum().tolist(), (0.3, 3, 5.5, 9, 20)
+    for a, b, near, far in zip(bends, bends[1:], ends, ends[1:], strict=False):
+        faces += [Face(((a - 0.8, near, 0), (a + 0.8, near, 0), (b + 0.8, far, 0), (b - 0.8, far, 0)), (158, 136, 108))]
+    for number, (x, half, low, bright) in enumerate(
+        rng.uniform((1.4, 0.14, 1.8, 0.8), (3.2, 0.3, 3, 1.3), (12, 4)).tolist()
+    ):
+        y = (14, 11, 8.5, 7, 6, 5)[number // 2]  # trees, the far ones first
+        x *= (0.4 + y / 7) * (-1) ** number
+        faces += [_front(x - half, x + half, 0, 9, y, (72, 54, 44), 0.8 + y / 28)]
+        faces += [_front(x - 5 * half, x + 5 * half, low, 9, y - 0.2, (34, 84, 50), bright)]
+    return faces
+
+
+def _street(rng: Rng, room: Room) -> list[Face]:
+    faces = _sky((214, 218, 226), (200, 209, 222), (186, 200, 218), (172, 190, 214))
+    faces += [_ground(-3 * FAR, 3 * FAR, 0.3, FAR, (164, 158, 154)), _ground(-2, 2, 0.3, FAR, (92, 92, 98))]
+    faces += [_ground(-0.1, 0.1, y, y + 1.3, (214, 214, 206)) for y in rng.uniform(0.5, 2.5) + np.arange(0, 24, 3)]
+    for side, bright in zip((-1, 1), room.side, strict=True):
+        for near, far in ((26, 60), (16, 26), (9, 16), (2, 9)):  # houses, the far ones first
+            x, high, wall = side * rng.uniform(3.1, 3.5), rng.uniform(4, 8), BRICK[rng.integers(len(BRICK))]
+            faces += [
+                _front(*sorted((x, side * 20)), 0, high, near, wall, 0.8),
+                _side(near, far, 0, high, x, wall, bright),
+            ]
+            length = (far - near) / 3
+            for y, z in (
+                (y, z) for y in (near, near + length, far - length) for z in (1, 2.7, 4.4, 6.1) if z + 1.1 < high
+            ):
+                faces += [_side(y + 0.3 * length, y + 0.75 * length, z, z + 1, x, (66, 74, 92))]
+    return faces
+
+
+BRICK: Sequence[Colour] = ((150, 112, 106), (168, 142, 128), (126, 112, 118))
+BOOKS: Sequence[Colour] = ((112, 124, 150), (150, 140, 130), (96, 104, 122), (160, 166, 176))
+
+
+def _walls(name: str, room: Room) -> list[Face]:
+    left, right, depth, height, sides, back, up = room
+    wall, floor, ceiling = ROOMS[name]
+    faces = [_side(0.2, depth, 0, height, x, wall, bright) for x, bright in zip((left, right), sides, strict=True)]
+    faces += [_front(left, right, 0, height, depth, wall, back)]
+    return [*faces, _ground(left, right, 0.2, depth, floor, up), _ground(left, right, 0.2, depth, ceiling, z=height)]
+
+
+def _bedroom(rng: Rng, room: Room) -> list[Face]:
+    left, right, depth, height, _, back, up = room
+    faces = _walls("bedroom", room)
+    faces += [
+        _front(x, x + 0.2, 0, height, depth, (212, 154, 170), back) for x in np.arange(left + 0.2, right - 0.2, 0.5)
+    ]
+    x = rng.uniform(left + 0.3, right - 1.7)
+    faces += [
+        _front(x, x + 1.4, 0.9, 2.1, depth, (190, 214, 236)),
+        _front(x + 0.66, x + 0.74, 0.9, 2.1, depth, (236, 220, 220)),
+    ]
+    faces += [_front(a, a + 0.35, 0.6, 2.25, depth, (178, 84, 112), back) for a in (x - 0.2, x + 1.25)]  # curtains
+    x, y = rng.uniform(left, 0), rng.uniform(2, depth - 2)
+    return [*faces, _ground(x, x + 2, y, y + 1.5, (196, 142, 142), up)]  # a rug
+
+
+def _kitchen(rng: Rng, room: Room) -> list[Face]:
+    left, right, depth, _, _, back, up = room
+    faces = _walls("kitchen", room)
+    for number, x in enumerate(np.arange(left, right - 0.3, 0.8)):  # tiles
+        ends = np.arange(depth - 0.8 * (1 + number % 2), 1, -1.6)
+        faces += [_ground(x, min(x + 0.8, right), y, y + 0.8, (126, 120, 66), up) for y in ends]
+    end = right - rng.uniform(0, 1.5)
+    for low, high in ((0, 0.9), (1.5, 2.15)):  # cupboards
+        faces += [_front(left, end, low, high, depth, (168, 148, 60), back)]
+        doors = np.arange(left + 0.06, end - 0.5, 0.62)
+        faces += [_front(x, x + 0.54, low + 0.07, high - 0.1, depth, (204, 180, 84), back) for x in doors]
+    return [*faces, _front(left, end, 0.88, 0.96, depth, (98, 92, 70), back)]
+
+
+def _office(rng: Rng, room: Room) -> list[Face]:
+    left, right, depth, _, _, back, up = room
+    faces = _walls("office", room)
+    faces += [_ground(left, right, y, y + 0.06, (62, 68, 86), up) for y in np.arange(1, depth, 0.9)]  # floor boards
+    x = rng.uniform(left + 0.1, right - 1.9)
+    faces += [_front(x, x + 1.8, 0, 2.1, depth, (84, 78, 88), back)]
+    for z in (0.1, 0.6, 1.1, 1.6):  # shelves of books
+        for number, book in enumerate(rng.integers(len(BOOKS), size=7).tolist()):
+            a = x + 0.1 + 0.23 * number
+            faces += [_front(a, a + 0.18, z, z + 0.3 + 0.03 * book, depth, BOOKS[book], back)]
+    return faces
+
+
+class Place(NamedTuple):
+    where: str
+    preposition: str
+    faces: Callable[[Rng, Room], list[Face]]
+
+
+PLACES: dict[str, Place] = {
+    "beach": Place("outdoors", "on", _beach),
+    "forest path": Place("outdoors", "on", _forest_path),
+    "street": Place("outdoors", "on", _street),
+    "bedroom": Place("indoors", "in", _bedroom),
+    "kitchen": Place("indoors", "in", _kitchen),
+    "office": Place("indoors", "in", _office),
+}
+
+# ---------------------------------------------------------------------------------------------------------- drawing
+
+
+class Camera(NamedTuple):
+    """Looks along y. Its picture is 1 high, its middle (0, 0), v downwards."""
+
+    height: float
+    focal: float
+    middle: tuple[float, float]  # the vanishing point
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """(..., 3) metres → (..., 2)"""
+        scale = self.focal / points[..., 1]
+        u, v = points[..., 0] * scale, (self.height - points[..., 2]) * scale
+        return np.stack([u + self.middle[0], v + self.middle[1]], -1)
+
+
+def draw(seed: int, index: int, size: tuple[int, int] = (64, 64)) -> Scene:
+    """One scene: the same for the same (seed, index), at any size (H, W) in pixels."""
+    rng = np.random.default_rng([seed, index])
+    place = list(PLACES)[rng.integers(len(PLACES))]
+    words = [word for word, thing in OBJECTS.items() if thing.where in ("anywhere", PLACES[place].where)]
+    objects = tuple(rng.permutation(words)[: rng.choice(4, p=(0.1, 0.5, 0.3, 0.1))].tolist())
+    light, room = _surroundings(rng)
+    camera, stands = _view(rng, objects, room if PLACES[place].where == "indoors" else None)
+    caption = _caption(rng, place, objects)
+
+    picture = Image.new("RGBX", (size[1] * SMOOTH, size[0] * SMOOTH))  # the fourth channel is the label
+    pen = ImageDraw.Draw(picture)
+    scale, origin = size[0] * SMOOTH, np.array(picture.size) / 2
+    corners, colours, bright = zip(*PLACES[place].faces(rng, room), strict=True)
+    _paint(pen, camera(np.array(corners)) * scale + origin, np.array(colours), np.array(bright), 0)
+    for word, at in stands:
+        yaw = rng.uniform(-0.9, 0.9) + np.pi * (rng.random() < 0.3)
+        boxes, tones, turn = boxes_of(word, at, yaw, rng.uniform(0.85, 1.2))
+        faces = boxes[:, SIDES].reshape(-1, 4, 3)
+        flat = camera(faces) * scale + origin
+        shade = np.tile(light.shade(NORMALS @ turn), len(boxes))
+        seen = np.flatnonzero(_outside(flat))
+        seen = seen[np.argsort(-faces[seen, :, 1].mean(1))]  # the far ones first
+        _paint(pen, flat[seen], tones.repeat(len(SIDES), 0)[seen], shade[seen], 1 + list(OBJECTS).index(word))
+    labels = np.array(picture.getchannel(3))[SMOOTH // 2 :: SMOOTH, SMOOTH // 2 :: SMOOTH]
+    return Scene(_exposed(rng, np.asarray(picture.reduce(SMOOTH))[..., :3]), labels, place, objects, caption)
+
+
+def _surroundings(rng: Rng) -> tuple[Light, Room]:
+    towards = rng.uniform((-1, -1, 0.4), (1, -0.2, 1))
+    light = Light(towards / np.linalg.norm(towards), rng.uniform(0.65, 0.85))
+    back, left, right, up = light.shade(np.array([(0, -1, 0), (1, 0, 0), (-1, 0, 0), (0, 0, 1)])).tolist()
+    sizes = rng.uniform((-2.7, 1.9, 4.8, 2.4), (-1.9, 2.7, 6.5, 2.8)).tolist()
+    return light, Room(*sizes, (left, right), back, up)
+
+
+def _view(rng: Rng, objects: Sequence[str], room: Room | None) -> tuple[Camera, list[tuple[str, Corner]]]:
+    """A camera, and where each object stands, the far ones first: side by side, in the picture and in the room."""
+    camera = Camera(rng.uniform(1.2, 1.7), rng.uniform(0.75, 1), (rng.uniform(-0.15, 0.15), rng.uniform(-0.25, 0.1)))
+    stands, tilts = [], []
+    for slot, word in enumerate(objects):
+        across, _, high = OBJECTS[word].size
+        share = rng.uniform(0.35, 0.9) if len(objects) == 1 else rng.uniform(0.3, 0.6)  # of the picture
+        y = float(np.clip(camera.focal * max(0.8 * across, high) / share, 1.5, 4.4))
+        x = (0.9 * ((slot + rng.uniform(0.3, 0.7)) / len(objects) - 0.5) - camera.middle[0]) * y / camera.focal
+        if room:
+            x = min(max(x, room.left + 0.6), room.right - 0.6)
+        stands.append((word, (x, y, 0.0)))
+        tilts.append(rng.uniform(-0.05, 0.2) - (camera.height - high / 2) * camera.focal / y)
+    if tilts:  # looks at what there is
+        camera = camera._replace(middle=(camera.middle[0], min(max(sum(tilts) / len(tilts), -0.45), 0.05)))
+    return camera, sorted(stands, key=lambda stand: -stand[1][1])
+
+
+def _paint(pen: ImageDraw.ImageDraw, corners: np.ndarray, colours: np.ndarray, bright: np.ndarray, label: int) -> None:
+    shaded = (colours * bright[:, None]).clip(0, 255).astype(int)
+    for face, (red, green, blue) in zip(corners.reshape(-1, 8).tolist(), shaded.tolist(), strict=True):
+        pen.polygon(face, (red, green, blue, label))
+
+
+def _outside(faces: np.ndarray) -> np.ndarray:
+    """(F, 4, 2) → (F,) bool: those whose outside is seen."""
+    one, other = faces[:, 2] - faces[:, 0], faces[:, 3] - faces[:, 1]
+    return one[:, 0] * other[:, 1] < one[:, 1] * other[:, 0]
+
+
+def _exposed(rng: Rng, pixels: np.ndarray) -> np.ndarray:
+    """Some more or less light, a tint, and noise."""
+    gain = (rng.uniform(0.9, 1.1) * rng.uniform(0.95, 1.05, 3)).astype(np.float32)
+    most = int(rng.integers(1, 10))
+    noise = rng.integers(-most, most, pixels.shape, dtype=np.int8, endpoint=True)
+    return (pixels * gain + noise).clip(0, 255).astype(np.uint8)
+
+
+# ------------------------------------------------------------------------------------------------- words and labels
+
+
+def with_article(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def _caption(rng: Rng, place: str, objects: Sequence[str]) -> str:
+    if not objects:
+        return f"a photo of {with_article(place)}"
+    *others, last = map(with_article, objects)
+    things = f"{', '.join(others)} and {last}" if others else last
+    where = f"{PLACES[place].preposition} {with_article(place)}"
+    forms = (f"a photo of {things} {where}", f"{things} {where}", f"a photo of {with_article(place)} with {things}")
+    return forms[rng.integers(len(forms))]
+
+
+def patch_labels(labels: np.ndarray, patch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (H, W) → which has most of each patch, (h, w) uint8, and its share of the patch, (h, w) float."""
+    h, w = labels.shape[0] // patch, labels.shape[1] // patch
+    tiles = labels[: h * patch, : w * patch].reshape(h, patch, w, patch)
+    shares = np.stack([(tiles == label).mean((1, 3)) for label in range(len(OBJECTS) + 1)])  # (labels, h, w)
+    return shares.argmax(0).astype(np.uint8), shares.max(0)
+
+
+def write(folder: Path, count: int, seed: int, size: tuple[int, int] = (64, 64)) -> None:
+    """`count` scenes: images/00000.png …, labels/00000.png … (palette pictures), captions.json last.
+
+    captions.json is a list of {"image": "images/00000.png", "caption": …, "place": …, "objects": […]}.
+    """
+    palette = [0, 0, 0, *(part for thing in OBJECTS.values() for part in thing.colour)]
+    entries = []
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        scene, name = draw(seed, index, size), f"{index:05d}.png"
+        labels = Image.fromarray(scene.labels).convert("P")
+        labels.putpalette(palette)
+        _save(Image.fromarray(scene.image), folder / "images" / name)
+        _save(labels, folder / "labels" / name)
+        entries.append(
+            {"image": f"images/{name}", "caption": scene.caption, "place": scene.place, "objects": list(scene.objects)}
+        )
+    with write_atomically(folder / "captions.json") as part:
+        part.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    with write_atomically(path) as part:
+        picture.save(part, "PNG")
