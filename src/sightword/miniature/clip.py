@@ -1,11 +1,12 @@
-"""A tiny CLIP, trained where it is needed, whose patches know the words of the small world.
+"""A tiny CLIP that is trained here, in half a minute, and then really ties patches to words.
 
-It sees scenes and captions of whole scenes, nothing else, and is written as open_clip writes its own, so that whatever
-reads a published CLIP reads this one. One thing of the recipe is unusual: in a share of the steps the last image block
-is only its values (`DENSE` forms of `towers.clip_dense` leave out the same things), a stochastic depth without which a
-network this small ties its pictures to words but not its patches.
+open_clip's own network, tokenizer and loss, on the scenes of `scene` and their captions; nothing says where in the
+picture a thing is. Its images are pooled by a class token, as the published CLIPs' are, and it has their well-known
+flaw: its last tokens say little about their own patch (`joint`), the values of its last attention much (`value`). So
+that half a minute is enough, the class token begins as nothing and there is no MLP: all that it knows of a picture has
+come by attention, from where it is to be seen.
 
-Legend: B batch; L text tokens; S scenes; V used rows of the token table, 49,408 in all.
+Legend: B batch; N patches; E width of the joint space; K words.
 """
 
 import hashlib
@@ -13,290 +14,224 @@ import json
 import math
 import os
 import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm import trange
 
-from sightword.atomic import write_atomically
 from sightword.miniature import scene
-from sightword.miniature.scene import OBJECTS, PLACES, Scene, with_article
+from sightword.miniature.scene import OBJECTS, PLACES, Scene
 from sightword.towers.clip import CLIP, CONFIG, WEIGHTS
-from sightword.towers.clip_dense import Form, attend
 from sightword.towers.preprocess import OPENAI_MEAN, OPENAI_STD
 from sightword.towers.text import word_vectors
 
-TABLE = "token_embedding.weight"  # (49408, text_width), nine tenths of the file
-TEST_SEED = 10_000  # of scenes that no recipe trains on
+HELD_OUT = 10_000  # the seed of scenes that no recipe trains on
+FORMS = ("joint", "value", "qq", "kk", "kk+gauss")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that the weights depend on, but for the world itself."""
+    """All that decides the weights, besides the world itself."""
 
     seed: int = 0
-    image_size: int = 64
+    scenes: int = 4096
+    steps: int = 400
+    batch: int = 64
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    warm_up: int = 20
+    image: int = 64
     patch: int = 8
-    width: int = 128
-    layers: int = 2
-    heads: int = 8
-    mlp_ratio: float = 2.0
-    pool: str = "avg"  # "tok": the class token, as published CLIPs; then the `joint` tokens know little, as theirs
+    width: int = 96
+    head_width: int = 24
     embed_dim: int = 64
     text_width: int = 64
-    text_layers: int = 1
-    text_heads: int = 2
-    context_length: int = 24
-    table_std: float = 0.5  # open_clip's 0.02 learns slower
-    scenes: int = 4096
-    steps: int = 300
-    batch: int = 64
-    lr: float = 4e-3
-    warmup: int = 20
-    weight_decay: float = 0.05
-    patch_dropout: float = 0.75  # a quarter of the patches at a time: four times faster, and each must know its words
-    values_only: float = 0.35  # the share of steps in which the last image block is only its values
+    context: int = 24
 
     def __post_init__(self) -> None:
-        if self.seed == TEST_SEED:
-            raise ValueError(f"seed {TEST_SEED} is kept for tests: take another")
+        if self.seed == HELD_OUT:
+            raise ValueError(f"seed {HELD_OUT} draws the scenes that are held out")
 
-    def model_cfg(self, patch_dropout: float = 0.0) -> dict[str, Any]:
-        """What open_clip calls so."""
-        vision = {
-            "image_size": self.image_size,
-            "patch_size": self.patch,
-            "width": self.width,
-            "layers": self.layers,
-            "head_width": self.width // self.heads,
-            "mlp_ratio": self.mlp_ratio,
-            "pool_type": self.pool,
-            "patch_dropout": patch_dropout,
-        }
-        text = {
-            "context_length": self.context_length,
-            "vocab_size": 49408,
-            "width": self.text_width,
-            "heads": self.text_heads,
-            "layers": self.text_layers,
-        }
+    @property
+    def model_cfg(self) -> dict[str, Any]:
+        """The network, as open_clip's configs say it."""
+        vision = {"image_size": self.image, "patch_size": self.patch, "width": self.width, "layers": 1}
+        vision |= {"head_width": self.head_width, "mlp_ratio": 0.05, "no_ln_pre": True}
+        text = {"context_length": self.context, "vocab_size": 49408, "width": self.text_width, "heads": 2, "layers": 1}
         return {"embed_dim": self.embed_dim, "vision_cfg": vision, "text_cfg": text}
 
-
-# --------------------------------------------------------------------------------------------------------- training
-
-
-def train(recipe: Recipe) -> Any:
-    """An open_clip CLIP in eval mode. The global generators are left as they were."""
-    with torch.random.fork_rng(devices=[]):  # open_clip draws weights and dropped patches from the global generator
-        torch.manual_seed(recipe.seed)
-        return _train(recipe)
+    @property
+    def digest(self) -> str:
+        """12 hex digits of the recipe, and of the source of the world and of the training."""
+        total = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        for file in (scene.__file__, __file__):
+            total.update(Path(file).read_bytes())
+        return total.hexdigest()[:12]
 
 
-def _train(recipe: Recipe) -> Any:
-    import open_clip
-    from open_clip import model as networks
+def tiny_clip(root: str | Path | None = None, recipe: Recipe = Recipe()) -> Path:
+    """A folder in open_clip's `local-dir` format; trained the first time, kept under `root` by the recipe's digest.
 
-    generator = torch.Generator().manual_seed(recipe.seed)
-    images, texts = _examples(recipe)  # (S, 3, H, W) uint8, (S, tellings, L)
-    model = networks.CLIP(**recipe.model_cfg(recipe.patch_dropout))
-    table = torch.randn(model.token_embedding.weight.shape, generator=generator).mul_(recipe.table_std)
-    used, texts = texts.unique(return_inverse=True)  # (V,), and ids of those rows; the end's id stays the greatest
-    model.token_embedding = nn.Embedding.from_pretrained(table[used], freeze=False)
-
-    optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.98))
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
-    loss_of, blocks = open_clip.ClipLoss(), model.visual.transformer.resblocks
-    last, values = blocks[-1], _ValuesOnly(blocks[-1])
-    mean, std = (torch.tensor(numbers).mul(255).view(3, 1, 1) for numbers in (OPENAI_MEAN, OPENAI_STD))
-    weights = torch.tensor(TELLINGS)
-    for chosen in tqdm(
-        _batches(recipe, generator), "tiny CLIP", recipe.steps, unit=" steps", leave=False, disable=None
-    ):
-        told = torch.multinomial(weights, len(chosen), replacement=True, generator=generator)
-        blocks[-1] = values if torch.rand((), generator=generator) < recipe.values_only else last
-        loss = loss_of(*model((images[chosen] - mean) / std, texts[chosen, told]))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        rate.step()
-        model.logit_scale.data.clamp_(0, math.log(100))  # as open_clip does
-
-    blocks[-1] = last
-    model.visual.patch_dropout = nn.Identity()
-    table[used] = model.token_embedding.weight.detach()
-    model.token_embedding = nn.Embedding.from_pretrained(table.half().float(), freeze=False)  # as it is saved
-    return model.eval()
-
-
-class _ValuesOnly(nn.Module):
-    """An image block without residual, MLP or attention's choice: `out_proj(v)`; the class token takes the mean."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        patches = attend(self.block, x, Form("value"), (0, 0), {})[:, 1:]
-        return torch.cat([patches.mean(1, keepdim=True), patches], dim=1)
-
-
-#: How often a scene is told by its caption, by its place alone, by one of its objects alone.
-TELLINGS = (0.4, 0.2, 0.4)
-
-
-def _examples(recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Scenes (S, 3, H, W) uint8, and the tokens of what is said of them, (S, tellings, L)."""
-    import open_clip
-
-    size, rng = (recipe.image_size, recipe.image_size), np.random.default_rng(recipe.seed)
-    numbers = tqdm(range(recipe.scenes), "scenes", unit=" scenes", leave=False, disable=None)
-    scenes = [scene.draw(recipe.seed, index, size) for index in numbers]
-    tokenizer = open_clip.SimpleTokenizer(context_length=recipe.context_length)
-    said = [
-        [one.caption, _named(one.place, rng), _named(rng.choice(one.objects or (one.place,)), rng)] for one in scenes
-    ]
-    texts = tokenizer([text for texts in said for text in texts]).view(len(scenes), len(TELLINGS), -1)
-    return torch.from_numpy(np.stack([one.image for one in scenes])).permute(0, 3, 1, 2), texts
-
-
-def _named(word: str, rng: np.random.Generator) -> str:
-    return (f"a photo of {with_article(word)}", f"a photo of {word}", str(word))[rng.choice(3, p=(0.6, 0.2, 0.2))]
-
-
-def _batches(recipe: Recipe, generator: torch.Generator) -> Iterator[Tensor]:
-    """`steps` batches of scenes' numbers, each scene once before any comes again."""
-    order = torch.empty(0, dtype=torch.long)
-    for _ in range(recipe.steps):
-        if len(order) < recipe.batch:
-            order = torch.randperm(recipe.scenes, generator=generator)
-        yield order[: recipe.batch]
-        order = order[recipe.batch :]
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def _rate(step: int, recipe: Recipe) -> float:
-    """A short rise, then half a cosine."""
-    return min(1, (step + 1) / recipe.warmup) * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps))
-
-
-# ----------------------------------------------------------------------------------------------------------- folder
-
-
-def tiny_clip(root: Path | None = None, recipe: Recipe = Recipe()) -> Path:
-    """A folder that `CLIP.load` and open_clip's "local-dir:" read: trained once, then found again.
-
-    root: where such folders are kept; $SIGHTWORD_CACHE, or ~/.cache/sightword/miniature, if None. Each is named after
-    its recipe and the source of this world; two processes may train the same one at once.
+    root: $SIGHTWORD_CACHE/miniature if None, ~/.cache/sightword/miniature where that is not set.
     """
-    if root is None:
-        root = Path(os.environ.get("SIGHTWORD_CACHE") or Path.home() / ".cache/sightword/miniature")
-    folder = root / _digest(recipe)
-    if not folder.exists():
-        root.mkdir(parents=True, exist_ok=True)
-        with _whole(folder) as beside:
-            _save(train(recipe), recipe, beside)
+    cache = os.environ.get("SIGHTWORD_CACHE", "~/.cache/sightword")
+    root = Path(root or Path(cache) / "miniature").expanduser()
+    folder = root / recipe.digest
+    if (folder / CONFIG).exists():
+        return folder
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".") as beside:
+        part = Path(beside) / "clip"
+        part.mkdir()
+        _save(train(recipe), recipe, part)
+        try:
+            part.rename(folder)
+        except OSError:  # another process was faster, and made the same
+            if not (folder / CONFIG).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                part.rename(folder)
     return folder
 
 
-def _digest(recipe: Recipe) -> str:
-    """12 hex digits of the recipe and of the source that it is for."""
-    total = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
-    for path in (scene.__file__, __file__):
-        total.update(Path(path).read_bytes())
-    return total.hexdigest()[:12]
+# ---------------------------------------------------------------------------------------------------------- training
 
 
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """Fill the folder given; when the block ends well it has its name, unless another's came first; else it is gone."""
-    beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}")
-    beside.mkdir()
-    try:
-        yield beside
-        try:
-            beside.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+def train(recipe: Recipe) -> Any:
+    """open_clip's CLIP, trained. Same recipe and threads, same weights; the global generator is left alone."""
+    import open_clip
+
+    images, ids = _data(recipe)
+    used, ids = ids.unique(return_inverse=True)  # of 49 408 token vectors a world uses some dozens: only those train
+    model = _network(recipe, len(used))
+    optimizer = _optimizer(recipe, model)
+    loss, generator = open_clip.ClipLoss(), torch.Generator().manual_seed(recipe.seed)
+    for step in trange(recipe.steps, desc="training the tiny CLIP", unit=" batch", disable=None):
+        for group in optimizer.param_groups:
+            group["lr"] = _rate(recipe, step)
+        batch = torch.randint(len(images), (recipe.batch,), generator=generator)
+        caption = torch.randint(ids.shape[1], (recipe.batch,), generator=generator)
+        value = loss(*model(_normalised(images[batch]), ids[batch, caption]))
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+            model.visual.positional_embedding[0].zero_()  # the class token's
+    model.token_embedding = _whole_table(model.token_embedding, used)
+    return model.eval()
 
 
-def _save(model: nn.Module, recipe: Recipe, folder: Path) -> None:
-    from safetensors.torch import save_file
+def _data(recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Images (scenes, 64, 64, 3) uint8 and the ids of their captions (scenes, captions, L)."""
+    import open_clip
 
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    weights[TABLE] = weights[TABLE].half()
-    preprocess = {
-        "size": [recipe.image_size] * 2,
-        "mode": "RGB",
-        "mean": OPENAI_MEAN,
-        "std": OPENAI_STD,
-        "interpolation": "bicubic",
-        "resize_mode": "squash",
-    }
-    with write_atomically(folder / WEIGHTS) as part:
-        save_file(weights, part)
-    with write_atomically(folder / CONFIG) as part:
-        config = {"model_cfg": recipe.model_cfg(), "preprocess_cfg": preprocess}
-        part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    scenes = [scene.draw(recipe.seed, number, (recipe.image, recipe.image)) for number in range(recipe.scenes)]
+    captions = [_captions(drawn, number) for number, drawn in enumerate(scenes)]
+    tokenizer = open_clip.SimpleTokenizer(context_length=recipe.context)
+    ids = tokenizer([caption for several in captions for caption in several])
+    return torch.from_numpy(np.stack([drawn.image for drawn in scenes])), ids.unflatten(0, (len(scenes), -1))
 
 
-# --------------------------------------------------------------------------------------------------------- measures
+def _captions(drawn: Scene, number: int) -> list[str]:
+    """Ten captions, of which a batch draws one: all of a scene mostly; its place, its things or one thing alone."""
+    place = f"a photo of {scene.with_article(drawn.place)}"
+    things = "a photo of " + " and ".join(map(scene.with_article, drawn.objects)) if drawn.objects else place
+    one = f"a photo of {scene.with_article(drawn.objects[number % len(drawn.objects)])}" if drawn.objects else place
+    return [*[drawn.caption] * 4, *[place] * 3, things, *[one] * 2]
 
-FORMS = ("joint", "value", "qq", "kk")
+
+def _network(recipe: Recipe, tokens: int) -> Any:
+    """open_clip's CLIP, whose class token begins as nothing and whose images pass no MLP."""
+    from open_clip.model import CLIP as Network  # noqa: N811
+
+    config = recipe.model_cfg
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = Network(**{**config, "text_cfg": {**config["text_cfg"], "vocab_size": tokens}})
+        nn.init.normal_(model.token_embedding.weight, std=0.5)  # open_clip's 0.02 needs more steps
+    last = model.visual.transformer.resblocks[-1]
+    for parameter in (model.visual.class_embedding, *last.mlp.c_proj.parameters()):
+        nn.init.zeros_(parameter.requires_grad_(False))
+    nn.init.zeros_(model.visual.positional_embedding[0])
+    return model
 
 
-def measure(folder: Path, scenes: int = 400, seed: int = TEST_SEED) -> dict[str, float]:
-    """How well a CLIP knows the words on scenes of another seed, shares from 0 to 1.
+def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.AdamW:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decays = {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay}
+    return torch.optim.AdamW(
+        [decays, {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0}], betas=(0.9, 0.98)
+    )
 
-    place: pictures whose place is the nearest of the place words. object: pictures of one object, likewise. And for
-    each of FORMS "<form>/object50" and "object90", patches covered by an object by half or nine tenths, among the
-    object words; "<form>/place", patches without any object, among the place words.
+
+def _rate(recipe: Recipe, step: int) -> float:
+    """The learning rate: up in `warm_up` steps, then down along a cosine."""
+    return recipe.lr * min(1, (step + 1) / recipe.warm_up) * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps))
+
+
+def _normalised(images: Tensor) -> Tensor:
+    """(B, H, W, 3) uint8 to (B, 3, H, W), as CLIP's preprocessing does."""
+    mean, std = (255 * torch.tensor(values) for values in (OPENAI_MEAN, OPENAI_STD))
+    return ((images.float() - mean) / std).permute(0, 3, 1, 2)
+
+
+def _whole_table(trained: nn.Embedding, used: Tensor) -> nn.Embedding:
+    """The trained rows where the whole vocabulary has them; a token that was never seen is zero."""
+    table = torch.zeros(49408, trained.embedding_dim)
+    table[used] = trained.weight.detach()
+    return nn.Embedding.from_pretrained(table, freeze=False)
+
+
+def _save(model: Any, recipe: Recipe, folder: Path) -> None:
+    """open_clip's two files. The table is kept in half precision: most of it is zeros, and it is most of the file."""
+    weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    weights["token_embedding.weight"] = weights["token_embedding.weight"].half()
+    save_file(weights, folder / WEIGHTS)
+    preprocess = {"size": [recipe.image] * 2, "mean": OPENAI_MEAN, "std": OPENAI_STD, "resize_mode": "squash"}
+    config = {"model_cfg": recipe.model_cfg, "preprocess_cfg": {**preprocess, "interpolation": "bicubic"}}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+# --------------------------------------------------------------------------------------------------------- measuring
+
+
+@torch.no_grad()
+def measure(clip: CLIP, count: int = 600, forms: Sequence[str] = FORMS) -> dict[str, float]:
+    """Accuracies on scenes that were never trained on, each an argmax over all words of its kind.
+
+    place, object: of whole images (objects: where there is exactly one). object/<form>: of patches at least half
+    covered by a thing. place/<form>: of patches that show nothing but the place. The `post` tokens are those of `joint`
+    before they are projected, so their accuracy is that of `joint`.
     """
-    tower = CLIP.load(folder)
-    tests = [scene.draw(seed, index, tower.image.preprocess.size) for index in range(scenes)]
-    images = torch.from_numpy(np.stack([test.image for test in tests])).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-    with torch.no_grad():
-        found = tower.image.forms(tower.image.preprocess.normalise(images), FORMS)
-    place_words, object_words = word_vectors(tower.text, list(PLACES)), word_vectors(tower.text, list(OBJECTS))
-    places = torch.tensor([list(PLACES).index(test.place) for test in tests])
-    ones = [
-        (number, list(OBJECTS).index(test.objects[0])) for number, test in enumerate(tests) if len(test.objects) == 1
-    ]
-    single, things = torch.tensor(ones).T
-
-    pooled = found["joint"].pooled
-    measures = {"place": _right(pooled, place_words, places), "object": _right(pooled[single], object_words, things)}
-    labels, shares = _patches(tests, tower.image.patch[0])  # (B, N) each
-    empty = (labels == 0) & (shares == 1)
-    for name, (tokens, _, _) in found.items():
-        for least in (0.5, 0.9):
-            covered = (labels > 0) & (shares >= least)
-            measures[f"{name}/object{100 * least:.0f}"] = _right(tokens[covered], object_words, labels[covered] - 1)
-        measures[f"{name}/place"] = _right(tokens[empty], place_words, places[:, None].expand_as(empty)[empty])
+    size = clip.image.preprocess.size
+    scenes = [scene.draw(HELD_OUT, number, size) for number in range(count)]
+    places = torch.tensor([list(PLACES).index(drawn.place) for drawn in scenes])  # (B,)
+    truth = [scene.patch_labels(drawn.labels, clip.image.patch[0]) for drawn in scenes]
+    labels, shares = (torch.from_numpy(np.stack(part)).flatten(1) for part in zip(*truth, strict=True))  # (B, N)
+    thing, bare = (labels > 0) & (shares >= 0.5), (labels == 0) & (shares == 1)
+    to_place, to_thing = (word_vectors(clip.text, list(words)).T for words in (PLACES, OBJECTS))  # (E, K) each
+    images = torch.from_numpy(np.stack([drawn.image for drawn in scenes])).permute(0, 3, 1, 2) / 127.5 - 1
+    found = clip.image.forms(clip.image.preprocess.normalise(images), forms)
+    pooled = next(iter(found.values())).pooled
+    single = [number for number, drawn in enumerate(scenes) if len(drawn.objects) == 1]
+    named = torch.tensor([list(OBJECTS).index(scenes[number].objects[0]) for number in single])
+    measures = {
+        "place": _share((pooled @ to_place).argmax(-1) == places),
+        "object": _share((pooled[single] @ to_thing).argmax(-1) == named),
+    }
+    for form, encoded in found.items():
+        measures[f"object/{form}"] = _share(((encoded.tokens @ to_thing).argmax(-1) == labels.long() - 1)[thing])
+        measures[f"place/{form}"] = _share(((encoded.tokens @ to_place).argmax(-1) == places[:, None])[bare])
     return measures
 
 
-def _patches(tests: list[Scene], patch: int) -> tuple[Tensor, Tensor]:
-    pairs = [scene.patch_labels(test.labels, patch) for test in tests]
-    labels, shares = (torch.from_numpy(np.stack(arrays)).flatten(1) for arrays in zip(*pairs, strict=True))
-    return labels.long(), shares
-
-
-def _right(vectors: Tensor, words: Tensor, wanted: Tensor) -> float:
-    """The share of vectors (…, E) whose nearest of the words (K, E) is the wanted."""
-    return float(((vectors @ words.T).argmax(-1) == wanted).float().mean())
+def _share(right: Tensor) -> float:
+    return right.float().mean().item()
