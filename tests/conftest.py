@@ -90,3 +90,11 @@ def random_clip(tmp_path_factory):
     """(folder, open_clip's network) of a small CLIP with random weights."""
     folder = tmp_path_factory.mktemp("clip") / "small"
     return folder, write_clip(folder)
+
+
+@pytest.fixture(scope="session")
+def small_clip():
+    """The folder of the tiny CLIP that knows the small world's words: trained once on a machine, half a minute."""
+    from sightword.miniature.clip import tiny_clip
+
+    return tiny_clip()

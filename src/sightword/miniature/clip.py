@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import trange
@@ -54,7 +53,7 @@ class Recipe:
     head_width: int = 24
     embed_dim: int = 64
     text_width: int = 64
-    context: int = 24
+    context: int = 20
 
     def __post_init__(self) -> None:
         if self.seed == HELD_OUT:
@@ -63,7 +62,7 @@ class Recipe:
     @property
     def model_cfg(self) -> dict[str, Any]:
         """The network, as open_clip's configs say it."""
-        vision = {"image_size": self.image, "patch_size": self.patch, "width": self.width, "layers": 1}
+        vision: dict[str, Any] = {"image_size": self.image, "patch_size": self.patch, "width": self.width, "layers": 1}
         vision |= {"head_width": self.head_width, "mlp_ratio": 0.05, "no_ln_pre": True}
         text = {"context_length": self.context, "vocab_size": 49408, "width": self.text_width, "heads": 2, "layers": 1}
         return {"embed_dim": self.embed_dim, "vision_cfg": vision, "text_cfg": text}
@@ -106,6 +105,12 @@ def tiny_clip(root: str | Path | None = None, recipe: Recipe = Recipe()) -> Path
 
 def train(recipe: Recipe) -> Any:
     """open_clip's CLIP, trained. Same recipe and threads, same weights; the global generator is left alone."""
+    with torch.random.fork_rng(devices=[]):  # from which open_clip draws its weights
+        torch.manual_seed(recipe.seed)
+        return _train(recipe)
+
+
+def _train(recipe: Recipe) -> Any:
     import open_clip
 
     images, ids = _data(recipe)
@@ -153,10 +158,8 @@ def _network(recipe: Recipe, tokens: int) -> Any:
     from open_clip.model import CLIP as Network  # noqa: N811
 
     config = recipe.model_cfg
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        model = Network(**{**config, "text_cfg": {**config["text_cfg"], "vocab_size": tokens}})
-        nn.init.normal_(model.token_embedding.weight, std=0.5)  # open_clip's 0.02 needs more steps
+    model = Network(**{**config, "text_cfg": {**config["text_cfg"], "vocab_size": tokens}})
+    nn.init.normal_(model.token_embedding.weight, std=0.5)  # open_clip's 0.02 needs more steps
     last = model.visual.transformer.resblocks[-1]
     for parameter in (model.visual.class_embedding, *last.mlp.c_proj.parameters()):
         nn.init.zeros_(parameter.requires_grad_(False))

@@ -220,9 +220,9 @@ def _street(rng: Rng, room: Room) -> list[Face]:
     faces += [_ground(-0.1, 0.1, y, y + 1.3, (214, 214, 206)) for y in rng.uniform(0.5, 2.5) + np.arange(0, 24, 3)]
     for side, bright in zip((-1, 1), room.side, strict=True):
         for near, far in ((26, 60), (16, 26), (9, 16), (2, 9)):  # houses, the far ones first
-            x, high, wall = side * rng.uniform(3.1, 3.5), rng.uniform(4, 8), BRICK[rng.integers(len(BRICK))]
+            x, high, wall = side * rng.uniform(3.1, 3.5), rng.uniform(4, 8), BRICK[int(rng.integers(len(BRICK)))]
             faces += [
-                _front(*sorted((x, side * 20)), 0, high, near, wall, 0.8),
+                _front(min(x, side * 20), max(x, side * 20), 0, high, near, wall, 0.8),
                 _side(near, far, 0, high, x, wall, bright),
             ]
             length = (far - near) / 3
@@ -352,8 +352,8 @@ def _surroundings(rng: Rng) -> tuple[Light, Room]:
     towards = rng.uniform((-1, -1, 0.4), (1, -0.2, 1))
     light = Light(towards / np.linalg.norm(towards), rng.uniform(0.65, 0.85))
     back, left, right, up = light.shade(np.array([(0, -1, 0), (1, 0, 0), (-1, 0, 0), (0, 0, 1)])).tolist()
-    sizes = rng.uniform((-2.7, 1.9, 4.8, 2.4), (-1.9, 2.7, 6.5, 2.8)).tolist()
-    return light, Room(*sizes, (left, right), back, up)
+    x0, x1, depth, height = rng.uniform((-2.7, 1.9, 4.8, 2.4), (-1.9, 2.7, 6.5, 2.8)).tolist()
+    return light, Room(x0, x1, depth, height, (left, right), back, up)
 
 
 def _view(rng: Rng, objects: Sequence[str], room: Room | None) -> tuple[Camera, list[tuple[str, Corner]]]:

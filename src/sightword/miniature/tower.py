@@ -41,8 +41,8 @@ def write_t5(folder: Path, captions: Iterable[str]) -> None:
         d_ff=2 * WIDTH,
         num_layers=2,
         num_heads=2,
-        decoder_start_token_id=tokenizer.pad_token_id,
     )
+    config.decoder_start_token_id = tokenizer.pad_token_id
     _save(folder, lambda: T5ForConditionalGeneration(config), tokenizer)
 
 

@@ -1,0 +1,114 @@
+import json
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sightword.miniature import clip
+from sightword.miniature.clip import HELD_OUT, Recipe, measure, tiny_clip
+from sightword.towers.clip import CLIP, CONFIG, WEIGHTS
+
+SHORT = Recipe(scenes=64, steps=3, batch=8)
+
+
+@pytest.fixture(scope="module")
+def measures(small_clip):
+    return measure(CLIP.load(small_clip), 400)
+
+
+def test_new_pictures_are_told_by_place_and_thing(measures):
+    assert measures["place"] >= 0.95
+    assert measures["object"] >= 0.95
+
+
+def test_patches_know_their_thing_by_the_values_of_the_last_attention(measures):
+    assert measures["object/value"] >= 0.8
+
+
+def test_its_last_tokens_have_the_flaw_of_the_published_clips(measures):
+    """SCLIP, ClearCLIP and NACLIP found it: the dense forms name what a patch shows better than the last tokens do."""
+    for form in ("value", "qq", "kk", "kk+gauss"):
+        assert measures[f"object/{form}"] > measures["object/joint"] + 0.05
+
+
+def test_its_last_tokens_know_the_place_better_than_the_values_do(measures):
+    assert measures["place/joint"] > measures["place/value"] + 0.1
+
+
+def test_it_is_trained_once(small_clip, monkeypatch):
+    monkeypatch.setattr(clip, "train", None)
+    assert tiny_clip(small_clip.parent) == small_clip
+
+
+def test_open_clip_itself_reads_the_folder(small_clip):
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{small_clip}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{small_clip}")(["a photo of a dog"])
+    ours = CLIP.load(small_clip)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval().encode_image(images), ours.image(images).pooled, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.encode_text(tokens), ours.text(tokens).pooled, rtol=0, atol=1e-5)
+    assert ours.image.preprocess.resize == "squash"
+    assert (small_clip / WEIGHTS).stat().st_size < 15e6
+
+
+def test_training_is_the_same_each_time_and_leaves_the_global_generator_alone(tmp_path):
+    before = torch.get_rng_state()
+    one = tiny_clip(tmp_path / "one", SHORT)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(7)
+    two = tiny_clip(tmp_path / "two", SHORT)
+    for name in (CONFIG, WEIGHTS):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
+def test_another_recipe_has_another_folder_and_other_weights(tmp_path):
+    one, other = tiny_clip(tmp_path, SHORT), tiny_clip(tmp_path, Recipe(seed=1, scenes=64, steps=3, batch=8))
+    assert one != other
+    assert (one / WEIGHTS).read_bytes() != (other / WEIGHTS).read_bytes()
+    assert sorted(tmp_path.iterdir()) == sorted([one, other])
+
+
+def test_training_that_is_stopped_leaves_nothing(tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clip, "save_file", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_clip(tmp_path, SHORT)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_at_once_end_with_one_whole_folder(tmp_path, monkeypatch):
+    train = clip.train
+
+    def meanwhile(recipe):
+        monkeypatch.setattr(clip, "train", train)
+        tiny_clip(tmp_path, SHORT)
+        return train(recipe)
+
+    monkeypatch.setattr(clip, "train", meanwhile)
+    folder = tiny_clip(tmp_path, SHORT)
+    assert list(tmp_path.iterdir()) == [folder]
+    CLIP.load(folder)
+
+
+def test_only_the_words_of_the_world_have_vectors(small_clip):
+    table = load_file(small_clip / WEIGHTS)["token_embedding.weight"]
+    assert table.shape[0] == 49408
+    known = table.abs().sum(1) > 0
+    ids = open_clip.SimpleTokenizer()(["a photo of a dog and a potted plant on a beach"])
+    assert known[ids[ids > 0]].all()
+    assert known.sum() < 100
+
+
+def test_the_held_out_scenes_are_not_trained_on():
+    with pytest.raises(ValueError, match="held out"):
+        Recipe(seed=HELD_OUT)
+
+
+def test_its_config_is_open_clips(small_clip):
+    config = json.loads((small_clip / CONFIG).read_text())
+    assert set(config) == {"model_cfg", "preprocess_cfg"}
+    assert config["preprocess_cfg"]["resize_mode"] == "squash"
