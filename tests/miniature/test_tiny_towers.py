@@ -8,7 +8,7 @@ from sightword.towers import image_tower, text_tower
 from sightword.towers.text import word_vectors
 from sightword.towers.vq_image import VQImage
 
-CAPTIONS = ["a photo of a", *scene.PLACES, *scene.OBJECTS, "a dog, a tv and an office"]
+CAPTIONS = ["a photo of a", *scene.PLACES, *scene.OBJECTS, "a dog, a tv and a home office"]
 WRITERS = {"siglip": tower.write_siglip, "t5": tower.write_t5, "bert": tower.write_bert}
 
 

@@ -41,8 +41,8 @@ class Recipe:
     """All that decides the weights, besides the world itself."""
 
     seed: int = 0
-    scenes: int = 4096
-    steps: int = 400
+    scenes: int = 2048
+    steps: int = 500
     batch: int = 64
     lr: float = 2e-3
     weight_decay: float = 0.05
@@ -123,7 +123,7 @@ def _train(recipe: Recipe) -> Any:
             group["lr"] = _rate(recipe, step)
         batch = torch.randint(len(images), (recipe.batch,), generator=generator)
         caption = torch.randint(ids.shape[1], (recipe.batch,), generator=generator)
-        value = loss(*model(_normalised(images[batch]), ids[batch, caption]))
+        value = loss(*model(images[batch], ids[batch, caption]))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -135,22 +135,24 @@ def _train(recipe: Recipe) -> Any:
 
 
 def _data(recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Images (scenes, 64, 64, 3) uint8 and the ids of their captions (scenes, captions, L)."""
+    """Images (scenes, 3, 64, 64), normalised, and the ids of their captions (scenes, captions, L)."""
     import open_clip
 
     scenes = [scene.draw(recipe.seed, number, (recipe.image, recipe.image)) for number in range(recipe.scenes)]
     captions = [_captions(drawn, number) for number, drawn in enumerate(scenes)]
     tokenizer = open_clip.SimpleTokenizer(context_length=recipe.context)
     ids = tokenizer([caption for several in captions for caption in several])
-    return torch.from_numpy(np.stack([drawn.image for drawn in scenes])), ids.unflatten(0, (len(scenes), -1))
+    return _normalised(torch.from_numpy(np.stack([drawn.image for drawn in scenes]))), ids.unflatten(
+        0, (len(scenes), -1)
+    )
 
 
 def _captions(drawn: Scene, number: int) -> list[str]:
-    """Ten captions, of which a batch draws one: all of a scene mostly; its place, its things or one thing alone."""
-    place = f"a photo of {scene.with_article(drawn.place)}"
-    things = "a photo of " + " and ".join(map(scene.with_article, drawn.objects)) if drawn.objects else place
-    one = f"a photo of {scene.with_article(drawn.objects[number % len(drawn.objects)])}" if drawn.objects else place
-    return [*[drawn.caption] * 4, *[place] * 3, things, *[one] * 2]
+    """Ten captions, of which a batch draws one: all of a scene mostly; its place or one thing alone, with and without
+    an article, as either stands in the templates that people use."""
+    one = drawn.objects[number % len(drawn.objects)] if drawn.objects else drawn.place
+    single = [f"a photo of a {drawn.place}", f"a photo of {drawn.place}", f"a photo of a {one}", f"a photo of {one}"]
+    return [*[drawn.caption] * 4, *single, *single[2:]]
 
 
 def _network(recipe: Recipe, tokens: int) -> Any:
@@ -183,7 +185,7 @@ def _rate(recipe: Recipe, step: int) -> float:
 def _normalised(images: Tensor) -> Tensor:
     """(B, H, W, 3) uint8 to (B, 3, H, W), as CLIP's preprocessing does."""
     mean, std = (255 * torch.tensor(values) for values in (OPENAI_MEAN, OPENAI_STD))
-    return ((images.float() - mean) / std).permute(0, 3, 1, 2)
+    return ((images.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
 def _whole_table(trained: nn.Embedding, used: Tensor) -> nn.Embedding:

@@ -1,9 +1,10 @@
 """A small world with words: six places and nine things, drawn as pictures with captions and with label maps.
 
-The words are Places365's and COCO's. Each thing has a colour that no other has and is built of a few boxes; each place
-is made of large flat faces. All of it is three-dimensional and lit, so that a room rendered elsewhere from the same
-boxes (`boxes_of`), colours (`OBJECTS`, `ROOMS`) and light (`Light`) looks alike. World: x right, y away from the
-camera, z up, in metres; the ground is z = 0.
+The words are Places365's and COCO's. All of them take the article "a": a word that alone had "an" would be learned by
+it. Each thing has a colour that no other has and is built of a few boxes; each place is made of large flat faces. All
+of it is three-dimensional and lit, so that a room rendered elsewhere from the same boxes (`boxes_of`), colours
+(`OBJECTS`, `ROOMS`) and light (`Light`) looks alike. World: x right, y away from the camera, z up, in metres; the
+ground is z = 0.
 
 Legend: H, W pixels; h, w patches; P boxes; F faces. Colours are RGB, 0 to 255.
 """
@@ -156,7 +157,7 @@ class Palette(NamedTuple):
 ROOMS = {
     "bedroom": Palette((226, 176, 188), (146, 102, 108), (236, 210, 214)),
     "kitchen": Palette((236, 218, 132), (186, 166, 100), (244, 234, 190)),
-    "office": Palette((138, 156, 184), (82, 90, 110), (190, 200, 216)),
+    "home office": Palette((112, 176, 166), (54, 98, 98), (186, 220, 212)),
 }
 Rng = np.random.Generator
 FAR = 300.0
@@ -275,10 +276,10 @@ def _kitchen(rng: Rng, room: Room) -> list[Face]:
     return [*faces, _front(left, end, 0.88, 0.96, depth, (98, 92, 70), back)]
 
 
-def _office(rng: Rng, room: Room) -> list[Face]:
+def _home_office(rng: Rng, room: Room) -> list[Face]:
     left, right, depth, _, _, back, up = room
-    faces = _walls("office", room)
-    faces += [_ground(left, right, y, y + 0.06, (62, 68, 86), up) for y in np.arange(1, depth, 0.9)]  # floor boards
+    faces = _walls("home office", room)
+    faces += [_ground(left, right, y, y + 0.06, (40, 76, 78), up) for y in np.arange(1, depth, 0.9)]  # floor boards
     x = rng.uniform(left + 0.1, right - 1.9)
     faces += [_front(x, x + 1.8, 0, 2.1, depth, (84, 78, 88), back)]
     for z in (0.1, 0.6, 1.1, 1.6):  # shelves of books
@@ -300,7 +301,7 @@ PLACES: dict[str, Place] = {
     "street": Place("outdoors", "on", _street),
     "bedroom": Place("indoors", "in", _bedroom),
     "kitchen": Place("indoors", "in", _kitchen),
-    "office": Place("indoors", "in", _office),
+    "home office": Place("indoors", "in", _home_office),
 }
 
 # ---------------------------------------------------------------------------------------------------------- drawing
@@ -402,17 +403,13 @@ def _exposed(rng: Rng, pixels: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------- words and labels
 
 
-def with_article(word: str) -> str:
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
-
-
 def _caption(rng: Rng, place: str, objects: Sequence[str]) -> str:
     if not objects:
-        return f"a photo of {with_article(place)}"
-    *others, last = map(with_article, objects)
+        return f"a photo of a {place}"
+    *others, last = [f"a {word}" for word in objects]
     things = f"{', '.join(others)} and {last}" if others else last
-    where = f"{PLACES[place].preposition} {with_article(place)}"
-    forms = (f"a photo of {things} {where}", f"{things} {where}", f"a photo of {with_article(place)} with {things}")
+    where = f"{PLACES[place].preposition} a {place}"
+    forms = (f"a photo of {things} {where}", f"{things} {where}", f"a photo of a {place} with {things}")
     return forms[rng.integers(len(forms))]
 
 
