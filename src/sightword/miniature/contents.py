@@ -75,4 +75,4 @@ def write_all(out: Path) -> list[Part]:
 
 def _words() -> list[str]:
     """Every word of the world, whether a scene shows it or not."""
-    return ["a photo of a", "an", *scene.PLACES, *scene.OBJECTS]
+    return ["a photo of a", *scene.PLACES, *scene.OBJECTS]

@@ -74,16 +74,19 @@ def _scenes() -> list[Scene]:
 
 @torch.no_grad()
 def picture(clip: CLIP, scene: Scene) -> Image.Image:
-    """A scene, what is where, and the nearest thing and place of each patch.
+    """A scene, what is where, and two streams of words: each patch's nearest thing and its nearest place.
 
-    A patch is coloured by its nearest thing where that is nearer than any place, and by its nearest place elsewhere.
+    Things are read from `value` tokens, where no place is nearer; places from `joint` tokens, which know them best.
     """
     image = Image.fromarray(scene.image)
-    tower = clip.image
-    tokens = tower.encode([image]).tokens[0]  # (N, E)
-    to_thing, to_place = (tokens @ word_vectors(clip.text, list(words)).T for words in (OBJECTS, PLACES))  # (N, K)
-    is_thing = (to_thing.amax(-1) > to_place.amax(-1)).view(tower.grid()).float()
-    things, places = (scores.argmax(-1).view(tower.grid()) for scores in (to_thing, to_place))
+    pixels = clip.image.preprocess.batch([image])
+    found = {form: encoded.tokens[0] for form, encoded in clip.image.forms(pixels, ("value", "joint")).items()}  # (N, E)
+    to_thing, to_place = (word_vectors(clip.text, list(words)).T for words in (OBJECTS, PLACES))  # (E, K) each
+    near_thing, near_place = found["value"] @ to_thing, found["joint"] @ to_place  # (N, K) each
+    is_thing = near_thing.amax(-1) > (found["value"] @ to_place).amax(-1)
+    grid = clip.image.grid()
+    things, places, is_thing = (x.view(grid) for x in (near_thing.argmax(-1), near_place.argmax(-1), is_thing.float()))
+
     large = image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
     own = np.array([(255, 255, 255), *(thing.colour for thing in OBJECTS.values())], np.uint8)
     truth = pictures.class_map(scene.labels, ["the place", *OBJECTS], large, scene.labels > 0, own, top=4, opacity=1)
@@ -91,9 +94,7 @@ def picture(clip: CLIP, scene: Scene) -> Image.Image:
         {
             "a new scene": large,
             "what is where": truth,
-            "its patches: things": pictures.class_map(
-                things, list(OBJECTS), large, is_thing, own[1:], top=4, opacity=0.9
-            ),
-            "its patches: the place": pictures.class_map(places, list(PLACES), large, 1 - is_thing, top=4),
+            "patches: the thing": pictures.class_map(things, list(OBJECTS), large, is_thing, own[1:], 4, 0.9),
+            "patches: the place": pictures.class_map(places, list(PLACES), large, top=4),
         }
     )
