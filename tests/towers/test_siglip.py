@@ -247,6 +247,17 @@ def test_positions_numbers_that_old_files_have_are_left_out(copied, hf):
     assert_same(SigLIP.load(copied).text.network.state_dict(), hf.text_model.state_dict())
 
 
+def test_an_architecture_is_all_but_weights_and_preprocessing_in_plain_data(tmp_path, made, pair):
+    found = pair.image.architecture
+    assert json.loads(json.dumps(found)) == found
+    assert SigLIP.load(made[0], size=(48, 16), dtype=torch.bfloat16).image.architecture == found
+    write_open_clip(tmp_path / "m")
+    assert SigLIP.load(tmp_path / "m").image.architecture != found  # of another activation and another hidden width
+    for changed in ({"hidden_act": "gelu"}, {"layer_norm_eps": 1e-3}, {"num_attention_heads": 2}):
+        write_hf(tmp_path / "other", **changed)
+        assert SigLIP.load(tmp_path / "other").image.architecture == found | changed
+
+
 # -------------------------------------------------------------------------------------------------- equal to open_clip
 
 

@@ -12,8 +12,7 @@ Legend: B batch; H, W pixels; h, w patches a side, N = h·w; L text tokens; D to
 import difflib
 import json
 import re
-import string
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -29,7 +28,7 @@ from sightword.checkpoint import differences, load_strictly, read_weights
 from sightword.towers import Encoded
 from sightword.towers.hugging_face import open_tokenizer, quiet
 from sightword.towers.preprocess import INTERPOLATIONS, OPENAI_MEAN, OPENAI_STD, Preprocess
-from sightword.towers.text import HFTokenizer
+from sightword.towers.text import CLEANING, HFTokenizer
 from sightword.towers.tower import ImageTower, TextTower, border
 
 #: Our names → Hugging Face's.
@@ -53,6 +52,17 @@ OPEN_CLIP_WEIGHTS = (
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
+#: Of a vision_config, what its outputs depend on besides the weights.
+ARCHITECTURE = (
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "layer_norm_eps",
+    "num_attention_heads",
+    "num_channels",
+    "num_hidden_layers",
+    "patch_size",
+)
 TOKENIZER_FILES = ["*token*.json", "*.model", "added_tokens.json"]
 
 
@@ -66,6 +76,7 @@ class SigLIPImage(ImageTower):
         self.network, self.preprocess, self.name = network, preprocess, name
         self.patch = (config.patch_size, config.patch_size)
         self.width = self.embed_dim = config.hidden_size
+        self.architecture = {"kind": "siglip"} | {name: getattr(config, name) for name in ARCHITECTURE}
 
     def forward(self, images: Tensor) -> Encoded:
         self.check(images)
@@ -264,23 +275,6 @@ def _read_json(file: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------- words
 
 
-def _canonical(text: str) -> str:
-    """What SigLIP was trained on (big_vision's canonicalize_text): lowercase, no punctuation, single spaces."""
-    return _single_spaces(text.replace("_", " ").translate(str.maketrans("", "", string.punctuation)).lower())
-
-
-def _single_spaces(text: str) -> str:
-    return " ".join(text.split())
-
-
-#: open_clip's names of what is done to a text. It also repairs broken Unicode, which is left to who reads the texts.
-_CLEAN: dict[str, Callable[[str], str]] = {
-    "canonicalize": _canonical,
-    "lower": str.lower,  # what SigLIP 2 was trained on
-    "whitespace": _single_spaces,
-}
-
-
 def _tokenizer(folder: Path, length: int, clean: str = "") -> HFTokenizer:
     """A folder's tokenizer. How its texts are cleaned is kept among its own settings, so that it is saved with them.
 
@@ -290,10 +284,10 @@ def _tokenizer(folder: Path, length: int, clean: str = "") -> HFTokenizer:
     tokenizer = open_tokenizer(folder)
     own = "canonicalize" if tokenizer.pad_token_id == tokenizer.eos_token_id else "lower"
     clean = clean or tokenizer.init_kwargs.get("clean") or own
-    if clean not in _CLEAN:
-        raise ValueError(f"the tokenizer in {folder} has clean={clean!r}, which is none of {', '.join(_CLEAN)}")
+    if clean not in CLEANING:
+        raise ValueError(f"the tokenizer in {folder} has clean={clean!r}, which is none of {', '.join(CLEANING)}")
     tokenizer.init_kwargs["clean"] = clean
-    return HFTokenizer(tokenizer, length, fixed=True, clean=_CLEAN[clean])
+    return HFTokenizer(tokenizer, length, fixed=True, clean=CLEANING[clean])
 
 
 # --------------------------------------------------------------------------------------------------------- Hugging Face

@@ -3,6 +3,7 @@
 Legend: B texts; L tokens; K words; E pooled width.
 """
 
+import string
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -126,6 +127,24 @@ class HFTokenizer(TextTokenizer):
 
     def save(self, folder: str | Path) -> None:
         self.hf.save_pretrained(folder)
+
+
+def _canonical(text: str) -> str:
+    """What SigLIP was trained on (big_vision's canonicalize_text): lowercase, no punctuation, single spaces."""
+    return _single_spaces(text.replace("_", " ").translate(str.maketrans("", "", string.punctuation)).lower())
+
+
+def _single_spaces(text: str) -> str:
+    return " ".join(text.split())
+
+
+#: open_clip's names of what is done to a text before its `HFTokenizer`. It also repairs broken Unicode, which is left
+#: to who reads the texts.
+CLEANING: dict[str, Callable[[str], str]] = {
+    "canonicalize": _canonical,
+    "lower": str.lower,  # what SigLIP 2 was trained on
+    "whitespace": _single_spaces,
+}
 
 
 def word_vectors(
