@@ -1,3 +1,5 @@
+import json
+
 import open_clip
 import pytest
 import torch
@@ -311,6 +313,23 @@ def test_what_is_saved_is_read_back_exactly_by_us_and_by_open_clip(random_clip, 
     with torch.no_grad():
         assert torch.equal(theirs.eval().encode_image(images(48, 24)), again.image(images(48, 24)).pooled)
     assert transform(Image.new("RGB", (100, 50))).shape == (3, 48, 24)
+
+
+def test_an_architecture_tells_networks_apart_whose_weights_have_the_same_shapes(random_clip, tmp_path):
+    def architecture(number, vision=(), size=None, **options):
+        write_clip(tmp_path / str(number), vision, **options)
+        return CLIP.load(tmp_path / str(number), size=size).image.architecture
+
+    plain = CLIP.load(random_clip[0]).image.architecture
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["vision_cfg"]["head_width"] == 16
+    others = [
+        architecture(1, quick_gelu=True),
+        architecture(2, {"head_width": 8}),
+        architecture(3, {"pool_type": "avg"}),
+    ]
+    assert all(one != plain for one in others)
+    assert plain == architecture(4, {"mlp_ratio": 4.0, "patch_dropout": 0.5, "act_kwargs": None}, size=(48, 24))
 
 
 def test_loading_leaves_the_global_generator_alone(random_clip):

@@ -10,6 +10,7 @@ Legend: B batch; H, W pixels; h, w patches a side, N = h·w; L text tokens; D to
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,9 +41,17 @@ OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # only OpenA
 class CLIPImage(ImageTower):
     """Images (B, 3, H, W) of any whole number of patches; positions are resampled as open_clip resamples them."""
 
-    def __init__(self, visual: Any, preprocess: Preprocess, name: str, form: str = "joint") -> None:
+    def __init__(
+        self,
+        visual: Any,
+        preprocess: Preprocess,
+        name: str,
+        form: str = "joint",
+        architecture: Mapping[str, Any] | None = None,
+    ) -> None:
         """visual: open_clip's VisionTransformer. form: the tokens that calling it gives; `clip_dense` has the list."""
         super().__init__()
+        self.architecture = dict(architecture or {})
         _check_visual(visual, name)
         self.visual, self.preprocess, self.name, self.form = visual, preprocess, name, form
         self.patch = tuple(visual.patch_size)
@@ -154,7 +163,7 @@ class CLIP(nn.Module):
         model_cfg["vision_cfg"] |= {"image_size": list(size)}
         model_cfg["text_cfg"] |= {"context_length": length}
         preprocess = _preprocess(preprocess_cfg).to(size)
-        image = CLIPImage(model.visual, preprocess, f"{name}:{tag}" if tag else name, form)
+        image = CLIPImage(model.visual, preprocess, f"{name}:{tag}" if tag else name, form, _architecture(model_cfg))
         text = CLIPText(model.text, _tokenizer(model_cfg, folder, length), image.name)
         return cls(image, text, model.logit_scale.detach(), model_cfg).to(dtype).eval()
 
@@ -320,6 +329,18 @@ def _resample(
 
 def _like(positions: nn.Parameter, rows: int) -> nn.Parameter:
     return nn.Parameter(positions.new_empty(rows, positions.shape[1]), requires_grad=positions.requires_grad)
+
+
+def _architecture(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What of open_clip's config tells one image network from another; defaults filled in, what is off left out."""
+    from open_clip.model import CLIPVisionCfg
+
+    vision = asdict(CLIPVisionCfg(**model_cfg["vision_cfg"]))
+    for key in list(vision):
+        elsewhere = key in ("image_size", "patch_dropout", "output_tokens")
+        if elsewhere or key.startswith(("timm_", "attn_pooler_")) or not vision[key]:
+            del vision[key]
+    return {"embed_dim": model_cfg["embed_dim"], "quick_gelu": bool(model_cfg.get("quick_gelu")), "vision_cfg": vision}
 
 
 def _preprocess(config: Mapping[str, Any]) -> Preprocess:
