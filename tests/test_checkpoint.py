@@ -193,6 +193,14 @@ def test_what_is_missing_or_empty_is_named(tmp_path):
     assert_same(read_weights(tmp_path / "net.pt", under=["net"]), WEIGHTS)
 
 
+def test_weights_are_as_readable_as_any_file(tmp_path):
+    """safetensors makes files that only their owner reads."""
+    (tmp_path / "any").touch()
+    with write_atomically(tmp_path / "x.safetensors") as beside:
+        save_file(WEIGHTS, beside)
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     file = tmp_path / "x.txt"
     with write_atomically(file) as beside:

@@ -17,7 +17,10 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:
+        beside.touch()
+        mode = beside.stat().st_mode  # what the umask gives; some writers (safetensors) would keep all others out
         yield beside
+        beside.chmod(mode)
         _flush(beside)
         beside.replace(path)
         _flush(path.parent)  # the rename itself

@@ -9,6 +9,7 @@ come by attention, from where it is to be seen.
 Legend: B batch; N patches; E width of the joint space; K words.
 """
 
+import ast
 import hashlib
 import json
 import math
@@ -69,10 +70,10 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """12 hex digits of the recipe, and of the source of the world and of the training."""
+        """12 hex digits of the recipe, and of the code (comments apart) of the world and of the training."""
         total = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
         for file in (scene.__file__, __file__):
-            total.update(Path(file).read_bytes())
+            total.update(ast.dump(ast.parse(Path(file).read_text(encoding="utf-8"))).encode())
         return total.hexdigest()[:12]
 
 

@@ -1,10 +1,13 @@
 """The small world's part of the demo: scenes, and what each of their patches is in the words of a CLIP trained here."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from sightword import pictures
 from sightword.demo import Figure, Section
@@ -25,10 +28,6 @@ def section(out: Path, train: Train) -> Section:
     clip = CLIP.load(out / "towers" / "clip", form=FORM)
     found = measure(clip)
     percent = {name: f"{100 * value:.0f} %" for name, value in found.items()}
-    forms = {
-        "joint": "as they leave the last block",
-        "value": "the values of its attention, its residual and MLP left out",
-    }
     return Section(
         title="the small world: patches that know their words",
         lead=(
@@ -40,13 +39,15 @@ def section(out: Path, train: Train) -> Section:
         measures={
             "place": (percent["place"], f"of new scenes are given the right one of {len(PLACES)} places"),
             "thing": (percent["object"], f"of new scenes with one thing, the right one of {len(OBJECTS)}"),
-            **{
-                f"patches, {form}": (
-                    percent[f"object/{form}"],
-                    f"of patches that a thing covers, named right: {what}",
-                )
-                for form, what in forms.items()
-            },
+            "patch, thing": (
+                percent["object/value"],
+                f"of the patches that a thing covers, named right by their `value` tokens ({percent['object/joint']} by "
+                "their `joint` ones)",
+            ),
+            "patch, place": (
+                percent["place/joint"],
+                f"of the patches without a thing, by their `joint` tokens ({percent['place/value']} by `value`)",
+            ),
         },
         commands=[
             ("Write the small world and its towers to a folder of your own:", "sightword mini out=mini"),
@@ -74,27 +75,31 @@ def _scenes() -> list[Scene]:
 
 @torch.no_grad()
 def picture(clip: CLIP, scene: Scene) -> Image.Image:
-    """A scene, what is where, and two streams of words: each patch's nearest thing and its nearest place.
-
-    Things are read from `value` tokens, where no place is nearer; places from `joint` tokens, which know them best.
+    """A scene, what is where, and two streams of words: each patch's thing, read from its `value` token, and its place,
+    from its `joint` token. A word counts for a patch by its cosine with the patch and with the whole picture, added;
+    the thing of a patch is drawn where it counts for more than any place.
     """
     image = Image.fromarray(scene.image)
-    pixels = clip.image.preprocess.batch([image])
-    found = {form: encoded.tokens[0] for form, encoded in clip.image.forms(pixels, ("value", "joint")).items()}  # (N, E)
-    to_thing, to_place = (word_vectors(clip.text, list(words)).T for words in (OBJECTS, PLACES))  # (E, K) each
-    near_thing, near_place = found["value"] @ to_thing, found["joint"] @ to_place  # (N, K) each
-    is_thing = near_thing.amax(-1) > (found["value"] @ to_place).amax(-1)
-    grid = clip.image.grid()
-    things, places, is_thing = (x.view(grid) for x in (near_thing.argmax(-1), near_place.argmax(-1), is_thing.float()))
+    found = clip.image.forms(clip.image.preprocess.batch([image]), ("value", "joint"))
+
+    def count(form: str, words: Iterable[str]) -> Tensor:
+        vectors = word_vectors(clip.text, list(words)).T  # (E, K)
+        tokens, pooled, _ = found[form]
+        return (F.normalize(tokens[0], dim=-1) + F.normalize(pooled, dim=-1)) @ vectors  # (N, K)
+
+    thing, place = count("value", OBJECTS), count("joint", PLACES)
+    is_thing = (thing.amax(-1) > place.amax(-1)).float()
+    things, places, is_thing = (x.view(clip.image.grid()) for x in (thing.argmax(-1), place.argmax(-1), is_thing))
 
     large = image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
     own = np.array([(255, 255, 255), *(thing.colour for thing in OBJECTS.values())], np.uint8)
+    of_places = np.array([place.colour for place in PLACES.values()], np.uint8)
     truth = pictures.class_map(scene.labels, ["the place", *OBJECTS], large, scene.labels > 0, own, top=4, opacity=1)
     return pictures.titled(
         {
             "a new scene": large,
             "what is where": truth,
             "patches: the thing": pictures.class_map(things, list(OBJECTS), large, is_thing, own[1:], 4, 0.9),
-            "patches: the place": pictures.class_map(places, list(PLACES), large, top=4),
+            "patches: the place": pictures.class_map(places, list(PLACES), large, colours=of_places, top=4),
         }
     )

@@ -290,18 +290,19 @@ def _home_office(rng: Rng, room: Room) -> list[Face]:
 
 
 class Place(NamedTuple):
+    colour: Colour  # in maps: no other place's
     where: str
     preposition: str
     faces: Callable[[Rng, Room], list[Face]]
 
 
 PLACES: dict[str, Place] = {
-    "beach": Place("outdoors", "on", _beach),
-    "forest path": Place("outdoors", "on", _forest_path),
-    "street": Place("outdoors", "on", _street),
-    "bedroom": Place("indoors", "in", _bedroom),
-    "kitchen": Place("indoors", "in", _kitchen),
-    "home office": Place("indoors", "in", _home_office),
+    "beach": Place((60, 150, 220), "outdoors", "on", _beach),
+    "forest path": Place((30, 110, 60), "outdoors", "on", _forest_path),
+    "street": Place((120, 120, 132), "outdoors", "on", _street),
+    "bedroom": Place((224, 110, 150), "indoors", "in", _bedroom),
+    "kitchen": Place((206, 160, 30), "indoors", "in", _kitchen),
+    "home office": Place((70, 170, 156), "indoors", "in", _home_office),
 }
 
 # ---------------------------------------------------------------------------------------------------------- drawing
