@@ -7,7 +7,6 @@
 Legend: B batch; H, W pixels; h, w patches a side, N = h·w; L text tokens; D token width; E width of the joint space.
 """
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from sightword.atomic import write_atomically
 from sightword.checkpoint import load_strictly, read_weights
-from sightword.towers import Encoded
+from sightword.towers import Encoded, hub
 from sightword.towers.clip_dense import Form, attend
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.text import CLIPTokenizer, HFTokenizer, TextTokenizer
@@ -239,30 +238,11 @@ def _from_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Path]:
 
 def _from_open_clip(name: str, tag: str) -> tuple[dict[str, Any], dict[str, Any], Path]:
     """(model_cfg, preprocess_cfg, weights file) of a model that open_clip knows; fetches the weights if it must."""
-    import open_clip
-    from open_clip.pretrained import get_pretrained_cfg
-
-    model_cfg = open_clip.get_model_config(name)
-    if model_cfg is None:
-        near = difflib.get_close_matches(name, [*presets, *open_clip.list_models()], n=3)
-        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-        raise ValueError(f"there is no folder and no CLIP {name!r}{hint}; presets: {', '.join(presets)}")
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if Path(tag).expanduser().is_file():
-        return model_cfg, {}, Path(tag).expanduser()
-    found = get_pretrained_cfg(name, tag) if tag else {}
-    if not found:
-        told = f"has no weights {tag!r}" if tag else "needs the tag of its weights"
-        raise ValueError(f"{name} {told}; there are {', '.join(tags)}, or give a weights file")
-    _check_activation(name, tag, bool(model_cfg.get("quick_gelu")), bool(found.get("quick_gelu")))
-    try:
-        return model_cfg, found, Path(open_clip.download_pretrained(found))
-    except Exception as error:  # hub, disk and network each have their own
-        why = " ".join(str(error).split())[:200]
-        raise FileNotFoundError(
-            f"the weights {tag} of {name} are not on this machine and could not be fetched ({why}): "
-            "give tag= a file, or name a folder"
-        ) from error
+    model_cfg = hub.model_config(name, "CLIP", presets)
+    found = hub.weights(name, tag)
+    if found.tag:
+        _check_activation(name, tag, bool(model_cfg.get("quick_gelu")), bool(found.entry.get("quick_gelu")))
+    return model_cfg, found.entry, found.fetch()
 
 
 def _check_activation(name: str, tag: str, model: bool, weights: bool) -> None:
