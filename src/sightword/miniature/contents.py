@@ -32,17 +32,17 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
         Part(
             "towers/clip",
             "a CLIP, trained here on such scenes and their captions: its patches know their words",
-            "image_tower('{}', form='value')",
+            "from sightword import image_tower; image_tower('{}', form='value')",
             write_clip,
         ),
         Part(
             "towers/siglip",
             "a SigLIP, drawn at random",
-            "image_tower('{}')",
+            "from sightword import image_tower; image_tower('{}')",
             lambda f: tower.write_siglip(f, captions()),
         ),
-        Part("towers/t5", "a T5, drawn at random", "text_tower('{}')", lambda f: tower.write_t5(f, captions())),
-        Part("towers/bert", "a BERT, drawn at random", "text_tower('{}')", lambda f: tower.write_bert(f, captions())),
+        Part("towers/t5", "a T5, drawn at random", "from sightword import text_tower; text_tower('{}')", lambda f: tower.write_t5(f, captions())),
+        Part("towers/bert", "a BERT, drawn at random", "from sightword import text_tower; text_tower('{}')", lambda f: tower.write_bert(f, captions())),
         Part(
             "towers/vq",
             "an image tokenizer, drawn at random",
