@@ -1,0 +1,61 @@
+"""Everything the reading of intents can be told. Names and defaults are document 000's where it has them."""
+
+from dataclasses import dataclass, field
+
+STREAMS = ("coco", "places", "emotion", "ava", "actions")  # the document's; an anchors file may have others
+FORMS = {"coco": "value", "places": "joint", "emotion": "value", "ava": "joint", "actions": "value"}
+
+
+@dataclass
+class System:
+    """The tower, the codebooks of words, the fusion, the head and the objective."""
+
+    model: str = "multistream"  # multistream | baseline: frozen CLIP, class token and mean patch, an MLP of two layers
+    tower: str = "vit_h14"  # as `image_tower` takes it; the anchors must be its own
+    tag: str = ""
+    semantic_anchors_path: str = ""  # what `sightword anchors` wrote
+    streams: list[str] = field(default_factory=list)  # of the anchors file; empty: all it has
+    tokens: dict[str, str] = field(default_factory=lambda: dict(FORMS))  # stream → form of patch tokens; others: joint
+
+    fusion: str = "sum"  # sum | weighted (a scalar a stream) | gated (weights for each image)
+    center: bool = True  # take the mean of each codebook off its codes: what all words share tells images nothing
+    standardise: bool = True  # pooled features to unit variance over the training set
+    adapter: bool = False  # a linear layer, first the identity, before each codebook; it ends exact words at places
+    hidden: int = 512  # of the baseline's MLP
+
+    freeze_codebook: bool = True  # stage 1; stage 2 lets the codes move
+    codebook_lr_scale: float = 0.1  # of the head's learning rate
+    lr_vq_coco: float | None = None  # an explicit rate wins over the scale; so for each stream
+    lr_vq_places: float | None = None
+    lr_vq_emotion: float | None = None
+    lr_vq_ava: float | None = None
+    lr_vq_actions: float | None = None
+
+    gamma_neg: float = 2.0  # of the asymmetric loss
+    gamma_pos: float = 0.0
+    clip: float = 0.05
+    commitment_weight: float = 0.25  # 2 − 2cos of tokens and codes; trains adapters and moving codes only
+    semantic_consistency_weight: float = 1.0  # squared drift of a code from its anchor, mean over codes
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("model", ("multistream", "baseline")), ("fusion", ("sum", "weighted", "gated"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"system.{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if self.model == "multistream" and not self.semantic_anchors_path:
+            raise ValueError("system.semantic_anchors_path is not set: sightword anchors tower=… out=… writes the file")
+
+
+@dataclass
+class Data:
+    """Intentonomy, or any set in its form."""
+
+    root: str = ""  # the folder with intentonomy_{train,val,test}2020.json
+    images: str = ""  # the folder with low/<id>.jpg; empty: root
+    cache: str = ""  # tokens by `sightword cache`, found by each image's path or bytes; empty: the tower runs each time
+    labels: str = "any"  # any (a share above 0 is a label) | soft (the shares themselves) | majority (two of three)
+    batch_size: int = 256
+    num_workers: int = 4
+
+    def __post_init__(self) -> None:
+        if self.labels not in ("any", "soft", "majority"):
+            raise ValueError(f"data.labels is any, soft or majority; got {self.labels!r}")
