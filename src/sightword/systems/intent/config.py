@@ -19,17 +19,11 @@ class System:
 
     fusion: str = "sum"  # sum | weighted (a scalar a stream) | gated (weights for each image)
     center: bool = True  # take the mean of each codebook off its codes: what all words share tells images nothing
-    standardise: bool = True  # pooled features to unit variance over the training set
+    standardise: bool = True  # features to mean 0 and variance 1 (batch norm without weights, as linear probes have it)
     adapter: bool = False  # a linear layer, first the identity, before each codebook; it ends exact words at places
     hidden: int = 512  # of the baseline's MLP
 
-    freeze_codebook: bool = True  # stage 1; stage 2 lets the codes move
-    codebook_lr_scale: float = 0.1  # of the head's learning rate
-    lr_vq_coco: float | None = None  # an explicit rate wins over the scale; so for each stream
-    lr_vq_places: float | None = None
-    lr_vq_emotion: float | None = None
-    lr_vq_ava: float | None = None
-    lr_vq_actions: float | None = None
+    freeze_codebook: bool = True  # stage 1; stage 2 lets the codes move, at optim.lr_scale.vq_<stream> of the rate
 
     gamma_neg: float = 2.0  # of the asymmetric loss
     gamma_pos: float = 0.0

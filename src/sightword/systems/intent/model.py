@@ -1,0 +1,248 @@
+"""Intents as sums of words at places.
+
+    tokens of each stream (B, N, D) → nearest word of its codebook → counts (B, K) → ÷ N · values (K, D) ┐
+    …                                                                                                   ├ fused (B, D)
+    tokens of each stream (B, N, D) → nearest word of its codebook → counts (B, K) → ÷ N · values (K, D) ┘
+    fused → standardised → linear → logits (B, C)
+
+The mean over patches of a sum of codes is a histogram times the codebook, so nothing of size (B, N, D) is ever built,
+and a logit is a sum over streams and patches, exact to rounding: `attribute` gives its terms, `table` each word's.
+
+Legend: B batch; N patches; D width of codes; S streams; K codes of a stream; C classes.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sightword.nearest import nearest_in_each, unit
+from sightword.quantize import Codebook, Quantized
+
+FUSIONS = ("sum", "weighted", "gated")
+
+
+class SemanticSpatialVQ(Codebook):
+    """A codebook whose codes are words: each patch of x (B, N, D) takes the nearest by cosine and keeps its place.
+
+    Returns `Quantized`: codes (B, N, D), ids (B, N), loss = 2 − 2cos averaged over patches, in [0, 4]. If the codes
+    learn and x carries no gradient, the gradient of what is done with the codes goes to the codes (a gather);
+    straight-through, it would go to x and be lost. Document 000, step 2.
+    """
+
+    anchors: Tensor  # (K, D), where the codes began
+
+    def __init__(self, anchors: Tensor, freeze_codebook: bool = True) -> None:
+        """anchors: (K, D), one row a word; brought to length one."""
+        super().__init__(anchors.shape[0], anchors.shape[1], commitment_cost=1.0, metric="cosine")
+        self.register_buffer("anchors", unit(anchors.detach().float()).clone())
+        if freeze_codebook:
+            self.register_buffer("weight", self.anchors.clone())
+        else:
+            self.weight = nn.Parameter(self.anchors.clone())
+
+    @property
+    def frozen(self) -> bool:
+        return not isinstance(self.weight, nn.Parameter)
+
+    def _quantize(self, x: Tensor, ids: Tensor) -> Quantized:
+        quantized = super()._quantize(x, ids)
+        if self.weight.requires_grad and not x.requires_grad:
+            return quantized._replace(codes=self.decode(ids))
+        return quantized
+
+    @torch.no_grad()
+    def drift(self) -> dict[str, float]:
+        """cosine: of codes with their anchors, the mean. strayed: the share whose nearest anchor is another's."""
+        codes = self.codes()
+        nearest = nearest_in_each(codes, [self.anchors], "cosine")[0]
+        own = torch.arange(len(codes), device=codes.device)
+        return {
+            "cosine": (codes * self.anchors).sum(1).mean().item(),
+            "strayed": (nearest != own).float().mean().item(),
+        }
+
+
+class Read(NamedTuple):
+    """What a batch was read as."""
+
+    logits: Tensor  # (B, C)
+    ids: dict[str, Tensor]  # stream → (B, N) int64, patches row by row; empty if counts were given
+    gates: Tensor  # (B, S), what each stream counts for; ones where the fusion is a plain sum
+    fused: Tensor  # (B, D), before it is standardised
+    commitment: Tensor  # scalar, 2 − 2cos summed over streams; zero if counts were given
+
+
+class MultiStream(nn.Module):
+    """Codebooks of words, a fusion and a linear head over tokens that a frozen tower gave."""
+
+    def __init__(
+        self,
+        anchors: Mapping[str, Tensor],
+        num_classes: int = 28,
+        fusion: str = "sum",
+        center: bool = True,
+        standardise: bool = True,
+        freeze_codebook: bool = True,
+        adapter: bool = False,
+    ) -> None:
+        """anchors: stream → (K, D). center: take each codebook's mean anchor off its codes when they are summed; what
+        all words share says nothing of an image (it moves no nearest code). adapter: a linear layer on the tokens of
+        each stream, first the identity.
+        """
+        super().__init__()
+        if fusion not in FUSIONS:
+            raise ValueError(f"fusion is one of {', '.join(FUSIONS)}; got {fusion!r}")
+        widths = {name: codes.shape[1] for name, codes in anchors.items()}
+        if len(set(widths.values())) != 1:
+            raise ValueError(f"the anchors of all streams have one width, these have {widths}")
+        dim = next(iter(widths.values()))
+        self.fusion = fusion
+        self.books = nn.ModuleDict({name: SemanticSpatialVQ(codes, freeze_codebook) for name, codes in anchors.items()})
+        self.adapters = nn.ModuleDict({name: _identity(dim) for name in anchors} if adapter else {})
+        means = torch.stack([unit(codes.float()).mean(0) for codes in anchors.values()])  # (S, D)
+        self.register_buffer("centres", means * center)
+        self.weights = nn.Parameter(torch.full((len(anchors),), 1.0).expm1().log()) if fusion == "weighted" else None
+        self.gate = nn.Linear(len(anchors) * dim, len(anchors)) if fusion == "gated" else None
+        # No weights of its own: He et al. 2022 (MAE, appendix A.1) put the same before a linear probe.
+        self.norm = nn.BatchNorm1d(dim, affine=False) if standardise else None
+        self.head = nn.Linear(dim, num_classes)
+
+    centres: Tensor
+
+    @property
+    def streams(self) -> list[str]:
+        return list(self.books)
+
+    def book(self, stream: str) -> SemanticSpatialVQ:
+        return cast(SemanticSpatialVQ, self.books[stream])
+
+    def forward(self, tokens: Mapping[str, Tensor]) -> Read:
+        """tokens: stream → (B, N, D), of the tower's joint space; one tensor may serve several streams."""
+        tokens = {name: self.adapters[name](x) if name in self.adapters else x for name, x in tokens.items()}
+        ids = self.nearest(tokens)
+        counts = {name: self.count(name, ids[name]) for name in self.streams}
+        pooled = {name: self.pool(name, counts[name]) for name in self.streams}
+        commitment = torch.stack([self._commitment(name, tokens[name], ids[name]) for name in self.streams]).sum()
+        if self.adapters:  # straight through the choice of a word
+            soft = {name: unit(tokens[name].float()).mean(1) for name in self.streams}
+            pooled = {name: pooled[name] + soft[name] - soft[name].detach() for name in self.streams}
+        logits, gates, fused = self.classify(pooled)
+        return Read(logits, ids, gates, fused, commitment)
+
+    def from_counts(self, counts: Mapping[str, Tensor]) -> Read:
+        """The same from histograms: stream → (B, K), how many patches took each code."""
+        pooled = {name: self.pool(name, counts[name]) for name in self.streams}
+        logits, gates, fused = self.classify(pooled)
+        return Read(logits, {}, gates, fused, logits.new_zeros(()))
+
+    def nearest(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Stream → ids (B, N). Streams that read the same tokens are looked up in one product."""
+        readers: dict[int, list[str]] = {}
+        for name in self.streams:
+            readers.setdefault(id(tokens[name]), []).append(name)
+        found: dict[str, Tensor] = {}
+        for names in readers.values():
+            books = [self.book(name).weight for name in names]
+            found |= zip(names, nearest_in_each(tokens[names[0]].detach(), books, "cosine"), strict=True)
+        return {name: found[name] for name in self.streams}
+
+    def count(self, stream: str, ids: Tensor) -> Tensor:
+        """Ids (B, N) to histograms (B, K) float32."""
+        counts = torch.zeros(len(ids), self.book(stream).num_codes, device=ids.device)
+        return counts.scatter_add_(1, ids, torch.ones_like(ids, dtype=counts.dtype))
+
+    def pool(self, stream: str, counts: Tensor) -> Tensor:
+        """Histograms (B, K) to the mean of their codes (B, D)."""
+        counts = counts.float()
+        return counts / counts.sum(1, keepdim=True) @ self.values(stream)
+
+    def values(self, stream: str) -> Tensor:
+        """What each code (K, D) adds to the sum: its unit vector, less the centre of its codebook."""
+        return self.book(stream).codes() - self.centres[self.streams.index(stream)]
+
+    def classify(self, pooled: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Stream → (B, D) to logits (B, C), gates (B, S), fused (B, D)."""
+        each = torch.stack([pooled[name] for name in self.streams], 1)  # (B, S, D)
+        gates = self.gates(each)
+        fused = (gates[..., None] * each).sum(1)  # (B, D)
+        return self.head(self.norm(fused) if self.norm is not None else fused), gates, fused
+
+    def gates(self, each: Tensor) -> Tensor:
+        """(B, S, D) to what each stream counts for, (B, S): 1; learned; or learned for each image, adding up to S."""
+        if self.weights is not None:
+            return F.softplus(self.weights).expand(len(each), -1)
+        if self.gate is not None:
+            return self.gate(each.flatten(1)).softmax(1) * each.shape[1]
+        return each.new_ones(each.shape[:2])
+
+    # ----------------------------------------------------------------------------------------------------- inside
+
+    def table(self, stream: str) -> Tensor:
+        """(K, C): what a code adds to each logit if every patch takes it, and its stream counts for 1."""
+        weight, _ = self._plain_head()
+        return self.values(stream) @ weight.T
+
+    def bias(self) -> Tensor:
+        """(C,): the logits of no word at all."""
+        return self._plain_head()[1]
+
+    def attribute(self, read: Read) -> dict[str, Tensor]:
+        """Stream → (B, N, C): what each patch's word adds to each logit. All of them and `bias` sum to the logits.
+
+        ValueError unless in eval mode: in training, standardising depends on the batch. With adapters it is as exact,
+        but words were looked up in tokens that are no longer the tower's.
+        """
+        if self.training:
+            raise ValueError("contributions are of a model in eval mode: call eval() first")
+        found = {}
+        for number, name in enumerate(self.streams):
+            ids = read.ids[name]  # (B, N)
+            share = read.gates[:, number, None, None] / ids.shape[1]
+            found[name] = F.embedding(ids, self.table(name)) * share
+        return found
+
+    def _plain_head(self) -> tuple[Tensor, Tensor]:
+        """The head with the standardising folded in: weight (C, D), bias (C,)."""
+        weight, bias = self.head.weight, self.head.bias
+        if self.norm is None:
+            return weight, bias
+        mean, var = self.norm.running_mean, self.norm.running_var
+        assert mean is not None
+        assert var is not None
+        weight = weight / (var + self.norm.eps).sqrt()
+        return weight, bias - weight @ mean
+
+    def _commitment(self, stream: str, tokens: Tensor, ids: Tensor) -> Tensor:
+        """2 − 2cos of tokens (B, N, D) and their codes, the mean over patches; pulls whichever of the two learns."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            cosines = (unit(tokens.float()) * self.book(stream).decode(ids)).sum(-1)
+            return (2 - 2 * cosines).mean()
+
+
+class Baseline(nn.Module):
+    """What exact words cost: frozen CLIP's pooled vector (B, E) and mean patch (B, D), through an MLP of two layers."""
+
+    def __init__(self, pooled_dim: int, token_dim: int, num_classes: int = 28, hidden: int = 512) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(pooled_dim + token_dim),
+            nn.Linear(pooled_dim + token_dim, hidden),
+            nn.GELU(),
+            nn.Dropout(0.1),
+            nn.Linear(hidden, num_classes),
+        )
+
+    def forward(self, pooled: Tensor, tokens: Tensor) -> Tensor:
+        """Pooled (B, E) and tokens (B, N, D) to logits (B, C)."""
+        both = [F.normalize(pooled.float(), dim=-1), F.normalize(tokens.float().mean(1), dim=-1)]
+        return self.layers(torch.cat(both, 1))
+
+
+def _identity(dim: int) -> nn.Linear:
+    layer = nn.Linear(dim, dim)
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
