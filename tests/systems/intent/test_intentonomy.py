@@ -36,7 +36,7 @@ def contents(split: str) -> dict:
             annotations.append({"id": number, "image_id": image, "category_ids_softprob": shares})
         else:
             annotations.append({"id": number, "image_id": image, "category_ids": sorted(labels)})
-    return {"info": {"year": 2020}, "categories": CATEGORIES, "images": images, "annotations": annotations}
+    return {"info": {"year": 2020}, "categories": [*CATEGORIES], "images": images, "annotations": annotations}
 
 
 def write_set(root: Path) -> Path:

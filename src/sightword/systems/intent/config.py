@@ -46,6 +46,8 @@ class Data:
     root: str = ""  # the folder with intentonomy_{train,val,test}2020.json
     images: str = ""  # the folder with low/<id>.jpg; empty: root
     cache: str = ""  # tokens by `sightword cache`, found by each image's path or bytes; empty: the tower runs each time
+    codes: str = ""  # words by `sightword codes`, where codebooks are frozen: no token is read; wins over cache
+    image_size: int = 224  # the tower's own; matters where it runs each time, without cache or codes
     labels: str = "any"  # any (a share above 0 is a label) | soft (the shares themselves) | majority (two of three)
     batch_size: int = 256
     num_workers: int = 4
@@ -53,3 +55,6 @@ class Data:
     def __post_init__(self) -> None:
         if self.labels not in ("any", "soft", "majority"):
             raise ValueError(f"data.labels is any, soft or majority; got {self.labels!r}")
+        for name in ("image_size", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} is at least 1; got {getattr(self, name)}")

@@ -1,0 +1,383 @@
+"""Photos and their reasons: pictures, tokens and counts of words make the same batches, and say what is missing."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_intentonomy import contents, write_set
+
+from sightword.cache import FeatureCache, header_for
+from sightword.systems.intent.config import Data
+from sightword.systems.intent.data import (
+    Counts,
+    Labelled,
+    count_tokens,
+    each_tokens,
+    labels_of,
+    load_split,
+    make_loaders,
+    split_loader,
+)
+from sightword.systems.intent.intentonomy import annotation_file, read_annotations
+from sightword.tokens import Source, TokenCache, cache_tokens
+from sightword.towers import image_tower
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("set") / "intentonomy")
+
+
+@pytest.fixture(scope="module")
+def tokens(whole, random_clip, tmp_path_factory):
+    """A cache of all its pictures, in several shards."""
+    out = tmp_path_factory.mktemp("tokens")
+    cache_tokens(source_of(random_clip), whole, out, ["post", "value"], shard_size=4)
+    return out
+
+
+@pytest.fixture
+def root(whole, tmp_path):
+    """A copy that a test may spoil."""
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+def source_of(random_clip):
+    return Source(str(random_clip[0]), {"dtype": torch.float32})
+
+
+def data_of(root, **options):
+    return Data(**({"root": str(root), "batch_size": 2, "num_workers": 0, "image_size": 32} | options))
+
+
+def annotated(root, split):
+    return read_annotations(annotation_file(root, split))
+
+
+def write_codes_like(tokens, out, ids_of, streams=None, **extra):
+    """A cache as `sightword codes` writes it: (S, N) ids by the paths of a TokenCache."""
+    paths = list(TokenCache(tokens))
+    rows = np.stack([ids_of(path) for path in paths]).astype(np.uint16)
+    said = {"streams": streams or {"coco": 5, "places": 3}, "anchors": "digest"} | extra
+    header = header_for(paths, {"ids": ("uint16", rows.shape[1:])}, writer="x", weights="x", shard_size=4, **said)
+    cache = FeatureCache.create(out, {name: value for name, value in header.items() if value is not None})
+    for shard in range(cache.shards):
+        some = slice(4 * shard, 4 * shard + 4)
+        cache.write_shard(shard, paths[some], {"ids": rows[some]})
+    return out
+
+
+def random_ids(path):
+    rng = np.random.default_rng(list(path.encode()))
+    return np.stack([rng.integers(0, 5, 16), rng.integers(0, 3, 16)])
+
+
+# ---------------------------------------------------------------------------------------------------------- batches
+
+
+def test_pictures_come_with_their_own_labels(whole):
+    loaders = make_loaders(data_of(whole), seed=1)
+    train = annotated(whole, "train")
+    seen = []
+    for batch in loaders.train:
+        assert batch.images.shape == (2, 3, 32, 32)
+        assert batch.images.min() >= -1
+        assert batch.images.max() <= 1
+        assert (batch.tokens, batch.pooled, batch.counts) == (None, None, None)
+        for image, row in zip(batch.image_ids, batch.targets, strict=True):
+            assert torch.equal(row, (train.targets[train.ids.index(image)] > 0).float())
+        seen += batch.image_ids
+    assert sorted(seen) == sorted(train.ids)
+    assert [image for batch in loaders.val for image in batch.image_ids] == annotated(whole, "val").ids
+
+
+def test_a_picture_is_what_the_tower_saw_when_its_tokens_were_kept(whole, random_clip):
+    tower = image_tower(random_clip[0])
+    val = annotated(whole, "val")
+    (batch,) = split_loader(data_of(whole, batch_size=3), "val")
+    for image, file in zip(batch.images, val.files, strict=True):
+        wanted = tower.preprocess(Image.open(whole / file).convert("RGB"))
+        torch.testing.assert_close(tower.preprocess.normalise(image), wanted, atol=1e-5, rtol=0)
+
+
+def test_tokens_of_a_batch_are_the_rows_of_the_cache(whole, tokens):
+    data = data_of(whole, cache=str(tokens))
+    cache, train = TokenCache(tokens), annotated(whole, "train")
+    batches = list(make_loaders(data, seed=1).train)
+    assert len(batches) == 3
+    for batch in batches:
+        assert batch.images is None
+        assert batch.tokens.keys() == {"post", "value"}
+        assert batch.tokens["value"].dtype == torch.float16
+        assert batch.tokens["value"].shape == (2, 16, 24)
+        for number, image in enumerate(batch.image_ids):
+            row = cache[train.files[train.ids.index(image)]]
+            for form in ("post", "value"):
+                np.testing.assert_array_equal(batch.tokens[form][number], row[form])
+            np.testing.assert_array_equal(batch.pooled[number], row["pooled"])
+    chosen = next(iter(make_loaders(data, forms=["value"]).val))
+    assert chosen.tokens.keys() == {"value"}
+
+
+def test_what_a_batch_holds_changes_neither_order_nor_labels(whole, tokens, tmp_path):
+    codes = write_codes_like(tokens, tmp_path / "codes", random_ids)
+    kinds = [{}, {"cache": str(tokens)}, {"codes": str(codes)}]
+    all_batches = [[*loaders.train, *loaders.val] for loaders in (make_loaders(data_of(whole, **k), 3) for k in kinds)]
+    assert all_batches[2][0].anchors == "digest"
+    for same in zip(*all_batches, strict=True):
+        assert len({tuple(batch.image_ids) for batch in same}) == 1
+        assert torch.equal(same[0].targets, same[1].targets)
+        assert torch.equal(same[0].targets, same[2].targets)
+
+
+def test_workers_give_what_one_process_gives(whole, tokens):
+    for kind in ({}, {"cache": str(tokens)}):
+        alone = list(make_loaders(data_of(whole, **kind)).train)
+        shared = list(make_loaders(data_of(whole, num_workers=1, **kind)).train)
+        for one, other in zip(alone, shared, strict=True):
+            assert one.image_ids == other.image_ids
+            values = (one.images, other.images) if not kind else (one.tokens["post"], other.tokens["post"])
+            assert torch.equal(*values)
+
+
+# ------------------------------------------------------------------------------------------------------------ labels
+
+
+def test_the_three_kinds_of_labels(whole):
+    train = annotated(whole, "train")
+    assert torch.equal(labels_of(train, "soft"), train.targets)
+    first = {kind: labels_of(train, kind)[0] for kind in ("any", "majority", "soft")}  # class 0 by three, 19 by one
+    assert first["any"].nonzero().flatten().tolist() == [0, 19]
+    assert first["majority"].nonzero().flatten().tolist() == [0]
+    assert first["soft"][19].item() == pytest.approx(1 / 3)
+    assert labels_of(train, "majority")[1, 4] == 1  # by two
+
+
+@pytest.mark.parametrize("kind", ["any", "soft", "majority"])
+def test_validation_labels_are_always_whole(whole, kind):
+    loaders = make_loaders(data_of(whole, labels=kind, batch_size=3))
+    val = torch.cat([batch.targets for batch in loaders.val])
+    assert torch.equal(val, annotated(whole, "val").targets)
+    trained = torch.cat([batch.targets for batch in loaders.train])
+    assert (kind == "soft") == bool(((trained > 0) & (trained < 1)).any())
+
+
+# ----------------------------------------------------------------------------------------------------------- missing
+
+
+def test_missing_pictures_are_counted_and_said(root, capsys):
+    train = annotated(root, "train")
+    (root / train.files[1]).unlink()
+    split = load_split(data_of(root), "train")
+    assert split.missing == [train.files[1]]
+    assert split.available == [0, 2, 3, 4, 5]
+    assert f"train: 1 of 6 images are not there, the first is {train.files[1]}" in capsys.readouterr().err
+    loaders = make_loaders(data_of(root))
+    assert {batch.missing for batch in loaders.train} == {1}
+    assert {batch.missing for batch in loaders.val} == {0}
+    assert train.ids[1] not in {image for _ in range(2) for batch in loaders.train for image in batch.image_ids}
+
+
+def test_a_picture_that_is_nowhere_is_missing_from_the_cache_too(root, random_clip, tmp_path):
+    train = annotated(root, "train")
+    (root / train.files[1]).unlink()
+    cache_tokens(source_of(random_clip), root, tmp_path / "tokens", ["post"])
+    assert load_split(data_of(root, cache=str(tmp_path / "tokens")), "train").missing == [train.files[1]]
+
+
+def test_pictures_may_be_deleted_once_they_are_cached(root, tokens):
+    shutil.rmtree(root / "low")
+    split = load_split(data_of(root, cache=str(tokens)), "train")
+    assert (len(split.keys), split.missing) == (6, [])
+
+
+def test_a_cache_that_has_not_this_picture_says_how_to_compute_it(root, tokens):
+    train = annotated(root, "train")
+    for file in train.files[:2]:
+        Image.new("RGB", (40, 40), "red").save(root / file)
+    # the index knows the paths, so what lies there is believed: only new paths are looked into
+    assert load_split(data_of(root, cache=str(tokens)), "train").missing == []
+    content = contents("train")
+    for number in (0, 1):
+        new = f"low/new{number}.png"
+        shutil.copy(root / train.files[number], root / new)
+        content["images"][number]["filename"] = new
+    annotation_file(root, "train").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"2 images have no tokens in .*new0\.png: sightword cache") as error:
+        make_loaders(data_of(root, cache=str(tokens)))
+    assert f"images={root} tokens=post,value out={tokens}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_picture_without_tokens_that_is_broken_is_missing(root, random_clip, tmp_path):
+    train = annotated(root, "train")
+    (root / train.files[3]).write_bytes(b"no picture")
+    cache_tokens(source_of(random_clip), root, tmp_path / "tokens", ["post"], on_error="skip")
+    split = load_split(data_of(root, cache=str(tmp_path / "tokens")), "train")
+    assert split.missing == [train.files[3]]
+
+
+def test_a_picture_that_moved_is_found_by_its_bytes(root, tokens):
+    moved = root.parent / "moved"
+    (moved / "flat").mkdir(parents=True)
+    content = contents("val")
+    for entry in content["images"]:
+        name = "flat/" + entry["filename"].removeprefix("low/")
+        shutil.copy(root / entry["filename"], moved / name)
+        entry["filename"] = name
+    annotation_file(root, "val").write_text(json.dumps(content))
+    there = load_split(data_of(root, images=str(moved), cache=str(tokens)), "val")
+    assert (len(there.keys), there.missing) == (3, [])
+    cache = TokenCache(tokens)
+    assert there.keys[0] == cache.index["low/" + content["images"][0]["filename"].removeprefix("flat/")]
+
+
+def test_broken_pictures_are_replaced_in_training_and_left_out_of_validation(root):
+    train, val = annotated(root, "train"), annotated(root, "val")
+    (root / train.files[0]).write_bytes(b"no picture")
+    for file in val.files[:2]:
+        (root / file).write_bytes(b"")
+    loaders = make_loaders(data_of(root))
+    batches = list(loaders.train)
+    assert [len(batch.targets) for batch in batches] == [2, 2, 2]
+    assert sum(batch.skipped for batch in batches) == 1
+    trained = [image for batch in batches for image in batch.image_ids]
+    assert sorted(trained) == sorted([*train.ids[1:], train.ids[1]])
+    for batch in batches:
+        for image, row in zip(batch.image_ids, batch.targets, strict=True):
+            assert torch.equal(row, (train.targets[train.ids.index(image)] > 0).float())
+    empty, last = loaders.val
+    assert (empty.targets.shape, empty.skipped) == ((0, 28), 2)
+    assert last.image_ids == val.ids[2:]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"root": ""}, "data.root is not set"),
+        ({"images": "/nowhere"}, r"has not one of the 6 images of train, the first is low/"),
+        ({"cache": "/nowhere"}, "holds no tokens"),
+        ({"codes": "/nowhere"}, "no cache"),
+        ({"batch_size": 7}, "lower the batch size"),
+    ],
+)
+def test_a_mistake_is_one_line(whole, options, told):
+    with pytest.raises(ValueError, match=told) as error:
+        make_loaders(data_of(**{"root": whole} | options))
+    assert "\n" not in str(error.value)
+
+
+def test_two_sets_do_not_mix(root):
+    content = contents("val")
+    content["categories"][3] = {"id": 3, "name": "another"}
+    annotation_file(root, "val").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="differ in their categories"):
+        make_loaders(data_of(root))
+
+
+def test_a_form_that_the_cache_has_not_says_so(whole, tokens):
+    with pytest.raises(
+        ValueError, match="has post, value tokens and no joint: sightword cache tokens=post,value,joint"
+    ):
+        make_loaders(data_of(whole, cache=str(tokens)), forms=["joint"])
+
+
+# ------------------------------------------------------------------------------------------------ the whole split, once
+
+
+def test_each_image_of_a_split_is_read_once_and_says_where_it_belongs(whole, tokens):
+    split, cache = load_split(data_of(whole, cache=str(tokens)), "train"), TokenCache(tokens)
+    keys = [*split.keys, split.keys[2]]  # a picture that is in a set twice
+    for batch in (1, 4, 100):
+        found = torch.full((7, 16, 24), float("nan"), dtype=torch.float16)
+        sizes = []
+        for some in each_tokens(cache, keys, ["value"], batch):
+            assert some.tokens.keys() == {"value"}
+            assert some.pooled.shape == (len(some.rows), 24)
+            assert found[some.rows].isnan().all()
+            found[some.rows] = some.tokens["value"]
+            sizes.append(len(some.rows))
+        assert max(sizes) <= batch
+        for row, file in enumerate([*split.annotations.files, split.annotations.files[2]]):
+            np.testing.assert_array_equal(found[row], cache[file]["value"])
+    with pytest.raises(ValueError, match="no tokens of 1 of 2 images"):
+        next(each_tokens(cache, [keys[0], "nobody"]))
+
+
+def test_the_disk_is_read_in_its_own_order(whole, tokens):
+    split, cache = load_split(data_of(whole, cache=str(tokens)), "train"), TokenCache(tokens)
+    stored = [key for part in cache.parts for key in part]
+    rows = torch.cat([some.rows for some in each_tokens(cache, split.keys[::-1], ["post"], 2)])
+    places = [stored.index(split.keys[::-1][row]) for row in rows.tolist()]
+    assert places == sorted(places)
+
+
+def signs(some):
+    """Per image how many numbers are above 0, and the sum of the pooled vector."""
+    return {"above": (some.tokens["post"] > 0).sum(1), "pooled": some.pooled.float().sum(1, keepdim=True)}
+
+
+def test_numbers_of_all_tokens_are_made_once_and_trained_from(whole, tokens):
+    data, cache = data_of(whole, cache=str(tokens)), TokenCache(tokens)
+    calls = []
+
+    def count(some):
+        calls.append(len(some.rows))
+        return signs(some)
+
+    loaders = make_loaders(data, seed=1, count=count, forms=["post"])
+    assert sum(calls) == 9
+    train = annotated(whole, "train")
+    for batch in [batch for _ in range(3) for batch in loaders.train]:
+        assert batch.tokens is None
+        assert batch.counts["above"].dtype == torch.float32
+        for number, image in enumerate(batch.image_ids):
+            row = cache[train.files[train.ids.index(image)]]
+            np.testing.assert_array_equal(batch.counts["above"][number], (row["post"] > 0).sum(0))
+            assert batch.counts["pooled"][number].item() == pytest.approx(
+                row["pooled"].astype(np.float32).sum(), abs=1e-4
+            )
+            assert torch.equal(batch.targets[number], (train.targets[train.ids.index(image)] > 0).float())
+    assert sum(calls) == 9
+    keys = load_split(data, "train").keys
+    assert count_tokens(cache, keys, signs, batch=5)["above"].dtype == torch.int64
+    with pytest.raises(ValueError, match="data.cache is not set"):
+        make_loaders(data_of(whole), count=count)
+
+
+def test_counts_of_codes_are_histograms_of_their_ids(whole, tokens, tmp_path):
+    codes = write_codes_like(tokens, tmp_path / "codes", random_ids)
+    test = annotated(whole, "test")
+    (batch,) = split_loader(data_of(whole, codes=str(codes)), "test")
+    assert batch.image_ids == test.ids
+    assert list(batch.counts) == ["coco", "places"]
+    for number, file in enumerate(test.files):
+        for stream, ids, size in zip(("coco", "places"), random_ids(file), (5, 3), strict=True):
+            assert batch.counts[stream][number].tolist() == np.bincount(ids, minlength=size).tolist()
+    assert batch.counts["coco"].sum(1).tolist() == [16, 16]
+
+
+def test_codes_of_other_pictures_or_of_another_writer_are_refused(root, tokens, tmp_path):
+    codes = write_codes_like(tokens, tmp_path / "codes", random_ids)
+    content = contents("train")
+    shutil.copy(root / content["images"][0]["filename"], root / "low" / "new.png")
+    content["images"][0]["filename"] = "low/new.png"
+    annotation_file(root, "train").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"1 images have no words in .*new\.png: sightword codes"):
+        make_loaders(data_of(root, codes=str(codes)))
+    other = write_codes_like(tokens, tmp_path / "other", random_ids)
+    header = json.loads((other / "header.json").read_text())
+    del header["anchors"]
+    (other / "header.json").write_text(json.dumps(header))
+    with pytest.raises(ValueError, match="says no anchors: sightword codes did not write it"):
+        make_loaders(data_of(root, codes=str(other)))
+
+
+def test_counts_and_images_go_together():
+    known = Labelled(torch.zeros(3, 28), ["a", "b", "c"], [])
+    with pytest.raises(ValueError, match="3 images and counts of {'coco': 2}"):
+        Counts(known, {"coco": torch.zeros(2, 5)})
+    assert Counts(known, {"coco": torch.arange(15).view(3, 5)})[1].counts["coco"].tolist() == [[5, 6, 7, 8, 9]]
