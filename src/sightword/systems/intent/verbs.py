@@ -1,0 +1,99 @@
+"""The verbs only the reading of intents has. Nothing heavy is imported before one runs."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sightword.systems.intent.anchors import Anchors
+
+
+def anchors(
+    tower: str,
+    out: str,
+    tag: str = "",
+    expand: str = "noise",
+    noise: float = 0.1,
+    seed: int = 0,
+    sizes: str = "",
+    extra: str = "",
+    streams: str = "",
+    vocabulary: str = "",
+    batch_size: int = 256,
+) -> None:
+    """Write codebooks whose codes are words: what a CLIP's text side makes of things, places, feelings, styles, acts.
+
+    tower: vit_h14 (1024 wide, as document 000 has it), vit_l14, vit_b16, siglip_b16 …, an open_clip model with tag=, or
+    a folder. out: the folder to write, or a file that ends in .pth.
+    expand: how a class gets several codes. noise: copies turned by so much (noise=0.1 of the vector's length);
+    synonyms: its own words; templates: several wordings; none: one code a class. Emotions always go by their words.
+    seed: of the noise, and of which classes get the codes that do not divide evenly.
+    sizes: other numbers of codes, coco:256,places:512,emotion:128,ava:256,actions:256.
+    extra: more names, actions:surfing,actions:riding wave. streams: only these, coco,places.
+    vocabulary: JSON files with more streams, in the form that systems/intent/vocabulary.py describes.
+    """
+    pairs = _pairs("extra", extra)
+    numbers = {stream: _number("sizes", stream, value) for stream, value in _pairs("sizes", sizes)}
+    if batch_size < 1:
+        raise ValueError(f"batch_size is at least 1, got {batch_size}")
+
+    import warnings
+
+    from sightword import job
+    from sightword.systems.intent.anchors import generate_semantic_anchors, plan
+    from sightword.towers import text_tower
+
+    chosen, files = _listed(streams), _listed(vocabulary)
+    names = {stream: [name for other, name in pairs if other == stream] for stream, _ in pairs}
+    plan(chosen, files, names, numbers, expand, noise)  # says a mistake before a tower is fetched
+    text = text_tower(tower, tag=tag).freeze().to(job.device())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        made = generate_semantic_anchors(
+            text, chosen, files, names, numbers, expand, noise, seed, tag=tag, batch_size=batch_size
+        )
+    if wrong := made.check(text, batch_size):
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(f"nothing is written, codes do not stand for their words: {'; '.join(wrong[:3])}{more}")
+    file = made.write(out)
+    for line in caught:
+        if line.category is UserWarning:
+            print(f"note: {line.message}")
+    print(_table(made))
+    print(f"every code is the nearest to its own words; written to {file}, with names in {file.stem}.safetensors")
+    chosen_tower = f"system.tower={tower}" + (f" system.tag={tag}" if tag else "")
+    print(f"next: sightword train experiment=intent/multistream {chosen_tower} system.semantic_anchors_path={file}")
+
+
+def _table(made: "Anchors") -> str:
+    rows = [("stream", "classes", "codes", "width")]
+    rows += [
+        (stream, str(len(set(book.class_ids))), str(len(book.codes)), str(made.dim))
+        for stream, book in made.books.items()
+    ]
+    width = max(len(row[0]) for row in rows)
+    return "\n".join(f"  {row[0]:<{width}}" + "".join(f"{cell:>9}" for cell in row[1:]) for row in rows)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _pairs(key: str, text: str) -> list[tuple[str, str]]:
+    """ "coco:256,places:512" as pairs."""
+    pairs = []
+    for part in _listed(text):
+        stream, colon, value = part.partition(":")
+        if not colon or not value.strip():
+            raise ValueError(f"{key}={text}: {part!r} is not stream:value")
+        pairs.append((stream.strip(), value.strip()))
+    return pairs
+
+
+def _number(key: str, stream: str, value: str) -> int:
+    if not value.isdecimal():
+        raise ValueError(f"{key}={stream}:{value}: a whole number is wanted")
+    return int(value)
+
+
+VERBS: list[Callable[..., Any]] = [anchors]
+CHECKS: dict[str, Callable[[str], Any]] = {}
