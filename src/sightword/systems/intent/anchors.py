@@ -325,15 +325,19 @@ def _distinct(
     rows = torch.stack([vectors[prompt] for _, prompt in owners])  # (P, D)
     same = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist") < SAME
     kept: list[list[str]] = [[] for _ in prompts]
+    shared: list[tuple[str, str]] = []
     for row, (number, prompt) in enumerate(owners):
         before = [owners[i] for i in same[row, :row].nonzero().flatten().tolist()]
-        if others := [other for other, _ in before if other != number]:
-            one, other = (vocabulary.classes[i].name for i in (others[0], number))
-            raise ValueError(
-                f"{vocabulary.stream}: {prompt!r} has one vector under {one!r} and {other!r}; leave one of them away"
-            )
+        shared += [(other, prompt) for owner, other in before[:1] if owner != number]
         if not before:
             kept[number].append(prompt)
+    if shared:
+        one, other = shared[0]
+        more = f", and so for {len(shared) - 1} more" if len(shared) > 1 else ""
+        raise ValueError(
+            f"{vocabulary.stream}: the tower has one vector for {one!r} and {other!r}{more}; does it know these words? "
+            "streams= leaves a stream out, vocabulary= gives it other words"
+        )
     return kept
 
 
