@@ -1,0 +1,132 @@
+"""The objective on made-up words: what trains, what is measured, what is refused."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sightword.systems.intent.anchors import Anchors, Book
+from sightword.systems.intent.config import System
+from sightword.systems.intent.data import IntentBatch
+from sightword.systems.intent.task import ANCHORS, make_task, read_exported
+
+SIZES, B, N, D = {"coco": 8, "places": 6}, 12, 9, 16
+
+
+@pytest.fixture
+def anchors_file(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    books = {}
+    for name, k in SIZES.items():
+        codes = F.normalize(torch.randn(k, D, generator=generator), dim=1)
+        words = [f"{name} {i}" for i in range(k)]
+        books[name] = Book(codes, words, list(range(k)), [0] * k, words)
+    return str(Anchors(books).write(tmp_path / ANCHORS))
+
+
+def batch(seed=1, **fields):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = {form: torch.randn(B, N, D, generator=generator) for form in ("value", "joint")}
+    targets = (torch.rand(B, 28, generator=generator) > 0.8).float()
+    return IntentBatch(targets, [str(i) for i in range(B)])._replace(
+        **{"tokens": tokens, "pooled": torch.randn(B, D, generator=generator)} | fields
+    )
+
+
+def task_of(anchors_file, **values):
+    torch.manual_seed(0)
+    return make_task(System(semantic_anchors_path=anchors_file, embed_dim=D, **values))
+
+
+def slopes(task):
+    losses = task.losses(batch())
+    task.total(losses).backward()
+    return losses, {name for name, p in task.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+
+
+def test_stage_one_trains_the_head_alone_by_the_classes_alone(anchors_file):
+    losses, learned = slopes(task_of(anchors_file))
+    assert set(losses) == {"asl_loss"}
+    assert learned == {"model.head.weight", "model.head.bias"}
+
+
+def test_stage_two_moves_the_codes_on_a_leash(anchors_file):
+    task = task_of(anchors_file, freeze_codebook=False)
+    losses, learned = slopes(task)
+    assert set(losses) == {"asl_loss", "vq_loss", "consistency_loss"}
+    assert {"model.books.coco.weight", "model.books.places.weight"} <= learned
+    assert losses["consistency_loss"].item() == pytest.approx(0, abs=1e-10)
+    assert task.stats()["coco_cosine"] == pytest.approx(1)
+    roles = task.roles()
+    assert [len(roles[name]) for name in ("head", "vq_coco", "vq_places", "fusion", "adapter")] == [2, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("fusion", ["sum", "weighted", "gated"])
+@pytest.mark.parametrize("adapter", [False, True])
+def test_every_parameter_has_one_role(anchors_file, fusion, adapter):
+    task = task_of(anchors_file, fusion=fusion, adapter=adapter, freeze_codebook=False)
+    named = [p for parameters in task.roles().values() for p in parameters]
+    assert len(named) == len(set(named)) == len([p for p in task.parameters() if p.requires_grad])
+
+
+def test_counts_of_words_train_as_their_tokens_do(anchors_file):
+    task = task_of(anchors_file)
+    ids = task.read(batch()).ids
+    counts = {name: task.model.count(name, ids[name]) for name in SIZES}
+    by_tokens = task.losses(batch())["asl_loss"]
+    by_counts = task.losses(batch(tokens=None, pooled=None, counts=counts, anchors=task.digest))["asl_loss"]
+    torch.testing.assert_close(by_counts, by_tokens)
+
+
+def test_counts_of_other_codebooks_or_for_codes_that_move_are_refused(anchors_file):
+    counts = {name: torch.ones(B, k) for name, k in SIZES.items()}
+    with pytest.raises(ValueError, match="read with the anchors other"):
+        task_of(anchors_file).losses(batch(counts=counts, anchors="other"))
+    for values in ({"freeze_codebook": False}, {"adapter": True}):
+        with pytest.raises(ValueError, match=r"set data\.cache"):
+            task_of(anchors_file, **values).losses(batch(counts=counts))
+
+
+def test_what_does_not_fit_is_said_in_a_line(anchors_file):
+    wide = {form: torch.randn(B, N, D + 1) for form in ("value", "joint")}
+    with pytest.raises(ValueError, match=r"17 wide, the anchors of coco .* 16"):
+        task_of(anchors_file).losses(batch(tokens=wide))
+    with pytest.raises(ValueError, match="not value: sightword cache tokens=joint,value"):
+        task_of(anchors_file).losses(batch(tokens={"joint": wide["joint"]}))
+    with pytest.raises(ValueError, match=r"semantic_anchors_path is not set"):
+        System()
+    with pytest.raises(ValueError, match="has no stream 'ava'"):
+        task_of(anchors_file, streams=["ava"])
+
+
+def test_measures_are_taken_at_the_threshold_that_validation_gives(anchors_file):
+    task = task_of(anchors_file).eval()
+    task.evaluate(batch(1))
+    task.evaluate(batch(2))
+    assert len(task.decisions) == 2 * B
+    measures = task.measures()
+    assert measures["threshold"] == pytest.approx(float(task.threshold), abs=1e-6)
+    assert {"macro_f1", "micro_f1", "samples_f1", "map", "map_voc", "easy_f1", "hard_f1", "object_f1"} <= set(measures)
+    assert measures["map_voc"] >= measures["map"]
+    assert len(task.decisions) == 0
+    assert task.protocol()["threshold_found"] == pytest.approx(measures["threshold"])
+
+
+def test_an_export_is_read_back_to_the_same_logits(anchors_file, tmp_path):
+    task = task_of(anchors_file, fusion="gated").train()
+    task.losses(batch())
+    task.eval().export(tmp_path / "out")
+    again = read_exported(tmp_path / "out")
+    assert torch.equal(again.logits(batch(3)), task.logits(batch(3)))
+    with pytest.raises(FileNotFoundError, match="sightword export"):
+        read_exported(tmp_path)
+
+
+def test_the_baseline_reads_tokens_and_no_words(anchors_file, tmp_path):
+    task = task_of(anchors_file, model="baseline", hidden=8)
+    losses, learned = slopes(task)
+    assert set(losses) == {"asl_loss"}
+    assert learned == {f"model.{name}" for name, _ in task.model.named_parameters()}
+    with pytest.raises(ValueError, match="needs tokens"):
+        task.losses(batch(tokens=None, counts={}))
+    task.eval().export(tmp_path / "out")
+    assert torch.equal(read_exported(tmp_path / "out").logits(batch()), task.logits(batch()))
