@@ -232,7 +232,7 @@ def _compose(words: list[str]) -> "Run":
     name = _experiment(words)
     _register_schemas(name.split("/")[0])
     with _hydra_says(), initialize_config_module("sightword.configs", version_base=None):
-        config = compose("train", overrides=[*_groups(name), *_search_path(), *map(_quoted, words)])
+        config = compose("train", overrides=[*_groups(name), *_search_path(), *map(_quoted, _scaled(name, words))])
         return _as_run(config, name)
 
 
@@ -295,6 +295,18 @@ def _register_schemas(system: str) -> None:
     store.store(group="data", name=system, node=config.Data)
 
 
+def _scaled(experiment: str, words: Sequence[str]) -> list[str]:
+    """scale=mini as the file configs/scale/<system>/mini.yaml."""
+    system, found = experiment.split("/")[0], []
+    for word in words:
+        key, _, scale = word.partition("=")
+        known = sorted({file.stem for place in _config_folders() for file in (place / "scale" / system).glob("*.yaml")})
+        if key == "scale" and scale not in known:
+            raise ValueError(f"{system} has no scale {scale!r}; it has {', '.join(known) or 'one only'}")
+        found.append(f"scale={system}/{scale}" if key == "scale" else word)
+    return found
+
+
 def _groups(experiment: str) -> list[str]:
     system = experiment.split("/")[0]
     return [f"system={system}", f"data={system}"]
@@ -326,6 +338,7 @@ def _train_by_hydra(words: list[str]) -> int:
     if sweep and any("ddp" in word or word.startswith("trainer.devices=") for word in values):
         raise ValueError("a sweep cannot start several processes, each would sweep again: run them one at a time")
     name = _experiment(values)
+    words = _scaled(name, values)
     if sweep:
         _register_schemas(name.split("/")[0])
     else:
@@ -336,7 +349,7 @@ def _train_by_hydra(words: list[str]) -> int:
         _tell(runs.start(_as_run(config, name)))
 
     before = list(sys.argv)
-    sys.argv = [before[0], *flags, *(values if sweep else map(_quoted, values)), *_groups(name), *_search_path()]
+    sys.argv = [before[0], *flags, *(words if sweep else map(_quoted, words)), *_groups(name), *_search_path()]
     try:
         hydra.main(version_base=None, config_path="pkg://sightword.configs", config_name="train")(job)()
     finally:

@@ -466,7 +466,8 @@ def test_the_verb_writes_both_files_and_says_what_and_what_next(random_clip, tmp
     file = tmp_path / "anchors" / "semantic_anchors.pth"
     assert "every code is the nearest to its own words" in said
     assert f"written to {file}" in said
-    assert f"system.tower={random_clip[0]} system.semantic_anchors_path={file}" in said
+    assert f"next: sightword cache tower={random_clip[0]} images=" in said
+    assert f"sightword codes anchors={file} tokens=" in said
     assert {stream: len(codes) for stream, codes in load_file(file.with_suffix(".safetensors")).items()} == SMALL
     assert "riding wave" in Anchors.read(file)["actions"].names
 

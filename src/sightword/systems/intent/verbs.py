@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sightword.data.check import Report
     from sightword.systems.intent.anchors import Anchors
 
 
@@ -60,8 +61,48 @@ def anchors(
             print(f"note: {line.message}")
     print(_table(made))
     print(f"every code is the nearest to its own words; written to {file}, with names in {file.stem}.safetensors")
-    chosen_tower = f"system.tower={tower}" + (f" system.tag={tag}" if tag else "")
-    print(f"next: sightword train experiment=intent/multistream {chosen_tower} system.semantic_anchors_path={file}")
+    tagged = f" tag={tag}" if tag else ""
+    print(f"next: sightword cache tower={tower}{tagged} images=… tokens=value,joint out=cache/tokens")
+    print(f"then: sightword codes anchors={file} tokens=cache/tokens out=cache/codes")
+
+
+def codes(
+    anchors: str,
+    tokens: str,
+    out: str,
+    forms: str = "",
+    streams: str = "",
+    shard_size: int = 256,
+    engine: str = "inline",
+    workers: int = 0,
+    gpus: float = 0,
+) -> None:
+    """Find the word of every patch of every cached image: what stage 1 trains on, 2 bytes a patch and stream.
+
+    anchors: the file that `sightword anchors` wrote. tokens: the cache that `sightword cache` wrote. out: the codes.
+    forms: which tokens a stream reads, where it is not the config's usual: coco:joint,places:value. streams: only some.
+    engine: inline (also under torchrun), or ray with so many workers, each with a share of so many gpus.
+    """
+    from pathlib import Path
+
+    from sightword.systems.intent.anchors import Anchors
+    from sightword.systems.intent.codes import write_codes
+    from sightword.systems.intent.config import FORMS
+
+    read = Anchors.read(anchors)
+    chosen = {name: read[name].codes for name in _listed(streams) or read.books}
+    told = {**dict.fromkeys(chosen, "joint"), **FORMS, **dict(_pairs("forms", forms))}
+    folder = Path(out).expanduser()
+    kept = write_codes(Path(tokens).expanduser(), chosen, told, folder, shard_size, engine, workers, gpus)
+    print(f"{len(kept)} images in {folder}: {', '.join(f'{name} by {told[name]} tokens' for name in chosen)}")
+    print(f"next: sightword train experiment=intent/stage1 system.semantic_anchors_path={anchors} data.codes={folder}")
+
+
+def check_intentonomy(root: str) -> "Report":
+    """Intentonomy's three files and every image they name."""
+    from sightword.systems.intent import intentonomy
+
+    return intentonomy.check_intentonomy(root)
 
 
 def _table(made: "Anchors") -> str:
@@ -95,5 +136,5 @@ def _number(key: str, stream: str, value: str) -> int:
     return int(value)
 
 
-VERBS: list[Callable[..., Any]] = [anchors]
-CHECKS: dict[str, Callable[[str], Any]] = {}
+VERBS: list[Callable[..., Any]] = [anchors, codes]
+CHECKS: dict[str, Callable[[str], Any]] = {"intentonomy": check_intentonomy}

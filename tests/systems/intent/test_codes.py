@@ -1,0 +1,80 @@
+"""Words found once are the words found each time."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from sightword import cli
+from sightword.nearest import nearest
+from sightword.systems.intent.anchors import Anchors, Book
+from sightword.systems.intent.codes import anchors_digest, write_codes
+from sightword.tokens import Source, TokenCache, cache_tokens
+
+SIZES = {"coco": 9, "places": 300}
+FORMS = {"coco": "value", "places": "joint"}
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory, random_clip):
+    folder = tmp_path_factory.mktemp("codes")
+    (folder / "images").mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(5):
+        pixels = generator.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+    source = Source(str(random_clip[0]), {})
+    return cache_tokens(source, folder / "images", folder / "tokens", ["value", "joint"], shard_size=3)
+
+
+@pytest.fixture(scope="module")
+def anchors(tokens):
+    width = tokens.header["shapes"]["value"][1]
+    generator = torch.Generator().manual_seed(0)
+    return {name: F.normalize(torch.randn(k, width, generator=generator), dim=1) for name, k in SIZES.items()}
+
+
+def test_each_patch_has_the_nearest_word_of_each_stream(tokens, anchors, tmp_path):
+    codes = write_codes(tokens.out, anchors, FORMS, tmp_path / "codes", shard_size=2)
+    assert list(codes) == list(tokens)
+    assert codes.header["dtypes"] == {"ids": "uint16"}
+    for path in tokens:
+        for row, name in enumerate(SIZES):
+            x = torch.from_numpy(tokens.get(path, FORMS[name])).float()
+            assert np.array_equal(codes[path]["ids"][row], nearest(x, anchors[name], "cosine").numpy())
+
+
+def test_a_second_run_does_nothing_and_other_anchors_are_refused(tokens, anchors, tmp_path):
+    write_codes(tokens.out, anchors, FORMS, tmp_path / "codes")
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "codes").iterdir()}
+    write_codes(tokens.out, anchors, FORMS, tmp_path / "codes")
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "codes").iterdir()} == before
+    other = anchors | {"coco": anchors["coco"].flip(0)}
+    assert anchors_digest(other) != anchors_digest(anchors)
+    with pytest.raises(ValueError, match="anchors"):
+        write_codes(tokens.out, other, FORMS, tmp_path / "codes")
+
+
+def test_tokens_that_do_not_fit_are_refused_with_both_sides(tokens, anchors, tmp_path):
+    with pytest.raises(ValueError, match=r"stream coco reads qq tokens, .* has joint, value"):
+        write_codes(tokens.out, anchors, FORMS | {"coco": "qq"}, tmp_path)
+    with pytest.raises(ValueError, match="wide, the anchors of coco 7: they are of two towers"):
+        write_codes(tokens.out, {"coco": torch.randn(3, 7)}, FORMS, tmp_path)
+
+
+def test_the_verb_writes_them_and_says_what_comes_next(tokens, anchors, tmp_path, capsys):
+    books = {
+        name: Book(
+            codes, list(map(str, range(len(codes)))), list(range(len(codes))), [0] * len(codes), [""] * len(codes)
+        )
+        for name, codes in anchors.items()
+    }
+    file = Anchors(books).write(tmp_path / "anchors")
+    words = [f"anchors={file}", f"tokens={tokens.out}", f"out={tmp_path / 'codes'}"]
+    assert cli.main(["codes", *words]) == 0
+    said = capsys.readouterr().out
+    assert "5 images" in said
+    assert "coco by value tokens, places by joint tokens" in said
+    assert f"data.codes={tmp_path / 'codes'}" in said
+    assert len(TokenCache(tokens.out)) == 5
