@@ -18,7 +18,10 @@ from sightword.pictures import (
     code_map,
     curve,
     grid,
+    heat_map,
+    matrix,
     pairs,
+    terms,
     to_data_uri,
     word_colours,
 )
@@ -231,3 +234,32 @@ def test_words_past_the_legend_are_counted_together() -> None:
 def test_ids_without_a_word_are_refused() -> None:
     with pytest.raises(ValueError, match="from 0 to 1"):
         class_map(np.array([[2]]), ["a", "b"], Image.new("RGB", (8, 8)))
+
+
+def test_a_heat_map_is_red_where_it_speaks_for_and_blue_where_against():
+    picture = np.array(heat_map(np.array([[1.0, -1.0], [0.0, 0.5]]), Image.new("RGB", (8, 8), "white")), int)
+    red, blue, clear, faint = picture[0, 0], picture[0, 7], picture[7, 0], picture[7, 7]
+    assert red[0] > red[2] + 100
+    assert blue[2] > blue[0] + 100
+    assert clear.tolist() == [255, 255, 255]
+    assert red[1] < faint[1] < 255
+    half = np.array(heat_map(np.array([[1.0]]), Image.new("RGB", (8, 8), "white"), limit=2.0), int)
+    assert abs(half[0, 0] - faint).max() <= 1
+    with pytest.raises(ValueError, match=r"\(h, w\)"):
+        heat_map(np.zeros(3), Image.new("RGB", (8, 8)))
+
+
+def test_terms_are_drawn_to_the_side_of_their_sign_and_as_long_as_they_are():
+    picture = np.array(terms({"for": 2.0, "against": -1.0}, width=300), int)
+    red = (picture[..., 0] > picture[..., 2] + 100).any(0).nonzero()[0]
+    blue = (picture[..., 2] > picture[..., 0] + 100).any(0).nonzero()[0]
+    assert blue.max() <= red.min() + 1
+    assert len(red) == pytest.approx(2 * len(blue), rel=0.06)
+
+
+def test_a_matrix_has_a_cell_for_each_pair():
+    picture = np.array(matrix(np.array([[1.0, -1.0, 0.0]]), ["row"], ["a", "b", "c"], cell=20), int)
+    line = picture[150 + 8]
+    assert ((line[:, 0] > line[:, 2] + 100).sum(), (line[:, 2] > line[:, 0] + 100).sum()) == (19, 19)
+    with pytest.raises(ValueError, match="1 rows and 2 columns"):
+        matrix(np.zeros((1, 3)), ["row"], ["a", "b"])

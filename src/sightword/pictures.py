@@ -220,6 +220,79 @@ def _with_legend(
     return page
 
 
+# ---------------------------------------------------------------------------------------------------- contributions
+
+FOR, AGAINST = (214, 60, 40), (36, 98, 200)  # what speaks for something, and against it
+
+
+def heat_map(values: Array, image: Image.Image, limit: float | None = None) -> Image.Image:
+    """Signed values (h, w) laid over an image: red for, blue against, clear where they are zero.
+
+    limit: the value of full colour, the largest there is if None; give one limit to pictures that are compared.
+    """
+    signed = _numpy(values).astype(np.float64)
+    if signed.ndim != 2:
+        raise ValueError(f"a heat map is (h, w), this is {signed.shape}")
+    share = np.clip(signed / (limit or np.abs(signed).max() or 1.0), -1, 1)
+    colours = np.where(share[..., None] > 0, FOR, AGAINST).astype(np.uint8)
+    paint = Image.fromarray(colours).resize(image.size, Image.Resampling.NEAREST)
+    cover = Image.fromarray(np.rint(220 * np.abs(share)).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
+    grey = image.convert("L").convert("RGB")
+    return Image.composite(paint, Image.blend(grey, image.convert("RGB"), 0.35), cover)
+
+
+def terms(values: Mapping[str, float], width: int = 300, total: str = "") -> Image.Image:
+    """The terms of a sum, a line each: its name, a bar to the right if it adds and to the left if it takes away.
+
+    total: the last line, under a rule.
+    """
+    line, middle, reach = LABEL + 8, round(width * 0.62), round(width * 0.22)
+    page = Image.new("RGB", (width, line * (len(values) + bool(total)) + 4), "white")
+    pen, largest = ImageDraw.Draw(page), max(map(abs, values.values()), default=0.0) or 1.0
+    for number, (name, value) in enumerate(values.items()):
+        y, end = line * number, middle + round(reach * value / largest)
+        pen.rectangle((min(middle, end), y + 3, max(middle, end), y + LABEL + 1), FOR if value > 0 else AGAINST)
+        pen.text((0, y), name, INK, _font(LABEL))
+        pen.text((width - 1, y), f"{value:+.2f}", GREY, _font(LABEL), anchor="ra")
+    if total:
+        y = line * len(values)
+        pen.line((0, y, width, y), FAINT)
+        pen.text((0, y + 3), total, INK, _font(LABEL))
+    return page
+
+
+def matrix(values: Array, rows: Sequence[str], columns: Sequence[str], cell: int = 18) -> Image.Image:
+    """Signed values (rows, columns) as coloured cells: red for, blue against; columns named at a slant above."""
+    signed = _numpy(values).astype(np.float64)
+    if signed.shape != (len(rows), len(columns)):
+        raise ValueError(f"values are {signed.shape}, for {len(rows)} rows and {len(columns)} columns")
+    share = np.clip(signed / (np.abs(signed).max() or 1.0), -1, 1)[..., None]
+    colours = np.rint(255 + np.abs(share) * (np.where(share > 0, FOR, AGAINST) - 255.0)).astype(np.uint8)
+    left, above = max(round(_font(LABEL).getlength(name)) for name in rows) + 10, 150
+    slanted = [_slanted(name) for name in columns]
+    page = Image.new("RGB", (left + cell * len(columns) + above, above + cell * len(rows) + 2), "white")
+    for number, label in enumerate(slanted):
+        where = (left + cell * number + 2, above - label.height - 2)
+        page.paste(label, where, Image.eval(label.convert("L"), _inverse))
+    pen = ImageDraw.Draw(page)
+    for i, name in enumerate(rows):
+        pen.text((left - 6, above + cell * i + 2), name, INK, _font(LABEL), anchor="ra")
+        for j in range(len(columns)):
+            x, y = left + cell * j, above + cell * i
+            pen.rectangle((x, y, x + cell - 2, y + cell - 2), tuple(colours[i, j].tolist()))
+    return page
+
+
+def _slanted(text: str) -> Image.Image:
+    line = Image.new("RGB", (round(_font(LABEL).getlength(text)) + 2, LABEL + 4), "white")
+    ImageDraw.Draw(line).text((0, 0), text, INK, _font(LABEL))
+    return line.rotate(50, Image.Resampling.BICUBIC, expand=True, fillcolor="white")
+
+
+def _inverse(value: int) -> int:
+    return 255 - value
+
+
 # ----------------------------------------------------------------------------------------------------------- charts
 
 

@@ -98,6 +98,31 @@ def codes(
     print(f"next: sightword train experiment=intent/stage1 system.semantic_anchors_path={anchors} data.codes={folder}")
 
 
+def show(run: str, image: str = "", out: str = "show", checkpoint: str = "best") -> None:
+    """Look inside a run: the words of a picture's patches, and what each adds to each intent.
+
+    run: a run's folder, or what `sightword export` wrote. image: a picture; without one only the table of the whole
+    model is drawn, what every word adds to every intent. out: the folder of pictures, each with its numbers as JSON.
+    """
+    from pathlib import Path
+
+    from sightword.data.image import read_image
+    from sightword.systems.intent.show import write
+    from sightword.systems.intent.task import WordReading, read_exported
+
+    folder = Path(run).expanduser()
+    if (folder / "config.yaml").is_file():
+        from sightword.run import restore
+
+        task = restore(folder, checkpoint)[0]
+    else:
+        task = read_exported(folder)
+    if not isinstance(task, WordReading):
+        raise ValueError(f"{run} has no words to show: it is a {type(task).__name__}; give a run of stage1 or stage2")
+    for file in write(task, Path(out).expanduser(), read_image(Path(image).expanduser()) if image else None):
+        print(file)
+
+
 def check_intentonomy(root: str) -> "Report":
     """Intentonomy's three files and every image they name."""
     from sightword.systems.intent import intentonomy
@@ -136,5 +161,5 @@ def _number(key: str, stream: str, value: str) -> int:
     return int(value)
 
 
-VERBS: list[Callable[..., Any]] = [anchors, codes]
+VERBS: list[Callable[..., Any]] = [anchors, codes, show]
 CHECKS: dict[str, Callable[[str], Any]] = {"intentonomy": check_intentonomy}
