@@ -13,14 +13,17 @@ _HOMES = {
     "Encoder": "towers.vq_network",
     "FeatureCache": "cache",
     "FrozenQuantizer": "quantize",
+    "IntentonomyClipViTMultiStreamModule": "modules",
     "LPIPS": "systems.tokenizer.loss",
     "Quantized": "quantize",
     "ResBlock": "towers.vq_network",
+    "SemanticSpatialVQ": "systems.intent.model",
     "TokenCache": "tokens",
     "VQImage": "towers.vq_image",
     "VQVAEModel": "modules",
     "VectorQuantizer": "quantize",
     "VectorQuantizerEMA": "quantize",
+    "generate_semantic_anchors": "systems.intent.anchors",
     "image_tower": "towers",
     "load_published": "towers.vq_published",
     "text_tower": "towers",
@@ -31,11 +34,14 @@ __all__ = sorted(_HOMES)
 if TYPE_CHECKING:
     from sightword.cache import FeatureCache as FeatureCache
     from sightword.modules import AnimeDataModule as AnimeDataModule
+    from sightword.modules import IntentonomyClipViTMultiStreamModule as IntentonomyClipViTMultiStreamModule
     from sightword.modules import VQVAEModel as VQVAEModel
     from sightword.quantize import FrozenQuantizer as FrozenQuantizer
     from sightword.quantize import Quantized as Quantized
     from sightword.quantize import VectorQuantizer as VectorQuantizer
     from sightword.quantize import VectorQuantizerEMA as VectorQuantizerEMA
+    from sightword.systems.intent.anchors import generate_semantic_anchors as generate_semantic_anchors
+    from sightword.systems.intent.model import SemanticSpatialVQ as SemanticSpatialVQ
     from sightword.systems.tokenizer.loss import LPIPS as LPIPS
     from sightword.tokens import TokenCache as TokenCache
     from sightword.towers import image_tower as image_tower

@@ -1,11 +1,11 @@
-"""The systems as LightningModules, for people who bring their own Trainer. Source: document 003's API.
+"""The systems as LightningModules, for people who bring their own Trainer. Source: documents 003 and 000.
 
 `python -m sightword.modules` runs the document's three checks: forward, encode and decode, loss.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -14,6 +14,10 @@ from torch import Tensor
 from sightword import metrics
 from sightword.configs import Optim
 from sightword.data.image import ImageBatch
+from sightword.systems.intent import config as intent_config
+from sightword.systems.intent.data import IntentBatch
+from sightword.systems.intent.task import WordReading
+from sightword.systems.intent.task import make_task as make_intent_task
 from sightword.systems.tokenizer.config import Data, System
 from sightword.systems.tokenizer.data import make_loaders
 from sightword.systems.tokenizer.task import Tokenizing, make_task
@@ -200,6 +204,59 @@ class AnimeDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> Any:
         return self.loaders.val
+
+
+class IntentonomyClipViTMultiStreamModule(Loop):
+    """Frozen CLIP → codebooks of words → sum → mean → linear, to `fit` with any Trainer. Document 000, step 3.
+
+    Arguments up to `lr_vq_actions` are the document's; a rate that is None is a tenth of `lr`. Batches are an
+    `IntentBatch`, or (images (B, 3, H, W) in [-1, 1], targets (B, 28)).
+    """
+
+    task: WordReading
+
+    def __init__(
+        self,
+        semantic_anchors_path: str,
+        freeze_codebook: bool = True,
+        semantic_consistency_weight: float = 1.0,
+        lr_vq_coco: float | None = None,
+        lr_vq_places: float | None = None,
+        lr_vq_emotion: float | None = None,
+        lr_vq_ava: float | None = None,
+        lr_vq_actions: float | None = None,
+        *,
+        tower: str = "vit_h14",
+        tag: str = "",
+        tokens: dict[str, str] | None = None,
+        lr: float = 1e-2,
+        weight_decay: float = 1e-4,
+        **system: Any,
+    ) -> None:
+        values = {name: value for name, value in locals().items() if name not in ("self", "__class__", "system")}
+        rates = {name.removeprefix("lr_"): rate for name, rate in values.items() if name.startswith("lr_vq_")}
+        scales = {role: 0.1 if rate is None else rate / lr for role, rate in rates.items()}
+        told: dict[str, Any] = {"semantic_anchors_path": semantic_anchors_path, "freeze_codebook": freeze_codebook}
+        told |= {"semantic_consistency_weight": semantic_consistency_weight, "tower": tower, "tag": tag}
+        config = intent_config.System(**told | ({"tokens": tokens} if tokens else {}) | system)
+        task = cast(WordReading, make_intent_task(config))
+        present = {role: scale for role, scale in scales.items() if role in task.roles()}
+        super().__init__(task, Optim(name="adamw", lr=lr, weight_decay=weight_decay, lr_scale=present))
+        self.save_hyperparameters(values | system)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, 28) of images (B, 3, H, W) in [-1, 1]."""
+        return self.task.logits(IntentBatch(images.new_zeros(len(images), 0), [], images))
+
+    def get_code_indices(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
+        """See `WordReading.get_code_indices`."""
+        return self.task.get_code_indices(images)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> IntentBatch:
+        if isinstance(batch, IntentBatch):
+            return batch
+        images, targets = batch
+        return IntentBatch(targets.float(), [str(number) for number in range(len(targets))], images)
 
 
 def check_vqvae() -> None:

@@ -231,6 +231,22 @@ class WordReading(Reading):
             terms["consistency_loss"] = torch.stack([consistency_loss(b.codes(), b.anchors) for b in books]).sum()
         return terms
 
+    @torch.no_grad()
+    def get_code_indices(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
+        """Which word each patch of images (B, 3, H, W) in [-1, 1] was read as, in the image's orientation.
+
+        Stream → {"codes": (B, h, w) rows of the codebook, "classes": (B, h, w) class ids, which copies share}.
+        Document 000, "visual check".
+        """
+        tokens, _ = self.tower.see(images, sorted(set(self.forms.values())))
+        ids = self.model.nearest({name: tokens[form] for name, form in self.forms.items()})
+        grid = self.tower(images.device).grid((images.shape[2], images.shape[3]))
+        found = {}
+        for name, each in ids.items():
+            classes = torch.tensor(self.anchors[name].class_ids, device=each.device)
+            found[name] = {"codes": each.unflatten(1, grid), "classes": classes[each].unflatten(1, grid)}
+        return found
+
     def stats(self) -> dict[str, float]:
         """Of each stream: the share of codes used in the last 100 batches, and how far moving codes have drifted."""
         found = {f"{name}_usage": float(usage.usage()) for name, usage in self.usage.items()} | {
