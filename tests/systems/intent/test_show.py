@@ -1,0 +1,116 @@
+"""What is shown is what was summed, and stands where it was seen."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sightword import cli
+from sightword.miniature.scene import OBJECTS, PLACES
+from sightword.systems.intent import show
+from sightword.systems.intent.anchors import Anchors, Book
+from sightword.systems.intent.config import System
+from sightword.systems.intent.data import IntentBatch
+from sightword.systems.intent.task import ANCHORS, make_task
+from sightword.towers import text_tower
+from sightword.towers.text import word_vectors
+
+GREY, RED = (120, 118, 120), tuple(OBJECTS["car"].colour)
+
+
+@pytest.fixture(scope="module")
+def task(small_clip, tmp_path_factory):
+    """The words of the small world, a head drawn at random."""
+    text, books = text_tower(small_clip), {}
+    for stream, words in {"coco": list(OBJECTS), "places": list(PLACES)}.items():
+        codes = word_vectors(text, words).repeat(2, 1)  # each word twice: copies are merged where words are shown
+        ids = list(range(len(words)))
+        books[stream] = Book(codes, words * 2, ids * 2, [0] * len(ids) + [1] * len(ids), words * 2)
+    file = Anchors(books).write(tmp_path_factory.mktemp("anchors") / ANCHORS)
+    torch.manual_seed(0)
+    made = make_task(System(semantic_anchors_path=str(file), tower=str(small_clip)))
+    torch.nn.init.normal_(made.model.head.weight)
+    made.model.norm.running_var.uniform_(0.1, 1)
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def picture():
+    """Grey, with a red quarter at the top left."""
+    pixels = np.full((64, 64, 3), GREY, np.uint8)
+    pixels[:24, :24] = RED
+    return Image.fromarray(pixels)
+
+
+def test_the_parts_sum_to_the_logits(task, picture):
+    inside = show.look(task, picture)
+    total = inside.bias + sum(part.sum((0, 1)) for part in inside.parts.values())
+    torch.testing.assert_close(total, inside.logits, rtol=0, atol=1e-5)
+    for intent in (0, 17):
+        words = show.words_for(task, inside, intent)
+        assert sum(words.values()) + float(inside.bias[intent]) == pytest.approx(float(inside.logits[intent]), abs=1e-5)
+
+
+def test_what_is_at_the_top_left_is_shown_at_the_top_left(task, picture):
+    inside = show.look(task, picture)
+    car = inside.classes["coco"] == list(OBJECTS).index("car")
+    assert car[:2, :2].all()
+    assert not car[4:, 4:].any()
+    turned = show.look(task, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)).classes["coco"]
+    assert (turned == list(OBJECTS).index("car"))[:2, -2:].all()
+
+
+def test_get_code_indices_has_the_same_maps(task, picture):
+    images = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+    found = task.get_code_indices(images)
+    inside = show.look(task, picture)
+    for stream in ("coco", "places"):
+        assert torch.equal(found[stream]["codes"][0], inside.codes[stream])
+        assert torch.equal(found[stream]["classes"][0], inside.classes[stream])
+        words = {"coco": OBJECTS, "places": PLACES}[stream]
+        assert torch.equal(found[stream]["classes"], found[stream]["codes"] % len(words))
+
+
+def test_pictures_train_as_their_tokens_do(task, picture):
+    images = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+    tower = task.tower(torch.device("cpu"))
+    tokens = {
+        name: each.tokens for name, each in tower.forms(tower.preprocess.normalise(images), ["value", "joint"]).items()
+    }
+    targets = torch.zeros(1, 28)
+    by_tower = task.logits(IntentBatch(targets, ["x"], images))
+    by_cache = task.logits(IntentBatch(targets, ["x"], tokens=tokens, pooled=torch.zeros(1, 64)))
+    torch.testing.assert_close(by_tower, by_cache)
+
+
+def test_copies_of_a_word_are_one_word_and_margins_are_between_words(task, picture):
+    inside = show.look(task, picture)
+    for margins in inside.margins.values():
+        assert margins.min() >= -1e-6
+        assert margins.max() > 0.01  # not between copies, which are equal
+
+
+def test_the_verb_writes_pictures_and_their_numbers(task, picture, tmp_path, capsys):
+    task.export(tmp_path / "model")
+    picture.save(tmp_path / "picture.png")
+    words = [f"run={tmp_path / 'model'}", f"image={tmp_path / 'picture.png'}", f"out={tmp_path / 'show'}"]
+    assert cli.main(["show", *words]) == 0
+    said = capsys.readouterr().out
+    for name in ("table.png", "table.json", "maps.png", "maps.json", "reasons.png"):
+        assert (tmp_path / "show" / name).exists()
+        assert name in said
+    twin = json.loads((tmp_path / "show" / "maps.json").read_text())
+    assert twin["streams"]["coco"]["words"][0][0] == "car"
+    for intent in twin["intents"].values():
+        assert sum(intent["words"].values()) + intent["of_any_picture"] == pytest.approx(intent["logit"], abs=1e-5)
+        assert np.sum(intent["places"]) + intent["of_any_picture"] == pytest.approx(intent["logit"], abs=1e-5)
+    table = json.loads((tmp_path / "show" / "table.json").read_text())
+    assert len(table["intents"]) == 28
+    assert list(table["words"]["coco"]) == list(OBJECTS)
+
+
+def test_a_folder_that_is_no_run_is_one_line(tmp_path, capsys):
+    assert cli.main(["show", f"run={tmp_path}"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
