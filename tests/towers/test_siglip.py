@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoProcessor, AutoTokenizer, PreTrainedToke
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from sightword.checkpoint import differences
-from sightword.towers import siglip
+from sightword.towers import siglip, siglip_open_clip
 from sightword.towers.siglip import SigLIP
 from sightword.towers.text import HFTokenizer
 
@@ -299,11 +299,11 @@ def test_open_clips_preprocessing_is_followed(tmp_path, photos):
 @pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "ViT-SO400M-14-SigLIP-384", "ViT-gopt-16-SigLIP2-256"])
 def test_published_open_clips_fit_hugging_faces_network(tmp_path, name):
     write_tokenizer(tmp_path)
-    model = siglip._empty(open_clip.get_model_config(name), tmp_path)
-    config = siglip._hf_config(model, HFTokenizer(AutoTokenizer.from_pretrained(tmp_path), 64), tmp_path)
+    model = siglip_open_clip._empty(open_clip.get_model_config(name), tmp_path)
+    config = siglip_open_clip._hf_config(model, HFTokenizer(AutoTokenizer.from_pretrained(tmp_path), 64), tmp_path)
     with torch.device("meta"):
         wanted = SiglipModel(config).state_dict()
-    assert differences(wanted, siglip._hf_names(model.state_dict(), tmp_path)) == ""
+    assert differences(wanted, siglip_open_clip._hf_names(model.state_dict(), tmp_path)) == ""
     assert config.text_config.hidden_act == ("gelu_pytorch_tanh" if "SigLIP2" in name else "gelu")
 
 
