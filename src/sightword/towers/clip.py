@@ -106,9 +106,8 @@ class CLIPText(TextTower):
         self.width = self.embed_dim = text.output_dim
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Encoded:
-        """A text attends only to what stands before, so padding changes nothing; mask is passed on, as bool."""
+        """A text attends only to what stands before, so padding changes nothing; mask is passed on."""
         self.check(ids, mask)
-        mask = None if mask is None else mask.bool()
         text, length = self.text, ids.shape[1]
         x = text.token_embedding(ids) + text.positional_embedding[:length]  # (B, L, W)
         x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
