@@ -93,15 +93,14 @@ def _kind(name: str) -> str:
 def _pair(kind: str, name: str, **options: Any) -> Any:
     """A CLIP or SigLIP. A CLIP at Hugging Face is read from where its files were put."""
     from sightword.towers import clip, clip_checkpoint, siglip
-    from sightword.towers.hugging_face import fetched, with_weights
+    from sightword.towers.hugging_face import FILES, with_weights
 
     if kind == "siglip":
         return siglip.SigLIP.load(name, **options)
     if name in clip.presets or "/" not in name or Path(name).expanduser().is_dir():
         return clip.CLIP.load(name, **options)
-    folder = fetched(name, ("*.json", "*.txt", "*.model"))
-    files = (clip_checkpoint.WEIGHTS, *clip_checkpoint.OTHER_WEIGHTS)
-    pair = clip.CLIP.load(with_weights(folder, name, files), **options)
+    weights = (clip_checkpoint.WEIGHTS, *clip_checkpoint.OTHER_WEIGHTS)
+    pair = clip.CLIP.load(with_weights(name, FILES, weights), **options)
     pair.image.name = pair.text.name = name
     return pair
 

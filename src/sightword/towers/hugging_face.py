@@ -1,7 +1,8 @@
 """Encoders of texts from Hugging Face transformers, by name or from a folder, opened strictly.
 
-A folder is read without network. What transformers passes over with advice on stderr (weights that were not there and
-are now random, a vocabulary that was not there) is an error here, and every error is one line.
+A folder is read without network, and a name as the folder of the cache that its files were put in. What transformers
+passes over with advice on stderr (weights that were not there and are now random, a vocabulary that was not there) is
+an error here, and every error is one line.
 
 Legend: B texts; L tokens; D token width.
 """
@@ -21,6 +22,11 @@ from sightword.checkpoint import differences
 from sightword.towers.hub import reason
 from sightword.towers.text import HFTokenizer
 from sightword.towers.tower import TextTower, readable
+
+#: All of a repository that is read here but weights.
+FILES = ("*.json", "*.txt", "*.model")
+#: For every from_pretrained: nothing but files is asked of a folder, and no code of its own is run.
+SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 class HFText(TextTower):
@@ -111,11 +117,18 @@ def fetched(name: str | Path, files: Iterable[str]) -> Path:
         ) from error
 
 
-def with_weights(folder: Path, name: str, files: Iterable[str]) -> Path:
-    """`folder`, which `fetched` gave for `name`, with the first of `files` that there is, unless one is there."""
-    files = list(files)
-    if not any((folder / file).is_file() for file in files):
-        next((file for file in files if (fetched(name, (file,)) / file).is_file()), None)
+def with_weights(name: str | Path, files: Iterable[str], weights: Iterable[str]) -> Path:
+    """As `fetched`, with the first of `weights` (patterns too) that there is."""
+    folder, unreached = fetched(name, files), None
+    for pattern in weights:
+        try:
+            fetched(name, (pattern,))
+        except FileNotFoundError as error:  # no network; another pattern's may be here
+            unreached = error
+        if any(folder.glob(pattern)):
+            return folder
+    if unreached:
+        raise unreached
     return folder
 
 
@@ -144,10 +157,11 @@ def config_of(name: str | Path) -> Any:
     from transformers import AutoConfig
 
     with quiet():
-        if not (fetched(name, ("config.json",)) / "config.json").is_file():
+        folder = fetched(name, ("config.json",))
+        if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{name} has no config.json; a Hugging Face folder has it beside its weights")
         try:
-            return AutoConfig.from_pretrained(**_place(name))
+            return AutoConfig.from_pretrained(folder, **SAFELY)
         except Exception as error:  # a config of unknown origin can fail in any way
             raise ValueError(f"the config of {name} cannot be read: {reason(error)}") from error
 
@@ -156,17 +170,18 @@ def open_tokenizer(name: str | Path) -> Any:
     """The tokenizer of a folder or a Hugging Face name; it knows words and has a padding token."""
     from transformers import AutoTokenizer
 
+    with quiet():
+        folder = fetched(name, FILES)
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(**_place(name))
+            tokenizer = AutoTokenizer.from_pretrained(folder, **SAFELY)
     except Exception as error:  # as above
         hint = "; it has no tokenizer.json, only SentencePiece's file, which needs protobuf 7: pip install -U protobuf"
-        spm_only = any(Path(name).expanduser().glob("*.model"))
+        spm_only = any(folder.glob("*.model"))
         raise ValueError(f"{name} has a tokenizer that is not read: {reason(error)}{hint * spm_only}") from error
     files = ["tokenizer.json", *tokenizer.vocab_files_names.values()]
-    folder = Path(name).expanduser()
-    if folder.is_dir() and not any((folder / file).is_file() for file in files):
-        raise FileNotFoundError(f"{folder} has no tokenizer: none of {', '.join(dict.fromkeys(files))}")
+    if not any((folder / file).is_file() for file in files):
+        raise FileNotFoundError(f"{name} has no tokenizer: none of {', '.join(dict.fromkeys(files))}")
     if tokenizer.pad_token_id is None:
         raise ValueError(f"the tokenizer of {name} has no padding token; set pad_token in its tokenizer_config.json")
     return tokenizer
@@ -177,14 +192,17 @@ def open_weights(kind: Any, name: str | Path, config: Any, dtype: torch.dtype, *
 
     ValueError names what is missing, has another shape, or belongs to the encoder and has no place in it.
     """
+    with quiet(bars=True):
+        folder = with_weights(name, FILES, ("model*.safetensors", "pytorch_model*.bin"))
     try:
-        with quiet(bars=not Path(name).expanduser().is_dir()):
+        with quiet():
             model, info = kind.from_pretrained(
-                **_place(name),
+                folder,
                 config=config,
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
+                **SAFELY,
                 **options,
             )
     except Exception as error:  # bytes of unknown origin can fail in any way
@@ -215,17 +233,6 @@ def _differences(model: Any, info: Mapping[str, Any]) -> str:
     weights |= {key: torch.empty(shape, device="meta") for key, shape, _ in info["mismatched_keys"]}
     surplus = [key for key in info["unexpected_keys"] if key.removeprefix(prefix).split(".")[0] in parts]
     return differences(wanted, weights | dict.fromkeys(sorted(surplus), torch.empty(0)))
-
-
-def _place(name: str | Path) -> dict[str, Any]:
-    """Arguments of every from_pretrained: nothing but files is asked of a folder, and no code of its own is run."""
-    folder = Path(name).expanduser()
-    place = str(folder) if folder.is_dir() else str(name)
-    return {
-        "pretrained_model_name_or_path": place,
-        "local_files_only": folder.is_dir(),
-        "trust_remote_code": False,
-    }
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sightword.towers import Encoded, plain, siglip_folder, siglip_open_clip
-from sightword.towers.hugging_face import fetched, quiet, whole_files, with_weights
+from sightword.towers.hugging_face import FILES, fetched, quiet, whole_files, with_weights
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.siglip_folder import CONFIG, PREPROCESSOR, WEIGHTS, Found
 from sightword.towers.siglip_open_clip import is_open_clips as is_open_clips
@@ -177,10 +177,10 @@ def _find(name: str, tag: str) -> Found:
         return siglip_open_clip.read_named(name, tag, presets)
     if tag:
         raise ValueError(f"tag={tag} is for open_clip's own models, as ViT-B-16-SigLIP; {name} is none of them")
-    folder = fetched(hub, ("*.json", "*.model", "*.safetensors"))
+    folder = fetched(hub, FILES)
     if not (folder / siglip_open_clip.CONFIG).is_file() or siglip_folder.is_one(folder):
-        return siglip_folder.read(folder)
-    return siglip_open_clip.read(with_weights(folder, hub, siglip_open_clip.WEIGHTS))
+        return siglip_folder.read(with_weights(hub, FILES, ("model*.safetensors",)))
+    return siglip_open_clip.read(with_weights(hub, FILES, siglip_open_clip.WEIGHTS))
 
 
 def _resized(preprocess: Preprocess, size: tuple[int, int] | None, patch: int) -> Preprocess:

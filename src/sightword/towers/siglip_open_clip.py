@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from sightword.checkpoint import differences, read_weights
 from sightword.towers import hub
 from sightword.towers.hub import reason
-from sightword.towers.hugging_face import fetched
+from sightword.towers.hugging_face import FILES, fetched
 from sightword.towers.preprocess import OPENAI_MEAN, OPENAI_STD
 from sightword.towers.siglip_folder import Found, preprocessing, read_json, tokenizer_of
 from sightword.towers.text import HFTokenizer
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
-TOKENIZER_FILES = ("*token*.json", "*.model", "added_tokens.json")
 
 
 def is_open_clips(name: str | Path) -> bool:
@@ -44,7 +43,7 @@ def read_named(name: str, tag: str, presets: Iterable[str]) -> Found:
     _check_cfg(model_cfg, name)
     weights = hub.weights(name, tag)
     file = weights.fetch()
-    words = fetched(model_cfg["text_cfg"].get("hf_tokenizer_name", ""), TOKENIZER_FILES)
+    words = fetched(model_cfg["text_cfg"].get("hf_tokenizer_name", ""), FILES)
     return _found(model_cfg, weights.entry, file, words)
 
 
