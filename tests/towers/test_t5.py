@@ -335,7 +335,7 @@ def test_what_is_no_text_is_said_in_a_line(folder, pooling):
     assert "text 1 of 3 is all padding by its mask" in refused(ValueError, lambda: tower(ids, empty))
     assert tower(ids, empty, image_tokens=torch.randn(3, 4, 16)).pooled.isfinite().all()
     assert torch.equal(tower(ids, mask.int()).pooled, tower(ids, mask).pooled)
-    assert torch.equal(tower(ids, mask.int()).mask, mask)
+    assert tower(ids, mask.int()).mask.dtype == torch.bool
 
 
 def test_a_save_that_is_stopped_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
