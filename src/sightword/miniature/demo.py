@@ -19,13 +19,12 @@ from sightword.towers.clip import CLIP
 from sightword.towers.text import word_vectors
 
 SHOWN, SIDE = ("beach", "bedroom", "street"), 232  # places, and how large their scenes are drawn
-FORM = "value"  # of the tokens that the maps are made of
 
 
 def section(out: Path, train: Train) -> Section:
     """Write the small world, train its CLIP if this machine has not, and ask its patches."""
     parts = contents.write_all(out)
-    clip = CLIP.load(out / "towers" / "clip", form=FORM)
+    clip = CLIP.load(out / "towers" / "clip")
     found = measure(clip)
     percent = {name: f"{100 * value:.0f} %" for name, value in found.items()}
     return Section(
@@ -41,8 +40,8 @@ def section(out: Path, train: Train) -> Section:
             "thing": (percent["object"], f"of new scenes with one thing, the right one of {len(OBJECTS)}"),
             "patch, thing": (
                 percent["object/value"],
-                f"of the patches that a thing covers, named right by their `value` tokens ({percent['object/joint']} by "
-                "their `joint` ones)",
+                f"of the patches that a thing covers, named right by their `value` tokens ({percent['object/joint']} "
+                "by their `joint` ones)",
             ),
             "patch, place": (
                 percent["place/joint"],
