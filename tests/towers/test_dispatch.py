@@ -193,3 +193,11 @@ def test_a_place_that_is_no_folder_is_said_to_be_none(tmp_path):
     (tmp_path / "file.txt").touch()
     assert "is a file; name the folder" in refused(FileNotFoundError, text_tower, tmp_path / "file.txt")
     assert "has no config.json" in refused(FileNotFoundError, text_tower, tmp_path)
+
+
+@pytest.mark.parametrize("model_cfg", [3, [], {"vision_cfg": 3}])
+def test_a_folder_whose_config_is_none_is_said_to_have_none(tmp_path, model_cfg):
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg}))
+    (tmp_path / "open_clip_model.safetensors").touch()
+    with pytest.raises(ValueError, match="is no open_clip config"):
+        image_tower(tmp_path)

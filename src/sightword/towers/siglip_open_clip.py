@@ -30,7 +30,7 @@ def is_open_clips(name: str | Path) -> bool:
     """Whether open_clip's model, or folder, of that name is a SigLIP; of a name nobody knows, whether it sounds so."""
     file = Path(name).expanduser() / CONFIG
     if file.is_file():
-        return _is_siglip(read_json(file).get("model_cfg") or {})
+        return _is_siglip(read_json(file).get("model_cfg"))
     import open_clip
 
     model_cfg = open_clip.get_model_config(str(name))
@@ -95,8 +95,10 @@ def _check_cfg(model_cfg: Mapping[str, Any], source: str | Path) -> None:
         raise ValueError(f"{source} reads its texts with {text['hf_model_name']}, not with SigLIP's text tower")
 
 
-def _is_siglip(model_cfg: Mapping[str, Any]) -> bool:
-    return "timm_model_name" in (model_cfg.get("vision_cfg") or {}) and model_cfg.get("init_logit_bias") is not None
+def _is_siglip(model_cfg: Any) -> bool:
+    """Of a config of unknown origin: what is none at all is for CLIP to refuse."""
+    vision = model_cfg.get("vision_cfg") if isinstance(model_cfg, dict) else None
+    return isinstance(vision, dict) and "timm_model_name" in vision and model_cfg.get("init_logit_bias") is not None
 
 
 def _empty(model_cfg: Mapping[str, Any], source: Path) -> Any:
