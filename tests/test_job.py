@@ -19,10 +19,12 @@ SHARDS = 6
 
 # A program that writes a cache, in a process of its own so that it may be killed; `calls` keeps what was begun.
 PROGRAM = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_job
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in what it starts in the background
 
 def halfway(descriptor):
     if os.environ.get("HANG_AT") == Path("last").read_text():
