@@ -31,8 +31,8 @@ def section(out: Path, train: Train) -> Section:
         title="the small world: patches that know their words",
         lead=(
             f"Everything on this page runs on small worlds drawn here. This one has {len(PLACES)} places and "
-            f"{len(OBJECTS)} things. A CLIP, trained on the spot on such scenes and sentences about them, is asked which "
-            "word each patch of a new scene is nearest to; nobody ever told it where anything is."
+            f"{len(OBJECTS)} things. A CLIP, trained on the spot on such scenes and sentences about them, is asked "
+            "which word each patch of a new scene is nearest to; nobody ever told it where anything is."
         ),
         figures=[Figure(picture(clip, scene), f"“{scene.caption}”, which it was not told.") for scene in _scenes()],
         measures={
