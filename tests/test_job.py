@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sightword import job
 from sightword.cache import FeatureCache, header_for
@@ -18,10 +19,12 @@ SHARDS = 6
 
 # A program that writes a cache, in a process of its own so that it may be killed; `calls` keeps what was begun.
 PROGRAM = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_job
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in what it starts in the background
 
 def halfway(descriptor):
     if os.environ.get("HANG_AT") == Path("last").read_text():
@@ -274,3 +277,12 @@ def test_a_ray_workers_error_comes_in_its_own_words(path):
 
     with pytest.raises(ValueError, match=r"^image is unreadable$"):
         on_ray(path, fail)
+
+
+def test_each_process_of_torchrun_takes_a_gpu_of_its_own(monkeypatch):
+    assert job.device() == ("cuda:0" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for local, device in (("0", "cuda:0"), ("3", "cuda:3"), ("5", "cuda:1")):
+        monkeypatch.setenv("LOCAL_RANK", local)
+        assert job.device() == device

@@ -198,11 +198,16 @@ def header_for(
         "num_codes": num_codes,
         "preprocessing": preprocessing or {},
         "items": len(keys),
-        "items_digest": hashlib.sha256(json.dumps(list(keys)).encode()).hexdigest()[:16],
+        "items_digest": items_digest(keys),
         "shards": -(-len(keys) // shard_size),
         "shard_size": shard_size,
     }
     return plain(extra | header)
+
+
+def items_digest(keys: Sequence[str]) -> str:
+    """Tells lists of keys apart, and orders of them: 16 hex digits."""
+    return hashlib.sha256(json.dumps(list(keys)).encode()).hexdigest()[:16]
 
 
 def id_dtype(num_codes: int) -> str:

@@ -481,8 +481,8 @@ def cache(
     kept = cache_tokens(
         source, images, out, forms, disk, batch_size, shard_size, on_error, engine=engine, workers=workers, gpus=gpus
     )
-    lacking = len(set(kept.index.values())) - len(kept)
-    print(f"{len(kept)} images in {out}" + (f"; {lacking} have no tokens" if lacking else ""))
+    lacking = len(set(kept.index.values()) - kept.keys())
+    print(f"{len(kept)} images in {out}" + (f"; {lacking} of {images} without tokens" if lacking else ""))
     if (path := next(iter(kept), None)) is not None:
         print(f"read it: TokenCache({out!r})[{path!r}][{forms[0]!r}]")
 
@@ -504,9 +504,12 @@ def mini(out: str = "mini") -> None:
     """
     from sightword.miniature.contents import write_all
 
-    for part in write_all(Path(out)):
-        print(f"{Path(out) / part.folder}: {part.what}")
-        print(f"    {part.opened.format(Path(out) / part.folder)}")
+    if not out:
+        raise ValueError("out is empty: give a folder (out=. is this one)")
+    root = Path(out).expanduser()
+    for part in write_all(root):
+        print(f"{root / part.folder}: {part.what}")
+        print(f"    {part.opened.format(root / part.folder)}")
 
 
 def demo(out: str = "runs/demo") -> None:

@@ -1,4 +1,6 @@
 import json
+import os
+import time
 
 import open_clip
 import pytest
@@ -78,6 +80,14 @@ def test_training_that_is_stopped_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         tiny_clip(tmp_path, SHORT)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_training_left_is_swept_away_a_day_later(tmp_path):
+    for name, age in (("old", 25), ("new", 1)):
+        (tmp_path / f".{name}").mkdir()
+        os.utime(tmp_path / f".{name}", (time.time() - 3600 * age,) * 2)
+    folder = tiny_clip(tmp_path, SHORT)
+    assert set(tmp_path.iterdir()) == {folder, tmp_path / ".new"}
 
 
 def test_two_processes_at_once_end_with_one_whole_folder(tmp_path, monkeypatch):

@@ -270,6 +270,26 @@ def test_other_kinds_are_sent_elsewhere(tmp_path, content, said):
     assert said in refused(ValueError, lambda: BertText.load(tmp_path))
 
 
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_texts_padded_on_the_left_are_refused(folder, pooling):
+    tower = BertText.load(folder, pooling=pooling)
+    ids, mask = tower.tokenizer(TEXTS)
+    assert "padded on the right" in refused(ValueError, lambda: tower(ids.flip(1), mask.flip(1)))
+    assert tower(ids, mask.long()).mask.dtype == torch.bool
+
+
+def test_what_is_no_text_is_said_in_a_line(folder):
+    tower = BertText.load(folder)
+    assert "give one text or more" in refused(ValueError, lambda: tower.encode([]))
+    assert "id 15 is not one of the 15 tokens" in refused(ValueError, lambda: tower(torch.tensor([[2, 15]])))
+    assert "id -1 is not one of" in refused(ValueError, lambda: tower(torch.tensor([[2, -1]])))
+    assert tower(torch.tensor([[2, 14]])).tokens.shape == (1, 2, 16)
+    for length in (0, -3):
+        assert f"texts of {length} tokens" in refused(
+            ValueError, lambda length=length: BertText.load(folder, "cls", (), length)
+        )
+
+
 def test_a_pooling_that_is_not_there_is_named(folder):
     assert "'last' is not known; BertText has cls, mean" in refused(ValueError, lambda: BertText.load(folder, "last"))
 

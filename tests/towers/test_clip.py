@@ -8,9 +8,12 @@ from conftest import write_clip
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sightword.towers import clip, clip_dense
-from sightword.towers.clip import CLIP, causal_mask, resize_image_positions, resize_text_positions
+from sightword.miniature.tower import _wordpiece
+from sightword.towers import clip, clip_checkpoint, clip_dense, hub
+from sightword.towers.clip import CLIP
 from sightword.towers.clip_dense import Form
+from sightword.towers.clip_positions import causal_mask, resize_image_positions, resize_text_positions
+from sightword.towers.preprocess import Preprocess
 
 TEXTS = ["a photo of a cat", "two dogs, a couch and a very long red boat"]
 
@@ -62,6 +65,14 @@ def test_texts_are_encoded_as_open_clip_encodes_them(random_clip, pair):
     assert ours.tokens.shape == (2, 13, 24)
 
 
+def test_a_mask_leaves_a_text_tower_as_bool(pair):
+    ids, mask = pair.text.tokenizer(TEXTS)
+    found = pair.text(ids, mask.int()).mask
+    assert found.dtype == torch.bool
+    assert torch.equal(found, mask)
+    assert pair.text(ids).mask is None
+
+
 def test_the_token_at_a_texts_end_is_its_vector(pair):
     ours = pair.text.encode(TEXTS)
     ends = ours.mask.sum(1) - 1
@@ -81,12 +92,11 @@ def test_pictures_are_preprocessed_as_open_clip_preprocesses_them(random_clip, p
         _, _, theirs = open_clip.create_model_and_transforms(
             f"local-dir:{random_clip[0]}", force_image_size=size, image_resize_mode=mode
         )
-        ours = clip._preprocess({"resize_mode": mode}).to(size)
-        for file in sorted(photos.iterdir())[:3]:
-            picture = Image.open(file).convert("RGB")
-            if mode == "squash" or size[0] == size[1]:
-                torch.testing.assert_close(ours(picture), theirs(picture), rtol=0, atol=1e-6)
-            assert ours(picture).shape == theirs(picture).shape == (3, *size)
+        ours = Preprocess(size, resize=mode)
+        pictures = [Image.open(file).convert("RGB") for file in sorted(photos.iterdir())[:3]]
+        shapes = [(50, 40), (40, 50), (53, 31), (31, 53), (32, 32), (24, 40), (40, 24), (100, 7), (20, 301)]
+        for picture in [*pictures, *(pictures[0].resize(shape) for shape in shapes)]:
+            assert torch.equal(ours(picture), theirs(picture)), (picture.size, size, mode)
 
 
 def test_images_of_minus_one_to_one_are_brought_to_the_towers_units(pair):
@@ -96,6 +106,123 @@ def test_images_of_minus_one_to_one_are_brought_to_the_towers_units(pair):
     torch.testing.assert_close(
         pair.image.preprocess.normalise(to_tensor(picture)), pair.image.preprocess(picture), rtol=0, atol=1e-5
     )
+
+
+# ----------------------------------------------------------------------------------- words of a Hugging Face tokenizer
+
+
+def changed(folder, to, tokenizer=None, **parts):
+    """A copy of a CLIP's folder. parts: what its config says otherwise, part by part (None takes a key out)."""
+    to.mkdir(parents=True)
+    (to / clip.WEIGHTS).write_bytes((folder / clip.WEIGHTS).read_bytes())
+    config = json.loads((folder / clip.CONFIG).read_text())
+    for part, values in parts.items():
+        place = config if part in ("model_cfg", "preprocess_cfg") else config["model_cfg"]
+        place[part] = {**place.get(part, {}), **values} if isinstance(values, dict) else values
+    (to / clip.CONFIG).write_text(json.dumps(config))
+    if tokenizer:
+        tokenizer.save_pretrained(to)
+    return to
+
+
+KNOWN = ["a photo of a red cat", "two dogs, a couch and a boat"]
+CAPTIONS = ["A  photo of a RED cat", "two_dogs, a couch!", "a boat"]
+
+
+@pytest.fixture(scope="module")
+def worded(tmp_path_factory):
+    """The folder of a CLIP that reads words as those of open_clip's "worldwide" kind do, and open_clip's own of it.
+
+    [SEP], the end of a text, is id 3: nearly every other is greater.
+    """
+    folder = tmp_path_factory.mktemp("worded") / "m"
+    tokenizer = _wordpiece(KNOWN)
+    words = {"hf_tokenizer_name": "nobody/nowhere", "tokenizer_kwargs": {"clean": "canonicalize"}}
+    sizes = {"context_length": 16, "vocab_size": len(tokenizer), "width": 32, "heads": 2, "layers": 2}
+    write_clip(folder, text_cfg={**sizes, **words, "pool_type": "eos", "eos_id": 3})
+    tokenizer.save_pretrained(folder)
+    return folder, open_clip.create_model(f"local-dir:{folder}").eval()
+
+
+def test_texts_of_a_hugging_face_tokenizer_are_encoded_as_open_clip_encodes_them(worded):
+    folder, theirs = worded
+    ids = open_clip.get_tokenizer(f"local-dir:{folder}")(CAPTIONS)
+    text = CLIP.load(folder).text
+    ours = text.tokenizer(CAPTIONS)
+    assert torch.equal(ours.ids, ids[:, : ours.ids.shape[1]])
+    assert not ids[:, ours.ids.shape[1] :].any()  # padding
+    with torch.no_grad():
+        expected = theirs.encode_text(ids)
+        torch.testing.assert_close(text.encode(CAPTIONS).pooled, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(text(ids).pooled, expected, rtol=0, atol=1e-5)
+
+
+def test_a_text_is_only_freed_of_spaces_where_the_config_says_nothing_as_in_open_clip(worded, tmp_path):
+    folder = changed(worded[0], tmp_path / "m", _wordpiece(KNOWN), text_cfg={"tokenizer_kwargs": {}})
+    ids = open_clip.get_tokenizer(f"local-dir:{folder}")([" a  red_cat!"])
+    assert CLIP.load(folder).text.tokenizer(" a  red_cat!").ids.tolist()[0] == ids[0][ids[0] != 0].tolist()
+    assert CLIP.load(folder).text.tokenizer.clean(" A  red_cat! ") == "A red_cat!"
+
+
+def test_a_hugging_face_tokenizer_is_saved_with_its_clip(worded, tmp_path):
+    first = CLIP.load(worded[0])
+    first.save(tmp_path / "saved")
+    again = CLIP.load(tmp_path / "saved")
+    assert torch.equal(again.text.encode(CAPTIONS).pooled, first.text.encode(CAPTIONS).pooled)
+
+
+def test_openais_words_are_cleaned_as_the_config_says(random_clip, tmp_path):
+    folder = changed(random_clip[0], tmp_path / "m", text_cfg={"tokenizer_kwargs": {"clean": "canonicalize"}})
+    ids = open_clip.get_tokenizer(f"local-dir:{folder}")(["A_red, cat!"])
+    assert CLIP.load(folder).text.tokenizer("A_red, cat!").ids.tolist()[0] == ids[0][ids[0] != 0].tolist()
+    assert len(CLIP.load(folder).text.tokenizer("A_red, cat!").ids[0]) == 5
+
+
+@pytest.mark.parametrize("options", [{}, {"trust_remote_code": True}])
+def test_code_that_comes_with_a_tokenizer_is_not_run(worded, tmp_path, monkeypatch, options):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run it"))
+    folder = changed(worded[0], tmp_path / "m", _wordpiece(KNOWN), text_cfg={"tokenizer_kwargs": options})
+    described = json.loads((folder / "tokenizer_config.json").read_text())
+    described |= {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"]}, "tokenizer_class": "Theirs"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described))
+    ran = tmp_path / "ran"
+    (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nraise SystemExit")
+    with pytest.raises(ValueError, match="trust_remote_code" if options else "contains custom code") as error:
+        CLIP.load(folder)
+    assert "\n" not in str(error.value)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("text_cfg", "told"),
+    [
+        ({"tokenizer_kwargs": {"trust_remote_code": True}}, "sets tokenizer_kwargs.trust_remote_code; .* only clean"),
+        ({"tokenizer_kwargs": {"bpe_path": "/etc/passwd", "clean": "lower"}}, "sets tokenizer_kwargs.bpe_path;"),
+        ({"tokenizer_kwargs": {"foo": 1}}, "sets tokenizer_kwargs.foo;"),
+        ({"tokenizer_kwargs": [1]}, "tokenizer_kwargs is a list"),
+        ({"tokenizer_kwargs": {"clean": "upper"}}, "clean='upper', which is none of canonicalize"),
+        ({"tokenizer_kwargs": {"clean": ["lower"]}}, "none of canonicalize"),
+        ({"tokenizer_mode": "clips"}, "sets tokenizer_mode"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["openai", "hugging_face"])
+def test_what_a_config_asks_of_a_tokenizer_is_refused_unless_it_is_known(
+    worded, random_clip, tmp_path, kind, text_cfg, told
+):
+    folder = random_clip[0] if kind == "openai" else worded[0]
+    with pytest.raises(ValueError, match=told) as error:
+        CLIP.load(changed(folder, tmp_path / "m", text_cfg=text_cfg))
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_of_another_model_is_refused(worded, random_clip, tmp_path):
+    more = _wordpiece([*KNOWN, "ninety bottles"])
+    with pytest.raises(ValueError, match=f"has {len(more)} tokens, the text tower's table"):
+        CLIP.load(changed(worded[0], tmp_path / "more", more))
+    with pytest.raises(ValueError, match="has 49408 tokens, the text tower's table"):
+        CLIP.load(changed(worded[0], tmp_path / "openai", text_cfg={"hf_tokenizer_name": None}))
+    with pytest.raises(ValueError, match="eos_id 2, its tokenizer ends a text with 3"):
+        CLIP.load(changed(worded[0], tmp_path / "end", _wordpiece(KNOWN), text_cfg={"eos_id": 2}))
 
 
 # ----------------------------------------------------------------------------------------------------- dense tokens
@@ -217,8 +344,6 @@ def test_a_texts_first_and_last_positions_stay_and_the_rest_is_stretched():
     positions = torch.tensor([[100.0], [0.0], [1.0], [2.0], [-100.0]])
     assert resize_text_positions(positions, 7).flatten().tolist() == [100, 0, 0.5, 1, 1.5, 2, -100]
     assert resize_text_positions(positions, 4).flatten().tolist() == [100, 0, 2, -100]
-    with pytest.raises(ValueError, match="length is 2"):
-        resize_text_positions(positions, 2)
 
 
 @pytest.mark.parametrize("length", [20, 120])
@@ -315,6 +440,28 @@ def test_what_is_saved_is_read_back_exactly_by_us_and_by_open_clip(random_clip, 
     assert transform(Image.new("RGB", (100, 50))).shape == (3, 48, 24)
 
 
+def test_another_way_to_resize_is_saved_and_read_back_by_us_and_by_open_clip(random_clip, tmp_path, photos):
+    said = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear", "resize_mode": "squash"}
+    first = CLIP.load(changed(random_clip[0], tmp_path / "first", preprocess_cfg=said))
+    first.save(tmp_path / "saved")
+    assert CLIP.load(tmp_path / "saved").image.preprocess == first.image.preprocess
+    assert first.image.preprocess == Preprocess((32, 32), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "squash", "bilinear")
+    theirs = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'saved'}")[2]
+    picture = Image.open(photos / "0.png")
+    torch.testing.assert_close(theirs(picture), first.image.preprocess(picture), rtol=0, atol=1e-6)
+
+
+def test_a_tower_is_loaded_in_eval_mode(pair):
+    assert not any(module.training for module in pair.modules())
+
+
+def test_no_patch_goes_missing_while_a_tower_trains(tmp_path):
+    write_clip(tmp_path / "m", {"patch_dropout": 0.5})
+    tower = CLIP.load(tmp_path / "m").image.train()
+    assert tower(images(32, 32)).tokens.shape[1] == 16
+    assert torch.equal(tower(images(32, 32)).tokens, tower(images(32, 32)).tokens)
+
+
 def test_an_architecture_tells_networks_apart_whose_weights_have_the_same_shapes(random_clip, tmp_path):
     def architecture(number, vision=(), size=None, **options):
         write_clip(tmp_path / str(number), vision, **options)
@@ -351,8 +498,10 @@ def test_presets_are_published_models_whose_activation_fits_their_weights(preset
     weights = open_clip.pretrained.get_pretrained_cfg(name, tag)
     assert weights
     assert bool(weights.get("quick_gelu")) == bool(model_cfg.get("quick_gelu"))
-    model = clip._build(model_cfg, name)
-    tower = clip.CLIPImage(model.visual, clip._preprocess(weights).to(model.visual.image_size), name, "post")
+    found = clip_checkpoint.find(name, tag, clip.presets)
+    model = clip_checkpoint.build(found)
+    preprocess = clip_checkpoint.preprocessing(found, model.visual.image_size)
+    tower = clip.CLIPImage(model.visual, preprocess, name, "post")
     assert (tower.embed_dim, tower.width, tower.grid()[0] * tower.grid()[1]) == (embed, width, tokens)
 
 
@@ -379,15 +528,41 @@ def test_weights_of_a_built_in_model_are_read_from_a_file(tmp_path):
         ("ViT-B-16", "openai", "name the model ViT-B-16-quickgelu"),
         ("ViT-B-17", "openai", "did you mean"),
         ("vit_b61", "", "vit_b16"),
-        ("RN50", "openai", "RN50"),
+        ("RN50", "openai", "RN50 has a ModifiedResNet for its images; towers.clip reads vision transformers"),
+        ("RN50-quickgelu", "openai", "vision transformers"),
+        ("coca_ViT-B-32", "laion2b_s13b_b90k", "is a CoCa"),
         ("ViT-B-16-SigLIP", "webli", "SigLIP"),
     ],
 )
-def test_a_name_or_tag_that_does_not_do_is_refused_in_a_line_that_helps(name, tag, told, monkeypatch, tmp_path):
-    monkeypatch.setattr(open_clip, "download_pretrained", lambda found: tmp_path / "never")
+def test_a_name_or_tag_that_does_not_do_is_refused_in_a_line_that_helps(name, tag, told, monkeypatch):
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda found: pytest.fail("weights were fetched"))
     with pytest.raises(ValueError, match=told) as error:
         CLIP.load(name, tag)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_is_read_with_the_weights_of_a_file_that_is_given_as_tag(random_clip, tmp_path):
+    weights = load_file(random_clip[0] / clip.WEIGHTS)
+    weights["logit_scale"] = torch.tensor(1.5)
+    save_file(weights, tmp_path / "ft.safetensors")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / clip.CONFIG).write_text((random_clip[0] / clip.CONFIG).read_text())
+    for folder in (random_clip[0], tmp_path / "m"):  # with weights of its own and without
+        tuned = CLIP.load(folder, tag=tmp_path / "ft.safetensors")
+        assert tuned.logit_scale.item() == 1.5
+        assert tuned.image.name == f"{folder}:{tmp_path / 'ft.safetensors'}"
+    with pytest.raises(ValueError, match=r"tag=ft.pt is no file; .*own weights") as error:
+        CLIP.load(random_clip[0], tag="ft.pt")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_is_preprocessed_as_all_published_weights_of_its_model_are(tmp_path):
+    file = tmp_path / "w.pt"
+    file.touch()
+    assert hub.weights("ViT-B-16-SigLIP", file).entry["mean"] == (0.5, 0.5, 0.5)
+    assert hub.weights("ViT-B-16", file).entry["resize_mode"] == "shortest"
+    assert hub.weights("ViT-S-16-alt", file).entry == {}
+    assert hub.weights("ViT-B-16-SigLIP", "").tag == "webli"
 
 
 def test_a_preset_can_be_given_a_file_of_its_own(random_clip):
@@ -426,7 +601,46 @@ def test_a_folder_that_lacks_a_file_says_which(random_clip, tmp_path, gone):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"model_cfg": []}, "model_cfg is a list"),
+        ({"vision_cfg": 3}, "vision_cfg is a int"),
+        ({"vision_cfg": None}, "vision_cfg is not there"),
+        ({"text_cfg": [3]}, "text_cfg is a list"),
+        ({"vision_cfg": {"patch_size": 0}}, "no CLIP can be built"),
+        ({"vision_cfg": {"image_size": [32, 32, 32]}}, "no CLIP can be built"),
+        ({"vision_cfg": {"layers": 0}}, "no attention blocks"),
+        ({"vision_cfg": {"qk_norm": True}}, "some of another kind than CLIP's"),
+        ({"vision_cfg": {"attentional_pool": True}}, "pools its patches by attention"),
+        ({"vision_cfg": {"pool_type": "none"}}, "reads class token or mean"),
+        ({"vision_cfg": {"layers": [1, 1, 1, 1]}}, "reads vision transformers"),
+        ({"text_cfg": {"heads": 3}}, "no CLIP can be built"),
+        ({"text_cfg": {"no_causal_mask": True}}, "not causal with its vector at the end"),
+        ({"text_cfg": {"embed_cls": True}}, "not causal with its vector at the end"),
+        ({"text_cfg": {"pool_type": "last"}}, "not causal with its vector at the end"),
+        ({"text_cfg": {"proj_bias": True}}, "with a bias or not at all"),
+        ({"text_cfg": {"proj_type": "none"}}, "with a bias or not at all"),
+        ({"multimodal_cfg": {}}, "is a CoCa"),
+        ({"init_logit_bias": -10}, "a bias of its logits"),
+        ({"embed_dim": None}, "no CLIP can be built"),
+        ({"foo": 1}, "no CLIP can be built: .*'foo'"),
+        ({"preprocess_cfg": []}, "preprocess_cfg is a list"),
+        ({"preprocess_cfg": {"mean": 3}}, "mean=3 is not three numbers"),
+        ({"preprocess_cfg": {"mean": [0.5]}}, "is not three numbers"),
+        ({"preprocess_cfg": {"std": [0.5, 0.5, 0]}}, "is not three numbers above 0"),
+        ({"preprocess_cfg": {"resize_mode": "longest"}}, "none of shortest, squash"),
+        ({"preprocess_cfg": {"interpolation": {"a": 1}}}, "none of bicubic"),
+    ],
+)
+def test_a_config_that_does_not_do_is_one_line_that_names_the_file(random_clip, tmp_path, parts, told):
+    folder = changed(random_clip[0], tmp_path / "m", **parts)
+    with pytest.raises(ValueError, match=f"{folder / clip.CONFIG}.*{told}") as error:
+        CLIP.load(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "3", '{"model_cfg": null}', "[" * 100_000])
 def test_a_config_that_is_none_is_one_line(random_clip, tmp_path, text):
     (tmp_path / clip.CONFIG).write_text(text)
     with pytest.raises(ValueError, match="no open_clip config") as error:
@@ -453,8 +667,25 @@ def test_an_image_that_does_not_cut_into_patches_is_refused(random_clip, pair):
         pair.image(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"\(1, 1, 32, 32\)"):
         pair.image(torch.zeros(1, 1, 32, 32))
-    with pytest.raises(ValueError, match="multiples of the patch"):
-        CLIP.load(random_clip[0], size=(30, 32))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"size": (30, 32)}, "size is 30×32: both sides are multiples of the patch, 8×8"),
+        ({"size": (32, 0)}, "multiples of the patch"),
+        ({"size": (32,)}, "two whole numbers"),
+        ({"size": 32}, "two whole numbers"),
+        ({"size": (32, 32.5)}, "two whole numbers"),
+        ({"length": 0}, "length is 0: a text is at least 3 tokens"),
+        ({"length": -1}, "length is -1"),
+        ({"length": 2}, "length is 2"),
+    ],
+)
+def test_a_size_or_length_that_cannot_be_is_refused(random_clip, options, told):
+    with pytest.raises(ValueError, match=told) as error:
+        CLIP.load(random_clip[0], **options)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])

@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoProcessor, AutoTokenizer, PreTrainedToke
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from sightword.checkpoint import differences
-from sightword.towers import siglip
+from sightword.towers import siglip, siglip_open_clip
 from sightword.towers.siglip import SigLIP
 from sightword.towers.text import HFTokenizer
 
@@ -299,11 +299,11 @@ def test_open_clips_preprocessing_is_followed(tmp_path, photos):
 @pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "ViT-SO400M-14-SigLIP-384", "ViT-gopt-16-SigLIP2-256"])
 def test_published_open_clips_fit_hugging_faces_network(tmp_path, name):
     write_tokenizer(tmp_path)
-    model = siglip._empty(open_clip.get_model_config(name), tmp_path)
-    config = siglip._hf_config(model, HFTokenizer(AutoTokenizer.from_pretrained(tmp_path), 64), tmp_path)
+    model = siglip_open_clip._empty(open_clip.get_model_config(name), tmp_path)
+    config = siglip_open_clip._hf_config(model, HFTokenizer(AutoTokenizer.from_pretrained(tmp_path), 64), tmp_path)
     with torch.device("meta"):
         wanted = SiglipModel(config).state_dict()
-    assert differences(wanted, siglip._hf_names(model.state_dict(), tmp_path)) == ""
+    assert differences(wanted, siglip_open_clip._hf_names(model.state_dict(), tmp_path)) == ""
     assert config.text_config.hidden_act == ("gelu_pytorch_tanh" if "SigLIP2" in name else "gelu")
 
 
@@ -407,19 +407,22 @@ def test_a_text_fills_the_length_it_was_trained_with(pair):
 def test_a_saved_pair_is_read_back_exactly_without_network(tmp_path, made, photos, no_network, source):
     if source == "open_clip":
         write_open_clip(tmp_path / "m")
-    SigLIP.load(made[0] if source == "hf" else tmp_path / "m", size=(48, 16)).save(tmp_path / "saved")
-    first, again = (
-        SigLIP.load(made[0] if source == "hf" else tmp_path / "m", size=(48, 16)),
-        SigLIP.load(tmp_path / "saved"),
-    )
+    first = SigLIP.load(made[0] if source == "hf" else tmp_path / "m", size=(48, 16))
+    first.image.freeze()
     picture = [Image.open(photos / "0.png").convert("RGB")]
+    before = first.image.encode(picture), first.text.encode(TEXTS)
+    first.save(tmp_path / "saved")
+    again = SigLIP.load(tmp_path / "saved")
     assert again.image.preprocess == first.image.preprocess
     for mine, other in (
         (first.image.encode(picture), again.image.encode(picture)),
         (first.text.encode(TEXTS), again.text.encode(TEXTS)),
+        (first.image.encode(picture), before[0]),
+        (first.text.encode(TEXTS), before[1]),
     ):
         assert torch.equal(mine.tokens, other.tokens)
         assert torch.equal(mine.pooled, other.pooled)
+    assert {part.network.config._attn_implementation for part in (first.image, first.text)} == {"sdpa"}
     with safe_open(tmp_path / "saved" / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}  # for transformers 4
     theirs = AutoModel.from_pretrained(tmp_path / "saved")
@@ -432,6 +435,34 @@ def test_a_saved_pair_is_read_back_exactly_without_network(tmp_path, made, photo
     assert torch.equal(pooled, first.image.encode(picture).pooled)
     assert torch.equal(theirs.text_model(inputs["input_ids"]).pooler_output, first.text.encode(TEXTS).pooled)
     assert torch.equal(theirs.logit_bias, first.logit_bias)
+
+
+def test_a_save_that_is_stopped_leaves_the_folder_as_it_was(copied, pair, monkeypatch):
+    before = {file.name: file.read_bytes() for file in copied.iterdir()}
+
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(siglip, "save_file", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pair.save(copied)
+    assert {file.name: file.read_bytes() for file in copied.iterdir()} == before
+
+
+def test_a_mask_of_numbers_leaves_as_bool(pair):
+    ids, mask = pair.text.tokenizer(TEXTS)
+    assert pair.text(ids, mask.long()).mask.dtype == torch.bool
+
+
+def test_ids_and_pictures_that_are_none_are_one_line(pair):
+    for wrong, told in (
+        (lambda: pair.text(torch.full((1, LENGTH), 80)), "id 80 is not one of the 80 tokens"),
+        (lambda: pair.text(torch.full((1, LENGTH), -1)), "id -1 is not one of the 80 tokens"),
+        (lambda: pair.text.encode([]), r"ids are \(0, 10\): give one text or more"),
+        (lambda: pair.image.encode([]), "no picture to encode"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            wrong()
 
 
 def test_a_preprocessing_that_hugging_face_cannot_say_is_not_saved(tmp_path):

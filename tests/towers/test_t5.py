@@ -313,6 +313,47 @@ def test_inputs_that_do_not_fit_are_named(folder):
     assert "(0, 4)" in refused(ValueError, lambda: T5Text.load(folder, grid=(0, 4)))
 
 
+@pytest.mark.parametrize("length", [0, -3])
+def test_a_length_is_positive(folder, length):
+    assert f"length is {length}: a text has at least one token" in refused(
+        ValueError, lambda: T5Text.load(folder, length=length)
+    )
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_what_is_no_text_is_said_in_a_line(folder, pooling):
+    tower = T5Text.load(folder, pooling=pooling)
+    ids, mask = tower.tokenizer(TEXTS)
+    assert "give one text or more" in refused(ValueError, lambda: tower.encode([]))
+    assert "ids are (2, 0)" in refused(ValueError, lambda: tower(torch.zeros(2, 0, dtype=torch.long)))
+    for wrong in (10**6, 20, -1):
+        assert f"id {wrong} is not one of the 20 tokens" in refused(
+            ValueError, lambda wrong=wrong: tower(ids * 0 + wrong)
+        )
+    empty = mask.clone()
+    empty[1] = False
+    assert "text 1 of 3 is all padding by its mask" in refused(ValueError, lambda: tower(ids, empty))
+    assert tower(ids, empty, image_tokens=torch.randn(3, 4, 16)).pooled.isfinite().all()
+    assert torch.equal(tower(ids, mask.int()).pooled, tower(ids, mask).pooled)
+    assert tower(ids, mask.int()).mask.dtype == torch.bool
+
+
+def test_a_save_that_is_stopped_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
+    tower = T5Text.load(write(tmp_path))
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    nn.init.normal_(tower.model.get_input_embeddings().weight)
+
+    def stop(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tower.tokenizer, "save", stop)
+        tower.save(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    tower.save(tmp_path)
+    assert torch.equal(T5Text.load(tmp_path).encode(TEXTS).tokens, tower.encode(TEXTS).tokens)
+
+
 def test_a_umt5_has_no_grid(tmp_path):
     write(tmp_path, UMT5EncoderModel, UMT5Config)
     assert "grid= needs a T5" in refused(ValueError, lambda: T5Text.load(tmp_path, grid=GRID))

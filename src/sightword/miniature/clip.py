@@ -16,6 +16,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import trange
 
+from sightword.atomic import write_atomically
 from sightword.miniature import scene
 from sightword.miniature.scene import OBJECTS, PLACES, Scene
 from sightword.towers.clip import CLIP, CONFIG, WEIGHTS
@@ -34,6 +36,7 @@ from sightword.towers.preprocess import OPENAI_MEAN, OPENAI_STD
 from sightword.towers.text import word_vectors
 
 HELD_OUT = 10_000  # the seed of scenes that no recipe trains on
+DAY = 24 * 3600  # seconds; no training takes so long
 FORMS = ("joint", "value", "qq", "kk", "kk+gauss")
 
 
@@ -88,6 +91,9 @@ def tiny_clip(root: str | Path | None = None, recipe: Recipe = Recipe()) -> Path
     if (folder / CONFIG).exists():
         return folder
     root.mkdir(parents=True, exist_ok=True)
+    for left_by_the_dead in root.glob(".*"):
+        if time.time() - left_by_the_dead.stat().st_mtime > DAY:
+            shutil.rmtree(left_by_the_dead, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".") as beside:
         part = Path(beside) / "clip"
         part.mkdir()
@@ -200,7 +206,8 @@ def _save(model: Any, recipe: Recipe, folder: Path) -> None:
     """open_clip's two files. The table is kept in half precision: most of it is zeros, and it is most of the file."""
     weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     weights["token_embedding.weight"] = weights["token_embedding.weight"].half()
-    save_file(weights, folder / WEIGHTS)
+    with write_atomically(folder / WEIGHTS) as part:
+        save_file(weights, part)
     preprocess = {"size": [recipe.image] * 2, "mean": OPENAI_MEAN, "std": OPENAI_STD, "resize_mode": "squash"}
     config = {"model_cfg": recipe.model_cfg, "preprocess_cfg": {**preprocess, "interpolation": "bicubic"}}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -41,8 +41,18 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
             "from sightword import image_tower; image_tower('{}')",
             lambda f: tower.write_siglip(f, captions()),
         ),
-        Part("towers/t5", "a T5, drawn at random", "from sightword import text_tower; text_tower('{}')", lambda f: tower.write_t5(f, captions())),
-        Part("towers/bert", "a BERT, drawn at random", "from sightword import text_tower; text_tower('{}')", lambda f: tower.write_bert(f, captions())),
+        Part(
+            "towers/t5",
+            "a T5, drawn at random",
+            "from sightword import text_tower; text_tower('{}')",
+            lambda f: tower.write_t5(f, captions()),
+        ),
+        Part(
+            "towers/bert",
+            "a BERT, drawn at random",
+            "from sightword import text_tower; text_tower('{}')",
+            lambda f: tower.write_bert(f, captions()),
+        ),
         Part(
             "towers/vq",
             "an image tokenizer, drawn at random",

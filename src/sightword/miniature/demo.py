@@ -19,21 +19,20 @@ from sightword.towers.clip import CLIP
 from sightword.towers.text import word_vectors
 
 SHOWN, SIDE = ("beach", "bedroom", "street"), 232  # places, and how large their scenes are drawn
-FORM = "value"  # of the tokens that the maps are made of
 
 
 def section(out: Path, train: Train) -> Section:
     """Write the small world, train its CLIP if this machine has not, and ask its patches."""
     parts = contents.write_all(out)
-    clip = CLIP.load(out / "towers" / "clip", form=FORM)
+    clip = CLIP.load(out / "towers" / "clip")
     found = measure(clip)
     percent = {name: f"{100 * value:.0f} %" for name, value in found.items()}
     return Section(
         title="the small world: patches that know their words",
         lead=(
             f"Everything on this page runs on small worlds drawn here. This one has {len(PLACES)} places and "
-            f"{len(OBJECTS)} things. A CLIP, trained on the spot on such scenes and one sentence each, is asked which "
-            "word each patch of a new scene is nearest to; nobody ever told it where anything is."
+            f"{len(OBJECTS)} things. A CLIP, trained on the spot on such scenes and sentences about them, is asked "
+            "which word each patch of a new scene is nearest to; nobody ever told it where anything is."
         ),
         figures=[Figure(picture(clip, scene), f"“{scene.caption}”, which it was not told.") for scene in _scenes()],
         measures={
@@ -41,12 +40,12 @@ def section(out: Path, train: Train) -> Section:
             "thing": (percent["object"], f"of new scenes with one thing, the right one of {len(OBJECTS)}"),
             "patch, thing": (
                 percent["object/value"],
-                f"of the patches that a thing covers, named right by their `value` tokens ({percent['object/joint']} by "
-                "their `joint` ones)",
+                f"of the patches that a thing covers, named right by their “value” tokens ({percent['object/joint']} "
+                "by their “joint” ones)",
             ),
             "patch, place": (
                 percent["place/joint"],
-                f"of the patches without a thing, by their `joint` tokens ({percent['place/value']} by `value`)",
+                f"of the patches without a thing, by their “joint” tokens ({percent['place/value']} by “value”)",
             ),
         },
         commands=[
@@ -75,8 +74,8 @@ def _scenes() -> list[Scene]:
 
 @torch.no_grad()
 def picture(clip: CLIP, scene: Scene) -> Image.Image:
-    """A scene, what is where, and two streams of words: each patch's thing, read from its `value` token, and its place,
-    from its `joint` token. A word counts for a patch by its cosine with the patch and with the whole picture, added;
+    """A scene, what is where, and two streams of words: each patch's thing, read from its “value” token, and its place,
+    from its “joint” token. A word counts for a patch by its cosine with the patch and with the whole picture, added;
     the thing of a patch is drawn where it counts for more than any place.
     """
     image = Image.fromarray(scene.image)

@@ -14,6 +14,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from sightword.towers.tower import ImageTower, TextTower
 
+#: Kinds that have an image and a text side.
+PAIRS = ("clip", "siglip")
+
 
 class Encoded(NamedTuple):
     """What every tower returns."""
@@ -33,10 +36,13 @@ def image_tower(
     """A CLIP's or a SigLIP's image side, in eval mode; the text side is not kept.
 
     name: a preset (vit_b16, siglip_b16, …), an open_clip model with the tag or file of its weights, a Hugging Face
-    name, or a folder of either library. size: another image size (H, W). options: of the tower's own `load`.
+    name, or a folder of either library ("hf-hub:" or "local-dir:" before it is as good). size: another image size
+    (H, W). options: of the tower's own `load`.
     """
-    pair = _pair(str(name)).load(name, tag=tag, size=size, dtype=dtype, **options)
-    return pair.image
+    kind, name = _kind(str(name)), plain(name)
+    if kind not in PAIRS:
+        raise ValueError(f"{name} is a {kind}; images are read by a CLIP or a SigLIP")
+    return _pair(kind, name, tag=tag, size=size, dtype=dtype, **options).image
 
 
 def text_tower(
@@ -46,45 +52,59 @@ def text_tower(
 
     name: as in `image_tower`, or a preset, name or folder of a T5 or BERT. options: of the tower's own `load`.
     """
-    kind = _kind(str(name))
-    if kind in ("clip", "siglip"):
-        return _pair(str(name)).load(name, tag=tag, dtype=dtype, **options).text
+    kind, name = _kind(str(name)), plain(name)
+    if kind in PAIRS:
+        return _pair(kind, name, tag=tag, dtype=dtype, **options).text
     if tag:
         raise ValueError(f"tag={tag}: only CLIPs and SigLIPs of open_clip have tags, {name} is none")
-    if kind == "t5":
-        from sightword.towers.t5 import T5Text
+    from sightword.towers import bert, t5
 
-        return T5Text.load(name, dtype=dtype, **options)
-    from sightword.towers.bert import BertText
-
-    return BertText.load(name, dtype=dtype, **options)
-
-
-def _pair(name: str) -> Any:
-    kind = _kind(name)
-    if kind == "clip":
-        from sightword.towers.clip import CLIP
-
-        return CLIP
-    if kind == "siglip":
-        from sightword.towers.siglip import SigLIP
-
-        return SigLIP
-    raise ValueError(f"{name} is a {kind} encoder of texts; images are read by a CLIP or a SigLIP")
+    tower = t5.T5Text if kind in t5.FAMILY else bert.BertText  # which says what a kind is that it does not read
+    return tower.load(name, dtype=dtype, **options)
 
 
 def _kind(name: str) -> str:
-    """clip, siglip, t5 or bert: by preset, by what a folder or a Hugging Face name says of itself, or open_clip's."""
+    """clip, siglip, or a model_type: by preset, by what a folder or a Hugging Face name says of itself, or open_clip's.
+
+    A name at Hugging Face is asked for its configs; open_clip's, where there is one, counts more.
+    """
     from sightword.towers import bert, clip, siglip, t5
+    from sightword.towers.hugging_face import fetched, model_type, quiet
 
     for kind, module in (("clip", clip), ("siglip", siglip), ("t5", t5), ("bert", bert)):
         if name in module.presets:
             return kind
-    folder = Path(name).expanduser()
-    if (folder / clip.CONFIG).is_file() or not (folder.is_dir() or "/" in name):
+    name = plain(name)
+    if "/" not in name and not Path(name).expanduser().is_dir():
         return "siglip" if siglip.is_open_clips(name) else "clip"
-    from sightword.towers.hugging_face import model_type
-
+    with quiet():
+        folder = fetched(name, (clip.CONFIG, siglip.CONFIG))
+    if (folder / clip.CONFIG).is_file():
+        return "siglip" if siglip.is_open_clips(folder) else "clip"
     found = model_type(name)
-    families = {"siglip": ("siglip", "siglip2"), "t5": t5.FAMILY}
-    return next((kind for kind, family in families.items() if found in family), "bert")
+    if found in ("clip", "clip_text_model", "clip_vision_model"):
+        raise ValueError(
+            f"{name} is a CLIP as Hugging Face keeps it; here CLIPs are read as open_clip keeps them: a preset "
+            f"({', '.join(clip.presets)}), open_clip's own name and tag, or a folder with {clip.CONFIG}"
+        )
+    return "siglip" if found == "siglip2" else found
+
+
+def _pair(kind: str, name: str, **options: Any) -> Any:
+    """A CLIP or SigLIP. A CLIP at Hugging Face is read from where its files were put."""
+    from sightword.towers import clip, clip_checkpoint, siglip
+    from sightword.towers.hugging_face import FILES, with_weights
+
+    if kind == "siglip":
+        return siglip.SigLIP.load(name, **options)
+    if name in clip.presets or "/" not in name or Path(name).expanduser().is_dir():
+        return clip.CLIP.load(name, **options)
+    weights = (clip_checkpoint.WEIGHTS, *clip_checkpoint.OTHER_WEIGHTS)
+    pair = clip.CLIP.load(with_weights(name, FILES, weights), **options)
+    pair.image.name = pair.text.name = name
+    return pair
+
+
+def plain(name: str | Path) -> str:
+    """A name without open_clip's "hf-hub:" or "local-dir:", as it shows which of the two it is."""
+    return str(name).removeprefix("hf-hub:").removeprefix("local-dir:")

@@ -16,7 +16,7 @@ from torch import Tensor
 from sightword.towers import Encoded
 from sightword.towers.hugging_face import HFText, check_vocabulary, config_of, open_tokenizer, open_weights, quiet
 from sightword.towers.text import HFTokenizer
-from sightword.towers.tower import border
+from sightword.towers.tower import border, readable
 
 #: Our names → Hugging Face's.
 presets = {
@@ -85,6 +85,12 @@ class BertText(HFText):
             raise ValueError(f"{token!r} is no special token of {self.name}; load it with special=({token!r},)")
         return id_
 
+    def check(self, ids: Tensor, mask: Tensor | None) -> None:
+        """As for any tower, and texts begin at their first place: BERT's positions count from there, padding or not."""
+        super().check(ids, mask)
+        if mask is not None and readable(mask) and not mask[:, 0].all():
+            raise ValueError(f"a text begins with padding by its mask; {self.name} reads texts padded on the right")
+
     def forward(
         self, ids: Tensor | None = None, mask: Tensor | None = None, inputs_embeds: Tensor | None = None
     ) -> Encoded:
@@ -117,7 +123,7 @@ def _kind(config: Any, name: str) -> Any:
         raise ValueError(
             f"{name} is a {what}, an encoder with a decoder; BertText reads encoders, T5Text those of a T5"
         )
-    if what in ("clip", "siglip", "siglip2"):
+    if what in ("siglip", "siglip2"):
         raise ValueError(f"{name} is a {what}, of images and texts: load it with towers.text_tower")
     if getattr(config, "is_decoder", False) or type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
         raise ValueError(

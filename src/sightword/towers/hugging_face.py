@@ -1,14 +1,15 @@
 """Encoders of texts from Hugging Face transformers, by name or from a folder, opened strictly.
 
-A folder is read without network. What transformers passes over with advice on stderr (weights that were not there and
-are now random, a vocabulary that was not there) is an error here, and every error is one line.
+A folder is read without network, and a name as the folder of the cache that its files were put in. What transformers
+passes over with advice on stderr (weights that were not there and are now random, a vocabulary that was not there) is
+an error here, and every error is one line.
 
 Legend: B texts; L tokens; D token width.
 """
 
-import pickle
 import re
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sightword.atomic import write_atomically
 from sightword.checkpoint import differences
+from sightword.towers.hub import reason
 from sightword.towers.text import HFTokenizer
-from sightword.towers.tower import TextTower
+from sightword.towers.tower import TextTower, readable
+
+#: All of a repository that is read here but weights.
+FILES = ("*.json", "*.txt", "*.model")
+#: For every from_pretrained: nothing but files is asked of a folder, and no code of its own is run.
+SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 class HFText(TextTower):
@@ -40,9 +48,12 @@ class HFText(TextTower):
 
     def save(self, folder: str | Path) -> None:
         """Write a Hugging Face folder (config.json, model.safetensors, tokenizer) that `load` and transformers read."""
-        with quiet():
-            self.model.save_pretrained(folder)
-            self.tokenizer.save(folder)
+        with quiet(), whole_files(folder) as beside:
+            self.model.save_pretrained(beside)
+            self.tokenizer.save(beside)
+
+    def vocabulary(self) -> int:
+        return self.model.get_input_embeddings().num_embeddings
 
     def either(self, ids: Tensor | None, mask: Tensor | None, inputs_embeds: Tensor | None) -> dict[str, Tensor]:
         """The one of the two that is given, checked, as an argument of transformers' models."""
@@ -58,8 +69,16 @@ class HFText(TextTower):
         return {"inputs_embeds": inputs_embeds.to(self.dtype)}
 
     def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens (B, L, D) to (B, D), in float32. Padding has no part in it."""
+        """Tokens (B, L, D) to (B, D), in float32. Padding has no part in it; of nothing but padding is a ValueError.
+
+        That is seen on the CPU only; a GPU would have to be waited for.
+        """
         tokens = tokens.float()
+        if mask is not None and readable(mask) and not mask.any(1).all():
+            number = int(mask.any(1).int().argmin())
+            raise ValueError(
+                f"text {number} of {len(mask)} is all padding by its mask; {self.name} has nothing to pool"
+            )
         if self.pooling == "cls":
             return tokens[:, 0]
         if mask is None:
@@ -72,6 +91,62 @@ class HFText(TextTower):
         return tokens[torch.arange(len(tokens), device=tokens.device), last]
 
 
+def fetched(name: str | Path, files: Iterable[str]) -> Path:
+    """The folder of that name as it is; or, of a name at Hugging Face, the cache's, with `files` (patterns) fetched.
+
+    Where there is no network it is the cache's as it is. FileNotFoundError, one line, if there is none; at once, as
+    asking for a whole repository is not tried again and again, while asking for a file is, for 23 seconds.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise FileNotFoundError(f"{name} is a file; name the folder that it is in")
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(name)):
+        raise FileNotFoundError(
+            f"there is no folder {name}, it does not exist; name one, or a model at Hugging Face (owner/name)"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=list(files)))
+    except Exception as error:  # hub, disk and network each have their own
+        raise FileNotFoundError(
+            f"{name} is no folder, nor on this machine, and could not be fetched ({reason(error)}): name a folder, or "
+            f"fetch it where there is a network, hf download {name}"
+        ) from error
+
+
+def with_weights(name: str | Path, files: Iterable[str], weights: Iterable[str]) -> Path:
+    """As `fetched`, with the first of `weights` (patterns too) that there is."""
+    folder, unreached = fetched(name, files), None
+    for pattern in weights:
+        try:
+            fetched(name, (pattern,))
+        except FileNotFoundError as error:  # no network; another pattern's may be here
+            unreached = error
+        if any(folder.glob(pattern)):
+            return folder
+    if unreached:
+        raise unreached
+    return folder
+
+
+@contextmanager
+def whole_files(folder: str | Path) -> Iterator[Path]:
+    """A folder to write files into, beside those of `folder`, which get their names there when all are written.
+
+    Whoever stops it earlier leaves the folder as it was; in between, whole files, the weights last.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as beside:
+        yield Path(beside)
+        for file in sorted(Path(beside).iterdir(), key=lambda file: (file.suffix == ".safetensors", file.name)):
+            with write_atomically(folder / file.name) as part:
+                file.replace(part)
+
+
 def model_type(name: str | Path) -> str:
     """What the config of a folder or a Hugging Face name says that it is: "t5", "bert", "siglip", …"""
     return config_of(name).model_type
@@ -81,41 +156,32 @@ def config_of(name: str | Path) -> Any:
     """The config of a folder or a Hugging Face name. FileNotFoundError or ValueError says in a line what is wrong."""
     from transformers import AutoConfig
 
-    path = Path(name).expanduser()
-    if path.is_file() or not (path.is_dir() or re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(name))):
-        why = "is a file; name the folder that it is in" if path.is_file() else "does not exist"
-        raise FileNotFoundError(f"{name} {why}")
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path} has no config.json; a Hugging Face folder has it beside its weights")
-    try:
-        with quiet():
-            return AutoConfig.from_pretrained(**_place(name))
-    except Exception as error:  # hub, disk, network and the config itself each have their own
-        if path.is_dir() or not isinstance(error, OSError):
-            raise ValueError(f"the config of {name} cannot be read: {_reason(error)}") from error
-        raise FileNotFoundError(
-            f"{name} is no folder, nor on this machine, and cannot be fetched ({_reason(error)}): name a folder, or "
-            f"fetch it where there is a network, hf download {name}"
-        ) from error
+    with quiet():
+        folder = fetched(name, ("config.json",))
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{name} has no config.json; a Hugging Face folder has it beside its weights")
+        try:
+            return AutoConfig.from_pretrained(folder, **SAFELY)
+        except Exception as error:  # a config of unknown origin can fail in any way
+            raise ValueError(f"the config of {name} cannot be read: {reason(error)}") from error
 
 
 def open_tokenizer(name: str | Path) -> Any:
     """The tokenizer of a folder or a Hugging Face name; it knows words and has a padding token."""
     from transformers import AutoTokenizer
 
+    with quiet():
+        folder = fetched(name, FILES)
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(**_place(name))
+            tokenizer = AutoTokenizer.from_pretrained(folder, **SAFELY)
     except Exception as error:  # as above
         hint = "; it has no tokenizer.json, only SentencePiece's file, which needs protobuf 7: pip install -U protobuf"
-        spm_only = any(Path(name).expanduser().glob("*.model"))
-        raise ValueError(f"{name} has a tokenizer that is not read: {_reason(error)}{hint * spm_only}") from error
+        spm_only = any(folder.glob("*.model"))
+        raise ValueError(f"{name} has a tokenizer that is not read: {reason(error)}{hint * spm_only}") from error
     files = ["tokenizer.json", *tokenizer.vocab_files_names.values()]
-    folder = Path(name).expanduser()
-    if folder.is_dir() and not any((folder / file).is_file() for file in files):
-        raise FileNotFoundError(f"{folder} has no tokenizer: none of {', '.join(dict.fromkeys(files))}")
-    if len(tokenizer) <= len(tokenizer.all_special_ids) + 1:  # + 1: T5's own empty one has the space
-        raise ValueError(f"the tokenizer of {name} knows no word; is its vocabulary file empty?")
+    if not any((folder / file).is_file() for file in files):
+        raise FileNotFoundError(f"{name} has no tokenizer: none of {', '.join(dict.fromkeys(files))}")
     if tokenizer.pad_token_id is None:
         raise ValueError(f"the tokenizer of {name} has no padding token; set pad_token in its tokenizer_config.json")
     return tokenizer
@@ -126,20 +192,23 @@ def open_weights(kind: Any, name: str | Path, config: Any, dtype: torch.dtype, *
 
     ValueError names what is missing, has another shape, or belongs to the encoder and has no place in it.
     """
+    with quiet(bars=True):
+        folder = with_weights(name, FILES, ("model*.safetensors", "pytorch_model*.bin"))
     try:
-        with quiet(bars=not Path(name).expanduser().is_dir()):
+        with quiet():
             model, info = kind.from_pretrained(
-                **_place(name),
+                folder,
                 config=config,
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
+                **SAFELY,
                 **options,
             )
     except Exception as error:  # bytes of unknown origin can fail in any way
         missing = isinstance(error, OSError) and "no file" in str(error)
         raise (FileNotFoundError if missing else ValueError)(
-            f"{name} has no weights that can be read: {_reason(error)}"
+            f"{name} has no weights that can be read: {reason(error)}"
         ) from error
     if found := _differences(model, info):
         raise ValueError(f"the weights of {name} do not fit {kind.__name__} and its config.json: {found}")
@@ -164,24 +233,6 @@ def _differences(model: Any, info: Mapping[str, Any]) -> str:
     weights |= {key: torch.empty(shape, device="meta") for key, shape, _ in info["mismatched_keys"]}
     surplus = [key for key in info["unexpected_keys"] if key.removeprefix(prefix).split(".")[0] in parts]
     return differences(wanted, weights | dict.fromkeys(sorted(surplus), torch.empty(0)))
-
-
-def _place(name: str | Path) -> dict[str, Any]:
-    """Arguments of every from_pretrained: nothing but files is asked of a folder, and no code of its own is run."""
-    folder = Path(name).expanduser()
-    place = str(folder) if folder.is_dir() else str(name)
-    return {
-        "pretrained_model_name_or_path": place,
-        "local_files_only": folder.is_dir(),
-        "trust_remote_code": False,
-    }
-
-
-def _reason(error: BaseException) -> str:
-    """An error of many lines in one."""
-    if isinstance(error, pickle.UnpicklingError):  # torch's own would have the reader load it all the same
-        return "it is a pickle of more than tensors, which may run code; have it saved as model.safetensors"
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 Legend: B batch; H, W pixels.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 RESIZES = ("shortest", "squash")
+LONG = 64  # times the window's pixels: a covering picture of more is only computed where the window is
 INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in ("bicubic", "bilinear", "nearest")}
 
 
@@ -32,9 +34,15 @@ class Preprocess:
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
+        if not _numbers(self.size, 2) or any(side < 1 or side != int(side) for side in self.size):
+            raise ValueError(f"size={self.size} is not two positive whole numbers, (height, width)")
+        if not _numbers(self.mean, 3):
+            raise ValueError(f"mean={self.mean} is not three numbers, of red, green and blue")
+        if not _numbers(self.std, 3) or min(self.std) <= 0:
+            raise ValueError(f"std={self.std} is not three numbers above 0, of red, green and blue")
         if self.resize not in RESIZES:
             raise ValueError(f"resize={self.resize!r} is none of {', '.join(RESIZES)}")
-        if self.interpolation not in INTERPOLATIONS:
+        if self.interpolation not in list(INTERPOLATIONS):
             raise ValueError(f"interpolation={self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
 
     def __call__(self, picture: Image.Image) -> Tensor:
@@ -74,15 +82,39 @@ class Preprocess:
         filter_ = INTERPOLATIONS[self.interpolation]
         if self.resize == "squash":
             return picture if picture.size == (width, height) else picture.resize((width, height), filter_)
-        covering = _covering(picture.size, (width, height))
-        if picture.size != covering:
-            picture = picture.resize(covering, filter_)
-        left, top = round((covering[0] - width) / 2), round((covering[1] - height) / 2)
-        return picture.crop((left, top, left + width, top + height))
+        return _cover(picture, (width, height), filter_)
+
+
+def _numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, tuple | list)
+        and len(values) == count
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    )
+
+
+def _cover(picture: Image.Image, window: tuple[int, int], filter_: Image.Resampling) -> Image.Image:
+    """The middle of a picture, of its proportions, that just fills the window (W, H).
+
+    Resize and cut, pixel for pixel as open_clip does it. A picture 2 wide and 40000 high would be resized to gigabytes
+    of which nearly all is cut off: of such a one only the window is computed, which may round a pixel otherwise.
+    """
+    covering = _covering(picture.size, window)
+    left, top = (round((side - least) / 2) for side, least in zip(covering, window, strict=True))
+    box = (left, top, left + window[0], top + window[1])
+    if covering[0] * covering[1] > LONG * window[0] * window[1]:
+        x, y = (side / covered for side, covered in zip(picture.size, covering, strict=True))
+        return picture.resize(window, filter_, box=(box[0] * x, box[1] * y, box[2] * x, box[3] * y))
+    return (picture if picture.size == covering else picture.resize(covering, filter_)).crop(box)
 
 
 def _covering(picture: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
-    """The least size with the picture's proportions that covers the window; truncated, as torchvision's Resize is."""
-    if picture[0] * window[1] < picture[1] * window[0]:  # the width decides
-        return window[0], max(window[1], int(window[0] * picture[1] / picture[0]))
-    return max(window[0], int(window[1] * picture[0] / picture[1])), window[1]
+    """The least size (W, H) with the picture's proportions that covers the window.
+
+    A square one's is truncated, as torchvision's Resize does it, any other rounded: open_clip takes another path there.
+    """
+    ratio = min(side / least for side, least in zip(picture, window, strict=True))
+    if window[0] != window[1]:
+        return round(picture[0] / ratio), round(picture[1] / ratio)
+    side, (short, long) = window[0], sorted(picture)
+    return (side, int(side * long / short)) if picture[0] == short else (int(side * long / short), side)

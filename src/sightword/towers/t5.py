@@ -97,10 +97,10 @@ class T5Text(HFText):
         config = config_of(name)
         if config.model_type not in FAMILY:
             raise ValueError(f"{name} is a {config.model_type}; T5Text reads {', '.join(FAMILY)}, BertText a BERT")
-        tokenizer = open_tokenizer(name)
+        tokenizer = HFTokenizer(open_tokenizer(name), length)
         model = open_weights(getattr(transformers, FAMILY[config.model_type]), name, config, dtype)
-        check_vocabulary(tokenizer, model, name)
-        return cls(model, HFTokenizer(tokenizer, length), name, pooling, grid).eval()
+        check_vocabulary(tokenizer.hf, model, name)
+        return cls(model, tokenizer, name, pooling, grid).eval()
 
     def forward(
         self,
@@ -235,12 +235,9 @@ class T5Decoder(nn.Module):
         memory_width: int | None = None,
     ) -> None:
         """feed_forward: as T5's config has it, "relu" or "gated-gelu". memory_width: D of the memory, if not width."""
-        from transformers import T5Config
-        from transformers.models.t5.modeling_t5 import T5Stack
-
         super().__init__()
         self.num_codes, self.start, self.mask = num_codes, num_codes, num_codes + 1
-        config = T5Config(
+        self.stack = _bare_stack(
             vocab_size=num_codes + 2,
             d_model=width,
             d_kv=head_width,
@@ -249,15 +246,7 @@ class T5Decoder(nn.Module):
             num_heads=heads,
             feed_forward_proj=feed_forward,
             dropout_rate=dropout,
-            is_decoder=True,
-            pad_token_id=None,
-            eos_token_id=None,
         )
-        self.stack: Any = T5Stack(config)
-        nn.init.normal_(self.stack.embed_tokens.weight)  # as T5's own; a stack by itself gets another
-        attention = _first_attention(self.stack)
-        del attention.relative_attention_bias  # every call brings a bias
-        attention.has_relative_attention_bias = False
         self.grid_bias = GridBias(grid, heads)
         h, w = self.grid_bias.grid
         self.rows, self.columns = nn.Parameter(torch.randn(h, width) / 2), nn.Parameter(torch.randn(w, width) / 2)
@@ -407,6 +396,19 @@ class T5Decoder(nn.Module):
         if ids.numel() and not 0 <= (worst := int(ids.max() if ids.min() >= 0 else ids.min())) < self.num_codes:
             raise ValueError(f"id {worst} is not one of {self.num_codes} codes")
         return ids
+
+
+def _bare_stack(**sizes: Any) -> Any:
+    """transformers' T5Stack of a decoder, without a position bias of its own: every call brings one."""
+    from transformers import T5Config
+    from transformers.models.t5.modeling_t5 import T5Stack
+
+    stack: Any = T5Stack(T5Config(**sizes, is_decoder=True, pad_token_id=None, eos_token_id=None))
+    nn.init.normal_(stack.embed_tokens.weight)  # as T5's own; a stack by itself gets another
+    attention = _first_attention(stack)
+    del attention.relative_attention_bias
+    attention.has_relative_attention_bias = False
+    return stack
 
 
 def run_blocks(

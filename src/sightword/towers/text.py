@@ -33,6 +33,8 @@ class TextTokenizer:
     def __init__(
         self, pad: int, eos: int, length: int, vocab_size: int, unknown: int | None = None, fixed: bool = False
     ) -> None:
+        if length < 1:
+            raise ValueError(f"length is {length}: a text has at least one token; give a positive length")
         self.pad, self.eos, self.length, self.vocab_size = pad, eos, length, vocab_size
         self.unknown, self.fixed = unknown, fixed
         self.special: frozenset[int] = frozenset()
@@ -115,17 +117,21 @@ class HFTokenizer(TextTokenizer):
         self.hf, self.clean = tokenizer, clean
         self.special = frozenset(tokenizer.all_special_ids)
         self.space = tokenizer.get_vocab().get("▁")  # SentencePiece's
-        if len(tokenizer) <= len(self.special):
-            raise ValueError(f"the tokenizer has {len(tokenizer)} special tokens and no word: is its vocabulary there?")
+        if len(tokenizer) <= len(self.special) + (self.space is not None):  # T5's own empty one has the space
+            name = tokenizer.name_or_path or type(tokenizer).__name__
+            raise ValueError(f"the tokenizer of {name} knows no word; is its vocabulary file there, and not empty?")
 
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """Each text, cleaned, to its ids, with those around them that its own tokenizer puts there."""
         cleaned = [self.clean(text) for text in texts] if self.clean else list(texts)
         return self.hf(cleaned, verbose=False)["input_ids"] if cleaned else []
 
     def words_of(self, ids: Sequence[int]) -> str:
+        """Ids back to a text as the tokenizer writes it: what was cleaned away does not come back."""
         return self.hf.decode([int(id_) for id_ in ids], skip_special_tokens=True).strip()
 
     def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, or what else the tokenizer is made of."""
         self.hf.save_pretrained(folder)
 
 

@@ -31,14 +31,17 @@ class Tower(nn.Module):
         return self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
+        """As any module's, but a frozen tower stays in eval mode."""
         return super().train(mode and not self.frozen)
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the weights, in which it computes; what it returns is float32."""
         return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are; `encode` brings pictures and texts there."""
         return next(self.parameters()).device
 
 
@@ -62,6 +65,8 @@ class ImageTower(Tower):
 
     def encode(self, pictures: Sequence[Image.Image]) -> Encoded:
         """Pictures through the tower's own preprocessing."""
+        if not len(pictures):
+            raise ValueError("there is no picture to encode; give one or more")
         return self(self.preprocess.batch(pictures).to(self.device))
 
     def check(self, images: Tensor) -> None:
@@ -83,16 +88,32 @@ class TextTower(Tower):
         ids, mask = self.tokenizer(texts, truncate=truncate)
         return self(ids.to(self.device), mask.to(self.device))
 
+    def vocabulary(self) -> int:
+        """How many ids there are, from 0 on."""
+        return self.tokenizer.vocab_size
+
     def check(self, ids: Tensor, mask: Tensor | None) -> None:
-        """ValueError unless these are ids of this vocabulary, not too many, and their mask."""
+        """ValueError unless these are ids, one or more and not too many, and their mask.
+
+        Whether they are of this vocabulary is seen on the CPU only; a GPU would have to be waited for.
+        """
         if ids.ndim != 2 or ids.is_floating_point():
             raise ValueError(f"ids are integers (B, L), these are {ids.dtype} {tuple(ids.shape)}")
         if mask is not None and mask.shape != ids.shape:
             raise ValueError(f"the mask is {tuple(mask.shape)}, the ids are {tuple(ids.shape)}")
+        if not ids.numel():
+            raise ValueError(f"ids are {tuple(ids.shape)}: give one text or more, each of one token or more")
+        if readable(ids) and not 0 <= (worst := int(ids.max() if ids.min() >= 0 else ids.min())) < self.vocabulary():
+            raise ValueError(f"id {worst} is not one of the {self.vocabulary()} tokens of {self.name}")
         if ids.shape[1] > self.tokenizer.length:
             raise ValueError(f"texts of {ids.shape[1]} tokens; the context of {self.name} is {self.tokenizer.length}")
 
 
 def border(tokens: Tensor, pooled: Tensor, mask: Tensor | None = None) -> Encoded:
-    """What leaves a tower is float32, whatever it computed in."""
-    return Encoded(tokens.float(), pooled.float(), mask)
+    """What leaves a tower is float32, whatever it computed in, and its mask bool."""
+    return Encoded(tokens.float(), pooled.float(), None if mask is None else mask.bool())
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether a number of it can be looked at for nothing: it waits for no GPU and breaks no compiled graph."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

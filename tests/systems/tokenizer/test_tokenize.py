@@ -269,15 +269,6 @@ def test_the_network_is_loaded_once(photos, exported, tmp_path, monkeypatch):
     assert len(loads) == 1
 
 
-def test_each_process_of_torchrun_takes_a_gpu_of_its_own(monkeypatch):
-    assert verbs._device() == ("cuda:0" if torch.cuda.is_available() else "cpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    for local, device in (("0", "cuda:0"), ("3", "cuda:3"), ("5", "cuda:1")):
-        monkeypatch.setenv("LOCAL_RANK", local)
-        assert verbs._device() == device
-
-
 def test_a_folder_without_images_is_one_line(exported, tmp_path, capsys):
     assert tokenize(tmp_path, exported, tmp_path / "ids") == 2
     assert "holds no image" in capsys.readouterr().err
