@@ -246,7 +246,7 @@ def terms(values: Mapping[str, float], width: int = 300, total: str = "") -> Ima
 
     total: the last line, under a rule.
     """
-    line, middle, reach = LABEL + 8, round(width * 0.62), round(width * 0.22)
+    line, middle, reach = LABEL + 8, round(width * 0.7), round(width * 0.14)
     page = Image.new("RGB", (width, line * (len(values) + bool(total)) + 4), "white")
     pen, largest = ImageDraw.Draw(page), max(map(abs, values.values()), default=0.0) or 1.0
     for number, (name, value) in enumerate(values.items()):

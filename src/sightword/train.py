@@ -171,10 +171,11 @@ def lr_factor(optim: Optim, batches: int, steps: int) -> float:
 
 def make_optimizer(optim: Optim, task: Task) -> torch.optim.Optimizer:
     """One parameter group a role, its learning rate scaled by optim.lr_scale[role]."""
-    roles = {role: parameters for role, parameters in task.roles().items() if parameters}
+    every = task.roles()
+    if unknown := set(optim.lr_scale) - set(every):
+        raise ValueError(f"optim.lr_scale names {', '.join(sorted(unknown))}; this task's roles are {', '.join(every)}")
+    roles = {role: parameters for role, parameters in every.items() if parameters}
     _check_roles(roles, task)
-    if unknown := set(optim.lr_scale) - set(roles):
-        raise ValueError(f"optim.lr_scale names {', '.join(sorted(unknown))}; this task's roles are {', '.join(roles)}")
     groups = [{"params": parameters, "role": role} for role, parameters in roles.items()]
     betas = (optim.betas[0], optim.betas[1])
     if optim.name == "sgd":

@@ -20,7 +20,7 @@ from sightword.nearest import unit
 from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.task import WordReading
 
-SIDE = 260  # how large a picture is shown
+SIDE = 300  # how large a picture is shown
 
 
 class Inside(NamedTuple):

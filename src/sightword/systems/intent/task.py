@@ -21,7 +21,7 @@ from sightword.atomic import write_atomically
 from sightword.checkpoint import load_strictly, read_weights
 from sightword.systems.intent.anchors import Anchors
 from sightword.systems.intent.codes import anchors_digest
-from sightword.systems.intent.config import System
+from sightword.systems.intent.config import STREAMS, System
 from sightword.systems.intent.data import IntentBatch
 from sightword.systems.intent.intentonomy import CLASSES, SUBSETS
 from sightword.systems.intent.loss import asymmetric_loss, consistency_loss
@@ -258,12 +258,13 @@ class WordReading(Reading):
         return found
 
     def roles(self) -> dict[str, list[Parameter]]:
-        """head, fusion, adapter, and vq_<stream> of each codebook that moves."""
+        """head, fusion, adapter, and vq_<stream> of each codebook; empty where nothing moves."""
         model = self.model
         fusion = [*([model.weights] if model.weights is not None else [])]
         fusion += list(model.gate.parameters()) if model.gate is not None else []
         found = {"head": list(model.head.parameters()), "fusion": fusion, "adapter": list(model.adapters.parameters())}
-        return found | {f"vq_{name}": list(model.book(name).parameters()) for name in model.streams}
+        books = {name: list(model.book(name).parameters()) for name in model.streams}
+        return found | {f"vq_{name}": books.get(name, []) for name in [*STREAMS, *books]}
 
     def export(self, folder: Path) -> None:
         self.anchors.write(folder / ANCHORS)
