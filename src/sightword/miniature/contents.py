@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from sightword.miniature import scene, tower
+from sightword.atomic import write_atomically
+from sightword.miniature import intent, scene, tower
 
 
 class Part(NamedTuple):
@@ -28,6 +29,19 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
             f"{SCENES} scenes of {len(scene.PLACES)} places and {len(scene.OBJECTS)} things: images, captions, labels",
             "sightword check dataset=images root={}/images",
             lambda folder: scene.write(folder, SCENES, SEED),
+        ),
+        Part(
+            "intentonomy",
+            "why such scenes were posted: 700 in Intentonomy's own format, 28 intents as rules over what is in them",
+            "sightword check dataset=intentonomy root={}",
+            intent.write_intents,
+        ),
+        Part(
+            "vocabulary",
+            "the words of its things, places and actions, as `sightword anchors` takes them",
+            "sightword anchors tower=mini/towers/clip out=mini/anchors streams=actions,coco,places "
+            "vocabulary={0}/actions.json,{0}/coco.json,{0}/places.json",
+            write_vocabulary,
         ),
         Part(
             "towers/clip",
@@ -62,6 +76,16 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
     ]
 
 
+def write_vocabulary(folder: Path) -> None:
+    """One file a stream, in the form of the vocabularies that the system `intent` brings."""
+    streams = {"coco": list(scene.OBJECTS), "places": list(scene.PLACES), "actions": list(scene.ACTIONS)}
+    for stream, words in streams.items():
+        prompt = "a photo of a person {}" if stream == "actions" else "a photo of a {}"
+        told = {"stream": stream, "size": 4 * len(words), "templates": {"word": [prompt]}, "classes": words}
+        with write_atomically(folder / f"{stream}.json") as part:
+            part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
 def write_clip(folder: Path) -> None:
     """The tiny CLIP, trained if this machine has not trained it yet."""
     from sightword.miniature.clip import tiny_clip
@@ -85,4 +109,4 @@ def write_all(out: Path) -> list[Part]:
 
 def _words() -> list[str]:
     """Every word of the world, whether a scene shows it or not."""
-    return ["a photo of a", *scene.PLACES, *scene.OBJECTS]
+    return ["a photo of a person", *scene.PLACES, *scene.OBJECTS, *scene.ACTIONS]

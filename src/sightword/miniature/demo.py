@@ -12,8 +12,8 @@ from torch import Tensor
 from sightword import pictures
 from sightword.demo import Figure, Section
 from sightword.miniature import contents
-from sightword.miniature.clip import HELD_OUT, measure
-from sightword.miniature.scene import OBJECTS, PLACES, Scene, draw
+from sightword.miniature.clip import measure
+from sightword.miniature.scene import HELD_OUT, OBJECTS, PLACES, Scene, draw
 from sightword.run import Train
 from sightword.towers.clip import CLIP
 from sightword.towers.text import word_vectors

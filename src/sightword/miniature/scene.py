@@ -1,16 +1,17 @@
-"""A small world with words: six places and nine things, drawn as pictures with captions and with label maps.
+"""A small world with words: six places, eight things and four actions, drawn with captions and with label maps.
 
-The words are Places365's and COCO's. All of them take the article "a": a word that alone had "an" would be learned by
-it. Each thing has a colour that no other has and is built of a few boxes; each place is made of large flat faces. All
-of it is three-dimensional and lit, so that a room rendered elsewhere from the same boxes (`boxes_of`), colours
-(`OBJECTS`, `ROOMS`) and light (`Light`) looks alike. World: x right, y away from the camera, z up, in metres; the
-ground is z = 0.
+The words are Places365's, COCO's and Stanford-40's. Every place and thing takes the article "a": a word that alone had
+"an" would be learned by it. An action is a person with an implement and is asked for as a whole, "a photo of a person
+riding a horse". Each thing and each implement has a colour that no other has and is built of a few boxes; each place
+is made of large flat faces. All of it is three-dimensional and lit, so that a room rendered elsewhere from the same
+boxes (`boxes_of`), colours (`OBJECTS`, `ROOMS`) and light (`Light`) looks alike. World: x right, y away from the
+camera, z up, in metres; the ground is z = 0.
 
 Legend: H, W pixels; h, w patches; P boxes; F faces. Colours are RGB, 0 to 255.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from sightword.atomic import write_atomically
 Colour = tuple[int, int, int]
 Corner = tuple[float, float, float]
 SMOOTH = 2  # how many times too large scenes are drawn
+HELD_OUT = 10_000  # a seed: of scenes that no tiny CLIP is trained on
 
 
 class Box(NamedTuple):
@@ -44,6 +46,18 @@ class Thing(NamedTuple):
     boxes: tuple[Box, ...]
 
 
+class Implement(NamedTuple):
+    """What a person does something with: a Thing, and where it and the person are in the world when the middle of both
+    stands at the origin and the person faces -y."""
+
+    colour: Colour  # no thing's, and no other implement's
+    size: tuple[float, float, float]
+    where: str
+    boxes: tuple[Box, ...]
+    at: Corner
+    person: Corner
+
+
 class Light(NamedTuple):
     towards: np.ndarray  # (3,) unit vector to where it comes from
     ambient: float  # how bright a face is that is turned away from it
@@ -55,16 +69,19 @@ class Light(NamedTuple):
 
 class Scene(NamedTuple):
     image: np.ndarray  # (H, W, 3) uint8
-    labels: np.ndarray  # (H, W) uint8: 0 is the place, i the i-th word of OBJECTS, counted from 1
+    labels: np.ndarray  # (H, W) uint8: 0 is no thing, i the i-th word of OBJECTS, counted from 1
+    action_labels: np.ndarray  # (H, W) uint8: i where the implement of the i-th of ACTIONS is seen, which is no thing
     place: str
     objects: tuple[str, ...]
+    action: str | None  # what its person is doing
     caption: str
 
 
 # ----------------------------------------------------------------------------------------------------------- things
 
 PINK, WHITE, RED, YELLOW, BLACK = (240, 40, 190), (252, 250, 244), (226, 20, 20), (252, 220, 20), (28, 26, 32)
-LAVENDER, BLUE, CYAN, GREEN = (184, 140, 255), (24, 60, 226), (40, 214, 250), (90, 210, 30)
+BLUE, CYAN, GREEN = (24, 60, 226), (40, 214, 250), (90, 210, 30)
+ORANGE, BROWN, PURPLE, MINT = (250, 120, 0), (150, 92, 20), (110, 0, 140), (0, 230, 140)
 
 
 def _legs(x: float, y: float, top: float, half: float, colour: Colour) -> tuple[Box, ...]:
@@ -92,9 +109,6 @@ OBJECTS: dict[str, Thing] = {
     "chair": Thing(BLACK, (0.85, 0.85, 1.3), "anywhere", (
         *_legs(.4, .4, .42, .07, (44, 42, 50)), Box(-.5, -.5, .4, .5, .5, .54, BLACK),
         Box(-.5, .36, .54, .5, .5, 1, BLACK))),
-    "couch": Thing(LAVENDER, (2.1, 0.95, 1.0), "indoors", (
-        Box(-.5, -.5, .06, .5, .5, .44, LAVENDER), Box(-.5, .2, .4, .5, .5, 1, LAVENDER),
-        Box(-.5, -.5, .4, -.36, .3, .7, (160, 116, 236)), Box(.36, -.5, .4, .5, .3, .7, (160, 116, 236)))),
     "bed": Thing(BLUE, (1.7, 1.9, 1.0), "indoors", (
         Box(-.5, -.48, .04, .5, .46, .28, (24, 52, 170)), Box(-.49, -.5, .26, .49, .44, .56, BLUE),
         Box(-.38, .16, .56, .38, .42, .7, (96, 128, 244)), Box(-.5, .44, 0, .5, .5, 1, (24, 52, 170)))),
@@ -104,6 +118,23 @@ OBJECTS: dict[str, Thing] = {
     "potted plant": Thing(GREEN, (1.0, 1.0, 1.35), "anywhere", (
         Box(-.18, -.18, 0, .18, .18, .34, (70, 140, 20), 1.5), Box(-.5, -.3, .36, .1, .4, .72, GREEN, .8),
         Box(-.05, -.4, .42, .5, .3, .8, (76, 186, 24), .8), Box(-.3, -.3, .62, .3, .3, 1, (118, 232, 60), .5))),
+}
+ACTIONS: dict[str, Implement] = {
+    "holding an umbrella": Implement(ORANGE, (1.9, 1.5, 1.6), "outdoors", (
+        Box(.27, -.03, 0, .32, .03, .62, (176, 80, 0)), Box(-.5, -.5, .57, .5, .5, .8, ORANGE, .75),
+        Box(-.375, -.375, .8, .375, .375, 1, (255, 140, 30), .3)), (-.1, -.1, .8), (0, 0, 0)),
+    "riding a horse": Implement(BROWN, (2.0, .6, 1.6), "outdoors", (
+        *_legs(.3, .3, .46, .055, (120, 74, 16)), Box(-.4, -.5, .4, .36, .5, .8, BROWN),
+        Box(.2, -.3, .7, .36, .3, 1, BROWN), Box(.34, -.28, .8, .5, .28, 1, (166, 104, 28)),
+        Box(-.48, -.12, .3, -.39, .12, .76, (104, 64, 12))), (0, 0, 0), (-.12, 0, .5)),
+    "playing the guitar": Implement(PURPLE, (1.5, .16, .62), "anywhere", (
+        Box(-.5, -.5, 0, -.14, .5, 1, PURPLE), Box(-.16, -.5, .12, .04, .5, .86, PURPLE),
+        Box(.02, -.4, .36, .46, .4, .62, (84, 0, 106)), Box(.4, -.5, .28, .5, .5, .7, (84, 0, 106)),
+        Box(-.3, -.56, .34, -.14, -.51, .66, (60, 0, 76))), (.15, -.32, .66), (0, .06, 0)),
+    "pushing a cart": Implement(MINT, (1.2, .9, 1.05), "anywhere", (
+        *_legs(.3, .36, .2, .09, (0, 140, 86)), Box(-.34, -.44, .18, .44, .44, .8, MINT, 1.15),
+        Box(-.5, -.36, .84, -.3, .36, .94, (0, 170, 104)), Box(-.38, -.4, .78, -.3, .4, .92, (0, 170, 104))),
+        (.45, 0, 0), (-.6, 0, 0)),
 }
 # fmt: on
 
@@ -115,9 +146,10 @@ NORMALS = np.array([(0, -1, 0), (0, 1, 0), (-1, 0, 0), (1, 0, 0), (0, 0, 1)])
 def boxes_of(word: str, at: Corner, yaw: float, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A thing stood in the world: its boxes' corners (P, 8, 3) in the order of CORNERS, colours (P, 3), turn (3, 3).
 
-    at: where its middle stands on the ground. yaw: radians, counterclockwise from above. Row vectors: x @ turn.
+    word: of OBJECTS, or of ACTIONS for its implement. at: where its middle stands on the ground. yaw: radians,
+    counterclockwise from above. Row vectors: x @ turn.
     """
-    thing = OBJECTS[word]
+    thing = OBJECTS[word] if word in OBJECTS else ACTIONS[word]
     numbers = np.array([(*box[:6], box.taper) for box in thing.boxes])  # (P, 7)
     low, high, taper = numbers[:, None, :3], numbers[:, None, 3:6], numbers[:, 6]
     corners = low + CORNERS * (high - low)
@@ -161,6 +193,7 @@ ROOMS = {
 }
 Rng = np.random.Generator
 FAR = 300.0
+ACTIVE = {"outdoors": 0.5, "indoors": 0.3}  # how many scenes have an action
 
 
 def _ground(x0: float, x1: float, y0: float, y1: float, colour: Colour, bright: float = 1.0, z: float = 0) -> Face:
@@ -326,11 +359,10 @@ def draw(seed: int, index: int, size: tuple[int, int] = (64, 64)) -> Scene:
     """One scene: the same for the same (seed, index), at any size (H, W) in pixels."""
     rng = np.random.default_rng([seed, index])
     place = list(PLACES)[rng.integers(len(PLACES))]
-    words = [word for word, thing in OBJECTS.items() if thing.where in ("anywhere", PLACES[place].where)]
-    objects = tuple(rng.permutation(words)[: rng.choice(4, p=(0.1, 0.5, 0.3, 0.1))].tolist())
+    objects, action = _cast(rng, PLACES[place].where)
     light, room = _surroundings(rng)
-    camera, stands = _view(rng, objects, room if PLACES[place].where == "indoors" else None)
-    caption = _caption(rng, place, objects)
+    camera, stands = _view(rng, objects, action, room if PLACES[place].where == "indoors" else None)
+    caption = _caption(rng, place, objects, action)
 
     picture = Image.new("RGBX", (size[1] * SMOOTH, size[0] * SMOOTH))  # the fourth channel is the label
     pen = ImageDraw.Draw(picture)
@@ -338,16 +370,61 @@ def draw(seed: int, index: int, size: tuple[int, int] = (64, 64)) -> Scene:
     corners, colours, bright = zip(*PLACES[place].faces(rng, room), strict=True)
     _paint(pen, camera(np.array(corners)) * scale + origin, _paler(np.array(colours)), np.array(bright), 0)
     for word, at in stands:
-        yaw = rng.uniform(-0.9, 0.9) + np.pi * (rng.random() < 0.3)
-        boxes, tones, turn = boxes_of(word, at, yaw, rng.uniform(0.85, 1.2))
+        boxes, tones, turn, label = _stood(rng, word, action if word == "person" else None, at)
         faces = boxes[:, SIDES].reshape(-1, 4, 3)
         flat = camera(faces) * scale + origin
         shade = np.tile(light.shade(NORMALS @ turn), len(boxes))
         seen = np.flatnonzero(_outside(flat))
         seen = seen[np.argsort(-faces[seen, :, 1].mean(1))]  # the far ones first
-        _paint(pen, flat[seen], tones.repeat(len(SIDES), 0)[seen], shade[seen], 1 + list(OBJECTS).index(word))
+        tones, label = (part.repeat(len(SIDES), 0)[seen] for part in (tones, label))
+        _paint(pen, flat[seen], tones, shade[seen], label)
     labels = np.array(picture.getchannel(3))[SMOOTH // 2 :: SMOOTH, SMOOTH // 2 :: SMOOTH]
-    return Scene(_exposed(rng, np.asarray(picture.reduce(SMOOTH))[..., :3]), labels, place, objects, caption)
+    is_thing = labels <= len(OBJECTS)
+    things, implements = np.where(is_thing, labels, 0), np.where(is_thing, 0, labels - len(OBJECTS))
+    image = _exposed(rng, np.asarray(picture.reduce(SMOOTH))[..., :3])
+    return Scene(image, things, implements.astype(np.uint8), place, objects, action, caption)
+
+
+def _cast(rng: Rng, where: str) -> tuple[tuple[str, ...], str | None]:
+    """What there is, and what its person is doing, if anything: nobody else is in the picture."""
+    words = rng.permutation([word for word, thing in OBJECTS.items() if thing.where in ("anywhere", where)]).tolist()
+    actions = [phrase for phrase, implement in ACTIONS.items() if implement.where in ("anywhere", where)]
+    if rng.random() >= ACTIVE[where]:
+        return tuple(words[: rng.choice(4, p=(0.1, 0.5, 0.3, 0.1))]), None
+    words.remove("person")
+    cast = rng.permutation(["person", *words[: int(rng.random() < 0.3)]]).tolist()
+    return tuple(cast), actions[rng.integers(len(actions))]
+
+
+def _stood(
+    rng: Rng, word: str, action: str | None, at: Corner
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A thing, turned at random, with its implement if it is a person who does something: corners (P, 8, 3), colours
+    (P, 3), turn (3, 3), labels (P,); an implement's label is its number in ACTIONS after all of OBJECTS."""
+    hidden_from_behind = action is not None and ACTIONS[action].at[1] < 0
+    yaw = rng.uniform(-0.9, 0.9) * (0.6 if action else 1) + np.pi * (rng.random() < 0.3) * (not hidden_from_behind)
+    scale = rng.uniform(0.85, 1.2)
+    corners, tones, turn = boxes_of(word, at, yaw, scale)
+    labels = np.full(len(corners), 1 + list(OBJECTS).index(word))
+    if action is None:
+        return corners, tones, turn, labels
+    implement, colours, _ = boxes_of(action, at, yaw, scale)
+    corners = corners + np.array(ACTIONS[action].person) * scale @ turn
+    implement = implement + np.array(ACTIONS[action].at) * scale @ turn
+    number = 1 + len(OBJECTS) + list(ACTIONS).index(action)
+    labels = np.concatenate([labels, np.full(len(implement), number)])
+    return np.concatenate([corners, implement]), np.concatenate([tones, colours]), turn, labels
+
+
+def _extent(word: str, action: str | None) -> tuple[float, float]:
+    """Metres across and high, of a person with what is needed for the action."""
+    across, _, high = OBJECTS[word].size
+    if action is None:
+        return across, high
+    implement = ACTIONS[action]
+    parts = ((across, implement.person[0]), (implement.size[0], implement.at[0]))
+    left, right = min(x - width / 2 for width, x in parts), max(x + width / 2 for width, x in parts)
+    return right - left, max(high + implement.person[2], implement.size[2] + implement.at[2])
 
 
 def _surroundings(rng: Rng) -> tuple[Light, Room]:
@@ -358,28 +435,35 @@ def _surroundings(rng: Rng) -> tuple[Light, Room]:
     return light, Room(x0, x1, depth, height, (left, right), back, up)
 
 
-def _view(rng: Rng, objects: Sequence[str], room: Room | None) -> tuple[Camera, list[tuple[str, Corner]]]:
+def _view(
+    rng: Rng, objects: Sequence[str], action: str | None, room: Room | None
+) -> tuple[Camera, list[tuple[str, Corner]]]:
     """A camera, and where each object stands, the far ones first: side by side, in the picture and in the room."""
     camera = Camera(rng.uniform(1.2, 1.7), rng.uniform(0.75, 1), (rng.uniform(-0.15, 0.15), rng.uniform(-0.25, 0.1)))
     stands, tilts = [], []
     for slot, word in enumerate(objects):
-        across, _, high = OBJECTS[word].size
+        doing = action if word == "person" else None
+        across, high = _extent(word, doing)
         share = rng.uniform(0.35, 0.9) if len(objects) == 1 else rng.uniform(0.3, 0.6)  # of the picture
+        share = 0.5 + 0.4 * share if doing else share  # a person and an implement are two
         y = float(np.clip(camera.focal * max(0.8 * across, high) / share, 1.5, 4.4))
         x = (0.9 * ((slot + rng.uniform(0.3, 0.7)) / len(objects) - 0.5) - camera.middle[0]) * y / camera.focal
         if room:
             x = min(max(x, room.left + 0.6), room.right - 0.6)
         stands.append((word, (x, y, 0.0)))
-        tilts.append(rng.uniform(-0.05, 0.2) - (camera.height - high / 2) * camera.focal / y)
+        tilts.append(rng.uniform(-0.05, 0.05 if doing else 0.2) - (camera.height - high / 2) * camera.focal / y)
     if tilts:  # looks at what there is
         camera = camera._replace(middle=(camera.middle[0], min(max(sum(tilts) / len(tilts), -0.45), 0.05)))
     return camera, sorted(stands, key=lambda stand: -stand[1][1])
 
 
-def _paint(pen: ImageDraw.ImageDraw, corners: np.ndarray, colours: np.ndarray, bright: np.ndarray, label: int) -> None:
+def _paint(
+    pen: ImageDraw.ImageDraw, corners: np.ndarray, colours: np.ndarray, bright: np.ndarray, labels: np.ndarray | int
+) -> None:
     shaded = (colours * bright[:, None]).clip(0, 255).astype(int)
-    for face, (red, green, blue) in zip(corners.reshape(-1, 8).tolist(), shaded.tolist(), strict=True):
-        pen.polygon(face, (red, green, blue, label))
+    inks = np.column_stack([shaded, np.broadcast_to(labels, len(shaded))])
+    for face, ink in zip(corners.reshape(-1, 8).tolist(), inks.tolist(), strict=True):
+        pen.polygon(face, tuple(ink))
 
 
 def _paler(colours: np.ndarray) -> np.ndarray:
@@ -404,10 +488,10 @@ def _exposed(rng: Rng, pixels: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------- words and labels
 
 
-def _caption(rng: Rng, place: str, objects: Sequence[str]) -> str:
+def _caption(rng: Rng, place: str, objects: Sequence[str], action: str | None) -> str:
     if not objects:
         return f"a photo of a {place}"
-    *others, last = [f"a {word}" for word in objects]
+    *others, last = [f"a {word} {action}" if action and word == "person" else f"a {word}" for word in objects]
     things = f"{', '.join(others)} and {last}" if others else last
     where = f"{PLACES[place].preposition} a {place}"
     forms = (f"a photo of {things} {where}", f"{things} {where}", f"a photo of a {place} with {things}")
@@ -415,33 +499,39 @@ def _caption(rng: Rng, place: str, objects: Sequence[str]) -> str:
 
 
 def patch_labels(labels: np.ndarray, patch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (H, W) → which has most of each patch, (h, w) uint8, and its share of the patch, (h, w) float."""
+    """Labels (H, W), of things or of actions → which has most of each patch, (h, w) uint8, and its share, (h, w)."""
     h, w = labels.shape[0] // patch, labels.shape[1] // patch
     tiles = labels[: h * patch, : w * patch].reshape(h, patch, w, patch)
-    shares = np.stack([(tiles == label).mean((1, 3)) for label in range(len(OBJECTS) + 1)])  # (labels, h, w)
+    most = max(len(OBJECTS), len(ACTIONS))
+    shares = np.stack([(tiles == label).mean((1, 3)) for label in range(most + 1)])  # (labels, h, w)
     return shares.argmax(0).astype(np.uint8), shares.max(0)
 
 
 def write(folder: Path, count: int, seed: int, size: tuple[int, int] = (64, 64)) -> None:
-    """`count` scenes: images/00000.png …, labels/00000.png … (palette pictures), captions.json last.
+    """`count` scenes: images/00000.png …, labels/00000.png … and action_labels/00000.png … (palette pictures),
+    captions.json last.
 
-    captions.json is a list of {"image": "images/00000.png", "caption": …, "place": …, "objects": […]}.
+    captions.json is a list of {"image": "images/00000.png", "caption": …, "place": …, "objects": […], "action": …},
+    the action null where there is none.
     """
-    palette = [0, 0, 0, *(part for thing in OBJECTS.values() for part in thing.colour)]
     entries = []
-    for name in ("images", "labels"):
+    for name in ("images", "labels", "action_labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for index in range(count):
         scene, name = draw(seed, index, size), f"{index:05d}.png"
-        labels = Image.fromarray(scene.labels).convert("P")
-        labels.putpalette(palette)
         _save(Image.fromarray(scene.image), folder / "images" / name)
-        _save(labels, folder / "labels" / name)
-        entries.append(
-            {"image": f"images/{name}", "caption": scene.caption, "place": scene.place, "objects": list(scene.objects)}
-        )
+        _save(_paletted(scene.labels, OBJECTS), folder / "labels" / name)
+        _save(_paletted(scene.action_labels, ACTIONS), folder / "action_labels" / name)
+        said = {"caption": scene.caption, "place": scene.place, "objects": list(scene.objects), "action": scene.action}
+        entries.append({"image": f"images/{name}", **said})
     with write_atomically(folder / "captions.json") as part:
         part.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+
+
+def _paletted(labels: np.ndarray, words: Mapping[str, Thing | Implement]) -> Image.Image:
+    picture = Image.fromarray(labels).convert("P")
+    picture.putpalette([0, 0, 0, *(part for word in words.values() for part in word.colour)])
+    return picture
 
 
 def _save(picture: Image.Image, path: Path) -> None:
