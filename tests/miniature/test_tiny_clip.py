@@ -19,13 +19,15 @@ def measures(small_clip):
     return measure(CLIP.load(small_clip), 400)
 
 
-def test_new_pictures_are_told_by_place_and_thing(measures):
+def test_new_pictures_are_told_by_place_thing_and_action(measures):
     assert measures["place"] >= 0.95
     assert measures["object"] >= 0.95
+    assert measures["action"] >= 0.95
 
 
-def test_patches_know_their_thing_by_the_values_of_the_last_attention(measures):
+def test_patches_know_their_thing_and_action_by_the_values_of_the_last_attention(measures):
     assert measures["object/value"] >= 0.8
+    assert measures["action/value"] >= 0.8
 
 
 def test_its_last_tokens_have_the_flaw_of_the_published_clips(measures):
