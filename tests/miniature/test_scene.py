@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightword.miniature.scene import OBJECTS, PLACES, draw, patch_labels, write
+from sightword.miniature.scene import ACTIONS, OBJECTS, PLACES, draw, patch_labels, write
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +27,14 @@ def test_a_scene_is_the_same_each_time_and_leaves_the_global_generator_alone():
 def test_every_word_has_scenes_and_every_scene_its_words(scenes):
     assert {scene.place for scene in scenes} == set(PLACES)
     assert {word for scene in scenes for word in scene.objects} == set(OBJECTS)
+    assert {scene.action for scene in scenes} == {None, *ACTIONS}
     for scene in scenes:
         named = {word for word in OBJECTS if re.search(rf"\ban? {word}\b", scene.caption)}
         assert named == set(scene.objects)
         assert f"a {scene.place}" in scene.caption
+        assert [phrase for phrase in ACTIONS if f"a person {phrase}" in scene.caption] == [scene.action][
+            : bool(scene.action)
+        ]
         assert {list(OBJECTS)[label - 1] for label in np.unique(scene.labels) if label} <= set(scene.objects)
 
 
@@ -50,6 +54,13 @@ def test_things_have_colours_that_no_other_has():
     colours = np.array([thing.colour for thing in OBJECTS.values()], float)
     apart = np.sqrt(np.square(colours[:, None] - colours).sum(-1)) + 1e3 * np.eye(len(colours))
     assert apart.min() > 90
+
+
+def test_an_implement_is_seen_only_where_somebody_does_something_and_is_no_thing(scenes):
+    for scene in scenes:
+        assert set(np.unique(scene.action_labels)) <= {0, 1 + list(ACTIONS).index(scene.action) if scene.action else 0}
+        assert not (scene.labels.astype(bool) & scene.action_labels.astype(bool)).any()
+    assert np.mean([scene.action_labels.any() for scene in scenes if scene.action]) > 0.95
 
 
 def test_a_scene_has_no_size_of_its_own():
@@ -81,7 +92,10 @@ def test_what_is_written_is_what_was_drawn(tmp_path):
         labels = Image.open(tmp_path / entry["image"].replace("images", "labels"))
         assert labels.mode == "P"
         assert (np.asarray(labels) == scene.labels).all()
+        labels = Image.open(tmp_path / entry["image"].replace("images", "action_labels"))
+        assert (np.asarray(labels) == scene.action_labels).all()
         assert (entry["caption"], entry["place"], entry["objects"]) == (scene.caption, scene.place, list(scene.objects))
+        assert entry["action"] == scene.action
     before = {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
     write(tmp_path, 4, seed=9, size=(32, 48))
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*.*")}

@@ -78,6 +78,7 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
 
 def write_vocabulary(folder: Path) -> None:
     """One file a stream, in the form of the vocabularies that the system `intent` brings."""
+    folder.mkdir(parents=True, exist_ok=True)
     streams = {"coco": list(scene.OBJECTS), "places": list(scene.PLACES), "actions": list(scene.ACTIONS)}
     for stream, words in streams.items():
         prompt = "a photo of a person {}" if stream == "actions" else "a photo of a {}"
