@@ -10,9 +10,10 @@ from sightword import cli
 from sightword.nearest import nearest
 from sightword.systems.intent.anchors import Anchors, Book
 from sightword.systems.intent.codes import anchors_digest, write_codes
+from sightword.systems.intent.data import count_codes
 from sightword.tokens import Source, TokenCache, cache_tokens
 
-SIZES = {"coco": 9, "places": 300}
+SIZES = {"places": 300, "coco": 9}  # as the document's five, in no alphabetical order
 FORMS = {"coco": "value", "places": "joint"}
 
 
@@ -40,9 +41,19 @@ def test_each_patch_has_the_nearest_word_of_each_stream(tokens, anchors, tmp_pat
     assert list(codes) == list(tokens)
     assert codes.header["dtypes"] == {"ids": "uint16"}
     for path in tokens:
-        for row, name in enumerate(SIZES):
+        for row, name in enumerate(sorted(SIZES)):
             x = torch.from_numpy(tokens.get(path, FORMS[name])).float()
             assert np.array_equal(codes[path]["ids"][row], nearest(x, anchors[name], "cosine").numpy())
+
+
+def test_counts_are_of_the_stream_whose_name_they_have(tokens, anchors, tmp_path):
+    codes = write_codes(tokens.out, anchors, FORMS, tmp_path / "codes")
+    counts = count_codes(codes, list(tokens))
+    for name, size in SIZES.items():
+        for number, path in enumerate(tokens):
+            x = torch.from_numpy(tokens.get(path, FORMS[name])).float()
+            there = torch.bincount(nearest(x, anchors[name], "cosine"), minlength=size)
+            assert torch.equal(counts[name][number], there.int())
 
 
 def test_a_second_run_does_nothing_and_other_anchors_are_refused(tokens, anchors, tmp_path):
@@ -75,6 +86,6 @@ def test_the_verb_writes_them_and_says_what_comes_next(tokens, anchors, tmp_path
     assert cli.main(["codes", *words]) == 0
     said = capsys.readouterr().out
     assert "5 images" in said
-    assert "coco by value tokens, places by joint tokens" in said
+    assert "places by joint tokens, coco by value tokens" in said
     assert f"data.codes={tmp_path / 'codes'}" in said
     assert len(TokenCache(tokens.out)) == 5

@@ -179,6 +179,21 @@ def test_codes_that_may_move_get_a_gradient_of_the_classes():
         assert model.books[name].weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["tokens of their own", "the same tokens"])
+def test_the_commitment_of_all_streams_is_that_of_each_and_pulls_as_it(shared):
+    model = _model(freeze_codebook=False)
+    tokens = {name: x.clone().requires_grad_() for name, x in _tokens().items()}
+    tokens = dict.fromkeys(tokens, tokens["coco"]) if shared else tokens
+    read = model(tokens)
+    terms = []
+    for name, ids in read.ids.items():
+        codes = model.books[name].weight[ids]
+        terms.append((2 - 2 * F.cosine_similarity(tokens[name], codes, dim=-1)).mean())
+    torch.testing.assert_close(read.commitment, sum(terms))
+    learn = [tokens["coco"], *(model.books[name].weight for name in SIZES)]
+    torch.testing.assert_close(torch.autograd.grad(read.commitment, learn), torch.autograd.grad(sum(terms), learn))
+
+
 def test_an_adapter_learns_through_the_choice_of_words():
     learned = _slopes(_model(adapter=True).train(), _tokens())
     assert {f"adapters.{name}.weight" for name in SIZES} <= learned

@@ -30,7 +30,7 @@ def write_codes(
     workers: int = 0,
     gpus: float = 0,
 ) -> FeatureCache:
-    """Write a FeatureCache of "ids" (S, N) by the paths of a TokenCache; streams in the order of `anchors`.
+    """Write a FeatureCache of "ids" (S, N) by the paths of a TokenCache; streams in alphabetical order.
 
     anchors: stream → (K, D). forms: stream → which tokens it reads. ValueError if the tokens do not fit the anchors.
     """
@@ -107,12 +107,12 @@ class _Reader:
             names = [name for name in self.anchors if self.forms[name] == form]
             x = torch.from_numpy(rows).to(self.device).float()  # (B, N, D)
             ids |= zip(names, nearest_in_each(x, [self.anchors[name] for name in names], "cosine"), strict=True)
-        stacked = torch.stack([ids[name] for name in self.anchors], 1).cpu().numpy()  # (B, S, N)
+        stacked = torch.stack([ids[name] for name in sorted(ids)], 1).cpu().numpy()  # (B, S, N)
         self.cache.write_shard(shard, list(keys), {"ids": stacked.astype(self.cache.header["dtypes"]["ids"])})
 
 
 def read_ids(cache: FeatureCache, key: str) -> np.ndarray:
-    """(S, N) int64 of one image."""
+    """(S, N) int64 of one image, streams in alphabetical order."""
     return cache.get(key, "ids").astype(np.int64)
 
 

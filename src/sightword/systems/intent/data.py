@@ -367,7 +367,7 @@ def count_codes(codes: FeatureCache, keys: Sequence[str]) -> dict[str, Tensor]:
     """Stream → (M, K) int32: how many patches of an image take each code, from the ids that `sightword codes` wrote."""
     ids = np.stack([codes.get(key, "ids") for key in keys])  # (M, S, N)
     found = {}
-    for number, (stream, size) in enumerate(codes.header["streams"].items()):
+    for number, (stream, size) in enumerate(sorted(codes.header["streams"].items())):
         each = torch.from_numpy(ids[:, number].astype(np.int64))  # (M, N)
         found[stream] = torch.zeros(len(keys), size, dtype=torch.int32)
         found[stream].scatter_add_(1, each, torch.ones_like(each, dtype=torch.int32))

@@ -12,6 +12,7 @@ Legend: B batch; N patches; D width of codes; S streams; K codes of a stream; C 
 """
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import NamedTuple, cast
 
 import torch
@@ -125,7 +126,7 @@ class MultiStream(nn.Module):
         ids = self.nearest(tokens)
         counts = {name: self.count(name, ids[name]) for name in self.streams}
         pooled = {name: self.pool(name, counts[name]) for name in self.streams}
-        commitment = torch.stack([self._commitment(name, tokens[name], ids[name]) for name in self.streams]).sum()
+        commitment = self._commitment(tokens, ids)
         if self.adapters:  # straight through the choice of a word
             soft = {name: unit(tokens[name].float()).mean(1) for name in self.streams}
             pooled = {name: pooled[name] + soft[name] - soft[name].detach() for name in self.streams}
@@ -140,11 +141,8 @@ class MultiStream(nn.Module):
 
     def nearest(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Stream → ids (B, N). Streams that read the same tokens are looked up in one product."""
-        readers: dict[int, list[str]] = {}
-        for name in self.streams:
-            readers.setdefault(id(tokens[name]), []).append(name)
         found: dict[str, Tensor] = {}
-        for names in readers.values():
+        for names in self._readers(tokens):
             books = [self.book(name).weight for name in names]
             found |= zip(names, nearest_in_each(tokens[names[0]].detach(), books, "cosine"), strict=True)
         return {name: found[name] for name in self.streams}
@@ -215,11 +213,29 @@ class MultiStream(nn.Module):
         weight = weight / (var + self.norm.eps).sqrt()
         return weight, bias - weight @ mean
 
-    def _commitment(self, stream: str, tokens: Tensor, ids: Tensor) -> Tensor:
-        """2 − 2cos of tokens (B, N, D) and their codes, the mean over patches; pulls whichever of the two learns."""
-        with torch.autocast(tokens.device.type, enabled=False):
-            cosines = (unit(tokens.float()) * self.book(stream).decode(ids)).sum(-1)
-            return (2 - 2 * cosines).mean()
+    def _readers(self, tokens: Mapping[str, Tensor]) -> list[list[str]]:
+        """Streams that read the same tensor stand together."""
+        readers: dict[int, list[str]] = {}
+        for name in self.streams:
+            readers.setdefault(id(tokens[name]), []).append(name)
+        return list(readers.values())
+
+    def _commitment(self, tokens: Mapping[str, Tensor], ids: Mapping[str, Tensor]) -> Tensor:
+        """2 − 2cos of tokens and their codes, the mean over patches, summed over streams; pulls whichever learns.
+
+        Cosines of one token with several codes add up to one product with the sum of these, so tokens are read once.
+        """
+        terms = []
+        for names in self._readers(tokens):
+            x = tokens[names[0]].flatten(0, -2).float()  # (B·N, D)
+            books = [self.book(name).codes() for name in names]
+            starts = accumulate(map(len, books[:-1]), initial=0)
+            rows = torch.stack([ids[name].flatten() + start for name, start in zip(names, starts, strict=True)], 1)
+            with torch.autocast(x.device.type, enabled=False):
+                codes = F.embedding_bag(rows, torch.cat(books), mode="sum")  # (B·N, D)
+                length = x.norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
+                terms.append(2 * len(names) - 2 * ((x * codes).sum(1) / length).mean())
+        return torch.stack(terms).sum()
 
 
 class Baseline(nn.Module):
