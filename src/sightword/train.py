@@ -363,6 +363,7 @@ class Result(NamedTuple):
     measures: dict[str, float]  # of the last validation
     best: dict[str, float]  # of the validation that `monitor` likes best, with its "batches"
     finished: bool  # False: interrupted, and can be resumed
+    protocol: Mapping[str, Any]  # how the measures were taken
 
 
 def run(task: Task, loaders: Loaders, config: Run, folder: Path) -> Result:
@@ -385,11 +386,11 @@ def run(task: Task, loaders: Loaders, config: Run, folder: Path) -> Result:
     try:
         trainer.fit(loop, loaders.train, loaders.val, ckpt_path=str(last) if before else None, weights_only=True)
     except Interrupted:
-        return Result(folder, loop.measures, keeper.best, finished=False)
+        return Result(folder, loop.measures, keeper.best, finished=False, protocol=task.protocol())
     if trainer.is_global_zero:
         cost = {"batches": steps, "seconds": time.perf_counter() - began, "from_batch": before}
         write_summary(folder, config, loop.measures, keeper.best, task.protocol(), cost)
-    return Result(folder, loop.measures, keeper.best, finished=True)
+    return Result(folder, loop.measures, keeper.best, finished=True, protocol=task.protocol())
 
 
 def _check(folder: Path, before: int, steps: int, loaders: Loaders, world_size: int) -> None:
