@@ -51,7 +51,7 @@ class Task(nn.Module):
     def measures(self) -> dict[str, float]:
         """The metrics of everything gathered since the last call, summed over ranks; forgets it.
 
-        Computes from what was gathered and runs no network: averaged weights are out again by now.
+        Computes from what was gathered and runs no network. A buffer it writes is saved with the weights measured.
         """
         return {}
 

@@ -262,6 +262,17 @@ class Interrupted(Exception):
     """The run was asked to end; its last checkpoint is written."""
 
 
+class Average(EMAWeightAveraging):
+    """Averaged weights stay in place until the measures are taken, so that buffers a task writes there, such as a
+    threshold, are saved with the weights that they were found for."""
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning would take them out here, before the module's own hook."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
+
+
 class Keeper(Callback):
     """Says when to validate, keeps checkpoints/last.ckpt and best.ckpt, and ends on SIGINT or SIGTERM, `last` written.
 
@@ -422,7 +433,7 @@ def make_trainer(task: Task, config: Run, folder: Path, loggers: list[Logger]) -
     # Each of two optimisers leaves the other's parameters without a gradient.
     strategy = ("ddp" if alone else "ddp_find_unused_parameters_true") if several else t.strategy
     # The average comes before the keeper, so that what is saved holds this batch. A codebook has averages of its own.
-    average = [EMAWeightAveraging(decay=config.optim.ema, use_buffers=False)] if config.optim.ema else []
+    average = [Average(decay=config.optim.ema, use_buffers=False)] if config.optim.ema else []
     options: dict[str, Any] = dict(  # noqa: C408
         accelerator=t.accelerator,
         devices=t.devices,

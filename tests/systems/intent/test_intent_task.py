@@ -137,6 +137,24 @@ def test_weights_from_before_any_validation_have_no_threshold(anchors_file):
     assert "\n" not in str(error.value)
 
 
+def test_a_threshold_of_other_weights_is_refused(anchors_file):
+    task = task_of(anchors_file).eval()
+    task.evaluate(batch(1))
+    task.measures()
+    task.evaluate(batch(2, split="test"))
+    task.measures()
+    with torch.no_grad():
+        task.model.head.bias[3] += 1e-6  # one step on
+    with pytest.raises(ValueError, match="have that of others: they were trained on"):
+        task.evaluate(batch(2, split="test"))
+    task.model.head.bias.data[3] -= 1e-6
+    task.evaluate(batch(1))
+    task.measures()
+    task.train().losses(batch(4))  # what standardises has moved, and no parameter
+    with pytest.raises(ValueError, match="have that of others"):
+        task.eval().evaluate(batch(2, split="test"))
+
+
 def test_weights_of_other_anchors_are_refused(anchors_file, tmp_path):
     weights = task_of(anchors_file).state_dict()
     read = Anchors.read(anchors_file)

@@ -128,6 +128,17 @@ def test_the_test_split_is_judged_by_the_runs_own_threshold(world, trained, tmp_
     assert report["protocol"]["split"] in text
 
 
+def test_averaged_weights_are_kept_with_their_own_threshold(world, small_clip, tmp_path, capsys):
+    more = {"data.codes": world / "codes", "trainer.epochs": 3, "optim.ema": 0.9, "name": "it"}
+    assert cli.main(["train", "experiment=intent/stage1", *words_of(world, small_clip, tmp_path, **more)]) == 0
+    run = tmp_path / "intent" / "stage1" / "it"
+    for checkpoint in ("best", "last"):
+        assert cli.main(["evaluate", f"run={run}", "split=test", f"checkpoint={checkpoint}"]) == 0
+        report = json.loads((run / "evaluation_test.json").read_text())
+        kept = json.loads((run / "summary.json").read_text())[checkpoint]
+        assert report["measures"]["threshold"] == pytest.approx(kept["val/threshold"])
+
+
 def test_evaluating_what_cannot_be_is_one_line(world, trained, tmp_path, capsys):
     def said(*words):
         assert cli.main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'no.json'}", *words]) == 2

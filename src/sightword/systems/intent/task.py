@@ -18,6 +18,7 @@ from torch.nn import Parameter
 
 from sightword import metrics
 from sightword.atomic import write_atomically
+from sightword.cache import digest
 from sightword.checkpoint import load_strictly, read_weights
 from sightword.systems.intent.anchors import Anchors
 from sightword.systems.intent.codes import anchors_digest
@@ -117,7 +118,8 @@ class Reading(Task):
 
     model: nn.Module
     system: dict[str, Any]  # what it was made of
-    threshold: Tensor  # () of the last validation, for other splits; it goes with the weights. NaN: there was none
+    threshold: Tensor  # () of the last validation, for other splits; NaN: there was none
+    judged: Tensor  # () int64, the fingerprint of the weights that it is of
 
     def __init__(
         self, model: nn.Module, tower: LazyTower, asl: tuple[float, float, float], weights: Mapping[str, float]
@@ -125,9 +127,10 @@ class Reading(Task):
         super().__init__(weights)
         self.model, self.tower, self.asl = model, tower, asl
         self.register_buffer("threshold", torch.tensor(torch.nan))
+        self.register_buffer("judged", torch.tensor(0))
         self.decisions, self.split = metrics.Decisions(), "val"
         self.missing, self.skipped = 0, 0
-        self._images, self._classes = 0, list[dict[str, Any]]()  # of the last measures
+        self._fingerprint, self._images, self._classes = 0, 0, list[dict[str, Any]]()  # of the last measures
 
     def logits(self, batch: IntentBatch) -> Tensor:
         """(B, C)"""
@@ -143,11 +146,10 @@ class Reading(Task):
 
     @torch.no_grad()
     def evaluate(self, batch: IntentBatch) -> None:
-        if batch.split != "val" and self.threshold.isnan():
-            raise ValueError(
-                f"{batch.split} is judged by the threshold that validation gave, and these weights have none, they are "
-                "from before the first validation: take checkpoint=best, or resume the run to its next validation"
-            )
+        if not len(self.decisions):
+            self._fingerprint = fingerprint(self.model)
+        if batch.split != "val":
+            self._check_threshold(batch.split)
         self.split, self.missing, self.skipped = batch.split, batch.missing, self.skipped + batch.skipped
         if len(batch.targets):
             self.decisions.update(self._logits(batch).float().sigmoid(), batch.targets > 0)
@@ -164,10 +166,24 @@ class Reading(Task):
         scores, targets = gathered.scores, gathered.targets
         if self.split == "val":
             self.threshold.fill_(metrics.best_threshold(scores, targets))
+            self.judged.fill_(self._fingerprint)
         threshold = on_grid(float(self.threshold))
         self._images, self._classes = len(gathered), class_table(scores, targets, threshold)
         values = measures_of(scores, targets, threshold)
         return values | {name: float(n) for name, n in (("missing", self.missing), ("skipped", skipped)) if n}
+
+    def _check_threshold(self, split: str) -> None:
+        """ValueError unless the threshold was chosen for these very weights."""
+        if self.threshold.isnan():
+            told = "have none, they are from before the first validation"
+        elif int(self.judged) != self._fingerprint:
+            told = "have that of others: they were trained on, or changed, since the validation that gave it"
+        else:
+            return
+        raise ValueError(
+            f"{split} is judged by the threshold that validation gave, and these weights {told}; take checkpoint=best, "
+            "or resume the run to its next validation"
+        )
 
     def protocol(self) -> dict[str, Any]:
         return protocol_of(self.split, self._images)
@@ -196,6 +212,12 @@ class Reading(Task):
                 f"tokens={','.join(forms)} writes one that has"
             )
         return {form: batch.tokens[form].float() for form in forms}, batch.pooled.float()
+
+
+def fingerprint(model: nn.Module) -> int:
+    """Tells weights apart, 63 bits; those that never move are left out."""
+    moving = {name: value for name, value in model.named_buffers() if name.startswith("norm.")}
+    return int(digest({**dict(model.named_parameters()), **moving}), 16) >> 1
 
 
 def _check_classes(batch: IntentBatch) -> None:
