@@ -50,6 +50,8 @@ def mistake(capsys, *words):
         (["evaluate", "run=nowhere"], ["nowhere"]),
         (["export", "rnu=x", "out=y"], ["rnu", "did you mean 'run'"]),
         (["check", "dataset=image", "root=."], ["image", "did you mean 'images'"]),
+        (["check", "dataset=images", "root=.", "images=x"], ["dataset=images", "takes no 'images'", "it takes root"]),
+        (["check", "dataset=images", "root"], ["'root' is not key=value"]),
         (["tokenize", "images=nowhere", "out=x"], ["nowhere", "does not exist"]),
         (["tokenize", "images"], ["'images' is not key=value"]),
         (["tokenize", "images=x", "out=y", "size=large"], ["size=large", "int"]),
@@ -168,6 +170,10 @@ def test_a_resume_that_cannot_be_leaves_the_run_as_it_was(run, photos, tmp_path,
     assert "is finished" in mistake(capsys, "train", f"resume={run}", "optim.lr=1")
     assert "experiment=" in mistake(capsys, "train", f"resume={run}", "experiment=tokenizer/vqgan")
     assert (run / "config.yaml").read_text() == before
+
+
+def test_a_system_of_one_split_says_so(run, capsys):
+    assert "tokenizer/mini has no split 'test'" in mistake(capsys, "evaluate", f"run={run}", "split=test")
 
 
 def test_a_checkpoint_that_is_not_there_is_not_replaced_by_another(run, capsys):

@@ -14,6 +14,7 @@ from sightword.metrics import (
     class_thresholds,
     f1,
     mean_average_precision,
+    precision_recall,
 )
 
 T, F = True, False
@@ -80,6 +81,25 @@ def test_f1_is_torchmetrics_where_no_class_is_empty() -> None:
     for average in ("macro", "micro"):
         theirs = multilabel_f1_score(scores, targets.int(), 9, threshold=0.7, average=average)
         assert f1(scores > 0.7, targets, average).item() == pytest.approx(theirs.item(), abs=1e-6)
+
+
+def test_precision_and_recall_by_hand_and_as_torchmetrics() -> None:
+    from torchmetrics.functional.classification import multilabel_precision, multilabel_recall
+
+    # class 0: tp 1, fp 1; class 1: tp 1, fn 1; class 2: neither label nor prediction
+    predicted = torch.tensor([[T, T, F], [T, F, F], [F, F, F]])
+    targets = torch.tensor([[T, T, F], [F, T, F], [F, F, F]])
+    precision, recall = precision_recall(predicted, targets)
+    assert precision.tolist() == [0.5, 1, 0]
+    assert recall.tolist() == [1, 0.5, 0]
+    scores, targets = random_set(200, 9, 8)
+    precision, recall = precision_recall(scores > 0.7, targets)
+    for ours, theirs in ((precision, multilabel_precision), (recall, multilabel_recall)):
+        each = theirs(scores, targets.int(), 9, threshold=0.7, average=None)
+        assert ours.tolist() == pytest.approx(each.tolist(), abs=1e-6)
+    assert (2 * precision * recall / (precision + recall)).tolist() == pytest.approx(
+        f1(scores > 0.7, targets, None).tolist()
+    )
 
 
 @pytest.mark.parametrize(

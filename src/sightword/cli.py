@@ -74,14 +74,17 @@ def _arguments(verb: str, function: Verb, words: Sequence[str]) -> dict[str, Any
     """`key=value` words as the function's keyword arguments, by its annotations.
 
     A function with the keyword-only argument `fields` is given the words whose key has a dot: the config's own fields.
+    One with `others` is given the words whose key it does not know.
     """
     every: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
     parameters = {name: p for name, p in every.items() if p.kind is not p.KEYWORD_ONLY}
-    hints = typing.get_type_hints(function)
     given: dict[str, Any] = {}
     if "fields" in every:
         given["fields"] = [word for word in words if "." in word.partition("=")[0]]
         words = [word for word in words if word not in given["fields"]]
+    if "others" in every:
+        given["others"] = [word for word in words if "=" in word and word.partition("=")[0] not in parameters]
+        words = [word for word in words if word not in given["others"]]
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
@@ -90,7 +93,7 @@ def _arguments(verb: str, function: Verb, words: Sequence[str]) -> dict[str, Any
             raise ValueError(
                 f"sightword {verb} takes no {key!r}{_closest(key, parameters)}; it takes {', '.join(parameters)}"
             )
-        given[key] = _value(key, value, hints[key])
+        given[key] = _value(key, value, parameters[key].annotation)
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in given:
             raise ValueError(f"sightword {verb} needs {name}=…; sightword {verb} --help says more")
@@ -98,6 +101,8 @@ def _arguments(verb: str, function: Verb, words: Sequence[str]) -> dict[str, Any
 
 
 def _value(key: str, text: str, kind: Any) -> Any:
+    """kind: str, int, float or bool, or its name, where annotations are kept as text."""
+    kind = {"str": str, "int": int, "float": float, "bool": bool}.get(kind, kind)
     try:
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
@@ -218,11 +223,18 @@ def _ending(result: Any) -> str:
     if not result.finished:
         return f"stopped; go on with: sightword train resume={result.folder}"
     shown = result.best or result.measures
-    lines = [f"  {name.removeprefix('val/'):<20} {value:.4g}" for name, value in shown.items() if name != "batches"]
+    shown_plain = {name.removeprefix("val/"): value for name, value in shown.items() if name != "batches"}
+    lines = _measured(shown_plain, result.protocol)
     at = f"best, batch {shown['batches']:.0f}" if result.best else "last"
     return "\n".join(
         [f"validation ({at})", *lines, f"written to {result.folder}", f"next: sightword evaluate run={result.folder}"]
     )
+
+
+def _measured(measures: Mapping[str, float], protocol: Mapping[str, Any]) -> list[str]:
+    """A line for each measure, with the protocol's word on it."""
+    notes = protocol.get("measures", {})
+    return [f"  {name:<20} {value:<10.4g} {notes.get(name, '')}".rstrip() for name, value in measures.items()]
 
 
 def _compose(words: list[str]) -> "Run":
@@ -386,10 +398,14 @@ def _default(value: str) -> str:
 # ------------------------------------------------------------------------------------------------ verbs of every system
 
 
-def evaluate(run: str, checkpoint: str = "best", out: str = "", *, fields: Sequence[str] = ()) -> None:
-    """Measure a run's checkpoint on its validation data, and write the measures with their protocol.
+def evaluate(
+    run: str, checkpoint: str = "best", out: str = "", split: str = "val", *, fields: Sequence[str] = ()
+) -> None:
+    """Measure a run's checkpoint on data it was not trained on, and write the measures with their protocol.
 
-    run: a run's folder. checkpoint: best, last or a file. out: the JSON, evaluation.json in the run's folder if empty.
+    run: a run's folder. checkpoint: best, last or a file. split: val, or test where the data have one; what validation
+    chose, as thresholds, is used there as it is. out: the JSON; if empty, evaluation.json in the run's folder
+    (evaluation_test.json of test). Tables are written beside it, as CSV and as text.
     Fields of the config can be given too: data.val_root=photos, system.use_lpips=true system.lpips_weights=vgg16.pth,
     system.fid_weights=pt_inception-2015-12-05-6726825d.pth.
     """
@@ -400,15 +416,53 @@ def evaluate(run: str, checkpoint: str = "best", out: str = "", *, fields: Seque
 
     config = _change(runs.read_config(Path(run)), fields)
     task, config, used = runs.restore(Path(run), checkpoint, config)
-    measures = measure(task, runs.make_loaders(config).val, config)
-    file = Path(out or Path(run) / "evaluation.json")
+    measures = measure(task, runs.held_out(config, split), config)
+    file = Path(out or Path(run) / ("evaluation.json" if split == "val" else f"evaluation_{split}.json"))
     file.parent.mkdir(parents=True, exist_ok=True)
-    report = {"run": run, "checkpoint": str(used), "measures": measures, "protocol": task.protocol()}
+    protocol, tables = task.protocol(), task.tables()
+    report = {"run": run, "checkpoint": str(used), "measures": measures, "protocol": protocol, "tables": tables}
     with write_atomically(file) as part:
         part.write_text(json.dumps(report, indent=2) + "\n")
-    for name, value in measures.items():
-        print(f"  {name:<20} {value:.4g}")
-    print(f"{used}, measured; written to {file} with the protocol")
+    written = [path for name, rows in tables.items() for path in _write_table(file, name, rows, protocol)]
+    print("\n".join([*([protocol["split"]] if "split" in protocol else []), *_measured(measures, protocol)]))
+    beside = f", {', '.join(str(path) for path in written)} beside it" if written else ""
+    print(f"{used}, measured; written to {file} with the protocol{beside}")
+
+
+def _write_table(report: Path, name: str, rows: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) -> list[Path]:
+    """Rows as <report>_<name>.csv, for programs, and .txt, for eyes, with the protocol's plain lines above."""
+    import csv
+
+    from sightword.atomic import write_atomically
+
+    files = [report.with_name(f"{report.stem}_{name}{suffix}") for suffix in (".csv", ".txt")]
+    with write_atomically(files[0]) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    told = [f"{what}: {text}" for what, text in protocol.items() if isinstance(text, str)]
+    with write_atomically(files[1]) as part:
+        part.write_text("\n".join([*told, "", *_columns(rows)]) + "\n", encoding="utf-8")
+    return files
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows in columns as wide as they need be: numbers to the right, those with a fraction to three digits."""
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    names = list(rows[0])
+    right = [all(isinstance(row[name], int | float | None) for row in rows) for name in names]
+    widths = [max(len(line[column]) for line in [names, *cells]) for column in range(len(names))]
+    aligned = [
+        [f"{c:>{w}}" if r else f"{c:<{w}}" for c, w, r in zip(line, widths, right, strict=True)]
+        for line in [names, *cells]
+    ]
+    return ["  ".join(line).rstrip() for line in aligned]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def export(run: str, out: str, checkpoint: str = "best") -> None:
@@ -421,12 +475,13 @@ def export(run: str, out: str, checkpoint: str = "best") -> None:
     print(f"{used} written to {out}")
 
 
-def check(dataset: str, root: str) -> None:
+def check(dataset: str, root: str, *, others: Sequence[str] = ()) -> None:
     """Is this data set whole? Names every missing or broken file.
 
-    dataset: images. root: its folder.
+    dataset: images, or one that a system trains on. root: its folder. Some can be told more: of intentonomy images=
+    is the folder of the pictures, where they do not lie below root.
     """
-    checks: dict[str, Callable[[str], Any]] = {}
+    checks: dict[str, Callable[..., Any]] = {}
     for system in system_names():
         if _has(system, "verbs.py"):
             checks |= getattr(runs.module_of(system, "verbs"), "CHECKS", {})
@@ -434,7 +489,8 @@ def check(dataset: str, root: str) -> None:
         raise ValueError(
             f"there is no data set {dataset!r}{_closest(dataset, checks)}; these can be checked: {', '.join(checks)}"
         )
-    report = checks[dataset](root)
+    told = _arguments(f"check dataset={dataset}", checks[dataset], [f"root={root}", *others])
+    report = checks[dataset](**told)
     print(report)
     if report.problems:
         raise SystemExit(1)

@@ -250,6 +250,17 @@ def f1(predicted: Tensor, targets: Tensor, average: str | None = "macro") -> Ten
     return classes if average is None else classes.mean()
 
 
+def precision_recall(predicted: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each class tp / (tp + fp) and tp / (tp + fn), as sklearn: 0 where nothing was predicted, or nothing is there.
+
+    predicted, targets: (N, C) → two of (C,) float64.
+    """
+    _same_decisions(predicted, targets)
+    predicted, targets = predicted.bool(), targets.bool()
+    both = (predicted & targets).double().sum(0)
+    return both / predicted.double().sum(0).clamp_min(1), both / targets.double().sum(0).clamp_min(1)
+
+
 def best_threshold(scores: Tensor, targets: Tensor) -> float:
     """The one threshold of the official Intentonomy evaluation: of 0.05, 0.10 … 0.95 the first with the best macro F1.
 

@@ -35,6 +35,16 @@ def make_loaders(config: Run) -> Any:
     return module_of(config.experiment, "data").make_loaders(config.data, config.seed)
 
 
+def held_out(config: Run, split: str = "val") -> Any:
+    """What a config is measured on. A system whose data offer `split_loader(data, split)` has more than val."""
+    data = module_of(config.experiment, "data")
+    if hasattr(data, "split_loader"):
+        return data.split_loader(config.data, split)
+    if split != "val":
+        raise ValueError(f"{config.experiment} has no split {split!r}: its measures are of val, which data.* describes")
+    return make_loaders(config).val
+
+
 def start(config: Run, folder: Path | None = None) -> "Result":
     """Train in a folder, from its last checkpoint if there is one; None makes a new one.
 

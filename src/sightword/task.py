@@ -51,12 +51,19 @@ class Task(nn.Module):
     def measures(self) -> dict[str, float]:
         """The metrics of everything gathered since the last call, summed over ranks; forgets it.
 
-        Computes from what was gathered and runs no network: averaged weights are out again by now.
+        Computes from what was gathered and runs no network. A buffer it writes is saved with the weights measured.
         """
         return {}
 
     def protocol(self) -> dict[str, Any]:
-        """How the measures are taken, in words and numbers that let another program take them again."""
+        """How the measures are taken, in words and numbers that let another program take them again.
+
+        Under "measures" there may be a word on each, which is printed beside its number.
+        """
+        return {}
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """What the last `measures` were made of, row by row: name → rows of the same columns, plain values."""
         return {}
 
     def pictures(self, batch: Any) -> dict[str, Image]:

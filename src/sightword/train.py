@@ -262,6 +262,17 @@ class Interrupted(Exception):
     """The run was asked to end; its last checkpoint is written."""
 
 
+class Average(EMAWeightAveraging):
+    """Averaged weights stay in place until the measures are taken, so that buffers a task writes there, such as a
+    threshold, are saved with the weights that they were found for."""
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning would take them out here, before the module's own hook."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
+
+
 class Keeper(Callback):
     """Says when to validate, keeps checkpoints/last.ckpt and best.ckpt, and ends on SIGINT or SIGTERM, `last` written.
 
@@ -363,6 +374,7 @@ class Result(NamedTuple):
     measures: dict[str, float]  # of the last validation
     best: dict[str, float]  # of the validation that `monitor` likes best, with its "batches"
     finished: bool  # False: interrupted, and can be resumed
+    protocol: Mapping[str, Any]  # how the measures were taken
 
 
 def run(task: Task, loaders: Loaders, config: Run, folder: Path) -> Result:
@@ -385,11 +397,11 @@ def run(task: Task, loaders: Loaders, config: Run, folder: Path) -> Result:
     try:
         trainer.fit(loop, loaders.train, loaders.val, ckpt_path=str(last) if before else None, weights_only=True)
     except Interrupted:
-        return Result(folder, loop.measures, keeper.best, finished=False)
+        return Result(folder, loop.measures, keeper.best, finished=False, protocol=task.protocol())
     if trainer.is_global_zero:
         cost = {"batches": steps, "seconds": time.perf_counter() - began, "from_batch": before}
         write_summary(folder, config, loop.measures, keeper.best, task.protocol(), cost)
-    return Result(folder, loop.measures, keeper.best, finished=True)
+    return Result(folder, loop.measures, keeper.best, finished=True, protocol=task.protocol())
 
 
 def _check(folder: Path, before: int, steps: int, loaders: Loaders, world_size: int) -> None:
@@ -421,7 +433,7 @@ def make_trainer(task: Task, config: Run, folder: Path, loggers: list[Logger]) -
     # Each of two optimisers leaves the other's parameters without a gradient.
     strategy = ("ddp" if alone else "ddp_find_unused_parameters_true") if several else t.strategy
     # The average comes before the keeper, so that what is saved holds this batch. A codebook has averages of its own.
-    average = [EMAWeightAveraging(decay=config.optim.ema, use_buffers=False)] if config.optim.ema else []
+    average = [Average(decay=config.optim.ema, use_buffers=False)] if config.optim.ema else []
     options: dict[str, Any] = dict(  # noqa: C408
         accelerator=t.accelerator,
         devices=t.devices,

@@ -404,7 +404,9 @@ def test_damaged_names_are_refused(tmp_path, told, words):
 
 
 def test_missing_and_cut_files_are_refused(anchors, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"has no semantic_anchors\.pth; sightword anchors writes it"):
+    with pytest.raises(
+        FileNotFoundError, match=r"has no semantic_anchors\.pth: sightword anchors tower=… out=.* writes it"
+    ):
         Anchors.read(tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         Anchors.read(tmp_path / "none.pth")

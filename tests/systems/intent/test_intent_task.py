@@ -108,7 +108,89 @@ def test_measures_are_taken_at_the_threshold_that_validation_gives(anchors_file)
     assert {"macro_f1", "micro_f1", "samples_f1", "map", "map_voc", "easy_f1", "hard_f1", "object_f1"} <= set(measures)
     assert measures["map_voc"] >= measures["map"]
     assert len(task.decisions) == 0
-    assert task.protocol()["threshold_found"] == pytest.approx(measures["threshold"])
+    assert task.protocol()["split"].startswith("val: 24 images")
+    (rows,) = task.tables().values()
+    assert sum(row["f1"] for row in rows) / 28 == pytest.approx(measures["macro_f1"])
+
+
+def test_test_images_are_judged_by_the_threshold_of_validation_and_move_nothing(anchors_file):
+    task = task_of(anchors_file).eval()
+    torch.nn.init.normal_(task.model.head.weight, std=40)  # scores of all sizes
+    assert task.tables() == {}
+    task.evaluate(batch(1))
+    chosen = task.measures()["threshold"]
+    again = task_of(anchors_file).eval()
+    again.load_state_dict(task.state_dict())
+    told = []
+    for seed in range(2, 6):
+        again.evaluate(batch(seed, split="test"))
+        told.append(again.measures())
+    assert {measures["threshold"] for measures in told} == {chosen}
+    assert {measures["per_split_threshold"] for measures in told} != {chosen}
+    assert again.protocol()["split"] == "test: 12 images, never trained on; nothing was chosen on them"
+
+
+def test_weights_from_before_any_validation_have_no_threshold(anchors_file):
+    task = task_of(anchors_file).eval()
+    with pytest.raises(ValueError, match=r"these weights have none.*take checkpoint=best") as error:
+        task.evaluate(batch(1, split="test"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_threshold_of_other_weights_is_refused(anchors_file):
+    task = task_of(anchors_file).eval()
+    task.evaluate(batch(1))
+    task.measures()
+    task.evaluate(batch(2, split="test"))
+    task.measures()
+    with torch.no_grad():
+        task.model.head.bias[3] += 1e-6  # one step on
+    with pytest.raises(ValueError, match="have that of others: they were trained on"):
+        task.evaluate(batch(2, split="test"))
+    task.model.head.bias.data[3] -= 1e-6
+    task.evaluate(batch(1))
+    task.measures()
+    task.train().losses(batch(4))  # what standardises has moved, and no parameter
+    with pytest.raises(ValueError, match="have that of others"):
+        task.eval().evaluate(batch(2, split="test"))
+
+
+def test_weights_of_other_anchors_are_refused(anchors_file, tmp_path):
+    weights = task_of(anchors_file).state_dict()
+    read = Anchors.read(anchors_file)
+    other = {name: book._replace(codes=book.codes.flip(0)) for name, book in read.books.items()}
+    file = str(Anchors(other).write(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"trained with other anchors than .*other.* \(coco differs\)"):
+        task_of(file).load_state_dict(weights)
+    task_of(anchors_file, freeze_codebook=False).load_state_dict(weights)  # codes that may move began there too
+
+
+def test_labels_of_another_number_of_classes_are_refused(anchors_file):
+    few = torch.zeros(B, 27)
+    with pytest.raises(ValueError, match="annotations of train have 27 categories, intents are 28"):
+        task_of(anchors_file).losses(batch(targets=few, split="train"))
+    for task in (task_of(anchors_file), task_of(anchors_file, model="baseline")):
+        with pytest.raises(ValueError, match="annotations of val have 27"):
+            task.eval().evaluate(batch(targets=few))
+
+
+def test_a_split_of_which_no_image_can_be_read_is_said(anchors_file):
+    task = task_of(anchors_file).eval()
+    task.evaluate(batch(targets=torch.zeros(0, 28), image_ids=[], skipped=3))
+    with pytest.raises(ValueError, match="not one of the 3 images of val can be read: sightword check"):
+        task.measures()
+
+
+def test_the_baseline_is_as_wide_as_its_tower_says(random_clip, tmp_path):
+    folder, _ = random_clip
+    task = make_task(System(model="baseline", tower=str(folder), hidden=8))
+    assert task.width == 24
+    task.eval().export(tmp_path / "out")
+    assert read_exported(tmp_path / "out").system["embed_dim"] == 24  # where the tower may not be
+    with pytest.raises(ValueError, match=r"embed_dim is not set and system\.tower does not tell it: .*nowhere"):
+        make_task(System(model="baseline", tower="nowhere"))
+    with pytest.raises(ValueError, match=r"16 and pooled vectors 16 wide, the baseline is made for 24"):
+        task.losses(batch())
 
 
 def test_an_export_is_read_back_to_the_same_logits(anchors_file, tmp_path):

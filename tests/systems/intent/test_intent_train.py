@@ -1,5 +1,6 @@
 """From words to reasons by the command line, on the small world: what it shows stands for an intent each."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sightword.miniature import scene
 from sightword.miniature.contents import write_vocabulary
 from sightword.miniature.intent import write_intents
 from sightword.systems.intent import show
-from sightword.systems.intent.intentonomy import annotation_file, read_annotations
+from sightword.systems.intent.intentonomy import CLASSES, annotation_file, read_annotations
 
 SPLITS = {"train": 240, "val": 80, "test": 40}
 
@@ -89,6 +90,73 @@ def test_pictures_and_codes_give_the_same_measures(world, small_clip, trained, t
             assert by_tower[f"val/{name}" if f"val/{name}" in by_tower else name] == pytest.approx(value, abs=0.02)
 
 
+def test_the_test_split_is_judged_by_the_runs_own_threshold(world, trained, tmp_path, capsys):
+    run = trained["baseline"]
+    assert cli.main(["evaluate", f"run={run}", "split=test", f"out={tmp_path / 'it.json'}"]) == 0
+    said = capsys.readouterr().out
+    report = json.loads((tmp_path / "it.json").read_text())
+    assert report["measures"]["threshold"] == pytest.approx(measured(run)["threshold"])
+    assert report["protocol"]["split"] in said
+    for name in report["measures"]:
+        assert report["protocol"]["measures"][name] in next(line for line in said.splitlines() if f" {name} " in line)
+    with open(tmp_path / "it_classes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == list(CLASSES)
+    assert sum(float(row["f1"]) for row in rows) / 28 == pytest.approx(report["measures"]["macro_f1"])
+    assert rows[3] == {name: "" if v is None else str(v) for name, v in report["tables"]["classes"][3].items()}
+    text = (tmp_path / "it_classes.txt").read_text()
+    assert len([line for line in text.splitlines() if line.split()[1:2] in [[name] for name in CLASSES]]) == 28
+    assert report["protocol"]["split"] in text
+
+
+def test_averaged_weights_are_kept_with_their_own_threshold(world, small_clip, tmp_path, capsys):
+    more = {"data.codes": world / "codes", "trainer.epochs": 3, "optim.ema": 0.9, "name": "it"}
+    assert cli.main(["train", "experiment=intent/stage1", *words_of(world, small_clip, tmp_path, **more)]) == 0
+    run = tmp_path / "intent" / "stage1" / "it"
+    for checkpoint in ("best", "last"):
+        assert cli.main(["evaluate", f"run={run}", "split=test", f"checkpoint={checkpoint}"]) == 0
+        report = json.loads((run / "evaluation_test.json").read_text())
+        kept = json.loads((run / "summary.json").read_text())[checkpoint]
+        assert report["measures"]["threshold"] == pytest.approx(kept["val/threshold"])
+
+
+def test_evaluating_what_cannot_be_is_one_line(world, trained, tmp_path, capsys):
+    def said(*words):
+        assert cli.main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'no.json'}", *words]) == 2
+        err = capsys.readouterr().err
+        assert err.count("sightword: ") == 1
+        return err
+
+    assert "a split is train, val, test; got 'tests'" in said("split=tests")
+    other = trained["baseline"] / "checkpoints" / "best.ckpt"
+    assert "was written by intent/baseline" in said("split=test", f"checkpoint={other}")
+    empty = tmp_path / "intentonomy_test2020.json"
+    content = json.loads((world / empty.name).read_text())
+    empty.write_text(json.dumps(content | {"annotations": []}))
+    assert "test2020.json: it annotates no image" in said("split=test", f"data.root={tmp_path}")
+    assert not (tmp_path / "no.json").exists()
+
+
+def test_anchors_that_were_written_anew_do_not_name_an_old_runs_words(world, small_clip, trained, tmp_path, capsys):
+    files = ",".join(str(world / "vocabulary" / f"{stream}.json") for stream in ("actions", "coco", "places"))
+    words = [f"tower={small_clip}", f"out={tmp_path}", "streams=actions,coco,places", f"vocabulary={files}", "seed=1"]
+    assert cli.main(["anchors", *words]) == 0
+    capsys.readouterr()
+    field = f"system.semantic_anchors_path={tmp_path}"
+    assert cli.main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'it.json'}", field]) == 2
+    assert "were trained with other anchors" in capsys.readouterr().err
+
+
+def test_the_check_is_told_where_the_pictures_lie(world, tmp_path, capsys):
+    for split in SPLITS:
+        file = f"intentonomy_{split}2020.json"
+        (tmp_path / file).write_text((world / file).read_text())
+    assert cli.main(["check", "dataset=intentonomy", f"root={tmp_path}", f"images={world}"]) == 0
+    assert f"{sum(SPLITS.values())} images, all readable" in capsys.readouterr().out
+    assert cli.main(["check", "dataset=intentonomy", f"root={tmp_path}", f"imags={world}"]) == 2
+    assert "takes no 'imags' (did you mean 'images'?); it takes root, images" in capsys.readouterr().err
+
+
 def test_a_run_says_why(world, trained):
     """The words of a picture add up to its logit, and what speaks most for a true intent is what its scene shows."""
     task, _, _ = runs.restore(trained["stage1"])
@@ -143,7 +211,8 @@ def test_a_mistake_gets_one_line(world, small_clip, tmp_path, capsys):
     stage2 = "experiment=intent/stage2"
     assert "set data.cache" in said(stage2, **{"data.codes": world / "codes"})
     nowhere = {"system.semantic_anchors_path": world / "nowhere"}
-    assert "nowhere does not exist" in said("experiment=intent/stage1", **nowhere)
+    told = said("experiment=intent/stage1", **nowhere)
+    assert "nowhere does not exist: sightword anchors tower=… out=" in told
     assert "has no scale 'huge'" in said("experiment=intent/stage1", "scale=huge")
 
 

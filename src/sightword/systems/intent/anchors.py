@@ -104,11 +104,13 @@ class Anchors:
         what its codes mean: they are called "coco 0", "coco 1", …, each its own class, with no prompts.
         """
         path = Path(path).expanduser()
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist: sightword anchors tower=… out={path} writes it")
         if path.is_dir():
             files = [path / f"{NAME}{suffix}" for suffix in (".safetensors", ".pth")]
             found = [file for file in files if file.is_file()]
             if not found:
-                raise FileNotFoundError(f"{path} has no {NAME}.pth; sightword anchors writes it")
+                raise FileNotFoundError(f"{path} has no {NAME}.pth: sightword anchors tower=… out={path} writes it")
             path = found[0]
         tensors = _tensors(path)
         beside = path.with_suffix(".safetensors")

@@ -21,7 +21,7 @@ class System:
     center: bool = True  # take the mean of each codebook off its codes: what all words share tells images nothing
     standardise: bool = True  # features to mean 0 and variance 1 (batch norm without weights, as linear probes have it)
     adapter: bool = False  # a linear layer, first the identity, before each codebook; it ends exact words at places
-    embed_dim: int = 1024  # of the tower's joint space, for the baseline; the codebooks bring theirs
+    embed_dim: int = 0  # of the tower's joint space, for the baseline; 0 reads it off the tower's config
     hidden: int = 512  # of the baseline's MLP
 
     freeze_codebook: bool = True  # stage 1; stage 2 lets the codes move, at optim.lr_scale.vq_<stream> of the rate

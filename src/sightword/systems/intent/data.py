@@ -43,6 +43,7 @@ class IntentBatch(NamedTuple):
     anchors: str = ""  # digest of the codebooks that the counts are of, where a file says so
     skipped: int = 0  # unreadable files of this batch: replaced in training, left out of evaluation
     missing: int = 0  # annotated images of the whole split that are not there; in each batch the same
+    split: str = "val"  # where it is from; only validation may choose a threshold
 
 
 class TokenRows(NamedTuple):
@@ -66,6 +67,7 @@ class Split(NamedTuple):
     available: list[int]  # M rows of the annotations
     keys: list[str]  # M: the paths of pictures; of tokens the content keys; of codes their keys
     missing: list[str]  # files that are annotated and not there, or not readable
+    name: str = "val"
 
 
 def load_split(data: Data, split: str) -> Split:
@@ -89,7 +91,7 @@ def load_split(data: Data, split: str) -> Split:
         )
     if missing:
         job.say(f"{split}: {len(missing)} of {len(notes.files)} images are not there, the first is {missing[0]}")
-    return Split(notes, list(keys), list(keys.values()), missing)
+    return Split(notes, list(keys), list(keys.values()), missing, split)
 
 
 def images_of(data: Data) -> Path:
@@ -189,7 +191,8 @@ class _Items(NamedTuple):
 def _items(
     data: Data, split: Split, labels: Tensor, seed: int, count: Count | None, forms: Sequence[str], training: bool
 ) -> _Items:
-    known = Labelled(labels[split.available], [split.annotations.ids[row] for row in split.available], split.missing)
+    ids = [split.annotations.ids[row] for row in split.available]
+    known = Labelled(labels[split.available], ids, split.missing, split.name)
     if data.codes:
         codes = _open_codes(data)
         return _Items(Counts(known, count_codes(codes, split.keys), codes.header["anchors"]), _as_it_is, slow=False)
@@ -224,11 +227,12 @@ class Labelled(NamedTuple):
     targets: Tensor  # (M, C) float32
     image_ids: list[str]  # M
     missing: list[str]  # files that are not there
+    split: str = "val"
 
     def batch(self, rows: Sequence[int]) -> IntentBatch:
         """Their labels and names only."""
         ids = [self.image_ids[row] for row in rows]
-        return IntentBatch(self.targets[list(rows)], ids, missing=len(self.missing))
+        return IntentBatch(self.targets[list(rows)], ids, missing=len(self.missing), split=self.split)
 
 
 def _rows(draws: Sequence[Draw | int]) -> list[int]:

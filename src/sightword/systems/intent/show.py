@@ -18,6 +18,7 @@ from sightword import pictures
 from sightword.atomic import write_atomically
 from sightword.nearest import unit
 from sightword.systems.intent.intentonomy import CLASSES
+from sightword.systems.intent.measure import on_grid
 from sightword.systems.intent.task import WordReading
 
 SIDE = 300  # how large a picture is shown
@@ -109,8 +110,7 @@ def reasons(task: WordReading, inside: Inside, intents: int = 3, words: int = 6)
         bias = float(inside.bias[number])
         listed = most | {f"{len(terms) - len(most)} other words": rest, "of any picture": bias}
         logit, score = float(inside.logits[number]), float(inside.logits[number].sigmoid())
-        side = "over" if score > float(task.threshold) else "under"
-        told = f"sum {logit:+.2f}, score {score:.2f} ({side} the threshold)"
+        told = f"sum {logit:+.2f}, score {score:.2f}{_side(task, score)}"
         heat = pictures.heat_map(total[number], large, limit)
         lines = pictures.terms(listed, SIDE, told)
         both = Image.new("RGB", (SIDE, SIDE + 8 + lines.height), "white")
@@ -118,6 +118,16 @@ def reasons(task: WordReading, inside: Inside, intents: int = 3, words: int = 6)
         both.paste(lines, (0, SIDE + 8))
         shown[_intent(number)] = both
     return pictures.titled(shown)
+
+
+def _side(task: WordReading, score: float) -> str:
+    threshold = threshold_of(task)
+    return "" if threshold is None else f" ({'over' if score > threshold else 'under'} the threshold)"
+
+
+def threshold_of(task: WordReading) -> float | None:
+    """Above which score an intent is said of a picture; None if no validation has given one."""
+    return None if task.threshold.isnan() else on_grid(float(task.threshold))
 
 
 def words_for(task: WordReading, inside: Inside, intent: int) -> dict[str, float]:
@@ -162,7 +172,7 @@ def _intent(number: int) -> str:
 
 def as_json(task: WordReading, inside: Inside) -> dict[str, Any]:
     """What the pictures show, in numbers."""
-    scores = inside.logits.sigmoid()
+    scores, threshold = inside.logits.sigmoid(), threshold_of(task)
     streams = {}
     for stream, classes in inside.classes.items():
         names = names_of(task, stream)
@@ -175,14 +185,14 @@ def as_json(task: WordReading, inside: Inside) -> dict[str, Any]:
         _intent(number): {
             "logit": float(inside.logits[number]),
             "score": float(scores[number]),
-            "over_the_threshold": bool(scores[number] > task.threshold),
+            "over_the_threshold": None if threshold is None else bool(scores[number] > threshold),
             "of_any_picture": float(inside.bias[number]),
             "words": words_for(task, inside, number),
             "places": sum((part[..., number] for part in inside.parts.values()), torch.zeros(())).tolist(),
         }
         for number in range(len(scores))
     }
-    return {"threshold": float(task.threshold), "streams": streams, "intents": intents}
+    return {"threshold": threshold, "streams": streams, "intents": intents}
 
 
 def write(task: WordReading, out: Path, picture: Image.Image | None = None) -> list[Path]:

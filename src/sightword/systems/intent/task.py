@@ -7,7 +7,7 @@ Legend: B batch; N patches; D width; E pooled width; K codes; S streams; C class
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from torch.nn import Parameter
 
 from sightword import metrics
 from sightword.atomic import write_atomically
+from sightword.cache import digest
 from sightword.checkpoint import load_strictly, read_weights
 from sightword.systems.intent.anchors import Anchors
 from sightword.systems.intent.codes import anchors_digest
 from sightword.systems.intent.config import STREAMS, System
 from sightword.systems.intent.data import IntentBatch
-from sightword.systems.intent.intentonomy import CLASSES, SUBSETS
+from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.loss import asymmetric_loss, consistency_loss
+from sightword.systems.intent.measure import class_table, measures_of, on_grid, protocol_of
 from sightword.systems.intent.model import Baseline, MultiStream, Read
 from sightword.task import Task
 from sightword.towers.tower import ImageTower
@@ -34,6 +36,8 @@ CONFIG, WEIGHTS, ANCHORS = "config.json", "model.safetensors", "semantic_anchors
 
 def make_task(system: System) -> "Reading":
     """The task that a config describes."""
+    if system.model == "baseline" and not system.embed_dim:
+        system = replace(system, embed_dim=_joint_width(system))
     task = _make(system)
     task.system = asdict(system)
     return task
@@ -58,7 +62,8 @@ def _make(system: System) -> "Reading":
     asl = (system.gamma_neg, system.gamma_pos, system.clip)
     tower = LazyTower(system.tower, system.tag)
     if system.model == "baseline":
-        return BaselineReading(Baseline(system.embed_dim, system.embed_dim, hidden=system.hidden), tower, asl)
+        width = system.embed_dim
+        return BaselineReading(Baseline(width, width, hidden=system.hidden), tower, asl, width)
     anchors = Anchors.read(system.semantic_anchors_path)
     streams = system.streams or list(anchors.books)
     model = MultiStream(
@@ -73,6 +78,17 @@ def _make(system: System) -> "Reading":
     forms = {name: system.tokens.get(name, "joint") for name in streams}
     weights = {"vq_loss": system.commitment_weight, "consistency_loss": system.semantic_consistency_weight}
     return WordReading(model, forms, anchors, tower, asl, weights)
+
+
+def _joint_width(system: System) -> int:
+    """The width of a CLIP's joint space, by its config alone: no weights are read."""
+    from sightword.towers import clip, clip_checkpoint
+
+    name, usual = clip.presets.get(system.tower, (system.tower, ""))
+    try:
+        return int(clip_checkpoint.find(name, system.tag or usual, clip.presets).model_cfg["embed_dim"])
+    except (ValueError, FileNotFoundError, KeyError) as error:
+        raise ValueError(f"system.embed_dim is not set and system.tower does not tell it: {error}") from error
 
 
 class LazyTower:
@@ -102,49 +118,78 @@ class Reading(Task):
 
     model: nn.Module
     system: dict[str, Any]  # what it was made of
-    threshold: Tensor  # () of the last validation, for splits that have none of their own
+    threshold: Tensor  # () of the last validation, for other splits; NaN: there was none
+    judged: Tensor  # () int64, the fingerprint of the weights that it is of
 
     def __init__(
         self, model: nn.Module, tower: LazyTower, asl: tuple[float, float, float], weights: Mapping[str, float]
     ):
         super().__init__(weights)
         self.model, self.tower, self.asl = model, tower, asl
-        self.register_buffer("threshold", torch.tensor(0.5))
-        self.decisions = metrics.Decisions()
+        self.register_buffer("threshold", torch.tensor(torch.nan))
+        self.register_buffer("judged", torch.tensor(0))
+        self.decisions, self.split = metrics.Decisions(), "val"
         self.missing, self.skipped = 0, 0
+        self._fingerprint, self._images, self._classes = 0, 0, list[dict[str, Any]]()  # of the last measures
 
     def logits(self, batch: IntentBatch) -> Tensor:
         """(B, C)"""
         raise NotImplementedError
 
     def losses(self, batch: IntentBatch) -> dict[str, Tensor]:
-        return {"asl_loss": asymmetric_loss(self.logits(batch), batch.targets, *self.asl)}
+        return {"asl_loss": asymmetric_loss(self._logits(batch), batch.targets, *self.asl)}
+
+    def _logits(self, batch: IntentBatch) -> Tensor:
+        """(B, C), of as many classes as there are labels."""
+        _check_classes(batch)
+        return self.logits(batch)
 
     @torch.no_grad()
     def evaluate(self, batch: IntentBatch) -> None:
-        self.missing, self.skipped = batch.missing, self.skipped + batch.skipped
+        if not len(self.decisions):
+            self._fingerprint = fingerprint(self.model)
+        if batch.split != "val":
+            self._check_threshold(batch.split)
+        self.split, self.missing, self.skipped = batch.split, batch.missing, self.skipped + batch.skipped
         if len(batch.targets):
-            self.decisions.update(self.logits(batch).float().sigmoid(), batch.targets > 0)
+            self.decisions.update(self._logits(batch).float().sigmoid(), batch.targets > 0)
 
     def measures(self) -> dict[str, float]:
-        """F1 at the one threshold that is best for macro F1 on these images, AP without any, and what is trivial."""
+        """F1 at the one threshold that validation images give (kept for other splits), and by other rules; AP."""
         gathered, skipped = self.decisions.reduce(), self.skipped
         self.decisions, self.skipped = metrics.Decisions(), 0
+        if not len(gathered):
+            raise ValueError(
+                f"not one of the {skipped} images of {self.split} can be read: sightword check dataset=intentonomy "
+                "root=… says why"
+            )
         scores, targets = gathered.scores, gathered.targets
-        threshold = metrics.best_threshold(scores, targets)
-        self.threshold.fill_(threshold)
-        values = measures_at(scores, targets, threshold) | {"threshold": threshold}
-        values["all_ones_macro_f1"] = float(metrics.f1(torch.ones_like(targets), targets))
+        if self.split == "val":
+            self.threshold.fill_(metrics.best_threshold(scores, targets))
+            self.judged.fill_(self._fingerprint)
+        threshold = on_grid(float(self.threshold))
+        self._images, self._classes = len(gathered), class_table(scores, targets, threshold)
+        values = measures_of(scores, targets, threshold)
         return values | {name: float(n) for name, n in (("missing", self.missing), ("skipped", skipped)) if n}
 
+    def _check_threshold(self, split: str) -> None:
+        """ValueError unless the threshold was chosen for these very weights."""
+        if self.threshold.isnan():
+            told = "have none, they are from before the first validation"
+        elif int(self.judged) != self._fingerprint:
+            told = "have that of others: they were trained on, or changed, since the validation that gave it"
+        else:
+            return
+        raise ValueError(
+            f"{split} is judged by the threshold that validation gave, and these weights {told}; take checkpoint=best, "
+            "or resume the run to its next validation"
+        )
+
     def protocol(self) -> dict[str, Any]:
-        return {
-            "threshold": "of 0.05, 0.10 … 0.95 the first with the best macro F1 on the validation images; score > t",
-            "f1": "as sklearn: a class, or an image, with neither label nor prediction counts 0",
-            "map": "step average precision (sklearn's); map_voc: interpolated at all points, as papers have it",
-            "subsets": {name: [CLASSES[number] for number in ids] for name, ids in SUBSETS.items()},
-            "threshold_found": float(self.threshold),
-        }
+        return protocol_of(self.split, self._images)
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        return {"classes": self._classes} if self._classes else {}
 
     def export(self, folder: Path) -> None:
         """The weights without the tower's, and what `read_exported` makes the task of."""
@@ -169,16 +214,18 @@ class Reading(Task):
         return {form: batch.tokens[form].float() for form in forms}, batch.pooled.float()
 
 
-def measures_at(scores: Tensor, targets: Tensor, threshold: float) -> dict[str, float]:
-    """Scores, targets (N, C) to the measures of document 000's field, F1 at one threshold."""
-    predicted = scores.double() > threshold
-    values = {f"{name}_f1": float(metrics.f1(predicted, targets, name)) for name in ("macro", "micro", "samples")}
-    values["map"] = float(metrics.mean_average_precision(scores, targets))
-    values["map_voc"] = float(metrics.mean_average_precision(scores, targets, interpolated=True))
-    each = metrics.f1(predicted, targets, None)  # (C,)
-    if len(each) == len(CLASSES):
-        values |= {f"{name}_f1": float(each[list(ids)].mean()) for name, ids in SUBSETS.items()}
-    return values
+def fingerprint(model: nn.Module) -> int:
+    """Tells weights apart, 63 bits; those that never move are left out."""
+    moving = {name: value for name, value in model.named_buffers() if name.startswith("norm.")}
+    return int(digest({**dict(model.named_parameters()), **moving}), 16) >> 1
+
+
+def _check_classes(batch: IntentBatch) -> None:
+    if batch.targets.shape[1] != len(CLASSES):
+        raise ValueError(
+            f"the annotations of {batch.split} have {batch.targets.shape[1]} categories, intents are {len(CLASSES)}: "
+            "data.root is the folder of Intentonomy, or of a set with its categories"
+        )
 
 
 class WordReading(Reading):
@@ -201,9 +248,12 @@ class WordReading(Reading):
         self.digest = anchors_digest({name: anchors[name].codes for name in model.streams})
         self.usage = {name: metrics.CodeUsage(model.book(name).num_codes, window=100) for name in model.streams}
         self._commitment = torch.zeros(())
+        self.register_load_state_dict_pre_hook(_refuse_other_anchors)
 
     def read(self, batch: IntentBatch) -> Read:
         if batch.counts is None:
+            if batch.images is not None:
+                self.anchors.check_fits(self.tower(batch.images.device))
             tokens, _ = self._seen(batch, sorted(set(self.forms.values())))
             return self.model({name: self._fitting(tokens[form], name) for name, form in self.forms.items()})
         if not self.frozen or self.model.adapters:
@@ -221,6 +271,7 @@ class WordReading(Reading):
         return self.read(batch).logits
 
     def losses(self, batch: IntentBatch) -> dict[str, Tensor]:
+        _check_classes(batch)
         read = self.read(batch)
         self._note(read, batch)
         terms = {"asl_loss": asymmetric_loss(read.logits, batch.targets, *self.asl)}
@@ -288,14 +339,33 @@ class WordReading(Reading):
         return tokens
 
 
+def _refuse_other_anchors(task: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Weights bring their codes along and not their names: those of another file would be called by wrong words."""
+    assert isinstance(task, WordReading)
+    for name in task.model.streams:
+        own = task.model.book(name).anchors
+        other = state.get(f"{prefix}model.books.{name}.anchors", own)
+        if other.shape == own.shape and not torch.allclose(other.to(own), own, atol=1e-5):
+            raise ValueError(
+                f"these weights were trained with other anchors than {task.anchors.source} now holds ({name} differs): "
+                "set system.semantic_anchors_path to those of the run, or train anew"
+            )
+
+
 class BaselineReading(Reading):
     """Frozen CLIP's pooled vector and mean patch through an MLP: what exact words cost."""
 
     model: Baseline
 
-    def __init__(self, model: Baseline, tower: LazyTower, asl: tuple[float, float, float]) -> None:
+    def __init__(self, model: Baseline, tower: LazyTower, asl: tuple[float, float, float], width: int) -> None:
         super().__init__(model, tower, asl, {})
+        self.width = width
 
     def logits(self, batch: IntentBatch) -> Tensor:
         tokens, pooled = self._seen(batch, ("joint",))
+        if (found := pooled.shape[1]) != self.width or tokens["joint"].shape[2] != self.width:
+            raise ValueError(
+                f"tokens are {tokens['joint'].shape[2]} and pooled vectors {found} wide, the baseline is made for "
+                f"{self.width}: system.tower is not the tower of the cache, or system.embed_dim is wrong (0 reads it)"
+            )
         return self.model(pooled, tokens["joint"])

@@ -123,11 +123,11 @@ def show(run: str, image: str = "", out: str = "show", checkpoint: str = "best")
         print(file)
 
 
-def check_intentonomy(root: str) -> "Report":
-    """Intentonomy's three files and every image they name."""
+def check_intentonomy(root: str, images: str = "") -> "Report":
+    """Intentonomy's three files and every image they name. images: the folder with low/<id>.jpg; root if empty."""
     from sightword.systems.intent import intentonomy
 
-    return intentonomy.check_intentonomy(root)
+    return intentonomy.check_intentonomy(root, images)
 
 
 def _table(made: "Anchors") -> str:
@@ -162,4 +162,4 @@ def _number(key: str, stream: str, value: str) -> int:
 
 
 VERBS: list[Callable[..., Any]] = [anchors, codes, show]
-CHECKS: dict[str, Callable[[str], Any]] = {"intentonomy": check_intentonomy}
+CHECKS: dict[str, Callable[..., Any]] = {"intentonomy": check_intentonomy}
