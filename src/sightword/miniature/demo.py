@@ -13,7 +13,7 @@ from sightword import pictures
 from sightword.demo import Figure, Section
 from sightword.miniature import contents
 from sightword.miniature.clip import measure
-from sightword.miniature.scene import HELD_OUT, OBJECTS, PLACES, Scene, draw
+from sightword.miniature.scene import ACTIONS, HELD_OUT, OBJECTS, PLACES, Scene, draw
 from sightword.run import Train
 from sightword.towers.clip import CLIP
 from sightword.towers.text import word_vectors
@@ -31,13 +31,18 @@ def section(out: Path, train: Train) -> Section:
         title="the small world: patches that know their words",
         lead=(
             f"Everything on this page runs on small worlds drawn here. This one has {len(PLACES)} places and "
-            f"{len(OBJECTS)} things. A CLIP, trained on the spot on such scenes and sentences about them, is asked "
-            "which word each patch of a new scene is nearest to; nobody ever told it where anything is."
+            f"{len(OBJECTS)} things, and people in {len(ACTIONS)} actions. A CLIP, trained on the spot on such scenes "
+            "and sentences about them, is asked which word each patch of a new scene is nearest to; nobody ever told "
+            "it where anything is."
         ),
         figures=[Figure(picture(clip, scene), f"“{scene.caption}”, which it was not told.") for scene in _scenes()],
         measures={
             "place": (percent["place"], f"of new scenes are given the right one of {len(PLACES)} places"),
             "thing": (percent["object"], f"of new scenes with one thing, the right one of {len(OBJECTS)}"),
+            "action": (
+                percent["action"],
+                f"of new scenes in which a person does something, the right one of {len(ACTIONS)}",
+            ),
             "patch, thing": (
                 percent["object/value"],
                 f"of the patches that a thing covers, named right by their “value” tokens ({percent['object/joint']} "
@@ -57,17 +62,17 @@ def section(out: Path, train: Train) -> Section:
         ],
         page_note=(
             f"Measured on 600 scenes that it was not trained on. {out} has {len(parts)} folders in the real libraries' "
-            "formats; the CLIP is trained once, in half a minute, and kept."
+            "formats; the CLIP is trained once, in a minute, and kept."
         ),
     )
 
 
 def _scenes() -> list[Scene]:
-    """The first held-out scene of each place shown that has two things."""
+    """The first held-out scene of each place shown that has two things, and nobody who does something with a third."""
     found: dict[str, Scene] = {}
     for number in range(200):
         scene = draw(HELD_OUT, number)
-        if scene.place in SHOWN and len(scene.objects) == 2:
+        if scene.place in SHOWN and len(scene.objects) == 2 and scene.action is None:
             found.setdefault(scene.place, scene)
     return [found[place] for place in SHOWN]
 

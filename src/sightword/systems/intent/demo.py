@@ -48,7 +48,6 @@ def _run(out: Path, name: str, tower: Path, data: Path, train: Train) -> dict[st
 def _section(runs: dict[str, dict[str, Any]], task: WordReading, data: Path, out: Path) -> Section:
     best = {name: {key.removeprefix("val/"): v for key, v in run["best"].items()} for name, run in runs.items()}
     stage1 = best["stage1"]
-    pictures = _pictures(task, data)
     times = stage1["macro_f1"] / stage1["all_ones_macro_f1"]
     return Section(
         title="intent: why was this posted, as an exact sum of words at places",
@@ -58,20 +57,7 @@ def _section(runs: dict[str, dict[str, Any]], task: WordReading, data: Path, out
             "against the car there."
         ),
         figures=[
-            *(
-                Figure(
-                    show.maps(task, inside), "What it read, patch by patch; pale where two words were nearly as near."
-                )
-                for inside in pictures[:1]
-            ),
-            *(
-                Figure(
-                    show.reasons(task, inside),
-                    "The three likeliest intents: red speaks for one, blue against it, and "
-                    "the lines add up to its score.",
-                )
-                for inside in pictures
-            ),
+            *(figure for inside, said in _pictures(task, data) for figure in _figures(task, inside, said)),
             Figure(
                 show.table(task), "The whole model on one page: what a word adds to an intent, if it is everywhere."
             ),
@@ -91,7 +77,7 @@ def _section(runs: dict[str, dict[str, Any]], task: WordReading, data: Path, out
         commands=[
             (
                 "Why was a picture of your own posted, in the small world's eyes:",
-                f"sightword show run={out / 'runs/stage1'} image={_file(data, 0)} out=show",
+                f"sightword show run={out / 'runs/stage1'} image={_file(data)} out=show",
             ),
             (
                 "The real thing, once its photos are there:",
@@ -105,12 +91,31 @@ def _section(runs: dict[str, dict[str, Any]], task: WordReading, data: Path, out
     )
 
 
-def _pictures(task: WordReading, data: Path, count: int = 2) -> list[show.Inside]:
-    """The first test pictures with at least two intents."""
+def _figures(task: WordReading, inside: show.Inside, said: str) -> list[Figure]:
+    """What was read in a picture, and what follows from it."""
+    return [
+        Figure(show.maps(task, inside), "What it read, patch by patch; pale where two words were nearly as near."),
+        Figure(
+            show.reasons(task, inside),
+            "The three likeliest intents: red speaks for one, blue against it, and the lines add up to its score. "
+            f"Its annotators said: {said}.",
+        ),
+    ]
+
+
+def _pictures(task: WordReading, data: Path) -> list[tuple[show.Inside, str]]:
+    """Two test pictures of several things, one of somebody who does something, and what people said of each."""
     notes = intentonomy.read_annotations(intentonomy.annotation_file(data, "test"))
-    several = [file for file, row in zip(notes.files, notes.targets, strict=True) if (row > 0).sum() >= 2]
-    return [show.look(task, read_image(data / file)) for file in several[:count]]
+    drawn = json.loads((data / "drawn.json").read_text(encoding="utf-8"))
+    found: dict[bool, tuple[show.Inside, str]] = {}
+    for file, row in zip(notes.files, notes.targets, strict=True):
+        scene = drawn[Path(file).stem]
+        active = scene["action"] is not None
+        if active not in found and len(scene["objects"]) > 1 and (row > 0).sum() > 1:
+            said = ", ".join(name for name, share in zip(intentonomy.CLASSES, row, strict=True) if share > 0)
+            found[active] = show.look(task, read_image(data / file)), said
+    return [found[True], found[False]]
 
 
-def _file(data: Path, number: int) -> Path:
-    return data / intentonomy.read_annotations(intentonomy.annotation_file(data, "test")).files[number]
+def _file(data: Path) -> Path:
+    return data / intentonomy.read_annotations(intentonomy.annotation_file(data, "test")).files[0]
