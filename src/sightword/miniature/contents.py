@@ -39,8 +39,7 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
         Part(
             "vocabulary",
             "the words of its things, places and actions, as `sightword anchors` takes them",
-            "sightword anchors tower=mini/towers/clip out=mini/anchors streams=actions,coco,places "
-            "vocabulary={0}/actions.json,{0}/coco.json,{0}/places.json",
+            "sightword anchors tower=mini/towers/clip vocabulary={} out=mini/anchors",
             write_vocabulary,
         ),
         Part(

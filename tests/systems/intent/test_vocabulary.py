@@ -6,7 +6,7 @@ import pytest
 
 from sightword.systems.intent import vocabulary
 from sightword.systems.intent.config import STREAMS
-from sightword.systems.intent.vocabulary import read_vocabulary, vocabularies
+from sightword.systems.intent.vocabulary import read_folder, read_vocabulary, vocabularies
 
 SPORTS = {
     "stream": "sports",
@@ -211,3 +211,12 @@ def test_wrong_requests_are_refused(asked, words):
 def test_two_files_of_one_stream_are_refused(write):
     with pytest.raises(ValueError, match="stream 'sports'"):
         vocabularies(files=[write(SPORTS), write(SPORTS, "other.json")])
+
+
+def test_a_folder_of_vocabularies_is_read_whole(tmp_path):
+    with pytest.raises(ValueError, match="has no JSON file"):
+        read_folder(tmp_path)
+    for stream in ("tools", "fruit"):
+        told = {"stream": stream, "size": 2, "templates": {"word": ["a {}"]}, "classes": [f"{stream} one"]}
+        (tmp_path / f"{stream}_of_mine.json").write_text(json.dumps(told))
+    assert read_folder(tmp_path) == {name: tmp_path / f"{name}_of_mine.json" for name in ("fruit", "tools")}

@@ -22,10 +22,8 @@ EXPERIMENTS = {
 def section(out: Path, train: Train) -> Section:
     """Anchors, tokens, codes, three runs, and a look inside. The small world is the demo's, beside this part."""
     small = out.parent / "miniature"
-    words = ",".join(str(file) for file in sorted((small / "vocabulary").glob("*.json")))
-    streams = ",".join(file.stem for file in sorted((small / "vocabulary").glob("*.json")))
     tower, data = small / "towers" / "clip", small / "intentonomy"
-    verbs.anchors(str(tower), str(out / "anchors"), streams=streams, vocabulary=words)
+    verbs.anchors(str(tower), str(out / "anchors"), vocabulary=str(small / "vocabulary"))
     cache_tokens(Source(str(tower), {}), data, out / "tokens", ["value", "joint"])
     verbs.codes(str(out / "anchors"), str(out / "tokens"), str(out / "codes"))
     runs = {name: _run(out, name, tower, data, train) for name in EXPERIMENTS}

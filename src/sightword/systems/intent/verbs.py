@@ -1,6 +1,7 @@
 """The verbs only the reading of intents has. Nothing heavy is imported before one runs."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def anchors(
     seed: of the noise, and of which classes get the codes that do not divide evenly.
     sizes: other numbers of codes, coco:256,places:512,emotion:128,ava:256,actions:256.
     extra: more names, actions:surfing,actions:riding wave. streams: only these, coco,places.
-    vocabulary: JSON files with more streams, in the form that systems/intent/vocabulary.py describes.
+    vocabulary: JSON files with more streams, in the form that systems/intent/vocabulary.py describes; or a folder of
+    such files, whose streams then are all, unless streams says more.
     """
     pairs = _pairs("extra", extra)
     numbers = {stream: _number("sizes", stream, value) for stream, value in _pairs("sizes", sizes)}
@@ -41,9 +43,13 @@ def anchors(
 
     from sightword import job
     from sightword.systems.intent.anchors import generate_semantic_anchors, plan
+    from sightword.systems.intent.vocabulary import read_folder
     from sightword.towers import text_tower
 
     chosen, files = _listed(streams), _listed(vocabulary)
+    if len(files) == 1 and Path(files[0]).is_dir():
+        given = read_folder(files[0])
+        chosen, files = chosen or list(given), [str(file) for file in given.values()]
     names = {stream: [name for other, name in pairs if other == stream] for stream, _ in pairs}
     plan(chosen, files, names, numbers, expand, noise)  # says a mistake before a tower is fetched
     text = text_tower(tower, tag=tag).freeze().to(job.device())

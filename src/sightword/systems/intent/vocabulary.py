@@ -124,6 +124,14 @@ def read_vocabulary(file: str | Path) -> Vocabulary:
         raise ValueError(f"{file} is no vocabulary: {error}") from error
 
 
+def read_folder(folder: str | Path) -> dict[str, Path]:
+    """Stream → its file, of all JSON files in a folder. ValueError if there is none, or one is no vocabulary."""
+    files = sorted(Path(folder).glob("*.json"))
+    if not files:
+        raise ValueError(f"{folder} has no JSON file; a vocabulary is one a stream")
+    return {read_vocabulary(file).stream: file for file in files}
+
+
 def _parse(told: Any) -> Vocabulary:
     told = _fields(told, "it", {"stream", "size", "templates", "classes"}, {"source", "expand", "spare"})
     if not isinstance(told["stream"], str) or not re.fullmatch(r"[a-z][a-z0-9_]*", told["stream"]):
