@@ -17,6 +17,8 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TINY = ["trainer.steps=2", "trainer.threads=1", "data.val_crops=1", "data.crops=1", "data.batch_size=2"]
 TINY += ["system.encoder_channels=[8,8]", "system.decoder_channels=[8,8]", "system.num_embeddings=32"]
 
+SMALLER = {"train experiment=tokenizer": TINY, "train experiment=intent": ["trainer.epochs=2"]}
+
 
 def blocks(name):
     return BLOCK.findall((ROOT / name).read_text())
@@ -45,7 +47,7 @@ def run_console(line):
     assert program == "sightword"
     runs = sorted(Path("runs/tokenizer/mini").glob("*"))
     words = [re.sub(r"runs/tokenizer/mini/\S+", lambda _: str(runs[-1]), word) for word in words]
-    assert cli.main(words + (TINY if words[0] == "train" else [])) == 0, line
+    assert cli.main(words + SMALLER.get(" ".join(words[:2]).partition("/")[0], [])) == 0, line
 
 
 def test_every_block_of_the_readme_runs_in_order(photos, tmp_path, monkeypatch, tiny_modules):
@@ -73,6 +75,11 @@ def test_the_chinese_readme_has_the_same_blocks_and_links():
 
 
 def test_what_the_readme_shows_and_links_is_there():
-    for name in ("README.md", "README.zh-CN.md", "src/sightword/systems/tokenizer/README.md"):
+    for name in (
+        "README.md",
+        "README.zh-CN.md",
+        "src/sightword/systems/tokenizer/README.md",
+        "src/sightword/systems/intent/README.md",
+    ):
         for link in re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text()):
             assert link.startswith("https://") or ((ROOT / name).parent / link).exists(), link

@@ -84,7 +84,7 @@ def _margin(task: WordReading, stream: str, tokens: Tensor, ids: Tensor) -> Tens
 def maps(task: WordReading, inside: Inside) -> Image.Image:
     """The picture and the words of its patches, stream by stream; clear where the margin is low."""
     large = inside.picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    shown = {"what the tower saw": large}
+    shown, grey = {"what the tower saw": large}, large.convert("L").convert("RGB")
     for stream, classes in inside.classes.items():
         names = names_of(task, stream)
         numbers = {number: row for row, number in enumerate(names)}
@@ -92,7 +92,7 @@ def maps(task: WordReading, inside: Inside) -> Image.Image:
         margin = inside.margins[stream]
         sure = (margin / margin.quantile(0.75).clamp(min=1e-6)).clamp(0.15, 1)
         title = f"{stream}: {len(set(classes.flatten().tolist()))} of {len(names)} words"
-        shown[title] = pictures.class_map(rows, list(names.values()), large, sure, top=4)
+        shown[title] = pictures.class_map(rows, list(names.values()), grey, sure, top=4)
     return pictures.titled(shown)
 
 
