@@ -105,7 +105,9 @@ def shows(person: Person, attribute: str, behind: bool = False) -> bool:
 
 def people(count: int, seed: int) -> list[tuple[Person, int]]:
     """`count` identities that all look different, family after family, each with the number of its skin."""
-    rng, found, seen = np.random.default_rng([seed, 0]), [], set()
+    rng = np.random.default_rng([seed, 0])
+    found: list[tuple[Person, int]] = []
+    seen: set[tuple[str, ...]] = set()
     while len(found) < count:
         family, skin = _family(rng), int(rng.integers(len(SKIN)))
         looks = {
