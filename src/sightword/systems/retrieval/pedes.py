@@ -95,7 +95,8 @@ def read_pedes(root: str | Path, dataset: str, split: str, hold_out: int = 100) 
     if split not in SPLITS:
         raise ValueError(f"a split is {', '.join(SPLITS)}; got {split!r}")
     file = annotation_file(root, dataset)
-    records = [record for record in held_out(read_records(file, dataset), hold_out) if record.split == split]
+    records = read_records(file, dataset)
+    records = [r for r in (records if split == "test" else held_out(records, hold_out)) if r.split == split]
     if not records:
         raise ValueError(f"{file} has no record of split {split}")
     made = _split(split, records, image_folder(file))
