@@ -42,19 +42,18 @@ def tokenize(
     keys = [path.relative_to(Path(images).expanduser()).as_posix() for path in paths]
     source = _Source(run, weights, layout)
     model = source.load()
-    pixels = (size, width or size)
-    cache = FeatureCache.create(out, _header(keys, model, pixels, bool(width), shard_size))
-    height, width = cache.header["shapes"]["ids"]
+    view, preprocessing = _view(size, width)
+    grid = tuple(-(-side // model.factor) for side in (size, width or size))
+    cache = FeatureCache.create(out, _header(keys, model, grid, preprocessing, shard_size))
     ours = model if engine == "inline" else None  # not sent to Ray's workers: they load it where they are
 
     def worker() -> Callable[[int], None]:
-        network = source.load() if ours is None else ours
-        return _Tokenizer(cache, network, paths, keys, _view(pixels, bool(width)), batch_size, on_error)
+        return _Tokenizer(cache, source.load() if ours is None else ours, paths, keys, view, batch_size, on_error)
 
     summary = job.run(worker, cache.shards, cache.missing, engine=engine, desc="tokenizing", workers=workers, gpus=gpus)
     skipped = f", {len(keys) - len(cache)} unreadable images skipped" if cache.done and len(cache) < len(keys) else ""
     print(
-        f"{len(cache)} of {len(keys)} images in {out} ({height}×{width} ids of {model.num_codes} codes; "
+        f"{len(cache)} of {len(keys)} images in {out} ({grid[0]}×{grid[1]} ids of {model.num_codes} codes; "
         f"{summary.done} shards done now, {summary.skipped} before{skipped})"
     )
     if (key := next(iter(cache), None)) is not None:
@@ -89,28 +88,31 @@ class _Source(NamedTuple):
         return open_tokenizer(self.weights, self.layout)
 
 
-def _header(keys: list[str], model: Any, size: tuple[int, int], bent: bool, shard_size: int) -> dict[str, Any]:
+def _view(size: int, width: int) -> tuple["Transform", dict[str, Any]]:
+    """How an image is brought to its size, and the same in the words of the header, which retrieval asks for."""
+    from sightword.data.image import center_crop, squash
+
+    if width:
+        return squash(size, width), {"resize": f"{size}x{width}, bicubic", "crop": "none", "range": [-1, 1]}
+    square = {"resize": f"shorter side to {size}, bicubic", "crop": "centre", "range": [-1, 1]}
+    return center_crop(size), square
+
+
+def _header(
+    keys: list[str], model: Any, grid: tuple[int, ...], preprocessing: dict[str, Any], shard_size: int
+) -> dict[str, Any]:
     from sightword.cache import digest, header_for, id_dtype
     from sightword.towers.vq_image import inference_weights
 
-    height, width = size
-    whole = {"resize": f"{height}x{width}, bicubic", "crop": "none"}  # retrieval asks for these words
-    square = {"resize": f"shorter side to {height}, bicubic", "crop": "centre"}
     return header_for(
         keys,
-        {"ids": (id_dtype(model.num_codes), (-(-height // model.factor), -(-width // model.factor)))},
+        {"ids": (id_dtype(model.num_codes), grid)},
         writer="sightword tokenize",
         weights=digest(inference_weights(model)),  # the same from a run and from its export
         shard_size=shard_size,
         num_codes=model.num_codes,
-        preprocessing={**(whole if bent else square), "range": [-1, 1]},
+        preprocessing=preprocessing,
     )
-
-
-def _view(size: tuple[int, int], bent: bool) -> "Transform":
-    from sightword.data.image import center_crop, squash
-
-    return squash(*size) if bent else center_crop(size[0])
 
 
 class _Tokenizer:
