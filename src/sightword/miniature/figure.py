@@ -8,6 +8,7 @@ Legend: H, W pixels. A figure is drawn in its own frame: u to the viewer's right
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -140,6 +141,7 @@ class Frame:
         self.pen.line([self.at(p) for p in points], colour, max(1, round(width * self.scale)), joint="curve")
 
 
+@lru_cache(4096)
 def shade(colour: Colour, factor: float) -> Colour:
     """Darker below 1; a black is made lighter instead, or its edge would not be seen."""
     if factor < 1 and max(colour) < 60:

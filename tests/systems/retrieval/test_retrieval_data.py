@@ -124,6 +124,14 @@ def test_the_same_draw_gives_the_same_pair_whatever_the_batch_and_the_worker(roo
     assert not torch.equal(other_seed[Draw(4, 30)].images, alone.images)
 
 
+def test_workers_stay_alive_between_epochs_and_pages_are_pinned_where_there_is_a_gpu(root: Path) -> None:
+    loaders = make_loaders(data_of(root, num_workers=2), Words())
+    for loader in (loaders.train, loaders.val):
+        assert loader.persistent_workers
+        assert loader.num_workers == 2
+        assert loader.pin_memory == torch.cuda.is_available()
+
+
 def test_a_run_that_was_stopped_goes_on_with_the_batches_that_were_left(root: Path) -> None:
     data = data_of(root, sampler="identity", instances=2, mask_text=0.2)
     straight = list(make_loaders(data, Words(), seed=1).train)
@@ -221,6 +229,21 @@ def test_the_ranks_together_see_the_batches_of_one_process_and_no_identity_on_tw
     assert [list(chain(*parts)) for parts in zip(*ranks, strict=True)] == alone
     for batch in alone:
         assert len(set(PIDS[[draw.index for draw in batch]])) == 3
+
+
+def test_the_process_group_is_asked_when_iterating(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = make_loaders(data_of(root, sampler="identity"), Words(), seed=1).train
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    seen = []
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        stream.load_state_dict({"batches": 0})
+        seen.append([batch.pids.tolist() for batch in stream])
+    assert [len(batches) for batches in seen] == [3, 3]
+    for one, other in zip(*seen, strict=True):
+        assert len(set(one)) == len(set(other)) == 2
+        assert not set(one) & set(other)
 
 
 def test_epochs_of_identities_differ_and_come_again() -> None:
