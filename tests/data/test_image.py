@@ -22,10 +22,12 @@ from sightword.data.image import (
     list_images,
     random_crop,
     read_image,
+    squash,
     to_image,
     to_tensor,
 )
 from sightword.data.loader import Shuffled
+from sightword.towers.preprocess import Preprocess
 
 GRADIENT = np.linspace(0, 255, 12 * 16).reshape(12, 16).round().astype(np.uint8)  # (H, W)
 
@@ -242,6 +244,17 @@ def test_center_crop_is_the_middle_square() -> None:
     array = np.zeros((8, 24, 3), np.uint8)
     array[:, 8:16] = 255
     assert torch.equal(center_crop(8)(Image.fromarray(array), None), torch.ones(3, 8, 8))
+
+
+def test_squash_bends_every_pixel_into_the_size_as_a_tower_that_squashes_does() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 20, 3), dtype=np.uint8))
+    assert torch.equal(squash(60, 20)(image, None), to_tensor(image))
+    bent = squash(24, 16)(image, None)
+    assert bent.shape == (3, 24, 16)
+    half = (0.5, 0.5, 0.5)
+    assert torch.allclose(bent, Preprocess((24, 16), half, half, "squash")(image), atol=1e-6)
+    with pytest.raises(ValueError, match="size is 0"):
+        squash(24, 0)
 
 
 def test_center_crop_matches_resizing_the_whole_and_cutting_the_middle() -> None:

@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -219,3 +220,24 @@ def test_lightning_goes_on_where_it_stopped_even_after_a_whole_epoch(tmp_path: P
         whole = fit(steps, epochs, every)
         rest = fit(steps, epochs, every, resume=str(tmp_path / f"{steps} {every}" / f"step={stop}.ckpt"))
         assert rest == whole[stop:]
+
+
+class Pairwise(Shuffled):
+    """Two items next to each other stay together."""
+
+    def order(self, epoch: int) -> np.ndarray:
+        return (2 * np.random.default_rng(epoch).permutation(self.size // 2)[:, None] + np.arange(2)).reshape(-1)
+
+
+def test_a_rule_of_ones_own_makes_the_batches_of_a_stream_and_of_an_ordered_loader() -> None:
+    stream = Stream(Echo(12), 4, shuffled=Pairwise(12, 4))
+    epochs = [rows(stream) for _ in range(2)]
+    assert epochs[0] != epochs[1]
+    for batch in (batch for epoch in epochs for batch in epoch):
+        numbers = [int(row[1]) for row in batch]
+        assert [number // 2 * 2 for number in numbers] == [numbers[0] // 2 * 2] * 2 + [numbers[2] // 2 * 2] * 2
+    resumed = Stream(Echo(12), 4, shuffled=Pairwise(12, 4))
+    resumed.load_state_dict({"batches": 4})
+    assert rows(resumed) == epochs[1][1:]
+    loader = ordered(Echo(12), 4, shuffled=Pairwise(12, 4))
+    assert [batch.tolist() for batch in loader] == epochs[0]

@@ -93,3 +93,13 @@ def test_word_vectors_are_the_mean_direction_of_their_prompts(folders):
     torch.testing.assert_close(vectors[1], wanted / wanted.norm(), rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="no {} for the word"):
         word_vectors(texts, ["dog"], ["a photo"])
+
+
+@pytest.mark.parametrize("write", [tower.write_siglip, tower.write_t5, tower.write_bert])
+def test_a_word_at_the_end_of_a_sentence_is_the_same_token(write, tmp_path):
+    write(tmp_path, ["A red coat, a bag. She has a coat."])
+    tokenizer = text_tower(tmp_path).tokenizer
+    ids = {word: tokenizer.ids_of([f"a {word}"])[0] for word in ("coat", "coat.", "coat,")}
+    coat = set(ids["coat"]) - set(tokenizer.ids_of(["a"])[0])
+    assert len(coat) == 1
+    assert all(coat < set(each) for each in ids.values())

@@ -159,6 +159,11 @@ def center_crop(size: int) -> Transform:
     return partial(_center_crop, size=_positive(size))
 
 
+def squash(height: int, width: int) -> Transform:
+    """Every pixel of the picture, bent to height × width where its shape is another. Draws nothing."""
+    return partial(_squash, size=(_positive(width), _positive(height)))
+
+
 def _positive(size: int) -> int:
     if size < 1:
         raise ValueError(f"size is {size}: an image has at least one pixel")
@@ -188,6 +193,10 @@ def _center_crop(image: Image.Image, generator: torch.Generator | None = None, *
     short = min(image.size)
     left, top = (image.width - short) / 2, (image.height - short) / 2
     return to_tensor(_resized(image, (left, top, left + short, top + short), size))
+
+
+def _squash(image: Image.Image, generator: torch.Generator | None = None, *, size: tuple[int, int]) -> Tensor:
+    return to_tensor(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC))
 
 
 def _resized(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Image.Image:

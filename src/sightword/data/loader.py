@@ -121,6 +121,7 @@ class Stream(DataLoader):
     itself; it adds the batches done before a resume to what it fetches, so len() stays the full number although the
     resumed iteration is shorter. It wants `Trainer(use_distributed_sampler=False)`: the ranks are dealt with here.
 
+    shuffled: which batches there are, where another rule than that of `Shuffled(size, batch_size, …)` says so.
     options: any of DataLoader's (collate_fn, num_workers, pin_memory, …); workers persist unless told otherwise.
     """
 
@@ -134,12 +135,14 @@ class Stream(DataLoader):
         drop_last: bool = True,
         rank: int | None = None,
         world: int | None = None,
+        shuffled: Shuffled | None = None,
         **options: Any,
     ) -> None:
         if steps is not None and steps < 1:
             raise ValueError(f"steps is {steps}: give at least 1, or None for whole epochs")
         size = len(dataset)  # type: ignore[arg-type]
-        schedule = _Schedule(Shuffled(size, batch_size, seed, shuffle, drop_last, rank, world), steps)
+        shuffled = shuffled or Shuffled(size, batch_size, seed, shuffle, drop_last, rank, world)
+        schedule = _Schedule(shuffled, steps)
         self.schedule = schedule
         super().__init__(dataset, batch_sampler=schedule, **_defaults(options, seed))
 
@@ -182,11 +185,19 @@ class Stream(DataLoader):
 
 
 def ordered(
-    dataset: Dataset[Any], batch_size: int, rank: int | None = None, world: int | None = None, **options: Any
+    dataset: Dataset[Any],
+    batch_size: int,
+    rank: int | None = None,
+    world: int | None = None,
+    shuffled: Shuffled | None = None,
+    **options: Any,
 ) -> DataLoader:
-    """A loader for evaluation: every item once, in order, shared among the ranks; each iteration is the same."""
+    """A loader for evaluation: every item once, in order, shared among the ranks; each iteration is the same.
+
+    shuffled: which batches there are, where another rule than order says so.
+    """
     size = len(dataset)  # type: ignore[arg-type]
-    sampler = Shuffled(size, batch_size, shuffle=False, drop_last=False, rank=rank, world=world)
+    sampler = shuffled or Shuffled(size, batch_size, shuffle=False, drop_last=False, rank=rank, world=world)
     return DataLoader(dataset, batch_sampler=sampler, **_defaults(options, seed=0))
 
 

@@ -92,7 +92,8 @@ def _seeded(build: Callable[[], Any]) -> Any:
 
 
 def _words(captions: Iterable[str]) -> list[str]:
-    return sorted({word for caption in captions for word in caption.lower().replace(",", " , ").split()})
+    apart = str.maketrans({",": " , ", ".": " . "})
+    return sorted({word for caption in captions for word in caption.lower().translate(apart).split()})
 
 
 def _unigram(captions: Iterable[str], names: dict[str, str]) -> Any:
@@ -106,7 +107,9 @@ def _unigram(captions: Iterable[str], names: dict[str, str]) -> Any:
     pieces = [(token, 0.0) for token in special] + [(f"▁{word}", -4.0) for word in words]
     pieces += [(letter, -12.0) for letter in letters]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=special.index("<unk>")))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(",", " ,")])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Replace(",", " ,"), normalizers.Replace(".", " .")]
+    )
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     end = special.index("</s>")
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end)])

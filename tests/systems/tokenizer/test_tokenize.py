@@ -13,7 +13,7 @@ import torch
 from sightword import cli
 from sightword import run as runs
 from sightword.cache import FeatureCache
-from sightword.data.image import center_crop, read_image
+from sightword.data.image import center_crop, read_image, squash
 from sightword.quantize import VectorQuantizerEMA
 from sightword.systems.tokenizer import verbs
 from sightword.towers.vq_image import VQImage
@@ -96,6 +96,16 @@ def test_ids_are_what_the_model_encodes_and_decode_to_its_reconstruction(photos,
         assert torch.equal(ids, expected)
         assert len(ids.unique()) > 4
         assert torch.allclose(model.decode(ids), shown, atol=1e-6)
+
+
+def test_with_a_width_whole_images_are_bent_and_the_header_says_so(photos, exported, tmp_path):
+    assert tokenize(photos, exported, tmp_path / "ids", "size=48", "width=16") == 0
+    model, cache = VQImage.from_pretrained(exported), FeatureCache(tmp_path / "ids")
+    assert cache.header["shapes"] == {"ids": [12, 4]}
+    assert cache.header["preprocessing"] == {"resize": "48x16, bicubic", "crop": "none", "range": [-1, 1]}
+    with torch.no_grad():
+        expected = model.encode(squash(48, 16)(read_image(photos / "3.png"), None)[None])[0]
+    assert cache["3.png"]["ids"].tolist() == expected.tolist()
 
 
 def test_a_run_gives_the_ids_of_its_best_checkpoint_and_its_export_the_same_cache(photos, tiny, tmp_path, capsys):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from sightword.data.check import Report
+    from sightword.data.image import Transform
 
 
 def tokenize(
@@ -15,6 +16,7 @@ def tokenize(
     weights: str = "",
     layout: str = "",
     size: int = 256,
+    width: int = 0,
     batch_size: int = 16,
     shard_size: int = 1024,
     on_error: str = "raise",
@@ -26,30 +28,32 @@ def tokenize(
 
     images: the folder. out: the cache; its key for an image is the path below `images`.
     run: a run whose best checkpoint to use, or weights: a published file with its layout=, or an exported folder.
-    size: images are resized and centre-cropped to size × size. on_error: raise, or skip unreadable images.
+    size: images are resized and centre-cropped to size × size. width: bent to size (height) × width instead, whole.
+    on_error: raise, or skip unreadable images.
     engine: inline (also under torchrun), or ray with so many workers, each with a share of so many gpus.
     """
     from sightword import job
     from sightword.cache import FeatureCache
     from sightword.data.image import list_images
 
-    _check(on_error, size=size, batch_size=batch_size, shard_size=shard_size)
+    _check(on_error, size=size, width=width or size, batch_size=batch_size, shard_size=shard_size)
     job.check_engine(engine)
     paths = list_images(images)
     keys = [path.relative_to(Path(images).expanduser()).as_posix() for path in paths]
     source = _Source(run, weights, layout)
     model = source.load()
-    cache = FeatureCache.create(out, _header(keys, model, size, shard_size))
-    height, width = cache.header["shapes"]["ids"]
+    view, preprocessing = _view(size, width)
+    grid = tuple(-(-side // model.factor) for side in (size, width or size))
+    cache = FeatureCache.create(out, _header(keys, model, grid, preprocessing, shard_size))
     ours = model if engine == "inline" else None  # not sent to Ray's workers: they load it where they are
 
     def worker() -> Callable[[int], None]:
-        return _Tokenizer(cache, source.load() if ours is None else ours, paths, keys, size, batch_size, on_error)
+        return _Tokenizer(cache, source.load() if ours is None else ours, paths, keys, view, batch_size, on_error)
 
     summary = job.run(worker, cache.shards, cache.missing, engine=engine, desc="tokenizing", workers=workers, gpus=gpus)
     skipped = f", {len(keys) - len(cache)} unreadable images skipped" if cache.done and len(cache) < len(keys) else ""
     print(
-        f"{len(cache)} of {len(keys)} images in {out} ({height}×{width} ids of {model.num_codes} codes; "
+        f"{len(cache)} of {len(keys)} images in {out} ({grid[0]}×{grid[1]} ids of {model.num_codes} codes; "
         f"{summary.done} shards done now, {summary.skipped} before{skipped})"
     )
     if (key := next(iter(cache), None)) is not None:
@@ -84,19 +88,30 @@ class _Source(NamedTuple):
         return open_tokenizer(self.weights, self.layout)
 
 
-def _header(keys: list[str], model: Any, size: int, shard_size: int) -> dict[str, Any]:
+def _view(size: int, width: int) -> tuple["Transform", dict[str, Any]]:
+    """How an image is brought to its size, and the same in the words of the header, which retrieval asks for."""
+    from sightword.data.image import center_crop, squash
+
+    if width:
+        return squash(size, width), {"resize": f"{size}x{width}, bicubic", "crop": "none", "range": [-1, 1]}
+    square = {"resize": f"shorter side to {size}, bicubic", "crop": "centre", "range": [-1, 1]}
+    return center_crop(size), square
+
+
+def _header(
+    keys: list[str], model: Any, grid: tuple[int, ...], preprocessing: dict[str, Any], shard_size: int
+) -> dict[str, Any]:
     from sightword.cache import digest, header_for, id_dtype
     from sightword.towers.vq_image import inference_weights
 
-    side = -(-size // model.factor)
     return header_for(
         keys,
-        {"ids": (id_dtype(model.num_codes), (side, side))},
+        {"ids": (id_dtype(model.num_codes), grid)},
         writer="sightword tokenize",
         weights=digest(inference_weights(model)),  # the same from a run and from its export
         shard_size=shard_size,
         num_codes=model.num_codes,
-        preprocessing={"resize": f"shorter side to {size}, bicubic", "crop": "centre", "range": [-1, 1]},
+        preprocessing=preprocessing,
     )
 
 
@@ -104,15 +119,22 @@ class _Tokenizer:
     """Turns shard number i into the ids of keys[i·S : (i+1)·S]."""
 
     def __init__(
-        self, cache: Any, model: Any, paths: list[Path], keys: list[str], size: int, batch_size: int, on_error: str
+        self,
+        cache: Any,
+        model: Any,
+        paths: list[Path],
+        keys: list[str],
+        view: "Transform",
+        batch_size: int,
+        on_error: str,
     ) -> None:
         from sightword import job
-        from sightword.data.image import ImageFolder, center_crop
+        from sightword.data.image import ImageFolder
 
         self.cache, self.paths, self.keys, self.batch_size = cache, paths, keys, batch_size
         self.device = job.device()
         self.model = model.to(self.device).eval()
-        self.folder = ImageFolder(paths, center_crop(size), on_error=on_error, cache_mb=0)
+        self.folder = ImageFolder(paths, view, on_error=on_error, cache_mb=0)
 
     def __call__(self, shard: int) -> None:
         import numpy as np

@@ -1,0 +1,411 @@
+"""A small world of people and sentences about them, in the formats of CUHK-PEDES, ICFG-PEDES and RSTPReid.
+
+Who somebody is, is told by seventeen words (`figure.Person`). Identities come in families of four: the first, and three
+that differ from it in one word each, so that a jacket's colour alone finds nobody. A sentence leaves out each word one
+time in five, and says the others in one of several ways; it tells nothing that its own picture hides. The truth is in
+attributes.json beside the annotations, which no reader of the published sets opens:
+
+    identities  id → {attribute: word}
+    images      file → {behind: seen from behind?, mentioned: for each caption, the attributes that it tells}
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from sightword.atomic import write_atomically
+from sightword.miniature.figure import COLOURS, HAIR, SKIN, Person, Rng, draw
+
+FAMILY = 4
+DROP = 0.2  # how often a sentence leaves an attribute out
+SHOE_COLOURS = ("black", "white", "red", "blue", "brown")
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "sex": ("man", "woman"),
+    "hair": ("bald", "short", "long"),
+    "hair_colour": tuple(HAIR),
+    "top": ("t-shirt", "jacket", "coat"),
+    "top_colour": tuple(COLOURS),
+    "pattern": ("plain", "striped", "dotted", "logo"),
+    "pattern_colour": tuple(COLOURS),
+    "bottom": ("trousers", "shorts", "skirt"),
+    "bottom_colour": tuple(COLOURS),
+    "shoes": ("sneakers", "boots"),
+    "shoe_colour": SHOE_COLOURS,
+    "bag": ("none", "backpack", "handbag"),
+    "bag_colour": tuple(COLOURS),
+    "bag_side": ("left", "right"),
+    "cap": ("none", "cap"),
+    "cap_colour": tuple(COLOURS),
+    "glasses": ("none", "glasses"),
+}
+SHOWN_BY: dict[str, tuple[str, tuple[str, ...]]] = {  # attribute → the attribute, and its words, without which it hides
+    "hair_colour": ("hair", ("short", "long")),
+    "pattern_colour": ("pattern", ("striped", "dotted", "logo")),
+    "bag_colour": ("bag", ("backpack", "handbag")),
+    "bag_side": ("bag", ("handbag",)),
+    "cap_colour": ("cap", ("cap",)),
+}
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "man": ("man", "guy", "gentleman"),
+    "woman": ("woman", "lady", "girl"),
+    "t-shirt": ("t-shirt", "tee"),
+    "trousers": ("trousers", "pants"),
+    "sneakers": ("sneakers", "trainers"),
+    "backpack": ("backpack", "rucksack"),
+    "handbag": ("handbag", "purse"),
+    "glasses": ("glasses", "spectacles"),
+    "red": ("red", "crimson"),
+    "blue": ("blue", "navy"),
+    "grey": ("grey", "gray"),
+    "purple": ("purple", "violet"),
+    "beige": ("beige", "cream"),
+    "blond": ("blond", "fair"),
+}
+
+
+class Sizes(NamedTuple):
+    """Identities of each split, best in whole families."""
+
+    train: int = 200
+    val: int = 40
+    test: int = 60
+
+
+SIZES = Sizes()
+
+
+class Picture(NamedTuple):
+    """One image of somebody, and what is said of it."""
+
+    split: str
+    id: int  # from 0, through all splits
+    number: int  # of the identity's images, from 0
+    person: Person
+    image: np.ndarray  # (H, W, 3) uint8
+    behind: bool
+    captions: list[str]
+    mentioned: list[list[str]]  # for each caption, attributes
+
+
+# ------------------------------------------------------------------------------------------------------------ people
+
+
+def shows(person: Person, attribute: str, behind: bool = False) -> bool:
+    """Whether an attribute can be seen: a bald head has no hair's colour, a back no logo and no glasses."""
+    if behind and (attribute == "glasses" or (attribute.startswith("pattern") and person.pattern == "logo")):
+        return False
+    by, words = SHOWN_BY.get(attribute, ("sex", CHOICES["sex"]))
+    return getattr(person, by) in words
+
+
+def people(count: int, seed: int) -> list[tuple[Person, int]]:
+    """`count` identities that all look different, family after family, each with the number of its skin."""
+    rng = np.random.default_rng([seed, 0])
+    found: list[tuple[Person, int]] = []
+    seen: set[tuple[str, ...]] = set()
+    while len(found) < count:
+        family, skin = _family(rng), int(rng.integers(len(SKIN)))
+        looks = {
+            tuple(word if shows(person, name) else "" for name, word in person._asdict().items()) for person in family
+        }
+        if len(looks) == FAMILY and not looks & seen:
+            seen |= looks
+            found += [(person, skin) for person in family]
+    return found[:count]
+
+
+def _family(rng: Rng) -> list[Person]:
+    """One, and three others that differ from it in one attribute that shows, each in another."""
+    first = Person(**{name: _pick(rng, words) for name, words in CHOICES.items()})
+    first = first._replace(pattern_colour=_other(rng, first, "pattern_colour"))
+    names = rng.permutation([name for name in CHOICES if shows(first, name)])[: FAMILY - 1].tolist()
+    return [first, *(first._replace(**{name: _other(rng, first, name)}) for name in names)]
+
+
+def _other(rng: Rng, person: Person, name: str) -> str:
+    """Another word for an attribute; a pattern is never of its garment's colour."""
+    taken = {getattr(person, name)}
+    if name in ("top_colour", "pattern_colour"):
+        taken |= {person.top_colour, person.pattern_colour}
+    return _pick(rng, [word for word in CHOICES[name] if word not in taken])
+
+
+def _pick(rng: Rng, words: Sequence[str]) -> str:
+    return words[int(rng.integers(len(words)))]
+
+
+def pictures(sizes: Sizes, images: int, captions: int, seed: int, size: tuple[int, int]) -> Iterator[Picture]:
+    """Every image of the world, identity after identity; each a function of (seed, identity, number) alone."""
+    splits = [split for split, count in sizes._asdict().items() for _ in range(count)]
+    for id_, (split, (person, skin)) in enumerate(zip(splits, people(len(splits), seed), strict=True)):
+        for number in range(images):
+            rng = np.random.default_rng([seed, 1, id_, number])
+            shot = draw(person, skin, rng, size)
+            told = [describe(person, rng, shot.behind) for _ in range(captions)]
+            texts, mentioned = [text for text, _ in told], [names for _, names in told]
+            yield Picture(split, id_, number, person, shot.image, shot.behind, texts, mentioned)
+
+
+# --------------------------------------------------------------------------------------------------------- sentences
+
+
+def describe(person: Person, rng: Rng, behind: bool = False) -> tuple[str, list[str]]:
+    """A description of what shows, one to four sentences, and which attributes it tells."""
+    told = {name for name in CHOICES if shows(person, name, behind) and rng.random() >= DROP}
+    words = _Words(person, told, rng)
+    subject = f"{_pick(rng, ('a', 'the', 'this'))} {words.subject()}"
+    clauses = [clause for make in CLAUSES if (clause := make(words))] or ["walks by"]
+    clauses = [clauses[number] for number in rng.permutation(len(clauses))]
+    sentences = []
+    while clauses:
+        count = int(rng.integers(2, 4))
+        some, clauses = clauses[:count], clauses[count:]
+        sentences.append(f"{subject} {_listed(some)}.")
+        subject = words.pronoun()
+    return " ".join(text[0].upper() + text[1:] for text in sentences), sorted(words.used, key=list(CHOICES).index)
+
+
+class _Words:
+    """Words for a person's attributes; keeps in mind which were used."""
+
+    def __init__(self, person: Person, told: set[str], rng: Rng) -> None:
+        self.person, self.told, self.rng, self.used = person, told, rng, set[str]()
+
+    def __call__(self, name: str, otherwise: str = "") -> str:
+        """The attribute's word, or one that means the same; `otherwise` if it is not to be told."""
+        if name not in self.told:
+            return otherwise
+        self.used.add(name)
+        word = getattr(self.person, name)
+        return _pick(self.rng, SYNONYMS.get(word, (word,)))
+
+    def any(self, *words: str) -> str:
+        return _pick(self.rng, words)
+
+    def subject(self) -> str:
+        return self("sex", self.any("person", "pedestrian"))
+
+    def pronoun(self) -> str:
+        return {"man": "he", "woman": "she"}[self.person.sex] if "sex" in self.told else "the person"
+
+    def own(self) -> str:
+        return {"man": "his", "woman": "her"}[self.person.sex] if "sex" in self.told else "the"
+
+    def absent(self, name: str, text: str) -> str:
+        """Now and then, that something is not there."""
+        if name not in self.told or self.rng.random() < 0.8:
+            return ""
+        self.used.add(name)
+        return text
+
+
+def _top(words: _Words) -> str:
+    pattern = words.person.pattern if "pattern" in words.told else ""
+    if not words.told & {"top", "top_colour"} and pattern in ("", "plain"):
+        return ""
+    plain = "plain" if pattern == "plain" and words.rng.random() < 0.3 else ""
+    if (pattern != "plain" and pattern) or plain:
+        words.used.add("pattern")
+    colour = words("top_colour")
+    garment = _joined(plain, colour, words("top", "top"))
+    marks = ""
+    if pattern not in ("", "plain"):
+        kind = {"striped": "stripes", "dotted": "dots", "logo": "logo on the chest"}[pattern]
+        marks = _joined(
+            "with",
+            _a(_joined(words("pattern_colour"), kind)) if pattern == "logo" else _joined(words("pattern_colour"), kind),
+        )
+    return _joined(words.any("wears", "is dressed in", "has on"), _a(garment), marks)
+
+
+def _bottom(words: _Words) -> str:
+    if not words.told & {"bottom", "bottom_colour"}:
+        return ""
+    verb = words.any("wears", "is in", "has on")
+    if words.person.bottom == "skirt" and "bottom" in words.told:
+        return f"{verb} {_a(_joined(words('bottom_colour'), words('bottom')))}"
+    pair = "a pair of" if words.rng.random() < 0.3 else ""
+    return _joined(verb, pair, words("bottom_colour"), words("bottom", "bottoms"))
+
+
+def _shoes(words: _Words) -> str:
+    if not words.told & {"shoes", "shoe_colour"}:
+        return ""
+    return _joined(words.any("has", "wears", "walks in"), words("shoe_colour"), words("shoes", "shoes"))
+
+
+def _bag(words: _Words) -> str:
+    if words.person.bag == "none":
+        return words.absent("bag", "carries no bag")
+    if "bag" not in words.told:
+        return ""
+    bag = _a(_joined(words("bag_colour"), words("bag")))
+    side = words("bag_side")
+    return _joined(words.any("carries", "has", "is with"), bag, f"in {words.own()} {side} hand" if side else "")
+
+
+def _hair(words: _Words) -> str:
+    if words.person.hair == "bald":
+        return f"is {words('hair')}" if "hair" in words.told else ""
+    if not words.told & {"hair", "hair_colour"}:
+        return ""
+    return _joined("has", words("hair"), words("hair_colour"), "hair")
+
+
+def _cap(words: _Words) -> str:
+    if words.person.cap == "none":
+        return words.absent("cap", "wears no cap")
+    return (
+        f"{words.any('wears', 'has on')} {_a(_joined(words('cap_colour'), words('cap')))}"
+        if "cap" in words.told
+        else ""
+    )
+
+
+def _glasses(words: _Words) -> str:
+    if words.person.glasses == "none":
+        return words.absent("glasses", "wears no glasses")
+    return f"{words.any('wears', 'has')} {words('glasses')}" if "glasses" in words.told else ""
+
+
+CLAUSES: Sequence[Callable[[_Words], str]] = (_top, _bottom, _shoes, _bag, _hair, _cap, _glasses)
+
+
+def _joined(*words: str) -> str:
+    return " ".join(word for word in words if word)
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def _listed(clauses: Sequence[str]) -> str:
+    *others, last = clauses
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def write_cuhk(
+    folder: Path,
+    sizes: Sizes = SIZES,
+    images: int = 3,
+    captions: int = 2,
+    seed: int = 7,
+    size: tuple[int, int] = (192, 64),
+) -> None:
+    """CUHK-PEDES: `folder`/CUHK-PEDES with imgs/{cam_a,cam_b,CUHK01}/00001_0.jpg and reid_raw.json; ids from 1."""
+
+    def record(picture: Picture) -> dict[str, Any]:
+        camera, kind = (("cam_a", "jpg"), ("cam_b", "jpg"), ("CUHK01", "png"))[picture.number % 3]
+        return {
+            "split": picture.split,
+            "captions": picture.captions,
+            "file_path": f"{camera}/{picture.id + 1:05d}_{picture.number}.{kind}",
+            "processed_tokens": _tokens(picture.captions),
+            "id": picture.id + 1,
+        }
+
+    _write(folder / "CUHK-PEDES", "reid_raw.json", pictures(sizes, images, captions, seed, size), record, "file_path")
+
+
+def write_icfg(
+    folder: Path,
+    sizes: Sizes = SIZES,
+    images: int = 3,
+    seed: int = 7,
+    size: tuple[int, int] = (192, 64),
+) -> None:
+    """ICFG-PEDES: `folder`/ICFG-PEDES with imgs/{train,test}/0000/0000_000_00.jpg and ICFG-PEDES.json.
+
+    One caption an image, ids from 0, no validation split: the identities of `sizes.val` are training ones. As in
+    MSMT17, the folder is not the split: every fourth identity lies in the other one.
+    """
+
+    def record(picture: Picture) -> dict[str, Any]:
+        split = "test" if picture.split == "test" else "train"
+        place = split if picture.id % 4 else {"train": "test", "test": "train"}[split]
+        return {
+            "split": split,
+            "captions": picture.captions,
+            "file_path": f"{place}/{picture.id:04d}/{picture.id:04d}_{picture.number:03d}_00.jpg",
+            "processed_tokens": _tokens(picture.captions),
+            "id": picture.id,
+        }
+
+    _write(folder / "ICFG-PEDES", "ICFG-PEDES.json", pictures(sizes, images, 1, seed, size), record, "file_path")
+
+
+def write_rstp(
+    folder: Path,
+    sizes: Sizes = SIZES,
+    images: int = 5,
+    captions: int = 2,
+    seed: int = 7,
+    size: tuple[int, int] = (192, 64),
+) -> None:
+    """RSTPReid: `folder`/RSTPReid with flat imgs/0000_c0_0000.jpg and data_captions.json; ids from 0, `img_path`."""
+
+    def record(picture: Picture) -> dict[str, Any]:
+        file = f"{picture.id:04d}_c{picture.number}_{picture.id * images + picture.number:04d}.jpg"
+        return {"id": picture.id, "img_path": file, "captions": picture.captions, "split": picture.split}
+
+    _write(folder / "RSTPReid", "data_captions.json", pictures(sizes, images, captions, seed, size), record, "img_path")
+
+
+def _write(
+    folder: Path, name: str, world: Iterator[Picture], record: Callable[[Picture], dict[str, Any]], path: str
+) -> None:
+    """The images, attributes.json, and the annotations last: where they are, all else is."""
+    records, identities, truth = [], {}, {}
+    for picture in world:
+        entry = record(picture)
+        file = folder / "imgs" / entry[path]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _save(Image.fromarray(picture.image), file)
+        records.append(entry)
+        identities[str(entry["id"])] = picture.person._asdict()
+        truth[entry[path]] = {"behind": picture.behind, "mentioned": picture.mentioned}
+    _dump(folder / "attributes.json", json.dumps({"identities": identities, "images": truth}))
+    _dump(folder / name, _lines(records))
+
+
+def _save(picture: Image.Image, file: Path) -> None:
+    """Beside, then renamed; not flushed to the disk each, as the annotations, which come last, are."""
+    beside = file.with_name(f".{file.name}")
+    if file.suffix == ".png":
+        picture.save(beside, "PNG", compress_level=1)
+    else:
+        picture.save(beside, "JPEG", quality=95, subsampling=0)
+    beside.replace(file)
+
+
+def _dump(file: Path, text: str) -> None:
+    with write_atomically(file) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+def _lines(records: Sequence[Any]) -> str:
+    """A JSON list, a record a line."""
+    return "[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]"
+
+
+def _tokens(captions: Sequence[str]) -> list[list[str]]:
+    return [caption.lower().replace(",", "").replace(".", "").split() for caption in captions]
+
+
+def vocabulary() -> list[str]:
+    """Every word that a caption may have: what a tokenizer of this world must know."""
+    rng, found = np.random.default_rng(0), set[str]()
+    for word in (word for words in CHOICES.values() for word in words):
+        found |= set(SYNONYMS.get(word, (word,))) - {"none"}
+    for person, _ in people(200, 0):
+        for tokens in _tokens([describe(person, rng)[0] for _ in range(4)]):
+            found |= set(tokens)
+    return sorted(found)
