@@ -15,7 +15,7 @@ class PedesBatch(NamedTuple):
     pids: Tensor  # (B,) int64: 0 … P−1 over the training identities; as read elsewhere
     caption_ids: Tensor  # (B, L) int64, padded on the right
     caption_attn_mask: Tensor  # (B, L) bool
-    index: Tensor  # (B,) int64: which image of the split
+    index: Tensor  # type: ignore[assignment]  # (B,) int64: which image of the split
     masked_ids: Tensor | None = None  # (B, L): caption_ids, some tokens hidden, for the masked-language head
     masked_labels: Tensor | None = None  # (B, L): the hidden tokens, −100 elsewhere
     masked_images: Tensor | None = None  # (B, 3, H, W): generation view, hidden cells at 0
@@ -28,7 +28,7 @@ class ImageRows(NamedTuple):
 
     images: Tensor  # (B, 3, H, W)
     pids: Tensor  # (B,)
-    index: Tensor  # (B,)
+    index: Tensor  # type: ignore[assignment]  # (B,)
 
 
 class TextRows(NamedTuple):
@@ -37,4 +37,4 @@ class TextRows(NamedTuple):
     caption_ids: Tensor  # (B, L)
     caption_attn_mask: Tensor  # (B, L)
     pids: Tensor  # (B,)
-    index: Tensor  # (B,)
+    index: Tensor  # type: ignore[assignment]  # (B,)

@@ -52,7 +52,7 @@ class DualEncoder(nn.Module):
         sides = (self._image_dim(), text.embed_dim)
         if project != "separate" and sides[0] != sides[1]:
             raise ValueError(
-                f"project={project} needs vectors of one width, {image.name} has {sides[0]} and {text.name} {sides[1]}: "
+                f"project={project} needs vectors of one width; {image.name} has {sides[0]}, {text.name} {sides[1]}: "
                 "say project=separate"
             )
         layers = {"none": 0, "shared": 1, "separate": 2}[project]

@@ -1,0 +1,231 @@
+"""Phase 4: what the generator may see, what counts, and what it costs the encoder to know."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fakes import GRID, PHASE4, SIZE, K, batch_for, system, write_towers
+
+from sightword.systems.retrieval.generation import (
+    Generator,
+    cell_size,
+    draw_hidden,
+    hidden_codes,
+    hide,
+    other_texts,
+    text_gain,
+)
+from sightword.systems.retrieval.task import make_task
+from sightword.towers.t5 import T5Decoder
+
+N, D = GRID[0] * GRID[1], 16
+WAYS = [
+    {},
+    {"show_codes": False},
+    {"gen_target": "whole"},
+    {"gen_way": "autoregressive"},
+    {"gen_way": "autoregressive", "gen_target": "whole"},
+]
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory):
+    return write_towers(tmp_path_factory.mktemp("towers"))
+
+
+def task_of(towers, **values):
+    torch.manual_seed(0)
+    return make_task(system(towers, **{**PHASE4, **values})).eval()
+
+
+def generator_of(**options):
+    torch.manual_seed(0)
+    decoder = T5Decoder(K, GRID, width=D, layers=1, heads=2, head_width=8, hidden_width=24, dropout=0.0)
+    return Generator(decoder, **options).eval()
+
+
+def given(seed=0, rows=3):
+    """memory, ids, hidden"""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.stack([draw_hidden(GRID, 0.5, generator).flatten() for _ in range(rows)])
+    return torch.randn(rows, 5, D, generator=generator), torch.randint(0, K, (rows, N), generator=generator), hidden
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_no_gradient_of_the_generation_loss_reaches_a_hidden_pixel(towers, way):
+    """Of the clean image, handed over as the retrieval view too: visible pixels are seen, hidden ones are not."""
+    task = task_of(towers, **way)
+    batch = batch_for(task.model.tokenizer)
+    clean = batch.images.clone().requires_grad_()
+    cells = batch.vq_target_attn_mask.unflatten(1, GRID)  # (B, rows, columns)
+    masked = torch.stack([hide(image, hidden) for image, hidden in zip(clean, cells, strict=True)])
+    losses = task.losses(batch._replace(images=clean, masked_images=masked))
+    (slope,) = torch.autograd.grad(losses["gen_loss"], clean)
+    pixels = cells.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand_as(slope)
+    assert torch.count_nonzero(slope[pixels]) == 0
+    assert torch.count_nonzero(slope[~pixels]) > 0.9 * (~pixels).sum()
+
+
+def test_the_condition_is_the_masked_image_and_the_text(towers):
+    task = task_of(towers)
+    batch = batch_for(task.model.tokenizer)
+    loss = task.losses(batch)["gen_loss"]
+    assert torch.equal(task.losses(batch._replace(images=-batch.images))["gen_loss"], loss)
+    assert not torch.equal(task.losses(batch._replace(masked_images=-batch.masked_images))["gen_loss"], loss)
+    assert not torch.equal(task.losses(batch._replace(caption_ids=batch.caption_ids.flip(0)))["gen_loss"], loss)
+    torch.autograd.backward(loss)
+    for part in (task.model.image.network.embeddings.patch_embedding.weight, task.model.words.linear.weight):
+        assert part.grad.abs().sum() > 0  # the encoder has to do with it
+
+
+def test_the_loss_is_the_cross_entropy_of_hidden_cells_by_hand():
+    generator = generator_of()
+    memory, ids, hidden = given()
+    with torch.no_grad():
+        logits = generator.decoder.parallel(memory, None, ids, hidden).double()
+        found = generator(memory, None, ids, hidden)
+    chances = [-math.log(logits[b, n].softmax(0)[ids[b, n]]) for b, n in hidden.nonzero().tolist()]
+    assert float(found) == pytest.approx(sum(chances) / len(chances) / math.log(K), rel=1e-5)
+
+
+@pytest.mark.parametrize("way", ["parallel", "autoregressive"])
+@torch.no_grad()
+def test_it_starts_near_one_whatever_is_asked_of_it(way):
+    for target in ("hidden", "whole"):
+        assert float(generator_of(way=way, target=target)(*_with_mask(given()))) == pytest.approx(1, abs=0.02)
+
+
+def test_code_zero_is_trained():
+    """An ignore_index of T5's padding, which is 0, would drop it without a word."""
+    generator = generator_of()
+    memory, ids, hidden = given()
+    ids = torch.zeros_like(ids)
+    start = float(generator(memory, None, ids, hidden).detach())
+    assert start > 0.5
+    optimizer = torch.optim.Adam(generator.parameters(), lr=1e-2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = generator(memory, None, ids, hidden)
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.1 * start
+    assert generator.decoder.head.bias[0] > generator.decoder.head.bias[1:].max()
+
+
+@torch.no_grad()
+def test_only_hidden_cells_count_and_their_codes_are_never_given():
+    memory, ids, hidden = given()
+    each, counted = generator_of().each(memory, None, ids, hidden)
+    assert torch.equal(counted, hidden)
+    assert not each[~hidden].any()
+    swapped = torch.where(hidden, (ids + 1) % K, ids)  # other targets, the same inputs
+    logits, other = (generator_of().decoder.parallel(memory, None, codes, hidden) for codes in (ids, swapped))
+    assert torch.equal(logits, other)
+
+
+@torch.no_grad()
+def test_the_whole_image_as_target_is_told_no_code_in_parallel_and_those_before_one_by_one():
+    memory, ids, hidden = given()
+    generator = generator_of(target="whole")
+    each, counted = generator.each(memory, None, ids, hidden)
+    assert counted.all()
+    expected = generator.decoder.parallel(memory, None, ids, torch.ones_like(hidden))
+    torch.testing.assert_close(each, F.cross_entropy(expected.mT, ids, reduction="none"))
+    sequence = generator_of(way="autoregressive", target="hidden")
+    each, counted = sequence.each(memory, None, ids, hidden)
+    expected = F.cross_entropy(sequence.decoder.autoregressive(memory, None, ids).mT, ids, reduction="none")
+    torch.testing.assert_close(each, expected * hidden)
+
+
+@torch.no_grad()
+def test_the_decoder_need_not_be_shown_visible_codes():
+    memory, ids, hidden = given()
+    other = torch.where(hidden, ids, (ids + 1) % K)
+    blind, seeing = generator_of(show_codes=False), generator_of()
+    assert torch.equal(blind(memory, None, ids, hidden), blind(memory, None, other, hidden))
+    assert not torch.equal(seeing(memory, None, ids, hidden), seeing(memory, None, other, hidden))
+
+
+def test_codes_of_another_grid_than_the_masks_or_the_configs_are_refused():
+    memory, ids, hidden = given()
+    with pytest.raises(ValueError, match=r"\(8,\) codes in data\.vq_codes and 6 × 2 in system\.vq_grid"):
+        generator_of()(memory, None, ids[:, :8], hidden[:, :8])
+    with pytest.raises(ValueError, match="of two grids"):
+        generator_of()(memory, None, ids, hidden[:, :8])
+    with pytest.raises(ValueError, match=f"id {K} is not one of {K} codes"):
+        generator_of()(memory, None, torch.full_like(ids, K), torch.zeros_like(hidden))
+
+
+# ------------------------------------------------------------------------------------------------------ hidden cells
+
+
+def test_a_cell_is_as_large_as_the_larger_of_patch_and_code():
+    assert (cell_size(16, 8), cell_size(8, 16), cell_size(16, 16)) == (16, 16, 16)
+    with pytest.raises(ValueError, match="do not lie in one grid"):
+        cell_size(14, 16)
+
+
+def test_a_share_of_cells_is_hidden_by_the_generator_alone():
+    drawn = [draw_hidden((24, 8), 0.5, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert drawn[0].shape == (24, 8)
+    assert [int(hidden.sum()) for hidden in drawn] == [96, 96, 96]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert draw_hidden((2, 2), 0.01, torch.Generator()).sum() == 1
+    with pytest.raises(ValueError, match=r"data\.hide"):
+        draw_hidden((2, 2), 0.0, torch.Generator())
+
+
+def test_pixels_and_codes_of_a_cell_are_hidden_together():
+    hidden = torch.tensor([[True, False], [False, False], [False, True]])
+    image = hide(torch.ones(3, *SIZE), hidden)  # cells of 16 × 8 pixels, 2 × 1 codes
+    assert image[:, :16, :8].abs().max() == 0 == image[:, 32:, 8:].abs().max()
+    assert image.sum() == 3 * 4 * 16 * 8
+    codes = hidden_codes(hidden, GRID).view(GRID)
+    assert codes.int().tolist() == [[1, 0], [1, 0], [0, 0], [0, 0], [0, 1], [0, 1]]
+    with pytest.raises(ValueError, match="must agree"):
+        hidden_codes(hidden, (4, 2))
+
+
+# --------------------------------------------------------------------------------------------------------- text gain
+
+
+def test_another_persons_text_is_the_next_one_of_another_person():
+    rows, there = other_texts(torch.tensor([4, 4, 7, 4]))
+    assert rows.tolist()[:3] == [2, 2, 3]
+    assert rows.tolist()[3] == 2
+    assert there.tolist() == [True] * 4
+    assert not other_texts(torch.tensor([5, 5]))[1].any()
+
+
+def test_text_gain_is_the_mean_over_cells_that_count():
+    counted = torch.tensor([[True, True, False], [False, True, False]])
+    true, other = torch.tensor([[1.0, 2.0, 0.0], [0.0, 3.0, 0.0]]), torch.tensor([[2.0, 5.0, 0.0], [0.0, 2.5, 0.0]])
+    assert text_gain(true, other, counted).tolist() == [2.0, -0.5]
+
+
+def test_a_generator_that_learns_codes_from_texts_gains_by_them_and_not_before(towers):
+    """The codes of each image say which caption it has, and the masked images say nothing."""
+    task = task_of(towers, gen_ramp=0, gen_weight=1.0)
+    batch = batch_for(task.model.tokenizer, pids=range(6))
+    codes = torch.arange(6)[:, None].expand(6, N).contiguous()
+    batch = batch._replace(
+        vq_target_ids=codes,
+        masked_images=torch.zeros_like(batch.images),
+        vq_target_attn_mask=torch.ones_like(codes, dtype=torch.bool),
+    )
+    before = float(task.text_gain(batch).mean())
+    optimizer = torch.optim.Adam(task.parameters(), lr=5e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        task.losses(batch)["gen_loss"].backward()
+        optimizer.step()
+    assert abs(before) < 0.05
+    assert float(task.text_gain(batch).mean()) > 1
+    assert task.stats()["text_gain"] > 1
+
+
+def _with_mask(values):
+    memory, ids, hidden = values
+    return memory, torch.ones(memory.shape[:2], dtype=torch.bool), ids, hidden
