@@ -400,7 +400,7 @@ def evaluate(run: str, checkpoint: str = "best", out: str = "", *, fields: Seque
 
     config = _change(runs.read_config(Path(run)), fields)
     task, config, used = runs.restore(Path(run), checkpoint, config)
-    measures = measure(task, runs.make_loaders(config).val, config)
+    measures = measure(task, runs.make_loaders(config, task).val, config)
     file = Path(out or Path(run) / "evaluation.json")
     file.parent.mkdir(parents=True, exist_ok=True)
     report = {"run": run, "checkpoint": str(used), "measures": measures, "protocol": task.protocol()}

@@ -30,9 +30,10 @@ def make_task(config: Run) -> Any:
     return module_of(config.experiment, "task").make_task(config.system)
 
 
-def make_loaders(config: Run) -> Any:
-    """What a config trains and validates on."""
-    return module_of(config.experiment, "data").make_loaders(config.data, config.seed)
+def make_loaders(config: Run, task: Any = None) -> Any:
+    """What a config trains and validates on. task: of the same config, where its loaders have to know it."""
+    known = task.reads() if task is not None else {}
+    return module_of(config.experiment, "data").make_loaders(config.data, seed=config.seed, **known)
 
 
 def start(config: Run, folder: Path | None = None) -> "Result":
@@ -43,7 +44,8 @@ def start(config: Run, folder: Path | None = None) -> "Result":
     """
     _check_processes(config.trainer)
     set_threads(config.trainer.threads, config.trainer.devices)
-    task, loaders = make_task(config), make_loaders(config)
+    task = make_task(config)
+    loaders = make_loaders(config, task)
     last = folder / "checkpoints" / "last.ckpt" if folder else None
     if last and last.exists():
         _read_fitting(last, task, config)
