@@ -6,7 +6,6 @@ from conftest import write_clip
 from sightword.miniature import tower
 from sightword.systems.retrieval.config import System
 from sightword.systems.retrieval.data import PedesBatch
-from sightword.systems.retrieval.generation import draw_hidden, hidden_codes, hide
 
 CAPTIONS = [
     "a man in a red coat",
@@ -40,6 +39,18 @@ def system(towers, **values):
     return System(**{**towers, **small, **values})
 
 
+def hidden_cells(rows, generator):
+    """(rows, N) bool: half of the cells of each."""
+    lot = torch.rand(rows, GRID[0] * GRID[1], generator=generator)
+    return lot.argsort(1) < lot.shape[1] // 2
+
+
+def pixels_of(hidden):
+    """Cells (B, N) as pixels (B, 1, H, W)."""
+    cells = hidden.unflatten(1, GRID)
+    return cells.repeat_interleave(SIZE[0] // GRID[0], 1).repeat_interleave(SIZE[1] // GRID[1], 2)[:, None]
+
+
 def batch_for(tokenizer, pids=(0, 1, 2, 3, 1, 4), seed=0, captions=CAPTIONS):
     """A batch with all its optional fields; the generation view is another picture of the same person."""
     generator = torch.Generator().manual_seed(seed)
@@ -50,7 +61,7 @@ def batch_for(tokenizer, pids=(0, 1, 2, 3, 1, 4), seed=0, captions=CAPTIONS):
     labels[:, 1], masked[:, 1] = ids[:, 1], tokenizer.eos
     images = torch.rand(number, 3, *SIZE, generator=generator) * 2 - 1
     view = torch.rand(number, 3, *SIZE, generator=generator) * 2 - 1
-    hidden = [draw_hidden(GRID, 0.5, generator) for _ in range(number)]
+    hidden = hidden_cells(number, generator)
     return PedesBatch(
         images,
         torch.tensor(pids),
@@ -59,7 +70,7 @@ def batch_for(tokenizer, pids=(0, 1, 2, 3, 1, 4), seed=0, captions=CAPTIONS):
         torch.arange(number),
         masked,
         labels,
-        torch.stack([hide(image, cells) for image, cells in zip(view, hidden, strict=True)]),
+        view * ~pixels_of(hidden),
         torch.randint(0, K, (number, GRID[0] * GRID[1]), generator=generator),
-        torch.stack([hidden_codes(cells, GRID) for cells in hidden]),
+        hidden,
     )

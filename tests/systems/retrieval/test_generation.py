@@ -5,17 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from fakes import GRID, PHASE4, SIZE, K, batch_for, system, write_towers
+from fakes import GRID, PHASE4, K, batch_for, hidden_cells, pixels_of, system, write_towers
 
-from sightword.systems.retrieval.generation import (
-    Generator,
-    cell_size,
-    draw_hidden,
-    hidden_codes,
-    hide,
-    other_texts,
-    text_gain,
-)
+from sightword.miniature.tower import write_vq
+from sightword.systems.retrieval.generation import Generator, LazyCodes, other_texts, text_gain
 from sightword.systems.retrieval.task import make_task
 from sightword.towers.t5 import T5Decoder
 
@@ -48,7 +41,7 @@ def generator_of(**options):
 def given(seed=0, rows=3):
     """memory, ids, hidden"""
     generator = torch.Generator().manual_seed(seed)
-    hidden = torch.stack([draw_hidden(GRID, 0.5, generator).flatten() for _ in range(rows)])
+    hidden = hidden_cells(rows, generator)
     return torch.randn(rows, 5, D, generator=generator), torch.randint(0, K, (rows, N), generator=generator), hidden
 
 
@@ -58,11 +51,10 @@ def test_no_gradient_of_the_generation_loss_reaches_a_hidden_pixel(towers, way):
     task = task_of(towers, **way)
     batch = batch_for(task.model.tokenizer)
     clean = batch.images.clone().requires_grad_()
-    cells = batch.vq_target_attn_mask.unflatten(1, GRID)  # (B, rows, columns)
-    masked = torch.stack([hide(image, hidden) for image, hidden in zip(clean, cells, strict=True)])
-    losses = task.losses(batch._replace(images=clean, masked_images=masked))
+    pixels = pixels_of(batch.vq_target_attn_mask)
+    losses = task.losses(batch._replace(images=clean, masked_images=clean * ~pixels))
     (slope,) = torch.autograd.grad(losses["gen_loss"], clean)
-    pixels = cells.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand_as(slope)
+    pixels = pixels.expand_as(slope)
     assert torch.count_nonzero(slope[pixels]) == 0
     assert torch.count_nonzero(slope[~pixels]) > 0.9 * (~pixels).sum()
 
@@ -157,35 +149,37 @@ def test_codes_of_another_grid_than_the_masks_or_the_configs_are_refused():
         generator_of()(memory, None, torch.full_like(ids, K), torch.zeros_like(hidden))
 
 
-# ------------------------------------------------------------------------------------------------------ hidden cells
+# ------------------------------------------------------------------------------------------------- codes without cache
 
 
-def test_a_cell_is_as_large_as_the_larger_of_patch_and_code():
-    assert (cell_size(16, 8), cell_size(8, 16), cell_size(16, 16)) == (16, 16, 16)
-    with pytest.raises(ValueError, match="do not lie in one grid"):
-        cell_size(14, 16)
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vq") / "vq"
+    write_vq(folder)  # 8 pixels a code, or fewer; 64 codes
+    return folder
 
 
-def test_a_share_of_cells_is_hidden_by_the_generator_alone():
-    drawn = [draw_hidden((24, 8), 0.5, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
-    assert drawn[0].shape == (24, 8)
-    assert [int(hidden.sum()) for hidden in drawn] == [96, 96, 96]
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
-    assert draw_hidden((2, 2), 0.01, torch.Generator()).sum() == 1
-    with pytest.raises(ValueError, match=r"data\.hide"):
-        draw_hidden((2, 2), 0.0, torch.Generator())
+def test_where_no_cache_has_them_codes_are_made_of_the_whole_view_by_the_tokenizer(towers, tokenizer_folder):
+    codes = LazyCodes(str(tokenizer_folder), "", 64, GRID)
+    side = codes.factor
+    view = torch.rand(6, 3, GRID[0] * side, GRID[1] * side) * 2 - 1
+    ids = codes(view)
+    assert ids.shape == (6, N)
+    task = task_of(towers, num_codes=64, vq_weights=str(tokenizer_folder))
+    assert task.reads()["factor"] == side
+    batch = batch_for(task.model.tokenizer)
+    by_cache = task.losses(batch._replace(vq_target_ids=ids))["gen_loss"]
+    by_network = task.losses(batch._replace(vq_target_ids=None, vq_images=view))["gen_loss"]
+    assert torch.equal(by_network, by_cache)
+    assert not [name for name in task.state_dict() if name.startswith("codes")]
 
 
-def test_pixels_and_codes_of_a_cell_are_hidden_together():
-    hidden = torch.tensor([[True, False], [False, False], [False, True]])
-    image = hide(torch.ones(3, *SIZE), hidden)  # cells of 16 × 8 pixels, 2 × 1 codes
-    assert image[:, :16, :8].abs().max() == 0 == image[:, 32:, 8:].abs().max()
-    assert image.sum() == 3 * 4 * 16 * 8
-    codes = hidden_codes(hidden, GRID).view(GRID)
-    assert codes.int().tolist() == [[1, 0], [1, 0], [0, 0], [0, 0], [0, 1], [0, 1]]
-    with pytest.raises(ValueError, match="must agree"):
-        hidden_codes(hidden, (4, 2))
+def test_a_tokenizer_of_other_sizes_is_refused(tokenizer_folder):
+    with pytest.raises(ValueError, match=r"has 64 codes, system\.num_codes is 16"):
+        _ = LazyCodes(str(tokenizer_folder), "", K, GRID).factor
+    codes = LazyCodes(str(tokenizer_folder), "", 64, (5, 5))
+    with pytest.raises(ValueError, match=r"system\.vq_grid is \[5, 5\]"):
+        codes(torch.zeros(1, 3, 8 * codes.factor, 4 * codes.factor))
 
 
 # --------------------------------------------------------------------------------------------------------- text gain

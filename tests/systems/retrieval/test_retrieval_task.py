@@ -3,7 +3,6 @@
 import math
 import sys
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -94,7 +93,7 @@ def one_of_two(rank, place, towers):
     expected = {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
     task.zero_grad()
     torch.distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
-    half = type(batch)(*(part[4 * rank : 4 * rank + 4] for part in batch))
+    half = type(batch)(*(None if part is None else part[4 * rank : 4 * rank + 4] for part in batch))
     parallel = torch.nn.parallel.DistributedDataParallel(task)  # which fails if a parameter is not used
     for _ in range(2):
         task.zero_grad()
@@ -206,14 +205,6 @@ def test_phase_four_without_its_generator_is_phase_three(towers):
 # ---------------------------------------------------------------------------------------------------------- measures
 
 
-class Ranking(NamedTuple):
-    rank1: float
-    rank5: float
-    rank10: float
-    mAP: float  # noqa: N815
-    mINP: float  # noqa: N815
-
-
 def plain_ranking(queries, gallery, query_ids, gallery_ids):
     """Rank-k, AP and INP from a sorted list, for a handful of rows."""
     hits, precisions, lasts = [], [], []
@@ -224,12 +215,20 @@ def plain_ranking(queries, gallery, query_ids, gallery_ids):
         precisions.append(float((torch.arange(1, len(right) + 1) / right).mean()))
         lasts.append(len(right) / int(right[-1]))
     within = [100 * sum(hit <= k for hit in hits) / len(hits) for k in (1, 5, 10)]
-    return Ranking(*within, 100 * sum(precisions) / len(hits), 100 * sum(lasts) / len(hits))
+    means = [100 * sum(values) / len(hits) for values in (precisions, lasts)]
+    return dict(zip(("rank1", "rank5", "rank10", "map", "minp"), [*within, *means], strict=True))
+
+
+def plain_measures(image, image_ids, text, text_ids):
+    """As `ranking.measures_of`."""
+    back = plain_ranking(image, text, image_ids, text_ids)
+    return plain_ranking(text, image, text_ids, image_ids) | {f"i2t_{name}": value for name, value in back.items()}
 
 
 @pytest.fixture
 def ranked(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sightword.ranking", SimpleNamespace(ranking=plain_ranking))
+    fake = SimpleNamespace(measures_of=plain_measures, PROTOCOL={"ties": "…"})
+    monkeypatch.setitem(sys.modules, "sightword.ranking", fake)
 
 
 def halves(task, order=(0, 1, 2, 3, 4, 5)):
@@ -249,14 +248,11 @@ def test_measures_are_of_embeddings_taken_once_in_either_direction(towers, ranke
     batch = batch_for(task.model.tokenizer)
     with torch.no_grad():
         image, text = task.model.encode_image(batch.images), task.model.encode_text(*batch[2:4])
-    there, back = plain_ranking(text, image, batch.pids, batch.pids), plain_ranking(image, text, batch.pids, batch.pids)
+    expected = plain_measures(image, batch.pids, text, batch.pids)
     for part in halves(task):
         task.evaluate(part)
     found = task.measures()
-    names = ["rank1", "rank5", "rank10", "map", "minp"]
-    assert list(found) == names + [f"i2t_{name}" for name in names]
-    assert [found[name] for name in names] == pytest.approx(there, abs=1e-4)
-    assert [found[f"i2t_{name}"] for name in names] == pytest.approx(back, abs=1e-4)
+    assert found == pytest.approx(expected, abs=1e-4)
     assert task.measures() == {}  # forgotten
     for part in reversed(halves(task, (5, 3, 1, 0, 2, 4))):  # the order they come in is nothing
         task.evaluate(part)
@@ -286,8 +282,19 @@ def test_the_text_gain_of_validation_batches_is_a_measure(towers, ranked):
     assert task.stats()["text_gain"] == pytest.approx(float(task.eval().text_gain(batches[0]).mean()), rel=1e-5)
 
 
-def test_the_protocol_is_said(towers):
-    assert {"ties", "no match", "positives", "split"} <= set(task_of(towers, **PHASE1).protocol())
+def test_the_protocol_is_said(towers, ranked):
+    assert {"ties", "embeddings", "text_gain", "split"} <= set(task_of(towers, **PHASE1).protocol())
+
+
+def test_the_loaders_are_told_what_reads_them(towers):
+    task = task_of(towers, **PHASE4)
+    assert task.reads() == {
+        "tokenizer": task.model.tokenizer,
+        "patch": (8, 8),
+        "expect": {"num_codes": 16, "shapes": {"ids": [6, 2]}},
+        "factor": 0,
+    }
+    assert set(task_of(towers, **PHASE1).reads()) == {"tokenizer", "patch"}
 
 
 # ------------------------------------------------------------------------------------------------------------ export

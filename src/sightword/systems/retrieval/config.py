@@ -49,6 +49,8 @@ class System:
     gen_layers: int = 2
     num_codes: int = 16384  # K of the tokenizer that wrote data.vq_codes
     vq_grid: list[int] = field(default_factory=lambda: [24, 8])  # its codes of an image, rows and columns
+    vq_weights: str = ""  # the tokenizer itself, where data.vq_codes is not set: codes each batch anew, which is slow
+    vq_layout: str = ""  # of a published file, as for sightword tokenize
 
     def __post_init__(self) -> None:
         _one_of("system.image", self.image, ("clip", "siglip"))

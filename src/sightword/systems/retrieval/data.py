@@ -21,6 +21,7 @@ class PedesBatch(NamedTuple):
     masked_images: Tensor | None = None  # (B, 3, H, W): generation view, hidden cells at 0
     vq_target_ids: Tensor | None = None  # (B, h·w) int64 image codes of the generation view, rows first
     vq_target_attn_mask: Tensor | None = None  # (B, h·w) bool: True where hidden, so to be predicted
+    vq_images: Tensor | None = None  # (B, 3, H, W) generation view, nothing hidden: only where no cache has its codes
 
 
 class ImageRows(NamedTuple):

@@ -4,13 +4,14 @@
                                                                            ├ T5Decoder → logits (B, h·w, K) → loss
     ids of visible cells, MASK elsewhere ──────────────────────────────────┘
 
-A cell is as many pixels as a patch of the image tower or a code of the tokenizer has, whichever is more, so that
-neither ever sees part of a hidden one. Document 001, phase 4.
+Which cells are hidden comes with the batch, as cells of the codes and as an image with nothing in them; the whole image
+is never looked at. Document 001, phase 4.
 
-Legend: B batch; H, W pixels; h, w codes of an image; N, L tokens of image and text; D width; K codes.
+Legend: B batch; h, w codes of an image; N, L tokens of image and text; D width; K codes.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,43 @@ from torch import Tensor, nn
 from sightword.towers.t5 import T5Decoder
 
 NOT_COUNTED = -100  # 0 is a code
+
+
+class LazyCodes:
+    """The network that codes images, where no cache has them: opened when it is first asked, kept in no checkpoint."""
+
+    def __init__(self, weights: str, layout: str, num_codes: int, grid: tuple[int, int]) -> None:
+        """weights, layout: as `open_tokenizer` takes them. num_codes, grid: what it is to have and to give."""
+        self.weights, self.layout, self.num_codes, self.grid = weights, layout, num_codes, grid
+        self._open: Any = None
+
+    @property
+    def factor(self) -> int:
+        """Pixels of a side of a code."""
+        return int(self._network().factor)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] to ids (B, h·w)."""
+        ids = self._network().to(images.device).encode(images)  # (B, h, w)
+        if tuple(ids.shape[1:]) != self.grid:
+            raise ValueError(
+                f"{self.weights} codes images of {images.shape[2]}×{images.shape[3]} pixels as {ids.shape[1]} × "
+                f"{ids.shape[2]}, system.vq_grid is {list(self.grid)}: set it to what the tokenizer gives"
+            )
+        return ids.flatten(1)
+
+    def _network(self) -> Any:
+        if self._open is None:
+            from sightword.towers.vq_published import open_tokenizer
+
+            network = open_tokenizer(self.weights, self.layout).eval().requires_grad_(False)
+            if network.num_codes != self.num_codes:
+                raise ValueError(
+                    f"{self.weights} has {network.num_codes} codes, system.num_codes is {self.num_codes}: set it so"
+                )
+            self._open = network
+        return self._open
 
 
 class Generator(nn.Module):
@@ -83,47 +121,3 @@ def other_texts(pids: Tensor) -> tuple[Tensor, Tensor]:
     ahead = (number - number[:, None]) % len(pids)  # (B, B), of row to row
     different = pids[:, None] != pids
     return ahead.masked_fill(~different, len(pids)).argmin(1), different.any(1)
-
-
-# ------------------------------------------------------------------------------------------------------ hidden cells
-
-
-def cell_size(patch: int, factor: int) -> int:
-    """Pixels of a side of a cell: the larger of the image tower's patch and the tokenizer's factor."""
-    large, small = max(patch, factor), min(patch, factor)
-    if large % small:
-        raise ValueError(
-            f"patches of {patch} pixels and codes of {factor} do not lie in one grid: a hidden cell would show part of "
-            "itself to one of them; take a tokenizer whose factor divides the patch, or is a multiple of it"
-        )
-    return large
-
-
-def draw_hidden(cells: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
-    """Bool (rows, columns): a `share` of the cells, one at least, drawn without order by the generator alone."""
-    if not 0 < share <= 1:
-        raise ValueError(f"data.hide is the share of cells that are hidden, in (0, 1]; got {share}")
-    number = cells[0] * cells[1]
-    hidden = torch.zeros(number, dtype=torch.bool)
-    hidden[torch.randperm(number, generator=generator)[: max(1, round(share * number))]] = True
-    return hidden.view(cells)
-
-
-def hide(images: Tensor, hidden: Tensor) -> Tensor:
-    """Images (…, 3, H, W) in [-1, 1] with hidden cells (rows, columns) at 0, a mid grey."""
-    return images.masked_fill(_stretched(hidden, (images.shape[-2], images.shape[-1])), 0.0)
-
-
-def hidden_codes(hidden: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Which of the h·w codes lie in hidden cells (rows, columns): (h·w,) bool."""
-    return _stretched(hidden, grid).flatten()
-
-
-def _stretched(hidden: Tensor, size: tuple[int, int]) -> Tensor:
-    times = [side // cells for side, cells in zip(size, hidden.shape, strict=True)]
-    if any(side % cells for side, cells in zip(size, hidden.shape, strict=True)):
-        raise ValueError(
-            f"cells of {'×'.join(map(str, hidden.shape))} do not divide {'×'.join(map(str, size))} evenly: the "
-            "image's size, the patch and data.vq_codes must agree"
-        )
-    return hidden.repeat_interleave(times[0], 0).repeat_interleave(times[1], 1)

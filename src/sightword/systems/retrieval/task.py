@@ -20,15 +20,13 @@ from sightword.systems.retrieval.config import System
 from sightword.systems.retrieval.data import ImageRows, PedesBatch, TextRows
 from sightword.systems.retrieval.export import read_exported as read_exported
 from sightword.systems.retrieval.export import write_exported
-from sightword.systems.retrieval.generation import Generator, other_texts, text_gain
+from sightword.systems.retrieval.generation import Generator, LazyCodes, other_texts, text_gain
 from sightword.systems.retrieval.loss import Alignment, MaskedLanguage, Persons
 from sightword.systems.retrieval.model import DualEncoder, Seen, SharedEncoder, make_encoder
 from sightword.task import Task
 from sightword.towers import image_tower, tower_pair
 from sightword.towers.t5 import T5Decoder, T5Text
 from sightword.towers.tower import ImageTower, TextTower
-
-MEASURES = ("rank1", "rank5", "rank10", "mAP", "mINP")
 
 
 def make_task(system: System) -> "Retrieving":
@@ -50,6 +48,10 @@ def make_task(system: System) -> "Retrieving":
     task = Retrieving(model, alignment, persons, words, _make_generator(system, text))
     task.weights |= {"id_loss": system.id_weight, "mlm_loss": system.mlm_weight}
     task.gen_weight, task.gen_ramp, task.mask_global_text = system.gen_weight, system.gen_ramp, system.mask_global_text
+    if system.enable_gen and system.vq_weights:
+        task.codes = LazyCodes(
+            system.vq_weights, system.vq_layout, system.num_codes, (system.vq_grid[0], system.vq_grid[1])
+        )
     task.system, task.pair = asdict(system), (pair,)
     return task
 
@@ -94,7 +96,7 @@ class Retrieving(Task):
     """Images and captions to one space; what else is asked of the encoders is asked in training only."""
 
     system: dict[str, Any]  # what it was made of
-    pair: tuple[Any]  # the CLIP or SigLIP that both towers are the sides of, or None; hidden from nn.Module
+    # pair: the CLIP or SigLIP that both towers are the sides of, or None; in a tuple, where nn.Module does not look.
 
     def __init__(
         self,
@@ -108,7 +110,8 @@ class Retrieving(Task):
         self.model, self.alignment, self.persons, self.words = model, alignment, persons, words
         self.generator = generator
         self.gen_weight, self.gen_ramp, self.mask_global_text = 1.0, 0, False
-        self.pair = (None,)
+        self.pair: tuple[Any] = (None,)
+        self.codes: LazyCodes | None = None
         self._last: PedesBatch | None = None
         self._forget()
 
@@ -151,9 +154,21 @@ class Retrieving(Task):
 
     def _generated(self, batch: PedesBatch) -> Tensor:
         assert self.generator is not None
-        images, ids, hidden = _generation_view(batch)
+        images, ids, hidden = self._generation_view(batch)
         condition = self.encoder.condition(self.encoder.image_words(images), batch.caption_ids, batch.caption_attn_mask)
         return self.generator(condition.tokens, condition.mask, ids, hidden)
+
+    def _generation_view(self, batch: PedesBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Masked images (B, 3, H, W), ids and what is hidden (B, h·w). Of the whole image at most the ids are taken."""
+        ids = batch.vq_target_ids
+        if ids is None and batch.vq_images is not None and self.codes is not None:
+            ids = self.codes(batch.vq_images)
+        if batch.masked_images is None or ids is None or batch.vq_target_attn_mask is None:
+            raise ValueError(
+                "the generator predicts codes of hidden cells: set data.hide=0.5 and data.vq_codes to what `sightword "
+                "tokenize` wrote, or system.enable_gen=false"
+            )
+        return batch.masked_images, ids, batch.vq_target_attn_mask
 
     def stats(self) -> dict[str, float]:
         """positive_share: running mean of how much of the softmax lies on positives; sdm: 1 where SDM is trained.
@@ -169,15 +184,13 @@ class Retrieving(Task):
             self.train(training)
             if len(gains):
                 found["text_gain"] = float(gains.mean())
-        if self.model.tokenizer.truncated:
-            found["truncated_texts"] = float(self.model.tokenizer.truncated)
         return found
 
     @torch.no_grad()
     def text_gain(self, batch: PedesBatch) -> Tensor:
         """Nats a code, one value a row that can be given another person's text; (≤ B,)."""
         assert self.generator is not None
-        images, ids, hidden = _generation_view(batch)
+        images, ids, hidden = self._generation_view(batch)
         words = self.encoder.image_words(images)
         others, there = other_texts(batch.pids)
         entropies = []
@@ -201,6 +214,14 @@ class Retrieving(Task):
             found[name] = [p for module in modules if module is not None for p in module.parameters()]
         return {name: [p for p in parameters if p.requires_grad] for name, parameters in found.items()}
 
+    def reads(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"tokenizer": self.model.tokenizer, "patch": self.model.image.patch}
+        if self.generator is not None:
+            decoder = self.generator.decoder
+            found["expect"] = {"num_codes": decoder.num_codes, "shapes": {"ids": list(decoder.grid_bias.grid)}}
+            found["factor"] = self.codes.factor if self.codes is not None else 0
+        return found
+
     # ------------------------------------------------------------------------------------------------------ measures
 
     @torch.no_grad()
@@ -215,27 +236,24 @@ class Retrieving(Task):
 
     def measures(self) -> dict[str, float]:
         """Percent, from captions to images, and i2t_… from images to captions; text_gain in nats a code."""
-        from sightword.ranking import ranking
+        from sightword.ranking import measures_of
 
         images, texts, gain = Rows.gathered(self._images), Rows.gathered(self._texts), self._gain.reduce()
         self._forget()
         found: dict[str, float] = {}
         if images is not None and texts is not None:
-            ways = {"": (texts, images), "i2t_": (images, texts)}
-            for prefix, (queries, gallery) in ways.items():
-                ranked = ranking(queries.vectors, gallery.vectors, queries.pids, gallery.pids)
-                found |= {f"{prefix}{name.lower()}": float(getattr(ranked, name)) for name in MEASURES}
+            found |= measures_of(images.vectors, images.pids, texts.vectors, texts.pids)
         if gain.sum[1]:
             found["text_gain"] = float(gain.value())
         return found
 
     def protocol(self) -> dict[str, Any]:
+        from sightword.ranking import PROTOCOL
+
         return {
-            "queries": "every caption; every image of the split is in the gallery; i2t_ the other way round",
-            "positives": "all images of the caption's person; no camera is left out",
-            "scores": "cosine of the embeddings, each computed without its counterpart, in float32",
-            "ties": "a negative that ties with a positive stands above it",
-            "no match": "a query whose person is not in the gallery is left out",
+            **PROTOCOL,
+            "embeddings": "each computed without its counterpart",
+            "text_gain": "cross-entropy of hidden codes given another person's text, less that given the own; nats a code",
             "split": "validation; checkpoints are chosen on it and never on test",
         }
 
@@ -280,13 +298,3 @@ def _masked(batch: PedesBatch) -> tuple[Tensor, Tensor]:
     if batch.masked_ids is None or batch.masked_labels is None:
         raise ValueError("the masked-language head needs hidden words: set data.mask_text=0.15, or system.mlm_weight=0")
     return batch.masked_ids, batch.masked_labels
-
-
-def _generation_view(batch: PedesBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Masked images (B, 3, H, W), ids and what is hidden (B, h·w). The whole image is never looked at here."""
-    if batch.masked_images is None or batch.vq_target_ids is None or batch.vq_target_attn_mask is None:
-        raise ValueError(
-            "the generator predicts codes of hidden cells: set data.hide=0.5 and data.vq_codes to what `sightword "
-            "tokenize` wrote, or system.enable_gen=false"
-        )
-    return batch.masked_images, batch.vq_target_ids, batch.vq_target_attn_mask
