@@ -253,7 +253,7 @@ class Retrieving(Task):
         return {
             **PROTOCOL,
             "embeddings": "each computed without its counterpart",
-            "text_gain": "cross-entropy of hidden codes given another person's text, less that given the own; nats a code",
+            "text_gain": "cross-entropy of hidden codes with another person's text less that with the own, nats a code",
             "split": "validation; checkpoints are chosen on it and never on test",
         }
 
