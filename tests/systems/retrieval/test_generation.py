@@ -2,13 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fakes import GRID, PHASE4, K, batch_for, hidden_cells, pixels_of, system, write_towers
+from fakes import GRID, PHASE4, SIZE, K, batch_for, hidden_cells, pixels_of, system, write_towers
 
 from sightword.miniature.tower import write_vq
-from sightword.systems.retrieval.generation import Generator, LazyCodes, other_texts, text_gain
+from sightword.systems.retrieval.data import ImageRows
+from sightword.systems.retrieval.generation import Generator, LazyCodes, other_texts
 from sightword.systems.retrieval.task import make_task
 from sightword.towers.t5 import T5Decoder
 
@@ -193,10 +195,21 @@ def test_another_persons_text_is_the_next_one_of_another_person():
     assert not other_texts(torch.tensor([5, 5]))[1].any()
 
 
-def test_text_gain_is_the_mean_over_cells_that_count():
-    counted = torch.tensor([[True, True, False], [False, True, False]])
-    true, other = torch.tensor([[1.0, 2.0, 0.0], [0.0, 3.0, 0.0]]), torch.tensor([[2.0, 5.0, 0.0], [0.0, 2.5, 0.0]])
-    assert text_gain(true, other, counted).tolist() == [2.0, -0.5]
+def test_text_gain_is_how_much_worse_another_persons_text_is(towers):
+    task = task_of(towers)
+    batch = batch_for(task.model.tokenizer, pids=(0, 0, 1, 2, 2, 2))
+    rows, there = other_texts(batch.pids)
+    assert there.all()
+    entropies = []
+    for ids, mask in (batch[2:4], (batch.caption_ids[rows], batch.caption_attn_mask[rows])):
+        condition = task.encoder.condition(task.encoder.image_words(batch.masked_images), ids, mask)
+        logits = task.generator.decoder.parallel(
+            condition.tokens, condition.mask, batch.vq_target_ids, batch.vq_target_attn_mask
+        )
+        each = F.cross_entropy(logits.mT, batch.vq_target_ids, reduction="none")
+        entropies.append(torch.stack([row[hidden].mean() for row, hidden in zip(each, batch[9], strict=True)]))
+    torch.testing.assert_close(task.text_gain(batch), entropies[1] - entropies[0], rtol=1e-4, atol=1e-6)
+    assert len(task.text_gain(batch._replace(pids=torch.zeros_like(batch.pids)))) == 0
 
 
 def test_a_generator_that_learns_codes_from_texts_gains_by_them_and_not_before(towers):
@@ -218,6 +231,12 @@ def test_a_generator_that_learns_codes_from_texts_gains_by_them_and_not_before(t
     assert abs(before) < 0.05
     assert float(task.text_gain(batch).mean()) > 1
     assert task.stats()["text_gain"] > 1
+    picture = task.pictures(batch)["text_gain"]
+    assert picture.width > 2 * 6 * SIZE[1]
+    maps = np.asarray(picture)[24:, picture.width // 2 :].reshape(-1, 3).astype(int)
+    red, blue = (maps[:, 0] - maps[:, 2] > 60).sum(), (maps[:, 2] - maps[:, 0] > 60).sum()
+    assert red > 5 * blue  # the texts help
+    assert task.pictures(ImageRows(batch.images, batch.pids, batch.index)) == {}
 
 
 def _with_mask(values):

@@ -107,14 +107,6 @@ class Generator(nn.Module):
             )
 
 
-def text_gain(true: Tensor, other: Tensor, counted: Tensor) -> Tensor:
-    """(B,) nats: how much worse each image's codes are predicted with another's text. What phase 4 is measured by.
-
-    true, other: (B, h·w) cross-entropies of `Generator.each`; counted: (B, h·w) bool. Above 0 the text is made use of.
-    """
-    return (other - true).sum(1) / counted.sum(1).clamp(min=1)
-
-
 def other_texts(pids: Tensor) -> tuple[Tensor, Tensor]:
     """For each row the next one, in a circle, of another person: rows (B,), and bool (B,) where there is one."""
     number = torch.arange(len(pids), device=pids.device)

@@ -7,26 +7,31 @@
 Legend: B batch; L text tokens; E width of the common space; h, w cells of a grid of image codes.
 """
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, distributed
 from torch.nn import Parameter
 
-from sightword import align, metrics
+from sightword import align, metrics, pictures
+from sightword.data.image import to_image, to_tensor
 from sightword.systems.retrieval.config import System
 from sightword.systems.retrieval.data import ImageRows, PedesBatch, TextRows
 from sightword.systems.retrieval.export import read_exported as read_exported
 from sightword.systems.retrieval.export import write_exported
-from sightword.systems.retrieval.generation import Generator, LazyCodes, other_texts, text_gain
+from sightword.systems.retrieval.generation import Generator, LazyCodes, other_texts
 from sightword.systems.retrieval.loss import Alignment, MaskedLanguage, Persons
 from sightword.systems.retrieval.model import DualEncoder, Seen, SharedEncoder, make_encoder
 from sightword.task import Task
 from sightword.towers import image_tower, tower_pair
 from sightword.towers.t5 import T5Decoder, T5Text
 from sightword.towers.tower import ImageTower, TextTower
+
+SHOWN = 6  # images of a picture
 
 
 def make_task(system: System) -> "Retrieving":
@@ -186,9 +191,14 @@ class Retrieving(Task):
                 found["text_gain"] = float(gains.mean())
         return found
 
-    @torch.no_grad()
     def text_gain(self, batch: PedesBatch) -> Tensor:
         """Nats a code, one value a row that can be given another person's text; (≤ B,)."""
+        gains, counted, there = self._gains(batch)
+        return (gains.sum(1) / counted.sum(1).clamp(min=1))[there]
+
+    @torch.no_grad()
+    def _gains(self, batch: PedesBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Nats of each code (B, h·w) that its row's text is worth, where it counts (B, h·w), and of which rows (B,)."""
         assert self.generator is not None
         images, ids, hidden = self._generation_view(batch)
         words = self.encoder.image_words(images)
@@ -198,7 +208,7 @@ class Retrieving(Task):
             condition = self.encoder.condition(words, batch.caption_ids[rows], batch.caption_attn_mask[rows])
             each, counted = self.generator.each(condition.tokens, condition.mask, ids, hidden)
             entropies.append(each)
-        return text_gain(entropies[0], entropies[1], counted)[there]
+        return entropies[1] - entropies[0], counted, there
 
     def roles(self) -> dict[str, list[Parameter]]:
         """image, text: what was pretrained; head: what is new and stays; generator, and training: what does not."""
@@ -246,6 +256,30 @@ class Retrieving(Task):
         if gain.sum[1]:
             found["text_gain"] = float(gain.value())
         return found
+
+    @torch.no_grad()
+    def pictures(self, batch: PedesBatch | ImageRows | TextRows) -> dict[str, Image]:
+        """Of the generator: what it is shown of some images, and where their texts help it, red, or mislead it, blue."""
+        if self.generator is None or not isinstance(batch, PedesBatch):
+            return {}
+        some = type(batch)(*(None if part is None else part[:SHOWN] for part in batch))
+        gains, _, there = self._gains(some)
+        if some.masked_images is None or not there.any():
+            return {}
+        grid = self.generator.decoder.grid_bias.grid
+        shown, maps = some.masked_images[there], gains[there].unflatten(1, grid)  # (S, 3, H, W), (S, h, w)
+        limit = max(float(maps.abs().max()), 1e-6)
+        laid = [pictures.heat_map(cells, to_image(image), limit) for cells, image in zip(maps, shown, strict=True)]
+        scale = max(1, math.ceil(64 / min(shown.shape[2:])))
+        both = {
+            "what is shown": shown,
+            f"where the text helps, to {limit:.2g} nats": torch.stack([*map(to_tensor, laid)]),
+        }
+        return {
+            "text_gain": pictures.titled(
+                {title: pictures.grid(images, SHOWN, scale=scale) for title, images in both.items()}
+            )
+        }
 
     def protocol(self) -> dict[str, Any]:
         from sightword.ranking import PROTOCOL
