@@ -259,27 +259,24 @@ class Retrieving(Task):
 
     @torch.no_grad()
     def pictures(self, batch: PedesBatch | ImageRows | TextRows) -> dict[str, Image]:
-        """Of the generator: what it is shown of some images, and where their texts help it, red, or mislead it, blue."""
+        """What the generator is shown of some images, and where their texts help it (red) or mislead it (blue)."""
         if self.generator is None or not isinstance(batch, PedesBatch):
             return {}
-        some = type(batch)(*(None if part is None else part[:SHOWN] for part in batch))
+        some = PedesBatch._make(None if part is None else part[:SHOWN] for part in batch)
         gains, _, there = self._gains(some)
-        if some.masked_images is None or not there.any():
+        if not there.any():
             return {}
-        grid = self.generator.decoder.grid_bias.grid
-        shown, maps = some.masked_images[there], gains[there].unflatten(1, grid)  # (S, 3, H, W), (S, h, w)
+        shown, grid = self._generation_view(some)[0][there], self.generator.decoder.grid_bias.grid
+        maps = gains[there].unflatten(1, grid)  # (S, h, w)
         limit = max(float(maps.abs().max()), 1e-6)
         laid = [pictures.heat_map(cells, to_image(image), limit) for cells, image in zip(maps, shown, strict=True)]
-        scale = max(1, math.ceil(64 / min(shown.shape[2:])))
         both = {
             "what is shown": shown,
-            f"where the text helps, to {limit:.2g} nats": torch.stack([*map(to_tensor, laid)]),
+            f"where the text helps, up to {limit:.2g} nats": torch.stack([to_tensor(image) for image in laid]),
         }
-        return {
-            "text_gain": pictures.titled(
-                {title: pictures.grid(images, SHOWN, scale=scale) for title, images in both.items()}
-            )
-        }
+        scale = max(1, math.ceil(64 / min(shown.shape[2:])))
+        side = {title: pictures.grid(images, SHOWN, scale=scale) for title, images in both.items()}
+        return {"text_gain": pictures.titled(side)}
 
     def protocol(self) -> dict[str, Any]:
         from sightword.ranking import PROTOCOL
