@@ -129,7 +129,7 @@ class Retrieving(Task):
     # ------------------------------------------------------------------------------------------------------ training
 
     def losses(self, batch: PedesBatch) -> dict[str, Tensor]:
-        self._last = batch
+        self._last = batch if self.generator is not None else None  # for `stats`
         image, text = self.model.see(batch.images), self._read(batch)
         persons = align.gather(batch.pids)
         terms = self.alignment(align.gather(image.unit), align.gather(text.unit), persons, self.batches)
