@@ -160,6 +160,23 @@ def test_the_masked_language_head_is_the_published_one(image_width):
     torch.testing.assert_close(head(text, mask, image), expected)
 
 
+def test_only_hidden_words_are_compared_with_the_vocabulary_and_the_loss_is_that_of_all_logits():
+    torch.manual_seed(0)
+    head = MaskedLanguage(D, D, V, layers=1, heads=2).double()
+    text, image, labels = drawn(B, L, D), drawn(B, N, D, seed=1), torch.full((B, L), -100)
+    labels[0, 1], labels[2, 4] = 3, 0
+    rows = []
+    head.words.register_forward_hook(lambda module, given, found: rows.append(found.shape))
+    torch.testing.assert_close(
+        head.loss(text, None, image, labels), masked_language_loss(head(text, None, image), labels)
+    )
+    assert rows == [(2, V), (B, L, V)]
+    nothing = head.loss(text, None, image, torch.full_like(labels, -100))
+    nothing.backward()
+    assert nothing == 0
+    assert all(p.grad is not None for p in head.parameters())  # or two ranks would wait for each other
+
+
 def test_hidden_words_start_unknown_and_are_read_off_the_image():
     torch.manual_seed(0)
     head = MaskedLanguage(64, 64, 500)

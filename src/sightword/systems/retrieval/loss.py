@@ -118,16 +118,27 @@ class MaskedLanguage(nn.Module):
 
     def forward(self, text: Tensor, mask: Tensor | None, image: Tensor) -> Tensor:
         """Tokens of texts (B, L, D) with their mask, and of images (B, N, ·), to logits (B, L, V)."""
+        return self._named(self._related(text, mask, image))
+
+    def loss(self, text: Tensor, mask: Tensor | None, image: Tensor, labels: Tensor) -> Tensor:
+        """Scalar: the mean cross-entropy over hidden words. labels: (B, L), -100 where nothing is hidden.
+
+        Only hidden words are compared with the vocabulary: of all words, a batch's logits would be a gigabyte.
+        """
+        hidden = labels != NOT_HIDDEN
+        return masked_language_loss(self._named(self._related(text, mask, image)[hidden]), labels[hidden])
+
+    def _related(self, text: Tensor, mask: Tensor | None, image: Tensor) -> Tensor:
         keys = self.image_norm(image)
         x = self.cross(self.text_norm(text), keys, keys, need_weights=False)[0]  # (B, L, D)
         padding = None if mask is None else ~mask
         for block in self.blocks:
             x = block(x, padding)
-        return self.words(self.dense_norm(quick_gelu(self.dense(self.norm(x)))))
+        return x  # (B, L, D)
 
-    def loss(self, text: Tensor, mask: Tensor | None, image: Tensor, labels: Tensor) -> Tensor:
-        """Scalar: the mean cross-entropy over hidden words. labels: (B, L), -100 where nothing is hidden."""
-        return masked_language_loss(self(text, mask, image), labels)
+    def _named(self, x: Tensor) -> Tensor:
+        """(…, D) to (…, V)"""
+        return self.words(self.dense_norm(quick_gelu(self.dense(self.norm(x)))))
 
 
 class Block(nn.Module):
@@ -150,8 +161,9 @@ class Block(nn.Module):
 
 
 def masked_language_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Scalar: the mean cross-entropy over labels (B, L) that are not -100, of logits (B, L, V); 0 if there are none."""
-    total = F.cross_entropy(_wide(logits).mT, labels, ignore_index=NOT_HIDDEN, reduction="sum")
+    """Scalar: the mean cross-entropy over labels (…) that are not -100, of logits (…, V); 0 if there are none."""
+    logits = _wide(logits).flatten(0, -2)
+    total = F.cross_entropy(logits, labels.flatten(), ignore_index=NOT_HIDDEN, reduction="sum")
     return total / (labels != NOT_HIDDEN).sum().clamp(min=1)
 
 
