@@ -157,6 +157,8 @@ def test_a_tower_can_be_left_as_it_is(towers):
     assert not text.frozen
     encoder = encoder_of(towers, **PHASE3, freeze_image=True)
     assert not any(p.requires_grad for p in encoder.image.parameters())
+    encoder = encoder_of(towers, **PHASE3, freeze_text=True)
+    assert [name for name, p in encoder.text.named_parameters() if p.requires_grad] == ["grid_bias.weight"]
 
 
 @pytest.mark.parametrize(

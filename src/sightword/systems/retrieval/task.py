@@ -85,6 +85,8 @@ def open_towers(system: System) -> tuple[ImageTower, TextTower, Any]:
         image.freeze()
     if system.freeze_text:
         text.freeze()
+        if isinstance(text, T5Text) and text.grid_bias is not None:  # new, whatever is done with the T5
+            text.grid_bias.requires_grad_(True)
     return image, text, pair
 
 
