@@ -416,7 +416,7 @@ def evaluate(
 
     config = _change(runs.read_config(Path(run)), fields)
     task, config, used = runs.restore(Path(run), checkpoint, config)
-    measures = measure(task, runs.held_out(config, split), config)
+    measures = measure(task, runs.held_out(config, split, task), config)
     file = Path(out or Path(run) / ("evaluation.json" if split == "val" else f"evaluation_{split}.json"))
     file.parent.mkdir(parents=True, exist_ok=True)
     protocol, tables = task.protocol(), task.tables()

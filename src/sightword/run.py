@@ -30,19 +30,23 @@ def make_task(config: Run) -> Any:
     return module_of(config.experiment, "task").make_task(config.system)
 
 
-def make_loaders(config: Run) -> Any:
-    """What a config trains and validates on."""
-    return module_of(config.experiment, "data").make_loaders(config.data, config.seed)
+def make_loaders(config: Run, task: Any = None) -> Any:
+    """What a config trains and validates on. task: of the same config, where its loaders have to know it."""
+    known = task.reads() if task is not None else {}
+    return module_of(config.experiment, "data").make_loaders(config.data, seed=config.seed, **known)
 
 
-def held_out(config: Run, split: str = "val") -> Any:
-    """What a config is measured on. A system whose data offer `split_loader(data, split)` has more than val."""
+def held_out(config: Run, split: str, task: Any) -> Any:
+    """What a config is measured on. A system whose data offer `split_loader(data, split)` has more than val.
+
+    task: of the same config, for what its loaders have to know of it.
+    """
     data = module_of(config.experiment, "data")
     if hasattr(data, "split_loader"):
-        return data.split_loader(config.data, split)
+        return data.split_loader(config.data, split, **task.reads())
     if split != "val":
         raise ValueError(f"{config.experiment} has no split {split!r}: its measures are of val, which data.* describes")
-    return make_loaders(config).val
+    return make_loaders(config, task).val
 
 
 def start(config: Run, folder: Path | None = None) -> "Result":
@@ -53,7 +57,8 @@ def start(config: Run, folder: Path | None = None) -> "Result":
     """
     _check_processes(config.trainer)
     set_threads(config.trainer.threads, config.trainer.devices)
-    task, loaders = make_task(config), make_loaders(config)
+    task = make_task(config)
+    loaders = make_loaders(config, task)
     last = folder / "checkpoints" / "last.ckpt" if folder else None
     if last and last.exists():
         _read_fitting(last, task, config)

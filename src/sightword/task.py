@@ -29,6 +29,10 @@ class Task(nn.Module):
         self.weights = dict(weights or {})
         self.critic = None  # not on the class, where it would hide the module that a system assigns
 
+    def reads(self) -> dict[str, Any]:
+        """What its system's `make_loaders` must know of it besides the config: a tokenizer, a patch size."""
+        return {}
+
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """Raw scalar terms of one batch."""
         raise NotImplementedError

@@ -12,7 +12,7 @@ import test_t5
 import torch
 from transformers import CLIPConfig, Dinov2Config, ViTConfig
 
-from sightword.towers import image_tower, text_tower
+from sightword.towers import image_tower, text_tower, tower_pair
 from sightword.towers.bert import BertText
 from sightword.towers.clip import CLIPImage, CLIPText
 from sightword.towers.siglip import SigLIPImage, SigLIPText
@@ -53,6 +53,15 @@ def refused(error, call, *args, **options):
 
 def image():
     return torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_both_sides_of_a_pair_are_opened_at_once(random_clip, tmp_path):
+    folder, _ = random_clip
+    pair = tower_pair(folder, size=(48, 16), length=20)
+    assert (type(pair.image), type(pair.text)) == (CLIPImage, CLIPText)
+    assert (pair.image.preprocess.size, pair.text.tokenizer.length) == ((48, 16), 20)
+    t5 = test_t5.write(tmp_path / "t5")
+    assert "both read by a CLIP or a SigLIP" in refused(ValueError, tower_pair, t5)
 
 
 # Folders.

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from sightword.towers.clip import CLIP
+    from sightword.towers.siglip import SigLIP
     from sightword.towers.tower import ImageTower, TextTower
 
 #: Kinds that have an image and a text side.
@@ -61,6 +63,20 @@ def text_tower(
 
     tower = t5.T5Text if kind in t5.FAMILY else bert.BertText  # which says what a kind is that it does not read
     return tower.load(name, dtype=dtype, **options)
+
+
+def tower_pair(
+    name: str | Path,
+    tag: str | Path = "",
+    size: tuple[int, int] | None = None,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> "CLIP | SigLIP":
+    """Both sides of a CLIP or SigLIP, in eval mode; arguments as of `image_tower`."""
+    kind, name = _kind(str(name)), plain(name)
+    if kind not in PAIRS:
+        raise ValueError(f"{name} is a {kind}; images and texts are both read by a CLIP or a SigLIP")
+    return _pair(kind, name, tag=tag, size=size, dtype=dtype, **options)
 
 
 def _kind(name: str) -> str:

@@ -307,13 +307,11 @@ def test_captions_are_measured_in_buckets_of_length(root: Path) -> None:
     assert [batch.caption_ids.shape[1] for batch in texts] == [max(each) for each in lengths]
 
 
-def test_the_test_split_is_measured_when_asked_for_and_never_trained_beside(root: Path) -> None:
-    loaders = make_loaders(data_of(root, measure="test"), Words())
+def test_another_split_is_measured_when_asked_for(root: Path) -> None:
     test = read_pedes(root, "cuhk_pedes", "test")
-    assert next(iter(loaders.val)).pids.tolist() == test.pids.tolist()
-    with pytest.raises(ValueError, match=r"data\.measure=test is for sightword evaluate"):
-        loaders.train.batches_per_epoch(1)
-    assert_equal(next(iter(split_loader(data_of(root), "test", Words()))), next(iter(loaders.val)))
+    found = next(iter(split_loader(data_of(root), "test", Words())))
+    assert found.pids.tolist() == test.pids.tolist()
+    assert not torch.equal(found.images[:1], next(iter(make_loaders(data_of(root), Words()).val)).images[:1])
 
 
 def test_icfg_is_validated_on_identities_it_does_not_train_on(tmp_path: Path) -> None:
@@ -402,9 +400,9 @@ def test_a_cache_that_does_not_fit_is_refused(root: Path, codes: Path, tmp_path:
 
 def test_images_without_codes_are_counted(root: Path, codes: Path, tmp_path: Path) -> None:
     write_cuhk(tmp_path, Sizes(12, 4, 8), 2, size=SIZE)
-    data = generated(tmp_path, codes, measure="test")
+    data = generated(tmp_path, codes)
     with pytest.raises(ValueError, match=r"8 of 16 images have no codes in .*, as .*: sightword tokenize images="):
-        make_loaders(data, Words(), 4)
+        split_loader(data, "test", Words(), 4)
 
 
 def test_keys_may_begin_at_the_folder_of_the_set(root: Path, codes: Path, tmp_path: Path) -> None:

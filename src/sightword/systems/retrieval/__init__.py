@@ -1,1 +1,1 @@
-"""Find the person whom a sentence describes. Source: document 001."""
+"""Find the person a sentence describes: phases 1 to 4, the last learns by predicting masked image codes."""

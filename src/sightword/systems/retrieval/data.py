@@ -78,14 +78,9 @@ def make_loaders(
     tokenizer, patch: of the text and the image tower of the run. expect: what the header of data.vq_codes must say, as
     {"num_codes": 1024, "weights": digest}. factor: pixels of a code, where data.hide has no data.vq_codes and the
     network encodes `vq_images` itself, slowly.
-    With data.measure=test the images and captions are those of the test split, and there is no training.
     """
-    patches = (patch, patch) if isinstance(patch, int) else patch
-    size = (data.image_size[0], data.image_size[1])
-    view = _generation(data, patches, expect, factor) if data.hide else None
-    held = _held_out(data, tokenizer, size, view)
-    if data.measure == "test":
-        return Loaders(_NoTraining(), held)  # type: ignore[arg-type]
+    held = split_loader(data, "val", tokenizer, patch, expect, factor)
+    size, view = _sizes(data), _view(data, patch, expect, factor)
     split = read_pedes(data.root, data.dataset, "train", data.hold_out)
     captions = _captions(split, tokenizer, data, mirrored=data.flip == "swap")
     disturbance = Disturbance(size, data.flip == "swap", data.pad, data.erase)
@@ -97,25 +92,29 @@ def make_loaders(
     return Loaders(Stream(pairs, data.batch_size, seed, shuffled=shuffled, **_options(data)), held)
 
 
-def split_loader(data: Data, split: str, tokenizer: TextTokenizer) -> DataLoader:
-    """A split to measure on: all images once as `ImageRows`, then all captions once as `TextRows`."""
-    measured = _measured(data, split, tokenizer, (data.image_size[0], data.image_size[1]), None)
-    return _in_kinds(measured, data)
-
-
-def _held_out(data: Data, tokenizer: TextTokenizer, size: tuple[int, int], view: "Generation | None") -> DataLoader:
-    return _in_kinds(_measured(data, data.measure, tokenizer, size, view), data)
-
-
-def _measured(
-    data: Data, name: str, tokenizer: TextTokenizer, size: tuple[int, int], view: "Generation | None"
-) -> "Measured":
-    split = read_pedes(data.root, data.dataset, name, data.hold_out)
-    return Measured(split, _captions(split, tokenizer, data), size, view and view.of(split, data))
-
-
-def _in_kinds(measured: "Measured", data: Data) -> DataLoader:
+def split_loader(
+    data: Data,
+    split: str,
+    tokenizer: TextTokenizer,
+    patch: tuple[int, int] | int = 1,
+    expect: Mapping[str, Any] | None = None,
+    factor: int = 0,
+) -> DataLoader:
+    """A split to measure on, train, val or test; what it gives and what it is told is as `make_loaders` has it."""
+    known, view = read_pedes(data.root, data.dataset, split, data.hold_out), _view(data, patch, expect, factor)
+    measured = Measured(known, _captions(known, tokenizer, data), _sizes(data), view and view.of(known, data))
     return ordered(measured, data.batch_size, shuffled=Kinds(measured.kinds(), data.batch_size), **_options(data))
+
+
+def _sizes(data: Data) -> tuple[int, int]:
+    return data.image_size[0], data.image_size[1]
+
+
+def _view(
+    data: Data, patch: tuple[int, int] | int, expect: Mapping[str, Any] | None, factor: int
+) -> "Generation | None":
+    patches = (patch, patch) if isinstance(patch, int) else patch
+    return _generation(data, patches, expect, factor) if data.hide else None
 
 
 def _captions(split: Split, tokenizer: TextTokenizer, data: Data, mirrored: bool = False) -> Captions:
@@ -133,13 +132,6 @@ def _options(data: Data) -> dict[str, Any]:
 def _as_it_is(batch: Any) -> Any:
     """The data sets here give whole batches."""
     return batch
-
-
-class _NoTraining:
-    """In the place of a training loader where the test split is measured."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise ValueError("data.measure=test is for sightword evaluate: a run is selected on val, so leave it as it is")
 
 
 # --------------------------------------------------------------------------------------------------------- samplers
