@@ -74,6 +74,7 @@ def _arguments(verb: str, function: Verb, words: Sequence[str]) -> dict[str, Any
     """`key=value` words as the function's keyword arguments, by its annotations.
 
     A function with the keyword-only argument `fields` is given the words whose key has a dot: the config's own fields.
+    One with `words` is given those that are no key=value, as a sentence is.
     """
     every: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
     parameters = {name: p for name, p in every.items() if p.kind is not p.KEYWORD_ONLY}
@@ -82,6 +83,9 @@ def _arguments(verb: str, function: Verb, words: Sequence[str]) -> dict[str, Any
     if "fields" in every:
         given["fields"] = [word for word in words if "." in word.partition("=")[0]]
         words = [word for word in words if word not in given["fields"]]
+    if "words" in every:
+        given["words"] = [word for word in words if not re.match(r"\w+=", word)]
+        words = [word for word in words if word not in given["words"]]
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:

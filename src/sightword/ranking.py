@@ -92,7 +92,7 @@ class Ranking(NamedTuple):
     def measures(self) -> dict[str, float]:
         """In the order of the field's tables, in per cent; `unmatched` only where there are any."""
         names = ("rank1", "rank5", "rank10", "mAP", "mINP", "chance")
-        found = {name: float(getattr(self, name)) for name in names}
+        found = {name.lower(): float(getattr(self, name)) for name in names}
         return found | ({"unmatched": float(self.unmatched)} if self.unmatched else {})
 
 
@@ -275,12 +275,14 @@ def _blank(tile: np.ndarray, block: _Block, start: int) -> None:
 def _count(tile: np.ndarray, block: _Block, start: int, gallery: Tensor) -> list[int]:
     """Count the strangers of a tile (R, W) that stand above; the rows too blurred for float32, left uncounted."""
     flags = np.empty((STRIP, tile.shape[1]), bool)
-    blurred, doubts, rare = [], [], []
-    lowest = np.minimum.reduceat(block.low, block.ends - np.diff(block.ends, prepend=0))  # (R,)
+    blurred: list[int] = []
+    doubts, rare = [], []
+    counts = np.diff(block.ends, prepend=0)  # (R,) M
+    lowest = np.minimum.reduceat(block.low, block.ends - counts)  # (R,)
     for first in range(0, len(tile), STRIP):
         strip = tile[first : first + STRIP]
         some = np.greater_equal(strip, lowest[first : first + STRIP, None], out=flags[: len(strip)])
-        if np.count_nonzero(some) * len(block.rows) < len(tile) * strip.size * RARE:
+        if np.count_nonzero(some) * counts[first : first + STRIP].max() < strip.size * RARE:
             at = np.flatnonzero(some)
             rare.append((at // strip.shape[1] + first, at % strip.shape[1], strip.ravel()[at]))
             continue
@@ -299,8 +301,8 @@ def _count(tile: np.ndarray, block: _Block, start: int, gallery: Tensor) -> list
         block.above[:] += np.bincount(which[over], minlength=len(block.above))
         near = (values[at] >= block.low[which]) & ~over
         doubts.append((which[near], columns[at[near]] + start))
-    which, columns = (np.concatenate(parts) for parts in zip(*doubts, strict=True)) if doubts else ([], [])
-    if len(which):
+    if doubts:
+        which, columns = (np.concatenate(parts) for parts in zip(*doubts, strict=True))
         higher = _products(block.queries, gallery, block.rows[which], columns) >= block.limit[which]
         np.add.at(block.above, which, higher)
     return blurred
@@ -360,7 +362,7 @@ def _products(queries: Tensor, gallery: Tensor, rows: np.ndarray, columns: np.nd
     """Float64 scores (n,) of pairs."""
     pairs = zip(torch.from_numpy(rows).split(CHUNK), torch.from_numpy(columns).split(CHUNK), strict=True)
     found = [(queries[some].double() * gallery[others].double()).sum(1) for some, others in pairs]
-    return torch.cat(found).numpy()
+    return torch.cat(found or [torch.empty(0)]).numpy()
 
 
 def _crossed(queries: Tensor, gallery: Tensor, columns: Tensor) -> np.ndarray:
@@ -374,5 +376,7 @@ def _vectors(name: str, values: Tensor) -> Tensor:
     if values.ndim != 2 or not len(values):
         raise ValueError(f"{name} are (N, D) of at least one vector, these are {tuple(values.shape)}")
     if wrong := int((~values.norm(dim=1).isfinite()).sum()):
-        raise ValueError(f"{wrong} of {len(values)} {name} are not finite: the run has diverged (lower the learning rate)")
+        raise ValueError(
+            f"{wrong} of {len(values)} {name} are not finite: the run has diverged (lower the learning rate)"
+        )
     return values

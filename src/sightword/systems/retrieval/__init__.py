@@ -1,0 +1,1 @@
+"""Find the person whom a sentence describes. Source: document 001."""
