@@ -111,7 +111,6 @@ def test_the_nearest_image_comes_first(model, people, tmp_path):
     gallery = write(model, people, tmp_path / "out")
     embedder = Ready(model).open()
     hits = gallery.search(embedder.embed("a person in red"), 3)
-    assert [hit.path.name for hit in hits][0] == "red.png"
     assert hits[0].path == people / "cam" / "red.png"
     assert hits[0].score == pytest.approx(1, abs=0.02)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
@@ -197,7 +196,7 @@ def test_search_prints_paths_and_scores_and_draws_them(people, tmp_path, verb, c
     first, second, last = capsys.readouterr().out.strip().splitlines()
     assert first.split()[0] == "1"
     assert first.split()[2] == str(people / "blue.png")
-    assert 0 < float(second.split()[1]) < float(first.split()[1]) <= 1
+    assert -1 <= float(second.split()[1]) < float(first.split()[1]) <= 1
     assert str(strip) in last
     assert Image.open(strip).width > 200
     assert verb(["search", f"index={out}", "out=", "red"]) == 0
