@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -110,7 +111,7 @@ def test_a_vector_is_what_the_encoder_gives_of_the_squashed_image(model, people,
 def test_the_nearest_image_comes_first(model, people, tmp_path):
     gallery = write(model, people, tmp_path / "out")
     embedder = Ready(model).open()
-    hits = gallery.search(embedder.embed("a person in red"), 3)
+    hits = gallery.search(embedder.embed(["a person in red"]), 3)
     assert hits[0].path == people / "cam" / "red.png"
     assert hits[0].score == pytest.approx(1, abs=0.02)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
@@ -123,7 +124,7 @@ def test_a_search_over_many_shards_is_the_search_over_one(model, tmp_path):
         Image.new("RGB", (8, 24), tuple(rng.integers(0, 256, 3).tolist())).save(tmp_path / "many" / f"{number}.png")
     one, many = (write(model, tmp_path / "many", tmp_path / f"out{size}", shard_size=size) for size in (100, 4))
     assert len(list(many.rows.parts[0].path.glob("*.safetensors"))) == 8
-    question = Ready(model).open().embed("green")
+    question = Ready(model).open().embed(["green"])
     assert one.search(question, 7) == many.search(question, 7)
     every = np.stack([vectors(one)[path] for path in one.rows.index]) @ question.numpy()[0]
     wanted = [list(one.rows.index)[row] for row in np.argsort(-every)[:7]]
@@ -139,7 +140,7 @@ def test_images_that_are_added_are_all_that_is_computed(model, people, tmp_path)
     gallery = write(model, people, tmp_path / "out")
     assert model.seen == before + 1 + 1  # the new one, and the probe that tells the width
     assert len(gallery) == 5
-    hits = gallery.search(Ready(model).open().embed("blue"), 9)
+    hits = gallery.search(Ready(model).open().embed(["blue"]), 9)
     assert len(hits) == 5
     assert (hits[0].path.name, hits[0].copies) == ("blue.png", 1)
     assert "moved.png" in [hit.path.name for hit in hits]
@@ -148,7 +149,7 @@ def test_images_that_are_added_are_all_that_is_computed(model, people, tmp_path)
 def test_an_image_that_is_gone_is_not_found(model, people, tmp_path):
     write(model, people, tmp_path / "out")
     (people / "cam" / "red.png").unlink()
-    hits = write(model, people, tmp_path / "out").search(Ready(model).open().embed("red"), 9)
+    hits = write(model, people, tmp_path / "out").search(Ready(model).open().embed(["red"]), 9)
     assert len(hits) == 3
     assert "red.png" not in [hit.path.name for hit in hits]
 
@@ -228,7 +229,7 @@ def test_a_long_sentence_is_cut_and_said_to_be(people, tmp_path, verb, capsys):
     verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
     capsys.readouterr()
     assert verb(["search", f"index={out}", "out=", "a person in a red red red red"]) == 0
-    assert "1 sentence was cut: this run reads 6 tokens" in capsys.readouterr().err
+    assert "1 of 1 sentences cut to the 6 tokens that this run reads" in capsys.readouterr().err
 
 
 def test_an_unreadable_image_is_named_or_skipped_and_counted(people, tmp_path, verb, capsys):
@@ -256,6 +257,25 @@ def test_a_damaged_note_is_one_line(model, people, tmp_path):
     (tmp_path / "out" / "gallery.json").write_text("[")
     with pytest.raises(ValueError, match="is damaged"):
         Gallery(tmp_path / "out")
+
+
+def test_a_set_is_probed_with_pictures_and_their_twins(people, tmp_path, verb, monkeypatch, capsys):
+    files = sorted(people.glob("**/*.png"))
+    captions = [f"a person in {file.stem}" for file in files]
+    split = SimpleNamespace(images=files, pids=np.arange(4), captions=captions, caption_image=np.arange(4))
+    pedes = SimpleNamespace(read_pedes=lambda root, dataset, name: split)
+    monkeypatch.setitem(sys.modules, "sightword.systems.retrieval.pedes", pedes)
+    out = tmp_path / "probe"
+    assert verb(["probe", "run=runs/a", f"out={out}", "dataset=cuhk_pedes", "root=here", "strips=2"]) == 0
+    assert len(capsys.readouterr().out.split()) == 4
+    assert {file.name for file in out.iterdir()} == {
+        f"{a}.{b}" for a in ("strips", "word_swaps") for b in ("png", "json")
+    }
+    strips = json.loads((out / "strips.json").read_text())
+    assert [strip["found"][0]["right"] for strip in strips] == [True, True]
+    colour, *_ = json.loads((out / "word_swaps.json").read_text())["kinds"]
+    assert colour["kind"] == "colour"
+    assert colour["fell"] == 1
 
 
 def test_a_run_of_another_system_embeds_no_sentences(tmp_path, monkeypatch):

@@ -10,16 +10,18 @@ Legend: B images; H, W pixels; D width of the embedding.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from sightword import job
 from sightword.atomic import write_atomically
 from sightword.cache import digest
+from sightword.data.image import read_image
 from sightword.ranking import best
 from sightword.tokens import Opener, TokenCache, cache_tokens, read_index
 from sightword.towers import Encoded
@@ -55,18 +57,28 @@ class Embedder(ImageTower):
         """One vector for the whole image."""
         return 1, 1
 
-    def embed(self, sentence: str) -> Tensor:
-        """(1, D) of a sentence; one that is too long is cut off, and said to be."""
-        if not sentence.strip():
+    def embed(self, sentences: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Unit rows (n, D) of sentences, on the CPU. Those that are too long are cut off, and said to be."""
+        if any(not sentence.strip() for sentence in sentences):
             raise ValueError('the sentence is empty: sightword search index=… "a woman in a red coat"')
-        tokenizer = self.model.tokenizer
+        tokenizer, rows = self.model.tokenizer, []
         before = tokenizer.truncated
-        ids, mask = tokenizer(sentence, truncate=True)
-        if tokenizer.truncated > before:
-            end = tokenizer.words_of(ids[0].tolist())[-30:]
-            job.say(f"1 sentence was cut: this run reads {ids.shape[1]} tokens, up to “…{end}”")
         with torch.no_grad():
-            return self.model.encode_text(ids.to(self.device), mask.to(self.device)).float().cpu()
+            for start in range(0, len(sentences), batch_size):
+                ids, mask = tokenizer(list(sentences[start : start + batch_size]), truncate=True)
+                rows.append(self.model.encode_text(ids.to(self.device), mask.to(self.device)).float().cpu())
+        if cut := tokenizer.truncated - before:
+            job.say(f"{cut} of {len(sentences)} sentences cut to the {tokenizer.length} tokens that this run reads")
+        return torch.cat(rows)
+
+    def embed_files(self, files: Sequence[Path], batch_size: int = 32) -> Tensor:
+        """Unit rows (N, D) of images, on the CPU."""
+        starts, rows = tqdm(range(0, len(files), batch_size), desc="encoding", unit=" batches", disable=None), []
+        with torch.no_grad():
+            for start in starts:
+                pictures = [read_image(file) for file in files[start : start + batch_size]]
+                rows.append(self(self.preprocess.batch(pictures).to(self.device)).pooled.cpu())
+        return torch.cat(rows)
 
 
 class Hit(NamedTuple):

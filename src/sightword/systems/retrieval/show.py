@@ -371,8 +371,8 @@ def _row(
 
 def _example(found: Sensitivity, probe: Probe) -> str:
     number = found.probes.index(probe)
-    scores = f"{found.plain[number]:.3f} → {found.swapped[number]:.3f}"
-    return f"{probe.before} → {probe.after} ({scores}): {probe.text}"
+    scores = f"{found.plain[number]:.3f}, then {found.swapped[number]:.3f}"
+    return f"“{probe.before}” became “{probe.after}” ({scores}): {probe.text}"
 
 
 # ------------------------------------------------------------------------------------------------------- text, files

@@ -68,7 +68,7 @@ def search(
     gallery = Gallery(index)
     embedder = _Run(run or gallery.note["run"], checkpoint or gallery.note["checkpoint"]).open()
     gallery.check(embedder)
-    hits = gallery.search(embedder.embed(sentence), top)
+    hits = gallery.search(embedder.embed([sentence]), top)
     for number, hit in enumerate(hits, 1):
         copies = f"  (and {hit.copies} of the same bytes)" if hit.copies else ""
         print(f"{number:>3}  {hit.score:.4f}  {hit.path}{copies}")
@@ -77,6 +77,56 @@ def search(
 
         save(strip(sentence, [Shown.of(hit.path, hit.score) for hit in hits]), Path(out).expanduser())
         print(f"{len(hits)} of {len(gallery)} images; drawn in {out}")
+
+
+def probe(
+    run: str,
+    out: str = "probe",
+    split: str = "val",
+    strips: int = 6,
+    captions: int = 1000,
+    checkpoint: str = "best",
+    dataset: str = "",
+    root: str = "",
+) -> None:
+    """Look at what a run finds and reads: its best images for captions, and what one changed word does to a score.
+
+    run: a run's folder; of an exported one, say the dataset= and root=, too. split: val or test.
+    strips: how many captions are shown with their best images. captions: how many have a word changed: a colour, a
+    side, a garment, a bag, and as the control a word of the same meaning. out: the folder of pictures and their JSON.
+    """
+    from pathlib import Path
+
+    from sightword import job
+    from sightword.systems.retrieval import show
+    from sightword.systems.retrieval.pedes import read_pedes
+
+    for name, value in (("strips", strips), ("captions", captions)):
+        if value < 1:
+            raise ValueError(f"{name} is at least 1, got {value}")
+    read = read_pedes(*_data(run, dataset, root), split)
+    embedder = _Run(run, checkpoint).open().to(job.device())
+    texts, images = embedder.embed(read.captions), embedder.embed_files(read.images)
+    chosen = show.spread(len(read.captions), strips)
+    asked = show.ask(read.captions, read.caption_image, texts, read.images, read.pids, images, chosen)
+    swaps = show.sensitivity(embedder.embed, read.captions, images[read.caption_image], captions)
+    page = show.stacked([question.strip() for question in asked])
+    for file in show.save(page, Path(out).expanduser() / "strips.png", [question.as_dict() for question in asked]):
+        print(file)
+    for file in show.save(swaps.picture(), Path(out).expanduser() / "word_swaps.png", swaps.as_dict()):
+        print(file)
+
+
+def _data(run: str, dataset: str, root: str) -> tuple[str, str]:
+    """(root, dataset) as they are told, or else as the run was trained on."""
+    from pathlib import Path
+
+    from sightword.run import read_config
+
+    if not (dataset and root):
+        data = read_config(Path(run).expanduser()).data
+        dataset, root = dataset or data.dataset, root or data.root
+    return root, dataset
 
 
 class _Run(NamedTuple):
@@ -129,7 +179,7 @@ def _check(root: str, dataset: str) -> "Report":
     return check_pedes(root, dataset)
 
 
-VERBS: list[Callable[..., Any]] = [index, search]
+VERBS: list[Callable[..., Any]] = [index, search, probe]
 CHECKS: dict[str, Callable[[str], Any]] = {
     "cuhk_pedes": check_cuhk_pedes,
     "icfg_pedes": check_icfg_pedes,
