@@ -9,12 +9,12 @@ that order and their cumulated sums. All of one thread; takes three minutes, one
     python benchmarks/retrieval.py million     10 000 × 1 000 000 as well: four more minutes and 4 GB of memory
 """
 
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,7 +101,7 @@ def beside_the_sort() -> list[dict[str, Any]]:
     ours, found = took(lambda: ranking(*inputs))
     theirs, wanted = took(lambda: sorted_out(*inputs))
     apart = max(abs(found.measures()[name] - value) for name, value in wanted.items())
-    row = {"Q × G": f"{QUERIES} × {GALLERY}", "ours s": ours, "sort s": theirs, "largest difference %": apart}
+    row = {"Q × G": f"{QUERIES} × {GALLERY}", "ours s": ours, "sort s": theirs, "largest difference, points": apart}
     return [row | {"sort / ours": theirs / ours, **at_least(theirs / ours, FASTER)}]
 
 
@@ -126,8 +126,9 @@ def peak(who: str) -> float:
 
 
 def resident() -> float:
-    """The most GiB this process ever had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    """The most GiB this process ever had (Linux; `getrusage` would count in the process that started it)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 2**20 for line in lines if line.startswith("VmHWM"))
 
 
 def in_a_process(function: Callable[..., Any], *args: Any) -> Any:

@@ -29,7 +29,7 @@ PAIRS = 2**20  # matches that a block of queries may have; their ranks are all t
 SURE = 8  # standard deviations of a bound on a product's rounding (Higham and Mary 2019, theorem 3.1)
 FEW = 32  # comparisons of a whole row that are quicker than sorting it
 STRIP = 16  # rows of a tile that are compared while they are in the cache
-RARE = 1 / 64  # of a strip: so few comparisons are quicker made one by one than row by row
+RARE = 1 / 8  # of a strip: strangers above a query's lowest match from which its rows are compared as a whole
 BLURRED = 512  # doubts of a row from which it is quicker multiplied again in float64
 CHUNK = 4096  # rows of float64 at a time
 CROWD = 256  # matches of the queries of one id from which they are multiplied at once, not pair by pair
@@ -220,13 +220,14 @@ class _Scores:
 
 
 class _Block(NamedTuple):
-    """Some queries and all their matches, query by query."""
+    """Some queries and all their matches, query by query, those of a query from low to high scores."""
 
     queries: Tensor  # (R, D)
     rows: np.ndarray  # (n,) which of these queries
     columns: np.ndarray  # (n,) which row of the gallery
     low: np.ndarray  # (n,) float32: what scores less is below the match
     high: np.ndarray  # (n,) float32: what scores more is above it
+    next: np.ndarray  # (n,) float32: `low` of the query's next match; infinite for its last
     limit: np.ndarray  # (n,) what scores as much in float64 is above it
     ends: np.ndarray  # (R,) a query's matches end before this one
     above: np.ndarray  # (n,) int64, strangers above the match, counted tile by tile
@@ -261,9 +262,13 @@ def _block(scores: _Scores, queries: np.ndarray, matches: _Matches) -> _Block:
         own = [torch.from_numpy(matches.order[starts[at] : starts[at] + counts[at]]) for at in groups]
         parts = zip(x.tensor_split(torch.from_numpy(groups[1:])), own, strict=True)
         values = np.concatenate([_crossed(some, scores.gallery, there) for some, there in parts])
+    order = np.lexsort((values, rows))
+    columns, values = columns[order], values[order]
     error, slack = scores.error[queries][rows], scores.slack[queries][rows]
     low, high = (values - error).astype(np.float32), (values + error).astype(np.float32)
-    return _Block(x, rows, columns, low, high, values - slack, ends, np.zeros(len(rows), np.int64))
+    above = np.append(low[1:], np.float32(math.inf))
+    above[ends - 1] = math.inf
+    return _Block(x, rows, columns, low, high, above, values - slack, ends, np.zeros(len(rows), np.int64))
 
 
 def _blank(tile: np.ndarray, block: _Block, start: int) -> None:
@@ -278,11 +283,11 @@ def _count(tile: np.ndarray, block: _Block, start: int, gallery: Tensor) -> list
     blurred: list[int] = []
     doubts, rare = [], []
     counts = np.diff(block.ends, prepend=0)  # (R,) M
-    lowest = np.minimum.reduceat(block.low, block.ends - counts)  # (R,)
+    lowest = block.low[block.ends - counts]  # (R,)
     for first in range(0, len(tile), STRIP):
         strip = tile[first : first + STRIP]
         some = np.greater_equal(strip, lowest[first : first + STRIP, None], out=flags[: len(strip)])
-        if np.count_nonzero(some) * counts[first : first + STRIP].max() < strip.size * RARE:
+        if np.count_nonzero(some) < strip.size * RARE and counts[first : first + STRIP].max() <= FEW:
             at = np.flatnonzero(some)
             rare.append((at // strip.shape[1] + first, at % strip.shape[1], strip.ravel()[at]))
             continue
@@ -293,27 +298,32 @@ def _count(tile: np.ndarray, block: _Block, start: int, gallery: Tensor) -> list
                 blurred.append(row)
                 continue
             block.above[mine] += sure
-            doubts.append((which + mine.start, columns + start))
+            doubts.append((which + mine.start, columns))
     if rare:
         rows, columns, values = (np.concatenate(parts) for parts in zip(*rare, strict=True))
-        which, at = _pairs_of(block, rows)
-        over = values[at] > block.high[which]
-        block.above[:] += np.bincount(which[over], minlength=len(block.above))
-        near = (values[at] >= block.low[which]) & ~over
-        doubts.append((which[near], columns[at[near]] + start))
+        doubts += _climb((block.ends - counts)[rows], columns, values, block)
     if doubts:
         which, columns = (np.concatenate(parts) for parts in zip(*doubts, strict=True))
-        higher = _products(block.queries, gallery, block.rows[which], columns) >= block.limit[which]
+        higher = _products(block.queries, gallery, block.rows[which], columns + start) >= block.limit[which]
         np.add.at(block.above, which, higher)
     return blurred
 
 
-def _pairs_of(block: _Block, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each of `rows` (c,) with each match of its query: which match, and which of `rows`."""
-    counts = np.diff(block.ends, prepend=0)[rows]
-    at = np.repeat(np.arange(len(rows)), counts)
-    inside = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return (block.ends[rows] - counts)[at] + inside, at
+def _climb(
+    match: np.ndarray, columns: np.ndarray, values: np.ndarray, block: _Block
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Count strangers (c,) that may stand above the lowest `match` (c,) of their query; the doubtful: (match, column).
+
+    From match to match, upwards: of most queries only one match is low, so that few go on.
+    """
+    doubts = []
+    while len(match):
+        over = values > block.high[match]
+        block.above[:] += np.bincount(match[over], minlength=len(block.above))
+        doubts.append((match[~over], columns[~over]))
+        on = values >= block.next[match]
+        match, columns, values = match[on] + 1, columns[on], values[on]
+    return doubts
 
 
 def _count_again(rows: list[int], block: _Block, start: int, gallery: Tensor) -> None:
