@@ -326,9 +326,12 @@ def sensitivity(
     return Sensitivity(some, probes, before, (swapped * images[numbers]).sum(1).numpy())
 
 
+COLUMNS = (MARGIN, 210, 300, 420)  # of the table: the left end of the first, the right ends of the others
+BARS = (440, 690)
+
+
 def _table(found: Sensitivity, width: int) -> Image.Image:
     rows, examples = found.rows(), found.examples()
-    columns = (MARGIN, 210, 300, 420, 520, 700)  # right ends of all but the first; the bar lies between 420 and 620
     tops, y = [], MARGIN + 2 * (TEXT + 8) + SMALL + 12
     told = {
         row["kind"]: wrapped(_example(found, examples[row["kind"]]), width - 2 * MARGIN - 12, SMALL) for row in rows
@@ -339,30 +342,26 @@ def _table(found: Sensitivity, width: int) -> Image.Image:
     page = Image.new("RGB", (width, y + MARGIN), "white")
     pen = ImageDraw.Draw(page)
     pen.text((MARGIN, MARGIN), "One word changed: how far does the score of its own image fall?", INK, _font(TEXT + 1))
-    heads = ("word of a", "captions", "score", "fall")
     y = tops[0] - SMALL - 14
-    for place, head, anchor in zip(columns, heads, ("la", "ra", "ra", "ra"), strict=False):
-        pen.text((place, y), head, GREY, _font(SMALL), anchor=anchor)
+    for place, head in zip(COLUMNS, ("word of a", "captions", "score", "fall"), strict=True):
+        pen.text((place, y), head, GREY, _font(SMALL), anchor="la" if place == MARGIN else "ra")
     pen.text((width - MARGIN, y), "captions whose score fell", GREY, _font(SMALL), anchor="ra")
-    largest = max([abs(row["fall"]) + row["error"] for row in rows]) or 1.0
+    ends = (min(0.0, *(row["fall"] for row in rows), 0.0), max(0.0, *(row["fall"] for row in rows), 1e-9))
     for top, row in zip(tops, rows, strict=True):
         pen.line((MARGIN, top - 6, width - MARGIN, top - 6), FAINT)
-        _row(pen, row, top, columns, largest, width)
+        _row(pen, row, top, ends, width)
         for number, line in enumerate(told[row["kind"]]):
             pen.text((MARGIN + 12, top + TEXT + 8 + number * (SMALL + 5)), line, GREY, _font(SMALL))
     return page
 
 
-def _row(
-    pen: ImageDraw.ImageDraw, row: Mapping[str, Any], top: int, columns: Sequence[int], largest: float, width: int
-) -> None:
+def _row(pen: ImageDraw.ImageDraw, row: Mapping[str, Any], top: int, ends: tuple[float, float], width: int) -> None:
     name = row["kind"] if row["kind"] != CONTROL else f"{CONTROL} (control)"
-    pen.text((columns[0], top), name, INK, _font(TEXT))
+    pen.text((MARGIN, top), name, INK, _font(TEXT))
     texts = (f"{row['captions']:,}", f"{row['score']:.3f}", f"{row['fall']:+.3f} ± {row['error']:.3f}")
-    for place, text in zip(columns[1:], texts, strict=False):
+    for place, text in zip(COLUMNS[1:], texts, strict=True):
         pen.text((place, top), text, INK, _font(TEXT), anchor="ra")
-    zero, reach = columns[3] + 60, columns[5] - columns[3] - 80
-    end = zero + round(reach * row["fall"] / largest)
+    zero, end = (BARS[0] + (BARS[1] - BARS[0]) * (at - ends[0]) / (ends[1] - ends[0]) for at in (0.0, row["fall"]))
     colour = GREY if row["kind"] == CONTROL else RIGHT if row["fall"] > 0 else WRONG
     pen.rectangle((min(zero, end), top + 3, max(zero, end), top + TEXT + 1), colour)
     pen.line((zero, top, zero, top + TEXT + 4), GREY)
