@@ -333,3 +333,11 @@ def test_a_header_that_is_no_object_is_one_line(tmp_path, text):
         with pytest.raises(ValueError, match="header.json is no header but a ") as caught:
             read(tmp_path)
         assert "\n" not in str(caught.value)
+
+
+def test_stacks_give_one_array_of_every_row(cache):
+    fill(cache, 2, 0)
+    found = list(FeatureCache(cache.path).stacks("score"))
+    assert [keys for keys, _ in found] == [KEYS[:4], KEYS[8:]]
+    for keys, rows in found:
+        assert rows.tobytes() == arrays(keys)["score"].tobytes()

@@ -260,3 +260,12 @@ def test_hydras_flags_work(photos, tmp_path, monkeypatch, capsys):
     assert "num_embeddings: 512" in capsys.readouterr().out
     assert sys.argv[1] == "train"
     assert not list(tmp_path.iterdir())
+
+
+def test_words_that_are_no_key_and_value_go_to_a_verb_that_takes_them():
+    def find(index: str, top: int = 3, *, words: list[str]) -> None: ...
+
+    given = cli._arguments("find", find, ["index=here", "a shirt with x=1", "top=2", "on it"])
+    assert given == {"index": "here", "top": 2, "words": ["a shirt with x=1", "on it"]}
+    with pytest.raises(ValueError, match="takes no 'tpo'"):
+        cli._arguments("find", find, ["index=here", "tpo=2"])

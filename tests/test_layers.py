@@ -105,6 +105,7 @@ CHAIN = {
     "nearest_triton": {"nearest"},
     "pictures": set(),
     "quantize": {"nearest"},
+    "ranking": {"nearest"},
     "systems": set(),
     "task": set(),
     "tokens": {"atomic", "cache", "data", "job", "towers"},

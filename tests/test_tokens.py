@@ -535,9 +535,13 @@ def test_a_mistake_is_one_line(random_clip, pictures, tmp_path, capsys, word, to
     assert len(error.splitlines()) == 1
 
 
-def test_no_forms_are_one_line(source, pictures, tmp_path):
-    with pytest.raises(ValueError, match="forms is empty"):
-        cache_tokens(source, pictures, tmp_path / "out", [])
+def test_without_forms_a_row_is_the_pooled_vector_alone(source, pictures, tmp_path):
+    alone = cache_tokens(source, pictures, tmp_path / "alone", [], writer="sightword index")
+    whole = cache_tokens(source, pictures, tmp_path / "whole", ["post"])
+    assert alone.header["shapes"] == {"pooled": whole.header["shapes"]["pooled"]}
+    assert alone.header["writer"] == "sightword index"
+    path = next(iter(whole))
+    assert np.array_equal(alone[path]["pooled"], whole[path]["pooled"])
 
 
 def test_the_home_folder_may_be_a_tilde(random_clip, pictures, tmp_path, monkeypatch, capsys):

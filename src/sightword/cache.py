@@ -95,6 +95,14 @@ class FeatureCache:
         shard, row = self._find(key)
         return self._shards[shard][name][row]
 
+    def stacks(self, name: str) -> Iterator[tuple[list[str], np.ndarray]]:
+        """(keys, their rows of one array, stacked), shard by shard as in the files: to read very many."""
+        keys: dict[int, list[str]] = {}
+        for key in self:
+            keys.setdefault(self._rows[key][0], []).append(key)
+        for shard, own in keys.items():
+            yield own, self._shards[shard][name][:]
+
     def __contains__(self, key: object) -> bool:
         return key in self._rows or (self._scan() and key in self._rows)
 

@@ -75,6 +75,7 @@ def _arguments(verb: str, function: Verb, words: Sequence[str]) -> dict[str, Any
 
     A function with the keyword-only argument `fields` is given the words whose key has a dot: the config's own fields.
     One with `others` is given the words whose key it does not know.
+    One with `words` is given those that are no key=value, as a sentence is.
     """
     every: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
     parameters = {name: p for name, p in every.items() if p.kind is not p.KEYWORD_ONLY}
@@ -85,6 +86,9 @@ def _arguments(verb: str, function: Verb, words: Sequence[str]) -> dict[str, Any
     if "others" in every:
         given["others"] = [word for word in words if "=" in word and word.partition("=")[0] not in parameters]
         words = [word for word in words if word not in given["others"]]
+    if "words" in every:
+        given["words"] = [word for word in words if not re.match(r"\w+=", word)]
+        words = [word for word in words if word not in given["words"]]
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:

@@ -48,7 +48,7 @@ def nearest_in_each(x: Tensor, books: Sequence[Tensor], metric: Metric = "euclid
         if codes.dim() != 2 or codes.shape[1] != x.shape[-1] or not len(codes):
             raise ValueError(f"codes must be (K, {x.shape[-1]}) to fit x {tuple(x.shape)}, got {tuple(codes.shape)}")
     rows = x.reshape(-1, x.shape[-1])  # (N, D)
-    with torch.autocast(x.device.type, enabled=False), _true_float32():
+    with torch.autocast(x.device.type, enabled=False), true_float32():
         stack = _stack(books, metric, reduce(torch.promote_types, (t.dtype for t in (x, *books)), torch.float32))
         propose = _propose_on_gpu if _triton_pays(rows, stack) else _propose
         ids, doubtful = propose(rows, stack)  # (S, N) int64, (S, N) bool
@@ -157,7 +157,7 @@ def _propose_on_gpu(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _true_float32() -> Iterator[None]:
+def true_float32() -> Iterator[None]:
     """Keep a float32 product a float32 product, though the caller allows TF32 (GPU) or bf16 (CPU) for speed."""
     try:
         before = torch.get_float32_matmul_precision()

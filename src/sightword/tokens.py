@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from sightword.data.image import list_images, read_image
 from sightword.towers.tower import ImageTower
 
 INDEX = "index.json"
+WRITER = "sightword cache"
 RECIPE = ("weights", "architecture", "preprocessing", "dtypes", "shapes")  # of a header: what rows that mix share
 AHEAD = 4  # batches of pictures read while the tower works
 
@@ -110,8 +111,14 @@ class Source(NamedTuple):
         return image_tower(self.name, **self.options).freeze()
 
 
+class Opener(Protocol):
+    """What opens a tower, here or in another process."""
+
+    def open(self) -> ImageTower: ...
+
+
 def cache_tokens(
-    source: Source,
+    source: Opener,
     images: str | Path,
     out: str | Path,
     forms: Sequence[str],
@@ -122,20 +129,22 @@ def cache_tokens(
     engine: str = "inline",
     workers: int = 0,
     gpus: float = 0,
+    writer: str = WRITER,
 ) -> TokenCache:
     """Compute the tokens of a folder of images that are not there yet, shard by shard; resumable, see `job.run`.
 
-    forms: the tokens to keep, each (N, D) a row. disk: the dtype of the rows. shard_size: rows a file; a part that was
-    begun keeps its own. on_error: of images that cannot be read, raise, or skip them until a run with raise.
+    forms: the tokens to keep, each (N, D) a row; without any, a row is the pooled vector alone. disk: the dtype of the
+    rows. shard_size: rows a file; a part that was begun keeps its own. writer: the program, as the header names it.
+    on_error: of images that cannot be read, raise, or skip them until a run with raise.
     Says how large the rows will be first, and refuses what does not fit on the disk. ValueError, too, if `out` holds
     rows of another recipe, or a row has numbers that are not finite or that `disk` cannot hold.
     """
-    _check(images, out, forms, disk, on_error, batch_size=batch_size, shard_size=shard_size)
+    _check(images, out, disk, on_error, batch_size=batch_size, shard_size=shard_size)
     job.check_engine(engine)
     root, out = Path(images).expanduser(), Path(out).expanduser()
     pictures, known = list_images(root), read_index(out)
     tower = source.open()
-    recipe = _recipe(tower, forms, disk)
+    recipe = _recipe(tower, forms, disk, writer)
     parts = _parts(out)
     _check_recipe(parts, recipe)
     index = index_images(root, pictures, known)
@@ -212,19 +221,27 @@ class _Recipe(NamedTuple):
 
     rows: dict[str, tuple[str, tuple[int, ...]]]  # name → dtype, shape
     header: dict[str, Any]
+    writer: str
 
     @property
     def row_bytes(self) -> int:
         return sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in self.rows.values())
 
 
-def _recipe(tower: ImageTower, forms: Sequence[str], disk: str) -> _Recipe:
-    with torch.no_grad():
-        probe = tower.forms(torch.zeros(1, 3, *tower.preprocess.size, device=tower.device), forms)
-    rows = {name: (disk, tuple(encoded.tokens.shape[1:])) for name, encoded in probe.items()}
-    rows["pooled"] = (disk, tuple(next(iter(probe.values())).pooled.shape[1:]))
+def _recipe(tower: ImageTower, forms: Sequence[str], disk: str, writer: str) -> _Recipe:
+    probe = _see(tower, torch.zeros(1, 3, *tower.preprocess.size, device=tower.device), forms)
+    rows = {name: (disk, tuple(values.shape[1:])) for name, values in probe.items()}
     network = {"weights": digest(tower.state_dict()), "architecture": tower.architecture, "grid": list(tower.grid())}
-    return _Recipe(rows, network | {"preprocessing": tower.preprocess.as_dict()})
+    return _Recipe(rows, network | {"preprocessing": tower.preprocess.as_dict()}, writer)
+
+
+@torch.no_grad()
+def _see(tower: ImageTower, images: Tensor, forms: Sequence[str]) -> dict[str, Tensor]:
+    """The arrays of rows: each form's tokens (B, N, D), and pooled (B, E)."""
+    if not forms:
+        return {"pooled": tower(images).pooled}
+    found = tower.forms(images, forms)
+    return {name: encoded.tokens for name, encoded in found.items()} | {"pooled": next(iter(found.values())).pooled}
 
 
 def _parts(out: Path, expect: Mapping[str, Any] | None = None) -> list[FeatureCache]:
@@ -273,7 +290,7 @@ def _part_name(keys: Sequence[str], on_error: str) -> str:
 
 
 def _begin(out: Path, keys: Sequence[str], recipe: _Recipe, shard_size: int, on_error: str) -> FeatureCache:
-    header = header_for(keys, recipe.rows, **recipe.header, writer="sightword cache", shard_size=shard_size)
+    header = header_for(keys, recipe.rows, **recipe.header, writer=recipe.writer, shard_size=shard_size)
     return FeatureCache.create(out / _part_name(keys, on_error), header)
 
 
@@ -359,9 +376,7 @@ class _Encoder:
         return found
 
     def _encode(self, images: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad():
-            found = self.tower.forms(images.to(self.device), self.forms)
-        return {name: encoded.tokens for name, encoded in found.items()} | {"pooled": next(iter(found.values())).pooled}
+        return _see(self.tower, images.to(self.device), self.forms)
 
     def _dtype(self, name: str) -> np.dtype:
         return np.dtype(self.cache.header["dtypes"][name])
@@ -378,12 +393,10 @@ class _Encoder:
         return values.cpu().numpy().astype(dtype)
 
 
-def _check(images: str | Path, out: str | Path, forms: Sequence[str], disk: str, on_error: str, **counts: int) -> None:
+def _check(images: str | Path, out: str | Path, disk: str, on_error: str, **counts: int) -> None:
     for name, folder in (("images", images), ("out", out)):
         if not str(folder):
             raise ValueError(f"{name} is empty: give a folder ({name}=. is this one)")
-    if not forms:
-        raise ValueError("forms is empty: name the tokens to keep, as forms=['post']")
     if disk not in ("float16", "float32"):
         raise ValueError(f"disk is float16 or float32, got {disk!r}")
     if on_error not in ("raise", "skip"):

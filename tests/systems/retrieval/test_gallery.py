@@ -1,0 +1,289 @@
+"""A gallery: computed once, resumable, refused to other weights; and the question asked of it."""
+
+import json
+import shutil
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from sightword import cli
+from sightword.systems.retrieval import verbs
+from sightword.systems.retrieval.gallery import Embedder, Gallery, write_gallery
+from sightword.towers.preprocess import Preprocess
+from sightword.towers.text import TextTokenizer
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}
+WORDS = ["<pad>", "<end>", "<unk>", *COLOURS, "a", "person", "in"]
+
+
+class Words(TextTokenizer):
+    def __init__(self):
+        super().__init__(0, 1, 6, len(WORDS), unknown=2)
+        self.special = frozenset({0, 1, 2})
+
+    def ids_of(self, texts):
+        return [[*(WORDS.index(w) if w in WORDS else 2 for w in text.lower().split()), 1] for text in texts]
+
+    def words_of(self, ids):
+        return " ".join(WORDS[id_] for id_ in ids if id_ > 2)
+
+
+class ByColour(nn.Module):
+    """A dual encoder whose embedding is the mean colour."""
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+        self.table = nn.Parameter(torch.zeros(len(WORDS), 3))
+        for word, rgb in COLOURS.items():
+            self.table.data[WORDS.index(word)] = torch.tensor(rgb) / 127.5 - 1
+        self.image = SimpleNamespace(preprocess=Preprocess((24, 8)))
+        self.tokenizer = Words()
+        self.seen = 0
+
+    def encode_image(self, images):
+        assert images.shape[1:] == (3, 24, 8)
+        assert images.amin() >= -1.001
+        assert images.amax() <= 1.001
+        self.seen += len(images)
+        return F.normalize(self.scale * images.mean((2, 3)), dim=1)
+
+    def encode_text(self, ids, mask):
+        return F.normalize((self.table[ids] * mask[..., None]).sum(1), dim=1)
+
+
+class Ready:
+    def __init__(self, model):
+        self.model = model
+
+    def open(self):
+        return Embedder(self.model, "runs/colours").freeze()
+
+
+@pytest.fixture
+def model():
+    return ByColour()
+
+
+@pytest.fixture
+def people(tmp_path):
+    """A folder of four people in one colour each, one of them in a folder below."""
+    root = tmp_path / "people"
+    (root / "cam").mkdir(parents=True)
+    for name, rgb in COLOURS.items():
+        Image.new("RGB", (20, 60), rgb).save(root / ("cam" if name == "red" else ".") / f"{name}.png")
+    return root
+
+
+@pytest.fixture
+def verb(monkeypatch, model):
+    """The command line over this model: what its words give back, and its lines."""
+    monkeypatch.setattr(verbs, "_encoder", lambda run, checkpoint: model)
+    return cli.main
+
+
+def write(model, people, out, **options):
+    return write_gallery(Ready(model), people, out, {"run": "runs/colours", "checkpoint": "best"}, **options)
+
+
+def vectors(gallery):
+    return {path: gallery.rows[path]["pooled"] for path in gallery.rows}
+
+
+def test_a_vector_is_what_the_encoder_gives_of_the_squashed_image(model, people, tmp_path):
+    gallery = write(model, people, tmp_path / "out")
+    assert len(gallery) == 4
+    pixels = np.asarray(Image.open(people / "blue.png").resize((8, 24), Image.Resampling.BICUBIC)) / 127.5 - 1
+    wanted = pixels.mean((0, 1)) / np.linalg.norm(pixels.mean((0, 1)))
+    np.testing.assert_allclose(vectors(gallery)["blue.png"], wanted, atol=1e-6)
+    header = gallery.rows.header
+    assert header["shapes"] == {"pooled": [3]}
+    assert header["writer"] == "sightword index"
+    assert header["preprocessing"]["resize"] == "squash"
+
+
+def test_the_nearest_image_comes_first(model, people, tmp_path):
+    gallery = write(model, people, tmp_path / "out")
+    embedder = Ready(model).open()
+    hits = gallery.search(embedder.embed(["a person in red"]), 3)
+    assert hits[0].path == people / "cam" / "red.png"
+    assert hits[0].score == pytest.approx(1, abs=0.02)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_a_search_over_many_shards_is_the_search_over_one(model, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "many").mkdir()
+    for number in range(30):
+        Image.new("RGB", (8, 24), tuple(rng.integers(0, 256, 3).tolist())).save(tmp_path / "many" / f"{number}.png")
+    one, many = (write(model, tmp_path / "many", tmp_path / f"out{size}", shard_size=size) for size in (100, 4))
+    assert len(list(many.rows.parts[0].path.glob("*.safetensors"))) == 8
+    question = Ready(model).open().embed(["green"])
+    assert one.search(question, 7) == many.search(question, 7)
+    every = np.stack([vectors(one)[path] for path in one.rows.index]) @ question.numpy()[0]
+    wanted = [list(one.rows.index)[row] for row in np.argsort(-every)[:7]]
+    assert [hit.path.name for hit in many.search(question, 7)] == wanted
+
+
+def test_images_that_are_added_are_all_that_is_computed(model, people, tmp_path):
+    write(model, people, tmp_path / "out")
+    before = model.seen
+    Image.new("RGB", (20, 60), (90, 90, 0)).save(people / "new.png")
+    shutil.copy(people / "blue.png", people / "blue_again.png")
+    (people / "green.png").rename(people / "moved.png")
+    gallery = write(model, people, tmp_path / "out")
+    assert model.seen == before + 1 + 1  # the new one, and the probe that tells the width
+    assert len(gallery) == 5
+    hits = gallery.search(Ready(model).open().embed(["blue"]), 9)
+    assert len(hits) == 5
+    assert (hits[0].path.name, hits[0].copies) == ("blue.png", 1)
+    assert "moved.png" in [hit.path.name for hit in hits]
+
+
+def test_an_image_that_is_gone_is_not_found(model, people, tmp_path):
+    write(model, people, tmp_path / "out")
+    (people / "cam" / "red.png").unlink()
+    hits = write(model, people, tmp_path / "out").search(Ready(model).open().embed(["red"]), 9)
+    assert len(hits) == 3
+    assert "red.png" not in [hit.path.name for hit in hits]
+
+
+def test_killed_and_started_again_it_ends_with_the_same_bytes(model, people, tmp_path, monkeypatch):
+    whole = write(model, people, tmp_path / "whole", shard_size=1)
+    encode, calls = ByColour.encode_image, []
+
+    def killed(self, images):
+        calls.append(len(images))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return encode(self, images)
+
+    monkeypatch.setattr(ByColour, "encode_image", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(model, people, tmp_path / "out", shard_size=1)
+    half = len(list((tmp_path / "out").glob("*/*.safetensors")))
+    assert 0 < half < 4
+    again = write(model, people, tmp_path / "out", shard_size=1)
+    assert len(calls) == 4 + 1 + 4 - half
+    for one, other in zip(sorted(whole.out.glob("*/*")), sorted(again.out.glob("*/*")), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_other_weights_are_refused_in_one_line(model, people, tmp_path, verb, monkeypatch, capsys):
+    out = tmp_path / "out"
+    assert verb(["index", "run=runs/a", f"images={people}", f"out={out}"]) == 0
+    monkeypatch.setattr(verbs, "_encoder", lambda run, checkpoint: ByColour(2.0))
+    capsys.readouterr()
+    assert verb(["search", f"index={out}", "red"]) == 2
+    told = capsys.readouterr().err.strip()
+    assert "was made with other weights" in told
+    assert len(told.splitlines()) == 1
+    assert verb(["index", "run=runs/b", f"images={people}", f"out={out}"]) == 2
+    assert "weights is" in capsys.readouterr().err
+    assert json.loads((out / "gallery.json").read_text())["run"].endswith("runs/a")
+
+
+def test_search_prints_paths_and_scores_and_draws_them(people, tmp_path, verb, capsys):
+    out, strip = tmp_path / "out", tmp_path / "strip.png"
+    assert verb(["index", "run=runs/a", f"images={people}", f"out={out}"]) == 0
+    assert "4 images in" in capsys.readouterr().out
+    assert verb(["search", f"index={out}", "top=2", f"out={strip}", "a", "person", "in", "blue"]) == 0
+    first, second, last = capsys.readouterr().out.strip().splitlines()
+    assert first.split()[0] == "1"
+    assert first.split()[2] == str(people / "blue.png")
+    assert -1 <= float(second.split()[1]) < float(first.split()[1]) <= 1
+    assert str(strip) in last
+    assert Image.open(strip).width > 200
+    assert verb(["search", f"index={out}", "out=", "red"]) == 0
+    assert "drawn" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "the sentence is empty"),
+        (["  "], "the sentence is empty"),
+        (["top=0", "red"], "top is at least 1"),
+        (["zebra"], "knows no word of 'zebra'"),
+        (["index=nowhere", "red"], "nowhere holds no gallery: sightword index"),
+    ],
+)
+def test_a_question_that_cannot_be_asked_is_one_line(people, tmp_path, verb, capsys, words, told):
+    out = tmp_path / "out"
+    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    capsys.readouterr()
+    assert verb(["search", f"index={out}", f"out={tmp_path / 'strip.png'}", *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert told in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_long_sentence_is_cut_and_said_to_be(people, tmp_path, verb, capsys):
+    out = tmp_path / "out"
+    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    capsys.readouterr()
+    assert verb(["search", f"index={out}", "out=", "a person in a red red red red"]) == 0
+    assert "1 of 1 sentences cut to the 6 tokens that this run reads" in capsys.readouterr().err
+
+
+def test_an_unreadable_image_is_named_or_skipped_and_counted(people, tmp_path, verb, capsys):
+    (people / "broken.png").write_bytes(b"no image")
+    words = ["index", "run=runs/a", f"images={people}", f"out={tmp_path / 'out'}"]
+    assert verb(words) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "broken.png is not readable as an image" in error
+    assert verb([*words, "on_error=skip"]) == 0
+    assert "4 images in" in (told := capsys.readouterr().out)
+    assert "1 of" in told
+    assert len(Gallery(tmp_path / "out")) == 4
+
+
+def test_an_image_that_became_unreadable_is_still_listed(people, tmp_path, verb, capsys):
+    out = tmp_path / "out"
+    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    (people / "blue.png").unlink()
+    assert verb(["search", f"index={out}", f"out={tmp_path / 'strip.png'}", "blue"]) == 0
+    assert "blue.png" in capsys.readouterr().out
+
+
+def test_a_damaged_note_is_one_line(model, people, tmp_path):
+    write(model, people, tmp_path / "out")
+    (tmp_path / "out" / "gallery.json").write_text("[")
+    with pytest.raises(ValueError, match="is damaged"):
+        Gallery(tmp_path / "out")
+
+
+def test_a_set_is_probed_with_pictures_and_their_twins(people, tmp_path, verb, monkeypatch, capsys):
+    files = sorted(people.glob("**/*.png"))
+    captions = [f"a person in {file.stem}" for file in files]
+    split = SimpleNamespace(images=files, pids=np.arange(4), captions=captions, caption_image=np.arange(4))
+    pedes = SimpleNamespace(read_pedes=lambda root, dataset, name: split)
+    monkeypatch.setitem(sys.modules, "sightword.systems.retrieval.pedes", pedes)
+    out = tmp_path / "probe"
+    assert verb(["probe", "run=runs/a", f"out={out}", "dataset=cuhk_pedes", "root=here", "strips=2"]) == 0
+    assert len(capsys.readouterr().out.split()) == 4
+    assert {file.name for file in out.iterdir()} == {
+        f"{a}.{b}" for a in ("strips", "word_swaps") for b in ("png", "json")
+    }
+    strips = json.loads((out / "strips.json").read_text())
+    assert [strip["found"][0]["right"] for strip in strips] == [True, True]
+    colour, *_ = json.loads((out / "word_swaps.json").read_text())["kinds"]
+    assert colour["kind"] == "colour"
+    assert colour["fell"] == 1
+
+
+def test_a_run_of_another_system_embeds_no_sentences(tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").touch()
+    monkeypatch.setattr("sightword.run.read_config", lambda folder: SimpleNamespace(experiment="tokenizer/mini"))
+    with pytest.raises(ValueError, match="is a run of tokenizer, which embeds no sentences"):
+        verbs._encoder(str(tmp_path), "best")
+
+
+def test_the_three_sets_can_be_checked():
+    assert set(verbs.CHECKS) == {"cuhk_pedes", "icfg_pedes", "rstpreid"}
