@@ -394,6 +394,7 @@ def run(task: Task, loaders: Loaders, config: Run, folder: Path) -> Result:
     trainer.callbacks.append(keeper)  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         _prepare(folder, config, log, before)
+    task.train()  # towers come in eval mode, in which Lightning would leave them
     try:
         trainer.fit(loop, loaders.train, loaders.val, ckpt_path=str(last) if before else None, weights_only=True)
     except Interrupted:

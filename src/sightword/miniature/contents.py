@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sightword.atomic import write_atomically
-from sightword.miniature import intent, scene, tower
+from sightword.miniature import intent, person, scene, tower
 
 
 class Part(NamedTuple):
@@ -43,6 +43,13 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
             write_vocabulary,
         ),
         Part(
+            "people",
+            "300 people in families of four, drawn and described, in CUHK-PEDES's layout; fewer in that of ICFG-PEDES "
+            "and of RSTPReid",
+            "sightword check dataset=cuhk_pedes root={}",
+            write_people,
+        ),
+        Part(
             "towers/clip",
             "a CLIP, trained here on such scenes and their captions: its patches know their words",
             "from sightword import image_tower; image_tower('{}', form='value')",
@@ -73,6 +80,14 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
             tower.write_vq,
         ),
     ]
+
+
+def write_people(folder: Path) -> None:
+    """The three published layouts side by side."""
+    fewer = person.Sizes(24, 8, 8)
+    person.write_cuhk(folder)
+    person.write_icfg(folder, fewer)
+    person.write_rstp(folder, fewer)
 
 
 def write_vocabulary(folder: Path) -> None:
@@ -108,5 +123,5 @@ def write_all(out: Path) -> list[Part]:
 
 
 def _words() -> list[str]:
-    """Every word of the world, whether a scene shows it or not."""
-    return ["a photo of a person", *scene.PLACES, *scene.OBJECTS, *scene.ACTIONS]
+    """Every word of the worlds, whether a picture shows it or not."""
+    return ["a photo of a person", *scene.PLACES, *scene.OBJECTS, *scene.ACTIONS, *person.vocabulary()]

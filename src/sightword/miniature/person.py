@@ -71,7 +71,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 class Sizes(NamedTuple):
     """Identities of each split, best in whole families."""
 
-    train: int = 200
+    train: int = 600
     val: int = 40
     test: int = 60
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-IMAGE, PATCH, WIDTH, LENGTH = 64, 8, 32, 32
+IMAGE, PATCH, WIDTH, LENGTH = 64, 8, 64, 64
 
 
 def write_siglip(folder: Path, captions: Iterable[str]) -> None:
@@ -41,6 +41,7 @@ def write_t5(folder: Path, captions: Iterable[str]) -> None:
         d_ff=2 * WIDTH,
         num_layers=2,
         num_heads=2,
+        dropout_rate=0.0,
     )
     config.decoder_start_token_id = tokenizer.pad_token_id
     _save(folder, lambda: T5ForConditionalGeneration(config), tokenizer)

@@ -430,7 +430,6 @@ def test_keys_may_begin_at_the_folder_of_the_set(root: Path, codes: Path, tmp_pa
         ({"dataset": "cuhk"}, r"data\.dataset is one of cuhk_pedes, icfg_pedes, rstpreid; got 'cuhk'"),
         ({"sampler": "pk"}, r"data\.sampler is one of random, identity"),
         ({"flip": "yes"}, r"data\.flip is one of none, swap"),
-        ({"measure": "train"}, r"data\.measure is one of val, test"),
         ({"image_size": [384]}, r"data\.image_size is height and width"),
         ({"hold_out": 0}, r"data\.hold_out is at least 1; got 0"),
         ({"mask_text": 1.0}, r"data\.mask_text is a share.*got 1\.0"),
