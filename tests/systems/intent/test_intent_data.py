@@ -61,7 +61,8 @@ def write_codes_like(tokens, out, ids_of, streams=None, **extra):
     """A cache as `sightword codes` writes it: (S, N) ids by the paths of a TokenCache."""
     paths = list(TokenCache(tokens))
     rows = np.stack([ids_of(path) for path in paths]).astype(np.uint16)
-    said = {"streams": streams or {"coco": 5, "places": 3}, "anchors": "digest"} | extra
+    forms = {"coco": "value", "places": "post"}
+    said = {"streams": streams or {"coco": 5, "places": 3}, "anchors": "digest", "forms": forms} | extra
     header = header_for(paths, {"ids": ("uint16", rows.shape[1:])}, writer="x", weights="x", shard_size=4, **said)
     cache = FeatureCache.create(out, {name: value for name, value in header.items() if value is not None})
     for shard in range(cache.shards):
@@ -127,6 +128,7 @@ def test_what_a_batch_holds_changes_neither_order_nor_labels(whole, tokens, tmp_
     kinds = [{}, {"cache": str(tokens)}, {"codes": str(codes)}]
     all_batches = [[*loaders.train, *loaders.val] for loaders in (make_loaders(data_of(whole, **k), 3) for k in kinds)]
     assert all_batches[2][0].anchors == "digest"
+    assert all_batches[2][0].forms == {"coco": "value", "places": "post"}
     for same in zip(*all_batches, strict=True):
         assert len({tuple(batch.image_ids) for batch in same}) == 1
         assert torch.equal(same[0].targets, same[1].targets)

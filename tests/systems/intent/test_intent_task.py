@@ -81,6 +81,14 @@ def test_counts_of_other_codebooks_or_for_codes_that_move_are_refused(anchors_fi
     counts = {name: torch.ones(B, k) for name, k in SIZES.items()}
     with pytest.raises(ValueError, match="read with the anchors other"):
         task_of(anchors_file).losses(batch(counts=counts, anchors="other"))
+    with pytest.raises(
+        ValueError, match=r"words of coco in data\.codes are of value tokens, system\.tokens\.coco is qq"
+    ):
+        task_of(anchors_file, tokens={"coco": "qq"}).losses(
+            batch(counts=counts, forms={"coco": "value", "places": "joint"})
+        )
+    with pytest.raises(ValueError, match=r"words of coco, places, this run's streams are coco: .* streams=coco out="):
+        task_of(anchors_file, streams=["coco"]).losses(batch(counts=counts))
     for values in ({"freeze_codebook": False}, {"adapter": True}):
         with pytest.raises(ValueError, match=r"set data\.cache"):
             task_of(anchors_file, **values).losses(batch(counts=counts))
@@ -94,6 +102,8 @@ def test_what_does_not_fit_is_said_in_a_line(anchors_file):
         task_of(anchors_file).losses(batch(tokens={"joint": wide["joint"]}))
     with pytest.raises(ValueError, match=r"semantic_anchors_path is not set"):
         System()
+    with pytest.raises(ValueError, match="streams names a stream twice: coco, coco"):
+        System(semantic_anchors_path="x", streams=["coco", "coco"])
     with pytest.raises(ValueError, match="has no stream 'ava'"):
         task_of(anchors_file, streams=["ava"])
 

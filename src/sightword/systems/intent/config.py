@@ -36,6 +36,8 @@ class System:
         for name, allowed in (("model", ("multistream", "baseline")), ("fusion", ("sum", "weighted", "gated"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"system.{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if len(set(self.streams)) < len(self.streams):
+            raise ValueError(f"system.streams names a stream twice: {', '.join(self.streams)}")
         if self.model == "multistream" and not self.semantic_anchors_path:
             raise ValueError("system.semantic_anchors_path is not set: sightword anchors tower=… out=… writes the file")
 

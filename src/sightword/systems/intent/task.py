@@ -260,11 +260,7 @@ class WordReading(Reading):
             raise ValueError(
                 "data.codes holds the words of frozen codebooks: to train codes or adapters set data.cache"
             )
-        if batch.anchors and batch.anchors != self.digest:
-            raise ValueError(
-                f"data.codes was read with the anchors {batch.anchors}, system.semantic_anchors_path is {self.digest}: "
-                "sightword codes finds the words of these"
-            )
+        self._check_counts(batch, batch.counts)
         return self.model.from_counts(batch.counts)
 
     def logits(self, batch: IntentBatch) -> Tensor:
@@ -328,6 +324,27 @@ class WordReading(Reading):
                 self.usage[name].update(read.ids[name])
             elif batch.counts is not None:
                 self.usage[name].update(batch.counts[name].sum(0).nonzero().flatten())
+
+    def _check_counts(self, batch: IntentBatch, counts: Mapping[str, Tensor]) -> None:
+        """ValueError unless they are of this task's streams, of its anchors and of the tokens that it reads."""
+        if counts.keys() != set(self.model.streams):
+            raise ValueError(
+                f"data.codes has the words of {', '.join(sorted(counts))}, this run's streams are "
+                f"{', '.join(sorted(self.model.streams))}: sightword codes "
+                f"streams={','.join(self.model.streams)} out=… finds those"
+            )
+        if batch.anchors and batch.anchors != self.digest:
+            raise ValueError(
+                f"data.codes was read with the anchors {batch.anchors}, system.semantic_anchors_path is {self.digest}: "
+                "sightword codes finds the words of these"
+            )
+        for name, form in (batch.forms or {}).items():
+            if form != self.forms[name]:
+                raise ValueError(
+                    f"the words of {name} in data.codes are of {form} tokens, system.tokens.{name} is "
+                    f"{self.forms[name]}: set system.tokens.{name}={form}, or find others with sightword codes "
+                    f"forms={name}:{self.forms[name]} out=…"
+                )
 
     def _fitting(self, tokens: Tensor, stream: str) -> Tensor:
         width = self.model.book(stream).dim
