@@ -102,10 +102,40 @@ def test_what_does_not_fit_is_said_in_a_line(anchors_file):
         task_of(anchors_file).losses(batch(tokens={"joint": wide["joint"]}))
     with pytest.raises(ValueError, match=r"semantic_anchors_path is not set"):
         System()
+    post = {"post": wide["value"], "value": torch.randn(B, N, D)}
+    with pytest.raises(ValueError, match=r"post tokens are 17 wide .* places are 16: system\.tokens\.places=joint"):
+        task_of(anchors_file, tokens={"coco": "value", "places": "post"}).losses(batch(tokens=post))
+    for values in ({"clip": -0.1}, {"clip": 1.0}, {"gamma_neg": -1.0}, {"gamma_pos": -1.0}):
+        with pytest.raises(ValueError, match="gamma_neg and gamma_pos are 0 at least, clip from 0 to below 1; got"):
+            System(semantic_anchors_path="x", **values)
     with pytest.raises(ValueError, match="streams names a stream twice: coco, coco"):
         System(semantic_anchors_path="x", streams=["coco", "coco"])
     with pytest.raises(ValueError, match="has no stream 'ava'"):
         task_of(anchors_file, streams=["ava"])
+
+
+def test_a_batch_of_one_image_is_refused_where_features_are_standardised(anchors_file):
+    one = batch()
+    one = one._replace(targets=one.targets[:1], tokens={form: x[:1] for form, x in one.tokens.items()})
+    with pytest.raises(ValueError, match=r"data\.batch_size is 2 at least, or system\.standardise=false"):
+        task_of(anchors_file).train().losses(one)
+    assert task_of(anchors_file, standardise=False).train().losses(one)["asl_loss"].isfinite()
+
+
+def test_a_published_tower_that_did_not_make_the_anchors_is_refused_before_it_is_opened(anchors_file):
+    anchors = Anchors.read(anchors_file)
+    for made, said, right in (
+        ("ViT-L-14-quickgelu:openai", {"tower": "vit_h14"}, {"tower": "vit_l14"}),
+        ("ViT-H-14:laion2b_s32b_b79k", {"tower": "ViT-H-14", "tag": "x"}, {"tower": "vit_h14"}),
+        ("siglip_b16", {}, {"tower": "siglip_b16"}),
+        ("ViT-B-16-SigLIP", {}, {"tower": "ViT-B-16-SigLIP", "tag": "webli"}),
+    ):
+        Anchors(anchors.books, {"tower": made, "local": False}).write(anchors_file)
+        with pytest.raises(ValueError, match=rf"made by {made}, system\.tower is {said.get('tower', 'vit_h14')} \("):
+            task_of(anchors_file, **said)
+        task_of(anchors_file, **right)
+    Anchors(anchors.books, {"tower": "mine", "local": True}).write(anchors_file)
+    task_of(anchors_file)
 
 
 def test_measures_are_taken_at_the_threshold_that_validation_gives(anchors_file):

@@ -73,6 +73,39 @@ def test_get_code_indices_has_the_same_maps(task, picture):
         assert torch.equal(found[stream]["classes"], found[stream]["codes"] % len(words))
 
 
+def test_with_adapters_the_words_shown_are_those_that_were_summed(task, picture):
+    """One adapter is drawn at random, so that its words are not the nearest of the tower's own tokens."""
+    torch.manual_seed(1)
+    system = System(**task.system | {"adapter": True})
+    adapted = make_task(system)
+    torch.nn.init.normal_(adapted.model.adapters["coco"].weight)
+    images = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+    before = adapted.model.norm.running_mean.clone()
+    found = adapted.get_code_indices(images)
+    assert torch.equal(adapted.model.norm.running_mean, before)
+    inside = show.look(adapted.eval(), picture)
+    assert torch.equal(found["coco"]["codes"][0], inside.codes["coco"])
+    assert not torch.equal(inside.codes["coco"], show.look(task, picture).codes["coco"])
+    assert inside.margins["coco"].min() >= -1e-6  # the word is the nearest of what it was looked up in
+
+
+def test_a_tower_that_the_anchors_are_not_of_is_refused_where_pictures_are_read(task, picture, random_clip):
+    system = System(**task.system | {"tower": str(random_clip[0])})
+    images = torch.zeros(1, 3, 64, 64)
+    for read in (lambda other: show.look(other, picture), lambda other: other.get_code_indices(images)):
+        with pytest.raises(ValueError, match=r"is 64 wide, made by .* is 24 wide: write anchors for this tower"):
+            read(make_task(system).eval())
+
+
+def test_words_that_are_all_listed_leave_no_line_for_others(task, picture, monkeypatch):
+    lines = []
+    monkeypatch.setattr(show.pictures, "terms", lambda listed, *_: lines.append(listed) or Image.new("RGB", (300, 40)))
+    show.reasons(task, show.look(task, picture), intents=1, words=50)
+    show.reasons(task, show.look(task, picture), intents=1, words=1)
+    assert not any("other words" in name for name in lines[0])
+    assert sum("other words" in name for name in lines[1]) == 1
+
+
 def test_pictures_train_as_their_tokens_do(task, picture):
     images = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
     tower = task.tower(torch.device("cpu"))

@@ -40,10 +40,11 @@ class Inside(NamedTuple):
 def look(task: WordReading, picture: Image.Image) -> Inside:
     """Read one picture (RGB). The task is in eval mode; its tower is opened if it is not."""
     tower = task.tower(torch.device("cpu"))
+    task.anchors.check_fits(tower)
     forms = sorted(set(task.forms.values()))
     found = tower.forms(tower.preprocess.batch([picture]), forms)
     tokens = {stream: found[form].tokens for stream, form in task.forms.items()}
-    read = task.model(tokens)
+    read, looked = task.model(tokens), task.model.adapted(tokens)
     grid, parts = tower.grid(), task.model.attribute(read)
     ids = {stream: read.ids[stream][0] for stream in task.model.streams}
     seen = replace(tower.preprocess, mean=(0.0,) * 3, std=(1.0,) * 3)(picture)
@@ -53,7 +54,7 @@ def look(task: WordReading, picture: Image.Image) -> Inside:
         task.model.bias(),
         {stream: row.view(grid) for stream, row in ids.items()},
         {stream: classes_of(task, stream)[row].view(grid) for stream, row in ids.items()},
-        {stream: _margin(task, stream, tokens[stream][0], row).view(grid) for stream, row in ids.items()},
+        {stream: _margin(task, stream, looked[stream][0], row).view(grid) for stream, row in ids.items()},
         {stream: part[0].unflatten(0, grid) for stream, part in parts.items()},
     )
 
@@ -108,7 +109,8 @@ def reasons(task: WordReading, inside: Inside, intents: int = 3, words: int = 6)
         most = dict(sorted(terms.items(), key=lambda term: -abs(term[1]))[:words])
         rest = sum(terms.values()) - sum(most.values())
         bias = float(inside.bias[number])
-        listed = most | {f"{len(terms) - len(most)} other words": rest, "of any picture": bias}
+        others = {f"{len(terms) - len(most)} other words": rest} if len(terms) > len(most) else {}
+        listed = most | others | {"of any picture": bias}
         logit, score = float(inside.logits[number]), float(inside.logits[number].sigmoid())
         told = f"sum {logit:+.2f}, score {score:.2f}{_side(task, score)}"
         heat = pictures.heat_map(total[number], large, limit)

@@ -65,6 +65,7 @@ def _make(system: System) -> "Reading":
         width = system.embed_dim
         return BaselineReading(Baseline(width, width, hidden=system.hidden), tower, asl, width)
     anchors = Anchors.read(system.semantic_anchors_path)
+    anchors.check_named(system.tower, system.tag)
     streams = system.streams or list(anchors.books)
     model = MultiStream(
         {name: anchors[name].codes for name in streams},
@@ -268,6 +269,8 @@ class WordReading(Reading):
 
     def losses(self, batch: IntentBatch) -> dict[str, Tensor]:
         _check_classes(batch)
+        if self.model.norm is not None and len(batch.targets) == 1:
+            raise ValueError("one image has no variance: data.batch_size is 2 at least, or system.standardise=false")
         read = self.read(batch)
         self._note(read, batch)
         terms = {"asl_loss": asymmetric_loss(read.logits, batch.targets, *self.asl)}
@@ -285,8 +288,9 @@ class WordReading(Reading):
         Stream → {"codes": (B, h, w) rows of the codebook, "classes": (B, h, w) class ids, which copies share}.
         Document 000, "visual check".
         """
+        self.anchors.check_fits(self.tower(images.device))
         tokens, _ = self.tower.see(images, sorted(set(self.forms.values())))
-        ids = self.model.nearest({name: tokens[form] for name, form in self.forms.items()})
+        ids = self.model.nearest(self.model.adapted({name: tokens[form] for name, form in self.forms.items()}))
         grid = self.tower(images.device).grid((images.shape[2], images.shape[3]))
         found = {}
         for name, each in ids.items():
@@ -347,7 +351,12 @@ class WordReading(Reading):
                 )
 
     def _fitting(self, tokens: Tensor, stream: str) -> Tensor:
-        width = self.model.book(stream).dim
+        width, form = self.model.book(stream).dim, self.forms[stream]
+        if tokens.shape[-1] != width and form == "post":
+            raise ValueError(
+                f"post tokens are {tokens.shape[-1]} wide here and not in the space of the texts, the anchors of "
+                f"{stream} are {width}: system.tokens.{stream}=joint is the same tokens in it"
+            )
         if tokens.shape[-1] != width:
             raise ValueError(
                 f"tokens are {tokens.shape[-1]} wide, the anchors of {stream} ({self.anchors.source}) {width}: they "
