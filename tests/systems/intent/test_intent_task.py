@@ -4,10 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sightword import cli
+from sightword.modules import IntentonomyClipViTMultiStreamModule
 from sightword.systems.intent.anchors import Anchors, Book
 from sightword.systems.intent.config import System
 from sightword.systems.intent.data import IntentBatch
 from sightword.systems.intent.task import ANCHORS, make_task, read_exported
+from sightword.train import base_lr, make_optimizer
 
 SIZES, B, N, D = {"coco": 8, "places": 6}, 12, 9, 16
 
@@ -60,6 +63,17 @@ def test_stage_two_moves_the_codes_on_a_leash(anchors_file):
     assert [len(roles[name]) for name in ("head", "vq_coco", "vq_places", "fusion", "adapter")] == [2, 1, 1, 0, 0]
 
 
+def test_a_stream_of_ones_own_moves_as_slowly_as_the_documents(anchors_file):
+    anchors = Anchors.read(anchors_file)
+    Anchors(anchors.books | {"weather": anchors["coco"]}).write(anchors_file)
+    config = cli._compose(["experiment=intent/stage2", f"system.semantic_anchors_path={anchors_file}", "data.root=x"])
+    groups = make_optimizer(config.optim, make_task(config.system)).param_groups
+    rates = {group["role"]: base_lr(config.optim, group["role"]) / config.optim.lr for group in groups}
+    assert rates == pytest.approx({"head": 1, "vq_coco": 0.1, "vq_places": 0.1, "vq_other": 0.1})
+    module = IntentonomyClipViTMultiStreamModule(anchors_file, freeze_codebook=False)
+    assert module.optim.lr_scale["vq_other"] == 0.1
+
+
 @pytest.mark.parametrize("fusion", ["sum", "weighted", "gated"])
 @pytest.mark.parametrize("adapter", [False, True])
 def test_every_parameter_has_one_role(anchors_file, fusion, adapter):
@@ -110,6 +124,8 @@ def test_what_does_not_fit_is_said_in_a_line(anchors_file):
             System(semantic_anchors_path="x", **values)
     with pytest.raises(ValueError, match="streams names a stream twice: coco, coco"):
         System(semantic_anchors_path="x", streams=["coco", "coco"])
+    with pytest.raises(ValueError, match="system.tokens names 'cocoo'; the streams of .* are coco, places"):
+        task_of(anchors_file, tokens={"cocoo": "value"})
     with pytest.raises(ValueError, match="has no stream 'ava'"):
         task_of(anchors_file, streams=["ava"])
 

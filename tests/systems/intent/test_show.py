@@ -13,6 +13,7 @@ from sightword.systems.intent import show
 from sightword.systems.intent.anchors import Anchors, Book
 from sightword.systems.intent.config import System
 from sightword.systems.intent.data import IntentBatch
+from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.task import ANCHORS, make_task
 from sightword.towers import text_tower
 from sightword.towers.text import word_vectors
@@ -60,6 +61,16 @@ def test_what_is_at_the_top_left_is_shown_at_the_top_left(task, picture):
     assert not car[4:, 4:].any()
     turned = show.look(task, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)).classes["coco"]
     assert (turned == list(OBJECTS).index("car"))[:2, -2:].all()
+
+
+def test_what_a_patch_adds_stands_where_its_word_does(task, picture):
+    inside = show.look(task, picture)
+    for stream, codes in inside.codes.items():
+        assert not torch.equal(codes, codes.T)
+        torch.testing.assert_close(inside.parts[stream], task.model.table(stream)[codes] / codes.numel())
+    places = show.as_json(task, inside)["intents"]["Happy"]["places"]
+    total = sum(task.model.table(stream)[codes] / codes.numel() for stream, codes in inside.codes.items())
+    torch.testing.assert_close(torch.tensor(places), total[..., CLASSES.index("Happy")])
 
 
 def test_get_code_indices_has_the_same_maps(task, picture):
@@ -131,11 +142,12 @@ def test_the_verb_writes_pictures_and_their_numbers(task, picture, tmp_path, cap
     words = [f"run={tmp_path / 'model'}", f"image={tmp_path / 'picture.png'}", f"out={tmp_path / 'show'}"]
     assert cli.main(["show", *words]) == 0
     said = capsys.readouterr().out
-    for name in ("table.png", "table.json", "maps.png", "maps.json", "reasons.png"):
+    for name in (f"{each}.{kind}" for each in ("table", "maps", "reasons") for kind in ("png", "json")):
         assert (tmp_path / "show" / name).exists()
         assert name in said
-    twin = json.loads((tmp_path / "show" / "maps.json").read_text())
-    assert twin["streams"]["coco"]["words"][0][0] == "car"
+    seen = json.loads((tmp_path / "show" / "maps.json").read_text())
+    assert seen["streams"]["coco"]["words"][0][0] == "car"
+    twin = json.loads((tmp_path / "show" / "reasons.json").read_text())
     for intent in twin["intents"].values():
         assert sum(intent["words"].values()) + intent["of_any_picture"] == pytest.approx(intent["logit"], abs=1e-5)
         assert np.sum(intent["places"]) + intent["of_any_picture"] == pytest.approx(intent["logit"], abs=1e-5)

@@ -204,16 +204,15 @@ def write(task: WordReading, out: Path, picture: Image.Image | None = None) -> l
     files = _write(out, "table", table(task), {"intents": list(CLASSES), "words": whole})
     if picture is not None:
         inside = look(task, picture)
-        files += _write(out, "maps", maps(task, inside), as_json(task, inside))
-        files += _write(out, "reasons", reasons(task, inside), None)
+        told = as_json(task, inside)
+        files += _write(out, "maps", maps(task, inside), {"streams": told.pop("streams")})
+        files += _write(out, "reasons", reasons(task, inside), told)
     return files
 
 
-def _write(out: Path, name: str, image: Image.Image, twin: Mapping[str, Any] | None) -> list[Path]:
+def _write(out: Path, name: str, image: Image.Image, twin: Mapping[str, Any]) -> list[Path]:
     with write_atomically(out / f"{name}.png") as part:
         image.save(part, "PNG")
-    if twin is None:
-        return [out / f"{name}.png"]
     with write_atomically(out / f"{name}.json") as part:
         part.write_text(json.dumps(twin, indent=1) + "\n", encoding="utf-8")
     return [out / f"{name}.png", out / f"{name}.json"]

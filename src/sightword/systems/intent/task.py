@@ -67,6 +67,10 @@ def _make(system: System) -> "Reading":
     anchors = Anchors.read(system.semantic_anchors_path)
     anchors.check_named(system.tower, system.tag)
     streams = system.streams or list(anchors.books)
+    if unknown := [name for name in system.tokens if name not in (*STREAMS, *anchors.books)]:
+        raise ValueError(
+            f"system.tokens names {unknown[0]!r}; the streams of {anchors.source} are {', '.join(streams)}"
+        )
     model = MultiStream(
         {name: anchors[name].codes for name in streams},
         len(CLASSES),
@@ -309,13 +313,14 @@ class WordReading(Reading):
         return found
 
     def roles(self) -> dict[str, list[Parameter]]:
-        """head, fusion, adapter, and vq_<stream> of each codebook; empty where nothing moves."""
+        """head, fusion, adapter, vq_<stream> of the document's five, vq_other of more; empty where nothing moves."""
         model = self.model
         fusion = [*([model.weights] if model.weights is not None else [])]
         fusion += list(model.gate.parameters()) if model.gate is not None else []
         found = {"head": list(model.head.parameters()), "fusion": fusion, "adapter": list(model.adapters.parameters())}
         books = {name: list(model.book(name).parameters()) for name in model.streams}
-        return found | {f"vq_{name}": books.get(name, []) for name in [*STREAMS, *books]}
+        more = [p for name, parameters in books.items() if name not in STREAMS for p in parameters]
+        return found | {f"vq_{name}": books.get(name, []) for name in STREAMS} | {"vq_other": more}
 
     def export(self, folder: Path) -> None:
         self.anchors.write(folder / ANCHORS)
