@@ -183,6 +183,22 @@ def test_missing_pictures_are_counted_and_said(root, capsys):
     assert train.ids[1] not in {image for _ in range(2) for batch in loaders.train for image in batch.image_ids}
 
 
+def test_pictures_keep_their_labels_where_others_are_missing(root, random_clip, tmp_path):
+    content = contents("train")
+    for number, entry in enumerate(content["annotations"]):  # labels that tell images apart
+        entry["category_ids_softprob"] = [float(column == number) for column in range(28)]
+    annotation_file(root, "train").write_text(json.dumps(content))
+    train = annotated(root, "train")
+    (root / train.files[0]).unlink()
+    cache_tokens(source_of(random_clip), root, tmp_path / "tokens", ["post"])
+    codes = write_codes_like(tmp_path / "tokens", tmp_path / "codes", random_ids)
+    for kind in ({}, {"cache": str(tmp_path / "tokens")}, {"codes": str(codes)}):
+        for batch in make_loaders(data_of(root, **kind)).train:
+            assert train.ids[0] not in batch.image_ids
+            for image, target in zip(batch.image_ids, batch.targets, strict=True):
+                assert target.nonzero().flatten().tolist() == [train.ids.index(image)]
+
+
 def test_a_picture_that_is_nowhere_is_missing_from_the_cache_too(root, random_clip, tmp_path):
     train = annotated(root, "train")
     (root / train.files[1]).unlink()
