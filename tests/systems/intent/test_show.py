@@ -108,6 +108,13 @@ def test_a_tower_that_the_anchors_are_not_of_is_refused_where_pictures_are_read(
             read(make_task(system).eval())
 
 
+def test_red_and_blue_are_of_reasons_and_never_of_the_picture(task, picture):
+    inside = show.look(task, picture)
+    nothing = {stream: torch.zeros_like(part) for stream, part in inside.parts.items()}
+    page = np.asarray(show.reasons(task, inside._replace(parts=nothing), intents=1)).astype(int)
+    assert np.ptp(page[40 : show.SIDE, : show.SIDE], axis=2).max() <= 3  # below the title: grey where the car is red
+
+
 def test_words_that_are_all_listed_leave_no_line_for_others(task, picture, monkeypatch):
     lines = []
     monkeypatch.setattr(show.pictures, "terms", lambda listed, *_: lines.append(listed) or Image.new("RGB", (300, 40)))

@@ -99,7 +99,7 @@ def maps(task: WordReading, inside: Inside) -> Image.Image:
 
 def reasons(task: WordReading, inside: Inside, intents: int = 3, words: int = 6) -> Image.Image:
     """For the likeliest intents: where words speak for it (red) and against it (blue), and the words themselves."""
-    large = inside.picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    grey = inside.picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("L")  # so that red is never its own
     top = inside.logits.topk(intents).indices.tolist()
     total = {number: sum((part[..., number] for part in inside.parts.values()), torch.zeros(())) for number in top}
     limit = max(float(values.abs().max()) for values in total.values())
@@ -113,7 +113,7 @@ def reasons(task: WordReading, inside: Inside, intents: int = 3, words: int = 6)
         listed = most | others | {"of any picture": bias}
         logit, score = float(inside.logits[number]), float(inside.logits[number].sigmoid())
         told = f"sum {logit:+.2f}, score {score:.2f}{_side(task, score)}"
-        heat = pictures.heat_map(total[number], large, limit)
+        heat = pictures.heat_map(total[number], grey, limit)
         lines = pictures.terms(listed, SIDE, told)
         both = Image.new("RGB", (SIDE, SIDE + 8 + lines.height), "white")
         both.paste(heat, (0, 0))
