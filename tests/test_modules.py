@@ -1,4 +1,4 @@
-"""Document 003's API through a plain Lightning Trainer: its examples, names, defaults and schedules."""
+"""The documents' modules through a plain Lightning Trainer: 003's examples, names, defaults and schedules; 000's."""
 
 import copy
 import inspect
@@ -14,11 +14,13 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import vgg16
 
 import sightword
 from sightword.checkpoint import read_checkpoint
-from sightword.modules import AnimeDataModule, VQVAEModel, check_vqvae
+from sightword.modules import AnimeDataModule, IntentonomyClipViTMultiStreamModule, VQVAEModel, check_vqvae
+from sightword.systems.intent.anchors import Anchors, Book
 
 TINY = {"latent_channels": 8, "encoder_channels": (8, 8), "decoder_channels": (8, 8), "num_res_blocks": 1}
 TINY |= {"num_embeddings": 16, "embedding_dim": 8, "use_lpips": False, "log_every_n_steps": 1}
@@ -528,3 +530,51 @@ def test_the_data_module_is_described_by_its_arguments(photos):
     data.setup()
     assert next(iter(data.train_dataloader())).images.shape == (3, 3, 16, 16)
     assert sum(len(batch.images) for batch in data.val_dataloader()) == 4
+
+
+# ---------------------------------------------------------------------------------------------------- document 000
+
+
+@pytest.fixture
+def intent_values(tmp_path, random_clip):
+    """Two streams of random codes in the space of a random CLIP."""
+    generator, names = torch.Generator().manual_seed(0), [str(number) for number in range(6)]
+    books = {
+        stream: Book(torch.randn(6, 24, generator=generator), names, list(range(6)), [0] * 6, names)
+        for stream in ("coco", "places")
+    }
+    return {"semantic_anchors_path": str(Anchors(books).write(tmp_path / "anchors")), "tower": str(random_clip[0])}
+
+
+def test_each_codebook_has_its_own_rate_or_a_tenth_of_the_heads(intent_values):
+    module = IntentonomyClipViTMultiStreamModule(**intent_values, freeze_codebook=False, lr=2e-2, lr_vq_places=5e-3)
+    trainer = pl.Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.fit(module, _intent_batches())
+    rates = {group["role"]: group["lr"] for group in trainer.optimizers[0].param_groups}
+    assert rates == pytest.approx({"head": 2e-2, "vq_coco": 2e-3, "vq_places": 5e-3})
+
+
+def test_intents_train_on_plain_pairs_and_load_again(intent_values, tmp_path):
+    module = IntentonomyClipViTMultiStreamModule(**intent_values, tokens={"coco": "value"}, gamma_neg=1.0)
+    head, codes = module.task.model.head.weight.detach().clone(), module.task.model.book("coco").codes().clone()
+    trainer = pl.Trainer(max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.fit(module, _intent_batches())
+    assert not torch.equal(module.task.model.head.weight, head)
+    assert torch.equal(module.task.model.book("coco").codes(), codes)
+    assert (module.task.asl[0], module.task.forms) == (1.0, {"coco": "value", "places": "joint"})
+    trainer.save_checkpoint(tmp_path / "it.ckpt")
+    again = IntentonomyClipViTMultiStreamModule.load_from_checkpoint(tmp_path / "it.ckpt", weights_only=True).eval()
+    images, _ = next(iter(_intent_batches()))
+    with torch.no_grad():
+        torch.testing.assert_close(again(images), module.eval()(images))
+    assert again(images).shape == (4, 28)
+    found = again.get_code_indices(images)
+    h, w = again.task.tower(images.device).grid(tuple(images.shape[2:]))
+    assert {name: each["codes"].shape for name, each in found.items()} == dict.fromkeys(("coco", "places"), (4, h, w))
+
+
+def _intent_batches():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(12, 3, 64, 64, generator=generator) * 2 - 1
+    targets = (torch.rand(12, 28, generator=generator) > 0.8).long()
+    return DataLoader(TensorDataset(images, targets), 4)

@@ -216,6 +216,13 @@ def test_the_legend_leaves_out_words_that_are_not_seen() -> None:
     assert picture.getpixel((6, 10 + 8 + 20 + 7)) == (255, 255, 255)
 
 
+def test_the_legend_counts_area_however_sure_a_patch_is() -> None:
+    image, ids = Image.new("RGB", (100, 10), "white"), np.array([[0, 0, 0, 1]])
+    sure = class_map(ids, ["sea", "sand"], image, strength=np.ones((1, 4)))
+    unsure = class_map(ids, ["sea", "sand"], image, strength=np.array([[0.2, 0.2, 0.2, 1.0]]))
+    assert np.array_equal(np.asarray(sure)[10:], np.asarray(unsure)[10:])
+
+
 def test_a_word_has_one_colour_in_every_picture() -> None:
     assert (word_colours(["a", "dog", "b"])[1] == word_colours(["dog"])[0]).all()
     assert (word_colours(["cat"])[0] != word_colours(["dog"])[0]).any()

@@ -341,6 +341,8 @@ def _hydra_line(error: Exception) -> str:
     if "not in struct" in told or told.startswith("Key "):
         told = f"{told}; sightword train experiment=… --cfg job shows every key"
     key = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), "")
+    if "not in struct" in told and "." in key:
+        told = f"{told}, +{key}=… adds one"
     return f"{key}: {told}" if key and key not in told else told
 
 

@@ -235,7 +235,7 @@ class IntentonomyClipViTMultiStreamModule(Loop):
     ) -> None:
         values = {name: value for name, value in locals().items() if name not in ("self", "__class__", "system")}
         rates = {name.removeprefix("lr_"): rate for name, rate in values.items() if name.startswith("lr_vq_")}
-        scales = {role: 0.1 if rate is None else rate / lr for role, rate in rates.items()}
+        scales = {role: 0.1 if rate is None else rate / lr for role, rate in rates.items()} | {"vq_other": 0.1}
         told: dict[str, Any] = {"semantic_anchors_path": semantic_anchors_path, "freeze_codebook": freeze_codebook}
         told |= {"semantic_consistency_weight": semantic_consistency_weight, "tower": tower, "tag": tag}
         config = intent_config.System(**told | ({"tokens": tokens} if tokens else {}) | system)

@@ -183,7 +183,7 @@ def class_map(
     """Which word each patch of an image is nearest to: its colour laid over the patch, and a legend by area below.
 
     ids: (h, w), indices into `words`. strength: (h, w) in [0, 1], how sure; where it is low the image shines through,
-    and the legend counts less.
+    and where it is 0 the legend does not count the patch.
     colours: (K, 3) uint8, `word_colours` if None. top: words in the legend, the others together are its last line.
     """
     values = _numpy(ids)
@@ -194,7 +194,7 @@ def class_map(
     paint = Image.fromarray(palette[values].astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
     cover = Image.fromarray(np.rint(255 * opacity * sure).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
     picture = Image.composite(paint, image.convert("RGB"), cover)
-    shares = np.bincount(values.ravel(), sure.ravel(), len(words)) / values.size
+    shares = np.bincount(values.ravel(), sure.ravel() > 0, len(words)) / values.size
     return _with_legend(picture, shares, words, palette, top)
 
 

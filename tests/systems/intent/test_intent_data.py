@@ -61,7 +61,8 @@ def write_codes_like(tokens, out, ids_of, streams=None, **extra):
     """A cache as `sightword codes` writes it: (S, N) ids by the paths of a TokenCache."""
     paths = list(TokenCache(tokens))
     rows = np.stack([ids_of(path) for path in paths]).astype(np.uint16)
-    said = {"streams": streams or {"coco": 5, "places": 3}, "anchors": "digest"} | extra
+    forms = {"coco": "value", "places": "post"}
+    said = {"streams": streams or {"coco": 5, "places": 3}, "anchors": "digest", "forms": forms} | extra
     header = header_for(paths, {"ids": ("uint16", rows.shape[1:])}, writer="x", weights="x", shard_size=4, **said)
     cache = FeatureCache.create(out, {name: value for name, value in header.items() if value is not None})
     for shard in range(cache.shards):
@@ -127,6 +128,7 @@ def test_what_a_batch_holds_changes_neither_order_nor_labels(whole, tokens, tmp_
     kinds = [{}, {"cache": str(tokens)}, {"codes": str(codes)}]
     all_batches = [[*loaders.train, *loaders.val] for loaders in (make_loaders(data_of(whole, **k), 3) for k in kinds)]
     assert all_batches[2][0].anchors == "digest"
+    assert all_batches[2][0].forms == {"coco": "value", "places": "post"}
     for same in zip(*all_batches, strict=True):
         assert len({tuple(batch.image_ids) for batch in same}) == 1
         assert torch.equal(same[0].targets, same[1].targets)
@@ -179,6 +181,22 @@ def test_missing_pictures_are_counted_and_said(root, capsys):
     assert {batch.missing for batch in loaders.train} == {1}
     assert {batch.missing for batch in loaders.val} == {0}
     assert train.ids[1] not in {image for _ in range(2) for batch in loaders.train for image in batch.image_ids}
+
+
+def test_pictures_keep_their_labels_where_others_are_missing(root, random_clip, tmp_path):
+    content = contents("train")
+    for number, entry in enumerate(content["annotations"]):  # labels that tell images apart
+        entry["category_ids_softprob"] = [float(column == number) for column in range(28)]
+    annotation_file(root, "train").write_text(json.dumps(content))
+    train = annotated(root, "train")
+    (root / train.files[0]).unlink()
+    cache_tokens(source_of(random_clip), root, tmp_path / "tokens", ["post"])
+    codes = write_codes_like(tmp_path / "tokens", tmp_path / "codes", random_ids)
+    for kind in ({}, {"cache": str(tmp_path / "tokens")}, {"codes": str(codes)}):
+        for batch in make_loaders(data_of(root, **kind)).train:
+            assert train.ids[0] not in batch.image_ids
+            for image, target in zip(batch.image_ids, batch.targets, strict=True):
+                assert target.nonzero().flatten().tolist() == [train.ids.index(image)]
 
 
 def test_a_picture_that_is_nowhere_is_missing_from_the_cache_too(root, random_clip, tmp_path):

@@ -4,10 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sightword import cli
+from sightword.modules import IntentonomyClipViTMultiStreamModule
 from sightword.systems.intent.anchors import Anchors, Book
 from sightword.systems.intent.config import System
 from sightword.systems.intent.data import IntentBatch
 from sightword.systems.intent.task import ANCHORS, make_task, read_exported
+from sightword.train import base_lr, make_optimizer
 
 SIZES, B, N, D = {"coco": 8, "places": 6}, 12, 9, 16
 
@@ -60,6 +63,17 @@ def test_stage_two_moves_the_codes_on_a_leash(anchors_file):
     assert [len(roles[name]) for name in ("head", "vq_coco", "vq_places", "fusion", "adapter")] == [2, 1, 1, 0, 0]
 
 
+def test_a_stream_of_ones_own_moves_as_slowly_as_the_documents(anchors_file):
+    anchors = Anchors.read(anchors_file)
+    Anchors(anchors.books | {"weather": anchors["coco"]}).write(anchors_file)
+    config = cli._compose(["experiment=intent/stage2", f"system.semantic_anchors_path={anchors_file}", "data.root=x"])
+    groups = make_optimizer(config.optim, make_task(config.system)).param_groups
+    rates = {group["role"]: base_lr(config.optim, group["role"]) / config.optim.lr for group in groups}
+    assert rates == pytest.approx({"head": 1, "vq_coco": 0.1, "vq_places": 0.1, "vq_other": 0.1})
+    module = IntentonomyClipViTMultiStreamModule(anchors_file, freeze_codebook=False)
+    assert module.optim.lr_scale["vq_other"] == 0.1
+
+
 @pytest.mark.parametrize("fusion", ["sum", "weighted", "gated"])
 @pytest.mark.parametrize("adapter", [False, True])
 def test_every_parameter_has_one_role(anchors_file, fusion, adapter):
@@ -81,6 +95,14 @@ def test_counts_of_other_codebooks_or_for_codes_that_move_are_refused(anchors_fi
     counts = {name: torch.ones(B, k) for name, k in SIZES.items()}
     with pytest.raises(ValueError, match="read with the anchors other"):
         task_of(anchors_file).losses(batch(counts=counts, anchors="other"))
+    with pytest.raises(
+        ValueError, match=r"words of coco in data\.codes are of value tokens, system\.tokens\.coco is qq"
+    ):
+        task_of(anchors_file, tokens={"coco": "qq"}).losses(
+            batch(counts=counts, forms={"coco": "value", "places": "joint"})
+        )
+    with pytest.raises(ValueError, match=r"words of coco, places, this run's streams are coco: .* streams=coco out="):
+        task_of(anchors_file, streams=["coco"]).losses(batch(counts=counts))
     for values in ({"freeze_codebook": False}, {"adapter": True}):
         with pytest.raises(ValueError, match=r"set data\.cache"):
             task_of(anchors_file, **values).losses(batch(counts=counts))
@@ -94,8 +116,42 @@ def test_what_does_not_fit_is_said_in_a_line(anchors_file):
         task_of(anchors_file).losses(batch(tokens={"joint": wide["joint"]}))
     with pytest.raises(ValueError, match=r"semantic_anchors_path is not set"):
         System()
+    post = {"post": wide["value"], "value": torch.randn(B, N, D)}
+    with pytest.raises(ValueError, match=r"post tokens are 17 wide .* places are 16: system\.tokens\.places=joint"):
+        task_of(anchors_file, tokens={"coco": "value", "places": "post"}).losses(batch(tokens=post))
+    for values in ({"clip": -0.1}, {"clip": 1.0}, {"gamma_neg": -1.0}, {"gamma_pos": -1.0}):
+        with pytest.raises(ValueError, match="gamma_neg and gamma_pos are 0 at least, clip from 0 to below 1; got"):
+            System(semantic_anchors_path="x", **values)
+    with pytest.raises(ValueError, match="streams names a stream twice: coco, coco"):
+        System(semantic_anchors_path="x", streams=["coco", "coco"])
+    with pytest.raises(ValueError, match="system.tokens names 'cocoo'; the streams of .* are coco, places"):
+        task_of(anchors_file, tokens={"cocoo": "value"})
     with pytest.raises(ValueError, match="has no stream 'ava'"):
         task_of(anchors_file, streams=["ava"])
+
+
+def test_a_batch_of_one_image_is_refused_where_features_are_standardised(anchors_file):
+    one = batch()
+    one = one._replace(targets=one.targets[:1], tokens={form: x[:1] for form, x in one.tokens.items()})
+    with pytest.raises(ValueError, match=r"data\.batch_size is 2 at least, or system\.standardise=false"):
+        task_of(anchors_file).train().losses(one)
+    assert task_of(anchors_file, standardise=False).train().losses(one)["asl_loss"].isfinite()
+
+
+def test_a_published_tower_that_did_not_make_the_anchors_is_refused_before_it_is_opened(anchors_file):
+    anchors = Anchors.read(anchors_file)
+    for made, said, right in (
+        ("ViT-L-14-quickgelu:openai", {"tower": "vit_h14"}, {"tower": "vit_l14"}),
+        ("ViT-H-14:laion2b_s32b_b79k", {"tower": "ViT-H-14", "tag": "x"}, {"tower": "vit_h14"}),
+        ("siglip_b16", {}, {"tower": "siglip_b16"}),
+        ("ViT-B-16-SigLIP", {}, {"tower": "ViT-B-16-SigLIP", "tag": "webli"}),
+    ):
+        Anchors(anchors.books, {"tower": made, "local": False}).write(anchors_file)
+        with pytest.raises(ValueError, match=rf"made by {made}, system\.tower is {said.get('tower', 'vit_h14')} \("):
+            task_of(anchors_file, **said)
+        task_of(anchors_file, **right)
+    Anchors(anchors.books, {"tower": "mine", "local": True}).write(anchors_file)
+    task_of(anchors_file)
 
 
 def test_measures_are_taken_at_the_threshold_that_validation_gives(anchors_file):

@@ -210,6 +210,7 @@ def test_a_mistake_gets_one_line(world, small_clip, tmp_path, capsys):
     nowhere = {"system.semantic_anchors_path": world / "nowhere"}
     told = said("experiment=intent/stage1", **nowhere)
     assert "nowhere does not exist: sightword anchors tower=… out=" in told
+    assert "+system.tokens.weather=… adds one" in said("experiment=intent/stage1", "system.tokens.weather=value")
     assert "has no scale 'huge'" in said("experiment=intent/stage1", "scale=huge")
 
 

@@ -13,6 +13,7 @@ from sightword.systems.intent import show
 from sightword.systems.intent.anchors import Anchors, Book
 from sightword.systems.intent.config import System
 from sightword.systems.intent.data import IntentBatch
+from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.task import ANCHORS, make_task
 from sightword.towers import text_tower
 from sightword.towers.text import word_vectors
@@ -62,6 +63,16 @@ def test_what_is_at_the_top_left_is_shown_at_the_top_left(task, picture):
     assert (turned == list(OBJECTS).index("car"))[:2, -2:].all()
 
 
+def test_what_a_patch_adds_stands_where_its_word_does(task, picture):
+    inside = show.look(task, picture)
+    for stream, codes in inside.codes.items():
+        assert not torch.equal(codes, codes.T)
+        torch.testing.assert_close(inside.parts[stream], task.model.table(stream)[codes] / codes.numel())
+    places = show.as_json(task, inside)["intents"]["Happy"]["places"]
+    total = sum(task.model.table(stream)[codes] / codes.numel() for stream, codes in inside.codes.items())
+    torch.testing.assert_close(torch.tensor(places), total[..., CLASSES.index("Happy")])
+
+
 def test_get_code_indices_has_the_same_maps(task, picture):
     images = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
     found = task.get_code_indices(images)
@@ -71,6 +82,46 @@ def test_get_code_indices_has_the_same_maps(task, picture):
         assert torch.equal(found[stream]["classes"][0], inside.classes[stream])
         words = {"coco": OBJECTS, "places": PLACES}[stream]
         assert torch.equal(found[stream]["classes"], found[stream]["codes"] % len(words))
+
+
+def test_with_adapters_the_words_shown_are_those_that_were_summed(task, picture):
+    """One adapter is drawn at random, so that its words are not the nearest of the tower's own tokens."""
+    torch.manual_seed(1)
+    system = System(**task.system | {"adapter": True})
+    adapted = make_task(system)
+    torch.nn.init.normal_(adapted.model.adapters["coco"].weight)
+    images = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+    before = adapted.model.norm.running_mean.clone()
+    found = adapted.get_code_indices(images)
+    assert torch.equal(adapted.model.norm.running_mean, before)
+    inside = show.look(adapted.eval(), picture)
+    assert torch.equal(found["coco"]["codes"][0], inside.codes["coco"])
+    assert not torch.equal(inside.codes["coco"], show.look(task, picture).codes["coco"])
+    assert inside.margins["coco"].min() >= -1e-6  # the word is the nearest of what it was looked up in
+
+
+def test_a_tower_that_the_anchors_are_not_of_is_refused_where_pictures_are_read(task, picture, random_clip):
+    system = System(**task.system | {"tower": str(random_clip[0])})
+    images = torch.zeros(1, 3, 64, 64)
+    for read in (lambda other: show.look(other, picture), lambda other: other.get_code_indices(images)):
+        with pytest.raises(ValueError, match=r"is 64 wide, made by .* is 24 wide: write anchors for this tower"):
+            read(make_task(system).eval())
+
+
+def test_red_and_blue_are_of_reasons_and_never_of_the_picture(task, picture):
+    inside = show.look(task, picture)
+    nothing = {stream: torch.zeros_like(part) for stream, part in inside.parts.items()}
+    page = np.asarray(show.reasons(task, inside._replace(parts=nothing), intents=1)).astype(int)
+    assert np.ptp(page[40 : show.SIDE, : show.SIDE], axis=2).max() <= 3  # below the title: grey where the car is red
+
+
+def test_words_that_are_all_listed_leave_no_line_for_others(task, picture, monkeypatch):
+    lines = []
+    monkeypatch.setattr(show.pictures, "terms", lambda listed, *_: lines.append(listed) or Image.new("RGB", (300, 40)))
+    show.reasons(task, show.look(task, picture), intents=1, words=50)
+    show.reasons(task, show.look(task, picture), intents=1, words=1)
+    assert not any("other words" in name for name in lines[0])
+    assert sum("other words" in name for name in lines[1]) == 1
 
 
 def test_pictures_train_as_their_tokens_do(task, picture):
@@ -98,11 +149,12 @@ def test_the_verb_writes_pictures_and_their_numbers(task, picture, tmp_path, cap
     words = [f"run={tmp_path / 'model'}", f"image={tmp_path / 'picture.png'}", f"out={tmp_path / 'show'}"]
     assert cli.main(["show", *words]) == 0
     said = capsys.readouterr().out
-    for name in ("table.png", "table.json", "maps.png", "maps.json", "reasons.png"):
+    for name in (f"{each}.{kind}" for each in ("table", "maps", "reasons") for kind in ("png", "json")):
         assert (tmp_path / "show" / name).exists()
         assert name in said
-    twin = json.loads((tmp_path / "show" / "maps.json").read_text())
-    assert twin["streams"]["coco"]["words"][0][0] == "car"
+    seen = json.loads((tmp_path / "show" / "maps.json").read_text())
+    assert seen["streams"]["coco"]["words"][0][0] == "car"
+    twin = json.loads((tmp_path / "show" / "reasons.json").read_text())
     for intent in twin["intents"].values():
         assert sum(intent["words"].values()) + intent["of_any_picture"] == pytest.approx(intent["logit"], abs=1e-5)
         assert np.sum(intent["places"]) + intent["of_any_picture"] == pytest.approx(intent["logit"], abs=1e-5)

@@ -142,6 +142,21 @@ class Anchors:
                 f"{self.source} was made by {made} with the weights {digest_}, those of {name} are {weights}: {remedy}"
             )
 
+    def check_named(self, tower: str, tag: str = "") -> None:
+        """ValueError if these were made by another published tower than one that is only named yet, and not opened."""
+        from sightword.towers import clip, plain
+
+        made, usual = self.meta.get("tower", ""), clip.presets.get(tower, (plain(tower), ""))
+        full = ":".join(filter(None, (usual[0], tag or usual[1])))
+        if not made or self.meta.get("local", True) or _is_local(tower) or _is_local(full):
+            return
+        if made not in (tower, usual[0], full):  # a SigLIP's name has no tag
+            told = f"{tower} ({full})" if full != tower else tower
+            raise ValueError(
+                f"{self.source} was made by {made}, system.tower is {told}: set system.tower and system.tag to those "
+                "of the anchors, or write anchors for this tower with sightword anchors tower=…"
+            )
+
     def check(self, tower: TextTower, batch_size: int = 256) -> list[str]:
         """Codes that do not stand for what they say, one line each.
 

@@ -8,7 +8,6 @@ Legend: B images of a shard; S streams; N patches; D width; K codes of a stream.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -109,23 +108,3 @@ class _Reader:
             ids |= zip(names, nearest_in_each(x, [self.anchors[name] for name in names], "cosine"), strict=True)
         stacked = torch.stack([ids[name] for name in sorted(ids)], 1).cpu().numpy()  # (B, S, N)
         self.cache.write_shard(shard, list(keys), {"ids": stacked.astype(self.cache.header["dtypes"]["ids"])})
-
-
-def read_ids(cache: FeatureCache, key: str) -> np.ndarray:
-    """(S, N) int64 of one image, streams in alphabetical order."""
-    return cache.get(key, "ids").astype(np.int64)
-
-
-def check_codes(cache: FeatureCache, anchors: Mapping[str, Tensor], forms: Mapping[str, str]) -> None:
-    """ValueError unless a cache of codes was read with these anchors from these forms of tokens."""
-    expected: dict[str, Any] = {
-        "anchors": anchors_digest(anchors),
-        "forms": {name: forms[name] for name in anchors},
-        "streams": {name: len(codes) for name, codes in anchors.items()},
-    }
-    for what, wanted in expected.items():
-        if cache.header.get(what) != wanted:
-            raise ValueError(
-                f"{cache.path} was read with {what} {cache.header.get(what)}, the run has {wanted}: sightword codes "
-                "writes those of this run"
-            )

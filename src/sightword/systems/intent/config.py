@@ -36,6 +36,11 @@ class System:
         for name, allowed in (("model", ("multistream", "baseline")), ("fusion", ("sum", "weighted", "gated"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"system.{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if min(self.gamma_neg, self.gamma_pos) < 0 or not 0 <= self.clip < 1:
+            asl = f"{self.gamma_neg}, {self.gamma_pos} and {self.clip}"
+            raise ValueError(f"system.gamma_neg and gamma_pos are 0 at least, clip from 0 to below 1; got {asl}")
+        if len(set(self.streams)) < len(self.streams):
+            raise ValueError(f"system.streams names a stream twice: {', '.join(self.streams)}")
         if self.model == "multistream" and not self.semantic_anchors_path:
             raise ValueError("system.semantic_anchors_path is not set: sightword anchors tower=… out=… writes the file")
 

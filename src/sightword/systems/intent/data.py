@@ -41,6 +41,7 @@ class IntentBatch(NamedTuple):
     pooled: Tensor | None = None  # (B, E), in the cache's dtype
     counts: dict[str, Tensor] | None = None  # stream → (B, K) float32
     anchors: str = ""  # digest of the codebooks that the counts are of, where a file says so
+    forms: dict[str, str] | None = None  # stream → the tokens whose words were counted, where a file says so
     skipped: int = 0  # unreadable files of this batch: replaced in training, left out of evaluation
     missing: int = 0  # annotated images of the whole split that are not there; in each batch the same
     split: str = "val"  # where it is from; only validation may choose a threshold
@@ -195,7 +196,9 @@ def _items(
     known = Labelled(labels[split.available], ids, split.missing, split.name)
     if data.codes:
         codes = _open_codes(data)
-        return _Items(Counts(known, count_codes(codes, split.keys), codes.header["anchors"]), _as_it_is, slow=False)
+        said = codes.header
+        counted = Counts(known, count_codes(codes, split.keys), said["anchors"], said["forms"])
+        return _Items(counted, _as_it_is, slow=False)
     if count is not None:
         if not data.cache:
             raise ValueError("counts are of tokens, and data.cache is not set: sightword cache writes them")
@@ -331,11 +334,18 @@ def _read(cache: TokenCache, keys: Sequence[str], names: Sequence[str]) -> dict[
 class Counts(Dataset[IntentBatch]):
     """A few numbers for each image, all in memory: how often each word was found, or whatever else `Count` made."""
 
-    def __init__(self, known: Labelled, counts: Mapping[str, Tensor], anchors: str = "") -> None:
-        """counts: stream → (M, K), of any dtype; batches are float32."""
+    def __init__(
+        self,
+        known: Labelled,
+        counts: Mapping[str, Tensor],
+        anchors: str = "",
+        forms: Mapping[str, str] | None = None,
+    ) -> None:
+        """counts: stream → (M, K), of any dtype; batches are float32. anchors, forms: as `IntentBatch` has them."""
         if wrong := {name: len(values) for name, values in counts.items() if len(values) != len(known.image_ids)}:
             raise ValueError(f"there are {len(known.image_ids)} images and counts of {wrong}")
         self.known, self.counts, self.anchors = known, dict(counts), anchors
+        self.forms = None if forms is None else dict(forms)
 
     def __len__(self) -> int:
         return len(self.known.image_ids)
@@ -346,7 +356,7 @@ class Counts(Dataset[IntentBatch]):
     def __getitems__(self, draws: Sequence[Draw | int]) -> IntentBatch:
         rows = _rows(draws)
         counts = {name: values[rows].float() for name, values in self.counts.items()}
-        return self.known.batch(rows)._replace(counts=counts, anchors=self.anchors)
+        return self.known.batch(rows)._replace(counts=counts, anchors=self.anchors, forms=self.forms)
 
 
 def count_tokens(
@@ -380,7 +390,7 @@ def count_codes(codes: FeatureCache, keys: Sequence[str]) -> dict[str, Tensor]:
 
 def _open_codes(data: Data) -> FeatureCache:
     codes = FeatureCache(data.codes)
-    if lacking := [name for name in ("streams", "anchors") if name not in codes.header]:
+    if lacking := [name for name in ("streams", "anchors", "forms") if name not in codes.header]:
         raise ValueError(
             f"data.codes={data.codes} says no {' and no '.join(lacking)}: sightword codes did not write it"
         )

@@ -122,7 +122,7 @@ class MultiStream(nn.Module):
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Read:
         """tokens: stream → (B, N, D), of the tower's joint space; one tensor may serve several streams."""
-        tokens = {name: self.adapters[name](x) if name in self.adapters else x for name, x in tokens.items()}
+        tokens = self.adapted(tokens)
         ids = self.nearest(tokens)
         counts = {name: self.count(name, ids[name]) for name in self.streams}
         pooled = {name: self.pool(name, counts[name]) for name in self.streams}
@@ -133,6 +133,10 @@ class MultiStream(nn.Module):
         logits, gates, fused = self.classify(pooled)
         return Read(logits, ids, gates, fused, commitment)
 
+    def adapted(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What words are looked up in: the tokens themselves, or what the adapters make of them."""
+        return {name: self.adapters[name](x) if name in self.adapters else x for name, x in tokens.items()}
+
     def from_counts(self, counts: Mapping[str, Tensor]) -> Read:
         """The same from histograms: stream → (B, K), how many patches took each code."""
         pooled = {name: self.pool(name, counts[name]) for name in self.streams}
@@ -140,7 +144,7 @@ class MultiStream(nn.Module):
         return Read(logits, {}, gates, fused, logits.new_zeros(()))
 
     def nearest(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Stream → ids (B, N). Streams that read the same tokens are looked up in one product."""
+        """Adapted tokens to stream → ids (B, N). Streams that read the same tokens are looked up in one product."""
         found: dict[str, Tensor] = {}
         for names in self._readers(tokens):
             books = [self.book(name).weight for name in names]

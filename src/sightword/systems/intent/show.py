@@ -40,10 +40,11 @@ class Inside(NamedTuple):
 def look(task: WordReading, picture: Image.Image) -> Inside:
     """Read one picture (RGB). The task is in eval mode; its tower is opened if it is not."""
     tower = task.tower(torch.device("cpu"))
+    task.anchors.check_fits(tower)
     forms = sorted(set(task.forms.values()))
     found = tower.forms(tower.preprocess.batch([picture]), forms)
     tokens = {stream: found[form].tokens for stream, form in task.forms.items()}
-    read = task.model(tokens)
+    read, looked = task.model(tokens), task.model.adapted(tokens)
     grid, parts = tower.grid(), task.model.attribute(read)
     ids = {stream: read.ids[stream][0] for stream in task.model.streams}
     seen = replace(tower.preprocess, mean=(0.0,) * 3, std=(1.0,) * 3)(picture)
@@ -53,7 +54,7 @@ def look(task: WordReading, picture: Image.Image) -> Inside:
         task.model.bias(),
         {stream: row.view(grid) for stream, row in ids.items()},
         {stream: classes_of(task, stream)[row].view(grid) for stream, row in ids.items()},
-        {stream: _margin(task, stream, tokens[stream][0], row).view(grid) for stream, row in ids.items()},
+        {stream: _margin(task, stream, looked[stream][0], row).view(grid) for stream, row in ids.items()},
         {stream: part[0].unflatten(0, grid) for stream, part in parts.items()},
     )
 
@@ -98,7 +99,7 @@ def maps(task: WordReading, inside: Inside) -> Image.Image:
 
 def reasons(task: WordReading, inside: Inside, intents: int = 3, words: int = 6) -> Image.Image:
     """For the likeliest intents: where words speak for it (red) and against it (blue), and the words themselves."""
-    large = inside.picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    grey = inside.picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("L")  # so that red is never its own
     top = inside.logits.topk(intents).indices.tolist()
     total = {number: sum((part[..., number] for part in inside.parts.values()), torch.zeros(())) for number in top}
     limit = max(float(values.abs().max()) for values in total.values())
@@ -108,10 +109,11 @@ def reasons(task: WordReading, inside: Inside, intents: int = 3, words: int = 6)
         most = dict(sorted(terms.items(), key=lambda term: -abs(term[1]))[:words])
         rest = sum(terms.values()) - sum(most.values())
         bias = float(inside.bias[number])
-        listed = most | {f"{len(terms) - len(most)} other words": rest, "of any picture": bias}
+        others = {f"{len(terms) - len(most)} other words": rest} if len(terms) > len(most) else {}
+        listed = most | others | {"of any picture": bias}
         logit, score = float(inside.logits[number]), float(inside.logits[number].sigmoid())
         told = f"sum {logit:+.2f}, score {score:.2f}{_side(task, score)}"
-        heat = pictures.heat_map(total[number], large, limit)
+        heat = pictures.heat_map(total[number], grey, limit)
         lines = pictures.terms(listed, SIDE, told)
         both = Image.new("RGB", (SIDE, SIDE + 8 + lines.height), "white")
         both.paste(heat, (0, 0))
@@ -202,16 +204,15 @@ def write(task: WordReading, out: Path, picture: Image.Image | None = None) -> l
     files = _write(out, "table", table(task), {"intents": list(CLASSES), "words": whole})
     if picture is not None:
         inside = look(task, picture)
-        files += _write(out, "maps", maps(task, inside), as_json(task, inside))
-        files += _write(out, "reasons", reasons(task, inside), None)
+        told = as_json(task, inside)
+        files += _write(out, "maps", maps(task, inside), {"streams": told.pop("streams")})
+        files += _write(out, "reasons", reasons(task, inside), told)
     return files
 
 
-def _write(out: Path, name: str, image: Image.Image, twin: Mapping[str, Any] | None) -> list[Path]:
+def _write(out: Path, name: str, image: Image.Image, twin: Mapping[str, Any]) -> list[Path]:
     with write_atomically(out / f"{name}.png") as part:
         image.save(part, "PNG")
-    if twin is None:
-        return [out / f"{name}.png"]
     with write_atomically(out / f"{name}.json") as part:
         part.write_text(json.dumps(twin, indent=1) + "\n", encoding="utf-8")
     return [out / f"{name}.png", out / f"{name}.json"]

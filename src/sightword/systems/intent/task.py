@@ -65,7 +65,12 @@ def _make(system: System) -> "Reading":
         width = system.embed_dim
         return BaselineReading(Baseline(width, width, hidden=system.hidden), tower, asl, width)
     anchors = Anchors.read(system.semantic_anchors_path)
+    anchors.check_named(system.tower, system.tag)
     streams = system.streams or list(anchors.books)
+    if unknown := [name for name in system.tokens if name not in (*STREAMS, *anchors.books)]:
+        raise ValueError(
+            f"system.tokens names {unknown[0]!r}; the streams of {anchors.source} are {', '.join(streams)}"
+        )
     model = MultiStream(
         {name: anchors[name].codes for name in streams},
         len(CLASSES),
@@ -260,11 +265,7 @@ class WordReading(Reading):
             raise ValueError(
                 "data.codes holds the words of frozen codebooks: to train codes or adapters set data.cache"
             )
-        if batch.anchors and batch.anchors != self.digest:
-            raise ValueError(
-                f"data.codes was read with the anchors {batch.anchors}, system.semantic_anchors_path is {self.digest}: "
-                "sightword codes finds the words of these"
-            )
+        self._check_counts(batch, batch.counts)
         return self.model.from_counts(batch.counts)
 
     def logits(self, batch: IntentBatch) -> Tensor:
@@ -272,6 +273,8 @@ class WordReading(Reading):
 
     def losses(self, batch: IntentBatch) -> dict[str, Tensor]:
         _check_classes(batch)
+        if self.model.norm is not None and len(batch.targets) == 1:
+            raise ValueError("one image has no variance: data.batch_size is 2 at least, or system.standardise=false")
         read = self.read(batch)
         self._note(read, batch)
         terms = {"asl_loss": asymmetric_loss(read.logits, batch.targets, *self.asl)}
@@ -289,8 +292,9 @@ class WordReading(Reading):
         Stream → {"codes": (B, h, w) rows of the codebook, "classes": (B, h, w) class ids, which copies share}.
         Document 000, "visual check".
         """
+        self.anchors.check_fits(self.tower(images.device))
         tokens, _ = self.tower.see(images, sorted(set(self.forms.values())))
-        ids = self.model.nearest({name: tokens[form] for name, form in self.forms.items()})
+        ids = self.model.nearest(self.model.adapted({name: tokens[form] for name, form in self.forms.items()}))
         grid = self.tower(images.device).grid((images.shape[2], images.shape[3]))
         found = {}
         for name, each in ids.items():
@@ -309,13 +313,14 @@ class WordReading(Reading):
         return found
 
     def roles(self) -> dict[str, list[Parameter]]:
-        """head, fusion, adapter, and vq_<stream> of each codebook; empty where nothing moves."""
+        """head, fusion, adapter, vq_<stream> of the document's five, vq_other of more; empty where nothing moves."""
         model = self.model
         fusion = [*([model.weights] if model.weights is not None else [])]
         fusion += list(model.gate.parameters()) if model.gate is not None else []
         found = {"head": list(model.head.parameters()), "fusion": fusion, "adapter": list(model.adapters.parameters())}
         books = {name: list(model.book(name).parameters()) for name in model.streams}
-        return found | {f"vq_{name}": books.get(name, []) for name in [*STREAMS, *books]}
+        more = [p for name, parameters in books.items() if name not in STREAMS for p in parameters]
+        return found | {f"vq_{name}": books.get(name, []) for name in STREAMS} | {"vq_other": more}
 
     def export(self, folder: Path) -> None:
         self.anchors.write(folder / ANCHORS)
@@ -329,8 +334,34 @@ class WordReading(Reading):
             elif batch.counts is not None:
                 self.usage[name].update(batch.counts[name].sum(0).nonzero().flatten())
 
+    def _check_counts(self, batch: IntentBatch, counts: Mapping[str, Tensor]) -> None:
+        """ValueError unless they are of this task's streams, of its anchors and of the tokens that it reads."""
+        if counts.keys() != set(self.model.streams):
+            raise ValueError(
+                f"data.codes has the words of {', '.join(sorted(counts))}, this run's streams are "
+                f"{', '.join(sorted(self.model.streams))}: sightword codes "
+                f"streams={','.join(self.model.streams)} out=… finds those"
+            )
+        if batch.anchors and batch.anchors != self.digest:
+            raise ValueError(
+                f"data.codes was read with the anchors {batch.anchors}, system.semantic_anchors_path is {self.digest}: "
+                "sightword codes finds the words of these"
+            )
+        for name, form in (batch.forms or {}).items():
+            if form != self.forms[name]:
+                raise ValueError(
+                    f"the words of {name} in data.codes are of {form} tokens, system.tokens.{name} is "
+                    f"{self.forms[name]}: set system.tokens.{name}={form}, or find others with sightword codes "
+                    f"forms={name}:{self.forms[name]} out=…"
+                )
+
     def _fitting(self, tokens: Tensor, stream: str) -> Tensor:
-        width = self.model.book(stream).dim
+        width, form = self.model.book(stream).dim, self.forms[stream]
+        if tokens.shape[-1] != width and form == "post":
+            raise ValueError(
+                f"post tokens are {tokens.shape[-1]} wide here and not in the space of the texts, the anchors of "
+                f"{stream} are {width}: system.tokens.{stream}=joint is the same tokens in it"
+            )
         if tokens.shape[-1] != width:
             raise ValueError(
                 f"tokens are {tokens.shape[-1]} wide, the anchors of {stream} ({self.anchors.source}) {width}: they "
