@@ -26,11 +26,11 @@ PHASE4 = {**PHASE3, "enable_gen": True, "gen_ramp": 4}
 PHASES = {"irra": IRRA, "phase1": PHASE1, "phase2": PHASE2, "control": CONTROL, "phase3": PHASE3, "phase4": PHASE4}
 
 
-def write_towers(folder):
+def write_towers(folder, captions=CAPTIONS):
     """Folder → {clip, siglip, t5} as System has them."""
     write_clip(folder / "clip")
-    tower.write_siglip(folder / "siglip", CAPTIONS)
-    tower.write_t5(folder / "t5", CAPTIONS)
+    tower.write_siglip(folder / "siglip", captions)
+    tower.write_t5(folder / "t5", captions)
     return {"clip": str(folder / "clip"), "clip_tag": "", "siglip": str(folder / "siglip"), "t5": str(folder / "t5")}
 
 

@@ -1,0 +1,114 @@
+"""From people and sentences to a gallery by the command line: every experiment, stopped and gone on with, exported."""
+
+import json
+
+import pytest
+import torch
+from conftest import assert_same
+from fakes import write_towers
+
+from sightword import cli
+from sightword.checkpoint import read_checkpoint
+from sightword.miniature import tower
+from sightword.miniature.person import Sizes, vocabulary, write_cuhk
+from sightword.systems.retrieval.gallery import Embedder
+from sightword.systems.retrieval.task import read_exported
+
+EXPERIMENTS = ["irra", "phase1", "phase2", "phase2_siglip_text", "phase3", "phase4"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """People, towers, and the codes of their pictures."""
+    root = tmp_path_factory.mktemp("people")
+    write_cuhk(root, Sizes(8, 4, 4), size=(96, 32))
+    write_towers(root, [" ".join(vocabulary())])
+    tower.write_vq(root / "vq")
+    images = root / "CUHK-PEDES" / "imgs"
+    words = [f"weights={root / 'vq'}", f"images={images}", f"out={root / 'codes'}", "size=96", "width=32"]
+    assert cli.main(["check", "dataset=cuhk_pedes", f"root={root}"]) == 0
+    assert cli.main(["tokenize", *words]) == 0
+    return root
+
+
+def words_of(world, out, name, **more):
+    towers = {f"system.{kind}": world / kind for kind in ("clip", "siglip", "t5")}
+    values = towers | {"data.root": world, "data.batch_size": 8, "out": out, "name": "it"}
+    values |= {"system.num_ids": 8, "system.mlm_heads": 4, "optim.warmup": 2, "trainer.accelerator": "cpu"}
+    values |= {"trainer.steps": 4, "trainer.log_every": 1}
+    if name == "phase4":
+        values["data.vq_codes"] = world / "codes"
+    if name == "phase2_siglip_text":
+        values["data.text_length"] = 0  # a SigLIP reads texts of its own length alone
+    return [f"experiment=retrieval/{name}", "scale=mini", *(f"{key}={value}" for key, value in (values | more).items())]
+
+
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory):
+    """Experiment → its run's folder."""
+    out = tmp_path_factory.mktemp("runs")
+    for name in EXPERIMENTS:
+        assert cli.main(["train", *words_of(world, out, name)]) == 0
+    return {name: out / "retrieval" / name / "it" for name in EXPERIMENTS}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_trains_and_measures_both_directions(trained, name):
+    best = json.loads((trained[name] / "summary.json").read_text())["best"]
+    assert best["val/chance"] == pytest.approx(25)
+    for measure in ("rank1", "rank5", "rank10", "map", "minp", "i2t_rank1", "i2t_map"):
+        assert 0 < best[f"val/{measure}"] <= 100
+    assert ("val/text_gain" in best) == (name == "phase4")
+
+
+@pytest.mark.parametrize("name", ["irra", "phase4"])
+def test_a_run_that_goes_on_ends_as_if_it_had_not_been_stopped(world, trained, tmp_path, name):
+    whole = words_of(world, tmp_path, name, **{"trainer.steps": 2, "system.switch_by": 300})
+    assert cli.main(["train", *whole]) == 0
+    run = tmp_path / "retrieval" / name / "it"
+    assert cli.main(["train", f"resume={run}", "trainer.steps=4"]) == 0
+    straight, resumed = (read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (trained[name], run))
+    for key in ("state_dict", "optimizer_states", "batches"):
+        assert_same(straight[key], resumed[key])
+
+
+def test_what_is_exported_of_phase_4_has_no_generator_and_the_same_embeddings(world, trained, tmp_path):
+    from sightword.run import restore
+
+    assert cli.main(["export", f"run={trained['phase4']}", f"out={tmp_path}"]) == 0
+    assert not [file for file in tmp_path.rglob("*") if "generator" in file.name or "vq" in file.name]
+    exported, whole = read_exported(tmp_path).eval(), restore(trained["phase4"])[0]
+    assert not [name for name in exported.state_dict() if "generator" in name or "decoder" in name]
+    one, other = Embedder(exported, "it").freeze(), Embedder(whole.model, "it").freeze()
+    files = sorted((world / "CUHK-PEDES" / "imgs").rglob("*.png"))[:3]
+    assert torch.equal(one.embed_files(files), other.embed_files(files))
+    said = ["a man in a red coat", "a lady with a purse"]
+    assert torch.equal(one.embed(said), other.embed(said))
+
+
+def test_a_gallery_is_asked_and_the_test_split_measured(world, trained, tmp_path, capsys):
+    run, gallery = trained["phase3"], tmp_path / "gallery"
+    assert cli.main(["evaluate", f"run={run}", "split=test", f"out={tmp_path / 'it.json'}"]) == 0
+    assert json.loads((tmp_path / "it.json").read_text())["measures"]["chance"] == pytest.approx(25)
+    assert cli.main(["index", f"run={run}", f"images={world / 'CUHK-PEDES' / 'imgs'}", f"out={gallery}"]) == 0
+    capsys.readouterr()
+    words = [f"index={gallery}", "top=3", f"out={tmp_path / 'found.png'}", "a man in a red coat"]
+    assert cli.main(["search", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["1", "2", "3"]
+    assert (tmp_path / "found.png").exists()
+    assert cli.main(["search", f"index={gallery}", f"run={trained['phase1']}", "a man in a red coat"]) == 2
+    assert capsys.readouterr().err.count("sightword: ") == 1
+
+
+def test_a_mistake_gets_one_line(world, tmp_path, capsys):
+    def said(name, **more):
+        assert cli.main(["train", *words_of(world, tmp_path, name, **more)]) == 2
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        return err[err.index("sightword: ") :]
+
+    assert "sightword tokenize" in said("phase4", **{"data.vq_codes": "''"})
+    assert "has no reid_raw.json" in said("phase1", **{"data.root": world / "nowhere"})
+    assert "[11, 4]" in said("phase4", **{"system.vq_grid": "[11,4]"})
+    assert "8 " in said("irra", **{"system.num_ids": 3})
