@@ -1,6 +1,7 @@
 """Every code block of the README runs, in a folder that holds `photos`; the Chinese one has the same blocks."""
 
 import re
+import shlex
 import shutil
 import subprocess
 from functools import partial
@@ -18,6 +19,7 @@ TINY = ["trainer.steps=2", "trainer.threads=1", "data.val_crops=1", "data.crops=
 TINY += ["system.encoder_channels=[8,8]", "system.decoder_channels=[8,8]", "system.num_embeddings=32"]
 
 SMALLER = {"train experiment=tokenizer": TINY, "train experiment=intent": ["trainer.epochs=2"]}
+SMALLER |= {"train experiment=retrieval": ["trainer.steps=2"]}
 
 
 def blocks(name):
@@ -43,7 +45,7 @@ def run_console(line):
     if line.startswith("make "):
         subprocess.run([*line.split()[:1], "-n", *line.split()[1:]], cwd=ROOT, check=True, capture_output=True)
         return
-    program, *words = line.split()
+    program, *words = shlex.split(line)
     assert program == "sightword"
     runs = sorted(Path("runs/tokenizer/mini").glob("*"))
     words = [re.sub(r"runs/tokenizer/mini/\S+", lambda _: str(runs[-1]), word) for word in words]

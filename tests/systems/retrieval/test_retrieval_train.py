@@ -111,4 +111,4 @@ def test_a_mistake_gets_one_line(world, tmp_path, capsys):
     assert "sightword tokenize" in said("phase4", **{"data.vq_codes": "''"})
     assert "has no reid_raw.json" in said("phase1", **{"data.root": world / "nowhere"})
     assert "[11, 4]" in said("phase4", **{"system.vq_grid": "[11,4]"})
-    assert "8 " in said("irra", **{"system.num_ids": 3})
+    assert "set system.num_ids" in said("irra", **{"system.num_ids": 3})
