@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sightword.demo import Figure, Section
 from sightword.ranking import measures_of
 from sightword.run import Train, restore
@@ -30,7 +32,7 @@ def section(out: Path, train: Train) -> Section:
 
 def _section(embedder: Embedder, test: Split, run: Path, people: str) -> Section:
     texts, images = embedder.embed(test.captions), embedder.embed_files(test.images)
-    found = measures_of(images, test.pids, texts, test.caption_pids)
+    found = measures_of(images, torch.from_numpy(test.pids), texts, torch.from_numpy(test.caption_pids))
     chosen = show.spread(len(test.captions), ASKED)
     asked = show.ask(test.captions, test.caption_image, texts, test.images, test.pids, images, chosen)
     swaps = show.sensitivity(embedder.embed, test.captions, images[test.caption_image], len(test.captions))
