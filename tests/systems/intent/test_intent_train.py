@@ -107,6 +107,21 @@ def test_the_test_split_is_judged_by_the_runs_own_threshold(world, trained, tmp_
     assert report["protocol"]["split"] in text
 
 
+def test_the_codebooks_of_a_run_are_told_by_what_was_measured(world, trained, tmp_path):
+    found = {}
+    for source in ("codes", "cache"):
+        fields = {"codes": [], "cache": ["data.codes=''", f"data.cache={world / 'tokens'}"]}[source]
+        assert cli.main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'it.json'}", *fields]) == 0
+        found[source] = json.loads((tmp_path / "it.json").read_text())["tables"]["codebooks"]
+    assert [row["stream"] for row in found["codes"]] == ["actions", "coco", "places"]
+    for row in found["codes"]:
+        assert 0 < row["used"] <= row["codes"]
+        assert row["usage"] == pytest.approx(row["used"] / row["codes"])
+        assert 1 < row["perplexity"] <= row["used"]
+    assert [row["used"] for row in found["codes"]] == [row["used"] for row in found["cache"]]
+    assert (tmp_path / "it_codebooks.csv").exists()
+
+
 def test_averaged_weights_are_kept_with_their_own_threshold(world, small_clip, tmp_path, capsys):
     more = {"data.codes": world / "codes", "trainer.epochs": 3, "optim.ema": 0.9, "name": "it"}
     assert cli.main(["train", "experiment=intent/stage1", *words_of(world, small_clip, tmp_path, **more)]) == 0

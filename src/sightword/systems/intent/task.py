@@ -157,7 +157,11 @@ class Reading(Task):
             self._check_threshold(batch.split)
         self.split, self.missing, self.skipped = batch.split, batch.missing, self.skipped + batch.skipped
         if len(batch.targets):
-            self.decisions.update(self._logits(batch).float().sigmoid(), batch.targets > 0)
+            self.decisions.update(self._judge(batch).float().sigmoid(), batch.targets > 0)
+
+    def _judge(self, batch: IntentBatch) -> Tensor:
+        """Logits (B, C) of a batch that is measured."""
+        return self._logits(batch)
 
     def measures(self) -> dict[str, float]:
         """F1 at the one threshold that validation images give (kept for other splits), and by other rules; AP."""
@@ -252,6 +256,7 @@ class WordReading(Reading):
         self.frozen = all(model.book(name).frozen for name in model.streams)
         self.digest = anchors_digest({name: anchors[name].codes for name in model.streams})
         self.usage = {name: metrics.CodeUsage(model.book(name).num_codes, window=100) for name in model.streams}
+        self.words, self._words = self._unseen(), list[dict[str, Any]]()
         self._commitment = torch.zeros(())
         self.register_load_state_dict_pre_hook(_refuse_other_anchors)
 
@@ -270,6 +275,31 @@ class WordReading(Reading):
 
     def logits(self, batch: IntentBatch) -> Tensor:
         return self.read(batch).logits
+
+    def _judge(self, batch: IntentBatch) -> Tensor:
+        _check_classes(batch)
+        read = self.read(batch)
+        for name in self.model.streams:
+            self.words[name] += self._counts(read, batch, name)
+        return read.logits
+
+    def measures(self) -> dict[str, float]:
+        self._words = [
+            {
+                "stream": name,
+                "codes": len(counts),
+                "used": int((counts > 0).sum()),
+                "usage": float(metrics.usage(counts)),
+                "perplexity": float(metrics.perplexity(counts)),
+            }
+            for name, counts in self.words.items()
+        ]
+        self.words = self._unseen()
+        return super().measures()
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Besides the classes, how much of each codebook the images that were measured made use of."""
+        return super().tables() | ({"codebooks": self._words} if self._words else {})
 
     def losses(self, batch: IntentBatch) -> dict[str, Tensor]:
         _check_classes(batch)
@@ -325,6 +355,16 @@ class WordReading(Reading):
     def export(self, folder: Path) -> None:
         self.anchors.write(folder / ANCHORS)
         super().export(folder)
+
+    def _unseen(self) -> dict[str, Tensor]:
+        """Stream → (K,) int64, how often each code was seen in what is being measured: not yet."""
+        return {name: torch.zeros(self.model.book(name).num_codes, dtype=torch.int64) for name in self.model.streams}
+
+    def _counts(self, read: Read, batch: IntentBatch, name: str) -> Tensor:
+        """(K,) int64, on the CPU."""
+        if batch.counts is not None:
+            return batch.counts[name].sum(0).long().cpu()
+        return torch.bincount(read.ids[name].flatten().cpu(), minlength=len(self.words[name]))
 
     def _note(self, read: Read, batch: IntentBatch) -> None:
         self._commitment = read.commitment.detach()
