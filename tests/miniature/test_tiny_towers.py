@@ -54,7 +54,7 @@ def test_a_tokenizer_gives_its_words_back_and_refuses_a_text_it_knows_nothing_of
 def test_the_siglip_reads_images_of_any_grid(folders, no_network):
     images = image_tower(folders / "siglip", size=(96, 32))
     assert images(torch.zeros(1, 3, 96, 32)).tokens.shape == (1, 48, tower.WIDTH)
-    assert images(torch.zeros(2, 3, 64, 64)).tokens.shape == (2, 64, 32)
+    assert images(torch.zeros(2, 3, 64, 64)).tokens.shape == (2, 64, tower.WIDTH)
 
 
 def test_the_image_tokenizer_gives_eight_by_eight_ids(folders, no_network):

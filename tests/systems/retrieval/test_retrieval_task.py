@@ -261,7 +261,6 @@ def test_measures_are_of_embeddings_taken_once_in_either_direction(towers, ranke
 
 def test_ties_count_against(towers):
     """With images that all have one embedding, no query finds its person first."""
-    pytest.importorskip("sightword.ranking")
     task = task_of(towers, **PHASE2).eval()
     images, _, texts = halves(task)
     task.evaluate(images._replace(images=torch.zeros_like(images.images)))
