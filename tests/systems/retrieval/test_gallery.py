@@ -263,7 +263,7 @@ def test_a_set_is_probed_with_pictures_and_their_twins(people, tmp_path, verb, m
     files = sorted(people.glob("**/*.png"))
     captions = [f"a person in {file.stem}" for file in files]
     split = SimpleNamespace(images=files, pids=np.arange(4), captions=captions, caption_image=np.arange(4))
-    pedes = SimpleNamespace(read_pedes=lambda root, dataset, name: split)
+    pedes = SimpleNamespace(read_pedes=lambda root, dataset, name, hold_out: split)
     monkeypatch.setitem(sys.modules, "sightword.systems.retrieval.pedes", pedes)
     out = tmp_path / "probe"
     assert verb(["probe", "run=runs/a", f"out={out}", "dataset=cuhk_pedes", "root=here", "strips=2"]) == 0
@@ -276,6 +276,20 @@ def test_a_set_is_probed_with_pictures_and_their_twins(people, tmp_path, verb, m
     colour, *_ = json.loads((out / "word_swaps.json").read_text())["kinds"]
     assert colour["kind"] == "colour"
     assert colour["fell"] == 1
+
+
+def test_a_probe_holds_out_whom_the_run_held_out(people, tmp_path, verb, monkeypatch, capsys):
+    """Else validation of ICFG-PEDES would be of people whom the run was trained on."""
+    asked = []
+    pedes = SimpleNamespace(read_pedes=lambda *args: asked.append(args) or (_ for _ in ()).throw(ValueError("enough")))
+    monkeypatch.setitem(sys.modules, "sightword.systems.retrieval.pedes", pedes)
+    data = SimpleNamespace(dataset="icfg_pedes", root="here", hold_out=4)
+    monkeypatch.setattr("sightword.run.read_config", lambda folder: SimpleNamespace(data=data))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    assert verb(["probe", f"run={tmp_path / 'run'}"]) == 2
+    assert verb(["probe", f"run={tmp_path / 'exported'}", "dataset=icfg_pedes", "root=there"]) == 2
+    assert asked == [("here", "icfg_pedes", "val", 4), ("there", "icfg_pedes", "val", 100)]
 
 
 def test_a_run_of_another_system_embeds_no_sentences(tmp_path, monkeypatch):

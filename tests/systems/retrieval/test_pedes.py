@@ -138,6 +138,7 @@ def test_captions_that_say_nothing_are_left_out_where_others_are(tmp_path: Path)
         ({"captions": [7]}, r"record 1 \(cam_a/1.png\) has the caption 7, which is no text"),
         ({"id": "4"}, r"record 1 has 'id': \"4\", a int is wanted"),
         ({"id": -1}, r"record 1 \(cam_a/1.png\) has the id -1"),
+        ({"id": 10**30}, r"record 1 \(cam_a/1.png\) has the id 1000"),
         ({"file_path": "../1.png"}, r"record 1 has the path '../1.png', which is not one below imgs/"),
         ({"file_path": "/etc/1.png"}, r"not one below imgs/"),
         ({"file_path": "C:\\1.png"}, r"not one below imgs/"),

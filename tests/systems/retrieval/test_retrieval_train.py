@@ -38,8 +38,6 @@ def words_of(world, out, name, **more):
     values |= {"trainer.steps": 4, "trainer.log_every": 1}
     if name == "phase4":
         values["data.vq_codes"] = world / "codes"
-    if name == "phase2_siglip_text":
-        values["data.text_length"] = 0  # a SigLIP reads texts of its own length alone
     return [f"experiment=retrieval/{name}", "scale=mini", *(f"{key}={value}" for key, value in (values | more).items())]
 
 
@@ -89,7 +87,10 @@ def test_what_is_exported_of_phase_4_has_no_generator_and_the_same_embeddings(wo
 def test_a_gallery_is_asked_and_the_test_split_measured(world, trained, tmp_path, capsys):
     run, gallery = trained["phase3"], tmp_path / "gallery"
     assert cli.main(["evaluate", f"run={run}", "split=test", f"out={tmp_path / 'it.json'}"]) == 0
-    assert json.loads((tmp_path / "it.json").read_text())["measures"]["chance"] == pytest.approx(25)
+    report = json.loads((tmp_path / "it.json").read_text())
+    assert report["measures"]["chance"] == pytest.approx(25)
+    assert report["protocol"]["split"].startswith("test: never trained on")
+    assert json.loads((run / "summary.json").read_text())["protocol"]["split"].startswith("val: ")
     assert cli.main(["index", f"run={run}", f"images={world / 'CUHK-PEDES' / 'imgs'}", f"out={gallery}"]) == 0
     capsys.readouterr()
     words = [f"index={gallery}", "top=3", f"out={tmp_path / 'found.png'}", "a man in a red coat"]

@@ -50,6 +50,7 @@ class ImageRows(NamedTuple):
     images: Tensor  # (B, 3, H, W) float32 in [-1, 1]
     pids: Tensor  # (B,) int64
     index: Tensor  # type: ignore[assignment]  # (B,) int64, which image of the split
+    split: str = "val"
 
 
 class TextRows(NamedTuple):
@@ -348,9 +349,8 @@ class Measured(Dataset[Any]):
         kind = np.searchsorted([images, images + captions], numbers, side="right")
         assert kind.min() == kind.max(), "a batch is of one kind"
         if kind[0] == 0:
-            return ImageRows(
-                self._images(numbers), torch.from_numpy(self.split.pids[numbers]), torch.from_numpy(numbers)
-            )
+            pids = torch.from_numpy(self.split.pids[numbers])
+            return ImageRows(self._images(numbers), pids, torch.from_numpy(numbers), self.split.name)
         if kind[0] == 1:
             rows = numbers - images
             return TextRows(

@@ -169,7 +169,7 @@ def held_out(records: Sequence[Record], hold_out: int) -> list[Record]:
     ids = np.unique([record.id for record in records if record.split == "train"])
     if not 0 < hold_out < len(ids):
         raise ValueError(
-            f"hold_out={hold_out} of {len(ids)} training identities: the set has no validation split, hold out at "
+            f"data.hold_out={hold_out} of {len(ids)} training identities: the set has no validation split, hold out at "
             "least one identity and leave at least one"
         )
     held = set(np.random.default_rng(0).choice(ids, hold_out, replace=False).tolist())
@@ -216,7 +216,7 @@ def _record(entry: Any, dataset: str) -> Record:
     if bad := [caption for caption in captions if not isinstance(caption, str)]:
         raise _Malformed(f"({path}) has the caption {_short(bad[0])}, which is no text")
     id_ = _field(entry, "id", int, dataset)
-    if isinstance(id_, bool) or id_ < 0:
+    if isinstance(id_, bool) or not 0 <= id_ < 2**63:
         raise _Malformed(f"({path}) has the id {id_}: ids are whole numbers from 0 or 1 on")
     split = _field(entry, "split", str, dataset)
     told = [caption.strip() for caption in captions if caption.strip()]

@@ -104,7 +104,7 @@ def probe(
     for name, value in (("strips", strips), ("captions", captions)):
         if value < 1:
             raise ValueError(f"{name} is at least 1, got {value}")
-    read = read_pedes(*_data(run, dataset, root), split)
+    read = read_pedes(*_data(run, dataset, root), split, _hold_out(run))
     embedder = _Run(run, checkpoint).open().to(job.device())
     texts, images = embedder.embed(read.captions), embedder.embed_files(read.images)
     chosen = show.spread(len(read.captions), strips)
@@ -127,6 +127,17 @@ def _data(run: str, dataset: str, root: str) -> tuple[str, str]:
         data = read_config(Path(run).expanduser()).data
         dataset, root = dataset or data.dataset, root or data.root
     return root, dataset
+
+
+def _hold_out(run: str) -> int:
+    """How many identities the run did not train on, where the set has no validation split; an exported run's default."""
+    from pathlib import Path
+
+    from sightword.run import read_config
+    from sightword.systems.retrieval.config import Data
+
+    folder = Path(run).expanduser()
+    return int(read_config(folder).data.hold_out) if (folder / "config.yaml").is_file() else Data().hold_out
 
 
 class _Run(NamedTuple):
