@@ -8,11 +8,14 @@ from conftest import assert_same
 from fakes import write_towers
 
 from sightword import cli
+from sightword.cache import FeatureCache
 from sightword.checkpoint import read_checkpoint
 from sightword.miniature import tower
 from sightword.miniature.person import Sizes, vocabulary, write_cuhk
 from sightword.systems.retrieval.gallery import Embedder
+from sightword.systems.retrieval.generation import LazyCodes
 from sightword.systems.retrieval.task import read_exported
+from sightword.towers.vq_published import open_tokenizer
 
 EXPERIMENTS = ["irra", "phase1", "phase2", "phase2_siglip_text", "phase3", "phase4"]
 
@@ -100,6 +103,18 @@ def test_a_gallery_is_asked_and_the_test_split_measured(world, trained, tmp_path
     assert (tmp_path / "found.png").exists()
     assert cli.main(["search", f"index={gallery}", f"run={trained['phase1']}", "a man in a red coat"]) == 2
     assert capsys.readouterr().err.count("sightword: ") == 1
+
+
+def test_codes_by_another_tokenizer_than_the_one_that_is_named_are_refused(world, tmp_path, capsys):
+    own = LazyCodes(str(world / "vq"), "", 64, (12, 4))
+    assert own.digest == FeatureCache(world / "codes").header["weights"]
+    other = open_tokenizer(world / "vq")
+    with torch.no_grad():
+        other.quantizer.weight.add_(0.1)
+    other.save_pretrained(tmp_path / "vq")
+    words = words_of(world, tmp_path, "phase4", **{"system.vq_weights": tmp_path / "vq"})
+    assert cli.main(["train", *words]) == 2
+    assert f"weights is '{own.digest}', wanted" in capsys.readouterr().err
 
 
 def test_a_mistake_gets_one_line(world, tmp_path, capsys):

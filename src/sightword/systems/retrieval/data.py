@@ -4,7 +4,6 @@ Legend: B batch; H, W pixels; L tokens; h·w image codes; M images and C caption
 with K captions each.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,8 +79,8 @@ def make_loaders(
     {"num_codes": 1024, "weights": digest}. factor: pixels of a code, where data.hide has no data.vq_codes and the
     network encodes `vq_images` itself, slowly.
     """
-    held = split_loader(data, "val", tokenizer, patch, expect, factor)
     size, view = _sizes(data), _view(data, patch, expect, factor)
+    held = _measured(data, "val", tokenizer, view)
     split = read_pedes(data.root, data.dataset, "train", data.hold_out)
     captions = _captions(split, tokenizer, data, mirrored=data.flip == "swap")
     disturbance = Disturbance(size, data.flip == "swap", data.pad, data.erase)
@@ -102,7 +101,11 @@ def split_loader(
     factor: int = 0,
 ) -> DataLoader:
     """A split to measure on, train, val or test; what it gives and what it is told is as `make_loaders` has it."""
-    known, view = read_pedes(data.root, data.dataset, split, data.hold_out), _view(data, patch, expect, factor)
+    return _measured(data, split, tokenizer, _view(data, patch, expect, factor))
+
+
+def _measured(data: Data, split: str, tokenizer: TextTokenizer, view: "Generation | None") -> DataLoader:
+    known = read_pedes(data.root, data.dataset, split, data.hold_out)
     measured = Measured(known, _captions(known, tokenizer, data), _sizes(data), view and view.of(known, data))
     return ordered(measured, data.batch_size, shuffled=Kinds(measured.kinds(), data.batch_size), **_options(data))
 
@@ -264,9 +267,7 @@ def _generation(data: Data, patch: tuple[int, int], expect: Mapping[str, Any] | 
         raise ValueError(
             f"data.hide={data.hide} asks for image codes and data.vq_codes is not set: {command} writes them"
         )
-    warnings.warn(
-        f"image codes are computed anew for each batch: {command} and data.vq_codes=… do it once", stacklevel=3
-    )
+    job.say(f"image codes are computed anew for each batch, which is slow: {command} and data.vq_codes=… do it once")
     if size[0] % factor or size[1] % factor:
         raise ValueError(f"codes of {factor} pixels do not divide images of {size[0]}x{size[1]}: set data.image_size")
     return Generation(Cells.of(size, patch, (size[0] // factor, size[1] // factor)), data.hide, None)

@@ -10,6 +10,7 @@ Any other set in one of these forms is read too. Legend: M images, C captions of
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sightword.data.check import Report
 
 SPLITS = ("train", "val", "test")
+KINDS = {str: "a text", int: "a whole number", list: "a list"}  # of a field, as users are told
 
 
 class Format(NamedTuple):
@@ -238,7 +240,7 @@ def _field(entry: Any, name: str, kind: type, dataset: str) -> Any:
     if name not in entry:
         raise _Malformed(f"has no {name!r}{_foreign(entry, name, dataset)} but {', '.join(map(str, entry))}")
     if not isinstance(entry[name], kind):
-        raise _Malformed(f"has {name!r}: {_short(entry[name])}, a {kind.__name__} is wanted")
+        raise _Malformed(f"has {name!r}: {_short(entry[name])}, {KINDS[kind]} is wanted")
     return entry[name]
 
 
@@ -279,8 +281,11 @@ def check_pedes(root: str, dataset: str) -> "Report":
 
 
 def _readable(file: Path, dataset: str) -> tuple[list[Record], list[str]]:
-    """The records that can be read, and a line for each that cannot, or that has a caption without a word."""
-    records, problems = [], []
+    """The records that can be read, and a line for each that cannot, or that has a caption without a word.
+
+    And one for each split of a name that is none of the three: it is read as val, which is most likely not meant.
+    """
+    records, problems, foreign = [], [], Counter[str]()
     for number, entry in enumerate(_entries(file)):
         try:
             record = _record(entry, dataset)
@@ -291,7 +296,9 @@ def _readable(file: Path, dataset: str) -> tuple[list[Record], list[str]]:
             what = f"{record.blank} captions that say nothing" if record.blank else "no caption"
             problems.append(f"{file}: record {number} ({record.path}) has {what}")
         records.append(record)
-    return records, problems
+        foreign.update({entry["split"]} - set(SPLITS))
+    told = [f"{file}: {count} records have the split {_short(name)}, read as val" for name, count in foreign.items()]
+    return records, problems + told
 
 
 def _misfits(records: Sequence[Record]) -> list[str]:

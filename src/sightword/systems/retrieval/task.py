@@ -238,6 +238,7 @@ class Retrieving(Task):
             decoder = self.generator.decoder
             found["expect"] = {"num_codes": decoder.num_codes, "shapes": {"ids": list(decoder.grid_bias.grid)}}
             found["factor"] = self.codes.factor if self.codes is not None else 0
+            found["expect"] |= {"weights": self.codes.digest} if self.codes is not None else {}
         return found
 
     # ------------------------------------------------------------------------------------------------------ measures

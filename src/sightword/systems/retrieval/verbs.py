@@ -130,7 +130,7 @@ def _data(run: str, dataset: str, root: str) -> tuple[str, str]:
 
 
 def _hold_out(run: str) -> int:
-    """How many identities the run did not train on, where the set has no validation split; an exported run's default."""
+    """How many identities the run did not train on, where the set has no validation split; exported: the default."""
     from pathlib import Path
 
     from sightword.run import read_config
