@@ -299,5 +299,16 @@ def test_a_run_of_another_system_embeds_no_sentences(tmp_path, monkeypatch):
         verbs._encoder(str(tmp_path), "best")
 
 
+def test_what_is_neither_a_run_nor_exported_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere is neither a run .* nor what sightword export writes .*: say run="):
+        verbs._encoder(str(tmp_path / "nowhere"), "best")
+
+
+def test_a_broken_image_of_a_set_is_told_to_be_checked(model, people):
+    (people / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"broken\.png is not readable .*: sightword check names all such files"):
+        Embedder(model, "runs/colours").embed_files([people / "broken.png"])
+
+
 def test_the_three_sets_can_be_checked():
     assert set(verbs.CHECKS) == {"cuhk_pedes", "icfg_pedes", "rstpreid"}

@@ -297,7 +297,7 @@ class Pairs(Dataset[PedesBatch]):
     def __getitems__(self, draws: Sequence[Draw | int]) -> PedesBatch:
         draws = _as_draws(draws)
         rows = self.split.caption_image[[draw.index for draw in draws]]
-        pictures = [_read(self.split.images[row]) for row in rows]
+        pictures = [read_person(self.split.images[row]) for row in rows]
         seed = mix(self.seed, VIEW)
         seen = [
             self.disturbance(picture, generator_of(seed, draw)) for picture, draw in zip(pictures, draws, strict=True)
@@ -360,7 +360,7 @@ class Measured(Dataset[Any]):
         return self._pairs(numbers - images - captions)
 
     def _images(self, rows: np.ndarray) -> Tensor:
-        return torch.stack([squash(*self.size)(_read(self.split.images[row]), None) for row in rows])
+        return torch.stack([squash(*self.size)(read_person(self.split.images[row]), None) for row in rows])
 
     def _pairs(self, rows: np.ndarray) -> PedesBatch:
         assert self.generation is not None
@@ -376,7 +376,8 @@ def _as_draws(draws: Sequence[Draw | int]) -> list[Draw]:
     return [draw if isinstance(draw, Draw) else Draw(0, int(draw)) for draw in draws]
 
 
-def _read(path: Path) -> Image.Image:
+def read_person(path: Path) -> Image.Image:
+    """`read_image`, and of one that cannot be read what to do about a set's."""
     try:
         return read_image(path)
     except ValueError as error:  # whose own advice is about options that are not here

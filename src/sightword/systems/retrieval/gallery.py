@@ -21,8 +21,8 @@ from tqdm import tqdm
 from sightword import job
 from sightword.atomic import write_atomically
 from sightword.cache import digest
-from sightword.data.image import read_image
 from sightword.ranking import best
+from sightword.systems.retrieval.data import read_person
 from sightword.tokens import Opener, TokenCache, cache_tokens, read_index
 from sightword.towers import Encoded
 from sightword.towers.preprocess import Preprocess
@@ -72,11 +72,11 @@ class Embedder(ImageTower):
         return torch.cat(rows)
 
     def embed_files(self, files: Sequence[Path], batch_size: int = 32) -> Tensor:
-        """Unit rows (N, D) of images, on the CPU."""
+        """Unit rows (N, D) of a set's images, on the CPU."""
         starts, rows = tqdm(range(0, len(files), batch_size), desc="encoding", unit=" batches", disable=None), []
         with torch.no_grad():
             for start in starts:
-                pictures = [read_image(file) for file in files[start : start + batch_size]]
+                pictures = [read_person(file) for file in files[start : start + batch_size]]
                 rows.append(self(self.preprocess.batch(pictures).to(self.device)).pooled.cpu())
         return torch.cat(rows)
 

@@ -160,8 +160,13 @@ def _encoder(run: str, checkpoint: str) -> Any:
 
     folder = Path(run).expanduser()
     if not (folder / "config.yaml").is_file():
-        from sightword.systems.retrieval.export import read_exported
+        from sightword.systems.retrieval.export import CONFIG, read_exported
 
+        if not (folder / CONFIG).is_file():
+            raise ValueError(
+                f"{folder} is neither a run (it has no config.yaml) nor what sightword export writes (no {CONFIG}): "
+                "say run= where one is"
+            )
         return read_exported(folder)
     system = read_config(folder).experiment.split("/")[0]
     if system != "retrieval":
