@@ -252,11 +252,36 @@ def test_an_image_that_became_unreadable_is_still_listed(people, tmp_path, verb,
     assert "blue.png" in capsys.readouterr().out
 
 
-def test_a_damaged_note_is_one_line(model, people, tmp_path):
+@pytest.mark.parametrize("text", ["[", "[]", "{}", '{"run": 1, "checkpoint": "best"}'])
+def test_a_damaged_note_is_one_line(model, people, tmp_path, text):
     write(model, people, tmp_path / "out")
-    (tmp_path / "out" / "gallery.json").write_text("[")
+    (tmp_path / "out" / "gallery.json").write_text(text)
     with pytest.raises(ValueError, match="is damaged"):
         Gallery(tmp_path / "out")
+
+
+def test_a_gallery_without_its_index_finds_nothing_and_says_so(people, tmp_path, verb, capsys):
+    out = tmp_path / "out"
+    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    (out / "index.json").unlink()
+    capsys.readouterr()
+    assert verb(["search", f"index={out}", "out=", "red"]) == 2
+    assert "has no vector of an image of its folder: sightword index" in capsys.readouterr().err
+
+
+def test_a_strip_shows_the_first_and_the_lines_all(people, tmp_path, verb, capsys, monkeypatch):
+    out, strip = tmp_path / "out", tmp_path / "strip.png"
+    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    monkeypatch.setattr(verbs, "DRAWN", 1)
+    drawn = []
+    for top in (1, 4):
+        capsys.readouterr()
+        assert verb(["search", f"index={out}", f"top={top}", f"out={strip}", "red"]) == 0
+        drawn.append(Image.open(strip).tobytes())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert lines[-1].startswith("4 of 4 images; the first 1 drawn in")
+    assert drawn[0] == drawn[1]
 
 
 def test_a_set_is_probed_with_pictures_and_their_twins(people, tmp_path, verb, monkeypatch, capsys):

@@ -94,6 +94,9 @@ def test_a_gallery_is_asked_and_the_test_split_measured(world, trained, tmp_path
     assert report["measures"]["chance"] == pytest.approx(25)
     assert report["protocol"]["split"].startswith("test: never trained on")
     assert json.loads((run / "summary.json").read_text())["protocol"]["split"].startswith("val: ")
+    plain = ["data.hide=0", "data.vq_codes="]  # phase 4 where its codes are no longer
+    assert cli.main(["evaluate", f"run={trained['phase4']}", f"out={tmp_path / 'it.json'}", *plain]) == 0
+    assert "text_gain" not in json.loads((tmp_path / "it.json").read_text())["measures"]
     assert cli.main(["index", f"run={run}", f"images={world / 'CUHK-PEDES' / 'imgs'}", f"out={gallery}"]) == 0
     capsys.readouterr()
     words = [f"index={gallery}", "top=3", f"out={tmp_path / 'found.png'}", "a man in a red coat"]

@@ -145,8 +145,8 @@ def write_gallery(
 ) -> Gallery:
     """Compute the vectors of a folder of images that are not there yet; killed and started again, it does the rest.
 
-    source: opens the `Embedder`. note: plain data, how to open it another time. The other arguments and what is refused
-    are those of `sightword.tokens.cache_tokens`.
+    source: opens the `Embedder`. note: its run and checkpoint, to open it another time. The other arguments and what is
+    refused are those of `sightword.tokens.cache_tokens`.
     """
     cache_tokens(
         source,
@@ -174,6 +174,6 @@ def _read_note(out: Path) -> dict[str, Any]:
         raise ValueError(f"{out} holds no gallery: sightword index run=… images=… out={out} writes one") from None
     except ValueError as error:
         raise ValueError(f"{out / NOTE} is damaged ({error}): sightword index writes it anew") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{out / NOTE} is damaged (a {type(found).__name__}): sightword index writes it anew")
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in ("run", "checkpoint")):
+        raise ValueError(f"{out / NOTE} is damaged (it names no run and checkpoint): sightword index writes it anew")
     return found

@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from sightword.data.check import Report
     from sightword.systems.retrieval.gallery import Embedder
 
+DRAWN = 20  # images of a search's picture, at most: what a screen shows
+
 
 def index(
     run: str,
@@ -53,7 +55,7 @@ def search(
 ) -> None:
     """Find who a sentence describes: sightword search index=gallery "a man with a green backpack"
 
-    index: what `sightword index` wrote. top: how many. out: the picture of them; out= draws none.
+    index: what `sightword index` wrote. top: how many. out: the picture of the first 20; out= draws none.
     run, checkpoint: where the network is now, if it is not where the gallery was made from.
     """
     from pathlib import Path
@@ -66,6 +68,8 @@ def search(
     if top < 1:
         raise ValueError(f"top is at least 1, got {top}")
     gallery = Gallery(index)
+    if not len(gallery):
+        raise ValueError(f"{index} has no vector of an image of its folder: sightword index goes through that again")
     embedder = _Run(run or gallery.note["run"], checkpoint or gallery.note["checkpoint"]).open()
     gallery.check(embedder)
     hits = gallery.search(embedder.embed([sentence]), top)
@@ -75,8 +79,10 @@ def search(
     if out:
         from sightword.systems.retrieval.show import Shown, save, strip
 
-        save(strip(sentence, [Shown.of(hit.path, hit.score) for hit in hits]), Path(out).expanduser())
-        print(f"{len(hits)} of {len(gallery)} images; drawn in {out}")
+        drawn = hits[:DRAWN]
+        save(strip(sentence, [Shown.of(hit.path, hit.score) for hit in drawn]), Path(out).expanduser())
+        first = f"the first {DRAWN} " if len(hits) > DRAWN else ""
+        print(f"{len(hits)} of {len(gallery)} images; {first}drawn in {out}")
 
 
 def probe(
