@@ -195,7 +195,9 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path: Path) -> No
 
 
 def test_a_split_without_a_record_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no record of split test"):
+    with pytest.raises(
+        ValueError, match=r"has no record of split test: sightword check dataset=cuhk_pedes root=.* counts"
+    ):
         read_pedes(write_set(tmp_path, RECORDS[:4]), "cuhk_pedes", "test")
 
 

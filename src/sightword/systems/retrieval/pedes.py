@@ -100,7 +100,8 @@ def read_pedes(root: str | Path, dataset: str, split: str, hold_out: int = 100) 
     records = read_records(file, dataset)
     records = [r for r in (records if split == "test" else held_out(records, hold_out)) if r.split == split]
     if not records:
-        raise ValueError(f"{file} has no record of split {split}")
+        told = f"sightword check dataset={dataset} root={root} counts what there is"
+        raise ValueError(f"{file} has no record of split {split}: {told}")
     made = _split(split, records, image_folder(file))
     missing = [path for path in made.images if not path.is_file()]
     if missing:
