@@ -257,6 +257,7 @@ def _change(config: "Run", words: Sequence[str]) -> "Run":
     from omegaconf import OmegaConf
 
     with _hydra_says():
+        words = [f"{word}''" if word.endswith("=") else word for word in words]  # nothing is a text, as for Hydra
         parsed = OmegaConf.from_dotlist([word.replace("=~/", f"={Path.home()}/", 1) for word in words])
         return _as_run(OmegaConf.merge(OmegaConf.structured(config), parsed), config.experiment)
 

@@ -44,7 +44,8 @@ def test_a_batch_is_what_the_tokenizer_gives() -> None:
 
 def test_a_fixed_tokenizer_pads_to_its_length() -> None:
     assert Captions(TEXTS, Words(fixed=True)).batch([2]).ids.shape == (1, 12)
-    assert Captions(TEXTS, Words(fixed=True), length=6).batch([2]).mask.tolist() == [[True] * 4 + [False] * 2]
+    short = Captions(TEXTS, Words(fixed=True), length=6)  # cut, and still as wide as the tower reads
+    assert short.batch([0, 2]).mask.tolist() == [[True] * 6 + [False] * 6, [True] * 4 + [False] * 8]
 
 
 def test_long_captions_are_cut_and_counted_and_end_as_they_should() -> None:

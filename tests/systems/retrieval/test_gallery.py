@@ -252,18 +252,43 @@ def test_an_image_that_became_unreadable_is_still_listed(people, tmp_path, verb,
     assert "blue.png" in capsys.readouterr().out
 
 
-def test_a_damaged_note_is_one_line(model, people, tmp_path):
+@pytest.mark.parametrize("text", ["[", "[]", "{}", '{"run": 1, "checkpoint": "best"}'])
+def test_a_damaged_note_is_one_line(model, people, tmp_path, text):
     write(model, people, tmp_path / "out")
-    (tmp_path / "out" / "gallery.json").write_text("[")
+    (tmp_path / "out" / "gallery.json").write_text(text)
     with pytest.raises(ValueError, match="is damaged"):
         Gallery(tmp_path / "out")
+
+
+def test_a_gallery_without_its_index_finds_nothing_and_says_so(people, tmp_path, verb, capsys):
+    out = tmp_path / "out"
+    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    (out / "index.json").unlink()
+    capsys.readouterr()
+    assert verb(["search", f"index={out}", "out=", "red"]) == 2
+    assert "has no vector of an image of its folder: sightword index" in capsys.readouterr().err
+
+
+def test_a_strip_shows_the_first_and_the_lines_all(people, tmp_path, verb, capsys, monkeypatch):
+    out, strip = tmp_path / "out", tmp_path / "strip.png"
+    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    monkeypatch.setattr(verbs, "DRAWN", 1)
+    drawn = []
+    for top in (1, 4):
+        capsys.readouterr()
+        assert verb(["search", f"index={out}", f"top={top}", f"out={strip}", "red"]) == 0
+        drawn.append(Image.open(strip).tobytes())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert lines[-1].startswith("4 of 4 images; the first 1 drawn in")
+    assert drawn[0] == drawn[1]
 
 
 def test_a_set_is_probed_with_pictures_and_their_twins(people, tmp_path, verb, monkeypatch, capsys):
     files = sorted(people.glob("**/*.png"))
     captions = [f"a person in {file.stem}" for file in files]
     split = SimpleNamespace(images=files, pids=np.arange(4), captions=captions, caption_image=np.arange(4))
-    pedes = SimpleNamespace(read_pedes=lambda root, dataset, name: split)
+    pedes = SimpleNamespace(read_pedes=lambda root, dataset, name, hold_out: split)
     monkeypatch.setitem(sys.modules, "sightword.systems.retrieval.pedes", pedes)
     out = tmp_path / "probe"
     assert verb(["probe", "run=runs/a", f"out={out}", "dataset=cuhk_pedes", "root=here", "strips=2"]) == 0
@@ -278,11 +303,36 @@ def test_a_set_is_probed_with_pictures_and_their_twins(people, tmp_path, verb, m
     assert colour["fell"] == 1
 
 
+def test_a_probe_holds_out_whom_the_run_held_out(people, tmp_path, verb, monkeypatch, capsys):
+    """Else validation of ICFG-PEDES would be of people whom the run was trained on."""
+    asked = []
+    pedes = SimpleNamespace(read_pedes=lambda *args: asked.append(args) or (_ for _ in ()).throw(ValueError("enough")))
+    monkeypatch.setitem(sys.modules, "sightword.systems.retrieval.pedes", pedes)
+    data = SimpleNamespace(dataset="icfg_pedes", root="here", hold_out=4)
+    monkeypatch.setattr("sightword.run.read_config", lambda folder: SimpleNamespace(data=data))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    assert verb(["probe", f"run={tmp_path / 'run'}"]) == 2
+    assert verb(["probe", f"run={tmp_path / 'exported'}", "dataset=icfg_pedes", "root=there"]) == 2
+    assert asked == [("here", "icfg_pedes", "val", 4), ("there", "icfg_pedes", "val", 100)]
+
+
 def test_a_run_of_another_system_embeds_no_sentences(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").touch()
     monkeypatch.setattr("sightword.run.read_config", lambda folder: SimpleNamespace(experiment="tokenizer/mini"))
     with pytest.raises(ValueError, match="is a run of tokenizer, which embeds no sentences"):
         verbs._encoder(str(tmp_path), "best")
+
+
+def test_what_is_neither_a_run_nor_exported_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere is neither a run .* nor what sightword export writes .*: say run="):
+        verbs._encoder(str(tmp_path / "nowhere"), "best")
+
+
+def test_a_broken_image_of_a_set_is_told_to_be_checked(model, people):
+    (people / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"broken\.png is not readable .*: sightword check names all such files"):
+        Embedder(model, "runs/colours").embed_files([people / "broken.png"])
 
 
 def test_the_three_sets_can_be_checked():

@@ -169,6 +169,7 @@ def test_where_no_cache_has_them_codes_are_made_of_the_whole_view_by_the_tokeniz
     assert ids.shape == (6, N)
     task = task_of(towers, num_codes=64, vq_weights=str(tokenizer_folder))
     assert task.reads()["factor"] == side
+    assert task.reads()["expect"]["weights"] == codes.digest
     batch = batch_for(task.model.tokenizer)
     by_cache = task.losses(batch._replace(vq_target_ids=ids))["gen_loss"]
     by_network = task.losses(batch._replace(vq_target_ids=None, vq_images=view))["gen_loss"]

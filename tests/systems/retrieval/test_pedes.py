@@ -136,8 +136,9 @@ def test_captions_that_say_nothing_are_left_out_where_others_are(tmp_path: Path)
         ({"captions": ["", " "]}, r"record 1 has no caption that says something"),
         ({"captions": "a person"}, r"record 1 has 'captions': \"a person\", a list is wanted"),
         ({"captions": [7]}, r"record 1 \(cam_a/1.png\) has the caption 7, which is no text"),
-        ({"id": "4"}, r"record 1 has 'id': \"4\", a int is wanted"),
+        ({"id": "4"}, r"record 1 has 'id': \"4\", a whole number is wanted"),
         ({"id": -1}, r"record 1 \(cam_a/1.png\) has the id -1"),
+        ({"id": 10**30}, r"record 1 \(cam_a/1.png\) has the id 1000"),
         ({"file_path": "../1.png"}, r"record 1 has the path '../1.png', which is not one below imgs/"),
         ({"file_path": "/etc/1.png"}, r"not one below imgs/"),
         ({"file_path": "C:\\1.png"}, r"not one below imgs/"),
@@ -194,7 +195,9 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path: Path) -> No
 
 
 def test_a_split_without_a_record_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no record of split test"):
+    with pytest.raises(
+        ValueError, match=r"has no record of split test: sightword check dataset=cuhk_pedes root=.* counts"
+    ):
         read_pedes(write_set(tmp_path, RECORDS[:4]), "cuhk_pedes", "test")
 
 
@@ -235,7 +238,7 @@ def test_a_check_names_everything_that_is_wrong(tmp_path: Path) -> None:
     for line in (
         "record 0 (cam_a/0.png) has 1 captions that say nothing",
         "record 1 (cam_a/1.png) has no caption",
-        "record 2 has 'id': \"nine\", a int is wanted",
+        "record 2 has 'id': \"nine\", a whole number is wanted",
         "cam_a/99.png is missing",
         "cam_a/3.png is not readable as an image",
         "cam_a/4.png is listed twice",
@@ -244,6 +247,13 @@ def test_a_check_names_everything_that_is_wrong(tmp_path: Path) -> None:
         assert line in text
     assert report.found == 7
     assert report.notes[0].endswith("; ids 4 to 9 with gaps")
+
+
+def test_a_check_names_splits_that_are_none_of_the_three(tmp_path: Path) -> None:
+    """They are read as validation: of a set that says "TRAIN" nothing would be trained on."""
+    root = write_set(tmp_path, [*RECORDS, record(6, "TEST", 8), record(7, "TEST", 8)])
+    report = check_pedes(str(root), "cuhk_pedes")
+    assert [line.split(": ")[-1] for line in report.problems] == ['2 records have the split "TEST", read as val']
 
 
 def test_a_check_of_what_is_no_set_is_one_line(tmp_path: Path) -> None:

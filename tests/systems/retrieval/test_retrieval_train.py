@@ -8,11 +8,14 @@ from conftest import assert_same
 from fakes import write_towers
 
 from sightword import cli
+from sightword.cache import FeatureCache
 from sightword.checkpoint import read_checkpoint
 from sightword.miniature import tower
 from sightword.miniature.person import Sizes, vocabulary, write_cuhk
 from sightword.systems.retrieval.gallery import Embedder
+from sightword.systems.retrieval.generation import LazyCodes
 from sightword.systems.retrieval.task import read_exported
+from sightword.towers.vq_published import open_tokenizer
 
 EXPERIMENTS = ["irra", "phase1", "phase2", "phase2_siglip_text", "phase3", "phase4"]
 
@@ -38,8 +41,6 @@ def words_of(world, out, name, **more):
     values |= {"trainer.steps": 4, "trainer.log_every": 1}
     if name == "phase4":
         values["data.vq_codes"] = world / "codes"
-    if name == "phase2_siglip_text":
-        values["data.text_length"] = 0  # a SigLIP reads texts of its own length alone
     return [f"experiment=retrieval/{name}", "scale=mini", *(f"{key}={value}" for key, value in (values | more).items())]
 
 
@@ -89,7 +90,13 @@ def test_what_is_exported_of_phase_4_has_no_generator_and_the_same_embeddings(wo
 def test_a_gallery_is_asked_and_the_test_split_measured(world, trained, tmp_path, capsys):
     run, gallery = trained["phase3"], tmp_path / "gallery"
     assert cli.main(["evaluate", f"run={run}", "split=test", f"out={tmp_path / 'it.json'}"]) == 0
-    assert json.loads((tmp_path / "it.json").read_text())["measures"]["chance"] == pytest.approx(25)
+    report = json.loads((tmp_path / "it.json").read_text())
+    assert report["measures"]["chance"] == pytest.approx(25)
+    assert report["protocol"]["split"].startswith("test: never trained on")
+    assert json.loads((run / "summary.json").read_text())["protocol"]["split"].startswith("val: ")
+    plain = ["data.hide=0", "data.vq_codes="]  # phase 4 where its codes are no longer
+    assert cli.main(["evaluate", f"run={trained['phase4']}", f"out={tmp_path / 'it.json'}", *plain]) == 0
+    assert "text_gain" not in json.loads((tmp_path / "it.json").read_text())["measures"]
     assert cli.main(["index", f"run={run}", f"images={world / 'CUHK-PEDES' / 'imgs'}", f"out={gallery}"]) == 0
     capsys.readouterr()
     words = [f"index={gallery}", "top=3", f"out={tmp_path / 'found.png'}", "a man in a red coat"]
@@ -99,6 +106,18 @@ def test_a_gallery_is_asked_and_the_test_split_measured(world, trained, tmp_path
     assert (tmp_path / "found.png").exists()
     assert cli.main(["search", f"index={gallery}", f"run={trained['phase1']}", "a man in a red coat"]) == 2
     assert capsys.readouterr().err.count("sightword: ") == 1
+
+
+def test_codes_by_another_tokenizer_than_the_one_that_is_named_are_refused(world, tmp_path, capsys):
+    own = LazyCodes(str(world / "vq"), "", 64, (12, 4))
+    assert own.digest == FeatureCache(world / "codes").header["weights"]
+    other = open_tokenizer(world / "vq")
+    with torch.no_grad():
+        other.quantizer.weight.add_(0.1)
+    other.save_pretrained(tmp_path / "vq")
+    words = words_of(world, tmp_path, "phase4", **{"system.vq_weights": tmp_path / "vq"})
+    assert cli.main(["train", *words]) == 2
+    assert f"weights is '{own.digest}', wanted" in capsys.readouterr().err
 
 
 def test_a_mistake_gets_one_line(world, tmp_path, capsys):

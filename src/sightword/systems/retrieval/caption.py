@@ -32,7 +32,7 @@ class Captions:
         cutter = copy.copy(tokenizer)  # the tower's own keeps its length and its count
         cutter.length, cutter.truncated = length or tokenizer.length, 0
         swapped = [number for number, text in enumerate(texts) if mirrored and sides_swapped(text) != text]
-        self.pad, self.fixed = tokenizer.pad, cutter.length if tokenizer.fixed else 0
+        self.pad, self.fixed = tokenizer.pad, tokenizer.length if tokenizer.fixed else 0  # it reads padding, too
         self.flat, self.starts = _tokenised([*texts, *(sides_swapped(texts[number]) for number in swapped)], cutter)
         self.count = len(texts)
         self.mirror_of = np.arange(self.count)

@@ -51,7 +51,9 @@ class System:
     gen_layers: int = 2
     num_codes: int = 16384  # K of the tokenizer that wrote data.vq_codes
     vq_grid: list[int] = field(default_factory=lambda: [24, 8])  # its codes of an image, rows and columns
-    vq_weights: str = ""  # the tokenizer itself, where data.vq_codes is not set: codes each batch anew, which is slow
+    vq_weights: str = (
+        ""  # the tokenizer: data.vq_codes by another are refused; without any, it codes each batch, slowly
+    )
     vq_layout: str = ""  # of a published file, as for sightword tokenize
 
     def __post_init__(self) -> None:

@@ -4,7 +4,6 @@ Legend: B batch; H, W pixels; L tokens; h·w image codes; M images and C caption
 with K captions each.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +49,7 @@ class ImageRows(NamedTuple):
     images: Tensor  # (B, 3, H, W) float32 in [-1, 1]
     pids: Tensor  # (B,) int64
     index: Tensor  # type: ignore[assignment]  # (B,) int64, which image of the split
+    split: str = "val"
 
 
 class TextRows(NamedTuple):
@@ -79,8 +79,8 @@ def make_loaders(
     {"num_codes": 1024, "weights": digest}. factor: pixels of a code, where data.hide has no data.vq_codes and the
     network encodes `vq_images` itself, slowly.
     """
-    held = split_loader(data, "val", tokenizer, patch, expect, factor)
     size, view = _sizes(data), _view(data, patch, expect, factor)
+    held = _measured(data, "val", tokenizer, view)
     split = read_pedes(data.root, data.dataset, "train", data.hold_out)
     captions = _captions(split, tokenizer, data, mirrored=data.flip == "swap")
     disturbance = Disturbance(size, data.flip == "swap", data.pad, data.erase)
@@ -101,7 +101,11 @@ def split_loader(
     factor: int = 0,
 ) -> DataLoader:
     """A split to measure on, train, val or test; what it gives and what it is told is as `make_loaders` has it."""
-    known, view = read_pedes(data.root, data.dataset, split, data.hold_out), _view(data, patch, expect, factor)
+    return _measured(data, split, tokenizer, _view(data, patch, expect, factor))
+
+
+def _measured(data: Data, split: str, tokenizer: TextTokenizer, view: "Generation | None") -> DataLoader:
+    known = read_pedes(data.root, data.dataset, split, data.hold_out)
     measured = Measured(known, _captions(known, tokenizer, data), _sizes(data), view and view.of(known, data))
     return ordered(measured, data.batch_size, shuffled=Kinds(measured.kinds(), data.batch_size), **_options(data))
 
@@ -263,9 +267,7 @@ def _generation(data: Data, patch: tuple[int, int], expect: Mapping[str, Any] | 
         raise ValueError(
             f"data.hide={data.hide} asks for image codes and data.vq_codes is not set: {command} writes them"
         )
-    warnings.warn(
-        f"image codes are computed anew for each batch: {command} and data.vq_codes=… do it once", stacklevel=3
-    )
+    job.say(f"image codes are computed anew for each batch, which is slow: {command} and data.vq_codes=… do it once")
     if size[0] % factor or size[1] % factor:
         raise ValueError(f"codes of {factor} pixels do not divide images of {size[0]}x{size[1]}: set data.image_size")
     return Generation(Cells.of(size, patch, (size[0] // factor, size[1] // factor)), data.hide, None)
@@ -295,7 +297,7 @@ class Pairs(Dataset[PedesBatch]):
     def __getitems__(self, draws: Sequence[Draw | int]) -> PedesBatch:
         draws = _as_draws(draws)
         rows = self.split.caption_image[[draw.index for draw in draws]]
-        pictures = [_read(self.split.images[row]) for row in rows]
+        pictures = [read_person(self.split.images[row]) for row in rows]
         seed = mix(self.seed, VIEW)
         seen = [
             self.disturbance(picture, generator_of(seed, draw)) for picture, draw in zip(pictures, draws, strict=True)
@@ -348,9 +350,8 @@ class Measured(Dataset[Any]):
         kind = np.searchsorted([images, images + captions], numbers, side="right")
         assert kind.min() == kind.max(), "a batch is of one kind"
         if kind[0] == 0:
-            return ImageRows(
-                self._images(numbers), torch.from_numpy(self.split.pids[numbers]), torch.from_numpy(numbers)
-            )
+            pids = torch.from_numpy(self.split.pids[numbers])
+            return ImageRows(self._images(numbers), pids, torch.from_numpy(numbers), self.split.name)
         if kind[0] == 1:
             rows = numbers - images
             return TextRows(
@@ -359,7 +360,7 @@ class Measured(Dataset[Any]):
         return self._pairs(numbers - images - captions)
 
     def _images(self, rows: np.ndarray) -> Tensor:
-        return torch.stack([squash(*self.size)(_read(self.split.images[row]), None) for row in rows])
+        return torch.stack([squash(*self.size)(read_person(self.split.images[row]), None) for row in rows])
 
     def _pairs(self, rows: np.ndarray) -> PedesBatch:
         assert self.generation is not None
@@ -375,7 +376,8 @@ def _as_draws(draws: Sequence[Draw | int]) -> list[Draw]:
     return [draw if isinstance(draw, Draw) else Draw(0, int(draw)) for draw in draws]
 
 
-def _read(path: Path) -> Image.Image:
+def read_person(path: Path) -> Image.Image:
+    """`read_image`, and of one that cannot be read what to do about a set's."""
     try:
         return read_image(path)
     except ValueError as error:  # whose own advice is about options that are not here

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from sightword import job
 from sightword.atomic import write_atomically
 from sightword.cache import digest
-from sightword.data.image import read_image
 from sightword.ranking import best
+from sightword.systems.retrieval.data import read_person
 from sightword.tokens import Opener, TokenCache, cache_tokens, read_index
 from sightword.towers import Encoded
 from sightword.towers.preprocess import Preprocess
@@ -72,11 +72,11 @@ class Embedder(ImageTower):
         return torch.cat(rows)
 
     def embed_files(self, files: Sequence[Path], batch_size: int = 32) -> Tensor:
-        """Unit rows (N, D) of images, on the CPU."""
+        """Unit rows (N, D) of a set's images, on the CPU."""
         starts, rows = tqdm(range(0, len(files), batch_size), desc="encoding", unit=" batches", disable=None), []
         with torch.no_grad():
             for start in starts:
-                pictures = [read_image(file) for file in files[start : start + batch_size]]
+                pictures = [read_person(file) for file in files[start : start + batch_size]]
                 rows.append(self(self.preprocess.batch(pictures).to(self.device)).pooled.cpu())
         return torch.cat(rows)
 
@@ -145,8 +145,8 @@ def write_gallery(
 ) -> Gallery:
     """Compute the vectors of a folder of images that are not there yet; killed and started again, it does the rest.
 
-    source: opens the `Embedder`. note: plain data, how to open it another time. The other arguments and what is refused
-    are those of `sightword.tokens.cache_tokens`.
+    source: opens the `Embedder`. note: its run and checkpoint, to open it another time. The other arguments and what is
+    refused are those of `sightword.tokens.cache_tokens`.
     """
     cache_tokens(
         source,
@@ -174,6 +174,6 @@ def _read_note(out: Path) -> dict[str, Any]:
         raise ValueError(f"{out} holds no gallery: sightword index run=… images=… out={out} writes one") from None
     except ValueError as error:
         raise ValueError(f"{out / NOTE} is damaged ({error}): sightword index writes it anew") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{out / NOTE} is damaged (a {type(found).__name__}): sightword index writes it anew")
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in ("run", "checkpoint")):
+        raise ValueError(f"{out / NOTE} is damaged (it names no run and checkpoint): sightword index writes it anew")
     return found

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightword.cache import digest
 from sightword.towers.t5 import T5Decoder
+from sightword.towers.vq_image import inference_weights
 
 NOT_COUNTED = -100  # 0 is a code
 
@@ -34,6 +36,11 @@ class LazyCodes:
     def factor(self) -> int:
         """Pixels of a side of a code."""
         return int(self._network().factor)
+
+    @property
+    def digest(self) -> str:
+        """Of its weights, as the header of a cache has it that `sightword tokenize` wrote."""
+        return digest(inference_weights(self._network()))
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

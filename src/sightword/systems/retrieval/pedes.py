@@ -10,6 +10,7 @@ Any other set in one of these forms is read too. Legend: M images, C captions of
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sightword.data.check import Report
 
 SPLITS = ("train", "val", "test")
+KINDS = {str: "a text", int: "a whole number", list: "a list"}  # of a field, as users are told
 
 
 class Format(NamedTuple):
@@ -98,7 +100,8 @@ def read_pedes(root: str | Path, dataset: str, split: str, hold_out: int = 100) 
     records = read_records(file, dataset)
     records = [r for r in (records if split == "test" else held_out(records, hold_out)) if r.split == split]
     if not records:
-        raise ValueError(f"{file} has no record of split {split}")
+        told = f"sightword check dataset={dataset} root={root} counts what there is"
+        raise ValueError(f"{file} has no record of split {split}: {told}")
     made = _split(split, records, image_folder(file))
     missing = [path for path in made.images if not path.is_file()]
     if missing:
@@ -169,7 +172,7 @@ def held_out(records: Sequence[Record], hold_out: int) -> list[Record]:
     ids = np.unique([record.id for record in records if record.split == "train"])
     if not 0 < hold_out < len(ids):
         raise ValueError(
-            f"hold_out={hold_out} of {len(ids)} training identities: the set has no validation split, hold out at "
+            f"data.hold_out={hold_out} of {len(ids)} training identities: the set has no validation split, hold out at "
             "least one identity and leave at least one"
         )
     held = set(np.random.default_rng(0).choice(ids, hold_out, replace=False).tolist())
@@ -216,7 +219,7 @@ def _record(entry: Any, dataset: str) -> Record:
     if bad := [caption for caption in captions if not isinstance(caption, str)]:
         raise _Malformed(f"({path}) has the caption {_short(bad[0])}, which is no text")
     id_ = _field(entry, "id", int, dataset)
-    if isinstance(id_, bool) or id_ < 0:
+    if isinstance(id_, bool) or not 0 <= id_ < 2**63:
         raise _Malformed(f"({path}) has the id {id_}: ids are whole numbers from 0 or 1 on")
     split = _field(entry, "split", str, dataset)
     told = [caption.strip() for caption in captions if caption.strip()]
@@ -238,7 +241,7 @@ def _field(entry: Any, name: str, kind: type, dataset: str) -> Any:
     if name not in entry:
         raise _Malformed(f"has no {name!r}{_foreign(entry, name, dataset)} but {', '.join(map(str, entry))}")
     if not isinstance(entry[name], kind):
-        raise _Malformed(f"has {name!r}: {_short(entry[name])}, a {kind.__name__} is wanted")
+        raise _Malformed(f"has {name!r}: {_short(entry[name])}, {KINDS[kind]} is wanted")
     return entry[name]
 
 
@@ -279,8 +282,11 @@ def check_pedes(root: str, dataset: str) -> "Report":
 
 
 def _readable(file: Path, dataset: str) -> tuple[list[Record], list[str]]:
-    """The records that can be read, and a line for each that cannot, or that has a caption without a word."""
-    records, problems = [], []
+    """The records that can be read, and a line for each that cannot, or that has a caption without a word.
+
+    And one for each split of a name that is none of the three: it is read as val, which is most likely not meant.
+    """
+    records, problems, foreign = [], [], Counter[str]()
     for number, entry in enumerate(_entries(file)):
         try:
             record = _record(entry, dataset)
@@ -291,7 +297,9 @@ def _readable(file: Path, dataset: str) -> tuple[list[Record], list[str]]:
             what = f"{record.blank} captions that say nothing" if record.blank else "no caption"
             problems.append(f"{file}: record {number} ({record.path}) has {what}")
         records.append(record)
-    return records, problems
+        foreign.update({entry["split"]} - set(SPLITS))
+    told = [f"{file}: {count} records have the split {_short(name)}, read as val" for name, count in foreign.items()]
+    return records, problems + told
 
 
 def _misfits(records: Sequence[Record]) -> list[str]:

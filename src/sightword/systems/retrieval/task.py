@@ -32,6 +32,11 @@ from sightword.towers.t5 import T5Decoder, T5Text
 from sightword.towers.tower import ImageTower, TextTower
 
 SHOWN = 6  # images of a picture
+SPLITS = {
+    "train": "train: the run was trained on it",
+    "val": "val: never trained on; best.ckpt was chosen on it",
+    "test": "test: never trained on, and nothing was chosen on it",
+}
 
 
 def make_task(system: System) -> "Retrieving":
@@ -119,6 +124,7 @@ class Retrieving(Task):
         self.gen_weight, self.gen_ramp, self.mask_global_text = 1.0, 0, False
         self.pair: tuple[Any] = (None,)
         self.codes: LazyCodes | None = None
+        self.split = "val"  # that was measured last
         self._last: PedesBatch | None = None
         self._forget()
 
@@ -232,6 +238,7 @@ class Retrieving(Task):
             decoder = self.generator.decoder
             found["expect"] = {"num_codes": decoder.num_codes, "shapes": {"ids": list(decoder.grid_bias.grid)}}
             found["factor"] = self.codes.factor if self.codes is not None else 0
+            found["expect"] |= {"weights": self.codes.digest} if self.codes is not None else {}
         return found
 
     # ------------------------------------------------------------------------------------------------------ measures
@@ -240,6 +247,7 @@ class Retrieving(Task):
     def evaluate(self, batch: PedesBatch | ImageRows | TextRows) -> None:
         """Images and captions apart, each once. Of a training batch, the text gain."""
         if isinstance(batch, ImageRows):
+            self.split = batch.split
             self._images.append(Rows.of(self.model.encode_image(batch.images), batch))
         elif isinstance(batch, TextRows):
             self._texts.append(Rows.of(self.model.encode_text(batch.caption_ids, batch.caption_attn_mask), batch))
@@ -287,7 +295,7 @@ class Retrieving(Task):
             **PROTOCOL,
             "embeddings": "each computed without its counterpart",
             "text_gain": "cross-entropy of hidden codes with another person's text less that with the own, nats a code",
-            "split": "validation; checkpoints are chosen on it and never on test",
+            "split": SPLITS[self.split],
         }
 
     def _forget(self) -> None:

@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from sightword.data.check import Report
     from sightword.systems.retrieval.gallery import Embedder
 
+DRAWN = 20  # images of a search's picture, at most: what a screen shows
+
 
 def index(
     run: str,
@@ -53,7 +55,7 @@ def search(
 ) -> None:
     """Find who a sentence describes: sightword search index=gallery "a man with a green backpack"
 
-    index: what `sightword index` wrote. top: how many. out: the picture of them; out= draws none.
+    index: what `sightword index` wrote. top: how many. out: the picture of the first 20; out= draws none.
     run, checkpoint: where the network is now, if it is not where the gallery was made from.
     """
     from pathlib import Path
@@ -66,6 +68,8 @@ def search(
     if top < 1:
         raise ValueError(f"top is at least 1, got {top}")
     gallery = Gallery(index)
+    if not len(gallery):
+        raise ValueError(f"{index} has no vector of an image of its folder: sightword index goes through that again")
     embedder = _Run(run or gallery.note["run"], checkpoint or gallery.note["checkpoint"]).open()
     gallery.check(embedder)
     hits = gallery.search(embedder.embed([sentence]), top)
@@ -75,8 +79,10 @@ def search(
     if out:
         from sightword.systems.retrieval.show import Shown, save, strip
 
-        save(strip(sentence, [Shown.of(hit.path, hit.score) for hit in hits]), Path(out).expanduser())
-        print(f"{len(hits)} of {len(gallery)} images; drawn in {out}")
+        drawn = hits[:DRAWN]
+        save(strip(sentence, [Shown.of(hit.path, hit.score) for hit in drawn]), Path(out).expanduser())
+        first = f"the first {DRAWN} " if len(hits) > DRAWN else ""
+        print(f"{len(hits)} of {len(gallery)} images; {first}drawn in {out}")
 
 
 def probe(
@@ -104,7 +110,7 @@ def probe(
     for name, value in (("strips", strips), ("captions", captions)):
         if value < 1:
             raise ValueError(f"{name} is at least 1, got {value}")
-    read = read_pedes(*_data(run, dataset, root), split)
+    read = read_pedes(*_data(run, dataset, root), split, _hold_out(run))
     embedder = _Run(run, checkpoint).open().to(job.device())
     texts, images = embedder.embed(read.captions), embedder.embed_files(read.images)
     chosen = show.spread(len(read.captions), strips)
@@ -129,6 +135,17 @@ def _data(run: str, dataset: str, root: str) -> tuple[str, str]:
     return root, dataset
 
 
+def _hold_out(run: str) -> int:
+    """How many identities the run did not train on, where the set has no validation split; exported: the default."""
+    from pathlib import Path
+
+    from sightword.run import read_config
+    from sightword.systems.retrieval.config import Data
+
+    folder = Path(run).expanduser()
+    return int(read_config(folder).data.hold_out) if (folder / "config.yaml").is_file() else Data().hold_out
+
+
 class _Run(NamedTuple):
     """Where an encoder comes from: a run, or what was exported of one."""
 
@@ -149,8 +166,13 @@ def _encoder(run: str, checkpoint: str) -> Any:
 
     folder = Path(run).expanduser()
     if not (folder / "config.yaml").is_file():
-        from sightword.systems.retrieval.export import read_exported
+        from sightword.systems.retrieval.export import CONFIG, read_exported
 
+        if not (folder / CONFIG).is_file():
+            raise ValueError(
+                f"{folder} is neither a run (it has no config.yaml) nor what sightword export writes (no {CONFIG}): "
+                "say run= where one is"
+            )
         return read_exported(folder)
     system = read_config(folder).experiment.split("/")[0]
     if system != "retrieval":
