@@ -412,7 +412,7 @@ def evaluate(
 
     run: a run's folder. checkpoint: best, last or a file. split: val, or test where the data have one; what validation
     chose, as thresholds, is used there as it is. out: the JSON; if empty, evaluation.json in the run's folder
-    (evaluation_test.json of test). Tables are written beside it, as CSV and as text.
+    (evaluation_test.json of test). Tables are written beside it, as CSV and as text, and pictures where there are any.
     Fields of the config can be given too: data.val_root=photos, system.use_lpips=true system.lpips_weights=vgg16.pth,
     system.fid_weights=pt_inception-2015-12-05-6726825d.pth.
     """
@@ -423,7 +423,8 @@ def evaluate(
 
     config = _change(runs.read_config(Path(run)), fields)
     task, config, used = runs.restore(Path(run), checkpoint, config)
-    measures = measure(task, runs.held_out(config, split, task), config)
+    loader = runs.held_out(config, split, task)
+    measures = measure(task, loader, config)
     file = Path(out or Path(run) / ("evaluation.json" if split == "val" else f"evaluation_{split}.json"))
     file.parent.mkdir(parents=True, exist_ok=True)
     protocol, tables = task.protocol(), task.tables()
@@ -431,6 +432,7 @@ def evaluate(
     with write_atomically(file) as part:
         part.write_text(json.dumps(report, indent=2) + "\n")
     written = [path for name, rows in tables.items() for path in _write_table(file, name, rows, protocol)]
+    written += task.draw(loader, file.with_name(f"{file.stem}_pictures"))
     print("\n".join([*([protocol["split"]] if "split" in protocol else []), *_measured(measures, protocol)]))
     beside = f", {', '.join(str(path) for path in written)} beside it" if written else ""
     print(f"{used}, measured; written to {file} with the protocol{beside}")

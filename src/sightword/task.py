@@ -70,6 +70,10 @@ class Task(nn.Module):
         """What the last `measures` were made of, row by row: name → rows of the same columns, plain values."""
         return {}
 
+    def draw(self, loader: Any, folder: Path) -> list[Path]:
+        """Write pictures of what was last measured, the loader's data, into a folder; which files. For `evaluate`."""
+        return []
+
     def pictures(self, batch: Any) -> dict[str, Image]:
         """What a person would rather look at than numbers."""
         return {}

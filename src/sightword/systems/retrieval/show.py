@@ -20,6 +20,7 @@ from sightword.data.image import read_image
 from sightword.data.loader import mix
 from sightword.pictures import FAINT, GREY, INK
 from sightword.ranking import best
+from sightword.systems.retrieval.pedes import Split
 
 Family = tuple[tuple[str, ...], ...]  # words that can stand for each other, those of one meaning in one tuple
 
@@ -182,6 +183,33 @@ def _mark(tile: Image.Image, colour: str, right: bool) -> None:
 
 def _colour(right: bool | None) -> str:
     return {None: FAINT, True: RIGHT, False: WRONG}[right]
+
+
+# ------------------------------------------------------------------------------------------------------------ a split
+
+
+def draw(
+    embed: Callable[[Sequence[str]], Tensor],
+    split: Split,
+    texts: Tensor,
+    images: Tensor,
+    folder: Path,
+    strips: int = 6,
+    captions: int = 1000,
+) -> list[Path]:
+    """Write strips.png and word_swaps.png of a split, each with its numbers as JSON: which files.
+
+    texts, images: the embeddings (C, E) and (M, E) of its captions and images. strips: how many captions are shown
+    with their best images. captions: how many have a word changed, which `embed` is asked for.
+    """
+    chosen = spread(len(split.captions), strips)
+    asked = ask(split.captions, split.caption_image, texts, split.images, split.pids, images, chosen)
+    swaps = sensitivity(embed, split.captions, images[split.caption_image], captions)
+    page = stacked([question.strip() for question in asked])
+    return [
+        *save(page, folder / "strips.png", [question.as_dict() for question in asked]),
+        *save(swaps.picture(), folder / "word_swaps.png", swaps.as_dict()),
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------- word swaps

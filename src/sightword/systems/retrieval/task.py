@@ -126,6 +126,7 @@ class Retrieving(Task):
         self.codes: LazyCodes | None = None
         self.split = "val"  # that was measured last
         self._last: PedesBatch | None = None
+        self._seen: tuple[Rows, Rows] | None = None  # images and captions of the last measures
         self._forget()
 
     @property
@@ -262,6 +263,7 @@ class Retrieving(Task):
         self._forget()
         found: dict[str, float] = {}
         if images is not None and texts is not None:
+            self._seen = images, texts
             found |= measures_of(images.vectors, images.pids, texts.vectors, texts.pids)
         if gain.sum[1]:
             found["text_gain"] = float(gain.value())
@@ -287,6 +289,17 @@ class Retrieving(Task):
         scale = max(1, math.ceil(64 / min(shown.shape[2:])))
         side = {title: pictures.grid(images, SHOWN, scale=scale) for title, images in both.items()}
         return {"text_gain": pictures.titled(side)}
+
+    def draw(self, loader: Any, folder: Path) -> list[Path]:
+        """Captions with their best images, and what one changed word does to a score, as `sightword probe` has them."""
+        from sightword.systems.retrieval import show
+        from sightword.systems.retrieval.gallery import Embedder
+
+        if self._seen is None:
+            return []
+        images, texts = self._seen
+        embedder = Embedder(self.model, "this run")
+        return show.draw(embedder.embed, loader.dataset.split, texts.vectors, images.vectors, folder)
 
     def protocol(self) -> dict[str, Any]:
         from sightword.ranking import PROTOCOL

@@ -113,13 +113,7 @@ def probe(
     read = read_pedes(*_data(run, dataset, root), split, _hold_out(run))
     embedder = _Run(run, checkpoint).open().to(job.device())
     texts, images = embedder.embed(read.captions), embedder.embed_files(read.images)
-    chosen = show.spread(len(read.captions), strips)
-    asked = show.ask(read.captions, read.caption_image, texts, read.images, read.pids, images, chosen)
-    swaps = show.sensitivity(embedder.embed, read.captions, images[read.caption_image], captions)
-    page = show.stacked([question.strip() for question in asked])
-    for file in show.save(page, Path(out).expanduser() / "strips.png", [question.as_dict() for question in asked]):
-        print(file)
-    for file in show.save(swaps.picture(), Path(out).expanduser() / "word_swaps.png", swaps.as_dict()):
+    for file in show.draw(embedder.embed, read, texts, images, Path(out).expanduser(), strips, captions):
         print(file)
 
 
