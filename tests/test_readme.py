@@ -12,6 +12,7 @@ import pytest
 
 import sightword
 from sightword import cli
+from sightword.miniature import person
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -54,6 +55,7 @@ def run_console(line):
 
 def test_every_block_of_the_readme_runs_in_order(photos, tmp_path, monkeypatch, tiny_modules):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(person, "write_cuhk", partial(person.write_cuhk, sizes=person.Sizes(24, 8, 8)))
     shutil.copytree(photos, "photos")
     found = blocks("README.md")
     assert [language for language, _ in found].count("python") >= 3

@@ -1,4 +1,5 @@
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -6,13 +7,21 @@ import torch
 from PIL import Image
 
 from sightword import cli
-from sightword.miniature import contents
+from sightword.miniature import contents, person
 from sightword.towers import image_tower, text_tower
 from sightword.towers.vq_image import VQImage
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_people():
+    """Not 700 of them: who is drawn is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(person, "write_cuhk", partial(person.write_cuhk, sizes=person.Sizes(8, 4, 4)))
+        yield
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, small_clip):
+def folder(tmp_path_factory, few_people, small_clip):
     """What `sightword mini` writes."""
     out = tmp_path_factory.mktemp("mini")
     contents.write_all(out)

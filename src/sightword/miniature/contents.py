@@ -44,7 +44,7 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
         ),
         Part(
             "people",
-            "300 people in families of four, drawn and described, in CUHK-PEDES's layout; fewer in that of ICFG-PEDES "
+            "700 people in families of four, drawn and described, in CUHK-PEDES's layout; fewer in that of ICFG-PEDES "
             "and of RSTPReid",
             "sightword check dataset=cuhk_pedes root={}",
             write_people,
