@@ -99,12 +99,12 @@ def test_a_stranger_with_the_same_vector_stands_above():
 @pytest.mark.parametrize("blurred", [512, 10**9], ids=["row by row", "pair by pair"])
 @pytest.mark.parametrize("people", [2, 40])
 def test_scores_that_float32_cannot_tell_apart_are_ranked_as_in_float64(monkeypatch, people, blurred):
-    """Images that differ in the eighth digit, as those of a network that has collapsed."""
+    """Images that differ in the eighth digit, as those of a network that has collapsed; far more than float64 rounds."""
     monkeypatch.setattr(ranks, "BLURRED", blurred)
     asked = 3 if people == 2 else 20
     generator = torch.Generator().manual_seed(1)
     middle = torch.randn(768, generator=generator)
-    x, y = (F.normalize(middle + 1e-5 * torch.randn(n, 768, generator=generator), dim=1) for n in (asked, 300))
+    x, y = (F.normalize(middle + 1e-4 * torch.randn(n, 768, generator=generator), dim=1) for n in (asked, 300))
     ids = torch.randint(0, people, (asked,), generator=generator), torch.randint(0, people, (300,), generator=generator)
     assert len((x @ y.T)[0].unique()) < 100  # so a sort in float32 would be chance
     assert_sorted(ranking(x, y, *ids), sorted_out(x, y, *ids))
