@@ -99,7 +99,7 @@ def test_a_stranger_with_the_same_vector_stands_above():
 @pytest.mark.parametrize("blurred", [512, 10**9], ids=["row by row", "pair by pair"])
 @pytest.mark.parametrize("people", [2, 40])
 def test_scores_that_float32_cannot_tell_apart_are_ranked_as_in_float64(monkeypatch, people, blurred):
-    """Images that differ in the eighth digit, as those of a network that has collapsed; far more than float64 rounds."""
+    """Images that differ in the eighth digit, as those of a collapsed network: far more than float64 rounds."""
     monkeypatch.setattr(ranks, "BLURRED", blurred)
     asked = 3 if people == 2 else 20
     generator = torch.Generator().manual_seed(1)
