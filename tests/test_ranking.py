@@ -59,12 +59,28 @@ def test_ranks_are_those_of_a_full_sort(shape, options, whole):
     assert_sorted(ranking(*inputs, **options), sorted_out(*inputs))
 
 
+@pytest.mark.parametrize("columns", [1000, 120])
+@pytest.mark.parametrize("noise", [0.3, 0.6, 0.9])
+def test_ranks_of_a_network_that_finds_most_are_those_of_a_sort(noise, columns):
+    """Few strangers above, so that they are counted one by one."""
+    generator = torch.Generator().manual_seed(0)
+    asked, there = (torch.arange(n) % 60 for n in (120, 1000))
+    centres = torch.randn(60, 24, generator=generator)
+    x, y = (
+        F.normalize(centres[ids] + noise * torch.randn(len(ids), 24, generator=generator), dim=1)
+        for ids in (asked, there)
+    )
+    found = ranking(x, y, asked, there, columns=columns)
+    assert found.rank1 > 50
+    assert_sorted(found, sorted_out(x, y, asked, there))
+
+
 def test_a_few_numbers_by_hand():
     gallery = torch.tensor([[0.9], [0.8], [0.7], [0.6], [0.5]])
-    found = ranking(torch.tensor([[1.0]]), gallery, torch.tensor([7]), torch.tensor([1, 7, 2, 7, 3]))
+    found = ranking(torch.tensor([[1.0]]), gallery, torch.tensor([7]), torch.tensor([1, 7, 2, 3, 7]))
     assert found.first.tolist() == [2]
-    assert found.precision[0] == pytest.approx((1 / 2 + 2 / 4) / 2)
-    assert found.penalty[0] == pytest.approx(2 / 4)
+    assert found.mAP == pytest.approx(100 * (1 / 2 + 2 / 5) / 2)
+    assert found.mINP == pytest.approx(100 * 2 / 5)
     assert (found.rank1, found.rank5, found.rank(2)) == (0, 100, 100)
     assert found.chance == pytest.approx(40)
 
@@ -80,16 +96,19 @@ def test_a_stranger_with_the_same_vector_stands_above():
     assert set(found.first.tolist()) == {2}
 
 
-def test_scores_that_float32_cannot_tell_apart_are_ranked_as_in_float64():
-    """Images that differ in the eighth digit, as those of a network that has collapsed."""
+@pytest.mark.parametrize("blurred", [512, 10**9], ids=["row by row", "pair by pair"])
+@pytest.mark.parametrize("people", [2, 40])
+def test_scores_that_float32_cannot_tell_apart_are_ranked_as_in_float64(monkeypatch, people, blurred):
+    """Images that differ in the eighth digit, as those of a collapsed network: far more than float64 rounds."""
+    monkeypatch.setattr(ranks, "BLURRED", blurred)
+    asked = 3 if people == 2 else 20
     generator = torch.Generator().manual_seed(1)
-    middle = torch.randn(64, generator=generator)
-    x, y = (F.normalize(middle + 1e-6 * torch.randn(n, 64, generator=generator), dim=1) for n in (20, 2000))
-    ids = torch.randint(0, 40, (20,), generator=generator), torch.randint(0, 40, (2000,), generator=generator)
-    product = x @ y.T
-    assert len(product[0].unique()) < 1000  # so a sort in float32 would be chance
+    middle = torch.randn(768, generator=generator)
+    x, y = (F.normalize(middle + 1e-4 * torch.randn(n, 768, generator=generator), dim=1) for n in (asked, 300))
+    ids = torch.randint(0, people, (asked,), generator=generator), torch.randint(0, people, (300,), generator=generator)
+    assert len((x @ y.T)[0].unique()) < 100  # so a sort in float32 would be chance
     assert_sorted(ranking(x, y, *ids), sorted_out(x, y, *ids))
-    assert_sorted(ranking(x, y, *ids, columns=600), sorted_out(x, y, *ids))
+    assert_sorted(ranking(x, y, *ids, columns=170), sorted_out(x, y, *ids))
 
 
 def test_a_collapsed_network_is_no_better_than_the_worst_order():
