@@ -1,6 +1,8 @@
 # make demo · make test · make check · make bench: each makes its own .venv first, once.
 PYTHON ?= python3
 BIN := .venv/bin
+# Test files are shared out among processes of one thread each.
+SHARED := -n auto --maxprocesses 4 --dist loadfile
 STAMP := .venv/.made-of-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
 .PHONY: demo test test-all check bench clean
@@ -9,10 +11,10 @@ demo: $(STAMP)
 	@$(BIN)/sightword demo
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SHARED)
 
 test-all: $(STAMP) .venv/.extras
-	@$(BIN)/python -m pytest -m "not gpu"
+	@$(BIN)/python -m pytest $(SHARED) -m "not gpu"
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ import inspect
 import pkgutil
 import re
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -181,6 +182,15 @@ def experiments() -> list[tuple[str, Path]]:
     return list({f"{file.parent.name}/{file.stem}": file for file in reversed(files)}.items())[::-1]
 
 
+def presets(system: str) -> dict[str, list[str]]:
+    """Name → words of every preset of a system, from configs/preset/<system>.yaml: the rows of a document's tables."""
+    import yaml
+
+    files = [file for folder in _config_folders() if (file := folder / "preset" / f"{system}.yaml").exists()]
+    found = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in reversed(files)]
+    return {name: line.split() for each in found for name, line in each.items()}
+
+
 def _config_folders() -> list[Path]:
     return [folder for place in sightword.__path__ if (folder := Path(place) / "configs").is_dir()]
 
@@ -191,12 +201,15 @@ def _config_folders() -> list[Path]:
 def train(words: list[str]) -> int:
     """Train an experiment: sightword train experiment=tokenizer/mini data.root=photos
 
-    Any field of the config can be given as key=value. resume=<run folder> goes on with a run that was stopped, to the
-    result it would have had. Hydra's flags work as well: --cfg job prints the config, -m sweeps over lists of values.
+    Any field of the config can be given as key=value. preset=<name> stands for an experiment and some values, which
+    those given besides it overrule; sightword list names them. resume=<run folder> goes on with a run that was stopped,
+    to the result it would have had. Hydra's flags work as well: --cfg job prints the config, -m sweeps over lists of
+    values.
     """
     if any(word in ("-h", "--help") for word in words):
         print(_train_usage(words))
         return 0
+    words = _without_preset(words)
     if any(word.startswith("-") for word in words):
         return _train_by_hydra(words)
     resumed = [word.removeprefix("resume=") for word in words if word.startswith("resume=")]
@@ -207,6 +220,20 @@ def train(words: list[str]) -> int:
             raise ValueError(f"resume={folder} knows its experiment: leave experiment= away")
         return _tell(runs.start(_change(runs.read_config(folder), others), folder))
     return _tell(runs.start(_compose(others)))
+
+
+def _without_preset(words: list[str]) -> list[str]:
+    """preset=<name> as the words that it stands for, before all others."""
+    named = [word.removeprefix("preset=") for word in words if word.startswith("preset=")]
+    if not named:
+        return words
+    known = {name: told for system in system_names() for name, told in presets(system).items()}
+    if named[-1] not in known:
+        raise ValueError(f"there is no preset {named[-1]!r}{_closest(named[-1], known)}; sightword list names them")
+    others = [word for word in words if not word.startswith("preset=")]
+    if any(word.startswith(("experiment=", "resume=")) for word in others):
+        raise ValueError(f"preset={named[-1]} knows its experiment: leave experiment= and resume= away")
+    return [*known[named[-1]], *others]
 
 
 def train_in(folder: Path, words: list[str]) -> bool:
@@ -560,6 +587,10 @@ def list_experiments() -> None:
         print(f"{name:<20} {what}")
         for line in rest:
             print(f"{'':<20}   {line}")
+    for system in system_names():
+        if known := presets(system):
+            told = textwrap.fill(", ".join(known), 112, initial_indent="  ", subsequent_indent="  ")
+            print(f"{system}, preset=\n{told}")
 
 
 def mini(out: str = "mini") -> None:
