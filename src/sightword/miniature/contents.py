@@ -78,7 +78,7 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
             "towers/bert",
             "a BERT, drawn at random",
             "from sightword import text_tower; text_tower('{}')",
-            lambda f: tower.write_bert(f, captions() + [" ".join(motion.vocabulary())]),
+            lambda f: tower.write_bert(f, [*captions(), " ".join(motion.vocabulary())]),
         ),
         Part(
             "towers/vq",

@@ -74,7 +74,7 @@ LEAP = Pose(2, lift=20, upper=(70, 70), plane=(25, 25), lower=(80, 80), across=(
 
 def _one(pose: Pose, rest: Pose = STAND) -> Pose:
     """The acting side as in `pose`, the other as in `rest`."""
-    sides = {
+    sides: dict[str, Any] = {
         name: (acting[0], other[1])
         for name, acting, other in zip(Pose._fields, pose, rest, strict=True)
         if isinstance(acting, tuple) and isinstance(other, tuple)
@@ -83,7 +83,8 @@ def _one(pose: Pose, rest: Pose = STAND) -> Pose:
 
 
 def _swapped(pose: Pose) -> Pose:
-    return pose._replace(**{name: value[::-1] for name, value in pose._asdict().items() if isinstance(value, tuple)})
+    sides: dict[str, Any] = {name: each[::-1] for name, each in pose._asdict().items() if isinstance(each, tuple)}
+    return pose._replace(**sides)
 
 
 WAVE_OUT = Pose(upper=(98, 98), plane=(8, 8), lower=(138, 138), across=(4, 4))
