@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sightword.atomic import write_atomically
-from sightword.miniature import intent, person, scene, tower
+from sightword.miniature import intent, motion, person, scene, tower
 
 
 class Part(NamedTuple):
@@ -50,6 +50,13 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
             write_people,
         ),
         Part(
+            "motion",
+            f"the skeletons of {sum(motion.SIZES[:3])} people in {len(motion.ACTIONS)} actions, and in "
+            f"{len(motion.UNSEEN)} more for recognisers that go by words, in pyskl's format",
+            "sightword check dataset=pyskl path={}/annotations.pkl",
+            motion.write_motion,
+        ),
+        Part(
             "towers/clip",
             "a CLIP, trained here on such scenes and their captions: its patches know their words",
             "from sightword import image_tower; image_tower('{}', form='value')",
@@ -71,7 +78,7 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
             "towers/bert",
             "a BERT, drawn at random",
             "from sightword import text_tower; text_tower('{}')",
-            lambda f: tower.write_bert(f, captions()),
+            lambda f: tower.write_bert(f, [*captions(), " ".join(motion.vocabulary())]),
         ),
         Part(
             "towers/vq",
