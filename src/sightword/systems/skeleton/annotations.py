@@ -136,7 +136,7 @@ class _Outline(NamedTuple):
 
 def _outline(row: Any) -> _Outline:
     if not isinstance(row, Mapping):
-        raise _Malformed(f"is a {type(row).__name__}, not a dictionary")
+        raise _Malformed(f"is of type {type(row).__name__}, not a dictionary")
     name = row.get("frame_dir", row.get("filename"))
     if not isinstance(name, str) or not name:
         raise _Malformed(f"has no 'frame_dir' but {_few(row)}")
@@ -182,10 +182,11 @@ def _clip(row: Row, name: str, label: int) -> Clip:
         scores = points[..., 2].copy()
     else:  # nothing but zeros is the only way these have of saying that a joint is not there
         scores = points.any(-1).astype(np.float32)
-    there = np.isfinite(points).all(-1) & (scores >= THERE)  # no score that is not a number is
+    finite = np.isfinite(points)
+    there = finite[..., 0] & finite[..., 1] & (scores >= THERE)  # as no NaN is; several times faster than all(-1)
     if not there.all():
         scores = np.where(there, scores, np.float32(0))
-        points = np.where(np.isfinite(points), points, np.float32(0))
+        points = np.where(finite, points, np.float32(0))
     if shape is None:
         points, shape = _from_the_front(points, there)
     key = row.get("key_moments")
@@ -212,7 +213,7 @@ def _numbers(value: Any) -> bool:
 
 def _is_size(value: Any) -> bool:
     sides = list(value) if isinstance(value, list | tuple | np.ndarray) else []
-    return len(sides) == 2 and all(isinstance(side, int | float | np.number) and 0 < side < 2**20 for side in sides)
+    return len(sides) == 2 and all(isinstance(side, int | float | np.number) and 1 <= side < 2**20 for side in sides)
 
 
 def _shape(value: Any) -> str:

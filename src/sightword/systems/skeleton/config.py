@@ -41,9 +41,9 @@ class Data:
         for name in ("frames", "clips", "test_clips", "persons", "short_side", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} is at least 1; got {getattr(self, name)}")
-        for name in ("padding", "threshold", "num_workers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"data.{name} is at least 0; got {getattr(self, name)}")
+        for name, least in (("padding", 0), ("threshold", 2), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"data.{name} is at least {least}; got {getattr(self, name)}")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"data.flip is a probability, 0 to 1; got {self.flip}")
         if not self.val and not 0 < self.hold_out < 1:

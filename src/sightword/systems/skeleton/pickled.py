@@ -92,9 +92,9 @@ class _Scalar:
 
 
 class _Bytes:
-    """For _codecs.encode, by which protocol 2 writes bytes."""
+    """For _codecs.encode, by which protocol 2 writes bytes; and for bytes(), by which it writes none."""
 
-    def __new__(cls, text: Any, _: Any) -> Any:
+    def __new__(cls, text: Any = "", _: Any = None) -> Any:
         return _bytes(text)
 
     def __setstate__(self, state: Any) -> None: ...
@@ -118,6 +118,8 @@ KNOWN: dict[str, type] = {
     "multiarray.scalar": _Scalar,
     "numeric._frombuffer": _FromBuffer,
     "_codecs.encode": _Bytes,
+    "builtins.bytes": _Bytes,
+    "__builtin__.bytes": _Bytes,
     "collections.OrderedDict": dict,
 }
 
