@@ -45,6 +45,10 @@ class System:
 class Data:
     annotations: str = "own.pkl"
     test: str = "xsub_val"
+    frames: int = LENGTH
+    test_clips: int = 10
+    test_flip: bool = True
+    test_size: tuple[int, int] = (64, 48)
 
 
 @dataclass
@@ -71,8 +75,8 @@ class Answers:
         return self
 
     def protocol(self):
-        note = {"measures": {"top1": "of the recordings"}, "split": "val: chosen on it"}
-        return {"views": "1 clip", "temperature": "0.07", **note}
+        classes = f"{len(self.classes)} of labels.json"
+        return {"split": "val: chosen on it", "views": "0", "classes": classes, "probabilities": "softmax of cosines"}
 
     def weights_of(self, batch):
         said = (batch.index + (batch.index % 5 == 4)) % len(self.classes)
@@ -146,16 +150,16 @@ def test_forty_recordings_are_told_and_all_are_in_the_table(world, tmp_path, cap
 
 def test_the_measures_stand_beside_the_protocol(world, tmp_path, capsys):
     lines = told(capsys, "recognise", "run=r", f"out={tmp_path}", "strips=2")
-    assert "  top1                 80         of the recordings" in lines
-    assert "  views: 1 clip" in lines
-    assert "  classes: 6, those of the run" in lines
+    assert "  top1                 80" in lines
+    views = "10 of 8 frames at 64×48 of each recording, each mirrored too; probabilities averaged"
+    assert lines[-4:-1] == [f"  views: {views}", "  probabilities: softmax of cosines", "  classes: 6 of labels.json"]
     assert not [line for line in lines if "chosen on it" in line], "which split a run was chosen on is not known here"
     report = json.loads((tmp_path / "recognised.json").read_text())
     measures = report["measures"]
     assert measures["top1"] == pytest.approx(80)
     assert measures["chance"] == pytest.approx(100 / 6)
     assert measures["key_weight"] == pytest.approx(6 / 8)
-    assert report["protocol"]["temperature"] == "0.07"
+    assert report["protocol"]["views"] == views
     assert len(json.loads((tmp_path / "strips.json").read_text())) == 2
     assert lines[-1].startswith("50 recordings; written to ")
     assert all(file in lines[-1] for file in ("recognised.csv", "strips.png", "confusion.png"))

@@ -39,11 +39,10 @@ def recognise(
     watched = list(_watched(task, data, split, truth, strips))
     print("\n".join(_lines(watched, classes)))
     measured = _measures(watched, len(classes))
-    protocol = {**_protocol(task), "classes": f"{len(classes)}, {labels or 'those of the run'}"}
+    protocol = _protocol(task, data)
     files = _write(folder, watched, classes, joints, top, strips, measured, {"run": run, "protocol": protocol})
-    notes = task.protocol().get("measures", {})
-    told = [f"  {what:<20} {number:<10.4g} {notes.get(what, '')}".rstrip() for what, number in measured.items()]
-    print("\n".join([*told, *(f"  {what}: {text}" for what, text in protocol.items())]))
+    print("\n".join(f"  {what:<20} {number:.4g}" for what, number in measured.items()))
+    print("\n".join(f"  {what}: {text}" for what, text in protocol.items()))
     print(f"{len(watched)} recordings; written to {', '.join(map(str, files))}")
 
 
@@ -65,7 +64,7 @@ def convert(annotations: str, out: str) -> None:
 
 
 def check_pyskl(root: str, classes: int = 0) -> "Report":
-    """An annotation file as pyskl has them: its keys, shapes, numbers, splits. classes: how many there are labels of."""
+    """An annotation file as pyskl has them: its keys, shapes, numbers, splits. classes: how many labels there are."""
     from sightword.systems.skeleton import annotations
 
     return annotations.check_pyskl(root, classes)
@@ -158,9 +157,13 @@ def _measures(watched: Sequence["Watched"], classes: int) -> dict[str, float]:
     return found
 
 
-def _protocol(task: Any) -> dict[str, str]:
-    """The lines of a task's protocol that are words."""
-    return {what: text for what, text in task.protocol().items() if isinstance(text, str) and what != "split"}
+def _protocol(task: Any, data: Any) -> dict[str, str]:
+    """How it was done: the views, and what the task says of its probabilities and classes."""
+    mirrored = ", each mirrored too" if data.test_flip else ""
+    size = "×".join(map(str, data.test_size))
+    views = f"{data.test_clips} of {data.frames} frames at {size} of each recording{mirrored}; probabilities averaged"
+    told = task.protocol()
+    return {"views": views, **{name: told[name] for name in ("probabilities", "classes") if name in told}}
 
 
 def _write(
