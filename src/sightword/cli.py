@@ -491,8 +491,8 @@ def check(dataset: str, root: str = "", path: str = "", *, others: Sequence[str]
     told more: of intentonomy images= is the folder of the pictures, where they do not lie below root.
     """
     if bool(root) == bool(path):
-        told = "root and path are the same thing, give one" if root else "sightword check needs root=…, or path=…"
-        raise ValueError(f"{told}: where the data set lies; sightword check --help says more")
+        wanted = "root and path are the same thing, give one" if root else "sightword check needs root=…, or path=…"
+        raise ValueError(f"{wanted}: where the data set lies; sightword check --help says more")
     checks: dict[str, Callable[..., Any]] = {}
     for system in system_names():
         if _has(system, "verbs.py"):
