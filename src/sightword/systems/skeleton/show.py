@@ -413,8 +413,8 @@ def watch(task: Any, batch: Any, names: Sequence[str], known: bool = True) -> li
 def draw(
     watched: Sequence[Watched], joints: "JointSet", classes: Sequence[str], folder: Path, most: int = 6
 ) -> list[Path]:
-    """Write strips.png of the first recordings and, where classes are known, confusion.png, each with its JSON."""
-    files, drawn = [], [one for one in watched[:most] if len(one.points)]
+    """Write strips.png of the first recordings that have poses and, where classes are known, confusion.png, each with its JSON."""
+    files, drawn = [], [one for one in watched if len(one.points)][:most]
     if drawn:
         files += save(strips(drawn, joints, classes), folder / "strips.png", twins(drawn, classes))
     if known := [one for one in watched if one.label is not None]:

@@ -28,7 +28,7 @@ def recognise(
     labels: other classes, {class: [prompts]} as JSON, or a list of names; for a run that recognises by words.
     split: a split of the annotations; all recordings if empty. out: the folder for the table, the strips and, where
     classes are known, the confusion matrix. top: classes of a recording in the table. strips: recordings that are
-    drawn. truth: whether the labels in the annotations are numbers of these classes; false names them unseen.
+    drawn, evenly spread. truth: whether the labels in the annotations are numbers of these classes; false names them unseen.
     """
     for name, value, least in (("top", top, 1), ("strips", strips, 0)):
         if value < least:
@@ -95,7 +95,7 @@ def _open(run: str, checkpoint: str, labels: str, annotations: str) -> tuple[Any
 
 
 def _watched(task: Any, data: Any, split: str, truth: bool, strips: int) -> Iterator["Watched"]:
-    """Each recording of a split, in its order; only of the first `strips` the poses are kept."""
+    """Each recording of a split, in its order; poses are kept of `strips` of them, evenly spread."""
     import dataclasses
 
     import torch
@@ -108,17 +108,23 @@ def _watched(task: Any, data: Any, split: str, truth: bool, strips: int) -> Iter
 
     recordings = read_annotations(data.annotations)
     numbers, known = recordings.split(split), task.reads()
+    highest, count = int(recordings.labels[numbers].max()), len(known["classes"])
     if not truth:  # the loader asks whether labels are below the number of classes
-        known["classes"] = tuple(map(str, range(int(recordings.labels.max()) + 1)))
+        known["classes"] = tuple(map(str, range(highest + 1)))
+    elif highest >= count:
+        raise ValueError(
+            f"{data.annotations} has the label {highest} and there are {count} classes: say truth=false if its labels "
+            "are of another list, or split= of the recordings that these classes are of"
+        )
     loader = split_loader(dataclasses.replace(data, test=split), "test", **known)
-    count, device = 0, job.device()
+    kept = {number * len(numbers) // strips for number in range(strips)}
+    device = job.device()
     with torch.no_grad():
         for batch in tqdm(loader, desc="recognising", unit=" batches", disable=None):
             moved = type(batch)(*(part.to(device) if isinstance(part, torch.Tensor) else part for part in batch))
             names = [recordings.names[numbers[number]] for number in batch.index.tolist()]
-            for one in watch(task, moved, names, truth):
-                yield one if count < strips else one.light()
-                count += 1
+            for number, one in zip(batch.index.tolist(), watch(task, moved, names, truth), strict=True):
+                yield one if number in kept else one.light()
 
 
 def _lines(watched: Sequence["Watched"], classes: Sequence[str]) -> list[str]:
