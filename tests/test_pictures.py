@@ -12,10 +12,12 @@ from PIL import Image
 
 from sightword.pictures import (
     LINES,
+    _mistakes,
     bars,
     class_map,
     code_colours,
     code_map,
+    confusion,
     curve,
     grid,
     heat_map,
@@ -270,3 +272,54 @@ def test_a_matrix_has_a_cell_for_each_pair():
     assert ((line[:, 0] > line[:, 2] + 100).sum(), (line[:, 2] > line[:, 0] + 100).sum()) == (19, 19)
     with pytest.raises(ValueError, match="1 rows and 2 columns"):
         matrix(np.zeros((1, 3)), ["row"], ["a", "b"])
+
+
+# -------------------------------------------------------------------------------------------------------- confusion
+
+
+def tinted(image: Image.Image, colour: str) -> int:
+    """Pixels that are clearly blue, or clearly red."""
+    pixels = np.asarray(image).astype(int)
+    red, blue = pixels[..., 0], pixels[..., 2]
+    return int(((blue > red + 60) if colour == "blue" else (red > blue + 60)).sum())
+
+
+def test_right_answers_are_blue_and_wrong_ones_red_by_the_share_of_the_class() -> None:
+    names = ["sit", "stand"]
+    right, wrong = confusion(np.diag([5, 9]), names), confusion(np.array([[0, 5], [9, 0]]), names)
+    assert tinted(right, "blue") > 1000 > 50 > tinted(right, "red")
+    assert tinted(wrong, "red") > 1000 > 50 > tinted(wrong, "blue")
+    few, many = (confusion(torch.tensor([[3, 1], [0, 1]]) * times, names) for times in (1, 25))
+    assert tinted(few, "blue") == tinted(many, "blue")
+    assert tinted(few, "red") == tinted(many, "red")
+    assert (np.asarray(few) != np.asarray(many)).any(), "the numbers of items"
+
+
+def test_the_row_is_the_true_class() -> None:
+    """A mistake of the first class is above the diagonal: to the right of its blue cell."""
+    picture = np.asarray(confusion(np.array([[1, 3], [0, 4]]), ["sit", "stand"], worst=0)).astype(int)
+    red = np.argwhere(picture[..., 0] > picture[..., 2] + 60).mean(0)
+    blue = np.argwhere(picture[..., 2] > picture[..., 0] + 120).mean(0)  # the full one, of the second class
+    assert abs(red[1] - blue[1]) < 6, "of one column"
+    assert red[0] < blue[0] - 20
+
+
+def test_the_worst_mistakes_are_told_in_words_the_worst_first() -> None:
+    counts = np.array([[8, 2, 0], [0, 4, 6], [0, 0, 0]])
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    lines = _mistakes(share, ["sit", "stand", "bow"], 5)
+    assert lines[1:] == ["60 % of “stand” called “bow”", "20 % of “sit” called “stand”"]
+    assert _mistakes(np.eye(3), ["a", "b", "c"], 5) == []
+    assert (
+        confusion(counts, ["sit", "stand", "bow"], worst=0).height < confusion(counts, ["sit", "stand", "bow"]).height
+    )
+
+
+@pytest.mark.parametrize("classes", [1, 12, 21, 60])
+def test_any_number_of_classes_has_a_cell_that_holds_its_number(classes: int) -> None:
+    names = [f"doing the thing number {number} with both hands and much more" for number in range(classes)]
+    picture = confusion(np.eye(classes, dtype=int), names, "title")
+    assert picture.width >= 22 * classes + 230
+    assert picture.width < 34 * classes + 700, "names that are too long are cut"
+    with pytest.raises(ValueError, match=f"of {classes} classes"):
+        confusion(np.zeros((classes, classes + 1)), names)

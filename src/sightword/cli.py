@@ -511,12 +511,15 @@ def export(run: str, out: str, checkpoint: str = "best") -> None:
     print(f"{used} written to {out}")
 
 
-def check(dataset: str, root: str, *, others: Sequence[str] = ()) -> None:
+def check(dataset: str, root: str = "", path: str = "", *, others: Sequence[str] = ()) -> None:
     """Is this data set whole? Names every missing or broken file.
 
-    dataset: images, or one that a system trains on. root: its folder. Some can be told more: of intentonomy images=
-    is the folder of the pictures, where they do not lie below root.
+    dataset: images, or one that a system trains on. root: its folder, or path: its file; the two are one. Some can be
+    told more: of intentonomy images= is the folder of the pictures, where they do not lie below root.
     """
+    if bool(root) == bool(path):
+        wanted = "root and path are the same thing, give one" if root else "sightword check needs root=…, or path=…"
+        raise ValueError(f"{wanted}: where the data set lies; sightword check --help says more")
     checks: dict[str, Callable[..., Any]] = {}
     for system in system_names():
         if _has(system, "verbs.py"):
@@ -525,7 +528,7 @@ def check(dataset: str, root: str, *, others: Sequence[str] = ()) -> None:
         raise ValueError(
             f"there is no data set {dataset!r}{_closest(dataset, checks)}; these can be checked: {', '.join(checks)}"
         )
-    told = _arguments(f"check dataset={dataset}", checks[dataset], [f"root={root}", *others])
+    told = _arguments(f"check dataset={dataset}", checks[dataset], [f"root={root or path}", *others])
     report = checks[dataset](**told)
     print(report)
     if report.problems:

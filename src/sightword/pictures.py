@@ -283,6 +283,103 @@ def matrix(values: Array, rows: Sequence[str], columns: Sequence[str], cell: int
     return page
 
 
+RIGHT_CELL, WRONG_CELL = (31, 111, 184), (214, 60, 40)  # full colour on the diagonal and beside it
+WIDEST_NAME = 230  # pixels of a class name
+
+
+def confusion(counts: Array, names: Sequence[str], title: str = "", worst: int = 5) -> Image.Image:
+    """What was taken for what: counts (C, C), rows the true class, columns the predicted one, in percent of the row.
+
+    Right answers are blue, wrong ones red; a cell under half a percent has no number. At the right each class's number
+    of items; below, the `worst` most frequent mistakes in words, by their share of the class. Readable to 60 classes
+    and more: cells shrink to 22 pixels, and names that are too long are cut.
+    """
+    values = _numpy(counts).astype(np.float64)
+    if values.shape != (len(names), len(names)) or not len(names):
+        raise ValueError(f"a confusion matrix of {len(names)} classes is (C, C), this is {values.shape}")
+    totals = values.sum(1, keepdims=True)
+    share = np.divide(values, totals, out=np.zeros_like(values), where=totals > 0)
+    cell, small = (34, 12) if len(names) <= 20 else (26, 11) if len(names) <= 40 else (22, 10)
+    shown = [_cut(name, WIDEST_NAME) for name in names]
+    slanted = [_slanted(name) for name in shown]
+    label = _font(LABEL)
+    left = 12 + math.ceil(max(label.getlength(name) for name in shown)) + 8
+    head = 12 + (TITLE + 10 if title else 0) + 2 * (LABEL + 6)
+    above = head + max(image.height for image in slanted) + 4
+    side = cell * len(names)
+    mistakes = _mistakes(share, names, worst)
+    wide = [label.getlength(line) for line in mistakes] + [_font(TITLE).getlength(title), label.getlength(_READING[1])]
+    right = max(64, slanted[-1].width + 8)
+    width = max(left + side + right, math.ceil(max(wide)) + 24)
+    page = Image.new("RGB", (width, above + side + 14 + (LABEL + 7) * len(mistakes) + 8), "white")
+    for number, image in enumerate(slanted):
+        where = (left + cell * number + cell // 3, above - image.height - 4)
+        page.paste(image, where, Image.eval(image.convert("L"), _inverse))
+    pen = ImageDraw.Draw(page)
+    _write_lines(pen, title, head)
+    _cells(pen, share, (left, above), cell, _font(small))
+    for number, name in enumerate(shown):
+        y = above + cell * number + cell / 2
+        pen.text((left - 8, y), name, INK, label, anchor="rm")
+        count = int(totals[number, 0])
+        pen.text((left + side + 6, y), f"{count:,}" if count else "none", GREY, label, anchor="lm")
+    for number, line in enumerate(mistakes):
+        pen.text((12, above + side + 14 + number * (LABEL + 7)), line, INK if number else GREY, label)
+    return page
+
+
+_READING = (
+    "a row is what it is, a column what it was called",
+    "percent of the row: blue right, red wrong; at the right the number of items",
+)
+
+
+def _write_lines(pen: ImageDraw.ImageDraw, title: str, head: int) -> None:
+    if title:
+        pen.text((12, 12), title, INK, _font(TITLE))
+    for number, line in enumerate(_READING):
+        pen.text((12, head - (2 - number) * (LABEL + 6)), line, GREY, _font(LABEL))
+
+
+def _cells(
+    pen: ImageDraw.ImageDraw,
+    share: np.ndarray,
+    corner: tuple[int, int],
+    cell: int,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """share: (C, C) of each row."""
+    full = np.where(np.eye(len(share), dtype=bool)[..., None], RIGHT_CELL, WRONG_CELL)
+    strength = np.where(share > 0, 0.08 + 0.92 * share, 0)[..., None]
+    colours = np.rint(255 + strength * (full - 255.0)).astype(int)
+    for i, j in np.ndindex(*share.shape):
+        x, y = corner[0] + cell * j, corner[1] + cell * i
+        empty = "#f4f5f7" if i != j else "#eaf1f8"
+        pen.rectangle((x, y, x + cell - 2, y + cell - 2), tuple(colours[i, j].tolist()) if share[i, j] else empty)
+        if share[i, j] >= 0.005:
+            ink = "white" if share[i, j] > 0.5 else INK
+            pen.text((x + cell / 2 - 1, y + cell / 2 - 1), f"{100 * share[i, j]:.0f}", ink, font, anchor="mm")
+
+
+def _mistakes(share: np.ndarray, names: Sequence[str], worst: int) -> list[str]:
+    """The largest cells beside the diagonal as sentences, under a heading."""
+    wrong = share * (1 - np.eye(len(share)))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:worst]
+    cells = [divmod(int(place), len(share)) for place in order]
+    lines = [f"{100 * wrong[i, j]:.0f} % of “{names[i]}” called “{names[j]}”" for i, j in cells if wrong[i, j] > 0]
+    return ["most frequent mistakes", *lines] if lines else []
+
+
+def _cut(text: str, width: float) -> str:
+    """The text, or as much of its beginning as fits, and an ellipsis."""
+    font = _font(LABEL)
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
 def _slanted(text: str) -> Image.Image:
     line = Image.new("RGB", (round(_font(LABEL).getlength(text)) + 2, LABEL + 4), "white")
     ImageDraw.Draw(line).text((0, 0), text, INK, _font(LABEL))

@@ -1,0 +1,462 @@
+"""Looking at what was recognised: filmstrips of skeletons with the weight of each frame, and how good the weights are.
+
+Legend: N clips; M persons; L frames of a view; V joints; T' frames of the network's features, as many as it makes.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+from torch import Tensor
+
+from sightword import metrics, pictures
+from sightword.atomic import write_atomically
+from sightword.pictures import FAINT, GREY, INK, Array
+
+if TYPE_CHECKING:
+    from sightword.systems.skeleton.joints import JointSet
+
+LEFT, RIGHT, MIDDLE = "#1f77c9", "#e0672b", "#4a5158"  # sides of the person, and what has none
+WEIGHT, KEY = "#8250df", "#2b9b6b"
+RIGHT_ANSWER, WRONG_ANSWER = "#1a7f37", "#cf222e"
+MOST_POSES = 12  # in a row; the bars below them are of every frame
+SLOT, HEIGHT, BARS = 84, 128, 46  # pixels: a pose's width and height, and the height of the tallest bar
+MARGIN, LARGE, TEXT, SMALL = 14, 16, 13, 11
+AXIS = 66  # left of the bars, for their numbers
+LEAST_SLOTS = 10  # as wide as the legend
+SMOOTH = 3  # figures are drawn so many times too large and reduced
+SURE = 0.3  # a joint of a lower score does not count for how large the figure is drawn
+
+
+# ------------------------------------------------------------------------------------------------------------ weights
+
+
+def effective_frames(weights: Array) -> np.ndarray:
+    """How many frames would count if all that count did so alike: exp of the entropy, 1 to T'. (N, T') → (N,).
+
+    T' where the weights are all the same, which is mean pooling. Weights are positive, of any sum.
+    """
+    share = _shares(weights)
+    return np.exp(-(share * np.log(np.where(share > 0, share, 1.0))).sum(1))
+
+
+def weights_against_truth(weights: Array, key: Array) -> dict[str, float]:
+    """Do the frames that count show the action? weights: (N, T') positive; key: (N, L), 1, 0, or NaN for unknown.
+
+    effective_frames, of `frames` = T' that there are: the mean over clips. Where key moments are known, over the
+    `clips` that have frames inside and outside of them: key_auc, how often a frame inside weighs more than one
+    outside (0.5 is chance, ties count half; of each clip, then their mean); key_weight, the share of the weight that
+    lies inside, and key_frames, the share of frames that do, which mean pooling would have.
+    A frame of L weighs what the frame of T' weighs that covers it.
+    """
+    share, truth = _shares(weights), _array(key)
+    if truth.ndim != 2 or len(truth) != len(share):
+        raise ValueError(f"weights are (N, T') and key moments (N, L); these {share.shape} and {truth.shape}")
+    found = {"effective_frames": float(effective_frames(share).mean()), "frames": float(share.shape[1])}
+    known = np.isfinite(truth).all(1) & (truth > 0.5).any(1) & (truth <= 0.5).any(1)
+    if not known.any():
+        return found
+    inside, spread = truth[known] > 0.5, on_frames(share[known], truth.shape[1])
+    spread /= spread.sum(1, keepdims=True)
+    aucs = [_auc(row[here], row[~here]) for row, here in zip(spread, inside, strict=True)]
+    return found | {
+        "key_auc": float(np.mean(aucs)),
+        "key_weight": float((spread * inside).sum(1).mean()),
+        "key_frames": float(inside.mean(1).mean()),
+        "clips": float(known.sum()),
+    }
+
+
+def on_frames(weights: np.ndarray, frames: int) -> np.ndarray:
+    """Each of L frames is given the weight of the feature that covers it. (…, T') → (…, L)."""
+    return weights[..., np.arange(frames) * weights.shape[-1] // frames]
+
+
+def _auc(inside: np.ndarray, outside: np.ndarray) -> float:
+    above = inside[:, None] > outside[None]
+    equal = np.isclose(inside[:, None], outside[None], rtol=1e-6, atol=0)
+    return float(np.where(equal, 0.5, above).mean())
+
+
+def _shares(weights: Array) -> np.ndarray:
+    values = _array(weights)
+    if values.ndim != 2 or not values.size or not (values >= 0).all() or not (values.sum(1) > 0).all():
+        raise ValueError(f"weights are (N, T'), none negative and no clip's all zero; these are {values.shape}")
+    return values / values.sum(1, keepdims=True)
+
+
+def _array(values: Array) -> np.ndarray:
+    if not isinstance(values, np.ndarray):
+        values = values.detach().float().cpu().numpy()
+    return values.astype(np.float64)
+
+
+# ------------------------------------------------------------------------------------------------------------- strips
+
+
+class Heading(NamedTuple):
+    """What stands above a strip."""
+
+    name: str  # of the recording
+    said: str = ""  # the class it was given
+    probability: float | None = None
+    truth: str = ""  # its own class, where it is known
+    others: Sequence[tuple[str, float]] = ()  # the classes that came after
+
+    @property
+    def right(self) -> bool | None:
+        """None where nobody knows."""
+        return self.said == self.truth if self.said and self.truth else None
+
+
+def strip(
+    points: Array,
+    scores: Array,
+    joints: "JointSet",
+    weights: Array | None = None,
+    key: Array | None = None,
+    frames: Array | None = None,
+    heading: Heading | None = None,
+    legend: bool = True,
+) -> Image.Image:
+    """One view of a recording as a filmstrip: poses from left to right, below them the weight of every frame.
+
+    points: (L, V, 2) or (M, L, V, 2) in pixels; scores: (L, V) or (M, L, V), 0 where a joint is not there; joints of
+    low score are pale. weights: (T',), of the frames of the features; the dashed line is where all would stand if
+    they weighed alike. key: (L,), 1 inside the action's key moments, which are underlined; NaN: nobody knows.
+    frames: (L,), their numbers in the recording. legend: what the colours mean, as the last line.
+    """
+    where, sure = _persons(points, scores, len(joints.joints))
+    length = where.shape[1]
+    told = None if weights is None else _array(weights).reshape(1, -1)
+    numbers = np.arange(length) if frames is None else np.asarray(frames).astype(int)
+    film = _Film(length, heading, told is not None, _known(key), legend)
+    film.write_heading(heading, told)
+    _draw_poses(film, where, sure, joints)
+    if told is not None:
+        film.draw_bars(on_frames(_shares(told), length)[0] * told.shape[1], told.shape[1])
+    film.draw_frames(numbers, None if key is None else _array(key))
+    return film.finish(joints)
+
+
+def stacked(pages: Sequence[Image.Image]) -> Image.Image:
+    """Strips below each other, a rule between two."""
+    width = max(page.width for page in pages)
+    whole = Image.new("RGB", (width, sum(page.height for page in pages) + len(pages) - 1), "white")
+    pen, y = ImageDraw.Draw(whole), 0
+    for number, page in enumerate(pages):
+        if number:
+            pen.line((MARGIN, y, width - MARGIN, y), FAINT)
+        whole.paste(page, (0, y + (1 if number else 0)))
+        y += page.height + (1 if number else 0)
+    return whole
+
+
+def save(picture: Image.Image, file: Path, twin: Any = None) -> list[Path]:
+    """Write a picture, and beside it what it shows as JSON. The files."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(file) as part:
+        picture.save(part, "PNG")
+    if twin is None:
+        return [file]
+    with write_atomically(file.with_suffix(".json")) as part:
+        part.write_text(json.dumps(twin, indent=1) + "\n", encoding="utf-8")
+    return [file, file.with_suffix(".json")]
+
+
+def _persons(points: Array, scores: Array, joints: int) -> tuple[np.ndarray, np.ndarray]:
+    """(M, L, V, 2), (M, L, V), persons who are never there left out, save the first; what is not finite scores 0."""
+    where, sure = _array(points), _array(scores)
+    if where.ndim == 3:
+        where, sure = where[None], sure[None]
+    if where.ndim != 4 or where.shape[:-1] != sure.shape or where.shape[2:] != (joints, 2):
+        raise ValueError(
+            f"points are (L, V, 2) or (M, L, V, 2) with scores of the same but the last, V = {joints}; these are "
+            f"{where.shape} and {sure.shape}"
+        )
+    sure = np.where(np.isfinite(where).all(-1) & np.isfinite(sure), np.clip(sure, 0, 1), 0.0)
+    kept = [person for person in range(len(where)) if person == 0 or sure[person].any()]
+    return np.nan_to_num(where[kept]), sure[kept]
+
+
+def _known(key: Array | None) -> bool:
+    return key is not None and bool(np.isfinite(_array(key)).all())
+
+
+class _Film:
+    """A page with a heading, a row of poses, bars and frame numbers; x places are of the frames."""
+
+    def __init__(self, length: int, heading: Heading | None, bars: bool, key: bool, legend: bool) -> None:
+        self.length, self.bars, self.key, self.legend = length, bars, key, legend
+        self.poses = min(length, MOST_POSES)
+        self.left = MARGIN + AXIS
+        self.right = self.left + max(self.poses, LEAST_SLOTS) * SLOT
+        self.top = MARGIN + ((LARGE + TEXT + 22) if heading else 0)
+        self.bars_top = self.top + HEIGHT + 20
+        self.floor = self.bars_top + (BARS if bars else 0)
+        bottom = self.floor + 12 + SMALL + 6 + (SMALL + 16 if legend else 0) + MARGIN // 2
+        self.page = Image.new("RGB", (self.right + MARGIN, bottom), "white")
+        self.pen = ImageDraw.Draw(self.page)
+
+    def x(self, frame: float) -> float:
+        """Where a frame begins."""
+        return self.left + frame * (self.right - self.left) / self.length
+
+    def pose(self, number: int) -> tuple[int, float]:
+        """The frame that a pose shows, and the middle of its place."""
+        frame = (2 * number + 1) * self.length // (2 * self.poses)
+        return frame, self.left + (number + 0.5) * (self.right - self.left) / self.poses
+
+    def write_heading(self, heading: Heading | None, weights: np.ndarray | None) -> None:
+        if heading is None:
+            return
+        x, y = MARGIN, MARGIN
+        if heading.said:
+            colour = {None: INK, True: RIGHT_ANSWER, False: WRONG_ANSWER}[heading.right]
+            word = {None: "", True: "right: ", False: "wrong: "}[heading.right]
+            chance = f"  {100 * heading.probability:.0f} %" if heading.probability is not None else ""
+            self.pen.text((x, y), f"{word}{heading.said}{chance}", colour, _font(LARGE))
+        elif heading.truth:
+            self.pen.text((x, y), heading.truth, INK, _font(LARGE))
+        if weights is not None:
+            count = f"{effective_frames(weights)[0]:.1f} effective frames of {weights.shape[1]}"
+            self.pen.text((self.right, y + 2), count, WEIGHT, _font(TEXT), anchor="ra")
+        told = [heading.name]
+        told += [f"it is {heading.truth}"] if heading.right is False else []
+        told += ["then " + ", ".join(f"{name} {100 * p:.0f} %" for name, p in heading.others)] if heading.others else []
+        self.pen.text((x, y + LARGE + 7), _fitting(" · ".join(told), self.right - x), GREY, _font(TEXT))
+
+    def draw_bars(self, times: np.ndarray, features: int) -> None:
+        """times: (L,), the weight of a frame over the mean: 1 where all weigh alike."""
+        highest = max(1.25, float(times.max()))
+        edges = [*np.flatnonzero(np.diff(np.arange(self.length) * features // self.length)) + 1, self.length]
+        start = 0
+        for end in edges:  # a bar for each feature, which may cover several frames
+            height = times[start] / highest * BARS
+            self.pen.rectangle(
+                (self.x(start) + 1, self.floor - max(height, 1), self.x(end) - 2, self.floor - 1), WEIGHT
+            )
+            start = int(end)
+        level = round(self.floor - BARS / highest)
+        for x in range(self.left, self.right, 8):
+            self.pen.line((x, level, x + 3, level), INK)
+        self.pen.text((self.left - 6, level), "1", INK, _font(SMALL), anchor="rm")
+        if highest >= 1.6:
+            self.pen.text((self.left - 6, self.bars_top), f"{highest:.1f}", GREY, _font(SMALL), anchor="rt")
+        self.pen.text((MARGIN, self.floor), "weight", WEIGHT, _font(SMALL), anchor="ld")
+
+    def draw_frames(self, numbers: np.ndarray, key: np.ndarray | None) -> None:
+        """The number of the frame under each pose, and the underline of the key moments."""
+        self.pen.line((self.left, self.floor, self.right, self.floor), GREY)
+        if self.key and key is not None:
+            for start, end in _runs(key > 0.5):
+                self.pen.rectangle((self.x(start), self.floor + 3, self.x(end) - 1, self.floor + 7), KEY)
+        for frame, at in map(self.pose, range(self.poses)):
+            self.pen.text((at, self.floor + 11), str(int(numbers[frame])), GREY, _font(SMALL), anchor="ma")
+        self.pen.text((MARGIN, self.floor + 11), "frame", GREY, _font(SMALL))
+
+    def finish(self, joints: "JointSet") -> Image.Image:
+        if not self.legend:
+            return self.page
+        x, y = self.left, self.page.height - MARGIN // 2 - SMALL - 6
+        entries = [(LEFT, "the person's left"), (RIGHT, "right"), (MIDDLE, "middle; pale: unsure")]
+        entries += [(WEIGHT, "weight of a frame, 1 where all weigh alike")] if self.bars else []
+        entries += [(KEY, "underlined: key moments of the action")] if self.key else []
+        for colour, text in entries:
+            self.pen.rectangle((x, y + 5, x + 14, y + 8), colour)
+            self.pen.text((x + 20, y), text, INK, _font(SMALL))
+            x += 20 + math.ceil(_font(SMALL).getlength(text)) + 18
+        return self.page
+
+
+def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """(first, one past the last) of each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(int)))
+    return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _draw_poses(film: _Film, where: np.ndarray, sure: np.ndarray, joints: "JointSet") -> None:
+    corner, scale = _frame_of(where, sure, (SLOT - 10, HEIGHT - 10))
+    sheet = Image.new("RGB", ((film.right - film.left) * SMOOTH, HEIGHT * SMOOTH), "white")
+    colours = _limb_colours(joints)
+    for frame, at in map(film.pose, range(film.poses)):
+        tile = Image.new("RGB", ((SLOT - 4) * SMOOTH, HEIGHT * SMOOTH), "#f6f7f9")
+        centre = np.array([SLOT - 4, HEIGHT]) / 2
+        for person in range(len(where) - 1, -1, -1):
+            spots = ((where[person, frame] - corner) * scale + centre) * SMOOTH  # (V, 2)
+            _figure(ImageDraw.Draw(tile), spots, sure[person, frame], joints, colours, 1.0 if person == 0 else 0.45)
+        sheet.paste(tile, (round((at - film.left - (SLOT - 4) / 2) * SMOOTH), 0))
+    film.page.paste(sheet.resize((sheet.width // SMOOTH, HEIGHT), Image.Resampling.BOX), (film.left, film.top))
+
+
+def _frame_of(where: np.ndarray, sure: np.ndarray, room: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """Middle of the box of all sure joints of all frames, and the scale that fits it into a room: one for the strip."""
+    level = SURE * float(sure.max() or 1.0)
+    seen = where[sure >= max(level, 1e-6)] if sure.any() else where.reshape(-1, 2)
+    low, high = seen.min(0), seen.max(0)
+    return (low + high) / 2, float(min(room / np.maximum(high - low, 1e-3)))
+
+
+def _limb_colours(joints: "JointSet") -> list[str]:
+    """Of each limb: the side of its ends; none where they are on both, or on neither."""
+    return [_colour(joints, ends) for ends in joints.limbs]
+
+
+def _colour(joints: "JointSet", ends: Sequence[int]) -> str:
+    left, right = ({pair[side] for pair in joints.pairs} for side in (0, 1))
+    sides = {"left" if end in left else "right" if end in right else "middle" for end in ends} - {"middle"}
+    if len(sides) != 1:
+        return MIDDLE
+    return LEFT if sides == {"left"} else RIGHT
+
+
+def _figure(
+    pen: ImageDraw.ImageDraw,
+    spots: np.ndarray,
+    sure: np.ndarray,
+    joints: "JointSet",
+    colours: Sequence[str],
+    strength: float,
+) -> None:
+    """One person. spots: (V, 2), sure: (V,); limbs first, joints over them, the unsure first of each."""
+    limbs = [(min(sure[a], sure[b]), a, b, colour) for (a, b), colour in zip(joints.limbs, colours, strict=True)]
+    for certain, a, b, colour in sorted(limbs, key=lambda limb: limb[0]):
+        if certain > 0:
+            line = [tuple(spots[a].tolist()), tuple(spots[b].tolist())]
+            pen.line(line, _pale(colour, certain * strength), round(2.4 * SMOOTH))
+    for joint in np.argsort(sure, kind="stable").tolist():
+        if sure[joint] > 0:
+            (x, y), radius = spots[joint], 1.7 * SMOOTH
+            ink = _pale(_colour(joints, [joint]), sure[joint] * strength)
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), ink)
+
+
+def _pale(colour: str, strength: float) -> tuple[int, ...]:
+    """A colour mixed with the ground by how little sure it is; full from 0.7 on, never invisible."""
+    share = float(np.clip(strength / 0.7, 0.15, 1))
+    return tuple(round(246 + share * (part - 246)) for part in ImageColor.getrgb(colour)[:3])
+
+
+def _fitting(text: str, width: float) -> str:
+    font = _font(TEXT)
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size=size)
+
+
+# ----------------------------------------------------------------------------------------------------------- recordings
+
+
+class Watched(NamedTuple):
+    """A recording, what it was recognised as, and the first of its views as the network saw it. Arrays on the CPU."""
+
+    name: str
+    label: int | None  # None: nobody knows
+    chances: np.ndarray  # (C,) probabilities, over all views
+    points: np.ndarray  # (M, L, V, 2)
+    scores: np.ndarray  # (M, L, V)
+    frames: np.ndarray  # (L,)
+    key: np.ndarray  # (L,)
+    weights: np.ndarray | None = None  # (T',)
+
+    def light(self) -> "Watched":
+        """Without the poses, which are what is large."""
+        return self._replace(points=self.points[:0], scores=self.scores[:0])
+
+    @property
+    def best(self) -> int:
+        return int(self.chances.argmax())
+
+    def ranked(self, classes: Sequence[str], top: int) -> list[tuple[str, float]]:
+        """The `top` classes of the highest probability, best first."""
+        order = np.argsort(-self.chances, kind="stable")[:top]
+        return [(classes[number], float(self.chances[number])) for number in order.tolist()]
+
+    def heading(self, classes: Sequence[str]) -> Heading:
+        (said, probability), *others = self.ranked(classes, 3)
+        return Heading(self.name, said, probability, "" if self.label is None else classes[self.label], others)
+
+
+def watch(task: Any, batch: Any, names: Sequence[str], known: bool = True) -> list[Watched]:
+    """Recognise a `SkeletonBatch`. names: of its recordings. known: its labels are of the task's own classes."""
+    scores, weights = task.weights_of(batch)
+    parts = [batch.points[:, 0], batch.scores[:, 0], batch.frames[:, 0], batch.key[:, 0]]
+    points, sure, frames, key = (part.detach().cpu().numpy().copy() for part in parts)  # the loader's memory
+    chances, labels = _array(scores), batch.labels.tolist()
+    first = None if weights is None else _array(weights)[:, 0]
+    return [
+        Watched(
+            name=name,
+            label=labels[row] if known else None,
+            chances=chances[row],
+            points=points[row],
+            scores=sure[row],
+            frames=frames[row],
+            key=key[row],
+            weights=None if first is None else first[row],
+        )
+        for row, name in enumerate(names)
+    ]
+
+
+def draw(
+    watched: Sequence[Watched], joints: "JointSet", classes: Sequence[str], folder: Path, most: int = 6
+) -> list[Path]:
+    """Write strips.png of the first recordings that have poses and, where classes are known, confusion.png, each with its JSON."""
+    files, drawn = [], [one for one in watched if len(one.points)][:most]
+    if drawn:
+        files += save(strips(drawn, joints, classes), folder / "strips.png", twins(drawn, classes))
+    if known := [one for one in watched if one.label is not None]:
+        counts = confusion_of(known, len(classes))
+        right = 100 * float(counts.diagonal().sum() / counts.sum())
+        picture = pictures.confusion(counts, classes, f"{len(known)} recordings, {right:.1f} % right")
+        files += save(picture, folder / "confusion.png", {"classes": list(classes), "counts": counts.tolist()})
+    return files
+
+
+def confusion_of(watched: Sequence[Watched], classes: int) -> Tensor:
+    """(C, C), rows true, columns recognised, of those whose class is known."""
+    pairs = [(one.label, one.best) for one in watched if one.label is not None]
+    labels, said = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    return metrics.confusion_matrix(said, labels, classes)
+
+
+def strips(watched: Sequence[Watched], joints: "JointSet", classes: Sequence[str]) -> Image.Image:
+    """A strip of each, the legend below the last."""
+    last = len(watched) - 1
+    pages = [
+        strip(
+            *(one.points, one.scores, joints, one.weights, one.key, one.frames),
+            one.heading(classes),
+            legend=number == last,
+        )
+        for number, one in enumerate(watched)
+    ]
+    return stacked(pages)
+
+
+def twins(watched: Sequence[Watched], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """What the strips show, in numbers."""
+    return [_twin(one, one.heading(classes)) for one in watched]
+
+
+def _twin(one: Watched, heading: Heading) -> dict[str, Any]:
+    found = {**heading._asdict(), "right": heading.right, "others": [list(other) for other in heading.others]}
+    found["frames"] = one.frames.astype(int).tolist()
+    if one.weights is not None:
+        found["weights"] = [round(float(value), 6) for value in one.weights]
+        found["effective_frames"] = float(effective_frames(one.weights[None])[0])
+    if _known(one.key):
+        found["key"] = [int(value > 0.5) for value in one.key]
+    return found
