@@ -1,0 +1,1 @@
+"""Name the action of a moving skeleton by comparing it with the action's words. Source: document 002."""
