@@ -112,28 +112,23 @@ class Negatives(NamedTuple):
 
 
 @torch.no_grad()
-def negatives(
-    logits: Tensor, ids: Tensor, way: str = "sample", generator: torch.Generator | None = None
-) -> Negatives:
+def negatives(logits: Tensor, ids: Tensor, way: str = "sample", generator: torch.Generator | None = None) -> Negatives:
     """A column of another id for each row, hard ones first: who looks right and is not.
 
     logits: (B, N) scores; ids: (B,) of rows and columns alike (N = B). way: sample (with the probabilities of the
     softmax over the columns of other ids, as ALBEF's code does) or hardest (the best scored of them, as its words
-    are). Columns of the same id are −inf before the softmax, so that a sharp one leaves no row without a choice; where
-    scores are not finite every column of another id is equally likely. Nothing here waits for a GPU.
+    are). Columns of the same id are −inf before the softmax: taken out after it, a sharp one would leave rows with
+    nothing to draw from. A row of NaN draws evenly. Nothing here waits for a GPU.
     """
     if way not in ("sample", "hardest"):
         raise ValueError(f"negatives are chosen by sample or hardest; got {way!r}")
     _check_ids(ids, logits)
     other = ids[:, None] != ids  # (B, N)
     valid = other.any(1)
-    scored = _wide(logits).masked_fill(~other, -torch.inf)
+    scored = _wide(logits).nan_to_num().masked_fill(~other, -torch.inf)
     if way == "hardest":
-        return Negatives(scored.nan_to_num(nan=-torch.inf, neginf=-torch.inf).argmax(1), valid)
-    weights = scored.softmax(1)
-    sound = torch.isfinite(weights).all(1, keepdim=True) & valid[:, None]
-    weights = torch.where(sound, weights, other.to(weights.dtype))
-    weights = torch.where(valid[:, None], weights, 1.0)
+        return Negatives(scored.argmax(1), valid)
+    weights = torch.where(valid[:, None], scored.softmax(1), 1.0)
     return Negatives(torch.multinomial(weights, 1, generator=generator)[:, 0], valid)
 
 
