@@ -188,9 +188,9 @@ def patch_alignment_classes(
 
 
 def effective(weights: Tensor) -> Tensor:
-    """How many parts weights (…, T) spread over, exp of their entropy, (…): T where all are equal, 1 where one has all."""
-    shares = weights / weights.sum(-1, keepdim=True).clamp(min=1e-12)
-    return torch.special.entr(shares).sum(-1).exp()
+    """Over how many parts weights (…, T) spread, (…): exp of their entropy; T where all are equal, 1 if one has all."""
+    each = weights / weights.sum(-1, keepdim=True).clamp(min=1e-12)
+    return torch.special.entr(each).sum(-1).exp()
 
 
 def _part_weights(cosines: Tensor, weight: str, gain: float) -> Tensor:

@@ -57,9 +57,15 @@ class EMATwin(nn.Module):
     """A copy of a module that follows it slowly: an exponential moving average of parameters and float buffers.
 
     Buffers are averaged as well (a batch norm's mean and variance belong to the weights that they were counted for),
-    integers are copied. The copy is always in eval mode and has no gradients. `shared`: children that are frozen and
-    need no copy; the twin looks at the original's.
+    integers are copied. The copy is always in eval mode and has no gradients.
+
+        twin ← d · twin + (1 − d) · trained,  d = min(decay, (1 + n) / (10 + n)) at step n
+
+    so that a short run's twin is no average with its beginning; 0.995 is reached after 1,791 steps. `shared`: children
+    that are frozen and need no copy; the twin looks at the original's.
     """
+
+    steps: Tensor  # () float32, n
 
     def __init__(self, module: nn.Module, decay: float = 0.995, shared: Sequence[str] = ()) -> None:
         super().__init__()
@@ -71,6 +77,7 @@ class EMATwin(nn.Module):
             del self.module._modules[name]  # it is the original's to save, to train and to move
             self.module.__dict__[name] = child
         self.decay = decay
+        self.register_buffer("steps", torch.tensor(0.0))
         self.module.requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -78,11 +85,13 @@ class EMATwin(nn.Module):
         """One step towards the module that this is the twin of."""
         theirs: dict[str, Tensor] = dict(module.named_parameters()) | dict(module.named_buffers())
         own: dict[str, Tensor] = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
+        part = 1 - ((1 + self.steps) / (10 + self.steps)).clamp(max=self.decay)  # a tensor: no GPU is waited for
         for name, value in own.items():
             if value.is_floating_point():
-                value.lerp_(theirs[name].to(value), 1 - self.decay)
+                value.lerp_(theirs[name].to(value), part.to(value))
             else:
                 value.copy_(theirs[name])
+        self.steps += 1
 
     def train(self, mode: bool = True) -> Self:
         """Eval mode, whatever a parent is in."""

@@ -164,7 +164,7 @@ def read_exported(folder: str | Path, heatmaps: nn.Module | None = None) -> Reco
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder / CONFIG} is damaged, or of another version: {error}") from error
     heatmaps = heatmaps or _heatmaps(joints, system.heatmap)
-    network = ResNet3dSlowOnly(int(heatmaps.channels), system.base, system.depths)
+    network = ResNet3dSlowOnly(channels_of(heatmaps), system.base, system.depths)
     model: Classifier | TextRecogniser
     if system.recognise_by == "classifier":
         model = Classifier(VideoEncoder(network), len(labels.classes), system.dropout)
@@ -174,11 +174,18 @@ def read_exported(folder: str | Path, heatmaps: nn.Module | None = None) -> Reco
     bank = weights.pop("bank", torch.zeros(0))
     if isinstance(model, TextRecogniser) and bank.shape != (len(labels.classes), system.embed_dim):
         raise ValueError(
-            f"{folder / WEIGHTS} has vectors {tuple(bank.shape)} of classes, {CONFIG} names {len(labels.classes)} and a "
-            f"width of {system.embed_dim}: they are of two exports"
+            f"{folder / WEIGHTS} has vectors {tuple(bank.shape)} of classes, {CONFIG} names {len(labels.classes)} and "
+            f"a width of {system.embed_dim}: they are of two exports"
         )
     load_strictly(model, weights, folder / WEIGHTS)
     return Recogniser(system, model, heatmaps, joints, labels, bank, folder).eval()
+
+
+def channels_of(heatmaps: nn.Module) -> int:
+    """How many heatmaps of a frame there are."""
+    channels = heatmaps.channels
+    assert isinstance(channels, int)
+    return channels
 
 
 def _heatmaps(joints: JointSet, kind: str) -> nn.Module:

@@ -19,7 +19,7 @@ from torch.nn import Parameter
 from sightword import align, metrics, pictures
 from sightword.systems.skeleton.config import System
 from sightword.systems.skeleton.data import SkeletonBatch
-from sightword.systems.skeleton.export import Recogniser, make_recogniser, write_exported
+from sightword.systems.skeleton.export import Recogniser, channels_of, make_recogniser, write_exported
 from sightword.systems.skeleton.export import read_exported as read_exported
 from sightword.systems.skeleton.joints import JointSet, joint_set
 from sightword.systems.skeleton.loss import MomentumContrast, matching_loss
@@ -53,10 +53,10 @@ def make_task(system: System) -> "Recognising":
 
 def assemble(system: System, joints: JointSet, heatmaps: nn.Module, labels: Labels) -> "Recognising":
     """The task of a config and of what draws heatmaps: `channels`, and (points, scores, size) → (N, C, L, H, W)."""
-    network = ResNet3dSlowOnly(int(heatmaps.channels), system.base, system.depths)
+    network = ResNet3dSlowOnly(channels_of(heatmaps), system.base, system.depths)
     if system.video_weights:
         load_published(network, system.video_weights)
-    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # an eighth faster on CPUs
+    network.to(memory_format=torch.channels_last_3d)  # an eighth faster on CPUs
     if system.recognise_by == "classifier":
         model = Classifier(VideoEncoder(network), len(labels.classes), system.dropout)
         return Recognising(system, model, joints, heatmaps, labels)
@@ -70,7 +70,8 @@ def assemble(system: System, joints: JointSet, heatmaps: nn.Module, labels: Labe
 def _open_tower(system: System) -> TextTower:
     from sightword.towers import text_tower
 
-    tower = text_tower(system.text, **({"length": system.text_length} if system.text_length else {}))
+    length: dict[str, Any] = {"length": system.text_length} if system.text_length else {}
+    tower = text_tower(system.text, **length)
     return tower.freeze() if system.freeze_text else tower
 
 
@@ -166,7 +167,8 @@ class Recognising(Task):
         return terms
 
     def _words(self) -> tuple[TextRecogniser, ClassTexts]:
-        assert isinstance(self.model, TextRecogniser) and self.texts is not None
+        assert isinstance(self.model, TextRecogniser)
+        assert self.texts is not None
         return self.model, self.texts
 
     def draw_heatmaps(self, points: Tensor, scores: Tensor, size: tuple[int, int]) -> Tensor:
@@ -194,7 +196,7 @@ class Recognising(Task):
         return {name: float(value) for name, value in self._stats.items()}
 
     def roles(self) -> dict[str, list[Parameter]]:
-        """video, text: encoders, which are or may be pretrained; head: projections, temperature, matching, classifier."""
+        """video, text: the encoders; head: projections, temperature, matching, classifier."""
         encoders = {"video": self.model.video, "text": getattr(self.model, "text", None)}
         found = {name: list(part.parameters()) if part is not None else [] for name, part in encoders.items()}
         known = {parameter for parameters in found.values() for parameter in parameters}
@@ -279,7 +281,7 @@ class Recognising(Task):
                 found["classes"] += f"; it was trained on {self.trained_on}"
         else:
             found["probabilities"] = "softmax of a classifier's scores"
-        notes = {name: f"%, {how}, {found['probabilities']}" for name in ("top1", "top5", "mean_class")}
+        notes = dict.fromkeys(("top1", "top5", "mean_class"), f"%, {how}, {found['probabilities']}")
         return {**found, "measures": notes}
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
@@ -301,7 +303,7 @@ class Recognising(Task):
 
         device = next(self.parameters()).device
         batch = first_of(next(iter(loader)), 2 * SHOWN)
-        moved = SkeletonBatch(*(part.to(device) if isinstance(part, Tensor) else part for part in batch))
+        moved = SkeletonBatch._make(part.to(device) if isinstance(part, Tensor) else part for part in batch)
         watched = show.watch(self, moved, [f"{batch.split} {number}" for number in batch.index.tolist()])
         names = self.labels.classes
         found = show.save(show.strips(watched, self.joints, names), folder / "strips.png", show.twins(watched, names))
@@ -326,7 +328,7 @@ class Recognising(Task):
 
 def first_of(batch: SkeletonBatch, most: int) -> SkeletonBatch:
     """The first recordings of a batch."""
-    return SkeletonBatch(*(part[:most] if isinstance(part, Tensor) else part for part in batch))
+    return SkeletonBatch._make(part[:most] if isinstance(part, Tensor) else part for part in batch)
 
 
 class Rows(NamedTuple):
@@ -334,7 +336,7 @@ class Rows(NamedTuple):
 
     scores: Tensor  # (N, L) float32
     labels: Tensor  # (N,)
-    index: Tensor  # (N,), which of the split
+    number: Tensor  # (N,), which of the split
     weights: Tensor  # (N, n, T), or (N, n, 0) where frames are not weighed
     key: Tensor  # (N, n, L frames)
 
@@ -354,7 +356,7 @@ class Rows(NamedTuple):
         if not parts:
             return None
         whole = cls(*(torch.cat(values) for values in zip(*parts, strict=True)))
-        order = whole.index.argsort(stable=True)
+        order = whole.number.argsort(stable=True)
         return cls(*(values[order] for values in whole))
 
 
