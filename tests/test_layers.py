@@ -101,6 +101,7 @@ CHAIN = {
     "data": set(),
     "job": set(),
     "metrics": {"checkpoint"},
+    "momentum": set(),
     "nearest": {"nearest_triton"},
     "nearest_triton": {"nearest"},
     "pictures": set(),

@@ -5,10 +5,14 @@
 Labels: Y_jk = 1 where row j and column k have the same id, so one identity may have several rows. Q is Y with its rows
 divided by their sums. All objectives are computed in float32 at the least, whatever autocast says.
 
-Legend: B rows of a batch (with `gather`, of all ranks); D width.
+Where an image has parts (the frames of a film), `patch_alignment` lets a text say how much each part counts, before
+the two are compared. Whom a row is told apart from besides its batch is chosen by `negatives`; or kept from batches
+before, in a `momentum.Queue`.
+
+Legend: B rows of a batch (with `gather`, of all ranks); N columns; D width; T parts of an image; L texts.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -68,10 +72,147 @@ def scores(image: Tensor, text: Tensor, scale: float | Tensor = 50.0) -> Tensor:
         return scale * _wide(image) @ _wide(text).T
 
 
-def shares(ids: Tensor) -> Tensor:
-    """Q, (B, B) float64: row j has equal shares where ids (B,) are those of j, adding up to one."""
-    same = (ids[:, None] == ids).double()
-    return same / same.sum(1, keepdim=True)
+def shares(ids: Tensor, columns: Tensor | None = None) -> Tensor:
+    """Q, (B, N) float64: row j has equal shares where `columns` (N,) have the id of j, adding up to one.
+
+    columns: None, the rows themselves. A row whose id no column has is all zeros.
+    """
+    same = (ids[:, None] == (ids if columns is None else columns)).double()
+    return same / same.sum(1, keepdim=True).clamp(min=1)
+
+
+# ----------------------------------------------------------------------------------------------------- soft targets
+
+
+def blend(targets: Tensor, believed: Tensor, alpha: float) -> Tensor:
+    """(1 − alpha) · targets + alpha · softmax(believed): labels softened by what another network thinks of the scores.
+
+    targets: (B, N), rows that add up to one; believed: (B, N) scores of a slow copy of what is trained. Li et al. 2021
+    (ALBEF, arXiv 2107.07651), equation 6.
+    """
+    return (1 - alpha) * targets.to(believed.dtype) + alpha * believed.softmax(1)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Scalar: −Σ_k targets_jk · log softmax(logits)_jk, the mean over rows j. Both (B, N).
+
+    As torch's, but a column may be left out by the most negative finite number, where torch's own makes NaN of −inf.
+    """
+    return -(targets.to(logits.dtype) * logits.log_softmax(1)).sum(1).mean()
+
+
+# -------------------------------------------------------------------------------------------------------- negatives
+
+
+class Negatives(NamedTuple):
+    """For each row a column of another id."""
+
+    columns: Tensor  # (B,) int64; of no meaning where not valid
+    valid: Tensor  # (B,) bool: whether any column has another id
+
+
+@torch.no_grad()
+def negatives(logits: Tensor, ids: Tensor, way: str = "sample", generator: torch.Generator | None = None) -> Negatives:
+    """A column of another id for each row, hard ones first: who looks right and is not.
+
+    logits: (B, N) scores; ids: (B,) of rows and columns alike (N = B). way: sample (with the probabilities of the
+    softmax over the columns of other ids, as ALBEF's code does) or hardest (the best scored of them, as its words
+    are). Columns of the same id are −inf before the softmax: taken out after it, a sharp one would leave rows with
+    nothing to draw from. A row of NaN draws evenly. Nothing here waits for a GPU.
+    """
+    if way not in ("sample", "hardest"):
+        raise ValueError(f"negatives are chosen by sample or hardest; got {way!r}")
+    _check_ids(ids, logits)
+    other = ids[:, None] != ids  # (B, N)
+    valid = other.any(1)
+    scored = _wide(logits).nan_to_num().masked_fill(~other, -torch.inf)
+    if way == "hardest":
+        return Negatives(scored.argmax(1), valid)
+    weights = torch.where(valid[:, None], scored.softmax(1), 1.0)
+    return Negatives(torch.multinomial(weights, 1, generator=generator)[:, 0], valid)
+
+
+# -------------------------------------------------------------------------------------------------- patch alignment
+
+
+class Aligned(NamedTuple):
+    """Parts of an image summed up as a text would have it."""
+
+    vectors: Tensor  # (B, D), or (B, L, D) for each text
+    weights: Tensor  # (B, T), or (B, L, T): what each part counted
+
+
+def patch_alignment(
+    parts: Tensor,
+    texts: Tensor,
+    target: str = "norm",
+    weight: str = "softmax",
+    gain: float = 1.0,
+    final_norm: bool = True,
+) -> Aligned:
+    """Sums of an image's parts, weighted by how much each is like the image's own text. The paired form.
+
+        s_bt = cos(parts_bt, texts_b);  a = softmax_T(gain · s) or σ(gain · s);  vectors_b = Σ_t a_bt · parts_bt
+
+    parts: (B, T, D); texts: (B, D), neither needs to be of length one. target: what is summed, the parts at length one
+    (norm) or as they are (raw). final_norm: bring the sum to length one; without, σ makes its length grow with T.
+    The cosines lie in [−1, 1], so with gain 1 a softmax is nearly the mean and σ stays in [0.27, 0.73]: see
+    `effective`. At training time the true text is in every score of its row, at test time it is not known: the
+    per-class form has no such leak. Mukhoti et al. 2023 (PACL, arXiv 2212.04994); document 002's
+    patch_alignment_train (norm) and _train_mod (raw).
+    """
+    _check_parts(parts, texts, paired=True)
+    unit = F.normalize(_wide(parts), dim=-1)
+    weights = _part_weights(torch.einsum("btd,bd->bt", unit, F.normalize(_wide(texts), dim=-1)), weight, gain)
+    vectors = torch.einsum("bt,btd->bd", weights, _summed(parts, unit, target))
+    return Aligned(F.normalize(vectors, dim=-1) if final_norm else vectors, weights)
+
+
+def patch_alignment_classes(
+    parts: Tensor,
+    texts: Tensor,
+    target: str = "norm",
+    weight: str = "softmax",
+    gain: float = 1.0,
+    final_norm: bool = True,
+) -> Aligned:
+    """As `patch_alignment`, once for every text: (B, L, D) of texts (L, D). Its row b, l is the paired form of b and l.
+
+    Document 002's patch_alignment_val (norm) and _val_mod (raw).
+    """
+    _check_parts(parts, texts, paired=False)
+    unit = F.normalize(_wide(parts), dim=-1)
+    weights = _part_weights(torch.einsum("btd,ld->blt", unit, F.normalize(_wide(texts), dim=-1)), weight, gain)
+    vectors = torch.einsum("blt,btd->bld", weights, _summed(parts, unit, target))
+    return Aligned(F.normalize(vectors, dim=-1) if final_norm else vectors, weights)
+
+
+def effective(weights: Tensor) -> Tensor:
+    """Over how many parts weights (…, T) spread, (…): exp of their entropy; T where all are equal, 1 if one has all."""
+    each = weights / weights.sum(-1, keepdim=True).clamp(min=1e-12)
+    return torch.special.entr(each).sum(-1).exp()
+
+
+def _part_weights(cosines: Tensor, weight: str, gain: float) -> Tensor:
+    if weight not in ("softmax", "sigmoid"):
+        raise ValueError(f"parts are weighted by softmax or sigmoid; got {weight!r}")
+    return (gain * cosines).softmax(-1) if weight == "softmax" else (gain * cosines).sigmoid()
+
+
+def _summed(parts: Tensor, unit: Tensor, target: str) -> Tensor:
+    if target not in ("norm", "raw"):
+        raise ValueError(f"what is summed is norm or raw; got {target!r}")
+    return unit if target == "norm" else _wide(parts)
+
+
+def _check_parts(parts: Tensor, texts: Tensor, paired: bool) -> None:
+    fits = parts.ndim == 3 and texts.ndim == 2 and parts.shape[2] == texts.shape[1]
+    if not fits or (paired and len(parts) != len(texts)):
+        form = "one text a row, (B, D)" if paired else "texts (L, D)"
+        raise ValueError(f"parts are (B, T, D) and {form}; these are {tuple(parts.shape)} and {tuple(texts.shape)}")
+
+
+# ------------------------------------------------------------------------------------------------------------ ranks
 
 
 def gather(rows: Tensor) -> Tensor:
