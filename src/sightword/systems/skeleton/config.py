@@ -1,4 +1,4 @@
-"""Everything the naming of actions can be told. Names and defaults are document 002's or pyskl's, where they have any."""
+"""All that the naming of actions can be told. Names and defaults are document 002's or pyskl's, where they have any."""
 
 from dataclasses import dataclass, field
 from typing import Any
