@@ -150,6 +150,8 @@ def test_parity_differs_in_the_mirror_and_in_the_seed_of_test_only(tmp_path):
     one, other = (loaders_of(data).train.dataset[Draw(0, 3)].points for data in (ours, theirs))
     torch.testing.assert_close(other[..., 0] - one[..., 0], torch.ones_like(one[..., 0]), atol=1e-4, rtol=0)
     (tested,) = split_loader(theirs, "test", COCO, CLASSES)
+    mirrored = 27 - tested.points[:, :10, ..., COCO.flipped(), 0]  # in test it mirrors what is drawn
+    torch.testing.assert_close(tested.points[:, 10:, ..., 0], mirrored)
     rng = np.random.RandomState(255)
     rng.rand(), rng.randint(1)
     edges = np.arange(9) * 37 // 8  # S009 has 37 frames

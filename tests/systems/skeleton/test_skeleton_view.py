@@ -202,7 +202,7 @@ def test_the_box_is_a_quarter_larger_square_and_in_whole_pixels():
 def test_short_sides_are_brought_to_64_as_mmcv_rounds():
     view = view_of()
     assert resize_short(view, 64).size == (64, 85)
-    assert resize_short(view._replace(size=(640, 480)), 64).size == (85, 64)
+    assert resize_short(view._replace(size=(650, 480)), 64).size == (87, 64)  # 86.67
     np.testing.assert_allclose(resize_short(view, 64).points[..., 1], view.points[..., 1] * (64 / 480), rtol=1e-6)
 
 

@@ -141,7 +141,7 @@ def _outline(row: Any) -> _Outline:
     if not isinstance(name, str) or not name:
         raise _Malformed(f"has no 'frame_dir' but {_few(row)}")
     label = row.get("label")
-    if isinstance(label, bool) or not isinstance(label, int) or label < 0:
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < 2**31:
         raise _Malformed(f"({name}) has the label {label!r:.40}: a whole number from 0 on is wanted")
     points: Any = row.get("keypoint")
     if points is None and "raw_file" in row:
