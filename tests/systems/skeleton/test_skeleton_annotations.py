@@ -95,6 +95,7 @@ def test_a_3d_recording_is_seen_from_the_front(tmp_path):
         ({"frame_dir": None}, "has no 'frame_dir' but label, img_shape"),
         ({"label": None}, r"\(S001\) has the label None: a whole number"),
         ({"label": -1}, "has the label -1"),
+        ({"label": 2**70}, "has the label 1180"),
         ({"label": 1.5}, "has the label 1.5"),
         ({"keypoint": None}, "has None under 'keypoint'"),
         ({"keypoint": None, "raw_file": "kp/1.pkl"}, "has its key points in another file, kp/1.pkl"),

@@ -104,15 +104,13 @@ def split_rows(data: Data, recordings: Recordings, split: str, classes: Sequence
     named = {"train": data.train, "val": data.val, "test": data.test}
     if split not in named:
         raise ValueError(f"a split is {', '.join(named)}; got {split!r}")
-    name = named[split]
     if not data.val and split in ("train", "val"):
-        name = data.train
-        train, held = hold_out(recordings.split(name), recordings.labels, data.hold_out)
+        train, held = hold_out(recordings.split(data.train), recordings.labels, data.hold_out)
         rows = train if split == "train" else held
     else:
-        rows = recordings.split(name)
-    if absent := recordings.absent(name):
-        job.say(f"{len(absent)} recordings of split {name} are not in the file, the first is {absent[0]}")
+        rows = recordings.split(named[split])
+    if absent := recordings.absent(named[split]):
+        job.say(f"{len(absent)} recordings of split {named[split]} are not in the file, the first is {absent[0]}")
     if outside := [row for row in rows if recordings.labels[row] >= len(classes)]:
         label, own = recordings.labels[outside[0]], recordings.names[outside[0]]
         raise ValueError(
