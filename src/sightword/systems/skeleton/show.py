@@ -413,7 +413,10 @@ def watch(task: Any, batch: Any, names: Sequence[str], known: bool = True) -> li
 def draw(
     watched: Sequence[Watched], joints: "JointSet", classes: Sequence[str], folder: Path, most: int = 6
 ) -> list[Path]:
-    """Write strips.png of the first recordings that have poses and, where classes are known, confusion.png, each with its JSON."""
+    """Write strips.png of the first recordings that have poses and, where classes are known, confusion.png.
+
+    Each has its numbers beside it as JSON. The files.
+    """
     files, drawn = [], [one for one in watched if len(one.points)][:most]
     if drawn:
         files += save(strips(drawn, joints, classes), folder / "strips.png", twins(drawn, classes))

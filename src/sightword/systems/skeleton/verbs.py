@@ -28,7 +28,8 @@ def recognise(
     labels: other classes, {class: [prompts]} as JSON, or a list of names; for a run that recognises by words.
     split: a split of the annotations; all recordings if empty. out: the folder for the table, the strips and, where
     classes are known, the confusion matrix. top: classes of a recording in the table. strips: recordings that are
-    drawn, evenly spread. truth: whether the labels in the annotations are numbers of these classes; false names them unseen.
+    drawn, evenly spread. truth: whether the labels in the annotations are numbers of these classes; if false they are
+    not looked at.
     """
     for name, value, least in (("top", top, 1), ("strips", strips, 0)):
         if value < least:
@@ -41,13 +42,15 @@ def recognise(
     measured = _measures(watched, len(classes))
     protocol = _protocol(task, data)
     files = _write(folder, watched, classes, joints, top, strips, measured, {"run": run, "protocol": protocol})
-    print("\n".join(f"  {what:<20} {number:.4g}" for what, number in measured.items()))
-    print("\n".join(f"  {what}: {text}" for what, text in protocol.items()))
+    for what, number in measured.items():
+        print(f"  {what:<20} {number:.4g}")
+    for what, text in protocol.items():
+        print(f"  {what}: {text}")
     print(f"{len(watched)} recordings; written to {', '.join(map(str, files))}")
 
 
 def convert(annotations: str, out: str) -> None:
-    """Rewrite annotations as .npz, which holds arrays only: nothing in it can be executed, and one clip is read alone.
+    """Rewrite annotations as .npz, a smaller file that holds arrays only: nothing in it can be executed.
 
     annotations: a .pkl as pyskl has them, read without executing what it may hold. out: the file to write.
     """
