@@ -27,7 +27,7 @@ from sightword.systems.skeleton.heatmap import Heatmaps
 from sightword.systems.skeleton.joints import joint_set
 from sightword.systems.skeleton.network import ResNet3dSlowOnly
 
-BATCH, FRAMES, SIZE, SIGMA, EPS = 8, 48, (56, 56), 0.6, 1e-3
+BATCH, SIZE, SIGMA, EPS = 8, (56, 56), 0.6, 1e-3
 TARGETS = {"joint": 12, "limb": 10}
 MINI = {"frames": 16, "size": [28, 28]}
 COCO = joint_set("coco17")
