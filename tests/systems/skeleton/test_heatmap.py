@@ -222,6 +222,24 @@ def test_a_few_points_on_a_large_canvas_are_wiped_one_by_one_and_many_all_at_onc
     assert not kept(points, torch.zeros_like(scores), (6, 6)).any()
 
 
+def test_who_is_stopped_while_drawing_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    points, scores = moving(2, (24, 24))
+    kept = Heatmaps(COCO, "limb")
+    first = kept(points, scores, (24, 24)).clone()
+    strokes = kept._strokes
+
+    def stopped(*args: object) -> Iterator[tuple[Tensor, Tensor]]:
+        yield next(iter(strokes(*args)))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "_strokes", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            kept(points + 5, scores, (24, 24))
+    assert kept._canvas.any()
+    assert torch.equal(kept(points, scores, (24, 24)), first)
+
+
 def test_the_next_call_overwrites_unless_asked_for_a_fresh_one() -> None:
     points, scores = moving(1, (24, 24))
     draw = Heatmaps(COCO)

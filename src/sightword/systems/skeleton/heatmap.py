@@ -78,7 +78,7 @@ class Heatmaps(nn.Module):
         clips, people, frames, _ = scores.shape
         shape = (clips, self.channels, frames, *size)
         canvas = torch.zeros(shape, dtype=self.dtype, device=points.device) if fresh else self._wiped(shape, points)
-        flat, drawn = canvas.view(-1), []
+        flat, drawn = canvas.view(-1), [] if fresh else self._drawn
         there = points.isfinite().all(-1) & scores.isfinite()
         scores = scores.float().where(there, 0).transpose(2, 3).contiguous()  # as the canvas lies: its memory is
         points = points.float().where(there[..., None], 0).transpose(2, 3).contiguous()  # written from front to back
@@ -89,10 +89,8 @@ class Heatmaps(nn.Module):
                 values = values.to(self.dtype)
                 if person:
                     values = torch.maximum(values, flat.take(where))
+                drawn.append(where)  # first: who is stopped in between leaves nothing that is not wiped
                 flat.scatter_(0, where, values)
-                drawn.append(where)
-        if not fresh:
-            self._drawn = drawn
         return canvas
 
     def _wiped(self, shape: tuple[int, ...], points: Tensor) -> Tensor:
