@@ -1,5 +1,6 @@
 """Made-up recordings, labels and a plain way to draw heatmaps; a tiny BERT in Hugging Face's format."""
 
+import dataclasses
 import json
 
 import torch
@@ -96,6 +97,15 @@ def _stand_in():
     import types
 
     from sightword import metrics
+    from sightword.systems.skeleton import config
+
+    if not hasattr(config, "Data"):
+        numbers = {"frames": 48, "test_clips": 10, "batch_size": 16, "num_workers": 4}
+        fields = [("annotations", str, ""), *((name, int, value) for name, value in numbers.items())]
+        fields += [
+            (side, list[int], dataclasses.field(default_factory=lambda: [56, 56])) for side in ("size", "test_size")
+        ]
+        config.Data = dataclasses.make_dataclass("Data", fields)
 
     def top_k(scores, labels, k):
         return (scores.topk(k).indices == labels[:, None]).any(1).double().mean()
