@@ -268,7 +268,9 @@ def test_weights_depend_on_directions_alone_and_what_is_summed_may_not():
 def test_without_the_final_norm_a_sigmoids_sum_grows_with_time():
     parts, texts = parts_and_texts(texts=3)
     twice = torch.cat([parts, parts], 1)
-    lengths = [align.patch_alignment(p, texts, "norm", "sigmoid", 10, False).vectors.norm(dim=1) for p in (parts, twice)]
+    lengths = [
+        align.patch_alignment(p, texts, "norm", "sigmoid", 10, False).vectors.norm(dim=1) for p in (parts, twice)
+    ]
     torch.testing.assert_close(lengths[1], 2 * lengths[0])
 
 
