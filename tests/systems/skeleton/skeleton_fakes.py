@@ -100,8 +100,8 @@ def _stand_in():
     from sightword.systems.skeleton import config
 
     if not hasattr(config, "Data"):
-        numbers = {"frames": 48, "test_clips": 10, "batch_size": 16, "num_workers": 4}
-        fields = [("annotations", str, ""), *((name, int, value) for name, value in numbers.items())]
+        numbers = {"frames": 48, "test_clips": 10, "batch_size": 16, "num_workers": 4, "hold_out": 0.05}
+        fields = [("annotations", str, ""), *((name, type(value), value) for name, value in numbers.items())]
         fields += [
             (side, list[int], dataclasses.field(default_factory=lambda: [56, 56])) for side in ("size", "test_size")
         ]

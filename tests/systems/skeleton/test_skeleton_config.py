@@ -86,7 +86,7 @@ def test_an_experiment_composes_with_the_published_names_and_recipe(name):
 def test_the_small_scale_changes_names_sizes_and_rates_only(name):
     full, mini = (composed(f"experiment=skeleton/{name}", f"scale={scale}") for scale in ("full", "mini"))
     sizes = {"base", "depths", "labels", "text", "embed_dim", "dropout", "fusion_layers", "fusion_heads", "queue"}
-    sizes |= {"soft_ramp", "temperature", "momentum"}
+    sizes |= {"soft_ramp", "temperature", "momentum", "text_pooling"}
     for field in dataclasses.fields(System):
         if field.name not in sizes:
             assert getattr(full.system, field.name) == getattr(mini.system, field.name), field.name

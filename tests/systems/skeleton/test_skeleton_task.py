@@ -306,6 +306,17 @@ def test_what_is_exported_recognises_alike_and_holds_inference_alone(world, tmp_
     assert (tmp_path / "text" / "model.safetensors").exists() == (name != "slowonly")
 
 
+def test_the_pooling_of_the_words_is_the_configs_also_in_an_export(world, tmp_path):
+    vectors = {}
+    for pooling in ("cls", "mean"):
+        task = task_for(world, text_pooling=pooling).eval()
+        task.export(tmp_path / pooling)
+        vectors[pooling] = task.bank()
+        torch.testing.assert_close(read_exported(tmp_path / pooling, Dense()).vectors(LABELS), task.bank())
+    off = {pooling: float((rows @ rows.T).detach().sum() - 4) / 12 for pooling, rows in vectors.items()}
+    assert off["cls"] > 0.999 > off["mean"]  # an untrained first token says the same of every text
+
+
 def test_an_export_names_actions_by_words_never_trained(world, tmp_path):
     task = task_for(world, **VARIANTS["visece"]).eval()
     task.export(tmp_path)

@@ -20,6 +20,7 @@ class System:
 
     text: str = "bert_base"  # the tower that reads the words, as `text_tower` takes it
     text_length: int = 0  # most tokens of a prompt, special ones included; 0: the tower's own
+    text_pooling: str = ""  # cls (the first token) | mean (of all: tells words apart before any training); "": its own
     freeze_text: bool = False  # the tower stays as it was loaded, and reads the words once; its projection is trained
     frame_linear: bool = False  # Visece_Video's layer from the video's width to the tower's; off: Visece_Video_PACL
     projector: str = "linear"  # from video to the common space: linear | residual (two layers beside one)
@@ -51,6 +52,7 @@ class System:
     def __post_init__(self) -> None:
         _one_of("system.heatmap", self.heatmap, ("joint", "limb"))
         _one_of("system.recognise_by", self.recognise_by, ("text", "classifier"))
+        _one_of("system.text_pooling", self.text_pooling, ("", "cls", "mean", "last"))
         _one_of("system.projector", self.projector, ("linear", "residual"))
         _one_of("system.activation", self.activation, ("relu", "gelu"))
         _one_of("system.pool", self.pool, ("before", "after"))

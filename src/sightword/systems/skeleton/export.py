@@ -101,10 +101,7 @@ class Recogniser(nn.Module):
                     f"{self.folder} was exported without the tower that reads words ({self.system.text}): it knows the "
                     "classes of its config.json only"
                 )
-            from sightword.towers import text_tower
-
-            length: dict[str, Any] = {"length": self.system.text_length} if self.system.text_length else {}
-            self.model.text = text_tower(self.folder / TEXT, **length).freeze().to(self.bank.device)
+            self.model.text = open_tower(self.system, self.folder / TEXT).freeze().to(self.bank.device)
         return self.model.text
 
 
@@ -123,6 +120,15 @@ def make_recogniser(
         weighing = Weighing(system.pacl_target, system.pacl_weight, system.pacl_gain, system.pacl_final_norm)
     head = nn.Linear(widths[0], system.embed_dim)
     return TextRecogniser(video, text, projector, head, system.pool, weighing, system.temperature)
+
+
+def open_tower(system: System, name: str | Path) -> TextTower:
+    """The tower of that name or folder, with what a config says of it."""
+    from sightword.towers import text_tower
+
+    said = {"length": system.text_length, "pooling": system.text_pooling}
+    options: dict[str, Any] = {option: value for option, value in said.items() if value}
+    return text_tower(name, **options)
 
 
 def write_exported(recogniser: Recogniser, folder: Path) -> None:

@@ -19,7 +19,7 @@ from torch.nn import Parameter
 from sightword import align, metrics, pictures
 from sightword.systems.skeleton.config import System
 from sightword.systems.skeleton.data import SkeletonBatch
-from sightword.systems.skeleton.export import Recogniser, channels_of, make_recogniser, write_exported
+from sightword.systems.skeleton.export import Recogniser, channels_of, make_recogniser, open_tower, write_exported
 from sightword.systems.skeleton.export import read_exported as read_exported
 from sightword.systems.skeleton.joints import JointSet, joint_set
 from sightword.systems.skeleton.loss import MomentumContrast, matching_loss
@@ -33,7 +33,6 @@ from sightword.systems.skeleton.model import (
 from sightword.systems.skeleton.network import ResNet3dSlowOnly, load_published
 from sightword.systems.skeleton.texts import ClassTexts, Labels, Read, read_labels
 from sightword.task import Task
-from sightword.towers.tower import TextTower
 
 SHOWN = 4  # recordings of a picture
 SPLITS = {
@@ -60,19 +59,13 @@ def assemble(system: System, joints: JointSet, heatmaps: nn.Module, labels: Labe
     if system.recognise_by == "classifier":
         model = Classifier(VideoEncoder(network), len(labels.classes), system.dropout)
         return Recognising(system, model, joints, heatmaps, labels)
-    text = _open_tower(system)
+    text = open_tower(system, system.text)
+    if system.freeze_text:
+        text.freeze()
     words = make_recogniser(system, network, text, (text.embed_dim, text.width))
     if system.match_weight:
         words.matching = Matching(text.width, words.video.width, system.fusion_layers, system.fusion_heads)
     return Recognising(system, words, joints, heatmaps, labels, ClassTexts(labels, text.tokenizer))
-
-
-def _open_tower(system: System) -> TextTower:
-    from sightword.towers import text_tower
-
-    length: dict[str, Any] = {"length": system.text_length} if system.text_length else {}
-    tower = text_tower(system.text, **length)
-    return tower.freeze() if system.freeze_text else tower
 
 
 class Seen(NamedTuple):
