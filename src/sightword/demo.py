@@ -8,6 +8,7 @@ network.
 import csv
 import html
 import importlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,6 +63,11 @@ def logged(run: Path) -> dict[str, list[tuple[int, float]]]:
                 if value and name != "step":
                     series.setdefault(name, []).append((int(row["step"]), float(value)))
     return series
+
+
+def seconds(run: Path) -> float:
+    """How long a run trained."""
+    return float(json.loads((run / "summary.json").read_text(encoding="utf-8"))["cost"]["seconds"])
 
 
 def _page(sections: Sequence[Section], seconds: float) -> str:

@@ -1,6 +1,5 @@
 """Made-up recordings, labels and a plain way to draw heatmaps; a tiny BERT in Hugging Face's format."""
 
-import dataclasses
 import json
 
 import torch
@@ -88,50 +87,3 @@ def batch_for(labels=(0, 1, 2, 1), views=1, frames=8, persons=1, seed=0, split="
     index = torch.arange(len(labels))
     when = torch.arange(frames).expand(len(labels), views, frames)
     return SkeletonBatch(points, scores, torch.tensor(labels), index, when, key, size, split)
-
-
-def _stand_in():
-    """Until the other rooms of this system are there: what the task asks of them, as plainly as can be."""
-    import importlib.util
-    import sys
-    import types
-
-    from sightword import metrics
-    from sightword.systems.skeleton import config
-
-    if not hasattr(config, "Data"):
-        numbers = {"frames": 48, "test_clips": 10, "batch_size": 16, "num_workers": 4, "hold_out": 0.05}
-        fields = [("annotations", str, ""), *((name, type(value), value) for name, value in numbers.items())]
-        fields += [
-            (side, list[int], dataclasses.field(default_factory=lambda: [56, 56])) for side in ("size", "test_size")
-        ]
-        config.Data = dataclasses.make_dataclass("Data", fields)
-
-    def top_k(scores, labels, k):
-        return (scores.topk(k).indices == labels[:, None]).any(1).double().mean()
-
-    def confusion_matrix(predicted, labels, classes):
-        counts = torch.zeros(classes, classes, dtype=torch.int64)
-        for one, other in zip(labels.tolist(), predicted.tolist(), strict=True):
-            counts[one, other] += 1
-        return counts
-
-    def class_accuracy(confusion):
-        return confusion.diagonal().double() / confusion.sum(1)
-
-    def mean_class_accuracy(confusion):
-        return class_accuracy(confusion).nanmean()
-
-    for function in (top_k, confusion_matrix, class_accuracy, mean_class_accuracy):
-        if not hasattr(metrics, function.__name__):
-            setattr(metrics, function.__name__, function)
-    name = "sightword.systems.skeleton.show"
-    if name not in sys.modules and importlib.util.find_spec(name) is None:
-        from sightword import align
-
-        module = types.ModuleType(name)
-        module.weights_against_truth = lambda weights, key: {"effective_frames": float(align.effective(weights).mean())}
-        sys.modules[name] = module
-
-
-_stand_in()

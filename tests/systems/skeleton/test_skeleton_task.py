@@ -58,7 +58,7 @@ def test_a_variant_learns_four_clips_by_heart(world, name):
     task = task_for(world, **{**VARIANTS[name], "dropout": 0.0}).train()
     optimizer = torch.optim.Adam([p for group in task.roles().values() for p in group], lr=3e-3)
     batch = batch_for([0, 1, 2, 3])
-    for number in range(80 if name == "visece_mo" else 40):  # a queue of earlier, worse vectors to get over
+    for number in range(80 if name in ("visece_mo", "visece_itm") else 40):  # a queue of worse vectors; drawn negatives
         task.batches = number
         optimizer.zero_grad()
         task.total(task.losses(batch)).backward()
@@ -314,7 +314,7 @@ def test_the_pooling_of_the_words_is_the_configs_also_in_an_export(world, tmp_pa
         vectors[pooling] = task.bank()
         torch.testing.assert_close(read_exported(tmp_path / pooling, Dense()).vectors(LABELS), task.bank())
     off = {pooling: float((rows @ rows.T).detach().sum() - 4) / 12 for pooling, rows in vectors.items()}
-    assert off["cls"] > 0.999 > off["mean"]  # an untrained first token says the same of every text
+    assert off["cls"] > off["mean"] + 0.01  # an untrained first token tells texts apart less well than all of them
 
 
 def test_an_export_names_actions_by_words_never_trained(world, tmp_path):

@@ -1,13 +1,12 @@
 """Its part of the demo: people of the small world, found by what is said of them."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sightword.demo import Figure, Section
+from sightword.demo import Figure, Section, seconds
 from sightword.ranking import measures_of
 from sightword.run import Train, restore
 from sightword.systems.retrieval import show
@@ -62,7 +61,7 @@ def _section(embedder: Embedder, test: Split, run: Path, people: str) -> Section
             ("The real thing, once its pictures are there:", "sightword check dataset=cuhk_pedes root=/data"),
         ],
         page_note=(
-            f"Phase 3 of four, trained from nothing in {_seconds(run):.0f} s on 600 other people: one encoder reads "
+            f"Phase 3 of four, trained from nothing in {seconds(run):.0f} s on 600 other people: one encoder reads "
             "both pictures and sentences. Measured on its test people; its checkpoint was chosen on validation."
         ),
     )
@@ -70,7 +69,3 @@ def _section(embedder: Embedder, test: Split, run: Path, people: str) -> Section
 
 def _percent(found: dict[str, Any], name: str, meaning: str) -> tuple[str, str]:
     return f"{found[name]:.0f} %", f"{meaning}" + (f" (by chance {found['chance']:.1f} %)" if name == "rank1" else "")
-
-
-def _seconds(run: Path) -> float:
-    return float(json.loads((run / "summary.json").read_text(encoding="utf-8"))["cost"]["seconds"])

@@ -210,6 +210,10 @@ class Clips(Dataset[SkeletonBatch]):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def name(self, row: int) -> str:
+        """What the annotations call a recording, its frame_dir."""
+        return self.recordings.names[self.rows[row]]
+
     def __getitem__(self, draw: Draw | int) -> SkeletonBatch:
         return self.__getitems__([draw])
 

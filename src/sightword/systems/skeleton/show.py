@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
-from sightword import metrics, pictures
+from sightword import align, metrics, pictures
 from sightword.atomic import write_atomically
 from sightword.pictures import FAINT, GREY, INK, Array
 
@@ -37,12 +37,8 @@ SURE = 0.3  # a joint of a lower score does not count for how large the figure i
 
 
 def effective_frames(weights: Array) -> np.ndarray:
-    """How many frames would count if all that count did so alike: exp of the entropy, 1 to T'. (N, T') → (N,).
-
-    T' where the weights are all the same, which is mean pooling. Weights are positive, of any sum.
-    """
-    share = _shares(weights)
-    return np.exp(-(share * np.log(np.where(share > 0, share, 1.0))).sum(1))
+    """How many frames would count if all that count did so alike, `align.effective`. (N, T') → (N,)."""
+    return align.effective(torch.from_numpy(_shares(weights))).numpy()
 
 
 def weights_against_truth(weights: Array, key: Array) -> dict[str, float]:
@@ -411,21 +407,31 @@ def watch(task: Any, batch: Any, names: Sequence[str], known: bool = True) -> li
 
 
 def draw(
-    watched: Sequence[Watched], joints: "JointSet", classes: Sequence[str], folder: Path, most: int = 6
+    watched: Sequence[Watched],
+    joints: "JointSet",
+    classes: Sequence[str],
+    folder: Path,
+    counts: Tensor | None = None,
+    note: str = "",
 ) -> list[Path]:
-    """Write strips.png of the first recordings that have poses and, where classes are known, confusion.png.
+    """Write strips.png of the recordings that have poses and, of counts (C, C), confusion.png. The files.
 
-    Each has its numbers beside it as JSON. The files.
+    Each has its numbers beside it as JSON. counts: rows true, columns recognised; None: no class was known. note: what
+    was counted.
     """
-    files, drawn = [], [one for one in watched if len(one.points)][:most]
+    files, drawn = [], [one for one in watched if len(one.points)]
     if drawn:
         files += save(strips(drawn, joints, classes), folder / "strips.png", twins(drawn, classes))
-    if known := [one for one in watched if one.label is not None]:
-        counts = confusion_of(known, len(classes))
-        right = 100 * float(counts.diagonal().sum() / counts.sum())
-        picture = pictures.confusion(counts, classes, f"{len(known)} recordings, {right:.1f} % right")
+    if counts is not None and int(counts.sum()):
+        picture = confusion(counts, classes, note)
         files += save(picture, folder / "confusion.png", {"classes": list(classes), "counts": counts.tolist()})
     return files
+
+
+def confusion(counts: Tensor, classes: Sequence[str], note: str = "") -> Image.Image:
+    """What was taken for what, (C, C), with the share that was right above it."""
+    right = 100 * float(counts.diagonal().sum() / counts.sum())
+    return pictures.confusion(counts, classes, f"{int(counts.sum())} recordings, {right:.1f} % right{note}")
 
 
 def confusion_of(watched: Sequence[Watched], classes: int) -> Tensor:

@@ -41,7 +41,7 @@ def recognise(
     print("\n".join(_lines(watched, classes)))
     measured = _measures(watched, len(classes))
     protocol = _protocol(task, data)
-    files = _write(folder, watched, classes, joints, top, strips, measured, {"run": run, "protocol": protocol})
+    files = _write(folder, watched, classes, joints, top, measured, {"run": run, "protocol": protocol})
     for what, number in measured.items():
         print(f"  {what:<20} {number:.4g}")
     for what, text in protocol.items():
@@ -181,7 +181,6 @@ def _write(
     classes: Sequence[str],
     joints: Any,
     top: int,
-    strips: int,
     measured: Mapping[str, float],
     note: Mapping[str, Any],
 ) -> list[Path]:
@@ -196,7 +195,9 @@ def _write(
     files.append(folder / "recognised.json")
     with write_atomically(files[1]) as part:
         part.write_text(json.dumps({**note, "recordings": len(watched), "measures": measured}, indent=2) + "\n")
-    return files + show.draw(watched, joints, classes, folder, strips)
+    known = [one for one in watched if one.label is not None]
+    counts = show.confusion_of(known, len(classes)) if known else None
+    return files + show.draw(watched, joints, classes, folder, counts)
 
 
 def _write_table(file: Path, watched: Sequence["Watched"], classes: Sequence[str], top: int) -> Path:
