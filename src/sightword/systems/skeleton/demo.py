@@ -23,7 +23,12 @@ def section(out: Path, train: Train) -> Section:
     small, run = out.parent / "miniature", out / "run"
     if (run / "summary.json").exists():
         shutil.rmtree(run)
-    words = ["experiment=skeleton/visece_pacl", "scale=mini", f"system.text={small / 'towers' / 'bert'}"]
+    words = [
+        "experiment=skeleton/visece_pacl",
+        "scale=mini",
+        "trainer.epochs=12",
+        f"system.text={small / 'towers' / 'bert'}",
+    ]
     words += [f"system.labels={small}/motion/labels.json", f"data.annotations={small}/motion/annotations.pkl"]
     if not train(run, words):
         raise KeyboardInterrupt
