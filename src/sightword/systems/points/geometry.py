@@ -1,10 +1,9 @@
 """Where a point of the world stands in a photo, and back. One convention, everywhere in this system.
 
-A pose is camera-to-world, (4, 4): x_world = R x_camera + t. The camera looks along +z, u goes right and v down; depth is
-along z, in metres, and 0 where unknown. Pixel centres are whole numbers: an image of W pixels spans u from -0.5 to
-W - 0.5. A size is (H, W), as tensors have it. Source: document 004, 5.2 and 5.3, with the resolutions of its traps: the
-pose is inverted where points are projected, z must be ahead of the camera and not only positive, and the half pixel
-belongs to the grid of every resolution.
+A pose is camera-to-world, (4, 4): x_world = R x_camera + t. The camera looks along +z, u goes right and v down; depth
+is along z, in metres, and 0 where unknown. Pixel centres are whole numbers: an image of W pixels spans u from -0.5 to
+W - 0.5. A size is (H, W), as tensors have it. Source: document 004, 5.2 and 5.3, put right where it contradicts itself:
+the pose is inverted where points are projected, z must be well ahead of the camera, and hidden points are not seen.
 
 Legend: N points, H, W pixels; ... any leading axes, which broadcast.
 """
@@ -24,7 +23,7 @@ STRETCH = 0.05  # how far a rotation's singular values may be from 1 and still b
 
 class Visibility(NamedTuple):
     ok: Tensor  # (..., N) bool
-    conf: Tensor  # (..., N), above 0 to 1 where ok, else 0
+    conf: Tensor  # (..., N): above 0 and at most 1 where ok, else 0
 
 
 def so3(pose: Tensor) -> Tensor:
@@ -117,20 +116,28 @@ def inside(uv: Tensor, z: Tensor, size: Size) -> Tensor:
 
 
 def cells(uv: Tensor, size: Size) -> Tensor:
-    """(..., N) int64: the nearest pixel's place in a flattened (H, W) image; of uv outside, some pixel's at the edge."""
+    """(..., N) int64: the nearest pixel's place in a flattened (H, W) image; for uv outside, some pixel's at its edge."""
     height, width = size
     u, v = (uv + 0.5).nan_to_num_().unbind(-1)
     return v.clamp(0, height - 1).long() * width + u.clamp(0, width - 1).long()
 
 
-def visible(uv: Tensor, z: Tensor, depth: Tensor, abs_tol: float = ABS_TOL, rel_tol: float = REL_TOL) -> Visibility:
-    """Which points (uv (..., N, 2), z (..., N)) the depth images (..., H, W) show, and how well each.
+def confidence(z: Tensor, depth: Tensor, abs_tol: float = ABS_TOL, rel_tol: float = REL_TOL) -> Tensor:
+    """How well points at depths z are seen where the surface is at `depth` (both of one shape, metres): 0 if hidden.
 
-    A point is seen where its depth and that of the nearest pixel, d, differ by less than tol = abs_tol + rel_tol · d.
-    conf = (1 - (err / tol)²) / (1 + (z / 4 m)²): less at an edge, less from afar.
+    (1 - (err / tol)²) / (1 + (z / 4 m)²) with err = |z - depth| below tol = abs_tol + rel_tol · depth: less at an edge,
+    less from afar.
+    """
+    near = 1 - ((z - depth) / (depth * rel_tol + abs_tol)).square_()
+    return torch.where((depth > 0) & (near > 0), near / (1 + (z / FADE).square_()), 0)
+
+
+def visible(uv: Tensor, z: Tensor, depth: Tensor, abs_tol: float = ABS_TOL, rel_tol: float = REL_TOL) -> Visibility:
+    """Which points (uv (..., N, 2), z (..., N)) the depth images (..., H, W) show, and how well: see `confidence`.
+
+    Compared with the depth of the nearest pixel, as the mean of two sides of an edge is on neither.
     """
     size = (depth.shape[-2], depth.shape[-1])
     d = depth.flatten(-2).expand(*z.shape[:-1], -1).gather(-1, cells(uv, size))
-    near = 1 - ((z - d) / (d * rel_tol + abs_tol)).square_()
-    ok = inside(uv, z, size) & (d > 0) & (near > 0)
-    return Visibility(ok, torch.where(ok, near / (1 + (z / FADE).square_()), 0))
+    conf = confidence(z, d, abs_tol, rel_tol).masked_fill_(~inside(uv, z, size), 0)
+    return Visibility(conf > 0, conf)

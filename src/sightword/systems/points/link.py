@@ -14,7 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.systems.points.geometry import ABS_TOL, REL_TOL, Size, Visibility, cells, inside, project, visible
+from sightword.systems.points.geometry import (
+    ABS_TOL,
+    REL_TOL,
+    Size,
+    Visibility,
+    cells,
+    confidence,
+    inside,
+    project,
+    visible,
+)
 
 PAIRS = 2**20  # of a point and a view that are looked at together: some 50 MB
 
@@ -120,9 +130,10 @@ def _blocks(points: Tensor, views: Tensor) -> Iterator[tuple[Tensor | slice, Ten
         chosen = (views == scene).nonzero().squeeze(1)
         step = max(1, PAIRS // len(chosen))
         if ordered:
-            ends = torch.searchsorted(points, torch.tensor([scene, scene + 1], device=points.device)).tolist()
-            for first in range(*ends, step):
-                yield slice(first, min(first + step, ends[1])), chosen
+            edges = torch.tensor([scene, scene + 1], dtype=points.dtype, device=points.device)
+            begin, end = torch.searchsorted(points, edges).tolist()
+            for first in range(begin, end, step):
+                yield slice(first, min(first + step, end)), chosen
         else:
             for some in (points == scene).nonzero().squeeze(1).split(step):
                 yield some, chosen
@@ -137,20 +148,25 @@ def _look(
     rel_tol: float,
     point_mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Point, view, uv, conf of the links among some points and the chosen views, by point and then view."""
+    """Point, view, uv, conf of the links among some points and the chosen views, by point and then view.
+
+    What is outside an image is dropped before its depth is read, which is most and would be read at random.
+    """
     uv, z = project(xyz[points].float(), views.K[chosen], views.pose[chosen])  # (V, n, 2), (V, n)
-    ok, conf = visible(uv, z, views.depth[chosen], abs_tol, rel_tol)
+    size = (views.depth.shape[1], views.depth.shape[2])
+    point, row = inside(uv, z, size).T.contiguous().nonzero().unbind(1)  # (P,)
+    uv, z, view = uv[row, point], z[row, point], chosen[row]
+    pixel = view * (size[0] * size[1]) + cells(uv, size)
+    conf = confidence(z, views.depth.reshape(-1)[pixel], abs_tol, rel_tol)
+    point = points.start + point if isinstance(points, slice) else points[point]
     if views.mask is not None:
-        ids = views.mask[chosen].flatten(1).gather(1, cells(uv, (views.mask.shape[1], views.mask.shape[2])))
-        ok = ok & (ids >= 0)
+        ids = views.mask.reshape(-1)[pixel]
+        fits = ids >= 0
         if point_mask is not None:
-            own = point_mask[points]
-            ok &= (own < 0) | (ids == own)
-    point, view = ok.T.contiguous().nonzero().unbind(1)
-    flat = view * ok.shape[1] + point
-    u, v = (uv.mT[:, axis].reshape(-1)[flat] for axis in (0, 1))
-    first = points.start + point if isinstance(points, slice) else points[point]
-    return first, chosen[view], torch.stack([u, v], 1), conf.reshape(-1)[flat]
+            fits &= (point_mask[point] < 0) | (ids == point_mask[point])
+        conf = conf.masked_fill(~fits, 0)
+    kept = conf.nonzero().squeeze(1)
+    return point[kept], view[kept], uv[kept], conf[kept]
 
 
 def _offsets(point: Tensor, n: int) -> Tensor:
@@ -279,7 +295,7 @@ def _links(index: UVIndex, lead: tuple[int, ...]) -> Links:
     """An index over `lead` = (B, V) as links of B·N points and B·V views."""
     batch, views = lead
     n = index.uv.shape[-2]
-    valid = index.valid.reshape(batch, views, n)
+    valid = (index.valid & (index.conf > 0)).reshape(batch, views, n)
     scene, row, view = valid.transpose(1, 2).nonzero().unbind(1)
     flat = (scene * views + view) * n + row
     point = scene * n + row
@@ -290,7 +306,7 @@ def _links(index: UVIndex, lead: tuple[int, ...]) -> Links:
 class PatchChain(nn.Module):
     """The document's steps 2.4 to 2.6: PixelShuffle(2) → Conv1×1(256) → sample → Linear(128), in float32.
 
-    768 channels at 14 × 14 become 192 at 28 × 28 (the document's 56 × 56 takes two shuffles and leaves 48). A shuffle of
+    768 channels at 14 × 14 become 192 at 28 × 28 (the document's 56 × 56 takes two shuffles and leaves 48). Shuffling
     frozen tokens only relabels channels as places and adds no resolution: the encoder's default is a plain map.
     """
 

@@ -6,19 +6,14 @@ points, and one sort of the pairs that are near enough ranks them all. Source: d
 Legend: M queries, N points, P pairs.
 """
 
+import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-PAIRS = 2**22  # of a query and a point of the cells around it that are looked at together: some 300 MB
+PAIRS = 2**22  # of a query and a point of the cells around it that are looked at together: some 200 MB
 SLACK = 1.001  # a cell to the radius: what float32 rounds into the ball must not be two cells away
-
-
-class Neighbours(NamedTuple):
-    index: Tensor  # (M, k) int64, rows of the points by distance; 0 where there are fewer than k
-    mask: Tensor  # (M, k) bool, True where a neighbour is real
 
 
 @torch.no_grad()
@@ -29,17 +24,18 @@ def ball_query(
     k: int,
     query_scene: Tensor | None = None,
     point_scene: Tensor | None = None,
-) -> Neighbours:
-    """The k nearest of points (N, 3) within `radius` of every query (M, 3), nearest first, of equals the first.
+) -> tuple[Tensor, Tensor]:
+    """The k nearest of points (N, 3) within `radius` metres of every query (M, 3): their rows and which are real.
 
-    A query that is one of the points is its own neighbour. query_scene (M,), point_scene (N,): int64, neighbours are of
-    one scene. Distances are float32's √(dx² + dy² + dz²), so every device gives the same rows.
+    Both (M, k): int64, nearest first and of equals the lowest row, 0 where there are fewer than k; and bool. A query
+    that is one of the points is its own neighbour. query_scene (M,), point_scene (N,): int64 from 0 on, neighbours are
+    of one scene. Distances are dx² + dy² + dz² in float32, so every device gives the same rows.
     """
     _check(query, points, radius, k, query_scene, point_scene)
     index = torch.zeros(len(query), k, dtype=torch.int64, device=query.device)
     mask = torch.zeros(len(query), k, dtype=torch.bool, device=query.device)
     if not len(query) or not len(points):
-        return Neighbours(index, mask)
+        return index, mask
     query, points = query.float(), points.float()
     query_cell, point_cell, strides = _cells(query, points, radius * SLACK, query_scene, point_scene)
     ordered, order = point_cell.sort(stable=True)
@@ -49,7 +45,7 @@ def ball_query(
     for start, stop in _parts(count.sum(1)):
         found = _near(ours[:, start:stop], theirs, first[start:stop], count[start:stop], radius)
         _rank(*found, order, rows[start:stop], index, mask)
-    return Neighbours(index, mask)
+    return index, mask
 
 
 def _cells(
@@ -57,22 +53,21 @@ def _cells(
 ) -> tuple[Tensor, Tensor, tuple[int, int]]:
     """Numbers of the cells of queries (M,) and points (N,), and how far apart neighbours along x and along y are.
 
-    In float64, so that a cell's edge is where it should be. An empty layer around each scene keeps ranges from wrapping.
+    In float64, so that a cell's edge is where it should be. An empty layer around a scene keeps ranges from wrapping.
     """
     low = torch.minimum(query.amin(0), points.amin(0)).double()
-    places = [((xyz.double() - low) / width).long() for xyz in (query, points)]
-    _, deep, high = (torch.maximum(places[0].amax(0), places[1].amax(0)) + 3).tolist()
-    wide = int(torch.maximum(places[0].amax(0), places[1].amax(0))[0]) + 3
+    span = (torch.maximum(query.amax(0), points.amax(0)).double() - low).div(width).add(3).tolist()
     scenes = [
-        torch.zeros_like(place[:, 0]) if scene is None else scene - _least(query_scene, point_scene)
-        for place, scene in zip(places, (query_scene, point_scene), strict=True)
+        torch.zeros(len(xyz), dtype=torch.int64, device=xyz.device) if scene is None else scene
+        for xyz, scene in ((query, query_scene), (points, point_scene))
     ]
-    total = wide * deep * high * (1 + max(int(scene.max()) for scene in scenes))
-    if total >= 2**62:
-        raise ValueError(f"points spread over {wide} × {deep} × {high} balls: is the radius in metres, is one far out?")
+    if math.prod(span) * (1 + max(int(scene.max()) for scene in scenes)) >= 2**62:
+        across = " × ".join(f"{length:.3g}" for length in span)
+        raise ValueError(f"points spread over {across} radii: are both in metres, or is one point far out?")
+    _, deep, high = (int(length) for length in span)
+    places = [((xyz.double() - low) / width).long().unbind(1) for xyz in (query, points)]
     cells = [
-        ((scene * wide + x + 1) * deep + y + 1) * high + z + 1
-        for scene, (x, y, z) in zip(scenes, (place.unbind(1) for place in places), strict=True)
+        ((scene * wide + x + 1) * deep + y + 1) * high + z + 1 for scene, (x, y, z) in zip(scenes, places, strict=True)
     ]
     return cells[0], cells[1], (deep * high, high)
 
@@ -128,10 +123,6 @@ def _rank(row: Tensor, place: Tensor, square: Tensor, order: Tensor, rows: Tenso
     first = (rank < index.shape[1]).nonzero().squeeze(1)
     at = rows[row[first]], rank[first]
     index[at], mask[at] = point[first], True
-
-
-def _least(*scenes: Tensor | None) -> int:
-    return min(int(scene.min()) for scene in scenes if scene is not None)
 
 
 def _check(
