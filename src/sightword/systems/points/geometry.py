@@ -116,7 +116,7 @@ def inside(uv: Tensor, z: Tensor, size: Size) -> Tensor:
 
 
 def cells(uv: Tensor, size: Size) -> Tensor:
-    """(..., N) int64: the nearest pixel's place in a flattened (H, W) image; for uv outside, some pixel's at its edge."""
+    """(..., N) int64: the nearest pixel's place in a flattened (H, W) image; for uv outside, one at its edge."""
     height, width = size
     u, v = (uv + 0.5).nan_to_num_().unbind(-1)
     return v.clamp(0, height - 1).long() * width + u.clamp(0, width - 1).long()

@@ -64,7 +64,7 @@ def _cells(
     if math.prod(span) * (1 + max(int(scene.max()) for scene in scenes)) >= 2**62:
         across = " × ".join(f"{length:.3g}" for length in span)
         raise ValueError(f"points spread over {across} radii: are both in metres, or is one point far out?")
-    _, deep, high = (int(length) for length in span)
+    wide, deep, high = (int(length) for length in span)
     places = [((xyz.double() - low) / width).long().unbind(1) for xyz in (query, points)]
     cells = [
         ((scene * wide + x + 1) * deep + y + 1) * high + z + 1 for scene, (x, y, z) in zip(scenes, places, strict=True)
