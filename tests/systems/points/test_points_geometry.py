@@ -61,6 +61,18 @@ def test_between_frames_reprojection_is_exact_where_both_see_the_same(one, other
     torch.testing.assert_close(back, pixels(SIZE)[known].double(), atol=0.01, rtol=0)
 
 
+def test_autocast_moves_no_pixel():
+    """In bfloat16 a product would be whole pixels wrong."""
+    pose, xyz = orbit(1)[0].float(), surface(500)
+    uv, z = project(xyz, K.float(), pose)
+    back = back_project(torch.ones(SIZE), K.float(), pose)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(project(xyz, K.float(), pose)[0], uv)
+        assert torch.equal(back_project(torch.ones(SIZE), K.float(), pose), back)
+    exact, _ = project(xyz.double(), K, orbit(1)[0])
+    torch.testing.assert_close(uv[z > 0.1].double(), exact[z > 0.1], atol=1e-3, rtol=1e-5)
+
+
 def test_a_pose_taken_for_its_inverse_is_far_off():
     """What the tests above would not notice, were they of one frame."""
     poses = orbit(12)

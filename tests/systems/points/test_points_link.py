@@ -206,7 +206,8 @@ def test_views_of_a_scene_are_merged_as_links_merge_them():
     K, pose, depth = (torch.stack([x, x]) for x in (ROOM.K, ROOM.pose, ROOM.depth))
     index = build_uv_index_batch(points, K, pose, depth=depth)
     assert index.uv.shape == (2, 5, 1000, 2)
-    assert torch.equal(build_uv_index_batch(points, ROOM.K[0], pose, depth=depth).uv, index.uv)
+    for lens in (ROOM.K[0], K[:, 0]):  # one for all, one a scene
+        assert torch.equal(build_uv_index_batch(points, lens, pose, depth=depth).uv, index.uv)
     maps = features(8)
     found = sample_img_feat(torch.stack([maps, maps]), index)
     torch.testing.assert_close(found.flatten(0, 1), lift(maps, link(XYZ, SCENE, ROOM), len(XYZ)))
@@ -230,8 +231,12 @@ def test_calls_that_cannot_be_answered_say_what_to_give():
         build_uv_index(XYZ, ROOM.K[0], ROOM.pose[0], (3, 4), ROOM.depth[0])
     with pytest.raises(ValueError, match="build_uv_index_batch"):
         build_uv_index(XYZ[None], ROOM.K[0], ROOM.pose[0], (3, 4))
+    with pytest.raises(ValueError, match="build_uv_index_batch"):
+        build_uv_index(XYZ, ROOM.K[0], ROOM.pose, (3, 4))
     with pytest.raises(ValueError, match=r"\(B, N, 3\) go with poses"):
         build_uv_index_batch(XYZ, ROOM.K[0], ROOM.pose[0], (3, 4))
+    with pytest.raises(ValueError, match="give each view its own"):
+        build_uv_index_batch(XYZ[None], ROOM.K[0], ROOM.pose[None], depth=ROOM.depth)
     with pytest.raises(ValueError, match="do not say of which image"):
         sample_img_feat(features(4)[0], torch.zeros(5, 2))
     with pytest.raises(ValueError, match="same leading axes"):

@@ -60,8 +60,7 @@ def project(xyz: Tensor, K: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
     """
     rotation, place = pose[..., :3, :3].double(), pose[..., :3, 3:].double()
     turn = K.double() @ rotation.mT  # (..., 3, 3): K and the pose in one matrix, so that points are read once
-    shift = (turn @ place).to(xyz.dtype)
-    seen = turn.to(xyz.dtype) @ xyz.mT - shift  # (..., 3, N): planes, as what follows works on whole ones
+    seen = _moved(xyz.mT, turn, -turn @ place)  # (..., 3, N)
     z = seen[..., 2, :]
     return (seen[..., :2, :] / z[..., None, :]).mT, z
 
@@ -81,9 +80,18 @@ def back_project(depth: Tensor, K: Tensor, pose: Tensor, pixels: Tensor | None =
         z = depth.flatten(-2).expand(*u.shape[:-1], -1).gather(-1, v * width + u)
     z = torch.where(z > 0, z, torch.nan)
     rotation, place = pose[..., :3, :3].double(), pose[..., :3, 3:].double()
-    turn = (rotation @ torch.linalg.inv(K.double())).to(depth.dtype)  # (..., 3, 3)
     rays = torch.stack([u * z, v * z, z], -2)  # (..., 3, M)
-    return (turn @ rays + place.to(depth.dtype)).mT
+    return _moved(rays, rotation @ torch.linalg.inv(K.double()), place).mT
+
+
+def _moved(planes: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
+    """turn (..., 3, 3) · planes (..., 3, N) + shift (..., 3, 1), in the planes' dtype: (..., 3, N).
+
+    Not a matrix product: autocast would round one to bfloat16 and a GPU to TF32, which is pixels.
+    """
+    turn, shift = turn.to(planes.dtype), shift.to(planes.dtype)
+    parts = (turn[..., i, None] * planes[..., i, None, :] for i in range(3))
+    return next(parts) + shift + next(parts) + next(parts)
 
 
 def resize_intrinsics(K: Tensor, old: Size, new: Size) -> Tensor:

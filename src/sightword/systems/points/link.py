@@ -218,8 +218,11 @@ def build_uv_index(
     With depth (H, W) hidden points are not valid and conf is that of `visible`; without, give the image's `size`
     (H, W): all points in its field of view are valid, with conf 1.
     """
-    if points.dim() != 2:
-        raise ValueError(f"points are (N, 3), got {tuple(points.shape)}: for a batch there is build_uv_index_batch")
+    if points.dim() != 2 or pose.dim() != 2:
+        raise ValueError(
+            f"points (N, 3) go with one pose (4, 4), got {tuple(points.shape)} and {tuple(pose.shape)}: for several "
+            "scenes or views there is build_uv_index_batch"
+        )
     return _index(points, intrins, pose, size, depth, abs_tol, rel_tol)
 
 
@@ -234,16 +237,20 @@ def build_uv_index_batch(
 ) -> UVIndex:
     """`build_uv_index` for points (B, N, 3) of B scenes, with one view each or V each.
 
-    pose: (B, 4, 4), and uv is (B, N, 2); or (B, V, 4, 4), and uv is (B, V, N, 2). intrins: of the same leading axes, or
-    one (3, 3) for all. depth: of the same, (..., H, W).
+    pose: (B, 4, 4), and uv is (B, N, 2); or (B, V, 4, 4), and uv is (B, V, N, 2). depth: (..., H, W) of the same axes.
+    intrins: (..., 3, 3) of the same, or one (3, 3) for all, or one a scene, (B, 3, 3).
     """
     if points.dim() != 3 or pose.dim() not in (3, 4) or len(pose) != len(points):
         raise ValueError(
             f"points (B, N, 3) go with poses (B, 4, 4) or (B, V, 4, 4), got {tuple(points.shape)} and "
             f"{tuple(pose.shape)}"
         )
-    spread = points if pose.dim() == 3 else points[:, None]
-    return _index(spread, intrins, pose, size, depth, abs_tol, rel_tol)
+    if depth is not None and depth.shape[:-2] != pose.shape[:-2]:
+        raise ValueError(f"poses are {tuple(pose.shape)} and depth {tuple(depth.shape)}: give each view its own")
+    if pose.dim() == 4:
+        points = points[:, None]
+        intrins = intrins[:, None] if intrins.dim() == 3 else intrins
+    return _index(points, intrins, pose, size, depth, abs_tol, rel_tol)
 
 
 def _index(
@@ -320,12 +327,13 @@ class PatchChain(nn.Module):
 
     def forward(self, maps: Tensor, links: Links, n: int) -> Tensor:
         """(N, dim) of maps (V, channels, h, w); zero where nothing is seen."""
-        upsampled = self.expand(F.pixel_shuffle(maps.float(), self.scale))  # (V, hidden, 2h, 2w)
-        return self.reduce(lift(upsampled, links, n)) * (links.counts > 0)[:, None]
+        with torch.autocast(maps.device.type, enabled=False):
+            upsampled = self.expand(F.pixel_shuffle(maps.float(), self.scale))  # (V, hidden, 2h, 2w)
+            return self.reduce(lift(upsampled, links, n)) * (links.counts > 0)[:, None]
 
     @torch.no_grad()
     def folded(self) -> "FoldedChain":
-        """The same function of maps, links and n in a fifth of the time, with weights of its own.
+        """The same function of maps, links and n in a third of the time, with weights of its own.
 
         All of the chain is linear, and bilinear shares and confidences sum to one: so the linear layers may go first,
         as one, on the cells.
@@ -348,5 +356,6 @@ class FoldedChain(nn.Module):
 
     def forward(self, maps: Tensor, links: Links, n: int) -> Tensor:
         """As `PatchChain.forward`."""
-        shuffled = F.pixel_shuffle(maps.float(), self.scale).permute(0, 2, 3, 1)  # (V, 2h, 2w, channels / 4)
-        return lift(self.linear(shuffled).permute(0, 3, 1, 2), links, n)
+        with torch.autocast(maps.device.type, enabled=False):
+            shuffled = F.pixel_shuffle(maps.float(), self.scale).permute(0, 2, 3, 1)  # (V, 2h, 2w, channels / 4)
+            return lift(self.linear(shuffled).permute(0, 3, 1, 2), links, n)
