@@ -89,9 +89,11 @@ def _moved(planes: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
 
     Not a matrix product: autocast would round one to bfloat16 and a GPU to TF32, which is pixels.
     """
-    turn, shift = turn.to(planes.dtype), shift.to(planes.dtype)
-    parts = (turn[..., i, None] * planes[..., i, None, :] for i in range(3))
-    return next(parts) + shift + next(parts) + next(parts)
+    turn, shift, planes = turn.to(planes.dtype), shift.to(planes.dtype), planes.contiguous()
+    moved = torch.addcmul(shift, turn[..., 0, None], planes[..., None, 0, :])
+    for axis in (1, 2):
+        moved = moved.addcmul_(turn[..., axis, None], planes[..., None, axis, :])
+    return moved
 
 
 def resize_intrinsics(K: Tensor, old: Size, new: Size) -> Tensor:
