@@ -238,6 +238,7 @@ def test_confidence_by_hand():
     depth = torch.tensor([2.0, 2.0, 2.0, 4.0, 0.0, torch.nan])  # at 2 m the tolerance is 6 cm
     wanted = torch.tensor([1 / 1.25, 0.75 / (1 + (2.03 / 4) ** 2), 0, 0.5, 0, 0])
     torch.testing.assert_close(confidence(z, depth), wanted, atol=1e-5, rtol=0)
+    assert confidence(z, torch.zeros(6), abs_tol=100).tolist() == [0] * 6  # unknown is not near, at any tolerance
 
 
 def test_the_half_pixel_at_the_border_is_seen_and_what_is_behind_is_not():
