@@ -1,6 +1,6 @@
 """Furnished rooms to be walked through with a depth camera, in ScanNet's layout: all that is seen is known exactly.
 
-A studio is one large room of two places: a bedroom on the left and a kitchen on the right, say, each with walls and
+A studio is one large room of three places side by side: a bedroom, a kitchen and a home office, each with walls and
 floor of its own, and things of `scene` along the walls, built of the same boxes, in the same colours and light; so
 whatever has learned the words of `scene` knows them here. Rays are cast at convex solids, so depth, labels, instances
 and visibility are exact, at any pixel and for any point.
@@ -72,7 +72,7 @@ class Solids(NamedTuple):
 
 class Studio(NamedTuple):
     seed: int
-    places: tuple[str, str]  # on the left and on the right
+    places: tuple[str, ...]  # three, from the left to the right
     stands: tuple[Stand, ...]
     papers: tuple[Paper, ...]  # of the six inner faces
     solids: Solids
@@ -113,17 +113,17 @@ class View(NamedTuple):
 def furnish(seed: int) -> Studio:
     """A studio: the same for the same seed."""
     rng = np.random.default_rng([seed, 2])
-    left, right = rng.permutation(list(ROOMS))[:2].tolist()
+    places = tuple(rng.permutation(list(ROOMS)).tolist())
     towards = rng.uniform((-0.6, -1, 0.5), (0.6, -0.2, 1))
     light = Light(towards / np.linalg.norm(towards), rng.uniform(0.7, 0.85))
     stands = _stands(rng)
-    return Studio(seed, (left, right), stands, _papers(rng, (left, right), light), _solids(stands, light))
+    return Studio(seed, places, stands, _papers(rng, places, light), _solids(stands, light))
 
 
 def _stands(rng: np.random.Generator) -> tuple[Stand, ...]:
     """Every thing that belongs indoors, and a few again: no two where they touch, and none where the camera walks."""
     words = [word for word, thing in OBJECTS.items() if thing.where != "outdoors"]
-    small = ["chair", "potted plant", "dog", "chair", "tv", "person"]
+    small = ["chair", "potted plant", "dog", "chair", "tv", "person", "dog", "potted plant"]
     stands: list[Stand] = []
     taken: list[tuple[float, float, float]] = [(0, 0, FREE)]  # discs
     for word in sorted(words, key=lambda word: -OBJECTS[word].size[0]) + rng.permutation(small).tolist():
@@ -179,20 +179,21 @@ def _solids(stands: Sequence[Stand], light: Light) -> Solids:
     return Solids(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def _papers(rng: np.random.Generator, places: tuple[str, str], light: Light) -> tuple[Paper, ...]:
+def _papers(rng: np.random.Generator, places: Sequence[str], light: Light) -> tuple[Paper, ...]:
     """What `scene` paints on the far wall of a place is on each of its walls here."""
     papers = tuple(_blank(face) for face in range(6))
     bright = light.shade(INWARDS).tolist()
-    for side, place in zip((-1, 1), places, strict=True):
-        middle = side * WIDE / 4
-        for face in (0, 1, 2 if side < 0 else 3):
-            half, at = (WIDE / 4, middle * RIGHT[face, 0]) if face < 2 else (DEEP / 2, 0.0)
+    edges = np.linspace(-WIDE / 2, WIDE / 2, len(places) + 1)
+    for number, (place, left, right) in enumerate(zip(places, edges, edges[1:], strict=False)):
+        ends = [face for face, at in ((2, 0), (3, len(places) - 1)) if at == number]
+        for face in (0, 1, *ends):
+            half, at = ((right - left) / 2, (left + right) / 2 * RIGHT[face, 0]) if face < 2 else (DEEP / 2, 0.0)
             corners, tones = _drawn(rng, place, half, bright[face], bright[4])
             _paint(papers[face], place, at - half, at + half, *_flat(corners, tones, 1, DEEP), (at, 0))
             if face == 0:
-                for number, level in ((4, 0.0), (5, HIGH)):
-                    shift = (middle, -DEEP / 2)
-                    _paint(papers[number], place, at - half, at + half, *_flat(corners, tones, 2, level), shift)
+                for flat, level in ((4, 0.0), (5, HIGH)):
+                    shift = (at, -DEEP / 2)
+                    _paint(papers[flat], place, at - half, at + half, *_flat(corners, tones, 2, level), shift)
     return papers
 
 
@@ -370,9 +371,9 @@ def intrinsics(size: tuple[int, int], focal: float = 0.85) -> np.ndarray:
     return np.array([(focal * h, 0, (w - 1) / 2), (0, focal * h, (h - 1) / 2), (0, 0, 1)])
 
 
-def scan(studio: Studio, voxel: float = 0.05, looks: int = 24) -> Cloud:
+def scan(studio: Studio, voxel: float = 0.05, looks: int = 16) -> Cloud:
     """The surfaces that a walk through the room shows, a point a voxel: each exactly where a ray has ended."""
-    size = (90, 120)
+    size = (72, 96)
     found = []
     for pose in orbit(studio, looks):
         camera = Camera(intrinsics(size, 0.7), pose, size)
@@ -394,7 +395,7 @@ def scan(studio: Studio, voxel: float = 0.05, looks: int = 24) -> Cloud:
 
 TRAINED, VALIDATED, UNSEEN = (0, 1, 2), (3,), (4,)  # seeds; nothing is ever fitted to the last
 STEP = 20  # from one frame's number to the next, as in scannet200-mv
-COLOR, DEPTH = (180, 240), (120, 160)  # H, W
+COLOR, DEPTH = (144, 192), (96, 128)  # H, W
 
 
 def name_of(seed: int) -> str:
@@ -404,7 +405,7 @@ def name_of(seed: int) -> str:
 def write_scene(
     root: Path,
     seed: int,
-    frames: int = 12,
+    frames: int = 10,
     color: tuple[int, int] = COLOR,
     depth: tuple[int, int] = DEPTH,
     voxel: float = 0.05,
