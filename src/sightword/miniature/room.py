@@ -22,7 +22,7 @@ from PIL import Image
 
 from sightword.atomic import write_atomically
 from sightword.miniature import scene
-from sightword.miniature.scene import CORNERS, NORMALS, OBJECTS, PLACES, ROOMS, Light
+from sightword.miniature.scene import NORMALS, OBJECTS, PLACES, ROOMS, Light
 from sightword.systems.points.cloud import Cloud, write_ply
 
 WORDS = (*OBJECTS, *PLACES)  # label 1 is the first of them
@@ -203,9 +203,7 @@ def _blank(face: int) -> Paper:
     return Paper(np.zeros((*shape, 3), np.float32), np.zeros(shape, np.uint8))
 
 
-def _drawn(
-    rng: np.random.Generator, place: str, half: float, back: float, up: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _drawn(rng: np.random.Generator, place: str, half: float, back: float, up: float) -> tuple[np.ndarray, np.ndarray]:
     """The faces (F, 4, 3) of a place in `scene`, and their colours (F, 3), a tenth paler as there."""
     faces = PLACES[place].faces(rng, scene.Room(-half, half, DEEP, HIGH, (back, back), back, up))
     tones = np.array([np.array(face.colour) * face.bright for face in faces])
@@ -235,7 +233,7 @@ def _paint(
     start, stop = round(left / TEXEL + wide / 2), round(right / TEXEL + wide / 2)
     paper.labels[:, start:stop] = 1 + WORDS.index(place)
     paper.colours[:, start:stop] = tones[0]
-    moved = edges + (*shift, *shift)
+    moved = edges + np.array((*shift, *shift))
     columns = np.rint(moved[:, ::2] / TEXEL + wide / 2).astype(int).clip(start, stop)
     rows = np.rint((moved[:, 1::2] - low) / TEXEL).astype(int).clip(0, high)
     for (x0, x1), (z0, z1), tone in zip(columns.tolist(), rows.tolist(), tones, strict=True):
@@ -245,6 +243,7 @@ def _paint(
 # ----------------------------------------------------------------------------------------------------------- looking
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def cast(studio: Studio, origin: np.ndarray, rays: np.ndarray) -> Hits:
     """Where rays (3, R) from one origin (3,) inside the room end."""
     length, colours, labels = _walls(studio, origin, rays)
@@ -265,9 +264,7 @@ def cast(studio: Studio, origin: np.ndarray, rays: np.ndarray) -> Hits:
     return Hits(length, colours, labels, instances)
 
 
-def _passes(
-    origin: np.ndarray, rays: np.ndarray, squared: np.ndarray, middle: np.ndarray, radius: float
-) -> np.ndarray:
+def _passes(origin: np.ndarray, rays: np.ndarray, squared: np.ndarray, middle: np.ndarray, radius: float) -> np.ndarray:
     """Which rays (3, R), of lengths² (R,), meet a ball, (R,): their distance² from its middle is what remains of the
     way there, squared, without the part along the ray."""
     towards = middle - origin
@@ -277,8 +274,7 @@ def _passes(
 
 def _walls(studio: Studio, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where rays leave the room, and what is painted there."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ends = np.where(rays > 0, (TOP - origin)[:, None] / rays, (LOW - origin)[:, None] / rays)  # (3, R)
+    ends = np.where(rays > 0, (TOP - origin)[:, None], (LOW - origin)[:, None]) / rays  # (3, R)
     ends[rays == 0] = np.inf
     axis = ends.argmin(0)
     length = ends.min(0)
@@ -297,19 +293,13 @@ def _walls(studio: Studio, origin: np.ndarray, rays: np.ndarray) -> tuple[np.nda
 
 def _enters(solids: Solids, number: int, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How far along rays (3, R) a solid begins, infinite where they miss it, and at which of its faces."""
-    enters, leaves = np.zeros(rays.shape[1]), np.full(rays.shape[1], np.inf)
-    face = np.zeros(rays.shape[1], int)
-    for side in range(6):
-        normal = solids.normals[number, side]
-        slope, gap = normal @ rays, solids.reach[number, side] - normal @ origin
-        with np.errstate(divide="ignore", invalid="ignore"):
-            at = gap / slope
-        later = (slope < 0) & (at > enters)
-        enters, face = np.where(later, at, enters), np.where(later, side, face)
-        leaves = np.where(slope > 0, np.minimum(leaves, at), leaves)
-        if gap < 0:
-            leaves[slope >= 0] = -1.0  # outside this face and not coming nearer
-    enters[(enters >= leaves) | (enters == 0)] = np.inf
+    slope = solids.normals[number] @ rays  # (6, R)
+    at = (solids.reach[number] - solids.normals[number] @ origin)[:, None] / slope  # ±inf along a face, nan in it
+    inwards = np.where(slope < 0, at, -np.inf)
+    face = inwards.argmax(0)
+    enters = np.take_along_axis(inwards, face[None], 0)[0]
+    leaves = np.fmin.reduce(np.where(slope < 0, np.inf, at))
+    enters[(enters >= leaves) | (enters <= 0)] = np.inf
     return enters, face
 
 
@@ -393,7 +383,8 @@ def scan(studio: Studio, voxel: float = 0.05, looks: int = 16) -> Cloud:
 
 # ----------------------------------------------------------------------------------------------------------- writing
 
-TRAINED, VALIDATED, UNSEEN = (0, 1, 2), (3,), (4,)  # seeds; nothing is ever fitted to the last
+SPLITS = {"train": (0, 1, 2), "val": (3,), "test": (4,)}  # seeds; nothing is ever fitted to the last
+SEEDS = [seed for seeds in SPLITS.values() for seed in seeds]
 STEP = 20  # from one frame's number to the next, as in scannet200-mv
 COLOR, DEPTH = (144, 192), (96, 128)  # H, W
 
@@ -444,7 +435,7 @@ def write_rooms(root: Path) -> None:
     and the meaning of their labels."""
     meta = root / "meta_data"
     meta.mkdir(parents=True, exist_ok=True)
-    for split, seeds in (("train", TRAINED), ("val", VALIDATED), ("test", UNSEEN)):
+    for split, seeds in SPLITS.items():
         for seed in seeds:
             write_scene(root, seed, noise=0.001, holes=0.03)
         _write_text(meta / f"scannetv2_{split}.txt", "".join(f"{name_of(seed)}\n" for seed in seeds))
@@ -500,4 +491,6 @@ def _write_text(path: Path, text: str) -> None:
 
 def _save(picture: Image.Image, path: Path) -> None:
     with write_atomically(path) as part:
-        picture.save(part, "JPEG" if path.suffix == ".jpg" else "PNG", **({"quality": 95} if path.suffix == ".jpg" else {}))
+        picture.save(
+            part, "JPEG" if path.suffix == ".jpg" else "PNG", **({"quality": 95} if path.suffix == ".jpg" else {})
+        )

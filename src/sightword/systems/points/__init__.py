@@ -1,1 +1,1 @@
-"""CLIP features on a 3-D point cloud, fused with its geometry. Source: document 004."""
+"""CLIP's words on a cloud of points: features of posed frames lifted onto it and fused with its geometry."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sightword.atomic import write_atomically
+from sightword.systems.points.geometry import back_project
 from sightword.systems.points.scannet import Frame, Scene, read_color, read_depth
 
 HEADER = 1 << 16  # bytes; a .ply's header is shorter
@@ -72,8 +73,8 @@ def _joined(clouds: list[Cloud]) -> Cloud:
 
 class _Element(NamedTuple):
     name: str
-    count: int
-    fields: list[tuple[str, str]]  # name, numpy type; the type is empty for a list
+    rows: int
+    fields: list[tuple[str, str]]  # name and numpy's type, which is empty for a list
 
 
 def read_ply(path: str | Path) -> Cloud:
@@ -124,19 +125,19 @@ def _header(content: bytes) -> tuple[str, list[_Element], int]:
 def _vertices(content: bytes, order: str, elements: list[_Element], start: int) -> np.ndarray:
     """The vertices as a table with named columns."""
     at = next((number for number, element in enumerate(elements) if element.name == "vertex"), None)
-    if at is None or not elements[at].count:
+    if at is None or not elements[at].rows:
         raise _Malformed("it has no vertex")
     before, vertex = elements[:at], elements[at]
     if any(not kind for element in (*before, vertex) for _, kind in element.fields):
         raise _Malformed("its vertices, or what stands before them, have lists: write plain vertices first")
     kinds = [_row(element, order) for element in (*before, vertex)]
     if order == "ascii":
-        return _ascii(content[start:], sum(element.count for element in before), vertex, kinds[-1])
-    start += sum(element.count * kind.itemsize for element, kind in zip(before, kinds, strict=False))
-    wanted, there = vertex.count * kinds[-1].itemsize, len(content) - start
+        return _ascii(content[start:], sum(element.rows for element in before), vertex, kinds[-1])
+    start += sum(element.rows * kind.itemsize for element, kind in zip(before, kinds, strict=False))
+    wanted, there = vertex.rows * kinds[-1].itemsize, len(content) - start
     if wanted > there:
-        raise _Malformed(f"it promises {vertex.count} points of {kinds[-1].itemsize} bytes and has {max(there, 0)}")
-    return np.frombuffer(content, kinds[-1], vertex.count, start)
+        raise _Malformed(f"it promises {vertex.rows} points of {kinds[-1].itemsize} bytes and has {max(there, 0)}")
+    return np.frombuffer(content, kinds[-1], vertex.rows, start)
 
 
 def _row(element: _Element, order: str) -> np.dtype:
@@ -149,14 +150,14 @@ def _row(element: _Element, order: str) -> np.dtype:
 
 
 def _ascii(body: bytes, before: int, vertex: _Element, kind: np.dtype) -> np.ndarray:
-    if 2 * vertex.count * len(vertex.fields) > len(body) + 1:
-        raise _Malformed(f"it promises {vertex.count} points and has {len(body)} bytes")
-    lines = [line for line in body.split(b"\n") if line.strip()][before : before + vertex.count]
+    if 2 * vertex.rows * len(vertex.fields) > len(body) + 1:
+        raise _Malformed(f"it promises {vertex.rows} points and has {len(body)} bytes")
+    lines = [line for line in body.split(b"\n") if line.strip()][before : before + vertex.rows]
     rows = [line.split() for line in lines]
-    if len(rows) < vertex.count or any(len(row) != len(vertex.fields) for row in rows):
+    if len(rows) < vertex.rows or any(len(row) != len(vertex.fields) for row in rows):
         bad = next((number for number, row in enumerate(rows) if len(row) != len(vertex.fields)), len(rows))
-        raise _Malformed(f"of {vertex.count} points number {bad} has not its {len(vertex.fields)} values")
-    table = np.empty(vertex.count, kind)
+        raise _Malformed(f"of {vertex.rows} points number {bad} has not its {len(vertex.fields)} values")
+    table = np.empty(vertex.rows, kind)
     try:
         values = np.array(rows, dtype=np.float64)
     except ValueError as error:
@@ -208,9 +209,9 @@ def write_ply(path: str | Path, cloud: Cloud, binary: bool = True) -> None:
         columns.append((name, "float", cloud.xyz[:, axis].cpu().numpy().astype("<f4")))
     for axis, name in enumerate(COLOURS[0]):
         columns.append((name, "uchar", cloud.rgb[:, axis].cpu().numpy()))
-    for name, values in (("label", cloud.label), ("instance", cloud.instance)):
-        if values is not None:
-            columns.append((name, "int", values.cpu().numpy().astype("<i4")))
+    for name, numbers in (("label", cloud.label), ("instance", cloud.instance)):
+        if numbers is not None:
+            columns.append((name, "int", numbers.cpu().numpy().astype("<i4")))
     table = np.empty(len(cloud.xyz), [(name, values.dtype) for name, _, values in columns])
     for name, _, values in columns:
         table[name] = values
@@ -308,8 +309,10 @@ def fuse(frames: Iterable[Frame], voxel: float = 0.03, far: float = 10.0) -> Clo
     keys, sums = np.empty(0, np.int64), np.empty((0, 7))
     count = 0
     for frame in frames:
-        xyz, rgb = _points(frame, far)
-        keys, sums = _thinned(np.concatenate([keys, _cells(xyz, voxel)]), np.concatenate([sums, _rows(xyz, rgb)]))
+        points = measured(frame, far).numpy()
+        found = _cells(points[:, :3], voxel)
+        rows = np.concatenate([points, np.ones((len(points), 1), np.float32)], 1)  # (N, 7)
+        keys, sums = _thinned(np.concatenate([keys, found]), np.concatenate([sums, rows]))
         count += 1
     if not len(keys):
         raise ValueError(f"{count} depth frames show nothing within {far} m: is the depth in millimetres?")
@@ -317,16 +320,15 @@ def fuse(frames: Iterable[Frame], voxel: float = 0.03, far: float = 10.0) -> Clo
     return Cloud(torch.from_numpy(mean[:, :3].astype(np.float32)), torch.from_numpy(np.rint(mean[:, 3:]).astype("u1")))
 
 
-def _points(frame: Frame, far: float) -> tuple[np.ndarray, np.ndarray]:
-    """What a frame has measured: (N, 3) in the world, and its colours (N, 3)."""
-    depth = read_depth(frame).numpy()
+def measured(frame: Frame, far: float = 10.0) -> Tensor:
+    """What a frame's depth says, (N, 6) float32: x y z in the world, r g b of the colour frame there."""
+    depth = read_depth(frame)
+    known = ((depth > 0) & (depth <= far)).flatten()
     h, w = depth.shape
-    v, u = np.nonzero((depth > 0) & (depth <= far))
-    z, K, pose = depth[v, u].astype(np.float64), frame.K_depth.numpy(), frame.pose.numpy()
-    camera = np.stack([(u - K[0, 2]) / K[0, 0] * z, (v - K[1, 2]) / K[1, 1] * z, z])  # (3, N)
     image = read_color(frame)
-    picture = np.asarray(image if image.size == (w, h) else image.resize((w, h)))
-    return (pose[:3, :3] @ camera).T + pose[:3, 3], picture[v, u]
+    picture = np.array(image if image.size == (w, h) else image.resize((w, h)))
+    rgb = torch.from_numpy(picture).flatten(0, 1)[known].float()
+    return torch.cat([back_project(depth, frame.K_depth, frame.pose)[known], rgb], 1)
 
 
 def _cells(xyz: np.ndarray, voxel: float) -> np.ndarray:
@@ -335,10 +337,6 @@ def _cells(xyz: np.ndarray, voxel: float) -> np.ndarray:
     if len(cells) and (cells.min() < 0 or cells.max() >= 1 << 21):
         raise ValueError(f"a depth frame reaches {np.abs(xyz).max():.3g} m from the origin: poses are in metres")
     return (cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2]
-
-
-def _rows(xyz: np.ndarray, rgb: np.ndarray) -> np.ndarray:
-    return np.concatenate([xyz, rgb, np.ones((len(xyz), 1))], 1)  # (N, 7)
 
 
 def _thinned(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from sightword.data.image import read_image
+from sightword.systems.points.geometry import Size, resize_intrinsics, so3
 
 PLACES = ("2D", "posed_images", "scans", "scannet_2d", "")  # where a root keeps its scenes
 COLOURS = (".jpg", ".jpeg", ".png")
@@ -33,13 +34,11 @@ LEAST = 100  # a frame whose greatest value is less than 10 cm is in no millimet
 LONG = 1 << 16  # bytes; no matrix in text is longer
 LABELS = "scannetv2-labels.combined.tsv"
 
-Size = tuple[int, int]  # H, W
-
 
 class Frame(NamedTuple):
     """One posed picture; `read_color` and `read_depth` open its files."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # shadows a tuple's method
     color: Path
     depth: Path
     pose: Tensor  # (4, 4) float64, camera-to-world, its rotation projected onto SO(3)
@@ -142,39 +141,36 @@ def read_scene(root: str | Path, scene: str = "", frames: int | Sequence[int] | 
     files = list_frames(folder)
     if not files:
         raise ValueError(f"{folder} has no frame: color/<i>.jpg, depth/<i>.png and pose/<i>.txt are expected")
-    poses: dict[int, Tensor] = {}
+    usable: dict[int, tuple[Path, Path, Tensor]] = {}
     skipped = []
     for index, parts in files.items():
         try:
-            poses[index] = _pose_of(index, parts)
+            usable[index] = _whole(index, *parts)
         except ValueError as error:
             skipped.append(str(error))
-    if not poses:
-        raise ValueError(f"{folder}: not one of {len(files)} frames can be used, the first because {skipped[0]}")
-    kept = _chosen(list(poses), frames, folder, skipped)
-    K_color, K_depth = intrinsics_of(folder, name, *(image_size(path) for path in files[kept[0]][:2] if path))
-    return Scene(
-        name, folder, [Frame(i, *_images(files[i]), poses[i].clone(), K_color, K_depth) for i in kept], skipped
-    )
+    if not usable:
+        raise ValueError(f"{folder}: not one of {len(files)} frames can be used, for instance {skipped[0]}")
+    kept = _chosen(list(usable), frames, folder, skipped)
+    first_color, first_depth, _ = usable[kept[0]]
+    K_color, K_depth = intrinsics_of(folder, name, image_size(first_color), image_size(first_depth))
+    return Scene(name, folder, [Frame(index, *usable[index], K_color, K_depth) for index in kept], skipped)
 
 
 Files = tuple[Path | None, Path | None, Path | None]  # colour, depth, pose
 
 
 def list_frames(folder: Path) -> dict[int, Files]:
-    """Index → its files, by index, whatever of them there is."""
+    """Index → its files, by index, whatever of them there is. In a flat folder a .png is a depth frame."""
     nested = (folder / "pose").is_dir() or (folder / "color").is_dir()
-    found: list[dict[int, Path]] = []
-    for part, suffixes in (("color", COLOURS), ("depth", (".png",)), ("pose", (".txt",))):
-        if nested:
-            paths = (folder / part).glob("*")
-        else:  # flat: a .png is a depth frame
-            suffixes = tuple(suffix for suffix in suffixes if part != "color" or suffix != ".png")
-            paths = folder.glob("*")
-        found.append(
-            {int(path.stem): path for path in paths if path.suffix.lower() in suffixes and path.stem.isdecimal()}
-        )
-    color, depth, pose = found
+    suffixes = {"color": COLOURS if nested else COLOURS[:-1], "depth": (".png",), "pose": (".txt",)}
+    color, depth, pose = (
+        {
+            int(path.stem): path
+            for path in (folder / part if nested else folder).glob("*")
+            if path.suffix.lower() in kinds and path.stem.isdecimal()
+        }
+        for part, kinds in suffixes.items()
+    )
     return {index: (color.get(index), depth.get(index), pose.get(index)) for index in sorted(color | depth | pose)}
 
 
@@ -245,12 +241,6 @@ def _reason(path: Path, error: Exception) -> str:
     return " ".join(str(error).split())[:80] or type(error).__name__
 
 
-def _images(files: Files) -> tuple[Path, Path]:
-    color, depth, _ = files
-    assert color is not None and depth is not None
-    return color, depth
-
-
 def _chosen(usable: list[int], frames: int | Sequence[int] | None, folder: Path, skipped: list[str]) -> list[int]:
     if frames is None:
         return usable
@@ -269,16 +259,21 @@ def _chosen(usable: list[int], frames: int | Sequence[int] | None, folder: Path,
 # ---------------------------------------------------------------------------------------------- poses and intrinsics
 
 
-def _pose_of(index: int, files: Files) -> Tensor:
-    """A frame's pose. ValueError, beginning with the frame, for one that cannot be used."""
-    lost = [part for part, file in zip(("colour", "depth", "pose"), files, strict=True) if file is None]
-    if lost:
+def _whole(index: int, color: Path | None, depth: Path | None, pose: Path | None) -> tuple[Path, Path, Tensor]:
+    """A frame's images and its pose. ValueError, beginning with the frame, if it cannot be used."""
+    if color is None or depth is None or pose is None:
+        lost = [part for part, file in (("colour", color), ("depth", depth), ("pose", pose)) if file is None]
         raise ValueError(f"frame {index}: its {' and its '.join(lost)} is missing")
-    assert files[2] is not None
     try:
-        return rigid(read_matrix(files[2], (4, 4)))
+        return color, depth, so3(_affine(read_matrix(pose, (4, 4))))
     except ValueError as error:
         raise ValueError(f"frame {index}: {error}") from None
+
+
+def _affine(values: np.ndarray) -> Tensor:
+    if np.isfinite(values).all() and np.abs(values[3] - (0, 0, 0, 1)).max() > 1e-3:
+        raise ValueError(f"its pose ends with {' '.join(f'{value:g}' for value in values[3])}, a motion with 0 0 0 1")
+    return torch.from_numpy(values)
 
 
 def read_matrix(file: Path, *shapes: tuple[int, int]) -> np.ndarray:
@@ -298,25 +293,6 @@ def read_matrix(file: Path, *shapes: tuple[int, int]) -> np.ndarray:
     return values
 
 
-def rigid(pose: np.ndarray) -> Tensor:
-    """A camera-to-world matrix in text as a motion: (4, 4) float64, the rotation the nearest one in SO(3).
-
-    Text keeps six digits, and the transpose is the inverse of a true rotation only. ValueError for what is no motion.
-    """
-    if not np.isfinite(pose).all():
-        raise ValueError("its pose is not finite")
-    rotation = pose[:3, :3]
-    left, scales, right = np.linalg.svd(rotation)
-    if np.linalg.det(rotation) < 0 or np.abs(scales - 1).max() > 0.05 or np.abs(pose[3] - (0, 0, 0, 1)).max() > 1e-3:
-        raise ValueError(
-            f"its pose is no motion (scales {', '.join(f'{scale:.3g}' for scale in scales)}, "
-            f"determinant {np.linalg.det(rotation):.3g})"
-        )
-    found = np.eye(4)
-    found[:3, :3], found[:3, 3] = left @ right, pose[:3, 3]
-    return torch.from_numpy(found)
-
-
 def intrinsics_of(folder: Path, name: str, color: Size, depth: Size) -> tuple[Tensor, Tensor]:
     """(3, 3) of the colour and of the depth frames, at the sizes that these have.
 
@@ -327,7 +303,7 @@ def intrinsics_of(folder: Path, name: str, color: Size, depth: Size) -> tuple[Te
     if of_depth is not None and _fits(of_depth, depth):
         K_depth = of_depth
     elif of_color is not None and _fits(of_color, color):
-        K_depth = _resized(of_color, color, depth)
+        K_depth = resize_intrinsics(of_color, color, depth)
     else:
         K, size, what = (of_depth, depth, "depth") if of_depth is not None else (of_color, color, "colour")
         assert K is not None
@@ -335,13 +311,13 @@ def intrinsics_of(folder: Path, name: str, color: Size, depth: Size) -> tuple[Te
             f"{folder}: the intrinsics have their middle at ({K[0, 2]:.1f}, {K[1, 2]:.1f}), the {what} frames are "
             f"{size[1]} x {size[0]}: these are of another size"
         )
-    K_color = of_color if of_color is not None and _fits(of_color, color) else _resized(K_depth, depth, color)
-    return torch.from_numpy(K_color), torch.from_numpy(K_depth)
+    K_color = of_color if of_color is not None and _fits(of_color, color) else resize_intrinsics(K_depth, depth, color)
+    return K_color, K_depth
 
 
-def _find_intrinsics(folder: Path, name: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _find_intrinsics(folder: Path, name: str) -> tuple[Tensor | None, Tensor | None]:
     """Of colour and of depth frames, (3, 3); one may be None, not both."""
-    found: dict[str, np.ndarray | None] = {}
+    found: dict[str, Tensor | None] = {}
     for kind in ("color", "depth"):
         files = [folder / "intrinsic" / f"intrinsic_{kind}.txt", folder / f"intrinsic_{kind}.txt"]
         files += [folder / "intrinsic.txt"] if kind == "color" else []
@@ -356,18 +332,18 @@ def _find_intrinsics(folder: Path, name: str) -> tuple[np.ndarray | None, np.nda
     return found["color"], found["depth"]
 
 
-def _pinhole(file: Path) -> np.ndarray:
+def _pinhole(file: Path) -> Tensor:
     K = read_matrix(file, (3, 3), (4, 4))[:3, :3]
     if not np.isfinite(K).all() or min(K[0, 0], K[1, 1]) <= 0 or np.abs(K[2] - (0, 0, 1)).max() > 1e-6:
         raise ValueError(f"{file} is no pinhole camera: fx 0 cx / 0 fy cy / 0 0 1 with fx, fy above 0 is expected")
-    return K.copy()
+    return torch.from_numpy(K.copy())
 
 
-def _by_scan(folder: Path, name: str) -> dict[str, np.ndarray | None]:
+def _by_scan(folder: Path, name: str) -> dict[str, Tensor | None]:
     """From ScanNet's own <scene>.txt (fx_depth = 577.87 …), which scannet200-mv keeps in 3D/<scene>."""
     files = [folder / f"{name}.txt", folder.parent.parent / "3D" / name / f"{name}.txt"]
     file = next((file for file in files if file.is_file() and file.stat().st_size <= LONG), None)
-    found: dict[str, np.ndarray | None] = {"color": None, "depth": None}
+    found: dict[str, Tensor | None] = {"color": None, "depth": None}
     if file is None:
         return found
     said = dict(re.findall(r"^\s*(\w+)\s*=\s*([-+.\deE]+)\s*$", file.read_text(encoding="utf-8"), re.MULTILINE))
@@ -376,18 +352,10 @@ def _by_scan(folder: Path, name: str) -> dict[str, np.ndarray | None]:
             fx, fy, cx, cy = (float(said[f"{part}_{kind}"]) for part in ("fx", "fy", "mx", "my"))
         except (KeyError, ValueError):
             continue
-        found[kind] = np.array([(fx, 0, cx), (0, fy, cy), (0, 0, 1)])
+        found[kind] = torch.tensor([(fx, 0, cx), (0, fy, cy), (0, 0, 1)], dtype=torch.float64)
     return found
 
 
-def _fits(K: np.ndarray, size: Size) -> bool:
+def _fits(K: Tensor, size: Size) -> bool:
     """The principal point is nearer to the middle of such a picture than a quarter of it."""
-    return all(abs((at + 0.5) / side - 0.5) < 0.25 for at, side in zip(K[:2, 2], size[::-1], strict=True))
-
-
-def _resized(K: np.ndarray, old: Size, new: Size) -> np.ndarray:
-    scales = np.array([new[1] / old[1], new[0] / old[0]])
-    K = K.copy()
-    K[:2] *= scales[:, None]
-    K[:2, 2] += 0.5 * scales - 0.5
-    return K
+    return all(abs((at + 0.5) / side - 0.5) < 0.25 for at, side in zip(K[:2, 2].tolist(), size[::-1], strict=True))
