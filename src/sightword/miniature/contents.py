@@ -58,8 +58,8 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
         ),
         Part(
             "rooms",
-            f"{len(room.SEEDS)} furnished rooms, walked through with a depth camera, in scannet200-mv's layout: frames, "
-            "poses, intrinsics, labelled clouds",
+            f"{len(room.SEEDS)} furnished rooms, walked through with a depth camera, in scannet200-mv's layout: "
+            "frames, poses, intrinsics, labelled clouds",
             "sightword check dataset=scannet root={}",
             room.write_rooms,
         ),

@@ -189,11 +189,10 @@ def _papers(rng: np.random.Generator, places: Sequence[str], light: Light) -> tu
         for face in (0, 1, *ends):
             half, at = ((right - left) / 2, (left + right) / 2 * RIGHT[face, 0]) if face < 2 else (DEEP / 2, 0.0)
             corners, tones = _drawn(rng, place, half, bright[face], bright[4])
-            _paint(papers[face], place, at - half, at + half, *_flat(corners, tones, 1, DEEP), (at, 0))
-            if face == 0:
-                for flat, level in ((4, 0.0), (5, HIGH)):
-                    shift = (at, -DEEP / 2)
-                    _paint(papers[flat], place, at - half, at + half, *_flat(corners, tones, 2, level), shift)
+            _paint(papers[face], place, at, half, *_flat(corners, tones, 1, DEEP))
+            if face == 0:  # its floor and its ceiling, too
+                _paint(papers[4], place, at, half, *_flat(corners, tones, 2, 0.0))
+                _paint(papers[5], place, at, half, *_flat(corners, tones, 2, HIGH))
     return papers
 
 
@@ -217,27 +216,17 @@ def _flat(corners: np.ndarray, tones: np.ndarray, axis: int, level: float) -> tu
     return np.concatenate([across.min(1), across.max(1)], 1), tones[kept]
 
 
-def _paint(
-    paper: Paper,
-    place: str,
-    left: float,
-    right: float,
-    edges: np.ndarray,
-    tones: np.ndarray,
-    shift: tuple[float, float],
-) -> None:
-    """Rectangles onto one place's part of a paper, the later over the earlier. The first, which covers all, also goes
-    where it does not reach: `scene` begins its floors a little before the camera."""
+def _paint(paper: Paper, place: str, at: float, half: float, edges: np.ndarray, tones: np.ndarray) -> None:
+    """Rectangles onto a place's part of a paper, `at` its middle, the later over the earlier. The first, which covers
+    all, also goes where it does not reach: `scene` begins its floors a little before the camera."""
     high, wide = paper.labels.shape
-    low = 0.0 if shift[1] == 0 else -high * TEXEL / 2
-    start, stop = round(left / TEXEL + wide / 2), round(right / TEXEL + wide / 2)
+    start, stop = (round((at + side * half) / TEXEL + wide / 2) for side in (-1, 1))
     paper.labels[:, start:stop] = 1 + WORDS.index(place)
     paper.colours[:, start:stop] = tones[0]
-    moved = edges + np.array((*shift, *shift))
-    columns = np.rint(moved[:, ::2] / TEXEL + wide / 2).astype(int).clip(start, stop)
-    rows = np.rint((moved[:, 1::2] - low) / TEXEL).astype(int).clip(0, high)
-    for (x0, x1), (z0, z1), tone in zip(columns.tolist(), rows.tolist(), tones, strict=True):
-        paper.colours[z0:z1, x0:x1] = tone
+    columns = np.rint((edges[:, ::2] + at) / TEXEL + wide / 2).astype(int).clip(start, stop)
+    rows = np.rint(edges[:, 1::2] / TEXEL).astype(int).clip(0, high)
+    for (x0, x1), (y0, y1), tone in zip(columns.tolist(), rows.tolist(), tones, strict=True):
+        paper.colours[y0:y1, x0:x1] = tone
 
 
 # ----------------------------------------------------------------------------------------------------------- looking
