@@ -1,4 +1,4 @@
-"""The rooms are the oracle of `points`: what is claimed here of depth, labels and visibility is what its tests rest on."""
+"""The rooms are the oracle of `points`: its tests rest on their depth, labels and visibility."""
 
 import hashlib
 import itertools
@@ -9,7 +9,20 @@ import torch
 from PIL import Image
 
 from sightword.miniature import room
-from sightword.miniature.room import DEEP, HIGH, WIDE, WORDS, Camera, furnish, intrinsics, orbit, photo, scan, seen, view
+from sightword.miniature.room import (
+    DEEP,
+    HIGH,
+    WIDE,
+    WORDS,
+    Camera,
+    furnish,
+    intrinsics,
+    orbit,
+    photo,
+    scan,
+    seen,
+    view,
+)
 from sightword.miniature.scene import OBJECTS, ROOMS, boxes_of
 
 SIZE = (48, 64)

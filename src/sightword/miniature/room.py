@@ -419,14 +419,20 @@ def write_scene(
     return studio
 
 
-def write_rooms(root: Path) -> None:
+def write_rooms(
+    root: Path,
+    frames: int = 10,
+    color: tuple[int, int] = COLOR,
+    depth: tuple[int, int] = DEPTH,
+    voxel: float = 0.05,
+) -> None:
     """The rooms of `sightword mini`: three to train on, one to validate on, one unseen, with the lists of their names
     and the meaning of their labels."""
     meta = root / "meta_data"
     meta.mkdir(parents=True, exist_ok=True)
     for split, seeds in SPLITS.items():
         for seed in seeds:
-            write_scene(root, seed, noise=0.001, holes=0.03)
+            write_scene(root, seed, frames, color, depth, voxel, noise=0.001, holes=0.03)
         _write_text(meta / f"scannetv2_{split}.txt", "".join(f"{name_of(seed)}\n" for seed in seeds))
     write_classes(meta)
 

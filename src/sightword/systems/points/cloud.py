@@ -197,7 +197,7 @@ def _eight_bit(channels: list[np.ndarray]) -> np.ndarray:
 
 
 def _whole(values: np.ndarray, name: str) -> Tensor:
-    if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
+    if values.dtype.kind == "f" and not ((np.abs(values) < 2**53).all() and (values == np.rint(values)).all()):
         raise _Malformed(f"its {name} has values that are no whole numbers")
     return torch.from_numpy(values.astype(np.int64))
 

@@ -119,7 +119,7 @@ def _is_scene(folder: Path) -> bool:
     if not folder.is_dir() or folder.name.startswith("."):
         return False
     nested = [(folder / part).is_dir() for part in ("color", "depth", "pose")]
-    return sum(nested) >= 2 or any(file.stem.isdigit() for file in folder.glob("[0-9]*.txt"))
+    return sum(nested) >= 2 or (any(folder.glob("[0-9]*.jpg")) and any(folder.glob("[0-9]*.txt")))
 
 
 def _few(names: Sequence[str]) -> str:
