@@ -7,16 +7,18 @@ import torch
 from PIL import Image
 
 from sightword import cli
-from sightword.miniature import contents, person
+from sightword.miniature import contents, person, room
 from sightword.towers import image_tower, text_tower
 from sightword.towers.vq_image import VQImage
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_people():
-    """Not 700 of them: who is drawn is tested elsewhere."""
+    """Not 700 of them, and rooms in few pixels: what is drawn is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(person, "write_cuhk", partial(person.write_cuhk, sizes=person.Sizes(8, 4, 4)))
+        small = {"frames": 2, "color": (36, 48), "depth": (24, 32), "voxel": 0.3}
+        patch.setattr(room, "write_rooms", partial(room.write_rooms, **small))
         yield
 
 

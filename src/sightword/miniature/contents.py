@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sightword.atomic import write_atomically
-from sightword.miniature import intent, motion, person, scene, tower
+from sightword.miniature import intent, motion, person, room, scene, tower
 
 
 class Part(NamedTuple):
@@ -55,6 +55,13 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
             f"{len(motion.UNSEEN)} more for recognisers that go by words, in pyskl's format",
             "sightword check dataset=pyskl path={}/annotations.pkl",
             motion.write_motion,
+        ),
+        Part(
+            "rooms",
+            f"{len(room.SEEDS)} furnished rooms, walked through with a depth camera, in scannet200-mv's layout: "
+            "frames, poses, intrinsics, labelled clouds",
+            "sightword check dataset=scannet root={}",
+            room.write_rooms,
         ),
         Part(
             "towers/clip",
