@@ -1,4 +1,4 @@
-"""From annotations to named actions by the command line: every experiment, stopped, gone on with, asked new words."""
+"""From annotations to named actions by the command line: every experiment, stopped and gone on with, and new words."""
 
 import csv
 import json
