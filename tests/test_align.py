@@ -281,6 +281,15 @@ def test_one_part_and_one_row_keep_their_axes():
     assert (every.vectors.shape, every.weights.shape) == ((1, 4, D), (1, 4, 1))
 
 
+def test_patch_alignment_is_float32_under_autocast():
+    parts, texts = parts_and_texts(texts=3)
+    for align_by in (align.patch_alignment, align.patch_alignment_classes):
+        with torch.autocast("cpu", torch.bfloat16):
+            under = align_by(parts, texts)
+        for found, expected in zip(under, align_by(parts, texts), strict=True):
+            assert torch.equal(found, expected)
+
+
 def test_effective_parts_run_from_one_to_all():
     weights = torch.tensor([[1.0, 1, 1, 1], [0, 0, 2, 0], [1, 1, 0, 0]])
     torch.testing.assert_close(align.effective(weights), torch.tensor([4.0, 1, 2]))

@@ -162,10 +162,11 @@ def patch_alignment(
     patch_alignment_train (norm) and _train_mod (raw).
     """
     _check_parts(parts, texts, paired=True)
-    unit = F.normalize(_wide(parts), dim=-1)
-    weights = _part_weights(torch.einsum("btd,bd->bt", unit, F.normalize(_wide(texts), dim=-1)), weight, gain)
-    vectors = torch.einsum("bt,btd->bd", weights, _summed(parts, unit, target))
-    return Aligned(F.normalize(vectors, dim=-1) if final_norm else vectors, weights)
+    with torch.autocast(parts.device.type, enabled=False):
+        unit = F.normalize(_wide(parts), dim=-1)
+        weights = _part_weights(torch.einsum("btd,bd->bt", unit, F.normalize(_wide(texts), dim=-1)), weight, gain)
+        vectors = torch.einsum("bt,btd->bd", weights, _summed(parts, unit, target))
+        return Aligned(F.normalize(vectors, dim=-1) if final_norm else vectors, weights)
 
 
 def patch_alignment_classes(
@@ -181,10 +182,11 @@ def patch_alignment_classes(
     Document 002's patch_alignment_val (norm) and _val_mod (raw).
     """
     _check_parts(parts, texts, paired=False)
-    unit = F.normalize(_wide(parts), dim=-1)
-    weights = _part_weights(torch.einsum("btd,ld->blt", unit, F.normalize(_wide(texts), dim=-1)), weight, gain)
-    vectors = torch.einsum("blt,btd->bld", weights, _summed(parts, unit, target))
-    return Aligned(F.normalize(vectors, dim=-1) if final_norm else vectors, weights)
+    with torch.autocast(parts.device.type, enabled=False):
+        unit = F.normalize(_wide(parts), dim=-1)
+        weights = _part_weights(torch.einsum("btd,ld->blt", unit, F.normalize(_wide(texts), dim=-1)), weight, gain)
+        vectors = torch.einsum("blt,btd->bld", weights, _summed(parts, unit, target))
+        return Aligned(F.normalize(vectors, dim=-1) if final_norm else vectors, weights)
 
 
 def effective(weights: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def start(config: Run, folder: Path | None = None) -> "Result":
     loaders = make_loaders(config, task)
     last = folder / "checkpoints" / "last.ckpt" if folder else None
     if last and last.exists():
-        _read_fitting(last, task, config)
+        _read_fitting(last, task, config, goes_on=True)
     from sightword import train
 
     fresh = folder is None
@@ -165,14 +165,15 @@ def _take_away(folder: Path, out: Path) -> None:
             above.rmdir()
 
 
-def _read_fitting(file: Path, task: Any, config: Run) -> dict[str, Any]:
-    """A checkpoint, known to be of this experiment and of this task's names and shapes."""
+def _read_fitting(file: Path, task: Any, config: Run, goes_on: bool = False) -> dict[str, Any]:
+    """A checkpoint, known to be of this experiment and of this task's names and shapes. goes_on: it is trained on."""
     from sightword.checkpoint import read_checkpoint
 
     saved = read_checkpoint(file)
     writer = saved["config"]["experiment"] if "config" in saved else "another program"
     if writer != config.experiment:
         raise ValueError(f"{file} was written by {writer}, the run is {config.experiment}: give one of its own")
+    task.check_weights(_weights(saved), goes_on)
     found, wanted = _shapes(_weights(saved)), _shapes(task.state_dict())
     if wrong := [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]:
         name = wrong[0]

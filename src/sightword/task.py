@@ -33,6 +33,12 @@ class Task(nn.Module):
         """What its system's `make_loaders` must know of it besides the config: a tokenizer, a patch size."""
         return {}
 
+    def check_weights(self, weights: Mapping[str, Any], goes_on: bool) -> None:
+        """ValueError, one line, where a checkpoint is of something else in a way that names and shapes do not explain.
+
+        goes_on: it is to be trained on, not measured. Asked before they are compared, and before a run is touched.
+        """
+
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """Raw scalar terms of one batch."""
         raise NotImplementedError

@@ -43,6 +43,9 @@ def test_labels_are_read_as_json_csv_and_names(tmp_path):
         ("a.csv", "number,name\n0,sit\n", "not id,name"),
         ("a.csv", "id,name\n1,sit\n2,stand\n", "not 0 to 1"),
         ("a.csv", "id,name\n0,sit\n0,stand\n", "not 0 to 1"),
+        ("a.csv", "id,name\n0\n1,stand\n", "no name beside the id 0"),
+        ("a.csv", "id,name\n0, \n1,stand\n", "no name beside the id 0"),  # or 1 would become 0
+        ("a.csv", "id,name\n0,sit, on a chair\n1,stand\n", "'sit' .* more columns .* quotes"),
         ("a.txt", "sit\nsit\n", "'sit' twice"),
         ("a.yaml", "sit", "no file of labels"),
     ],

@@ -1,7 +1,8 @@
-"""From annotations to named actions by the command line: every experiment, stopped and gone on with, asked new words."""
+"""From annotations to named actions by the command line: every experiment, stopped and gone on with, and new words."""
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
@@ -108,3 +109,22 @@ def test_a_preset_stands_for_its_words_and_others_overrule_it(world, tmp_path, c
     assert (config.system.projector, config.system.pool, config.system.base) == ("residual", "before", 4)
     assert cli.main(["train", "preset=visecemod9", *words]) == 2
     assert "did you mean 'visecemod" in capsys.readouterr().err
+
+
+def test_classes_of_another_number_are_a_line_and_a_run_is_left_as_it_was(world, trained, tmp_path, capsys):
+    classes = json.loads((world / "motion" / "labels.json").read_text()) | {"dancing": ["dancing"]}
+    (tmp_path / "more.json").write_text(json.dumps(classes))
+    for name, words in (
+        ("slowonly", ["evaluate", "run="]),
+        ("slowonly", ["train", "resume="]),
+        ("visece", ["train", "resume="]),
+    ):
+        run = shutil.copytree(trained[name], tmp_path / f"{name}_{words[0]}")
+        before = (run / "config.yaml").read_bytes()
+        more = ["trainer.steps=5"] if words[0] == "train" else []
+        assert cli.main([words[0], f"{words[1]}{run}", f"system.labels={tmp_path / 'more.json'}", *more]) == 2
+        error = capsys.readouterr().err
+        assert "the checkpoint was trained on 12 classes and" in error
+        assert "more.json has 13" in error
+        assert "set system.labels to those of the run" in error
+        assert (run / "config.yaml").read_bytes() == before

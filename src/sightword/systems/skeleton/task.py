@@ -113,6 +113,20 @@ class Recognising(Task):
     def reads(self) -> dict[str, Any]:
         return {"joints": self.joints, "classes": self.labels.classes}
 
+    def check_weights(self, weights: Mapping[str, Any], goes_on: bool) -> None:
+        """A classifier has an output a class; words can be compared with classes that were never trained."""
+        own = len(self.labels.classes)
+        if (learned := int(weights.get("learned", own))) == own:
+            return
+        if isinstance(self.model, Classifier):
+            then = "set system.labels to those of the run, or recognise other classes with a run of "
+            then += "system.recognise_by=text"
+        elif goes_on:
+            then = "other classes can be recognised, but to go on training set system.labels to those of the run"
+        else:
+            return
+        raise ValueError(f"the checkpoint was trained on {learned} classes and {self.labels.source} has {own}: {then}")
+
     # ------------------------------------------------------------------------------------------------------ training
 
     def losses(self, batch: SkeletonBatch) -> dict[str, Tensor]:
@@ -169,12 +183,8 @@ class Recognising(Task):
             return self.heatmaps(points, scores, (int(size[0]), int(size[1])))
 
     def _check_labels(self, labels: Tensor) -> None:
-        if self.training and self.trained_on != len(self.labels.classes):
-            raise ValueError(
-                f"the checkpoint was trained on {self.trained_on} classes and {self.labels.source} has "
-                f"{len(self.labels.classes)}: other classes can be recognised, but to go on training set system.labels "
-                "to those of the run"
-            )
+        if self.training:
+            self.check_weights({"learned": self.trained_on}, goes_on=True)
         if labels.device.type == "cpu" and len(labels) and int(labels.max()) >= len(self.labels.classes):
             raise ValueError(
                 f"label {int(labels.max())} is none of the {len(self.labels.classes)} classes of {self.labels.source}"
@@ -366,12 +376,7 @@ def _class_table(confusion: Tensor, names: tuple[str, ...]) -> list[dict[str, An
 
 
 def _check_classes(task: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
-    """A classifier has an output a class; words can be compared with classes that were never trained."""
     assert isinstance(task, Recognising)
-    own, other = len(task.labels.classes), int(state.get(f"{prefix}learned", len(task.labels.classes)))
-    if isinstance(task.model, Classifier) and own != other:
-        raise ValueError(
-            f"the checkpoint was trained on {other} classes and {task.labels.source} has {own}: set system.labels to "
-            "those of the run, or recognise other classes with a run of system.recognise_by=text"
-        )
-    task.trained_on = other
+    learned = int(state.get(f"{prefix}learned", len(task.labels.classes)))
+    task.check_weights({"learned": learned}, goes_on=False)
+    task.trained_on = learned

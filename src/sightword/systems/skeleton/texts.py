@@ -91,6 +91,10 @@ def _read_csv(text: str) -> list[str]:
     names = {int(row["id"]): row["name"] for row in rows}
     if sorted(names) != list(range(len(rows))):
         raise ValueError(f"its ids are not 0 to {len(rows) - 1}, each once")
+    if nameless := [number for number, name in names.items() if not (name or "").strip()]:
+        raise ValueError(f"it has no name beside the id {nameless[0]}")
+    if cut := [row["name"] for row in rows if None in row]:
+        raise ValueError(f"{cut[0]!r} is followed by more columns than there are: a name with a comma stands in quotes")
     return [names[number] for number in range(len(rows))]
 
 
@@ -129,8 +133,8 @@ class ClassTexts(nn.Module):
             for text, ids in zip(prompts, tokenizer.ids_of(prompts), strict=True):
                 if len(ids) > tokenizer.length:
                     raise ValueError(
-                        f"{self.labels.source}: {text!r}, of class {name!r}, has {len(ids)} tokens and the tower reads "
-                        f"{tokenizer.length}: shorten it, or raise system.text_length"
+                        f"{self.labels.source}: {text!r:.60}, of class {name!r}, has {len(ids)} tokens and the tower "
+                        f"reads {tokenizer.length}: shorten it, or raise system.text_length"
                     )
 
     def read(self, tower: TextTower, head: nn.Module, classes: Tensor | None = None) -> Read:
