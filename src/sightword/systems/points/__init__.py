@@ -1,0 +1,1 @@
+"""Lift CLIP's features from posed images onto a point cloud, and fuse them with its geometry."""
