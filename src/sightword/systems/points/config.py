@@ -65,7 +65,7 @@ class System:
 
 @dataclass
 class Data:
-    """Posed RGB-D in the ScanNet layout: a folder of scenes, each with colour, depth, poses, intrinsics, and a cloud."""
+    """Posed RGB-D in the ScanNet layout: a folder of scenes with colour, depth, poses, intrinsics and a cloud."""
 
     root: str = ""  # the folder of the scenes
     scenes: str = ""  # a file with the scenes to train on, one a line; empty: all that are not for validation

@@ -45,7 +45,7 @@ class Instance(NamedTuple):
 
 
 class VoxelMap:
-    """What has been seen so far. On the CPU, C + 7 numbers a voxel and C + 3 an instance."""
+    """What has been seen so far. On the CPU, C + 9 numbers a voxel and C + 3 an instance."""
 
     def __init__(self, channels: int, voxel: float = 0.05, cap: int = 200_000, threshold: float = 0.25) -> None:
         """voxel: metres. cap: voxels at most. threshold: of overlap times cosine, from which two are the same."""
@@ -61,9 +61,10 @@ class VoxelMap:
         """Forget everything, for another scene."""
         self.frames = 0  # that were added
         self.dropped = 0  # voxels that had to go
-        self._keys = torch.empty(0, dtype=torch.int64)  # (M,) sorted; all that follow stand in this order
-        self._sum = torch.empty(0, self.channels)  # of features times weight
-        self._place = torch.empty(0, 3)  # of places times weight
+        self._keys = torch.empty(0, dtype=torch.int64)  # (M,) sorted
+        self._slot = torch.empty(0, dtype=torch.int64)  # (M,) the row of each in what follows
+        self._free = torch.empty(0, dtype=torch.int64)  # rows that are of none
+        self._mean = torch.empty(0, self.channels + 3)  # of features and places
         self._weight = torch.empty(0)
         self._last = torch.empty(0, dtype=torch.int64)  # the frame that saw it last
         self._instance = torch.empty(0, dtype=torch.int64)  # -1 for none
@@ -76,33 +77,29 @@ class VoxelMap:
 
     @property
     def xyz(self) -> Tensor:
-        """(M, 3): the mean place of what was seen in each voxel."""
-        return self._place / self._weight[:, None]
+        """(M, 3): the mean place of what was seen in each voxel. Voxels stand in the order of their places."""
+        return self._mean[self._slot, self.channels :]
 
     @property
     def features(self) -> Tensor:
         """(M, C)"""
-        return self._sum / self._weight[:, None]
+        return self._mean[self._slot, : self.channels]
 
     @property
     def instance(self) -> Tensor:
         """(M,) int64, -1 for none."""
-        return self._instance.clone()
+        return self._instance[self._slot]
 
     @property
     def instances(self) -> list[Instance]:
         """Those that have a voxel, the oldest first."""
-        voxels = torch.bincount(self._instance[self._instance >= 0], minlength=self._next).tolist()
-        return [
-            Instance(number, known.frames, voxels[number], known.sum / known.weight)
-            for number, known in self._known.items()
-        ]
+        return [Instance(number, it.frames, it.voxels, it.mean) for number, it in self._known.items()]
 
     def at(self, xyz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the map has where points (n, 3) are: features (n, C), instance (n,), and whether anything, (n,) bool."""
-        row, found = self._rows(self._hash(xyz.float()))
-        features = xyz.new_zeros(len(xyz), self.channels)
-        features[found] = self.features[row[found]]
+        row, found = self._rows(self._hash(xyz.float().cpu()))
+        features = torch.zeros(len(xyz), self.channels)
+        features[found] = self._mean[row[found], : self.channels]
         instance = torch.full((len(xyz),), -1)
         instance[found] = self._instance[row[found]]
         return features, instance, found
@@ -135,10 +132,11 @@ class VoxelMap:
         kept = (torch.cat([xyz, features], 1).isfinite().all(1) & (weight > 0) & weight.isfinite()).nonzero().squeeze(1)
         xyz, features, weight, mask = xyz[kept], features[kept], weight[kept], mask[kept]
         weighed = torch.cat([features, xyz, torch.ones(len(kept), 1)], 1).double() * weight[:, None].double()
-        if weighed.numel() and float(weighed.abs().max()) > MOST:
-            raise ValueError(f"features times weight are at most {MOST:g}, here {float(weighed.abs().max()):g}: scale")
-        whole = (weighed * FINE).round().long()
         keys, voxel = self._hash(xyz).unique(return_inverse=True)
+        if weighed.numel() and float(weighed.abs().max()) > MOST:
+            largest = float(weighed.abs().max())
+            raise ValueError(f"features and places times weight are at most {MOST:g}, here {largest:g}: scale them")
+        whole = (weighed * FINE).round().long()
         numbers, mask_rows = mask[mask >= 0].unique(return_inverse=True)
         mask = mask.clone()
         mask[mask >= 0] = mask_rows
@@ -159,23 +157,22 @@ class VoxelMap:
         for mask in range(count):
             if found[mask] < 0:
                 found[mask] = self._next
-                self._known[self._next] = _Known(torch.zeros(self.channels), 0.0, 0)
+                self._known[self._next] = _Known(torch.zeros(self.channels))
                 self._next += 1
-            known = self._known[int(found[mask])]
-            known.sum = known.sum + frame.by_mask[mask, : self.channels]
-            known.weight += float(frame.by_mask[mask, -1])
-            known.frames += 1
+            self._known[int(found[mask])].meet(frame.by_mask[mask])
         return found
 
     def _scores(self, frame: "_Frame", count: int) -> tuple[Tensor, Tensor]:
         """Instances that the frame touches (G,), and overlap times cosine of each mask with each, (m, G).
 
-        Overlap: voxels in common, as a share of the smaller one's; a frame shows a part of what there is, and a mask may
-        be a part or more.
+        Overlap: voxels in common, as a share of the smaller one's: a frame shows a part of what there is, and a mask
+        may be a part or more.
         """
         row, known = self._rows(frame.keys)
-        mine = torch.where(known, self._instance[row] if len(self) else -1, -1)  # (u,) instance of each voxel
-        pairs = torch.stack([frame.mask, frame.voxel])[:, frame.mask >= 0].unique(dim=1)  # masks and their voxels
+        mine = torch.full((len(row),), -1)  # (u,) instance of each voxel
+        mine[known] = self._instance[row[known]]
+        named = frame.mask >= 0
+        pairs, _ = _pairs(frame.mask[named], frame.voxel[named], len(frame.keys))  # masks and their voxels
         theirs = mine[pairs[1]]
         old = theirs[theirs >= 0].unique()
         if not len(old):
@@ -184,8 +181,8 @@ class VoxelMap:
         cell = pairs[0][met] * len(old) + torch.searchsorted(old, theirs[met])
         common = torch.bincount(cell, minlength=count * len(old)).view(count, len(old)).double()
         size = torch.bincount(pairs[0], minlength=count)[:, None]
-        sizes = torch.bincount(self._instance[self._instance >= 0], minlength=self._next)[old]
-        looks = torch.stack([self._known[number].sum for number in old.tolist()])
+        met_before = [self._known[number] for number in old.tolist()]
+        sizes, looks = torch.tensor([it.voxels for it in met_before]), torch.stack([it.mean for it in met_before])
         alike = F.normalize(frame.by_mask[:, : self.channels], dim=1) @ F.normalize(looks, dim=1).T
         return old, common / torch.minimum(size, sizes) * alike.clamp_min(0)
 
@@ -194,10 +191,8 @@ class VoxelMap:
         voted, votes = torch.full((len(frame.keys),), -1), torch.zeros(len(frame.keys), dtype=torch.int64)
         named = frame.mask >= 0
         if named.any():
-            pairs, count = torch.stack([frame.voxel[named], instance[frame.mask[named]]]).unique(
-                dim=1, return_counts=True
-            )
-            order = torch.argsort(count, stable=True).flip(0)  # the most first; of equals which one, `unique` decides
+            pairs, count = _pairs(frame.voxel[named], instance[frame.mask[named]], self._next)
+            order = torch.argsort(count, stable=True).flip(0)  # the most first, of equals the younger
             order = order[torch.argsort(pairs[0][order], stable=True)]
             first = torch.ones(len(order), dtype=torch.bool)
             first[1:] = pairs[0][order].diff() > 0
@@ -211,42 +206,74 @@ class VoxelMap:
         """The frame's voxels into the map; where there are too many, the ones seen longest ago go."""
         voted, votes = self._voted(frame, instance)
         row, known = self._rows(frame.keys)
-        at = row[known]
-        self._sum[at] += frame.by_voxel[known, : self.channels]
-        self._place[at] += frame.by_voxel[known, self.channels : -1]
-        self._weight[at] += frame.by_voxel[known, -1]
+        at, sums = row[known], frame.by_voxel[known]
+        self._weight[at] += sums[:, -1]
+        change = sums[:, :-1] - sums[:, -1:] * self._mean[at]
+        self._mean[at] += change / self._weight[at, None]
         self._last[at] = self.frames
+        self._count(self._instance[at], -1)
         self._instance[at], self._votes[at] = _elect(self._instance[at], self._votes[at], voted[known], votes[known])
+        self._count(self._instance[at], 1)
         self._insert(frame.keys[~known], frame.by_voxel[~known], voted[~known], votes[~known])
-        there = set(self._instance.unique().tolist())
-        self._known = {number: known for number, known in self._known.items() if number in there}
+        self._known = {number: it for number, it in self._known.items() if it.voxels}
 
     def _insert(self, keys: Tensor, sums: Tensor, voted: Tensor, votes: Tensor) -> None:
-        fresh = (sums[:, : self.channels], sums[:, self.channels : -1], sums[:, -1])
-        last = torch.full((len(keys),), self.frames)
-        both = [
-            torch.cat([old, new])
-            for old, new in zip(self._state(), (keys, *fresh, last, voted, votes), strict=True)
-        ]
-        if len(both[0]) > self.cap:
-            # the latest first, of one frame those seen best, then by place
-            order = np.lexsort((both[0].numpy(), -both[3].numpy(), -both[4].numpy()))[: self.cap]
-            self.dropped += len(both[0]) - self.cap
-            both = [part[torch.from_numpy(order)] for part in both]
-        order = both[0].argsort()
-        self._keys, self._sum, self._place, self._weight, self._last, self._instance, self._votes = (
-            part[order] for part in both
-        )
+        self._make_room(len(keys))
+        if (over := len(self) + len(keys) - self.cap) > 0:  # this frame alone fills the map: what it saw least goes
+            kept = torch.from_numpy(np.lexsort((keys.numpy(), sums[:, -1].numpy()))[over:].copy()).sort().values
+            keys, sums, voted, votes = keys[kept], sums[kept], voted[kept], votes[kept]
+            self.dropped += over
+        rows = self._claim(len(keys))
+        self._mean[rows], self._weight[rows] = sums[:, :-1] / sums[:, -1:], sums[:, -1]
+        self._last[rows], self._instance[rows], self._votes[rows] = self.frames, voted, votes
+        self._count(voted, 1)
+        at = torch.searchsorted(self._keys, keys) + torch.arange(len(keys))
+        old = torch.ones(len(self) + len(keys), dtype=torch.bool)
+        old[at] = False
+        self._keys, self._slot = (_woven(*pair, old) for pair in ((self._keys, keys), (self._slot, rows)))
 
-    def _state(self) -> tuple[Tensor, ...]:
-        return self._keys, self._sum, self._place, self._weight, self._last, self._instance, self._votes
+    def _make_room(self, count: int) -> None:
+        """Drop voxels that this frame did not see so that `count` more find room: the longest ago, then the least."""
+        last = self._last[self._slot].numpy()
+        need = min(len(self) + count - self.cap, int((last < self.frames).sum()))
+        if need <= 0:
+            return
+        limit = np.partition(last, need - 1)[need - 1]
+        older, equal = np.flatnonzero(last < limit), np.flatnonzero(last == limit)
+        weight = self._weight[self._slot[torch.from_numpy(equal)]].numpy()
+        equal = equal[np.lexsort((equal, weight))][: need - len(older)]
+        going = torch.zeros(len(self), dtype=torch.bool)
+        going[torch.from_numpy(np.concatenate([older, equal]))] = True
+        rows = self._slot[going]
+        self._count(self._instance[rows], -1)
+        self._keys, self._slot, self._free = self._keys[~going], self._slot[~going], torch.cat([self._free, rows])
+        self.dropped += need
+
+    def _claim(self, count: int) -> Tensor:
+        """Rows for new voxels; there are twice as many as before where they do not suffice, at most `cap`."""
+        if (lack := count - len(self._free)) > 0:
+            size = len(self._weight)
+            more = min(max(lack, size), self.cap - size)
+            self._mean = torch.cat([self._mean, torch.zeros(more, self.channels + 3)])
+            self._weight = torch.cat([self._weight, torch.zeros(more)])
+            for name in ("_last", "_instance", "_votes"):
+                setattr(self, name, torch.cat([getattr(self, name), torch.zeros(more, dtype=torch.int64)]))
+            self._free = torch.cat([self._free, torch.arange(size, size + more)])
+        rows, self._free = self._free[:count], self._free[count:]
+        return rows
+
+    def _count(self, instance: Tensor, sign: int) -> None:
+        """Voxels that instances won or lost."""
+        numbers, counts = instance[instance >= 0].unique(return_counts=True)
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            self._known[number].voxels += sign * count
 
     def _rows(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Where keys stand in the map, and whether they do."""
+        """In which rows keys stand, and whether they do."""
         if not len(self):
             return torch.zeros_like(keys), torch.zeros_like(keys, dtype=torch.bool)
-        row = torch.searchsorted(self._keys, keys).clamp_max(len(self) - 1)
-        return row, self._keys[row] == keys
+        at = torch.searchsorted(self._keys, keys).clamp_max(len(self) - 1)
+        return self._slot[at], self._keys[at] == keys
 
     def _hash(self, xyz: Tensor) -> Tensor:
         """(n, 3) metres to the number of the voxel, (n,) int64."""
@@ -261,10 +288,16 @@ class VoxelMap:
 
 
 class _Known:
-    """An instance's running sum."""
+    """An instance, as it is remembered."""
 
-    def __init__(self, total: Tensor, weight: float, frames: int) -> None:
-        self.sum, self.weight, self.frames = total, weight, frames
+    def __init__(self, mean: Tensor) -> None:
+        self.mean, self.weight, self.frames, self.voxels = mean, 0.0, 0, 0
+
+    def meet(self, sums: Tensor) -> None:
+        """One more frame of it: sums of features, of places, and of weights last."""
+        self.weight += float(sums[-1])
+        self.mean = self.mean + (sums[: len(self.mean)] - sums[-1] * self.mean) / self.weight
+        self.frames += 1
 
 
 class _Frame(NamedTuple):
@@ -278,6 +311,19 @@ class _Frame(NamedTuple):
 def _sums(whole: Tensor, group: Tensor, count: int) -> Tensor:
     """Rows (n, ·) of whole parts added up by group, as float32."""
     return (whole.new_zeros(count, whole.shape[1]).index_add_(0, group, whole).double() / FINE).float()
+
+
+def _pairs(one: Tensor, other: Tensor, many: int) -> tuple[Tensor, Tensor]:
+    """The different pairs (2, P) of numbers (n,) and (n,), the latter below `many`, in order, and how often each is."""
+    both, count = (one * many + other).unique(return_counts=True)
+    return torch.stack([both // many, both % many]), count
+
+
+def _woven(old: Tensor, new: Tensor, is_old: Tensor) -> Tensor:
+    """Two lists in one, as `is_old` says."""
+    both = torch.empty(len(is_old), dtype=old.dtype)
+    both[is_old], both[~is_old] = old, new
+    return both
 
 
 def _elect(old: Tensor, votes: Tensor, new: Tensor, cast: Tensor) -> tuple[Tensor, Tensor]:
