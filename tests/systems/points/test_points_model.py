@@ -261,4 +261,4 @@ def test_the_fakes_say_what_they_do():
     counts = link(xyz, scene, views).counts
     assert (counts[:30] == 0).all()  # behind the wall
     assert (counts[30:] > 0).sum() > 20
-    assert points_fakes.SIZE == tuple(views.depth.shape[1:])
+    assert tuple(views.depth.shape[1:]) == points_fakes.SIZE

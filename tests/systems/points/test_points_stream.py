@@ -161,7 +161,7 @@ def test_wrong_frames_are_refused_in_one_line():
 
 
 def test_an_encoders_batch_becomes_frames_in_order():
-    xyz, _, scene, views, maps, _ = batch_of(wall(60, views=3))
+    xyz, _, scene, views, _, _ = batch_of(wall(60, views=3))
     links = link(xyz, scene, views)
     masks = torch.zeros(3, *views.depth.shape[1:], dtype=torch.int64)
     masks[:, :, :8] = -1

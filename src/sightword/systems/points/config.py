@@ -12,8 +12,10 @@ class System:
     clip_tag: str = "laion2b_s34b_b88k"  # of its weights; empty for presets and folders
     form: str = "qq"  # which patch tokens: qq | value | kk | joint, as towers/clip_dense.py has them
     clip_size: list[int] = field(default_factory=lambda: [224, 304])  # H, W that frames are resized to; 4:3 is not cut
+    clip_dtype: str = "bf16"  # in which it computes: fp32 | bf16 | fp16 (GPUs only: 10 times slower on a CPU)
 
-    labels: str = "scannet20"  # the classes that are asked for: scannet20, or a JSON file {class: id in the clouds}
+    labels: str = "scannet20"  # the classes to ask for: scannet20, a JSON file {class: id in the clouds}, or a folder
+    # with scannetv2-labels.combined.tsv, whose ids are those of scannet200-mv
     templates: list[str] = field(default_factory=lambda: ["a photo of a {}"])  # of the questions, {} is the class
 
     dim: int = 128  # width of both branches and of what comes out
@@ -38,6 +40,7 @@ class System:
 
     def __post_init__(self) -> None:
         _one_of("system.upsample", self.upsample, (1, 2, 4))
+        _one_of("system.clip_dtype", self.clip_dtype, ("fp32", "bf16", "fp16"))
         if len(self.clip_size) != 2 or min(self.clip_size) < 1:
             raise ValueError(f"system.clip_size is a height and a width, as [224,304]; got {list(self.clip_size)}")
         for name, least in (("dim", 1), ("layers", 0), ("heads", 1), ("k", 1), ("bands", 1), ("neck", 0)):

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sightword.systems.points.scannet import read_classes
+
 # ScanNet's benchmark of 20 classes, by NYU40 ids, as `*_vh_clean_2.labels.ply` has them.
 SCANNET20 = {
     "wall": 1, "floor": 2, "cabinet": 3, "bed": 4, "chair": 5, "sofa": 6, "table": 7, "door": 8, "window": 9,
@@ -30,12 +32,20 @@ class LabelSet(NamedTuple):
 
 
 def label_set(name: str) -> LabelSet:
-    """scannet20, or a JSON file {class: id}. ValueError, one line, for anything else."""
+    """scannet20, a JSON file {class: id}, or a folder of scenes with ScanNet's table of labels. ValueError, one line,
+    for anything else. Of ids with one name the first stands for all."""
     if name == "scannet20":
         return LabelSet(tuple(SCANNET20), tuple(SCANNET20.values()), name)
     path = Path(name).expanduser()
+    if name and path.is_dir():
+        known = read_classes(path)
+        words = {word: label for label, word in reversed(known.items())}
+        return LabelSet(tuple(words), tuple(words.values()), str(path))
     if not path.is_file():
-        raise ValueError(f"system.labels={name!r} is no label set: say scannet20, or give a JSON file {{class: id}}")
+        raise ValueError(
+            f"system.labels={name!r} is no label set: say scannet20, give a JSON file {{class: id}}, or a folder "
+            "with scannetv2-labels.combined.tsv"
+        )
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
