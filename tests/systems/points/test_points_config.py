@@ -54,6 +54,7 @@ def test_the_control_differs_from_the_encoder_in_the_branch_it_lacks():
         (System, {"clip_dtype": "half"}, "fp32, bf16, fp16"),
         (Data, {"offline_clip_feat": True}, "data.cache"),
         (Data, {"voxel": 0}, "metres"),
+        (Data, {"hide": 1}, "less than 1"),
         (Data, {"frames": 8, "pool": 4}, "make the pool larger"),
         (Data, {"hold_out": 0}, "val_scenes"),
         (Data, {"points": 0}, "at least 1"),

@@ -99,6 +99,7 @@ def test_training_draws_anew_each_epoch_and_the_same_in_any_process(data, root):
     later, other = rooms[Draw(1, 0)], Rooms(scenes, data, labels, "train", _no_eyes(), seed=2)[Draw(0, 0)]
     assert not torch.equal(first.xyz, later.xyz)
     assert not torch.equal(first.xyz, other.xyz)
+    assert 0.3 < first.hidden.float().mean() < 0.7
     assert len({tuple(rooms[Draw(epoch, 0)].frames[0]) for epoch in range(12)}) > 2
 
 
@@ -107,6 +108,7 @@ def test_what_is_measured_is_the_same_whatever_the_epoch_and_the_seed(data, root
     one = Rooms(scenes, data, labels, "val", _no_eyes(), seed=1)[Draw(0, 0)]
     same(one, Rooms(scenes, data, labels, "val", _no_eyes(), seed=2)[Draw(7, 0)])
     assert one.frames == [[0, 40, 60]]
+    assert not one.hidden.any()
 
 
 def test_a_turned_room_has_the_same_links(data, root):

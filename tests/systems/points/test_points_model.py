@@ -141,6 +141,16 @@ def test_an_unseen_point_is_its_geometry_and_says_nothing_of_the_maps():
     assert (other.text[out.seen] != out.text[out.seen]).any(1).all()
 
 
+def test_a_hidden_point_is_fused_as_if_unseen_and_told_as_it_is():
+    model, room = encoder(), batch_of(wall(60))
+    hidden = torch.arange(60) % 2 == 0
+    whole, out = model(*room), model(*room, hidden=hidden)
+    assert torch.equal(out.point[hidden], model.geometry(*room[:3], 1)[hidden])
+    assert torch.equal(out.point[~hidden], whole.point[~hidden])
+    for name in ("clip", "seen", "conf"):
+        assert torch.equal(getattr(out, name), getattr(whole, name))
+
+
 # ------------------------------------------------------------------------------------------------------- the whole
 
 

@@ -39,7 +39,9 @@ def batch_for(*rooms, split="val"):
     maps[:, 1, :, :2], maps[:, 2, :, 2:] = 1, 1
     label = torch.where(xyz[:, 0] < 0.1, 1, 2)
     names = [f"room {number}" for number in range(int(scene.max()) + 1)]
-    return RoomBatch(xyz, rgb, label, scene, views, maps, pooled, None, names, [[]] * len(names), split)
+    return RoomBatch(
+        xyz, rgb, label, scene, torch.zeros(len(xyz)).bool(), views, maps, pooled, None, names, [[]] * len(names), split
+    )
 
 
 def test_a_step_has_the_losses_it_is_told():
@@ -153,7 +155,6 @@ def test_clip_is_frozen_for_good_and_no_part_of_the_task(random_clip):
     before = digest(tower.state_dict())
     system = System(dim=16, heads=2, use_amp=False, label_weight=1.0)
     task = Fusing(system, make_encoder(system, clip.width), clip, LabelSet(WORDS, (1, 2, 3), "three")).train()
-    xyz, rgb, scene, views, _, _ = batch_of(wall(60))
     images = torch.randn(3, 3, 32, 40)
     batch = batch_for(wall(60))._replace(maps=None, pooled=None, images=images)
     optimizer = torch.optim.AdamW(task.parameters(), lr=0.1)

@@ -80,6 +80,9 @@ class Data:
     pool: int = 0  # the frames of a scene they are drawn from, spread evenly; 0: all it has
     points: int = 20000  # N of a scene: drawn anew each epoch, always the same ones to measure
     voxel: float = 0.03  # metres: of the cloud one point a voxel is kept
+    hide: float = (
+        0.5  # share of a training scene's points whose views the encoder does not get: geometry speaks for them
+    )
     rotate: bool = True  # a training scene is turned about the vertical, clouds and cameras alike
 
     cache: str = ""  # CLIP maps of the frames, a FeatureCache; empty: CLIP runs at every step
@@ -92,6 +95,8 @@ class Data:
         for name, least in (("frames", 1), ("pool", 0), ("points", 1), ("batch_size", 1), ("num_workers", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"data.{name} is at least {least}; got {getattr(self, name)}")
+        if not 0 <= self.hide < 1:
+            raise ValueError(f"data.hide is a share, at least 0 and less than 1; got {self.hide}")
         if self.voxel <= 0:
             raise ValueError(f"data.voxel is metres, above 0; got {self.voxel}")
         if self.offline_clip_feat and not self.cache:

@@ -42,6 +42,7 @@ class RoomBatch(NamedTuple):
     rgb: Tensor  # (N, 3) float32 in [-1, 1]
     label: Tensor  # (N,) int64, the number of a class; -1 where none is known
     scene: Tensor  # (N,) int64, which of the batch
+    hidden: Tensor  # (N,) bool: points whose views are kept from the encoder, in training alone
     views: Views  # V of them
     maps: Tensor | None  # (V, E, h, w) float16, a unit vector a cell
     pooled: Tensor | None  # (V, E) float16
@@ -180,7 +181,10 @@ class Rooms(Dataset[RoomBatch]):
         kept = np.sort(rng.permutation(len(cloud.xyz))[: self.data.points])
         frames = _frames(scene.frames, self.data.frames, rng if varies else None)
         room = self._room(scene, cloud, torch.from_numpy(kept), frames)
-        return turned(room, float(rng.uniform(0, 2 * np.pi))) if varies and self.data.rotate else room
+        if not varies:
+            return room
+        room = room._replace(hidden=torch.from_numpy(rng.random(len(kept)) < self.data.hide))
+        return turned(room, float(rng.uniform(0, 2 * np.pi))) if self.data.rotate else room
 
     def cloud(self, index: int) -> Cloud:
         """Of a scene, thinned; remembered."""
@@ -204,6 +208,7 @@ class Rooms(Dataset[RoomBatch]):
             cloud.rgb[kept].float() / 127.5 - 1,
             label,
             torch.zeros(len(kept), dtype=torch.int64),
+            torch.zeros(len(kept), dtype=torch.bool),
             views_of(frames),
             maps,
             pooled,
@@ -251,6 +256,7 @@ def collate(rooms: Sequence[RoomBatch]) -> RoomBatch:
         torch.cat([room.rgb for room in rooms]),
         torch.cat([room.label for room in rooms]),
         torch.cat(points),
+        torch.cat([room.hidden for room in rooms]),
         Views(depth, K, pose, torch.cat(seen)),
         _joined([room.maps for room in rooms]),
         _joined([room.pooled for room in rooms]),

@@ -215,10 +215,13 @@ class BiFusionEncoder(nn.Module):
         maps: Tensor,
         pooled: Tensor | None = None,
         links: Links | None = None,
+        hidden: Tensor | None = None,
     ) -> Fused:
         """xyz: (N, 3) metres; rgb: (N, 3) in [-1, 1]; scene: (N,) int64, 0 to S - 1, as `views.scene`.
 
         maps: (V, E, h, w) of CLIP, a map each view; pooled: (V, E), its image vectors. links: where they are known.
+        hidden: (N,) bool, points that are fused as if no view saw them, so that geometry learns to speak for them; what
+        CLIP says of them, and that they are seen, is told all the same. The 2-D branch alone knows no such thing.
         """
         self._check(xyz, rgb, scene, views, maps)
         count, scenes = len(xyz), _scenes(scene, views.scene)
@@ -229,7 +232,8 @@ class BiFusionEncoder(nn.Module):
             conf = _best(links, count)
         reduced = self.reduced(unit)
         f2 = self.norm2(lift(reduced, links, count))
-        point = self._fuse(self.geometry(xyz, rgb, scene, scenes), f2, conf).float()
+        shown = conf if hidden is None else conf.masked_fill(hidden, 0)
+        point = self._fuse(self.geometry(xyz, rgb, scene, scenes), f2, shown).float()
         text = F.normalize(self.head(point).float(), dim=1)
         whole = _global(pooled, views.scene, scenes) if self.clip_global and pooled is not None else None
         return Fused(point, text, clip, conf, conf > 0, links, reduced, whole)

@@ -111,7 +111,7 @@ class Fusing(Task):
             if batch.images is None:
                 raise ValueError("a batch has CLIP's maps of its views, or images for CLIP to see: this has neither")
             maps, pooled = self.clip.see(batch.images)
-        return self.model(batch.xyz, batch.rgb, batch.scene, batch.views, maps, pooled), maps
+        return self.model(batch.xyz, batch.rgb, batch.scene, batch.views, maps, pooled, hidden=batch.hidden), maps
 
     def losses(self, batch: RoomBatch) -> dict[str, Tensor]:
         out, _ = self.see(batch)
