@@ -146,6 +146,16 @@ def test_what_is_exported_says_the_same(tmp_path, random_clip):
         read_exported(tmp_path)
 
 
+def test_a_picture_shows_the_answers_beside_the_labels(tmp_path):
+    task, batch = task_for().eval(), batch_for()
+    (image,) = task.pictures(batch).values()
+    assert image.width > 3 * 400
+    unlabelled = task.pictures(batch._replace(label=torch.full_like(batch.label, -1)))["answers"]
+    assert unlabelled.width < image.width
+    (file,) = task.draw([batch], tmp_path)
+    assert file.read_bytes()[:4] == b"\x89PNG"
+
+
 # ------------------------------------------------------------------------------------------------------ with a CLIP
 
 

@@ -14,17 +14,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL.Image import Image
 from safetensors.torch import save_file
 from torch import Tensor, distributed
 from torch.nn import Parameter
 
-from sightword import metrics
+from sightword import metrics, pictures
 from sightword.atomic import write_atomically
 from sightword.checkpoint import load_strictly, read_weights
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import System
 from sightword.systems.points.data import RoomBatch
 from sightword.systems.points.label import LabelSet, label_set
+from sightword.systems.points.legend import coloured, keyed
 from sightword.systems.points.loss import ClipConsCriterion, agreement, distillation
 from sightword.systems.points.model import BiFusionEncoder, Fused
 from sightword.task import Task
@@ -239,6 +241,37 @@ class Fusing(Task):
             | {"majority": "%, always the commonest class", "coverage": "% of points that any view sees"},
         }
 
+    @torch.no_grad()
+    def pictures(self, batch: RoomBatch) -> dict[str, Image]:
+        """The first scene of a batch: in its colours, by its labels, and by what CLIP and the fused features answer."""
+        from sightword.systems.points import show
+
+        out, _ = self.see(batch)
+        own, words = batch.scene == 0, self.words(out.text.device)
+        palette = pictures.word_colours(self.labels.names)
+        panels = {batch.names[0]: (127.5 * (batch.rgb[own].float() + 1)).round().byte().cpu().numpy()}
+        answers = {name: (getattr(out, name)[own] @ words.T).argmax(1) for name in ASKED}
+        answers["clip"] = torch.where(out.seen[own], answers["clip"], -1)
+        titles = {"clip": "lifted CLIP's answer", "text": "the fused features' answer"}
+        if (batch.label[own] >= 0).any():
+            answers, titles = {"label": batch.label[own], **answers}, {"label": "labels", **titles}
+        for name, title in titles.items():
+            panels[title] = coloured(answers[name], palette)
+        poses, links = batch.views.pose[batch.views.scene == 0], out.links
+        inside = own[links.point]  # the first scene's points and views stand first
+        towards = show.facing(batch.xyz[own], poses, links.point[inside], links.view[inside])
+        image = show.clouds(batch.xyz[own], panels, show.upwards(poses), towards, (400, 300))
+        told = torch.cat([part[part >= 0] for part in answers.values()]).unique().tolist()
+        return {"answers": keyed(image, [self.labels.names[number] for number in told], palette[told])}
+
+    def draw(self, loader: Any, folder: Path) -> list[Path]:
+        """What is answered in the loader's first scene."""
+        device = next(self.parameters()).device
+        file, batch = folder / "answers.png", moved(next(iter(loader)), device)
+        with write_atomically(file) as part:
+            self.pictures(batch)["answers"].save(part, "PNG")
+        return [file]
+
     def _forget(self) -> None:
         classes = len(self.labels.names)
         self._counts = {name: torch.zeros(2, classes, classes + 1, dtype=torch.int64) for name in ASKED}
@@ -257,6 +290,13 @@ class Fusing(Task):
             save_file({name: w.detach().cpu().contiguous() for name, w in self.model.state_dict().items()}, part)
         with write_atomically(folder / CONFIG) as part:
             part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """A batch on another device."""
+    if isinstance(batch, tuple):
+        return type(batch)(*(moved(part, device) for part in batch))
+    return batch.to(device) if isinstance(batch, Tensor) else batch
 
 
 def _asked(answer: Tensor, label: Tensor, seen: Tensor, classes: int) -> Tensor:
