@@ -101,6 +101,7 @@ def test_measures_are_the_shares_of_points_told_right():
     assert found["clip_accuracy_seen"] == pytest.approx(100 * right[out.seen].mean().item())
     said = out.text[:, :3].argmax(1)
     assert found["text_accuracy"] == pytest.approx(100 * (said == batch.label).double().mean().item())
+    assert found["text_accuracy_unseen"] == pytest.approx(100 * (said == batch.label)[~out.seen].double().mean().item())
     counts = batch.label.bincount()
     assert found["majority"] == pytest.approx(100 * float(counts.max() / counts.sum()))
     ious = []
@@ -152,7 +153,7 @@ def test_a_picture_shows_the_answers_beside_the_labels(tmp_path):
     assert image.width > 3 * 400
     unlabelled = task.pictures(batch._replace(label=torch.full_like(batch.label, -1)))["answers"]
     assert unlabelled.width < image.width
-    (file,) = task.draw([batch], tmp_path)
+    (file,) = task.draw([batch], tmp_path / "pictures")
     assert file.read_bytes()[:4] == b"\x89PNG"
 
 
@@ -214,5 +215,5 @@ def test_the_documents_options_are_what_the_encoder_is_made_of():
     system = System()
     model = make_encoder(system, 512)
     assert (model.dim, model.radius, model.k, len(model.layers)) == (128, 0.1, 16, 2)
-    assert make_encoder(dataclasses.replace(system, neck=2, upsample=2), 512).reduce.project.out_channels == 512
+    assert make_encoder(dataclasses.replace(system, neck=2, upsample=2), 512).reduce.project.out_features == 512
     assert make_encoder(dataclasses.replace(system, chain=True), 512).reduce.chain.expand.out_channels == 256

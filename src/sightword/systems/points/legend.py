@@ -1,5 +1,6 @@
 """Points in the colours of their classes, and what the colours mean."""
 
+import colorsys
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,13 @@ from torch import Tensor
 NONE = 205  # the grey of a point without a class
 SQUARE, GAP, LINE = 13, 18, 22  # pixels
 INK = (40, 40, 40)
+
+
+def palette_of(count: int) -> np.ndarray:
+    """(C, 3) uint8: neighbours in the list are far apart in hue, and bright and dark take turns."""
+    turns = [((0.61 + number * 0.618) % 1, *((0.7, 0.92), (0.9, 0.6))[number % 2]) for number in range(count)]
+    colours = np.array([colorsys.hsv_to_rgb(*turn) for turn in turns]).reshape(-1, 3)
+    return np.rint(255 * colours).astype(np.uint8)
 
 
 def coloured(numbers: Tensor, palette: np.ndarray) -> np.ndarray:

@@ -108,12 +108,12 @@ class Reduce(nn.Module):
 
     def __init__(self, clip_dim: int, dim: int, upsample: int = 1) -> None:
         super().__init__()
-        self.project = nn.Conv2d(clip_dim, dim * upsample**2, 1)
+        self.project = nn.Linear(clip_dim, dim * upsample**2)  # a 1×1 convolution, quicker in half precision on CPUs
         self.shuffle = nn.PixelShuffle(upsample)
 
     def forward(self, maps: Tensor) -> Tensor:
         """(V, E, h, w) to (V, D, h·upsample, w·upsample)"""
-        return self.shuffle(self.project(maps))
+        return self.shuffle(self.project(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
 class ReduceByChain(nn.Module):

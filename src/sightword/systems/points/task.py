@@ -19,14 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor, distributed
 from torch.nn import Parameter
 
-from sightword import metrics, pictures
+from sightword import metrics
 from sightword.atomic import write_atomically
 from sightword.checkpoint import load_strictly, read_weights
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import System
 from sightword.systems.points.data import RoomBatch
 from sightword.systems.points.label import LabelSet, label_set
-from sightword.systems.points.legend import coloured, keyed
+from sightword.systems.points.legend import coloured, keyed, palette_of
 from sightword.systems.points.loss import ClipConsCriterion, agreement, distillation
 from sightword.systems.points.model import BiFusionEncoder, Fused
 from sightword.task import Task
@@ -183,9 +183,11 @@ class Fusing(Task):
         """Of the points with labels, percent, by the words of their classes (open vocabulary), of `clip` and `text`:
 
         …_accuracy and …_miou over all of them (what CLIP has not seen, it has not told), …_accuracy_seen over those any
-        view sees; majority: accuracy of always saying the commonest class. coverage: percent of all points that any
-        view sees. consistency: mean cosine of a point's views in CLIP's maps, consistency_reduced: in the trained ones;
-        text_to_clip: cosine of both on points that are seen. Without labels, only these.
+        view sees; text_accuracy_unseen: over the others, by geometry alone; majority: always the commonest class.
+
+        coverage: percent of all points that any view sees. consistency: mean cosine of a point's views in CLIP's maps,
+        consistency_reduced: in the trained ones; text_to_clip: cosine of both on points that are seen. Without labels,
+        only these.
         """
         counts = {name: _over_ranks(part) for name, part in self._counts.items()}
         means = {name: mean.reduce() for name, mean in self._means.items()}
@@ -201,6 +203,7 @@ class Fusing(Task):
             found[f"{name}_accuracy"] = 100 * _right(every[name])
             found[f"{name}_miou"] = 100 * float(_iou(every[name]).nanmean())
             found[f"{name}_accuracy_seen"] = 100 * _right(part[1])
+        found["text_accuracy_unseen"] = 100 * _right(counts["text"][0])
         found["majority"] = 100 * float(every["text"].sum(1).max() / every["text"].sum())
         self._classes = self._class_table(every)
         return found
@@ -238,7 +241,14 @@ class Fusing(Task):
                 for name, what in ASKED.items()
                 for part, of in (("accuracy", ""), ("miou", ", mean over classes"), ("accuracy_seen", ", where seen"))
             }
-            | {"majority": "%, always the commonest class", "coverage": "% of points that any view sees"},
+            | {
+                "text_accuracy_unseen": "%, where no view sees them: by geometry and colour alone",
+                "majority": "%, always the commonest class",
+                "coverage": "% of points that any view sees",
+                "consistency": "mean cosine of a point's views, in CLIP's maps",
+                "consistency_reduced": "the same in the trained maps",
+                "text_to_clip": "mean cosine of the fused features and lifted CLIP",
+            },
         }
 
     @torch.no_grad()
@@ -248,7 +258,7 @@ class Fusing(Task):
 
         out, _ = self.see(batch)
         own, words = batch.scene == 0, self.words(out.text.device)
-        palette = pictures.word_colours(self.labels.names)
+        palette = palette_of(len(self.labels.names))
         panels = {batch.names[0]: (127.5 * (batch.rgb[own].float() + 1)).round().byte().cpu().numpy()}
         answers = {name: (getattr(out, name)[own] @ words.T).argmax(1) for name in ASKED}
         answers["clip"] = torch.where(out.seen[own], answers["clip"], -1)
@@ -268,6 +278,7 @@ class Fusing(Task):
         """What is answered in the loader's first scene."""
         device = next(self.parameters()).device
         file, batch = folder / "answers.png", moved(next(iter(loader)), device)
+        folder.mkdir(parents=True, exist_ok=True)
         with write_atomically(file) as part:
             self.pictures(batch)["answers"].save(part, "PNG")
         return [file]
