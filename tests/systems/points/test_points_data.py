@@ -156,6 +156,30 @@ def test_a_cache_that_lacks_frames_or_is_of_another_clip_is_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_workers_give_the_same_batches(data, clip, root, tmp_path):
+    data = dataclasses.replace(data, cache=str(tmp_path / "clip"))
+    (here,) = loaders(data, clip, root, seed=3).train
+    (there,) = loaders(dataclasses.replace(data, num_workers=1), clip, root, seed=3).train
+    same(here, there)
+
+
+def test_a_rank_waits_for_what_the_others_write(data, clip, root, tmp_path, monkeypatch):
+    from sightword.systems.points import data as room_data
+
+    told, slept = dataclasses.replace(data, cache=str(tmp_path / "clip")), []
+    left = [[0], [0], [], [], []]
+    monkeypatch.setattr(room_data.job, "place", lambda: (0, 2))
+    monkeypatch.setattr(room_data, "fill", lambda *_, **__: Cache)
+    monkeypatch.setattr(room_data.time, "sleep", slept.append)
+
+    class Cache:
+        lacks = staticmethod(lambda _: left.pop(0))
+
+    scenes = read_scenes(told, ["scene0000_00"], "val")
+    assert room_data._eyes(told, clip, scenes) is Cache
+    assert len(slept) == 2
+
+
 def test_scans_of_one_space_stay_together():
     names = [f"scene{space:04d}_{scan:02d}" for space in range(10) for scan in range(3)]
     train, held = hold_out(names, 0.2)

@@ -28,7 +28,7 @@ class System:
     upsample: int = 1  # cells of a reduced map for each of CLIP's, a side: 1 | 2 | 4, learned; sharpens little
     chain: bool = False  # reduce as document 004 writes it: PixelShuffle, Conv1x1 to 256, sample, Linear to dim
     clip_global: bool = True  # also give the mean vector of a scene's images
-    use_amp: bool = True  # the 2-D branch in bfloat16 (float16 on GPUs without it)
+    use_amp: bool = True  # the 2-D branch in bfloat16; on GPUs without it say trainer.precision=16-mixed
 
     abs_tol: float = 0.02  # metres: a point is seen where it is no further from the measured depth than this …
     rel_tol: float = 0.02  # … and this share of the depth

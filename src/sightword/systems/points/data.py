@@ -4,6 +4,7 @@ Legend: N points and V views of all scenes of a batch; H, W pixels of the depth;
 cells of its maps.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -91,8 +92,17 @@ Eyes = FrameCache | Preprocess  # where maps of frames are, or how frames are br
 
 def _eyes(data: Data, clip: FrozenClip, scenes: Sequence[Scene]) -> Eyes:
     if data.cache:
-        return fill(clip.source, clip.form, scenes, data.cache, offline=data.offline_clip_feat)
+        cache = fill(clip.source, clip.form, scenes, data.cache, offline=data.offline_clip_feat)
+        if job.place()[1] > 1:
+            _wait_for_ranks(cache, scenes)
+        return cache
     return clip.open().preprocess
+
+
+def _wait_for_ranks(cache: FrameCache, scenes: Sequence[Scene]) -> None:
+    """Under torchrun each rank does its share of a job, and none waits for the others: so do it here."""
+    while any(cache.lacks(scene) for scene in scenes):
+        time.sleep(1)
 
 
 # -------------------------------------------------------------------------------------------------------------- splits

@@ -12,7 +12,7 @@ space; h, w cells of a map.
 
 import contextlib
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -192,7 +192,7 @@ class BiFusionEncoder(nn.Module):
         tolerance: tuple[float, float] = (0.02, 0.02),
         chain: bool = False,
     ) -> None:
-        """tolerance: of visibility, metres and share of the depth. use_amp: the 2-D branch in half precision. chain: it
+        """tolerance: of visibility, metres and share of the depth. use_amp: the 2-D branch in bfloat16. chain: it
         reduces as the document has it, see `ReduceByChain`; `upsample` is not asked then."""
         super().__init__()
         self.clip_dim, self.dim, self.radius, self.k, self.bands = clip_dim, dim, radius, k, bands
@@ -274,9 +274,12 @@ class BiFusionEncoder(nn.Module):
             raise ValueError("there is not one point: give a cloud, or depth frames that have depth in them")
 
 
-def _half(device: torch.device) -> torch.autocast:
-    half = torch.bfloat16 if device.type == "cpu" or torch.cuda.is_bf16_supported() else torch.float16
-    return torch.autocast(device.type, dtype=half)
+def _half(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 where there is any. float16 trains only with a gradient scaler, which is the trainer's to bring: with
+    precision=16-mixed the whole step is in it, and nothing is to be done here."""
+    if device.type == "cuda" and (torch.is_autocast_enabled("cuda") or not torch.cuda.is_bf16_supported()):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def _best(links: Links, count: int) -> Tensor:
