@@ -116,6 +116,14 @@ def test_measures_are_the_shares_of_points_told_right():
     assert task.measures() == {}
 
 
+def test_without_a_3d_branch_what_no_view_sees_is_not_told():
+    task = task_for(layers=0).eval()
+    task.evaluate(batch_for())
+    found = task.measures()
+    assert found["text_accuracy_unseen"] == 0
+    assert found["text_accuracy"] <= found["coverage"]
+
+
 def test_measures_of_two_batches_are_those_of_both_together():
     rooms = wall(80), wall(60, 2, 1)
     one, two = task_for().eval(), task_for().eval()

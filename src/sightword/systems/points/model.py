@@ -29,7 +29,8 @@ class Fused(NamedTuple):
     """What the encoder says of every point. `clip` is for questions as it is; `text` also knows unseen points."""
 
     point: Tensor  # (N, D) float32, fused
-    text: Tensor  # (N, E) float32 of unit length: read off `point`, to be distilled from `clip`
+    text: Tensor  # (N, E) float32 of unit length: read off `point`, to be distilled from `clip`; without a 3-D branch
+    # it is one and the same wherever nothing was seen
     clip: Tensor  # (N, E) float32 of unit length: lifted CLIP, untouched by training; 0 where nothing was seen
     conf: Tensor  # (N,) float32 in [0, 1]: of the view that sees it best; 0 where none does
     seen: Tensor  # (N,) bool

@@ -169,15 +169,20 @@ class Fusing(Task):
             alike, twice = agreement(F.normalize(of, dim=1), out.links, len(batch.xyz))
             self._means[name].update(alike[twice])
         self._means["text_to_clip"].update((out.text * out.clip).sum(1)[out.seen])
-        known = batch.label >= 0
+        known, classes = batch.label >= 0, len(self.labels.names)
         if known.any():
-            words, label, seen = self.words(out.text.device), batch.label[known], out.seen[known]
+            label, seen = batch.label[known], out.seen[known]
             for name in ASKED:
-                answer = (getattr(out, name)[known] @ words.T).argmax(1)
-                if name == "clip":
-                    answer = torch.where(seen, answer, len(words))  # no answer
-                counts = _asked(answer, label, seen, len(words))
+                answer = self._answers(out, name)[known]
+                answer = torch.where(answer < 0, classes, answer)
+                counts = _asked(answer, label, seen, classes)
                 self._counts[name] = self._counts[name].to(counts.device) + counts
+
+    def _answers(self, out: Fused, name: str) -> Tensor:
+        """Which class each point is nearest to, (N,); -1 where nothing was seen that could tell: by geometry the fused
+        features tell all the same, unless they have no 3-D branch."""
+        answer = (getattr(out, name) @ self.words(out.text.device).T).argmax(1)
+        return answer if name == "text" and self.model.gate is not None else torch.where(out.seen, answer, -1)
 
     def measures(self) -> dict[str, float]:
         """Of the points with labels, percent, by the words of their classes (open vocabulary), of `clip` and `text`:
@@ -257,11 +262,10 @@ class Fusing(Task):
         from sightword.systems.points import show
 
         out, _ = self.see(batch)
-        own, words = batch.scene == 0, self.words(out.text.device)
+        own = batch.scene == 0
         palette = palette_of(len(self.labels.names))
         panels = {batch.names[0]: (127.5 * (batch.rgb[own].float() + 1)).round().byte().cpu().numpy()}
-        answers = {name: (getattr(out, name)[own] @ words.T).argmax(1) for name in ASKED}
-        answers["clip"] = torch.where(out.seen[own], answers["clip"], -1)
+        answers = {name: self._answers(out, name)[own] for name in ASKED}
         titles = {"clip": "lifted CLIP's answer", "text": "the fused features' answer"}
         if (batch.label[own] >= 0).any():
             answers, titles = {"label": batch.label[own], **answers}, {"label": "labels", **titles}
