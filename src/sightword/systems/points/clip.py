@@ -1,0 +1,67 @@
+"""The frozen CLIP of a run: its eyes for frames that no cache has, and its words.
+
+Opened when it is needed, and not at all where a cache has every frame. It is no `nn.Module`, so no `train()`, optimiser
+or checkpoint of the run ever reaches it.
+
+Legend: V frames; E width of the joint space; h, w patches; C classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sightword.systems.points.features import Features, FrameEncoder
+from sightword.tokens import Source
+from sightword.towers.text import word_vectors
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+AT_ONCE = 16  # frames
+
+
+class FrozenClip:
+    """A CLIP by its name; arguments as `System` has them."""
+
+    def __init__(
+        self, name: str, tag: str = "", form: str = "qq", size: Sequence[int] = (224, 304), dtype: str = "bf16"
+    ) -> None:
+        self.name, self.tag, self.form = name, tag, form
+        self.source = Source(name, {"tag": tag, "size": (size[0], size[1]), "dtype": DTYPES[dtype]})
+        self._open: FrameEncoder | None = None
+        self._words: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
+
+    @property
+    def width(self) -> int:
+        """E, by its config alone: no weights are read."""
+        from sightword.towers import clip, clip_checkpoint
+
+        name, usual = clip.presets.get(self.name, (self.name, ""))
+        return int(clip_checkpoint.find(name, self.tag or usual, clip.presets).model_cfg["embed_dim"])
+
+    def open(self) -> FrameEncoder:
+        """Frozen and in eval mode; opened once."""
+        if self._open is None:
+            self._open = FrameEncoder(self.source.open(), self.form)
+        return self._open
+
+    @torch.no_grad()
+    def see(self, images: Tensor) -> Features:
+        """Frames (V, 3, H, W), preprocessed, to what a cache would hold of them, on their device."""
+        encoder = self.open()
+        tower = encoder.tower.to(images.device)
+        with torch.autocast(images.device.type, enabled=False):
+            parts = [tower.forms(some, (self.form,))[self.form] for some in images.split(AT_ONCE)]
+        tokens, pooled = (F.normalize(torch.cat(part), dim=-1).half() for part in list(zip(*parts, strict=True))[:2])
+        return Features(tokens.transpose(1, 2).unflatten(2, encoder.grid), pooled)
+
+    def words(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """(C, E) unit vectors of classes, on the CPU. The text side is opened for it, once, and not kept."""
+        asked = tuple(names), tuple(templates)
+        if asked not in self._words:
+            from sightword.towers import text_tower
+
+            options: dict[str, Any] = {"tag": self.tag}
+            self._words[asked] = word_vectors(text_tower(self.name, **options), *asked).float()
+        return self._words[asked]

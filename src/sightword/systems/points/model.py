@@ -1,0 +1,302 @@
+"""Two branches to every point: what frozen CLIP sees there, and the shape around it; a gate mixes them.
+
+    frames → frozen CLIP → cells of E → 1×1 to D (→ finer cells) (→ TinySA2D) → lifted onto the points   f2 (N, D)
+    points → place, colour → ball query → TinySA × layers                                               f3 (N, D)
+    point = f3 + g (f2 - f3), with g = 0 exactly where nothing was seen;   text = head(point), of unit length
+
+Everything is ragged: `scene` says to which scene of a batch a point or a view belongs, and no scene sees another.
+
+Legend: N points and V views of all scenes of a batch, S scenes; k neighbours; D width, H heads; E width of CLIP's joint
+space; h, w cells of a map.
+"""
+
+import contextlib
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sightword.systems.points.link import Links, PatchChain, Views, lift, link
+from sightword.systems.points.neighbour import ball_query
+
+LONGEST = 6.4  # metres, the longest wave of `build_geo_pe`: about a room
+ROWS = 8192  # of points that attend at once: some GPU kernels take no more than 65 535 rows times heads
+
+
+class Fused(NamedTuple):
+    """What the encoder says of every point. `clip` is for questions as it is; `text` also knows unseen points."""
+
+    point: Tensor  # (N, D) float32, fused
+    text: Tensor  # (N, E) float32 of unit length: read off `point`, to be distilled from `clip`; without a 3-D branch
+    # it is one and the same wherever nothing was seen
+    clip: Tensor  # (N, E) float32 of unit length: lifted CLIP, untouched by training; 0 where nothing was seen
+    conf: Tensor  # (N,) float32 in [0, 1]: of the view that sees it best; 0 where none does
+    seen: Tensor  # (N,) bool
+    links: Links
+    maps: Tensor  # (V, D, h', w') float32: the reduced maps, trainable
+    clip_global: Tensor | None  # (S, E) of unit length: the mean of a scene's image vectors; 0 where it has none
+
+
+# ----------------------------------------------------------------------------------------------------- 3-D branch
+
+
+def build_geo_pe(xyz: Tensor, bands: int = 6, longest: float = LONGEST) -> Tensor:
+    """Fourier features of places: (N, 3) metres to (N, 6·bands), sines of all bands for x, y, z, then cosines.
+
+    Wave lengths are longest, longest/2, … longest/2^(bands - 1), so 6.4 m to 20 cm.
+    """
+    rates = 2 * math.pi / longest * 2.0 ** torch.arange(bands, device=xyz.device, dtype=xyz.dtype)
+    phase = (xyz[:, :, None] * rates).flatten(1)  # (N, 3·bands)
+    return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+def centred(xyz: Tensor, scene: Tensor, scenes: int) -> Tensor:
+    """Places about the middle of their scene and above its lowest point. (N, 3), (N,) to (N, 3)."""
+    index = scene[:, None].expand(-1, 3)
+    origin = xyz.new_zeros(scenes, 3).scatter_reduce(0, index, xyz, "mean", include_self=False)
+    low = xyz.new_zeros(scenes, 3).scatter_reduce(0, index, xyz, "amin", include_self=False)
+    origin = torch.cat([origin[:, :2], low[:, 2:]], dim=1)
+    return xyz - origin[scene]
+
+
+class TinySAModule(nn.Module):
+    """A point attends to its neighbours: pre-norm, a bias by where they lie, then two layers of its own."""
+
+    def __init__(self, dim: int, heads: int = 4, hidden: int = 16) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm, self.query = nn.LayerNorm(dim), nn.Linear(dim, dim)
+        self.key_value, self.out = nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        self.bias = nn.Sequential(nn.Linear(4, hidden), nn.GELU(), nn.Linear(hidden, heads, bias=False))
+        self.mlp = _mlp(dim)
+
+    def forward(self, x: Tensor, xyz: Tensor, index: Tensor, mask: Tensor, radius: float) -> Tensor:
+        """(N, D) to the same. index, mask: (N, k), neighbours and which of them are real, as `ball_query` gives them.
+
+        One without any neighbour, not even itself, gets nothing from attention.
+        """
+        normed = self.norm(x)
+        query, pair = self.query(normed), self.key_value(normed)  # (N, D), (N, 2·D)
+        parts = [
+            self._attend(query[rows], pair, xyz, index[rows], mask[rows], xyz[rows], radius)
+            for rows in _slices(len(x), ROWS)
+        ]
+        x = x + self.out(torch.cat(parts) if parts else query)
+        return x + self.mlp(x)
+
+    def _attend(
+        self, query: Tensor, pair: Tensor, xyz: Tensor, index: Tensor, mask: Tensor, own: Tensor, radius: float
+    ) -> Tensor:
+        """Rows of the attention, (R, D)."""
+        offset = (F.embedding(index, xyz) - own[:, None]) / radius  # (R, k, 3)
+        bias = self.bias(torch.cat([offset, offset.norm(dim=-1, keepdim=True)], dim=-1))  # (R, k, H)
+        least = torch.finfo(bias.dtype).min  # not -inf: a row of it would be NaN
+        bias = bias.masked_fill(~mask[:, :, None], least).transpose(1, 2)[:, :, None]  # (R, H, 1, k)
+        # F.embedding: its backward adds up rows three times faster than that of pair[index]
+        key, value = F.embedding(index, pair).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (R, H, k, d)
+        asked = query.unflatten(-1, (self.heads, -1))[:, :, None]  # (R, H, 1, d)
+        found = F.scaled_dot_product_attention(asked, key, value, attn_mask=bias.to(asked.dtype))
+        return found.flatten(1) * mask.any(1, keepdim=True)
+
+
+# ----------------------------------------------------------------------------------------------------- 2-D branch
+
+
+class Reduce(nn.Module):
+    """Cells of E to `upsample`² finer cells of D: 1×1, then PixelShuffle. Finer, but not sharper than CLIP's own."""
+
+    def __init__(self, clip_dim: int, dim: int, upsample: int = 1) -> None:
+        super().__init__()
+        self.project = nn.Linear(clip_dim, dim * upsample**2)  # a 1×1 convolution, quicker in half precision on CPUs
+        self.shuffle = nn.PixelShuffle(upsample)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(V, E, h, w) to (V, D, h·upsample, w·upsample)"""
+        return self.shuffle(self.project(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+
+class ReduceByChain(nn.Module):
+    """The same by document 004's chain: PixelShuffle(2), 1×1 to 256, 1×1 to D. It is linear, as sampling is, so its
+    last layer may go before the sampling, on the fewer cells; equals `PatchChain` on points that are seen."""
+
+    def __init__(self, clip_dim: int, dim: int) -> None:
+        super().__init__()
+        self.chain = PatchChain(clip_dim, dim=dim)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(V, E, h, w) to (V, D, 2·h, 2·w)"""
+        x = self.chain.expand(F.pixel_shuffle(maps, self.chain.scale))
+        return F.conv2d(x, self.chain.reduce.weight[:, :, None, None], self.chain.reduce.bias)
+
+
+class TinySA2D(nn.Module):
+    """The cells of a map attend to each other, told apart by a 3×3 depthwise convolution."""
+
+    def __init__(self, dim: int, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.place = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.norm, self.qkv, self.out = nn.LayerNorm(dim), nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.mlp = _mlp(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(V, D, h, w) to the same."""
+        grid = x.shape[2:]
+        x = (x + self.place(x)).flatten(2).transpose(1, 2)  # (V, h·w, D)
+        query, key, value = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        x = x + self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        return (x + self.mlp(x)).transpose(1, 2).unflatten(2, grid)
+
+
+def _mlp(dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+
+# ------------------------------------------------------------------------------------------------------ together
+
+
+class FusionGate(nn.Module):
+    """How much of what is seen goes into a point, channel by channel: nothing at all where nothing was seen."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(nn.Linear(2 * dim + 1, dim), nn.GELU(), nn.Linear(dim, dim))
+
+    def forward(self, f3: Tensor, f2: Tensor, weight: Tensor) -> Tensor:
+        """(N, D), (N, D), and the confidence of what is seen (N,), 0 for none, to (N, D)."""
+        share = self.gate(torch.cat([f3, f2, weight[:, None]], dim=1)).sigmoid()
+        return torch.where(weight[:, None] > 0, f3 + share * (f2 - f3), f3)
+
+
+class BiFusionEncoder(nn.Module):
+    """Frozen CLIP's maps and a cloud's geometry to features of its points. Document 004.
+
+    CLIP itself is no part of it: it is handed CLIP's maps, out of a cache or by `FrozenClip`, and no gradient reaches
+    them. So it cannot be trained by mistake, and a checkpoint holds only what was.
+    """
+
+    def __init__(
+        self,
+        clip_dim: int = 512,
+        dim: int = 128,
+        radius: float = 0.1,
+        k: int = 16,
+        layers: int = 2,
+        neck: int = 0,
+        upsample: int = 1,
+        heads: int = 4,
+        bands: int = 6,
+        clip_global: bool = True,
+        use_amp: bool = True,
+        tolerance: tuple[float, float] = (0.02, 0.02),
+        chain: bool = False,
+    ) -> None:
+        """tolerance: of visibility, metres and share of the depth. use_amp: the 2-D branch in bfloat16. chain: it
+        reduces as the document has it, see `ReduceByChain`; `upsample` is not asked then."""
+        super().__init__()
+        self.clip_dim, self.dim, self.radius, self.k, self.bands = clip_dim, dim, radius, k, bands
+        self.tolerance, self.clip_global, self.use_amp = tolerance, clip_global, use_amp
+        self.reduce = ReduceByChain(clip_dim, dim) if chain else Reduce(clip_dim, dim, upsample)
+        self.neck = nn.Sequential(*[TinySA2D(dim, heads) for _ in range(neck)])
+        self.norm2 = nn.LayerNorm(dim)
+        self.embed = nn.Sequential(nn.Linear(6 * bands + 3, dim), nn.GELU(), nn.Linear(dim, dim)) if layers else None
+        self.layers = nn.ModuleList(TinySAModule(dim, heads) for _ in range(layers))
+        self.norm3 = nn.LayerNorm(dim) if layers else None
+        self.gate = FusionGate(dim) if layers else None
+        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, clip_dim))
+
+    def forward(
+        self,
+        xyz: Tensor,
+        rgb: Tensor,
+        scene: Tensor,
+        views: Views,
+        maps: Tensor,
+        pooled: Tensor | None = None,
+        links: Links | None = None,
+        hidden: Tensor | None = None,
+    ) -> Fused:
+        """xyz: (N, 3) metres; rgb: (N, 3) in [-1, 1]; scene: (N,) int64, 0 to S - 1, as `views.scene`.
+
+        maps: (V, E, h, w) of CLIP, a map each view; pooled: (V, E), its image vectors. links: where they are known.
+        hidden: (N,) bool, points that are fused as if no view saw them, so that geometry learns to speak for them; what
+        CLIP says of them, and that they are seen, is told all the same. The 2-D branch alone knows no such thing.
+        """
+        self._check(xyz, rgb, scene, views, maps)
+        count, scenes = len(xyz), _scenes(scene, views.scene)
+        links = links if links is not None else link(xyz, scene, views, *self.tolerance)
+        with torch.no_grad():
+            unit = F.normalize(maps.float(), dim=1)
+            clip = F.normalize(lift(unit, links, count), dim=1)
+            conf = _best(links, count)
+        reduced = self.reduced(unit)
+        f2 = self.norm2(lift(reduced, links, count))
+        shown = conf if hidden is None else conf.masked_fill(hidden, 0)
+        point = self._fuse(self.geometry(xyz, rgb, scene, scenes), f2, shown).float()
+        text = F.normalize(self.head(point).float(), dim=1)
+        whole = _global(pooled, views.scene, scenes) if self.clip_global and pooled is not None else None
+        return Fused(point, text, clip, conf, conf > 0, links, reduced, whole)
+
+    def reduced(self, unit: Tensor) -> Tensor:
+        """CLIP's maps, of unit length (V, E, h, w), to the trainable ones (V, D, h', w') float32."""
+        with _half(unit.device) if self.use_amp else contextlib.nullcontext():
+            x = self.reduce(unit * self.clip_dim**0.5)  # of size one, as layers like it
+            return self.neck(x).float()
+
+    def geometry(self, xyz: Tensor, rgb: Tensor, scene: Tensor, scenes: int) -> Tensor | None:
+        """The 3-D branch, (N, D); None where there is none."""
+        if self.embed is None or self.norm3 is None:
+            return None
+        place = build_geo_pe(centred(xyz, scene, scenes), self.bands)
+        x = self.embed(torch.cat([place, rgb], dim=1))
+        with torch.no_grad():
+            index, mask = ball_query(xyz, xyz, self.radius, self.k, scene, scene)
+        for layer in self.layers:
+            x = layer(x, xyz, index, mask, self.radius)
+        return self.norm3(x)
+
+    def _fuse(self, f3: Tensor | None, f2: Tensor, conf: Tensor) -> Tensor:
+        return f2 if f3 is None or self.gate is None else self.gate(f3, f2, conf)
+
+    def _check(self, xyz: Tensor, rgb: Tensor, scene: Tensor, views: Views, maps: Tensor) -> None:
+        if maps.ndim != 4 or maps.shape[1] != self.clip_dim or len(maps) != len(views.depth):
+            raise ValueError(
+                f"CLIP's maps are (views, {self.clip_dim}, h, w); these are {tuple(maps.shape)} for "
+                f"{len(views.depth)} views: lift them with the CLIP that system.clip names"
+            )
+        if xyz.shape != rgb.shape or xyz.ndim != 2 or xyz.shape[1] != 3 or scene.shape != xyz.shape[:1]:
+            raise ValueError(
+                f"points are (N, 3), colours (N, 3), scenes (N,); these are {tuple(xyz.shape)}, {tuple(rgb.shape)} and "
+                f"{tuple(scene.shape)}"
+            )
+        if not len(xyz):
+            raise ValueError("there is not one point: give a cloud, or depth frames that have depth in them")
+
+
+def _half(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 where there is any. float16 trains only with a gradient scaler, which is the trainer's to bring: with
+    precision=16-mixed the whole step is in it, and nothing is to be done here."""
+    if device.type == "cuda" and (torch.is_autocast_enabled("cuda") or not torch.cuda.is_bf16_supported()):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _best(links: Links, count: int) -> Tensor:
+    """The confidence of the view that sees a point best, (N,); 0 where none does."""
+    return links.conf.new_zeros(count).scatter_reduce(0, links.point, links.conf, "amax")
+
+
+def _global(pooled: Tensor, scene: Tensor, scenes: int) -> Tensor:
+    """Image vectors (V, E) to their scenes' (S, E), of unit length."""
+    total = pooled.new_zeros(scenes, pooled.shape[1], dtype=torch.float32)
+    return F.normalize(total.index_add(0, scene, F.normalize(pooled.float(), dim=1)), dim=1)
+
+
+def _scenes(*scenes: Tensor) -> int:
+    return 1 + max((int(scene.max()) for scene in scenes if len(scene)), default=-1)
+
+
+def _slices(count: int, most: int) -> list[slice]:
+    return [slice(start, start + most) for start in range(0, count, most)]

@@ -1,0 +1,99 @@
+"""Every experiment composes at every scale and says what the document says; what cannot be is refused in a line."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from sightword import cli
+from sightword.systems.points.config import Data, System
+from sightword.systems.points.label import SCANNET20, label_set
+
+EXPERIMENTS = ["bifusion", "lift"]
+
+
+def composed(*words):
+    return cli._compose(["data.root=x", *words])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_full_scale_is_the_documents(name):
+    config = composed(f"experiment=points/{name}", "scale=full")
+    system = config.system
+    assert (system.clip, system.clip_tag, system.form) == ("ViT-B-16", "laion2b_s34b_b88k", "qq")
+    assert (system.clip_size, system.dim, system.use_amp, system.labels) == ([224, 304], 128, True, "scannet20")
+    assert (config.data.points, config.optim.schedule, config.trainer.monitor) == (20000, "cosine", "val/text_miou")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_small_scale_changes_names_and_sizes_only(name):
+    full, mini = (composed(f"experiment=points/{name}", f"scale={scale}") for scale in ("full", "mini"))
+    sizes = {"clip", "clip_tag", "clip_size", "clip_dtype", "form", "labels", "dim", "radius"}
+    for field in dataclasses.fields(System):
+        if field.name not in sizes:
+            assert getattr(full.system, field.name) == getattr(mini.system, field.name), field.name
+
+
+def test_the_control_differs_from_the_encoder_in_the_branch_it_lacks():
+    fused, control = (dataclasses.asdict(composed(f"experiment=points/{name}").system) for name in EXPERIMENTS)
+    assert {name for name in fused if fused[name] != control[name]} == {"layers"}
+    assert (fused["layers"], control["layers"]) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "match"),
+    [
+        (System, {"upsample": 3}, "one of 1, 2, 4"),
+        (System, {"dim": 30, "heads": 4}, "dim=30 is divided among heads=4"),
+        (System, {"distil_weight": 0}, "nothing would tie points to words"),
+        (System, {"templates": ["a photo"]}, "stands"),
+        (System, {"chain": True, "upsample": 2}, "its own PixelShuffle"),
+        (System, {"clip_size": [224]}, "a height and a width"),
+        (System, {"radius": 0}, "above 0"),
+        (System, {"clip_dtype": "half"}, "fp32, bf16, fp16"),
+        (Data, {"offline_clip_feat": True}, "data.cache"),
+        (Data, {"voxel": 0}, "metres"),
+        (Data, {"hide": 1}, "less than 1"),
+        (Data, {"frames": 8, "pool": 4}, "make the pool larger"),
+        (Data, {"hold_out": 0}, "val_scenes"),
+        (Data, {"points": 0}, "at least 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(kind, values, match):
+    with pytest.raises(ValueError, match=match) as error:
+        kind(**values)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_are_numbered_as_their_classes_stand_and_others_are_not_asked():
+    labels = label_set("scannet20")
+    assert (len(labels.names), labels.names[0], labels.names[-1]) == (20, "wall", "other furniture")
+    found = labels.numbers(np.array([0, 1, 39, 40, 13, 24]))
+    assert found.tolist() == [-1, 0, 19, -1, -1, list(SCANNET20).index("refrigerator")]
+
+
+def test_labels_may_be_a_file_or_scannets_own_table(tmp_path):
+    file = tmp_path / "labels.json"
+    file.write_text(json.dumps({"chair": 7, "bed": 3}))
+    labels = label_set(str(file))
+    assert labels[:2] == (("chair", "bed"), (7, 3))
+    assert labels.numbers(np.array([3, 7, 0])).tolist() == [1, 0, -1]
+    (tmp_path / "meta_data").mkdir()
+    rows = "id\traw_category\tcategory\n2\tan armchair\tchair\n5\tbed\tbed\n"
+    (tmp_path / "meta_data" / "scannetv2-labels.combined.tsv").write_text(rows)
+    labels = label_set(str(tmp_path))
+    assert dict(zip(labels.names, labels.ids, strict=True)) == {"chair": 2, "bed": 5}
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [("[1, 2]", "holds no classes"), ('{"a": 1, "b": 1}', "same id"), ("{", "JSON"), ('{"a": "x"}', "whole numbers")],
+)
+def test_a_file_that_holds_no_labels_is_refused_in_one_line(tmp_path, content, match):
+    (tmp_path / "labels.json").write_text(content)
+    with pytest.raises(ValueError, match=match) as error:
+        label_set(str(tmp_path / "labels.json"))
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="no label set"):
+        label_set(str(tmp_path / "absent.json"))
