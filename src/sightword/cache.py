@@ -170,7 +170,7 @@ class FeatureCache:
     def _forget(self) -> None:
         self._store: Store = (Rows if self.header.get("backend") == "lmdb" else Files)(self.path, self.header)
         self._rows: dict[str, tuple[int, int]] = {}  # key → (shard, row)
-        self._shards: dict[int, dict[str, Any]] = {}  # shard → name → its stacked rows, still in the file
+        self._shards: dict[int, Mapping[str, Any]] = {}  # shard → name → its stacked rows, still in the file
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path.absolute(), "header": self.header}

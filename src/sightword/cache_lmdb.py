@@ -4,8 +4,8 @@
     b"r" + number + row  one row, its arrays' bytes in the order of their names
 
 One transaction a shard: a killed writer leaves what was there before. LMDB forbids an environment to cross a fork, and
-py-lmdb to open one twice in a process, so all caches of a process share what is open, and a fork finds it closed: parent
-and child each open it again. Not for network file systems, on which LMDB's locks do not hold.
+py-lmdb to open one twice in a process, so all caches of a process share what is open, and a fork finds it closed:
+parent and child each open it again. Not for network file systems, on which LMDB's locks do not hold.
 """
 
 import json
@@ -122,9 +122,12 @@ class Stack(NamedTuple):
 
     def __getitem__(self, which: Any) -> Any:
         if isinstance(which, slice):
-            each = [self[row] for row in range(*which.indices(self.length))]
+            each = [self._row(row) for row in range(*which.indices(self.length))]
             return np.stack(each) if each else np.empty((0, *self.shape), self.dtype)
-        return self.rows.read(self.number, which, self.offset, self.dtype, self.shape)
+        return self._row(which)
+
+    def _row(self, row: int) -> np.ndarray:
+        return self.rows.read(self.number, row, self.offset, self.dtype, self.shape)
 
 
 def import_lmdb() -> Any:
