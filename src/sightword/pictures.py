@@ -394,7 +394,7 @@ def _inverse(value: int) -> int:
 
 FIELD = 40.0  # degrees that a cloud's picture spans downwards
 BACKGROUND = (247, 248, 250)
-WIDEST_SPLAT = 6  # pixels around a point's own, of a picture that is drawn SHRINK times too large
+WIDEST_SPLAT = 7  # pixels around a point's own, of a picture that is drawn SHRINK times too large
 SHRINK = 2
 
 
@@ -422,12 +422,15 @@ def cloud(
     large = (size[0] * SHRINK, size[1] * SHRINK)
     focal = large[1] / 2 / math.tan(math.radians(FIELD / 2))
     eye = _fitting(points, turn, focal, large)
-    kept = np.ones(len(points), bool) if seen is None else ((eye - points) * seen).sum(1) > 0
-    if not kept.any():
-        kept[:] = True
+    spacing = _spacing(points)
+    kept = np.ones(len(points), bool)
+    if seen is not None:
+        kept = ((eye - points) * _normals(points, seen, 4 * spacing)).sum(1) > 0
+        kept |= not kept.any()
+        eye = _fitting(points[kept], turn, focal, large)
     x, y, z = ((points[kept] - eye) @ turn.T).T
     u, v = focal * x / z + large[0] / 2, focal * y / z + large[1] / 2
-    reach = np.clip(0.75 * focal * _spacing(points) / z, 0.5, WIDEST_SPLAT)
+    reach = np.clip(0.9 * focal * spacing / z, 0.5, WIDEST_SPLAT)
     pixels, depth = _splat(u, v, z, reach, colours[kept], large)
     lit = pixels * _edges(depth)[..., None]
     lit[~np.isfinite(depth)] = BACKGROUND
@@ -475,6 +478,18 @@ def _spacing(points: np.ndarray) -> float:
     return float(np.sqrt(np.median(np.concatenate(nearest))))
 
 
+def _normals(points: np.ndarray, facing: np.ndarray, cell: float) -> np.ndarray:
+    """(N, 3) of the surface around each point, on the side of `facing`; by the spread of the points in its cell."""
+    cells = np.floor((points - points.min(0)) / max(cell, 1e-9)).astype(np.int64)
+    _, which, counts = np.unique(cells @ (1 << 42, 1 << 21, 1), return_inverse=True, return_counts=True)
+    means = np.stack([np.bincount(which, points[:, i]) for i in range(3)], 1) / counts[:, None]
+    off = points - means[which]
+    spread = np.stack([[np.bincount(which, off[:, i] * off[:, j]) for i in range(3)] for j in range(3)], -1)
+    normals = np.linalg.eigh(spread.transpose(1, 0, 2))[1][:, :, 0][which]  # eigenvector of the least eigenvalue
+    normals *= np.sign((normals * facing).sum(1, keepdims=True))
+    return np.where((counts[which] < 4)[:, None], facing, normals)
+
+
 def _splat(
     u: np.ndarray, v: np.ndarray, z: np.ndarray, reach: np.ndarray, rgb: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -486,7 +501,7 @@ def _splat(
     width, height = size
     pixels, depth = np.zeros((height * width, 3)), np.full(height * width, np.inf)
     for some in np.array_split(np.arange(len(u)), max(1, len(u) // 20000)):  # farthest first
-        x, y = np.rint(u[some]).astype(int)[:, None] + dx, np.rint(v[some]).astype(int)[:, None] + dy  # (n, 169)
+        x, y = np.rint(u[some]).astype(int)[:, None] + dx, np.rint(v[some]).astype(int)[:, None] + dy  # (n, 225)
         inside = (dx**2 + dy**2 <= reach[some][:, None] ** 2) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
         which, _ = np.nonzero(inside)
         at = (y * width + x)[inside]
