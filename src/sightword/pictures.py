@@ -462,12 +462,15 @@ def _looking(back: np.ndarray, up: np.ndarray) -> np.ndarray:
 def _fitting(points: np.ndarray, turn: np.ndarray, focal: float, size: tuple[int, int]) -> np.ndarray:
     """Where the eye stands so that the cloud, less its outliers, fills the picture."""
     seen = points @ turn.T
-    low, high = np.percentile(seen, (0.3, 99.7), axis=0)
-    middle = (low + high) / 2
+    low, high = np.percentile(seen, (0.05, 99.95), axis=0)
     inner = ((seen >= low) & (seen <= high)).all(1)
-    x, y, z = (seen[inner if inner.any() else slice(None)] - middle).T
+    kept, middle = seen[inner if inner.any() else slice(None)], (low + high) / 2
     wide, tall = 0.94 * size[0] / 2 / focal, 0.94 * size[1] / 2 / focal
-    far = max(float((abs(x) / wide - z).max()), float((abs(y) / tall - z).max()), float(-1.05 * z.min()), 1e-6)
+    for _ in range(5):  # near parts look larger: what is in the middle of the cloud is not in that of the picture
+        x, y, z = (kept - middle).T
+        far = max(float((abs(x) / wide - z).max()), float((abs(y) / tall - z).max()), float(-1.05 * z.min()), 1e-6)
+        across, down = x / (far + z), y / (far + z)
+        middle[:2] += far * np.array([across.max() + across.min(), down.max() + down.min()]) / 2
     return (middle - np.array([0, 0, far])) @ turn
 
 
@@ -496,12 +499,12 @@ def _splat(
     """Discs, the nearer over the farther: (H, W, 3) float and the depth (H, W), infinite where nothing is."""
     order = np.argsort(-z, kind="stable")
     u, v, z, reach, rgb = u[order], v[order], z[order], reach[order], rgb[order]
-    around = np.arange(-WIDEST_SPLAT, WIDEST_SPLAT + 1)
+    around = np.arange(-int(reach.max()), int(reach.max()) + 1)
     dy, dx = (side.ravel() for side in np.meshgrid(around, around, indexing="ij"))
     width, height = size
     pixels, depth = np.zeros((height * width, 3)), np.full(height * width, np.inf)
     for some in np.array_split(np.arange(len(u)), max(1, len(u) // 20000)):  # farthest first
-        x, y = np.rint(u[some]).astype(int)[:, None] + dx, np.rint(v[some]).astype(int)[:, None] + dy  # (n, 225)
+        x, y = np.rint(u[some]).astype(int)[:, None] + dx, np.rint(v[some]).astype(int)[:, None] + dy  # (n, K)
         inside = (dx**2 + dy**2 <= reach[some][:, None] ** 2) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
         which, _ = np.nonzero(inside)
         at = (y * width + x)[inside]

@@ -309,7 +309,7 @@ def extract(
     frames: int = 5,
     cache: str | Path = "",
     backend: str = "safetensors",
-    options: Options = Options(),
+    options: Options | None = None,
     engine: str = "inline",
     workers: int = 0,
     gpus: float = 0,
@@ -319,6 +319,7 @@ def extract(
     frames: of each scene, spread evenly. cache: a folder for CLIP's maps, which then are computed once; empty: none.
     """
     job.check_engine(engine)
+    options = options or Options()
     if options.vis not in ("", *show.KINDS):
         raise ValueError(f"vis is {', '.join(show.KINDS)}, or 0 for no pictures; got {options.vis!r}")
     out = Path(out).expanduser()
