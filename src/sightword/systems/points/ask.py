@@ -3,7 +3,7 @@
 Legend: N points, Q texts, D width of CLIP's joint space.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,13 +20,15 @@ from sightword.systems.points.cloud import Cloud, scene_cloud, write_ply
 from sightword.systems.points.extract import NOTHING_SEEN, views_of
 from sightword.systems.points.features import Features
 from sightword.systems.points.link import lift, link
-from sightword.systems.points.scannet import Scene
+from sightword.systems.points.scannet import Scene, read_classes
 from sightword.towers.text import word_vectors
 from sightword.towers.tower import TextTower
 
 SCALE = 40.0  # of cosines, as SCLIP and NACLIP have it for patches
+ARTICLES = ("a", "an", "the", "some")
 AGAINST = ("object", "thing", "stuff", "texture", "wall", "floor", "ceiling")  # what a point may be, if not the asked
 HOT = (230, 57, 30)
+FEW = 40  # classes of a data set that compete with a question; long lists have many words for one thing
 BEST = 0.02  # share of the points that say where a thing is
 
 
@@ -63,9 +65,28 @@ def lift_scene(scene: Scene, features: Features, voxel: float = 0.03, device: st
     return Lifted(cloud, found, found.abs().amax(1) > 0, show.upwards(poses), towards)
 
 
+def classes_near(folder: Path) -> dict[int, str]:
+    """What the labels of a scene's cloud mean; empty where nothing says it."""
+    try:
+        return read_classes(folder.resolve().parent.parent)
+    except (ValueError, OSError):
+        return {}
+
+
+def competitors(classes: Mapping[int, str]) -> list[str]:
+    """What a question is weighed against, if nobody says."""
+    return list(dict.fromkeys(classes.values())) if 0 < len(classes) <= FEW else list(AGAINST)
+
+
+def plain(text: str) -> str:
+    """Lowercase, without article: "A chair" is the class chair."""
+    words = text.lower().split()
+    return " ".join(words[1:] if len(words) > 1 and words[0] in ARTICLES else words)
+
+
 def vectors(text: TextTower, texts: Sequence[str]) -> Tensor:
     """(Q, D) unit vectors; a text that brings no article gets one."""
-    whole = [each if each.split()[0].lower() in ("a", "an", "the", "some") else f"a {each}" for each in texts]
+    whole = [each if each.split()[0].lower() in ARTICLES else f"a {each}" for each in texts]
     return word_vectors(text, whole, ("a photo of {}",)).cpu()
 
 
@@ -74,7 +95,7 @@ def answer(features: Tensor, seen: Tensor, text: TextTower, questions: Sequence[
     asked = [" ".join(question.split()) for question in questions if question.strip()]
     if not asked:
         raise ValueError('there is no question: sightword ask scene=… tower=… "a chair, a bed"')
-    rest = [word for word in against if word.strip() and word not in asked]
+    rest = [word for word in against if plain(word) not in {plain(question) for question in asked}]
     texts = (*asked, *rest)
     cosines = features @ vectors(text, texts).T
     chances = (SCALE * cosines).softmax(-1) if len(texts) > 1 else (cosines + 1) / 2
@@ -83,18 +104,26 @@ def answer(features: Tensor, seen: Tensor, text: TextTower, questions: Sequence[
     )
 
 
-def told(lifted: Lifted, answered: Answer) -> list[str]:
-    """A line for each question: how many points, how sure, and where its likeliest points are."""
+def told(lifted: Lifted, answered: Answer, classes: Mapping[int, str]) -> list[str]:
+    """A line for each question: how many points, how sure, where its likeliest points are; and how much of that is
+    right, where the cloud has labels and classes says what they mean."""
     total, lines = int(lifted.seen.sum()), []
     for number, text in enumerate(answered.texts[: answered.questions]):
         chosen, chance = answered.best == number, answered.chances[:, number]
-        most = chance.topk(max(1, round(BEST * total))).indices
-        x, y, z = lifted.cloud.xyz[most].median(0).values.tolist()
+        x, y, z = lifted.cloud.xyz[chance.topk(max(1, round(BEST * total))).indices].median(0).values.tolist()
+        share = 100 * int(chosen.sum()) / max(total, 1)
         lines.append(
-            f"{text}: {int(chosen.sum()):,} of {total:,} points ({100 * int(chosen.sum()) / max(total, 1):.1f} %), "
-            f"cosine up to {float(answered.cosines[lifted.seen, number].max()):.3f}, likeliest around "
-            f"({x:.2f}, {y:.2f}, {z:.2f}) m"
+            f"{text}: {int(chosen.sum()):,} of {total:,} points ({share:.1f} %), cosine up to "
+            f"{float(answered.cosines[lifted.seen, number].max()):.3f}, likeliest around ({x:.2f}, {y:.2f}, {z:.2f}) m"
         )
+        ids = [id_ for id_, name in classes.items() if plain(name) == plain(text)]
+        if lifted.cloud.label is not None and ids:
+            true = torch.isin(lifted.cloud.label, torch.tensor(ids)) & lifted.seen
+            both = int((true & chosen).sum())
+            found, right = (100 * both / max(int(part.sum()), 1) for part in (true, chosen))
+            lines.append(
+                f"  by the cloud's labels {found:.0f} % of it was found, and {right:.0f} % of what was found is it"
+            )
     return lines
 
 

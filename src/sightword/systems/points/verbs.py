@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-
     from sightword.data.check import Report
     from sightword.systems.points.label import LabelSet
     from sightword.systems.points.scannet import Scene
@@ -92,11 +90,12 @@ def ask(
     *,
     words: Sequence[str] = (),
 ) -> None:
-    """Find in a scene what is said: sightword ask scene=scans/scene0000_00 "a chair". Commas part questions that compete.
+    """Find in a scene what is said: sightword ask scene=scans/scene0000_00 "a chair"
 
-    scene: its folder. out: a folder for answer.png, answer.ply (each point in the colour of what it answers) and
-    scores.npz. frames: so many of the scene's, spread evenly. against: what else a point may be, with commas; object,
-    thing, stuff, texture, wall, floor and ceiling if empty. tower, tag, form, size, dtype, cache, voxel: as of lift.
+    Commas part questions that compete. scene: its folder. out: a folder for answer.png, answer.ply (each point in the
+    colour of what it answers) and scores.npz. frames: so many of the scene's, spread evenly.
+    against: what else a point may be, with commas; if empty the data set's classes, where it names a few, or else
+    object, thing, stuff, texture, wall, floor and ceiling. tower, tag, form, size, dtype, cache, voxel: as of lift.
     """
     from pathlib import Path
 
@@ -120,9 +119,10 @@ def ask(
         encoder = FrameEncoder(pair.image.to(job.device()), form)
         features = features_of(encoder.rows([read_color(frame) for frame in read.frames]), encoder.grid)
     lifted = asking.lift_scene(read, features, voxel, job.device())
-    rest = [word.strip() for word in against.split(",") if word.strip()] or list(asking.AGAINST)
+    classes = asking.classes_near(read.folder)
+    rest = [word.strip() for word in against.split(",") if word.strip()] or asking.competitors(classes)
     answered = asking.answer(lifted.features, lifted.seen, pair.text, questions, rest)
-    print("\n".join(asking.told(lifted, answered)))
+    print("\n".join(asking.told(lifted, answered, classes)))
     files = asking.write(lifted, answered, read.name, Path(out).expanduser())
     print(f"by {len(read.frames)} frames; drawn in {files[0]}, coloured points in {files[1]}, all scores in {files[2]}")
 
