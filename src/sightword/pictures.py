@@ -393,7 +393,7 @@ def _inverse(value: int) -> int:
 # ----------------------------------------------------------------------------------------------------------- clouds
 
 FIELD = 40.0  # degrees that a cloud's picture spans downwards
-BACKGROUND = (247, 248, 250)
+BACKGROUND = (232, 235, 239)  # darker than white walls
 WIDEST_SPLAT = 7  # pixels around a point's own, of a picture that is drawn SHRINK times too large
 SHRINK = 2
 

@@ -142,7 +142,7 @@ def picture(lifted: Lifted, answered: Answer, name: str) -> Image.Image:
     for number, text in enumerate(answered.texts[: answered.questions]):
         share = 100 * int((answered.best == number).sum()) / total
         panels[f"“{text}”: {share:.1f} % of the points seen"] = coloured(lifted, answered, number)
-    columns = 2 if len(panels) <= 4 else 3
+    columns = 2 if len(panels) in (2, 4) else 3
     titles = list(panels)
     rows = [
         show.clouds(lifted.cloud.xyz, {t: panels[t] for t in titles[start : start + columns]}, lifted.up, lifted.facing)

@@ -125,8 +125,8 @@ def tsne(features: Tensor, perplexity: float = 30.0, steps: int = 300, seed: int
         raise ValueError(f"t-SNE looks at all pairs, of {POINTS} points at most; got {n}")
     if n < 4:
         return torch.zeros(n, 2)
-    p = _neighbourhoods(features.double(), min(perplexity, (n - 1) / 3))
-    place = 1e-4 * torch.randn(n, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    p = _neighbourhoods(features.double(), min(perplexity, (n - 1) / 3)).float()
+    place = 1e-4 * torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
     speed = torch.zeros_like(place)
     gains = torch.ones_like(place)
     rate = max(n / 12 / 4, 50.0)
@@ -137,7 +137,7 @@ def tsne(features: Tensor, perplexity: float = 30.0, steps: int = 300, seed: int
         speed = (0.5 if early else 0.8) * speed - rate * gains * slope
         place = place + speed
         place = place - place.mean(0)
-    return place.float()
+    return place
 
 
 def _neighbourhoods(features: Tensor, perplexity: float) -> Tensor:
@@ -155,9 +155,10 @@ def _neighbourhoods(features: Tensor, perplexity: float) -> Tensor:
 
 
 def _slope(p: Tensor, place: Tensor) -> Tensor:
-    near = 1 / (1 + torch.cdist(place, place).square())
+    lengths = place.square().sum(1)
+    near = (place @ place.T).mul_(-2).add_(lengths[:, None]).add_(lengths).clamp_(min=0).add_(1).reciprocal_()
     near.fill_diagonal_(0)
-    pull = (p - near / near.sum()) * near
+    pull = torch.sub(p, near, alpha=float(1 / near.sum())).mul_(near)
     return 4 * (pull.sum(1, keepdim=True) * place - pull @ place)
 
 

@@ -168,9 +168,9 @@ def compare(
 
 def check_scannet(root: str) -> "Report":
     """Posed RGB-D in ScanNet's layout: frames, sizes, units, poses and clouds of every scene."""
-    from sightword.systems.points import scannet
+    from sightword.systems.points import check
 
-    return scannet.check_scannet(root)
+    return check.check_scannet(root)
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
