@@ -394,7 +394,7 @@ def _inverse(value: int) -> int:
 
 FIELD = 40.0  # degrees that a cloud's picture spans downwards
 BACKGROUND = (232, 235, 239)  # darker than white walls
-WIDEST_SPLAT = 7  # pixels around a point's own, of a picture that is drawn SHRINK times too large
+WIDEST_SPLAT = 14  # pixels around a point's own, of a picture that is drawn SHRINK times too large
 SHRINK = 2
 
 
@@ -430,7 +430,7 @@ def cloud(
         eye = _fitting(points[kept], turn, focal, large)
     x, y, z = ((points[kept] - eye) @ turn.T).T
     u, v = focal * x / z + large[0] / 2, focal * y / z + large[1] / 2
-    reach = np.clip(0.9 * focal * spacing / z, 0.5, WIDEST_SPLAT)
+    reach = np.clip(0.9 * focal * spacing / z, 1.5, WIDEST_SPLAT)
     pixels, depth = _splat(u, v, z, reach, colours[kept], large)
     lit = pixels * _edges(depth)[..., None]
     lit[~np.isfinite(depth)] = BACKGROUND
@@ -462,15 +462,16 @@ def _looking(back: np.ndarray, up: np.ndarray) -> np.ndarray:
 def _fitting(points: np.ndarray, turn: np.ndarray, focal: float, size: tuple[int, int]) -> np.ndarray:
     """Where the eye stands so that the cloud, less its outliers, fills the picture."""
     seen = points @ turn.T
-    low, high = np.percentile(seen, (0.05, 99.95), axis=0)
+    low, high = np.percentile(seen, (0.03, 99.97), axis=0)
     inner = ((seen >= low) & (seen <= high)).all(1)
     kept, middle = seen[inner if inner.any() else slice(None)], (low + high) / 2
-    wide, tall = 0.94 * size[0] / 2 / focal, 0.94 * size[1] / 2 / focal
-    for _ in range(5):  # near parts look larger: what is in the middle of the cloud is not in that of the picture
+    wide, tall = 0.9 * size[0] / 2 / focal, 0.9 * size[1] / 2 / focal
+    for turns_left in range(5, -1, -1):  # near parts look larger: the cloud's middle is not that of its picture
         x, y, z = (kept - middle).T
         far = max(float((abs(x) / wide - z).max()), float((abs(y) / tall - z).max()), float(-1.05 * z.min()), 1e-6)
-        across, down = x / (far + z), y / (far + z)
-        middle[:2] += far * np.array([across.max() + across.min(), down.max() + down.min()]) / 2
+        if turns_left:
+            across, down = x / (far + z), y / (far + z)
+            middle[:2] += far * np.array([across.max() + across.min(), down.max() + down.min()]) / 2
     return (middle - np.array([0, 0, far])) @ turn
 
 
@@ -503,7 +504,7 @@ def _splat(
     dy, dx = (side.ravel() for side in np.meshgrid(around, around, indexing="ij"))
     width, height = size
     pixels, depth = np.zeros((height * width, 3)), np.full(height * width, np.inf)
-    for some in np.array_split(np.arange(len(u)), max(1, len(u) // 20000)):  # farthest first
+    for some in np.array_split(np.arange(len(u)), 1 + len(u) * len(dx) // 4_000_000):  # farthest first
         x, y = np.rint(u[some]).astype(int)[:, None] + dx, np.rint(v[some]).astype(int)[:, None] + dy  # (n, K)
         inside = (dx**2 + dy**2 <= reach[some][:, None] ** 2) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
         which, _ = np.nonzero(inside)

@@ -73,7 +73,7 @@ def upwards(poses: Tensor) -> list[float]:
     held = -rotation[:, :, 1].mean(0)
     held = held / held.norm()
     tilt = torch.einsum("vi,vj->ij", rotation[:, :, 0], rotation[:, :, 0]) / len(rotation)
-    up = torch.linalg.eigh(tilt + 0.05 * (torch.eye(3, dtype=held.dtype) - torch.outer(held, held)))[1][:, 0]
+    up = torch.linalg.eigh(tilt + 0.02 * (torch.eye(3, dtype=held.dtype) - torch.outer(held, held)))[1][:, 0]
     up = up * torch.sign(up @ held)
     axis = up.abs().argmax()
     if up[axis].abs() > 0.97:  # the world's own axis, then
