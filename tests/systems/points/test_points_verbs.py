@@ -26,12 +26,13 @@ def rooms(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unseen(tmp_path_factory):
-    """The room that nothing is ever fitted to, as `sightword mini` writes it."""
+    """A room that nothing is ever fitted to, as `sightword mini` writes it."""
     root = tmp_path_factory.mktemp("unseen")
     (root / "meta_data").mkdir()
     room.write_classes(root / "meta_data")
-    room.write_scene(root, room.UNSEEN[0], noise=0.001, holes=0.03)
-    return root / "2D" / room.name_of(room.UNSEEN[0])
+    seed = room.SPLITS["test"][0]
+    room.write_scene(root, seed, noise=0.001, holes=0.03)
+    return root / "2D" / room.name_of(seed)
 
 
 SMALL = ["form=value", "size=32x48", "dtype=fp32"]
