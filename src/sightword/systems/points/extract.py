@@ -249,7 +249,7 @@ def per_frame(maps: Tensor, links: Links, view: int) -> Seen:
     uv, conf = links.uv[chosen], links.conf[chosen]
     alone = Links(each, torch.zeros_like(each), uv, torch.ones_like(conf), each, links.size)
     found = F.normalize(lift(maps[view : view + 1].float(), alone, len(chosen)), dim=-1).half()
-    return Seen(*(part.cpu() for part in (found, uv, conf, links.point[chosen])), links.size)
+    return Seen(found.cpu(), uv.cpu(), conf.cpu(), links.point[chosen].cpu(), links.size)
 
 
 def write_frame(folder: Path, index: int, seen: Seen) -> Path:

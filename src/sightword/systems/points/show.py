@@ -34,7 +34,9 @@ class Colours:
             self.basis = self.basis * largest.sign()  # a direction's sign is arbitrary
         values = self._values(some)
         ends = torch.tensor([0.02, 0.98])
-        self.low, self.high = values.quantile(ends, 0) if len(values) else (torch.zeros(3), torch.ones(3))
+        self.low: Tensor
+        self.high: Tensor
+        self.low, self.high = values.quantile(ends, 0) if len(values) else torch.tensor([[0.0] * 3, [1.0] * 3])
 
     def __call__(self, features: Tensor) -> np.ndarray:
         """(N, D) → (N, 3) uint8."""
@@ -94,7 +96,7 @@ def facing(xyz: Tensor, poses: Tensor, point: Tensor, view: Tensor) -> Tensor:
 
 def painted(colours: np.ndarray, seen: Tensor) -> np.ndarray:
     """Colours of points, grey where nothing was seen."""
-    return np.where(seen.cpu().numpy()[:, None], colours, np.uint8(UNSEEN))
+    return np.where(seen.cpu().numpy()[:, None], colours, np.array(UNSEEN, np.uint8))
 
 
 def clouds(
