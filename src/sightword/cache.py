@@ -6,6 +6,7 @@
 
 A shard is written beside its place and renamed, so what has its final name is whole: any number of readers
 may look on while the cache grows, and a killed writer leaves nothing worse than a file that nobody reads.
+With backend="lmdb" in the header the rows are in one LMDB file instead, and all else is the same (`cache_lmdb`).
 """
 
 import contextlib
@@ -15,15 +16,17 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sightword.atomic import write_atomically
+from sightword.cache_lmdb import Rows, import_lmdb
 
 FORMAT = 1
+BACKENDS = ("safetensors", "lmdb")
 SHARD = re.compile(r"(\d{5,})\.safetensors")
 
 
@@ -49,6 +52,8 @@ class FeatureCache:
     def create(cls, path: str | Path, header: Mapping[str, Any]) -> "FeatureCache":
         """Open for writing, to begin or to go on, with what `header_for` gave. Refuses another's folder."""
         path, header = Path(path), plain(header)
+        if header.get("backend") == "lmdb":
+            import_lmdb()  # before anything is written
         others = _others(path)  # listed first: if another rank begins the cache meanwhile, there is a header now
         if (path / "header.json").exists():
             old, new = flatten(read_header(path)), flatten(header)
@@ -66,7 +71,7 @@ class FeatureCache:
 
     def write_shard(self, number: int, keys: Sequence[str], arrays: Mapping[str, np.ndarray]) -> None:
         """Write `arrays`, name → (n, *row shape), as the rows of the n `keys`. Same rows, same bytes."""
-        keys, path = list(keys), self.shard_path(number)
+        keys, path = list(keys), self._store.where(number)
         if not 0 <= number < self.shards:
             raise ValueError(f"{path}: the header announces shards 0 to {self.shards - 1}")
         if len(set(keys)) < len(keys):
@@ -76,13 +81,7 @@ class FeatureCache:
         if found != wanted:
             raise ValueError(f"{path}: arrays are {found}; the header and {len(keys)} keys want {wanted}")
         rows = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        # One entry of metadata, as safetensors writes several in no fixed order.
-        data = save(rows, metadata={"keys": json.dumps(keys)})
-        for left_by_the_dead in self.path.glob(f".{path.name}.*"):
-            left_by_the_dead.unlink(missing_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # not dead, we were: somebody has begun this shard again
-            with write_atomically(path) as part:
-                part.write_bytes(data)
+        self._store.write(number, keys, rows)
         if number in self._shards:
             self._forget()
 
@@ -130,6 +129,7 @@ class FeatureCache:
         return [number for number in range(self.shards) if number not in self._shards]
 
     def shard_path(self, number: int) -> Path:
+        """Of the safetensors backend."""
         return self.path / f"{number:05d}.safetensors"
 
     def _find(self, key: str) -> tuple[int, int]:
@@ -142,27 +142,25 @@ class FeatureCache:
         """Open the shards that came since the last look; True if there were any."""
         if len(self._shards) == self.shards:
             return False
-        names = (match for name in os.listdir(self.path) if (match := SHARD.fullmatch(name)))
-        new = sorted({int(match[1]) for match in names} - self._shards.keys())
+        new = sorted(self._store.numbers() - self._shards.keys())
         for number in new:
             self._open(number)
         return bool(new)
 
     def _open(self, number: int) -> None:
-        path = self.shard_path(number)
+        path = self._store.where(number)
         try:
-            file = safe_open(path, framework="numpy")  # maps the file and keeps no descriptor
-            rows = {key: (number, row) for row, key in enumerate(json.loads(file.metadata()["keys"]))}
-            slices = {name: file.get_slice(name) for name in self.header["dtypes"]}
+            keys, slices = self._store.open(number)
+            rows = {key: (number, row) for row, key in enumerate(keys)}
             for name, stack in slices.items():
-                if stack.get_shape() != self._stacked(name, rows):
-                    raise ValueError(f"{name} is {stack.get_shape()}, not {self._stacked(name, rows)}")
+                if stack.get_shape() != self._stacked(name, keys):
+                    raise ValueError(f"{name} is {stack.get_shape()}, not {self._stacked(name, keys)}")
         except (SafetensorError, TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): delete it and start the job again") from error
         if twice := self._rows.keys() & rows.keys():
             key = min(twice)
-            other = self.shard_path(self._rows[key][0])
-            raise ValueError(f"{path}: key {key!r} is in {other.name}, too: delete the wrong one of the two")
+            other = self._store.where(self._rows[key][0])
+            raise ValueError(f"{path}: key {key!r} is in {Path(other).name}, too: delete the wrong one of the two")
         self._rows |= rows
         self._shards[number] = slices
 
@@ -170,8 +168,9 @@ class FeatureCache:
         return [len(list(keys)), *self.header["shapes"][name]]
 
     def _forget(self) -> None:
+        self._store: Store = (Rows if self.header.get("backend") == "lmdb" else Files)(self.path, self.header)
         self._rows: dict[str, tuple[int, int]] = {}  # key → (shard, row)
-        self._shards: dict[int, dict[str, Any]] = {}  # shard → name → its stacked rows, still in the file
+        self._shards: dict[int, Mapping[str, Any]] = {}  # shard → name → its stacked rows, still in the file
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path.absolute(), "header": self.header}
@@ -179,6 +178,42 @@ class FeatureCache:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
+
+
+class Store(Protocol):
+    """Where the rows of a cache are."""
+
+    def where(self, number: int) -> str: ...
+    def numbers(self) -> set[int]: ...
+    def open(self, number: int) -> tuple[list[str], Mapping[str, Any]]: ...
+    def write(self, number: int, keys: Sequence[str], rows: Mapping[str, np.ndarray]) -> None: ...
+
+
+class Files:
+    """A safetensors file a shard."""
+
+    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
+        self.folder, self.names = folder, list(header["dtypes"])
+
+    def where(self, number: int) -> str:
+        return str(self.folder / f"{number:05d}.safetensors")
+
+    def numbers(self) -> set[int]:
+        return {int(match[1]) for name in os.listdir(self.folder) if (match := SHARD.fullmatch(name))}
+
+    def open(self, number: int) -> tuple[list[str], Mapping[str, Any]]:
+        file = safe_open(self.where(number), framework="numpy")  # maps the file and keeps no descriptor
+        return list(json.loads(file.metadata()["keys"])), {name: file.get_slice(name) for name in self.names}
+
+    def write(self, number: int, keys: Sequence[str], rows: Mapping[str, np.ndarray]) -> None:
+        path = Path(self.where(number))
+        # One entry of metadata, as safetensors writes several in no fixed order.
+        data = save(dict(rows), metadata={"keys": json.dumps(list(keys))})
+        for left_by_the_dead in self.folder.glob(f".{path.name}.*"):
+            left_by_the_dead.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # not dead, we were: somebody has begun this shard again
+            with write_atomically(path) as part:
+                part.write_bytes(data)
 
 
 def header_for(
@@ -190,9 +225,14 @@ def header_for(
     shard_size: int,
     num_codes: int | None = None,
     preprocessing: Mapping[str, Any] | None = None,
+    shards: int | None = None,
+    backend: str = "safetensors",
     **extra: Any,
 ) -> dict[str, Any]:
     """The header of a cache of `keys`; its shard i is to hold `keys[i * shard_size : (i + 1) * shard_size]`.
+
+    shards: how many there will be, where they hold unlike numbers of rows, `shard_size` at most.
+    backend: of BACKENDS, where the rows are kept; no part of the header if it is the usual one.
 
     `rows`: each array's dtype and one row's shape, {"ids": ("uint16", (16, 16))}. `weights`: the `digest` of the
     network that computes them. `writer`: the program. `extra`: whatever else would change the rows.
@@ -207,10 +247,12 @@ def header_for(
         "preprocessing": preprocessing or {},
         "items": len(keys),
         "items_digest": items_digest(keys),
-        "shards": -(-len(keys) // shard_size),
+        "shards": -(-len(keys) // shard_size) if shards is None else shards,
         "shard_size": shard_size,
     }
-    return plain(extra | header)
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} is none of {', '.join(BACKENDS)}")
+    return plain(extra | header | ({} if backend == BACKENDS[0] else {"backend": backend}))
 
 
 def items_digest(keys: Sequence[str]) -> str:

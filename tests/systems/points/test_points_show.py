@@ -1,0 +1,104 @@
+"""Colours mean the same all over a scene; up is up; neighbours stay neighbours."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sightword.systems.points import show
+
+
+def features(n, seed=0):
+    return torch.randn(n, 16, generator=torch.Generator().manual_seed(seed)) * torch.tensor([5, 3, 2, *[0.01] * 13])
+
+
+def test_colours_are_the_directions_in_which_features_differ_most():
+    some = features(500)
+    colours = show.Colours(some)(some).astype(float)
+    for channel in range(3):
+        shown = np.corrcoef(colours[:, channel], some[:, channel])[0, 1]
+        assert abs(shown) > 0.97
+
+
+def test_a_feature_has_its_colour_whatever_is_asked_beside_it():
+    some = features(500)
+    colours = show.Colours(some)
+    assert np.array_equal(colours(some)[100:120], colours(some[100:120]))
+    assert np.array_equal(show.Colours(some)(some), colours(some))
+
+
+def test_colours_do_not_hang_on_the_sign_of_a_direction():
+    some = features(500)
+    one, other = show.Colours(some), show.Colours(some.flip(0))
+    assert abs(one(some).astype(int) - other(some)).max() <= 3
+
+
+@pytest.mark.parametrize("some", [torch.zeros(0, 8), torch.zeros(5, 8), torch.ones(1, 8), torch.randn(2, 2)])
+def test_few_or_equal_features_have_some_colour(some):
+    assert show.Colours(some)(some).shape == (len(some), 3)
+
+
+def looking(forward, up=(0, 0, 1.0)):
+    forward, up = torch.tensor(forward).double(), torch.tensor(up).double()
+    forward = forward / forward.norm()
+    right = torch.linalg.cross(forward, up)
+    right = right / right.norm()
+    pose = torch.eye(4).double()
+    pose[:3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward], 1)
+    return pose
+
+
+def test_up_is_found_from_cameras_that_look_down():
+    poses = torch.stack([looking((np.cos(a), np.sin(a), -0.8)) for a in (0.1, 0.6, 1.2)])
+    assert show.upwards(poses) == [0, 0, 1]
+    tilted = torch.eye(4).double()
+    tilted[:3, :3] = torch.tensor([[1, 0, 0], [0, 0.6, -0.8], [0, 0.8, 0.6]])
+    assert show.upwards(tilted @ poses) == pytest.approx([0, -0.8, 0.6], abs=0.06)
+
+
+def test_points_face_who_saw_them():
+    poses = torch.stack([torch.eye(4), torch.eye(4)])
+    poses[0, :3, 3], poses[1, :3, 3] = torch.tensor([2.0, 0, 0]), torch.tensor([0, 4.0, 0])
+    xyz = torch.tensor([[1.0, 1, 1], [1, 1, 1], [1, 1, 1]])
+    found = show.facing(xyz, poses, torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]))
+    assert found.tolist() == [[1, -1, -1], [0, 1, -1], [0, 1, -1]]
+
+
+def test_unseen_points_are_grey():
+    colours = np.full((2, 3), 7, np.uint8)
+    assert show.painted(colours, torch.tensor([True, False])).tolist() == [[7, 7, 7], list(show.UNSEEN)]
+
+
+def test_points_stand_on_the_photo_where_they_are_seen():
+    photo = Image.new("RGB", (64, 48))
+    uv = torch.tensor([[0.0, 0.0], [47.0, 35.0]])
+    page = np.asarray(show.frame_picture(photo, uv, np.array([(255, 0, 0), (0, 255, 0)], np.uint8), (36, 48), "frame"))
+    painted = page[24:, show.WIDE + 16 :].astype(int)
+    red, green = (np.argwhere((painted == colour).all(-1)).mean(0) for colour in ((255, 0, 0), (0, 255, 0)))
+    assert red == pytest.approx([5, 5], abs=2)
+    assert green == pytest.approx([355, 475], abs=2)
+
+
+def test_tsne_keeps_neighbours_and_parts_strangers():
+    groups = torch.arange(3).repeat_interleave(40)
+    some = 0.3 * features(120) / 5 + 4 * torch.nn.functional.one_hot(groups, 16)
+    place = show.tsne(some)
+    nearest = torch.cdist(place, place).fill_diagonal_(torch.inf).argmin(1)
+    assert (groups[nearest] == groups).float().mean() > 0.95
+    assert torch.equal(place, show.tsne(some))
+    assert place.isfinite().all()
+
+
+def test_tsne_refuses_what_is_too_much_and_takes_what_is_little():
+    with pytest.raises(ValueError, match="of 1000 points at most; got 1001"):
+        show.tsne(torch.zeros(1001, 2))
+    assert show.tsne(torch.randn(3, 5)).shape == (3, 2)
+    assert show.tsne(torch.ones(12, 5)).isfinite().all()
+
+
+def test_each_tsne_point_has_as_many_neighbours_as_was_asked():
+    p = show._neighbourhoods(features(80).double(), 10.0)
+    assert float(p.sum()) == pytest.approx(1, abs=1e-6)
+    far = torch.cdist(features(80).double(), features(80).double()).square().fill_diagonal_(torch.inf)
+    assert torch.equal(p, p.T)
+    assert float(p[far == torch.inf].max()) <= 1e-12
