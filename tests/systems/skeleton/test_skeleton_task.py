@@ -249,6 +249,21 @@ def test_the_weights_of_frames_are_those_of_the_class_recognised_and_scored_agai
     assert 1 <= found["effective_frames"] <= 4
 
 
+@pytest.mark.parametrize("sick", ["gain", "network"])
+def test_weights_that_say_nothing_are_all_alike_and_stop_no_run(world, sick):
+    """σ of a large gain may be 0 everywhere, and who diverges is NaN: either is for the measures to show."""
+    task = task_for(world, **{**VARIANTS["visece_pacl"], "pacl_weight": "sigmoid", "pacl_gain": 5000.0}).eval()
+    head, projector = task.model.text_head, task.model.projector
+    with torch.no_grad():
+        for layer, bias in ((head, -1.0), (projector, 1.0 if sick == "gain" else torch.nan)):
+            layer.weight.zero_()
+            layer.bias.fill_(bias)  # every frame is the opposite of every class, or nothing
+    batch = batch_for([0, 1], split="val")
+    assert torch.equal(task.weights_of(batch).weights, torch.ones(2, 1, 4))
+    assert measured(task, [batch])["effective_frames"] == pytest.approx(4)
+    assert set(task.pictures(batch)) == {"strips"}
+
+
 # ------------------------------------------------------------------------------------------ checkpoints, other classes
 
 
@@ -340,6 +355,10 @@ def test_a_folder_that_is_no_export_is_a_line(world, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"vectors \(4, 16\) of classes, config\.json names 3"):
         read_exported(tmp_path, Dense())
+    for broken in ({"widths": []}, {"labels": ["sit"]}, {"joints": []}):
+        (tmp_path / "config.json").write_text(json.dumps(content | broken))
+        with pytest.raises(ValueError, match=r"config\.json is damaged"):
+            read_exported(tmp_path, Dense())
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"config\.json is damaged"):
         read_exported(tmp_path, Dense())
