@@ -186,6 +186,7 @@ def read_exported(folder: str | Path, heatmaps: nn.Module | None = None) -> Reco
             f"a width of {system.embed_dim}: they are of two exports"
         )
     load_strictly(model, weights, folder / WEIGHTS)
+    network.lay_out()
     return Recogniser(system, model, heatmaps, joints, labels, bank, folder).eval()
 
 
