@@ -202,6 +202,19 @@ def test_a_list_without_splits_is_trained_on_and_tested_as_a_whole(tmp_path):
     assert len(split_loader(data, "test", COCO, CLASSES).dataset) == 6
 
 
+def test_key_points_that_are_no_numbers_are_told_in_a_line_and_missing(tmp_path, capsys):
+    made = content()
+    made["annotations"][1]["keypoint"][0, 3, 5] = np.nan
+    made["annotations"][7]["keypoint_score"][0, 0, 0] = np.inf
+    loaders = loaders_of(data_of(tmp_path, made))
+    told = [line for line in capsys.readouterr().err.splitlines() if "NaN" in line]
+    assert len(told) == 1
+    assert "x.pkl: 2 recordings have key points that are no numbers (NaN), the first is S001: read as mi" in told[0]
+    assert all(batch.points.isfinite().all() and batch.scores.isfinite().all() for batch in loaders.val)
+    loaders_of(data_of(tmp_path))
+    assert "NaN" not in capsys.readouterr().err
+
+
 def test_recordings_that_a_split_names_in_vain_are_told(tmp_path, capsys):
     made = content()
     made["split"]["xsub_val"] += ["gone", "away"]

@@ -249,6 +249,21 @@ def test_the_weights_of_frames_are_those_of_the_class_recognised_and_scored_agai
     assert 1 <= found["effective_frames"] <= 4
 
 
+@pytest.mark.parametrize("sick", ["gain", "network"])
+def test_weights_that_say_nothing_are_all_alike_and_stop_no_run(world, sick):
+    """σ of a large gain may be 0 everywhere, and who diverges is NaN: either is for the measures to show."""
+    task = task_for(world, **{**VARIANTS["visece_pacl"], "pacl_weight": "sigmoid", "pacl_gain": 5000.0}).eval()
+    head, projector = task.model.text_head, task.model.projector
+    with torch.no_grad():
+        for layer, bias in ((head, -1.0), (projector, 1.0 if sick == "gain" else torch.nan)):
+            layer.weight.zero_()
+            layer.bias.fill_(bias)  # every frame is the opposite of every class, or nothing
+    batch = batch_for([0, 1], split="val")
+    assert torch.equal(task.weights_of(batch).weights, torch.ones(2, 1, 4))
+    assert measured(task, [batch])["effective_frames"] == pytest.approx(4)
+    assert set(task.pictures(batch)) == {"strips"}
+
+
 # ------------------------------------------------------------------------------------------ checkpoints, other classes
 
 
@@ -301,6 +316,8 @@ def test_what_is_exported_recognises_alike_and_holds_inference_alone(world, tmp_
     torch.testing.assert_close(found, task.weights_of(batch).scores)
     assert read.labels.classes == tuple(LABELS)
     assert read.joints == JOINTS
+    kernel = read.model.video.network.layer1[0].conv2.conv.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last_3d)  # as it was trained: faster, and the same bits
     weights = read_checkpoint(tmp_path / "model.safetensors")
     assert not [key for key in weights if "matching" in key or "momentum" in key or key.startswith("text.")]
     assert (tmp_path / "text" / "model.safetensors").exists() == (name != "slowonly")
@@ -340,6 +357,10 @@ def test_a_folder_that_is_no_export_is_a_line(world, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"vectors \(4, 16\) of classes, config\.json names 3"):
         read_exported(tmp_path, Dense())
+    for broken in ({"widths": []}, {"labels": ["sit"]}, {"joints": []}):
+        (tmp_path / "config.json").write_text(json.dumps(content | broken))
+        with pytest.raises(ValueError, match=r"config\.json is damaged"):
+            read_exported(tmp_path, Dense())
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"config\.json is damaged"):
         read_exported(tmp_path, Dense())
@@ -355,6 +376,7 @@ def test_a_task_begins_with_a_published_network(world, tmp_path):
     config = system(world, recognise_by="classifier", video_weights=str(tmp_path / "joint.pth"))
     begun = assemble(config, JOINTS, Dense(), read_labels(config.labels)).model.video.network.state_dict()
     assert all(torch.equal(value, state[f"backbone.{name}"]) for name, value in begun.items())
+    assert begun["conv1.conv.weight"].is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_a_config_is_plain_and_the_task_holds_no_tower_it_does_not_read(world):

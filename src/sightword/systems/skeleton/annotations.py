@@ -86,6 +86,17 @@ class Recordings:
         there = set(self.names)
         return [own for own in self._listed(name) if own not in there] if name else []
 
+    def broken(self) -> list[str]:
+        """Those with key points or scores that are no numbers; in a clip these are missing."""
+        parts = (
+            (name, row["keypoint"], row.get("keypoint_score")) for name, row in zip(self.names, self.rows, strict=True)
+        )
+        return [
+            name
+            for name, points, scores in parts
+            if not np.isfinite(points).all() or (scores is not None and not np.isfinite(scores).all())
+        ]
+
     def _listed(self, name: str) -> list[str]:
         if name not in self.splits:
             there = ", ".join(self.splits)

@@ -96,6 +96,11 @@ def _read(data: Data, joints: JointSet) -> Recordings:
             f"{recordings.path} has {recordings.num_joints} joints and {joints.name} has {len(joints.joints)}: set "
             "system.joints; sightword check dataset=pyskl names the sets that fit"
         )
+    if broken := recordings.broken():
+        job.say(
+            f"{recordings.path}: {len(broken)} recordings have key points that are no numbers (NaN), the first is "
+            f"{broken[0]}: read as missing; sightword check dataset=pyskl names all"
+        )
     return recordings
 
 

@@ -163,11 +163,13 @@ def read_exported(folder: str | Path, heatmaps: nn.Module | None = None) -> Reco
     folder = Path(folder).expanduser()
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        system, widths = System(**content["system"]), content["widths"]
+        system, widths = System(**content["system"]), [int(width) for width in content["widths"]]
+        if len(widths) != (0 if system.recognise_by == "classifier" else 2):
+            raise ValueError(f"widths are of the words' vectors and tokens, these are {widths}")
         labels, joints = Labels.of(content["labels"], str(folder / CONFIG)), _joints(content["joints"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"{folder} has no {CONFIG}; sightword export run=… out={folder} writes it") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{folder / CONFIG} is damaged, or of another version: {error}") from error
     heatmaps = heatmaps or _heatmaps(joints, system.heatmap)
     network = ResNet3dSlowOnly(channels_of(heatmaps), system.base, system.depths)
@@ -175,7 +177,7 @@ def read_exported(folder: str | Path, heatmaps: nn.Module | None = None) -> Reco
     if system.recognise_by == "classifier":
         model = Classifier(VideoEncoder(network), len(labels.classes), system.dropout)
     else:
-        model = make_recogniser(system, network, None, (int(widths[0]), int(widths[1])))
+        model = make_recogniser(system, network, None, (widths[0], widths[1]))
     weights = read_checkpoint(folder / WEIGHTS)
     bank = weights.pop("bank", torch.zeros(0))
     if isinstance(model, TextRecogniser) and bank.shape != (len(labels.classes), system.embed_dim):
@@ -184,6 +186,7 @@ def read_exported(folder: str | Path, heatmaps: nn.Module | None = None) -> Reco
             f"a width of {system.embed_dim}: they are of two exports"
         )
     load_strictly(model, weights, folder / WEIGHTS)
+    network.lay_out()
     return Recogniser(system, model, heatmaps, joints, labels, bank, folder).eval()
 
 

@@ -84,7 +84,11 @@ class ResNet3dSlowOnly(nn.Module):
             self.add_module(name, nn.Sequential(first, *others))
         self.in_channels, self.width = in_channels, inputs
         self.init_weights()
-        self.to(memory_format=torch.channels_last_3d)  # faster on CPUs, small ones by half
+        self.lay_out()
+
+    def lay_out(self) -> None:
+        """Channels last: faster on CPUs, small ones by half. Again where loading has put other tensors in place."""
+        self.to(memory_format=torch.channels_last_3d)
 
     def init_weights(self) -> None:
         """He's normal for convolutions, and nothing from the last batch norm of a bottleneck: it starts as a pass."""
@@ -133,3 +137,4 @@ def load_published(network: ResNet3dSlowOnly, path: str | Path) -> None:
         if name.endswith("num_batches_tracked"):
             own.setdefault(name, torch.tensor(0))
     load_strictly(network, own, path)
+    network.lay_out()

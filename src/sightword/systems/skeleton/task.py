@@ -216,7 +216,9 @@ class Recognising(Task):
         if each[0][1] is None:
             return Seen(scores, None)
         best, rows = scores.argmax(1), torch.arange(len(scores), device=scores.device)
-        return Seen(scores, torch.stack([weights[rows, best] for _, weights in each if weights is not None], 1))
+        weights = torch.stack([weights[rows, best] for _, weights in each if weights is not None], 1)
+        some = weights.isfinite().all(-1, keepdim=True) & (weights.sum(-1, keepdim=True) > 0)
+        return Seen(scores, weights.where(some, 1.0))  # of a network of NaN, or σ of a large gain: all are alike
 
     def _view(self, points: Tensor, scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """Probabilities (B, L) and weights (B, L, T) of one view of each recording."""
