@@ -249,7 +249,8 @@ def test_what_is_watched_is_the_first_view_with_its_own_weights():
 
 def test_pictures_and_their_twins_are_written_and_the_counts_are_of_all(tmp_path):
     watched = show.watch(Sure([0, 0, 1]), batch([0, 1, 1]), ["a", "b", "c"])
-    files = show.draw([watched[0], *(one.light() for one in watched[1:])], CROSS, CLASSES, tmp_path / "new", 2)
+    light, counts = [watched[0], *(one.light() for one in watched[1:])], show.confusion_of(watched, len(CLASSES))
+    files = show.draw(light, CROSS, CLASSES, tmp_path / "new", counts)
     assert [file.name for file in files] == ["strips.png", "strips.json", "confusion.png", "confusion.json"]
     assert all(Image.open(file).width > 100 for file in files[::2])
     (twin,) = json.loads(files[1].read_text())
