@@ -150,7 +150,7 @@ def _depths_of_two_sizes(folder, cloud):
         (_no_frame, "frame"),
         (_lost_poses, "not finite"),
         (_broken_photo, "20.jpg"),
-        (_depths_of_two_sizes, "depth frames of 36×48 and 18×24 pixels in one scene"),
+        (_depths_of_two_sizes, "18×24 pixels: views go together in one size"),
     ],
 )
 def test_one_bad_scene_is_one_line_and_ends_nothing(broken, tmp_path, break_it, word):
@@ -260,7 +260,7 @@ def test_a_defect_of_ours_is_not_taken_for_a_bad_scene(rooms, tmp_path, monkeypa
 
 def test_every_scene_of_a_list_reads_its_own_depth(rooms):
     root, names = rooms
-    views = module.views_of(scenes_of(root, names[:1])[0])
+    views = module.views_of(scenes_of(root, names[:1])[0].frames)
     assert views.depth.shape == (3, 36, 48)
     assert (views.K.shape, views.pose.shape, views.scene.tolist()) == ((3, 3, 3), (3, 4, 4), [0, 0, 0])
     assert 0.5 < views.depth[views.depth > 0].median() < 6

@@ -17,10 +17,10 @@ from sightword import pictures
 from sightword.atomic import write_atomically
 from sightword.systems.points import show
 from sightword.systems.points.cloud import Cloud, scene_cloud, write_ply
-from sightword.systems.points.extract import NOTHING_SEEN, views_of
+from sightword.systems.points.extract import NOTHING_SEEN
 from sightword.systems.points.features import Features
 from sightword.systems.points.link import lift, link
-from sightword.systems.points.scannet import Scene, read_classes
+from sightword.systems.points.scannet import Scene, read_classes, views_of
 from sightword.towers.text import word_vectors
 from sightword.towers.tower import TextTower
 
@@ -56,7 +56,7 @@ def lift_scene(scene: Scene, features: Features, voxel: float = 0.03, device: st
     """ValueError if its frames see none of its points. features: of the scene's frames, in their order."""
     cloud = scene_cloud(scene, voxel)
     xyz = cloud.xyz.to(device)
-    links = link(xyz, torch.zeros(len(xyz), dtype=torch.int64, device=device), views_of(scene, device))
+    links = link(xyz, torch.zeros(len(xyz), dtype=torch.int64, device=device), views_of(scene.frames, device))
     if not len(links.point):
         raise ValueError(f"{scene.name}: {NOTHING_SEEN.format(points=len(xyz), frames=len(scene.frames))}")
     found = F.normalize(lift(features.maps.to(device).float(), links, len(xyz)), dim=-1).cpu()

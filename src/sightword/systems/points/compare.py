@@ -21,11 +21,10 @@ from sightword.atomic import write_atomically
 from sightword.metrics import confusion_matrix
 from sightword.systems.points.ask import vectors
 from sightword.systems.points.cloud import scene_cloud
-from sightword.systems.points.extract import views_of
 from sightword.systems.points.features import FrameEncoder, features_of
 from sightword.systems.points.label import LabelSet
 from sightword.systems.points.link import lift, link
-from sightword.systems.points.scannet import Scene, read_color
+from sightword.systems.points.scannet import Scene, read_color, views_of
 from sightword.towers import tower_pair
 
 Maps = Callable[[Tensor], Tensor]
@@ -133,7 +132,7 @@ def _measure(
         frames += len(pictures)
         size = sum(array[0].nbytes for array in rows.values())
         xyz = scene_cloud(scene).xyz.to(device)
-        links = link(xyz, torch.zeros(len(xyz), dtype=torch.int64, device=device), views_of(scene, device))
+        links = link(xyz, torch.zeros(len(xyz), dtype=torch.int64, device=device), views_of(scene.frames, device))
         maps = way.maps(features_of(rows, encoder.grid).maps.to(device).float())
         points = F.normalize(lift(maps, links, len(xyz)), dim=-1).cpu()
         seen = (points.abs().amax(1) > 0) & (truth >= 0)

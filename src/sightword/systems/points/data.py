@@ -25,11 +25,12 @@ from sightword.systems.points.link import Views
 from sightword.systems.points.scannet import (
     Frame,
     Scene,
+    check_size,
     find_scenes,
     read_color,
-    read_depth,
     read_scene,
     read_scenes_file,
+    views_of,
 )
 from sightword.towers.preprocess import Preprocess
 
@@ -229,14 +230,6 @@ class Rooms(Dataset[RoomBatch]):
         )
 
 
-def views_of(frames: Sequence[Frame]) -> Views:
-    """Depth, cameras and poses of the frames of one scene."""
-    K, pose = (torch.stack(part).float() for part in zip(*((f.K_depth, f.pose) for f in frames), strict=True))
-    depth = [read_depth(frame) for frame in frames]
-    _one_size(depth, [str(frame.depth) for frame in frames])
-    return Views(torch.stack(depth), K, pose, torch.zeros(len(frames), dtype=torch.int64))
-
-
 def turned(room: RoomBatch, angle: float) -> RoomBatch:
     """A scene in a world that is turned about the vertical: points and cameras alike, so every link stays."""
     c, s = np.cos(angle), np.sin(angle)
@@ -257,7 +250,7 @@ def thinned(cloud: Cloud, voxel: float) -> Cloud:
 
 def collate(rooms: Sequence[RoomBatch]) -> RoomBatch:
     """Batches of one scene as one batch, in their order."""
-    _one_size([room.views.depth for room in rooms], [room.names[0] for room in rooms])
+    check_size([room.views.depth for room in rooms], [room.names[0] for room in rooms])
     depth, K, pose = (torch.cat(parts) for parts in zip(*(r.views[:3] for r in rooms), strict=True))
     seen = [torch.full_like(room.views.scene, at) for at, room in enumerate(rooms)]
     points = [torch.full_like(room.scene, at) for at, room in enumerate(rooms)]
@@ -280,17 +273,6 @@ def collate(rooms: Sequence[RoomBatch]) -> RoomBatch:
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     there = [part for part in parts if part is not None]
     return torch.cat(there) if there else None
-
-
-def _one_size(depths: Sequence[Tensor], names: Sequence[str]) -> None:
-    """ValueError where depth images are of two sizes."""
-    for depth, name in zip(depths, names, strict=True):
-        if depth.shape[-2:] != depths[0].shape[-2:]:
-            one, other = ("×".join(map(str, part.shape[-2:])) for part in (depths[0], depth))
-            raise ValueError(
-                f"depth of {names[0]} is {one} and of {name} {other} pixels: a batch has one size; train on them with "
-                "data.batch_size=1, or resize them"
-            )
 
 
 def _frames(frames: Sequence[Frame], count: int, rng: np.random.Generator | None) -> list[Frame]:

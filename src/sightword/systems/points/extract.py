@@ -33,8 +33,8 @@ from sightword.atomic import write_atomically
 from sightword.systems.points import show
 from sightword.systems.points.cloud import Cloud, scene_cloud, write_ply
 from sightword.systems.points.features import Features, FrameCache, FrameEncoder, Plan, features_of, plan
-from sightword.systems.points.link import Links, Views, lift, link
-from sightword.systems.points.scannet import Scene, read_color, read_depth, read_scene
+from sightword.systems.points.link import Links, lift, link
+from sightword.systems.points.scannet import Scene, read_color, read_scene, views_of
 from sightword.tokens import Opener
 
 REPORT, FAILED = "report.json", "failed.txt"
@@ -154,7 +154,7 @@ class Extraction:
             cloud = scene_cloud(scene, self.options.voxel)
         features = self._features(scene, stages, encoder)
         with stages("depth"):
-            views = views_of(scene, device)
+            views = views_of(scene.frames, device)
         stages.weigh("depth", *(frame.depth for frame in scene.frames))
         xyz = cloud.xyz.to(device)
         with stages("link"):
@@ -219,17 +219,6 @@ NOTHING_SEEN = (
     "none of its {points:,} points is seen by any of its {frames} frames: are cloud, depth and poses of one world, and "
     "the poses camera-to-world?"
 )
-
-
-def views_of(scene: Scene, device: str = "cpu") -> Views:
-    """Its depth frames; ValueError if they are not of one size."""
-    depths = [read_depth(frame) for frame in scene.frames]
-    if odd := next((i for i, depth in enumerate(depths) if depth.shape != depths[0].shape), None):
-        sizes = " and ".join("×".join(map(str, depths[i].shape)) for i in (0, odd))
-        raise ValueError(f"{scene.frames[odd].depth}: depth frames of {sizes} pixels in one scene")
-    K, pose = (torch.stack([getattr(f, name) for f in scene.frames]) for name in ("K_depth", "pose"))
-    parts = (torch.stack(depths), K, pose, torch.zeros(len(depths), dtype=torch.int64))
-    return Views(*(part.to(device) for part in parts))
 
 
 class Seen(NamedTuple):

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from sightword.data.image import read_image
 from sightword.systems.points.geometry import Size, resize_intrinsics, so3
+from sightword.systems.points.link import Views
 
 PLACES = ("2D", "posed_images", "scans", "scannet_2d", "")  # where a root keeps its scenes
 COLOURS = (".jpg", ".jpeg", ".png")
@@ -330,6 +331,26 @@ def _find_intrinsics(folder: Path, name: str) -> tuple[Tensor | None, Tensor | N
             f"{folder} has no intrinsics: write intrinsic/intrinsic_depth.txt, 3 x 3 with fx 0 cx / 0 fy cy / 0 0 1"
         )
     return found["color"], found["depth"]
+
+
+def views_of(frames: Sequence[Frame], device: str = "cpu") -> Views:
+    """Depth, cameras and poses of the frames of one scene. ValueError if their depths are of two sizes."""
+    K, pose = (torch.stack(part).float() for part in zip(*((f.K_depth, f.pose) for f in frames), strict=True))
+    depth = [read_depth(frame) for frame in frames]
+    check_size(depth, [str(frame.depth) for frame in frames])
+    scene = torch.zeros(len(frames), dtype=torch.int64)
+    return Views(*(part.to(device) for part in (torch.stack(depth), K, pose, scene)))
+
+
+def check_size(depths: Sequence[Tensor], names: Sequence[str]) -> None:
+    """ValueError where depth images are of two sizes."""
+    for depth, name in zip(depths, names, strict=True):
+        if depth.shape[-2:] != depths[0].shape[-2:]:
+            one, other = ("×".join(map(str, part.shape[-2:])) for part in (depths[0], depth))
+            raise ValueError(
+                f"depth of {names[0]} is {one} and of {name} {other} pixels: views go together in one size, so resize "
+                "them; scenes of several sizes train with data.batch_size=1"
+            )
 
 
 def _pinhole(file: Path) -> Tensor:
