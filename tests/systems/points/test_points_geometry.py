@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from box_room import camera, depth_of, hit, intrinsics, orbit, seen, surface, views
 from PIL import Image
 
+from sightword.miniature import room
 from sightword.systems.points.geometry import (
     back_project,
     cells,
@@ -107,12 +108,7 @@ def test_real_frames_agree_with_each_other():
     assert np.mean([float(error.median()) < 0.012 for error in errors]) > 0.9
 
 
-@pytest.fixture(scope="module")
-def room():
-    return pytest.importorskip("sightword.miniature.room")
-
-
-def test_frames_of_the_small_room_agree_with_each_other(room, tmp_path):
+def test_frames_of_the_small_room_agree_with_each_other(tmp_path):
     """The same claim from files of the same layout: depth in whole millimetres with noise and holes, poses in text."""
     room.write_scene(tmp_path, 0, frames=16, color=(24, 32), depth=(240, 320), noise=0.0005, holes=0.05)
     (folder,) = (tmp_path / "2D").iterdir()
@@ -121,15 +117,15 @@ def test_frames_of_the_small_room_agree_with_each_other(room, tmp_path):
     assert max(error.median() for error in errors) < 0.012
 
 
-def cameras(room, studio, count):
+def cameras(studio, count):
     lens = room.intrinsics(SIZE)
     return [room.Camera(lens, pose, SIZE) for pose in room.orbit(studio, count)]
 
 
-def test_between_views_of_the_small_room_reprojection_is_exact(room):
+def test_between_views_of_the_small_room_reprojection_is_exact():
     """Under a pixel and a centimetre is asked for; what one camera's depth says, a ray of the other's meets."""
     studio = room.furnish(0)
-    one, other = cameras(room, studio, 12)[:2]
+    one, other = cameras(studio, 12)[:2]
     depth = torch.from_numpy(room.view(studio, one).depth)
     lens = torch.from_numpy(one.K)
     xyz = back_project(depth.float(), lens, torch.from_numpy(one.pose))
@@ -146,10 +142,10 @@ def test_between_views_of_the_small_room_reprojection_is_exact(room):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_visibility_in_the_small_room_agrees_with_its_rays(room, seed):
+def test_visibility_in_the_small_room_agrees_with_its_rays(seed):
     """Precision ≥ 0.97 and recall ≥ 0.9 for a scan's points in noisy depth with 5 % holes."""
     studio = room.furnish(seed)
-    looking, xyz = cameras(room, studio, 6), room.scan(studio).xyz
+    looking, xyz = cameras(studio, 6), room.scan(studio).xyz
     generator = torch.Generator().manual_seed(seed)
     depth = torch.stack([torch.from_numpy(room.view(studio, camera).depth) for camera in looking]).float()
     depth += 0.002 * depth**2 * torch.randn(depth.shape, generator=generator)

@@ -48,7 +48,8 @@ def test_lift_writes_every_scene_and_says_what_it_cost(rooms, random_clip, tmp_p
     assert f"2 of 2 scenes in {out}" in told
     assert "clip" in told
     assert "peak memory" in told
-    assert f'next: sightword ask scene={root}/2D/{names[0]} tower={random_clip[0]} form=value "a chair, a bed"' in told
+    seeing = f"tower={random_clip[0]} form=value size=32x48 dtype=fp32 cache={tmp_path / 'cache'}"
+    assert f'next: sightword ask scene={root}/2D/{names[0]} {seeing} "a chair, a bed"' in told
     for name in names:
         files = {file.name for file in (out / name).iterdir()}
         assert files == {"frame_0.npz", "frame_40.npz", "points.ply", "report.json", "vis_0.png", "vis_40.png",

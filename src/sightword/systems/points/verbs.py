@@ -69,10 +69,9 @@ def lift(
     for name, why in summary.failed.items():
         print(f"not lifted: {name}: {why}")
     print(f"{len(summary.done)} of {len(names)} scenes in {output_dir}; times, memory and bytes in report.json there")
-    told = f" tag={tag}" if tag else ""
-    print(
-        f'next: sightword ask scene={_folder(root, summary.done[0])} tower={tower}{told} form={form} "a chair, a bed"'
-    )
+    seeing = {"tower": tower, "tag": tag, "form": form, "size": size, "dtype": dtype, "cache": cache}
+    words = " ".join(f"{name}={value}" for name, value in seeing.items() if value)
+    print(f'next: sightword ask scene={_folder(root, summary.done[0])} {words} "a chair, a bed"')
 
 
 def ask(

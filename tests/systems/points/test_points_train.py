@@ -1,0 +1,75 @@
+"""From posed frames to points that answer, by the command line: trained, gone on with, measured, exported."""
+
+import json
+
+import pytest
+import torch
+from conftest import assert_same
+
+from sightword import cli
+from sightword.checkpoint import read_checkpoint
+from sightword.miniature import room
+from sightword.run import restore
+from sightword.systems.points.data import split_loader
+from sightword.systems.points.task import read_exported
+
+EXPERIMENTS = ["bifusion", "lift"]
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory):
+    root = tmp_path_factory.mktemp("rooms")
+    room.write_rooms(root, frames=3, color=(48, 64), depth=(36, 48), voxel=0.15)
+    return root
+
+
+def words_of(rooms, clip, out, name, **more):
+    values = {"system.clip": clip, "system.labels": rooms, "system.clip_size": "[32,48]", "data.root": rooms}
+    lists = {"scenes": "train", "val_scenes": "val", "test_scenes": "test"}
+    values |= {f"data.{key}": rooms / "meta_data" / f"scannetv2_{split}.txt" for key, split in lists.items()}
+    values |= {"data.cache": rooms / "clip", "data.points": 300, "data.frames": 2, "optim.warmup": 2}
+    values |= {"trainer.steps": 4, "trainer.val_every": 4, "trainer.log_every": 1, "trainer.accelerator": "cpu"}
+    values |= {"out": out, "name": "it"} | more
+    return [f"experiment=points/{name}", "scale=mini", *(f"{key}={value}" for key, value in values.items())]
+
+
+@pytest.fixture(scope="module")
+def trained(rooms, random_clip, tmp_path_factory):
+    """Experiment → its run's folder."""
+    out = tmp_path_factory.mktemp("runs")
+    for name in EXPERIMENTS:
+        assert cli.main(["train", *words_of(rooms, random_clip[0], out, name)]) == 0
+    return {name: out / "points" / name / "it" for name in EXPERIMENTS}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_trains_and_measures_clip_beside_it(trained, name):
+    best = json.loads((trained[name] / "summary.json").read_text())["best"]
+    for measure in ("clip_accuracy", "text_accuracy", "clip_miou", "text_miou", "majority", "coverage"):
+        assert 0 <= best[f"val/{measure}"] <= 100
+
+
+def test_a_run_that_goes_on_ends_as_if_it_had_not_been_stopped(rooms, random_clip, trained, tmp_path):
+    words = words_of(rooms, random_clip[0], tmp_path, "bifusion", **{"trainer.steps": 2})
+    assert cli.main(["train", *words]) == 0
+    run = tmp_path / "points" / "bifusion" / "it"
+    assert cli.main(["train", f"resume={run}", "trainer.steps=4"]) == 0
+    straight, resumed = (read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (trained["bifusion"], run))
+    for key in ("state_dict", "optimizer_states", "batches"):
+        assert_same(straight[key], resumed[key])
+
+
+def test_the_test_rooms_are_measured_and_drawn(trained):
+    assert cli.main(["evaluate", f"run={trained['bifusion']}", "split=test"]) == 0
+    report = json.loads((trained["bifusion"] / "evaluation_test.json").read_text())
+    assert "nothing was chosen on it" in report["protocol"]["split"]
+    assert (trained["bifusion"] / "evaluation_test_pictures" / "answers.png").stat().st_size > 1000
+
+
+def test_what_is_exported_says_what_the_run_says(trained, tmp_path):
+    assert cli.main(["export", f"run={trained['bifusion']}", f"out={tmp_path}"]) == 0
+    task, config, _ = restore(trained["bifusion"])
+    batch = next(iter(split_loader(config.data, "val", **task.reads())))
+    with torch.no_grad():
+        own, other = task.see(batch)[0], read_exported(tmp_path).see(batch)[0]
+    assert torch.equal(own.text, other.text)
