@@ -17,6 +17,12 @@ SMALL_CLIP = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Whatever a run before it asked for; besides, a process forked from one that used two waits for ever."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     """A folder of eight small pictures in colour, each unlike the others."""
