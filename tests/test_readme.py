@@ -12,7 +12,7 @@ import pytest
 
 import sightword
 from sightword import cli
-from sightword.miniature import motion, person
+from sightword.miniature import motion, person, room
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -21,6 +21,7 @@ TINY += ["system.encoder_channels=[8,8]", "system.decoder_channels=[8,8]", "syst
 
 SMALLER = {"train experiment=tokenizer": TINY, "train experiment=intent": ["trainer.epochs=2"]}
 SMALLER |= {"train experiment=retrieval": ["trainer.steps=2"], "train experiment=skeleton": ["trainer.steps=2"]}
+SMALLER |= {"train experiment=points": ["trainer.steps=2"]}
 
 
 def blocks(name):
@@ -57,6 +58,7 @@ def test_every_block_of_the_readme_runs_in_order(photos, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(person, "write_cuhk", partial(person.write_cuhk, sizes=person.Sizes(24, 8, 8)))
     monkeypatch.setattr(motion, "write_motion", partial(motion.write_motion, sizes=motion.Sizes(2, 1, 1, 2)))
+    monkeypatch.setattr(room, "write_rooms", partial(room.write_rooms, frames=3, color=(48, 64), voxel=0.15))
     shutil.copytree(photos, "photos")
     found = blocks("README.md")
     assert [language for language, _ in found].count("python") >= 3
@@ -87,6 +89,7 @@ def test_what_the_readme_shows_and_links_is_there():
         "src/sightword/systems/intent/README.md",
         "src/sightword/systems/retrieval/README.md",
         "src/sightword/systems/skeleton/README.md",
+        "src/sightword/systems/points/README.md",
     ):
         for link in re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text()):
             assert link.startswith("https://") or ((ROOT / name).parent / link).exists(), link
