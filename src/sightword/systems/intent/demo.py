@@ -24,11 +24,21 @@ def section(out: Path, train: Train) -> Section:
     small = out.parent / "miniature"
     tower, data = small / "towers" / "clip", small / "intentonomy"
     verbs.anchors(str(tower), str(out / "anchors"), vocabulary=str(small / "vocabulary"))
-    cache_tokens(Source(str(tower), {}), data, out / "tokens", ["value", "joint"])
+    _tokens(tower, data, out)
     verbs.codes(str(out / "anchors"), str(out / "tokens"), str(out / "codes"))
     runs = {name: _run(out, name, tower, data, train) for name in EXPERIMENTS}
     task, _, _ = restore(out / "runs" / "stage1")
     return _section(runs, task, data, out)
+
+
+def _tokens(tower: Path, data: Path, out: Path) -> None:
+    """What the CLIP sees; made anew if what is there is of another version's."""
+    try:
+        cache_tokens(Source(str(tower), {}), data, out / "tokens", ["value", "joint"])
+    except ValueError:
+        for folder in ("tokens", "codes"):
+            shutil.rmtree(out / folder, ignore_errors=True)
+        cache_tokens(Source(str(tower), {}), data, out / "tokens", ["value", "joint"])
 
 
 def _run(out: Path, name: str, tower: Path, data: Path, train: Train) -> dict[str, Any]:
