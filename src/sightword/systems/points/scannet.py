@@ -32,6 +32,7 @@ COLOURS = (".jpg", ".jpeg", ".png")
 MILLIMETRES = 1000.0
 LOST = 65535  # some cameras' word for an unknown depth
 LEAST = 100  # a frame whose greatest value is less than 10 cm is in no millimetres
+SKIP = ", or set on_error=skip"  # what `read_image` advises, and frames have not
 LONG = 1 << 16  # bytes; no matrix in text is longer
 LABELS = "scannetv2-labels.combined.tsv"
 
@@ -176,8 +177,11 @@ def list_frames(folder: Path) -> dict[int, Files]:
 
 
 def read_color(frame: Frame) -> Image.Image:
-    """RGB, 8 bit. ValueError as in `read_image`."""
-    return read_image(frame.color)
+    """RGB, 8 bit. ValueError, one line, for a file that is damaged."""
+    try:
+        return read_image(frame.color)
+    except ValueError as error:
+        raise ValueError(str(error).replace(SKIP, "")) from None
 
 
 def read_depth(frame: Frame | Path, unit: float = MILLIMETRES) -> Tensor:
