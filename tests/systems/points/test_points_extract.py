@@ -250,11 +250,12 @@ def test_if_no_scene_can_be_lifted_it_is_an_error_that_says_why(broken, tmp_path
         lifted(root, names[:1], tmp_path)
 
 
-def test_a_lost_pose_is_skipped_and_counted(broken, tmp_path):
+def test_a_lost_pose_is_skipped_and_counted(broken, tmp_path, capsys):
     root, names = broken
     (root / "2D" / names[0] / "pose" / "20.txt").write_text("-inf -inf -inf -inf\n" * 4)
     one = lifted(root, names[:1], tmp_path).report["scenes"][names[0]]
     assert one["skipped_frames"] == 1
+    assert f"{names[0]}: 1 frame is passed over: frame 20: a pose is not finite" in capsys.readouterr().err
     assert set(one["visible"]) == {"0", "40"}
 
 

@@ -35,7 +35,7 @@ from sightword.systems.points.cloud import Cloud, scene_cloud, write_ply
 from sightword.systems.points.features import Features, FrameCache, FrameEncoder, Plan, features_of, identified, plan
 from sightword.systems.points.link import Links, at_links, link
 from sightword.systems.points.recipe import remember
-from sightword.systems.points.scannet import Scene, read_color, read_scene, views_of
+from sightword.systems.points.scannet import Scene, read_color, read_scene, say_skipped, views_of
 from sightword.tokens import Opener
 
 REPORT, FAILED = "report.json", "failed.txt"
@@ -362,7 +362,8 @@ def _read(root: str | Path, names: Sequence[str], frames: int) -> tuple[list[Sce
     scenes, failed = [], {}
     for name in names:
         try:
-            scenes.append(read_scene(root, name, frames))
+            scenes.append(scene := read_scene(root, name, frames))
+            say_skipped(scene)
         except EXPECTED as error:
             failed[name] = line_of(error)
     return scenes, failed

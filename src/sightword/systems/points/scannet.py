@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sightword import job
 from sightword.data.image import read_image
 from sightword.systems.points.geometry import Size, resize_intrinsics, so3
 from sightword.systems.points.link import Views
@@ -156,6 +157,12 @@ def read_scene(root: str | Path, scene: str = "", frames: int | Sequence[int] | 
     first_color, first_depth, _ = usable[kept[0]]
     K_color, K_depth = intrinsics_of(folder, name, image_size(first_color), image_size(first_depth))
     return Scene(name, folder, [Frame(index, *usable[index], K_color, K_depth) for index in kept], skipped)
+
+
+def say_skipped(scene: Scene) -> None:
+    """A line on stderr, if frames of a scene cannot be used."""
+    if count := len(scene.skipped):
+        job.say(f"{scene.name}: {count} {'frame is' if count == 1 else 'frames are'} passed over: {scene.skipped[0]}")
 
 
 Files = tuple[Path | None, Path | None, Path | None]  # colour, depth, pose
