@@ -124,6 +124,8 @@ def test_compare_prints_and_writes_the_table(rooms, random_clip, tmp_path, capsy
         (["ask", "scene=s"], "the question is empty"),
         (["ask", "scene=nowhere", "a chair"], "nowhere is not there"),
         (["compare", "root=nowhere"], "nowhere"),
+        (["ask", "scene=nowhere", f"out={__file__}", "a chair"], "is a file: out= is a folder"),
+        (["compare", "root=nowhere", f"out={__file__}"], "is a file: out= is a folder"),
     ],
 )
 def test_mistakes_are_one_line(words, line, capsys, monkeypatch, tmp_path):

@@ -40,10 +40,20 @@ class Features(NamedTuple):
     pooled: Tensor  # (V, D) float16, the whole frame's
 
 
+def check_form(form: str) -> None:
+    """ValueError for tokens that there are not, or that are not in the space of words."""
+    if Form.parse(form).kind == "post":
+        raise ValueError(
+            "form=post is CLIP's tokens before they are in the space of words: points are lifted from qq, value, kk "
+            "or joint"
+        )
+
+
 class FrameEncoder:
     """A frozen tower, asked for one form of its tokens. Frames are squashed to its size, so that nothing is cut."""
 
     def __init__(self, tower: ImageTower, form: str = "qq") -> None:
+        check_form(form)
         self.tower, self.form = tower.freeze(), form
         self.preprocess = replace(tower.preprocess, resize="squash")  # cut edges would be another camera
         self.grid = tower.grid()
@@ -158,7 +168,7 @@ class Identified(NamedTuple):
 
 def identified(source: Opener, form: str, out: str | Path = "") -> Identified:
     """out: of a cache, which may remember it. ValueError for a form that there is not."""
-    Form.parse(form)  # before a cache is begun for it
+    check_form(form)  # before a cache is begun for it
     state = state_of(source, form) if str(out) else ""
     if known := recall(Path(out).expanduser(), state):
         return Identified(known, state, None)

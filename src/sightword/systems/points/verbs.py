@@ -108,6 +108,7 @@ def ask(
     if not questions:
         raise ValueError(f'the question is empty: sightword ask scene={scene} "a chair"')
     _positive(frames=frames)
+    _folder_to_be(out)
     read = read_scene(scene, frames=frames)
     say_skipped(read)
     source = _source(tower, tag, size, dtype)
@@ -150,6 +151,7 @@ def compare(
     from sightword.systems.points import compare as comparing
 
     _positive(frames_per_scene=frames_per_scene)
+    _folder_to_be(out)
     classes = _labels(labels, root)
     scenes = _scenes(root, scenes_file, frames_per_scene)
     options = dict(_source(tower, tag, "", dtype).options)
@@ -201,6 +203,13 @@ def _positive(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} is at least 1, got {value}")
+
+
+def _folder_to_be(out: str) -> None:
+    from pathlib import Path
+
+    if (path := Path(out).expanduser()).exists() and not path.is_dir():
+        raise ValueError(f"{out} is a file: out= is a folder")
 
 
 def _scenes(root: str, scenes_file: str, frames: int) -> "list[Scene]":
