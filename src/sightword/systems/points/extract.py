@@ -239,9 +239,10 @@ def per_frame(maps: Tensor, links: Links, view: int) -> Seen:
     uv, conf = links.uv[chosen], links.conf[chosen]
     own = maps[view : view + 1].float()
     found = torch.empty(len(chosen), maps.shape[1], dtype=torch.float16, device=maps.device)
-    for rows in torch.arange(len(chosen), device=chosen.device).split(ROWS):
-        alone = Links(rows, torch.zeros_like(rows), uv[rows], conf[rows], rows, links.size)
-        found[rows] = F.normalize(at_links(own, alone), dim=-1).half()
+    for part, place, sure in zip(found.split(ROWS), uv.split(ROWS), conf.split(ROWS), strict=True):
+        each = torch.arange(len(part), device=part.device)
+        alone = Links(each, torch.zeros_like(each), place, sure, each, links.size)
+        part.copy_(F.normalize(at_links(own, alone), dim=-1))
     return Seen(found.cpu(), uv.cpu(), conf.cpu(), links.point[chosen].cpu(), links.size)
 
 
