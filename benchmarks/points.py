@@ -3,7 +3,7 @@
 Five frames of 480 × 640 of a furnished room's shell, 20 000 points on it, maps of 512 channels at 14 × 19. Peers, as
 documents and papers have them: every frame projects all points, samples its map at all of them with one grid_sample,
 drops by a mask what is hidden and adds up; once more with the mask first, so that only what is seen is sampled. For
-neighbours the whole matrix of distances and topk. The cache is timed on a ViT-B/16 of random weights.
+neighbours the whole matrix of distances and topk. The cache is timed on a ViT-B/16 of random weights, opening it too.
 """
 
 import json
@@ -18,14 +18,14 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from measure import at_least, at_most, cpu_ms, peak_mib, publish
+from safetensors.torch import save_file
 from torch import Tensor
-from towers import OpenTower, in_turns
+from towers import in_turns
 
 from sightword.systems.points.geometry import back_project, project, to_grid, visible
 from sightword.systems.points.link import Links, PatchChain, Views, lift, link
 from sightword.systems.points.neighbour import ball_query
-from sightword.towers.clip import CLIPImage
-from sightword.towers.preprocess import Preprocess
+from sightword.tokens import Source
 
 FRAMES, POINTS, CHANNELS, GRID, SIZE = 5, 20_000, 512, (14, 19), (480, 640)
 RADIUS, NEIGHBOURS = 0.1, 16
@@ -193,14 +193,23 @@ def write_room(root: Path) -> str:
     return room.name_of(0)
 
 
+def write_clip(folder: Path) -> Path:
+    """A ViT-B/16 of random weights, as it would lie on a disk."""
+    folder.mkdir()
+    weights = open_clip.create_model("ViT-B-16").state_dict()
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "open_clip_model.safetensors")
+    config = {"model_cfg": open_clip.get_model_config("ViT-B-16"), "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return folder
+
+
 def kept() -> list[dict[str, Any]]:
     """A scene of five frames of 480 × 640 lifted, and lifted again with the same cache; and one frame's maps read."""
     from sightword.systems.points.extract import extract
     from sightword.systems.points.features import FrameCache
 
-    visual = open_clip.create_model("ViT-B-16", force_image_size=(224, 304)).visual
-    source = OpenTower(CLIPImage(visual, Preprocess((224, 304)), "ViT-B-16"))
     with tempfile.TemporaryDirectory() as beside:
+        source = Source(str(write_clip(Path(beside) / "clip")), {"size": (224, 304)})
         root, cache = Path(beside) / "world", Path(beside) / "cache"
         name, numbers = write_room(root), iter(range(10))
 

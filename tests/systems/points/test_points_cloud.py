@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sightword.miniature import room
-from sightword.systems.points.cloud import Cloud, fuse, read_cloud, recorded, scene_cloud, write_bin, write_ply
+from sightword.systems.points.cloud import Cloud, fuse, read_cloud, recorded, scene_cloud, voxels, write_bin, write_ply
 from sightword.systems.points.scannet import read_scene
 
 
@@ -246,3 +246,10 @@ def test_fusing_means_what_falls_into_a_voxel(tmp_path):
         fuse(frames, far=0.5)
     with pytest.raises(ValueError, match="voxel is 0"):
         fuse(frames, voxel=0)
+
+
+def test_voxels_that_numbers_cannot_tell_apart_are_refused():
+    near = np.array([[0.04, 0, 0], [0.05, 0, 0], [-0.01, 0, 0]], np.float32)
+    assert np.unique(voxels(near, 0.03)).size == 2  # 4 and 5 cm, and what is below 0
+    with pytest.raises(ValueError, match="a point is 4e\\+04 m from the origin: are clouds and poses in metres"):
+        voxels(np.array([[40_000.0, 0, 0]], np.float32), 0.03)

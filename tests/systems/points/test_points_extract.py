@@ -102,6 +102,47 @@ def test_what_is_done_stays_until_something_else_is_asked(rooms, tmp_path):
     assert json.loads((tmp_path / names[0] / "report.json").read_text())["visible"].keys() == {"0", "20", "40"}
 
 
+def test_files_of_what_was_asked_before_do_not_stay_beside_those_of_now(rooms, tmp_path):
+    root, names = rooms
+    lifted(root, names[:1], tmp_path, options=Options("pca"))
+    lifted(root, names[:1], tmp_path, frames=2)
+    left = {file.name for file in (tmp_path / names[0]).iterdir()}
+    assert left == {"frame_0.npz", "frame_40.npz", "points.ply", "report.json"}
+
+
+def test_a_scene_whose_files_were_half_replaced_is_not_done(rooms, tmp_path, monkeypatch):
+    root, names = rooms
+    lifted(root, names[:1], tmp_path)
+    whole = {file.name: file.read_bytes() for file in (tmp_path / names[0]).glob("frame_*")}
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_ply", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            lifted(root, names[:1], tmp_path, Source(ColourTower(gain=0.5)))
+    lifted(root, names[:1], tmp_path)
+    assert {file.name: file.read_bytes() for file in (tmp_path / names[0]).glob("frame_*")} == whole
+
+
+def test_many_points_are_sampled_as_few_are(rooms, tmp_path, monkeypatch):
+    root, names = rooms
+    lifted(root, names[:1], tmp_path / "whole")
+    monkeypatch.setattr(module, "ROWS", 7)
+    lifted(root, names[:1], tmp_path / "parts")
+    for file in ("frame_0.npz", "frame_20.npz"):
+        assert (tmp_path / "whole" / names[0] / file).read_bytes() == (
+            tmp_path / "parts" / names[0] / file
+        ).read_bytes()
+
+
+def test_what_cannot_be_is_refused_before_a_cache_is_begun(rooms, tmp_path):
+    for form, told in (("zz", "there are no 'zz' tokens"), ("post", "form=post is .* before .* words")):
+        with pytest.raises(ValueError, match=told):
+            extract(Source(), form, *rooms, tmp_path / "out", cache=tmp_path / "cache")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file: output_dir= is a folder"):
+        lifted(*rooms, tmp_path / "file", cache=tmp_path / "cache")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
 def _no_intrinsics(folder, cloud):
     shutil.rmtree(folder / "intrinsic")
 
@@ -164,6 +205,7 @@ def test_one_bad_scene_is_one_line_and_ends_nothing(broken, tmp_path, break_it, 
         assert set(summary.failed) == {bad, "scene9999_00"}
         assert word in summary.failed[bad]
         assert "\n" not in summary.failed[bad]
+        assert "on_error" not in summary.failed[bad]  # there is no such word
         assert "scene9999_00" in summary.failed["scene9999_00"]
         assert set(json.loads((out / "report.json").read_text())["failed"]) == set(summary.failed)
 
@@ -209,11 +251,12 @@ def test_if_no_scene_can_be_lifted_it_is_an_error_that_says_why(broken, tmp_path
         lifted(root, names[:1], tmp_path)
 
 
-def test_a_lost_pose_is_skipped_and_counted(broken, tmp_path):
+def test_a_lost_pose_is_skipped_and_counted(broken, tmp_path, capsys):
     root, names = broken
     (root / "2D" / names[0] / "pose" / "20.txt").write_text("-inf -inf -inf -inf\n" * 4)
     one = lifted(root, names[:1], tmp_path).report["scenes"][names[0]]
     assert one["skipped_frames"] == 1
+    assert f"{names[0]}: 1 frame is passed over: frame 20: a pose is not finite" in capsys.readouterr().err
     assert set(one["visible"]) == {"0", "40"}
 
 

@@ -1,6 +1,8 @@
 """CLIP's maps of frames are computed once, and are the same bits read as computed."""
 
+import json
 import pickle
+import shutil
 from functools import partial
 
 import numpy as np
@@ -10,6 +12,7 @@ from lift_fakes import ColourTower, Source, scenes_of, write_rooms
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from sightword import tokens
 from sightword.systems.points import features
 from sightword.systems.points.features import FrameCache, FrameEncoder, features_of, fill, plan
 from sightword.systems.points.scannet import read_color
@@ -178,3 +181,53 @@ def test_loader_workers_read_the_cache(rooms, tmp_path, backend):
 
 def test_the_recipe_names_all_that_mixing_rows_share():
     assert set(features.RECIPE) - {"dtypes", "shapes"} == set(FrameEncoder(ColourTower()).recipe()) - {"rows"}
+
+
+def _touched(folder):
+    """Other weights in the same file."""
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "open_clip_model.safetensors"
+    weights = load_file(file)
+    weights["visual.proj"] = weights["visual.proj"] + 1
+    save_file(weights, file)
+
+
+def _renamed(folder):
+    config = folder / "open_clip_config.json"
+    config.write_text(config.read_text().replace('"preprocess_cfg": {}', '"preprocess_cfg": {"mean": [0, 0, 0]}'))
+
+
+@pytest.mark.parametrize(("change", "word"), [(_touched, "weights is"), (_renamed, "preprocessing.mean is")])
+def test_a_tower_is_not_opened_for_maps_that_are_there_until_its_files_change(
+    rooms, random_clip, tmp_path, monkeypatch, change, word
+):
+    root, names = rooms
+    folder = shutil.copytree(random_clip[0], tmp_path / "clip")
+    source = tokens.Source(str(folder), {"tag": "", "size": (24, 32), "dtype": torch.float32})
+    scenes, opened, opens = scenes_of(root, names), [], tokens.Source.open
+    monkeypatch.setattr(tokens.Source, "open", lambda self: (opened.append(self.name), opens(self))[1])
+    first = fill(source, "qq", scenes[:1], tmp_path / "cache")
+    assert len(opened) == 1
+    again = fill(source, "qq", scenes[:1], tmp_path / "cache", offline=True)
+    assert len(opened) == 1
+    same(again.maps(names[0], [0, 20]), first.maps(names[0], [0, 20]))
+    fill(source, "qq", scenes[:2], tmp_path / "cache")  # what is new takes the tower
+    assert len(opened) == 2
+    with pytest.raises(ValueError, match="form is 'qq', wanted 'value'"):
+        fill(source, "value", scenes[:1], tmp_path / "cache")
+    change(folder)
+    with pytest.raises(ValueError, match=word):
+        fill(source, "qq", scenes[:1], tmp_path / "cache")
+
+
+def test_what_is_remembered_of_towers_may_be_lost_or_damaged(rooms, random_clip, tmp_path):
+    root, names = rooms
+    source = tokens.Source(str(random_clip[0]), {"tag": "", "size": (24, 32), "dtype": torch.float32})
+    for damaged in ("", "[1", "[]", "{}", None):
+        fill(source, "qq", scenes_of(root, names[:1]), tmp_path)
+        (state,) = json.loads((tmp_path / "recipes.json").read_text())
+        content = damaged if damaged is not None else json.dumps({state: {"weights": "0"}})
+        assert features.identified(source, "qq", tmp_path).encoder is None
+        (tmp_path / "recipes.json").write_text(content)
+        assert features.identified(source, "qq", tmp_path).encoder is not None

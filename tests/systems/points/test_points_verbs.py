@@ -90,9 +90,13 @@ def test_ask_reads_what_lift_kept(rooms, random_clip, tmp_path, capsys):
     root, names = rooms
     words = [f"tower={random_clip[0]}", *SMALL, f"cache={tmp_path / 'cache'}"]
     main(["lift", f"root={root}", f"output_dir={tmp_path / 'o'}", "frames_per_scene=3", *words])
+    lost = root / "2D" / names[0] / "pose" / "60.txt"
+    lost.write_text("-inf -inf -inf -inf\n" * 4)
     before = sorted((tmp_path / "cache").rglob("*"))
     ask = ["ask", f"scene={root}/2D/{names[0]}", *words]
     assert main([*ask, f"out={tmp_path / 'a'}", "a chair"]) == 0
+    lost.unlink()
+    assert f"{names[0]}: 1 frame is passed over: frame 60: " in capsys.readouterr().err
     assert sorted((tmp_path / "cache").rglob("*")) == before
     assert main([*ask[:-1], f"out={tmp_path / 'b'}", "a chair"]) == 0
     one, other = (np.load(tmp_path / part / "scores.npz")["cosines"] for part in "ab")
@@ -120,6 +124,8 @@ def test_compare_prints_and_writes_the_table(rooms, random_clip, tmp_path, capsy
         (["ask", "scene=s"], "the question is empty"),
         (["ask", "scene=nowhere", "a chair"], "nowhere is not there"),
         (["compare", "root=nowhere"], "nowhere"),
+        (["ask", "scene=nowhere", f"out={__file__}", "a chair"], "is a file: out= is a folder"),
+        (["compare", "root=nowhere", f"out={__file__}"], "is a file: out= is a folder"),
     ],
 )
 def test_mistakes_are_one_line(words, line, capsys, monkeypatch, tmp_path):

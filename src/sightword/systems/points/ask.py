@@ -92,7 +92,7 @@ def vectors(text: TextTower, texts: Sequence[str]) -> Tensor:
 
 def answer(features: Tensor, seen: Tensor, text: TextTower, questions: Sequence[str], against: Sequence[str]) -> Answer:
     """Which of the questions, or of what they are weighed against, each point (N, D) is most like."""
-    asked = [" ".join(question.split()) for question in questions if question.strip()]
+    asked = list(dict.fromkeys(" ".join(question.split()) for question in questions if question.strip()))
     if not asked:
         raise ValueError('there is no question: sightword ask scene=… tower=… "a chair, a bed"')
     rest = [word for word in against if plain(word) not in {plain(question) for question in asked}]

@@ -18,6 +18,7 @@ from sightword.data.image import read_image
 from sightword.systems.points.cloud import read_cloud, recorded
 from sightword.systems.points.geometry import back_project, project, visible
 from sightword.systems.points.scannet import (
+    SKIP,
     Frame,
     find_scenes,
     list_frames,
@@ -102,7 +103,7 @@ def _files(folder: Path, name: str, medians: dict[int, float]) -> tuple[int, lis
                 else:
                     problems.append(f"frame {index}: its depth is 0 everywhere")
         except ValueError as error:
-            problems.append(str(error).replace(", or set on_error=skip", ""))
+            problems.append(str(error).replace(SKIP, ""))
     return looked, problems
 
 

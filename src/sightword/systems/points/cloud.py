@@ -310,7 +310,7 @@ def fuse(frames: Iterable[Frame], voxel: float = 0.03, far: float = 10.0) -> Clo
     count = 0
     for frame in frames:
         points = measured(frame, far).numpy()
-        found = _cells(points[:, :3], voxel)
+        found = voxels(points[:, :3], voxel)
         rows = np.concatenate([points, np.ones((len(points), 1), np.float32)], 1)  # (N, 7)
         keys, sums = _thinned(np.concatenate([keys, found]), np.concatenate([sums, rows]))
         count += 1
@@ -331,11 +331,11 @@ def measured(frame: Frame, far: float = 10.0) -> Tensor:
     return torch.cat([back_project(depth, frame.K_depth, frame.pose)[known], rgb], 1)
 
 
-def _cells(xyz: np.ndarray, voxel: float) -> np.ndarray:
-    """A number for each point's voxel: 21 bits an axis."""
-    cells = np.floor(xyz / voxel).astype(np.int64) + (1 << 20)
+def voxels(xyz: np.ndarray, voxel: float) -> np.ndarray:
+    """A number for each point's voxel: 21 bits an axis. ValueError for points farther out than these tell apart."""
+    cells = np.floor(xyz.astype(np.float64) / voxel).astype(np.int64) + (1 << 20)
     if len(cells) and (cells.min() < 0 or cells.max() >= 1 << 21):
-        raise ValueError(f"a depth frame reaches {np.abs(xyz).max():.3g} m from the origin: poses are in metres")
+        raise ValueError(f"a point is {np.abs(xyz).max():.3g} m from the origin: are clouds and poses in metres?")
     return (cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2]
 
 

@@ -89,9 +89,9 @@ def compare(
         pair = tower_pair(tower, **{**options, "size": way.size})
         encoder = FrameEncoder(pair.image.to(device), form)
         words = F.normalize(way.texts(texts), dim=-1)
-        if not rows:
-            rows.append(_majority(truths, scenes, classes, device))
-        rows.append({"way": way.name} | _measure(encoder, way, words, scenes, truths, classes, device))
+        counts, row = _measure(encoder, way, words, scenes, truths, classes, device)
+        rows += [] if rows else [_majority(counts)]
+        rows.append({"way": way.name} | row)
     return rows
 
 
@@ -101,11 +101,10 @@ def _truth(scene: Scene, labels: LabelSet) -> Tensor:
     return torch.zeros(0, dtype=torch.int64) if label is None else torch.from_numpy(labels.numbers(label.numpy()))
 
 
-def _majority(truths: Sequence[Tensor], scenes: Sequence[Scene], classes: Sequence[int], device: str) -> dict[str, Any]:
-    """What always saying the most frequent class would get."""
-    counts = torch.stack([torch.cat(list(truths)).eq(number).sum() for number in classes]).double()
-    share = float(counts.max() / counts.sum())
-    return {"way": "the most frequent class, always", "accuracy": share, "mIoU": share / len(classes)} | {
+def _majority(counts: Tensor) -> dict[str, Any]:
+    """What always saying the most frequent class would get, on the points that all ways are measured by: (K,)."""
+    share, there = float(counts.max() / counts.sum().clamp(min=1)), max(int((counts > 0).sum()), 1)
+    return {"way": "the most frequent class, always", "accuracy": share, "mIoU": share / there} | {
         "seen": None, "ms a frame": None, "kB a frame": None
     }  # fmt: skip
 
@@ -118,7 +117,8 @@ def _measure(
     truths: Sequence[Tensor],
     classes: Sequence[int],
     device: str,
-) -> dict[str, Any]:
+) -> tuple[Tensor, dict[str, Any]]:
+    """Points of each class that are seen (K,), and the row."""
     order = {number: place for place, number in enumerate(classes)}
     total = torch.zeros(len(classes), len(classes), dtype=torch.int64)
     labelled, seconds, frames, size = 0, 0.0, 0, 0
@@ -142,7 +142,7 @@ def _measure(
     both = total.diagonal().double()
     union = total.sum(0) + total.sum(1) - total.diagonal()
     known = total.sum(1) > 0
-    return {
+    return total.sum(1), {
         "accuracy": float(both.sum() / total.sum().clamp(min=1)),
         "mIoU": float((both / union.clamp(min=1))[known].mean()) if known.any() else 0.0,
         "seen": float(total.sum() / max(labelled, 1)),

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from sightword import job
 from sightword.data.loader import Draw, Loaders, Stream, mix, ordered
 from sightword.systems.points.clip import FrozenClip
-from sightword.systems.points.cloud import Cloud, scene_cloud
+from sightword.systems.points.cloud import Cloud, scene_cloud, voxels
 from sightword.systems.points.config import Data
 from sightword.systems.points.features import FrameCache, fill
 from sightword.systems.points.label import LabelSet
@@ -241,8 +241,7 @@ def turned(room: RoomBatch, angle: float) -> RoomBatch:
 
 def thinned(cloud: Cloud, voxel: float) -> Cloud:
     """The first point of each voxel, in the cloud's order. voxel: metres."""
-    cells = np.floor(cloud.xyz.numpy().astype(np.float64) / voxel).astype(np.int64) + (1 << 20)
-    _, first = np.unique((cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2], return_index=True)
+    _, first = np.unique(voxels(cloud.xyz.numpy(), voxel), return_index=True)
     kept = torch.from_numpy(np.sort(first))
     label, instance = (None if part is None else part[kept] for part in (cloud.label, cloud.instance))
     return Cloud(cloud.xyz[kept], cloud.rgb[kept], label, instance)

@@ -32,12 +32,14 @@ from sightword import job
 from sightword.atomic import write_atomically
 from sightword.systems.points import show
 from sightword.systems.points.cloud import Cloud, scene_cloud, write_ply
-from sightword.systems.points.features import Features, FrameCache, FrameEncoder, Plan, features_of, plan
-from sightword.systems.points.link import Links, lift, link
-from sightword.systems.points.scannet import Scene, read_color, read_scene, views_of
+from sightword.systems.points.features import Features, FrameCache, FrameEncoder, Plan, features_of, identified, plan
+from sightword.systems.points.link import Links, at_links, link
+from sightword.systems.points.recipe import remember
+from sightword.systems.points.scannet import Scene, read_color, read_scene, say_skipped, views_of
 from sightword.tokens import Opener
 
 REPORT, FAILED = "report.json", "failed.txt"
+ROWS = 2048  # of points that are sampled at once: they stay in a processor's cache
 EXPECTED = (ValueError, OSError, KeyError)  # a user's data that are not as they should be; others are our defects
 
 
@@ -165,6 +167,7 @@ class Extraction:
             maps = features.maps.to(device)
             frames = [per_frame(maps, links, view) for view in range(len(scene.frames))]
         with stages("write"):
+            clear(folder)
             files = [write_frame(folder, f.index, seen) for f, seen in zip(scene.frames, frames, strict=True)]
             write_ply(folder / "points.ply", cloud)
         stages.weigh("write", *files, folder / "points.ply")
@@ -172,12 +175,11 @@ class Extraction:
             with stages("draw"):
                 drawn = draw(folder, scene, cloud, links, frames, self.options.vis)
             stages.weigh("draw", *drawn)
-        seen = int((links.offset.diff(append=links.offset.new_tensor([len(links.point)])) > 0).sum())
         counts = {str(f.index): len(s.rows) for f, s in zip(scene.frames, frames, strict=True)}
         report = {
             "asked": self.asked(scene),
             "points": len(xyz),
-            "seen": seen,
+            "seen": int((links.counts > 0).sum()),
             "visible": counts,
             "skipped": scene.skipped,
             "seconds": time.perf_counter() - start,
@@ -234,11 +236,22 @@ class Seen(NamedTuple):
 def per_frame(maps: Tensor, links: Links, view: int) -> Seen:
     """maps: (V, D, h, w)."""
     chosen = (links.view == view).nonzero().squeeze(1)
-    each = torch.arange(len(chosen), device=chosen.device)
     uv, conf = links.uv[chosen], links.conf[chosen]
-    alone = Links(each, torch.zeros_like(each), uv, torch.ones_like(conf), each, links.size)
-    found = F.normalize(lift(maps[view : view + 1].float(), alone, len(chosen)), dim=-1).half()
+    own = maps[view : view + 1].float()
+    found = torch.empty(len(chosen), maps.shape[1], dtype=torch.float16, device=maps.device)
+    for part, place, sure in zip(found.split(ROWS), uv.split(ROWS), conf.split(ROWS), strict=True):
+        each = torch.arange(len(part), device=part.device)
+        alone = Links(each, torch.zeros_like(each), place, sure, each, links.size)
+        part.copy_(F.normalize(at_links(own, alone), dim=-1))
     return Seen(found.cpu(), uv.cpu(), conf.cpu(), links.point[chosen].cpu(), links.size)
+
+
+def clear(folder: Path) -> None:
+    """Take away what was lifted before, of other frames perhaps or onto other points; that it was done at first."""
+    (folder / REPORT).unlink(missing_ok=True)
+    for name in ("frame_*.npz", "vis_*.png", "cloud.png"):
+        for file in folder.glob(name):
+            file.unlink(missing_ok=True)
 
 
 def write_frame(folder: Path, index: int, seen: Seen) -> Path:
@@ -312,16 +325,19 @@ def extract(
     if options.vis not in ("", *show.KINDS):
         raise ValueError(f"vis is {', '.join(show.KINDS)}, or 0 for no pictures; got {options.vis!r}")
     out = Path(out).expanduser()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: output_dir= is a folder")
     start = time.perf_counter()
     scenes, failed = _read(root, names, frames)
     if scenes:
-        encoder = FrameEncoder(source.open(), form)
-        identity = encoder.recipe()
-        planned = plan(cache, scenes, identity, backend) if str(cache) else None
-        told = {name: identity[name] for name in ("weights", "form", "preprocessing")}
+        known = identified(source, form, cache)
+        planned = plan(cache, scenes, known.recipe, backend) if str(cache) else None
+        if planned:
+            remember(planned.cache.out, known.state, known.recipe)
+        told = {name: known.recipe[name] for name in ("weights", "form", "preprocessing")}
         made = Extraction(source, form, scenes, out, options, planned, told)
         _forget_failures(made)
-        ours = encoder if engine == "inline" else None
+        ours = known.encoder if engine == "inline" else None
         job.run(
             lambda: made.worker(ours),
             len(scenes),
@@ -335,7 +351,7 @@ def extract(
     for scene in scenes:
         if (reason := out / scene.name / FAILED).exists():
             failed[scene.name] = reason.read_text(encoding="utf-8").strip()
-    done = [scene.name for scene in scenes if (out / scene.name / REPORT).exists() and scene.name not in failed]
+    done = [scene.name for scene in scenes if scene.name not in failed and made.finished(scene)]
     if not done and failed:
         name, why = next(iter(failed.items()))
         raise ValueError(f"not one of {len(names)} scenes could be lifted; {name}: {why}")
@@ -347,7 +363,8 @@ def _read(root: str | Path, names: Sequence[str], frames: int) -> tuple[list[Sce
     scenes, failed = [], {}
     for name in names:
         try:
-            scenes.append(read_scene(root, name, frames))
+            scenes.append(scene := read_scene(root, name, frames))
+            say_skipped(scene)
         except EXPECTED as error:
             failed[name] = line_of(error)
     return scenes, failed

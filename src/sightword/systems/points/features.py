@@ -1,6 +1,7 @@
 """What a frozen CLIP sees in the frames of scenes: a map of words for each, computed once.
 
     out/<16 hex>/     a part, a FeatureCache, for each time that frames were added: a shard a scene, a row a frame
+    out/recipes.json  what towers that were opened would write, see `recipe`
 
 A row holds the patches' unit vectors and the frame's pooled one, in half precision. A frame is encoded by itself and
 rounded as the disk rounds it, so what is read and what is computed anew are the same bits, in whatever company. Nothing
@@ -22,8 +23,10 @@ from torch import Tensor
 
 from sightword import job
 from sightword.cache import FeatureCache, differences, digest, flatten, header_for, items_digest
+from sightword.systems.points.recipe import recall, remember, state_of
 from sightword.systems.points.scannet import Scene, read_color
 from sightword.tokens import Opener
+from sightword.towers.clip_dense import Form
 from sightword.towers.tower import ImageTower
 
 WRITER = "sightword lift"
@@ -37,10 +40,20 @@ class Features(NamedTuple):
     pooled: Tensor  # (V, D) float16, the whole frame's
 
 
+def check_form(form: str) -> None:
+    """ValueError for tokens that there are not, or that are not in the space of words."""
+    if Form.parse(form).kind == "post":
+        raise ValueError(
+            "form=post is CLIP's tokens before they are in the space of words: points are lifted from qq, value, kk "
+            "or joint"
+        )
+
+
 class FrameEncoder:
     """A frozen tower, asked for one form of its tokens. Frames are squashed to its size, so that nothing is cut."""
 
     def __init__(self, tower: ImageTower, form: str = "qq") -> None:
+        check_form(form)
         self.tower, self.form = tower.freeze(), form
         self.preprocess = replace(tower.preprocess, resize="squash")  # cut edges would be another camera
         self.grid = tower.grid()
@@ -145,6 +158,24 @@ class Plan(NamedTuple):
         self.part.write_shard(list(self.frames).index(scene), keys, rows)
 
 
+class Identified(NamedTuple):
+    """A tower and a form by what they write."""
+
+    recipe: dict[str, Any]
+    state: str  # see `recipe.state_of`
+    encoder: FrameEncoder | None  # where it had to be opened for that
+
+
+def identified(source: Opener, form: str, out: str | Path = "") -> Identified:
+    """out: of a cache, which may remember it. ValueError for a form that there is not."""
+    check_form(form)  # before a cache is begun for it
+    state = state_of(source, form) if str(out) else ""
+    if known := recall(Path(out).expanduser(), state):
+        return Identified(known, state, None)
+    encoder = FrameEncoder(source.open(), form)
+    return Identified(encoder.recipe(), state, encoder)
+
+
 def plan(out: str | Path, scenes: Iterable[Scene], recipe: Mapping[str, Any], backend: str = "safetensors") -> Plan:
     """Find what the cache lacks of these scenes' frames, and begin a part for it, or go on with one that was begun.
 
@@ -190,10 +221,9 @@ def fill(
 
     source: opens the tower, see `tokens.Source`; offline: computes nothing, so what the cache lacks is a ValueError.
     """
-    encoder = FrameEncoder(source.open(), form)
-    recipe = encoder.recipe()
+    known = identified(source, form, out)
     if offline:
-        cache = FrameCache(out, recipe)
+        cache = FrameCache(out, known.recipe)
         lost = [f"{scene.name}/{index}" for scene in scenes for index in cache.lacks(scene)]
         if lost:
             raise ValueError(
@@ -201,11 +231,13 @@ def fill(
                 f"sightword lift cache={out} does so beforehand"
             )
         return cache
-    planned = plan(out, scenes, recipe, backend)
+    planned = plan(out, scenes, known.recipe, backend)
+    remember(planned.cache.out, known.state, known.recipe)
     by_name = {scene.name: scene for scene in scenes}
     names = list(planned.frames)
 
     def worker() -> Callable[[int], None]:
+        encoder = known.encoder or FrameEncoder(source.open(), form)
         encoder.tower.to(device or job.device())
 
         def work(number: int) -> None:

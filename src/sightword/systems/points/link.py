@@ -106,6 +106,13 @@ def lift(maps: Tensor, links: Links, n: int) -> Tensor:
     )
 
 
+def at_links(maps: Tensor, links: Links) -> Tensor:
+    """What each view shows where a point lies in it: maps (V, C, h, w) to (L, C)."""
+    number = torch.arange(len(links.view), device=links.view.device)
+    alone = links._replace(point=number, offset=number, conf=torch.ones_like(links.conf))
+    return lift(maps, alone, len(number))
+
+
 def _taps(links: Links, grid: Size) -> tuple[Tensor, Tensor]:
     """The four cells around each link in a table of all views' cells, (L, 4) int64, and their shares, (L, 4)."""
     (height, width), (h, w) = links.size, grid

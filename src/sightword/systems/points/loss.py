@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.systems.points.link import Links, lift
+from sightword.systems.points.link import Links, at_links
 
 
 def distillation(text: Tensor, clip: Tensor, seen: Tensor) -> Tensor:
@@ -41,10 +41,3 @@ def agreement(maps: Tensor, links: Links, n: int) -> tuple[Tensor, Tensor]:
     count = torch.bincount(links.point, minlength=n).to(units.dtype)
     pairs = (count * (count - 1)).clamp_min(1)
     return (total.square().sum(1) - own) / pairs, count > 1
-
-
-def at_links(maps: Tensor, links: Links) -> Tensor:
-    """What each view shows where a point lies in it: maps (V, C, h, w) to (L, C)."""
-    number = torch.arange(len(links.point), device=links.point.device)
-    alone = links._replace(point=number, offset=number, conf=torch.ones_like(links.conf))
-    return lift(maps, alone, len(number))

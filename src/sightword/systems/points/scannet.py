@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sightword import job
 from sightword.data.image import read_image
 from sightword.systems.points.geometry import Size, resize_intrinsics, so3
 from sightword.systems.points.link import Views
@@ -32,6 +33,7 @@ COLOURS = (".jpg", ".jpeg", ".png")
 MILLIMETRES = 1000.0
 LOST = 65535  # some cameras' word for an unknown depth
 LEAST = 100  # a frame whose greatest value is less than 10 cm is in no millimetres
+SKIP = ", or set on_error=skip"  # what `read_image` advises, and frames have not
 LONG = 1 << 16  # bytes; no matrix in text is longer
 LABELS = "scannetv2-labels.combined.tsv"
 
@@ -157,6 +159,12 @@ def read_scene(root: str | Path, scene: str = "", frames: int | Sequence[int] | 
     return Scene(name, folder, [Frame(index, *usable[index], K_color, K_depth) for index in kept], skipped)
 
 
+def say_skipped(scene: Scene) -> None:
+    """A line on stderr, if frames of a scene cannot be used."""
+    if count := len(scene.skipped):
+        job.say(f"{scene.name}: {count} {'frame is' if count == 1 else 'frames are'} passed over: {scene.skipped[0]}")
+
+
 Files = tuple[Path | None, Path | None, Path | None]  # colour, depth, pose
 
 
@@ -176,8 +184,11 @@ def list_frames(folder: Path) -> dict[int, Files]:
 
 
 def read_color(frame: Frame) -> Image.Image:
-    """RGB, 8 bit. ValueError as in `read_image`."""
-    return read_image(frame.color)
+    """RGB, 8 bit. ValueError, one line, for a file that is damaged."""
+    try:
+        return read_image(frame.color)
+    except ValueError as error:
+        raise ValueError(str(error).replace(SKIP, "")) from None
 
 
 def read_depth(frame: Frame | Path, unit: float = MILLIMETRES) -> Tensor:

@@ -101,26 +101,28 @@ def ask(
     from sightword import job
     from sightword.systems.points import ask as asking
     from sightword.systems.points.features import FrameEncoder, features_of, fill
-    from sightword.systems.points.scannet import read_color, read_scene
-    from sightword.towers import tower_pair
+    from sightword.systems.points.scannet import read_color, read_scene, say_skipped
+    from sightword.towers import text_tower, tower_pair
 
     questions = [question for question in " ".join(words).split(",") if question.strip()]
     if not questions:
         raise ValueError(f'the question is empty: sightword ask scene={scene} "a chair"')
     _positive(frames=frames)
+    _folder_to_be(out)
     read = read_scene(scene, frames=frames)
+    say_skipped(read)
     source = _source(tower, tag, size, dtype)
-    pair = tower_pair(tower, **source.options)
     if cache:
-        kept = fill(_Opened(pair.image), form, [read], cache)
-        features = kept.maps(read.name, [frame.index for frame in read.frames])
+        features = fill(source, form, [read], cache).maps(read.name, [frame.index for frame in read.frames])
+        text = text_tower(tower, tag, source.options["dtype"])
     else:
-        encoder = FrameEncoder(pair.image.to(job.device()), form)
+        pair = tower_pair(tower, **source.options)
+        text, encoder = pair.text, FrameEncoder(pair.image.to(job.device()), form)
         features = features_of(encoder.rows([read_color(frame) for frame in read.frames]), encoder.grid)
     lifted = asking.lift_scene(read, features, voxel, job.device())
     classes = asking.classes_near(read.folder)
     rest = [word.strip() for word in against.split(",") if word.strip()] or asking.competitors(classes)
-    answered = asking.answer(lifted.features, lifted.seen, pair.text, questions, rest)
+    answered = asking.answer(lifted.features, lifted.seen, text, questions, rest)
     print("\n".join(asking.told(lifted, answered, classes)))
     files = asking.write(lifted, answered, read.name, Path(out).expanduser())
     print(f"by {len(read.frames)} frames; drawn in {files[0]}, coloured points in {files[1]}, all scores in {files[2]}")
@@ -149,6 +151,7 @@ def compare(
     from sightword.systems.points import compare as comparing
 
     _positive(frames_per_scene=frames_per_scene)
+    _folder_to_be(out)
     classes = _labels(labels, root)
     scenes = _scenes(root, scenes_file, frames_per_scene)
     options = dict(_source(tower, tag, "", dtype).options)
@@ -173,16 +176,6 @@ def check_scannet(root: str) -> "Report":
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
-
-
-class _Opened:
-    """A tower that is open already, as `tokens.Opener`."""
-
-    def __init__(self, tower: Any) -> None:
-        self.tower = tower
-
-    def open(self) -> Any:
-        return self.tower
 
 
 def _source(tower: str, tag: str, size: str, dtype: str) -> Any:
@@ -210,6 +203,13 @@ def _positive(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} is at least 1, got {value}")
+
+
+def _folder_to_be(out: str) -> None:
+    from pathlib import Path
+
+    if (path := Path(out).expanduser()).exists() and not path.is_dir():
+        raise ValueError(f"{out} is a file: out= is a folder")
 
 
 def _scenes(root: str, scenes_file: str, frames: int) -> "list[Scene]":
