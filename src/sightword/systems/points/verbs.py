@@ -12,6 +12,7 @@ DTYPES = {
     "fp32": "float32", "bf16": "bfloat16", "fp16": "float16",
     "float32": "float32", "bfloat16": "bfloat16", "float16": "float16",
 }  # fmt: skip
+FORMS = {"plain": "joint"}  # document and papers' word → the towers'
 ASKED = 24  # frames of a scene that is asked, at most, if nothing is said
 
 
@@ -37,7 +38,7 @@ def lift(
 
     root: scenes in ScanNet's layout, or one scene. output_dir: a folder a scene, with a frame_<i>.npz for each frame
     (pts_feat, uv_idx, conf_2d, rows), points.ply and report.json. scenes_file: a list of names; all scenes if empty.
-    tower: vit_b16, an open_clip model with tag=, or a folder. form: qq, value, kk, kk+gauss …; joint is no language.
+    tower: vit_b16, an open_clip model with tag=, or a folder. form: qq, value, kk, kk+gauss …; plain, or joint, is no language.
     size: of the frames in the tower, height x width; its own if empty. dtype: bf16, fp32, or fp16 on a GPU.
     vis: 1 or pca for pictures in colours of the features, tsne for their neighbourhoods too.
     cache: a folder that keeps CLIP's maps, so that they are computed once; backend: safetensors or lmdb.
@@ -48,6 +49,7 @@ def lift(
     from sightword.systems.points.scannet import find_scenes, read_scenes_file
 
     _positive(frames_per_scene=frames_per_scene)
+    form = FORMS.get(form, form)
     kinds = {"0": "", "false": "", "": "", "1": "pca", "true": "pca"}
     source = _source(tower, tag, size, dtype)
     names = read_scenes_file(scenes_file) if scenes_file else find_scenes(root)
@@ -108,6 +110,7 @@ def ask(
     if not questions:
         raise ValueError(f'the question is empty: sightword ask scene={scene} "a chair"')
     _positive(frames=frames)
+    form = FORMS.get(form, form)
     _folder_to_be(out)
     read = read_scene(scene, frames=frames)
     say_skipped(read)
@@ -151,6 +154,7 @@ def compare(
     from sightword.systems.points import compare as comparing
 
     _positive(frames_per_scene=frames_per_scene)
+    form = FORMS.get(form, form)
     _folder_to_be(out)
     classes = _labels(labels, root)
     scenes = _scenes(root, scenes_file, frames_per_scene)
