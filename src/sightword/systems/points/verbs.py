@@ -38,7 +38,8 @@ def lift(
 
     root: scenes in ScanNet's layout, or one scene. output_dir: a folder a scene, with a frame_<i>.npz for each frame
     (pts_feat, uv_idx, conf_2d, rows), points.ply and report.json. scenes_file: a list of names; all scenes if empty.
-    tower: vit_b16, an open_clip model with tag=, or a folder. form: qq, value, kk, kk+gauss …; plain, or joint, is no language.
+    tower: vit_b16, an open_clip model with tag=, or a folder.
+    form: qq, value, kk, kk+gauss …, or plain, also called joint, which is no language at places.
     size: of the frames in the tower, height x width; its own if empty. dtype: bf16, fp32, or fp16 on a GPU.
     vis: 1 or pca for pictures in colours of the features, tsne for their neighbourhoods too.
     cache: a folder that keeps CLIP's maps, so that they are computed once; backend: safetensors or lmdb.
