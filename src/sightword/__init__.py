@@ -9,23 +9,34 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AnimeDataModule": "modules",
+    "BiFusionEncoder": "systems.points.model",
+    "ClipConsCriterion": "systems.points.loss",
     "Decoder": "towers.vq_network",
     "Encoder": "towers.vq_network",
     "FeatureCache": "cache",
     "FrozenQuantizer": "quantize",
+    "FusionGate": "systems.points.model",
     "IntentonomyClipViTMultiStreamModule": "modules",
     "LPIPS": "systems.tokenizer.loss",
     "Quantized": "quantize",
     "ResBlock": "towers.vq_network",
+    "ResNet3dSlowOnly": "systems.skeleton.network",
     "SemanticSpatialVQ": "systems.intent.model",
+    "TinySA2D": "systems.points.model",
+    "TinySAModule": "systems.points.model",
     "TokenCache": "tokens",
     "VQImage": "towers.vq_image",
     "VQVAEModel": "modules",
     "VectorQuantizer": "quantize",
     "VectorQuantizerEMA": "quantize",
+    "ball_query": "systems.points.neighbour",
+    "build_geo_pe": "systems.points.model",
+    "build_uv_index": "systems.points.link",
+    "build_uv_index_batch": "systems.points.link",
     "generate_semantic_anchors": "systems.intent.anchors",
     "image_tower": "towers",
     "load_published": "towers.vq_published",
+    "sample_img_feat": "systems.points.link",
     "text_tower": "towers",
     "word_vectors": "towers.text",
 }
@@ -42,6 +53,17 @@ if TYPE_CHECKING:
     from sightword.quantize import VectorQuantizerEMA as VectorQuantizerEMA
     from sightword.systems.intent.anchors import generate_semantic_anchors as generate_semantic_anchors
     from sightword.systems.intent.model import SemanticSpatialVQ as SemanticSpatialVQ
+    from sightword.systems.points.link import build_uv_index as build_uv_index
+    from sightword.systems.points.link import build_uv_index_batch as build_uv_index_batch
+    from sightword.systems.points.link import sample_img_feat as sample_img_feat
+    from sightword.systems.points.loss import ClipConsCriterion as ClipConsCriterion
+    from sightword.systems.points.model import BiFusionEncoder as BiFusionEncoder
+    from sightword.systems.points.model import FusionGate as FusionGate
+    from sightword.systems.points.model import TinySA2D as TinySA2D
+    from sightword.systems.points.model import TinySAModule as TinySAModule
+    from sightword.systems.points.model import build_geo_pe as build_geo_pe
+    from sightword.systems.points.neighbour import ball_query as ball_query
+    from sightword.systems.skeleton.network import ResNet3dSlowOnly as ResNet3dSlowOnly
     from sightword.systems.tokenizer.loss import LPIPS as LPIPS
     from sightword.tokens import TokenCache as TokenCache
     from sightword.towers import image_tower as image_tower
