@@ -26,6 +26,7 @@ def section(out: Path, train: Train) -> Section:
     small, run = out.parent / "miniature", out / "run"
     if (run / "summary.json").exists():
         shutil.rmtree(run)
+    shutil.rmtree(out / "clip", ignore_errors=True)  # a second's work, and perhaps another version's CLIP
     rooms, tower = small / "rooms", small / "towers" / "clip"
     lists = rooms / "meta_data"
     words = ["experiment=points/bifusion", "scale=mini", f"system.clip={tower}", f"system.labels={rooms}"]
