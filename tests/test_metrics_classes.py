@@ -1,11 +1,12 @@
 """One of C classes: top-k, the confusion matrix and mean-class accuracy, by hand."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
 
-from sightword.metrics import class_accuracy, confusion_matrix, mean_class_accuracy, top_k
+from sightword.metrics import class_accuracy, confusion_matrix, gathered, mean_class_accuracy, top_k
 
 
 def test_top_k_by_hand() -> None:
@@ -82,3 +83,20 @@ def test_mean_class_accuracy_does_not_weigh_classes_by_their_items() -> None:
 def test_what_does_not_fit_is_one_line(call, told) -> None:
     with pytest.raises(ValueError, match=told):
         call()
+
+
+class Numbered(NamedTuple):
+    number: torch.Tensor
+    values: torch.Tensor
+
+
+def test_gathered_rows_stand_in_the_order_of_their_number() -> None:
+    parts = [
+        Numbered(torch.tensor([3, 1]), torch.tensor([[3.0], [1.0]])),
+        Numbered(torch.tensor([2]), torch.ones(1, 1)),
+    ]
+    found = gathered(Numbered, parts)
+    assert isinstance(found, Numbered)
+    assert found.number.tolist() == [1, 2, 3]
+    assert found.values.tolist() == [[1.0], [1.0], [3.0]]
+    assert gathered(Numbered, []) is None

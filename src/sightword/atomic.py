@@ -1,10 +1,15 @@
 """Whole files or none: write beside, flush, rename."""
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @contextmanager
@@ -34,3 +39,15 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_picture(picture: "Image", file: Path, twin: Any = None) -> list[Path]:
+    """Write a picture as PNG and, beside it, what it shows as JSON. The files."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(file) as part:
+        picture.save(part, "PNG")
+    if twin is None:
+        return [file]
+    with write_atomically(file.with_suffix(".json")) as part:
+        part.write_text(json.dumps(twin, indent=1) + "\n", encoding="utf-8")
+    return [file, file.with_suffix(".json")]

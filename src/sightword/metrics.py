@@ -135,6 +135,24 @@ def _over_ranks(values: Tensor) -> Tensor:
     return total.to(values.device)
 
 
+def gathered(kind: type[Any], parts: list[Any]) -> Any:
+    """Rows of all ranks (a collective) as one: in the order of their field `number`; None if there is not one row.
+
+    kind: of the parts, a NamedTuple whose fields are tensors on the CPU with as many rows, `number` (N,) among them.
+    A rank may have none.
+    """
+    rows = [part._asdict() for part in parts]
+    if distributed.is_available() and distributed.is_initialized():
+        ranks: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(ranks, [{k: v.numpy() for k, v in row.items()} for row in rows])
+        rows = [{k: torch.from_numpy(v) for k, v in row.items()} for rank in ranks for row in rank]
+    if not rows:
+        return None
+    whole = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    order = whole["number"].argsort(stable=True)
+    return kind(**{name: values[order] for name, values in whole.items()})
+
+
 # ---------------------------------------------------------------------------------------------------------- pictures
 
 

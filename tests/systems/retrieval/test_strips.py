@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from sightword.atomic import write_picture
 from sightword.systems.retrieval import show
 from sightword.systems.retrieval.show import CONTROL, KINDS, Shown, ask, probes_of, sensitivity, spread, strip, wrapped
 
@@ -81,7 +82,7 @@ def test_questions_tell_the_right_images_and_have_a_json_twin(tmp_path):
     assert [right for _, _, right in questions[1].found] == [True, True, False]
     assert questions[1].found[0][0] == files[0]
     picture = show.stacked([question.strip() for question in questions])
-    written = show.save(picture, tmp_path / "out" / "strips.png", [question.as_dict() for question in questions])
+    written = write_picture(picture, tmp_path / "out" / "strips.png", [question.as_dict() for question in questions])
     assert json.loads(written[1].read_text())[1]["found"][2]["right"] is False
     assert Image.open(written[0]).size == picture.size
 

@@ -3,7 +3,6 @@
 Legend: C captions; N images; D width of the embedding; n probes, captions of which one word is changed.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from sightword.atomic import write_atomically
+from sightword.atomic import write_picture
 from sightword.data.image import read_image
 from sightword.data.loader import mix
 from sightword.pictures import FAINT, GREY, INK
@@ -207,8 +206,8 @@ def draw(
     swaps = sensitivity(embed, split.captions, images[split.caption_image], captions)
     page = stacked([question.strip() for question in asked])
     return [
-        *save(page, folder / "strips.png", [question.as_dict() for question in asked]),
-        *save(swaps.picture(), folder / "word_swaps.png", swaps.as_dict()),
+        *write_picture(page, folder / "strips.png", [question.as_dict() for question in asked]),
+        *write_picture(swaps.picture(), folder / "word_swaps.png", swaps.as_dict()),
     ]
 
 
@@ -419,18 +418,6 @@ def wrapped(text: str, width: int, size: int) -> list[str]:
                 lines.append("")
             lines[-1] += letter
     return lines
-
-
-def save(picture: Image.Image, file: Path, twin: Any = None) -> list[Path]:
-    """Write a picture, and beside it what it shows as JSON. The files."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(file) as part:
-        picture.save(part, "PNG")
-    if twin is None:
-        return [file]
-    with write_atomically(file.with_suffix(".json")) as part:
-        part.write_text(json.dumps(twin, indent=1) + "\n", encoding="utf-8")
-    return [file, file.with_suffix(".json")]
 
 
 def _font(size: int) -> Any:

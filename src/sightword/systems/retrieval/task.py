@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL.Image import Image
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn import Parameter
 
 from sightword import align, metrics, pictures
@@ -259,7 +259,11 @@ class Retrieving(Task):
         """Percent, from captions to images, and i2t_… from images to captions; text_gain in nats a code."""
         from sightword.ranking import measures_of
 
-        images, texts, gain = Rows.gathered(self._images), Rows.gathered(self._texts), self._gain.reduce()
+        images, texts, gain = (
+            metrics.gathered(Rows, self._images),
+            metrics.gathered(Rows, self._texts),
+            self._gain.reduce(),
+        )
         self._forget()
         found: dict[str, float] = {}
         if images is not None and texts is not None:
@@ -333,19 +337,6 @@ class Rows(NamedTuple):
     @classmethod
     def of(cls, vectors: Tensor, batch: ImageRows | TextRows) -> "Rows":
         return cls(vectors.float().cpu(), batch.pids.cpu().clone(), batch.index.cpu().clone())  # the loader's memory
-
-    @classmethod
-    def gathered(cls, parts: list["Rows"]) -> "Rows | None":
-        """All parts of all ranks (a collective), in the order of their number; None if there is not one row."""
-        if distributed.is_available() and distributed.is_initialized():
-            ranks: list[Any] = [None] * distributed.get_world_size()
-            distributed.all_gather_object(ranks, [tuple(value.numpy() for value in part) for part in parts])
-            parts = [cls(*map(torch.from_numpy, part)) for rank in ranks for part in rank]
-        if not parts:
-            return None
-        vectors, pids, number = (torch.cat(values) for values in zip(*parts, strict=True))
-        order = number.argsort(stable=True)
-        return cls(vectors[order], pids[order], number[order])
 
 
 def _masked(batch: PedesBatch) -> tuple[Tensor, Tensor]:

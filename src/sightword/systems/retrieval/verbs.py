@@ -77,10 +77,11 @@ def search(
         copies = f"  (and {hit.copies} of the same bytes)" if hit.copies else ""
         print(f"{number:>3}  {hit.score:.4f}  {hit.path}{copies}")
     if out:
-        from sightword.systems.retrieval.show import Shown, save, strip
+        from sightword.atomic import write_picture
+        from sightword.systems.retrieval.show import Shown, strip
 
         drawn = hits[:DRAWN]
-        save(strip(sentence, [Shown.of(hit.path, hit.score) for hit in drawn]), Path(out).expanduser())
+        write_picture(strip(sentence, [Shown.of(hit.path, hit.score) for hit in drawn]), Path(out).expanduser())
         first = f"the first {DRAWN} " if len(hits) > DRAWN else ""
         print(f"{len(hits)} of {len(gallery)} images; {first}drawn in {out}")
 

@@ -3,7 +3,6 @@
 Legend: N clips; M persons; L frames of a view; V joints; T' frames of the network's features, as many as it makes.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
 from sightword import align, metrics, pictures
-from sightword.atomic import write_atomically
+from sightword.atomic import write_picture
 from sightword.pictures import FAINT, GREY, INK, Array
 
 if TYPE_CHECKING:
@@ -151,18 +150,6 @@ def stacked(pages: Sequence[Image.Image]) -> Image.Image:
         whole.paste(page, (0, y + (1 if number else 0)))
         y += page.height + (1 if number else 0)
     return whole
-
-
-def save(picture: Image.Image, file: Path, twin: Any = None) -> list[Path]:
-    """Write a picture, and beside it what it shows as JSON. The files."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(file) as part:
-        picture.save(part, "PNG")
-    if twin is None:
-        return [file]
-    with write_atomically(file.with_suffix(".json")) as part:
-        part.write_text(json.dumps(twin, indent=1) + "\n", encoding="utf-8")
-    return [file, file.with_suffix(".json")]
 
 
 def _persons(points: Array, scores: Array, joints: int) -> tuple[np.ndarray, np.ndarray]:
@@ -421,10 +408,10 @@ def draw(
     """
     files, drawn = [], [one for one in watched if len(one.points)]
     if drawn:
-        files += save(strips(drawn, joints, classes), folder / "strips.png", twins(drawn, classes))
+        files += write_picture(strips(drawn, joints, classes), folder / "strips.png", twins(drawn, classes))
     if counts is not None and int(counts.sum()):
         picture = confusion(counts, classes, note)
-        files += save(picture, folder / "confusion.png", {"classes": list(classes), "counts": counts.tolist()})
+        files += write_picture(picture, folder / "confusion.png", {"classes": list(classes), "counts": counts.tolist()})
     return files
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from sightword import align, metrics
@@ -251,7 +251,7 @@ class Recognising(Task):
 
         With frames weighed by words, also effective_frames, and how well the weights tell key moments that are known.
         """
-        rows, names = Rows.gathered(self._gathered), self.labels.classes
+        rows, names = metrics.gathered(Rows, self._gathered), self.labels.classes
         self._gathered, self._bank = [], None
         if rows is None:
             return {}
@@ -343,19 +343,6 @@ class Rows(NamedTuple):
         weights = seen.weights if seen.weights is not None else seen.scores.new_zeros(*batch.key.shape[:2], 0)
         parts = (seen.scores.float(), batch.labels, batch.index, weights.float(), batch.key)
         return cls(*(part.detach().cpu().clone() for part in parts))  # the loader's memory
-
-    @classmethod
-    def gathered(cls, parts: list["Rows"]) -> "Rows | None":
-        """All parts of all ranks (a collective), in the order of their number; None if there is not one row."""
-        if distributed.is_available() and distributed.is_initialized():
-            ranks: list[Any] = [None] * distributed.get_world_size()
-            distributed.all_gather_object(ranks, [tuple(value.numpy() for value in part) for part in parts])
-            parts = [cls(*map(torch.from_numpy, part)) for rank in ranks for part in rank]
-        if not parts:
-            return None
-        whole = cls(*(torch.cat(values) for values in zip(*parts, strict=True)))
-        order = whole.number.argsort(stable=True)
-        return cls(*(values[order] for values in whole))
 
 
 def _class_table(confusion: Tensor, names: tuple[str, ...]) -> list[dict[str, Any]]:
