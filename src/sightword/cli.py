@@ -562,16 +562,12 @@ def cache(
     """
     import torch
 
-    from sightword.tokens import Source, cache_tokens
+    from sightword.tokens import Source, cache_tokens, size_of
 
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in kinds:
         raise ValueError(f"dtype is {', '.join(kinds)}; got {dtype!r}")
-    found = re.fullmatch(r"(\d+)x(\d+)", size)
-    if size and not found:
-        raise ValueError(f"size is height x width, as 224x304; got {size!r}")
-    pixels = (int(found[1]), int(found[2])) if found else None
-    source = Source(tower, {"tag": tag, "size": pixels, "dtype": kinds[dtype]})
+    source = Source(tower, {"tag": tag, "size": size_of(size), "dtype": kinds[dtype]})
     forms = tokens.split(",") if tokens else ["post"]
     kept = cache_tokens(
         source, images, out, forms, disk, batch_size, shard_size, on_error, engine=engine, workers=workers, gpus=gpus

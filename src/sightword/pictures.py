@@ -300,7 +300,7 @@ def confusion(counts: Array, names: Sequence[str], title: str = "", worst: int =
     totals = values.sum(1, keepdims=True)
     share = np.divide(values, totals, out=np.zeros_like(values), where=totals > 0)
     cell, small = (34, 12) if len(names) <= 20 else (26, 11) if len(names) <= 40 else (22, 10)
-    shown = [_cut(name, WIDEST_NAME) for name in names]
+    shown = [cut(name, WIDEST_NAME) for name in names]
     slanted = [_slanted(name) for name in shown]
     label = _font(LABEL)
     left = 12 + math.ceil(max(label.getlength(name) for name in shown)) + 8
@@ -370,9 +370,9 @@ def _mistakes(share: np.ndarray, names: Sequence[str], worst: int) -> list[str]:
     return ["most frequent mistakes", *lines] if lines else []
 
 
-def _cut(text: str, width: float) -> str:
-    """The text, or as much of its beginning as fits, and an ellipsis."""
-    font = _font(LABEL)
+def cut(text: str, width: float, size: int = LABEL) -> str:
+    """The text, or as much of its beginning as fits into `width` pixels, and an ellipsis. size: of the letters."""
+    font = _font(size)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

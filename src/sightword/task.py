@@ -12,6 +12,13 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+#: What a run did with a split, for its protocol.
+SPLITS = {
+    "train": "train: the run was trained on it",
+    "val": "val: never trained on; best.ckpt was chosen on it",
+    "test": "test: never trained on, and nothing was chosen on it",
+}
+
 
 class Task(nn.Module):
     """One objective. The total that is trained is Σ weights[name] · losses[name]; all of `losses` is trained.

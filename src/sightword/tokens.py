@@ -14,6 +14,7 @@ Legend: B batch; N tokens; D token width; E pooled width.
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -97,6 +98,14 @@ def content_key(path: str | Path) -> str:
     """32 hex digits of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def size_of(text: str) -> tuple[int, int] | None:
+    """(H, W) of "224x304"; None of nothing. ValueError for anything else."""
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if text and not found:
+        raise ValueError(f"size is height x width, as 224x304; got {text!r}")
+    return (int(found[1]), int(found[2])) if found else None
 
 
 class Source(NamedTuple):

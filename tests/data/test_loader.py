@@ -2,13 +2,14 @@
 
 import pickle
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
 
-from sightword.data.loader import Draw, Shuffled, Stream, generator_of, mix, ordered
+from sightword.data.loader import Draw, Shuffled, Stream, generator_of, mix, moved, ordered
 
 
 class Echo(Dataset):
@@ -241,3 +242,20 @@ def test_a_rule_of_ones_own_makes_the_batches_of_a_stream_and_of_an_ordered_load
     assert rows(resumed) == epochs[1][1:]
     loader = ordered(Echo(12), 4, shuffled=Pairwise(12, 4))
     assert [batch.tolist() for batch in loader] == epochs[0]
+
+
+class Inner(NamedTuple):
+    depth: torch.Tensor
+
+
+class Outer(NamedTuple):
+    inner: Inner
+    size: tuple[int, int]
+    labels: torch.Tensor | None
+
+
+def test_a_batch_is_moved_with_what_is_within_it_and_all_else_as_it_is():
+    there = moved(Outer(Inner(torch.ones(2)), (3, 4), None), "meta")
+    assert isinstance(there, Outer)
+    assert there.inner.depth.device.type == "meta"
+    assert (there.size, there.labels) == ((3, 4), None)

@@ -201,6 +201,13 @@ def ordered(
     return DataLoader(dataset, batch_sampler=sampler, **_defaults(options, seed=0))
 
 
+def moved(batch: Any, device: torch.device | str) -> Any:
+    """A batch on another device: the tensors of a NamedTuple, and of those within it; all else as it is."""
+    if hasattr(batch, "_fields"):
+        return type(batch)(*(moved(part, device) for part in batch))
+    return batch.to(device) if isinstance(batch, torch.Tensor) else batch
+
+
 class Loaders(NamedTuple):
     """What a system trains and validates on."""
 

@@ -22,6 +22,7 @@ from torch.nn import Parameter
 from sightword import metrics
 from sightword.atomic import write_atomically
 from sightword.checkpoint import load_strictly, read_weights
+from sightword.data.loader import moved
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import System
 from sightword.systems.points.data import RoomBatch
@@ -29,14 +30,9 @@ from sightword.systems.points.label import LabelSet, label_set
 from sightword.systems.points.legend import coloured, keyed, palette_of
 from sightword.systems.points.loss import ClipConsCriterion, agreement, distillation
 from sightword.systems.points.model import BiFusionEncoder, Fused
-from sightword.task import Task
+from sightword.task import SPLITS, Task
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-SPLITS = {
-    "train": "train: the run was trained on it",
-    "val": "val: never trained on; best.ckpt was chosen on it",
-    "test": "test: never trained on, and nothing was chosen on it",
-}
 ASKED = {"clip": "CLIP as it was lifted", "text": "the fused features"}  # what questions are put to
 
 
@@ -305,13 +301,6 @@ class Fusing(Task):
             save_file({name: w.detach().cpu().contiguous() for name, w in self.model.state_dict().items()}, part)
         with write_atomically(folder / CONFIG) as part:
             part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def moved(batch: Any, device: torch.device) -> Any:
-    """A batch on another device."""
-    if isinstance(batch, tuple):
-        return type(batch)(*(moved(part, device) for part in batch))
-    return batch.to(device) if isinstance(batch, Tensor) else batch
 
 
 def _asked(answer: Tensor, label: Tensor, seen: Tensor, classes: int) -> Tensor:

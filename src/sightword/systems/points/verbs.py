@@ -184,24 +184,20 @@ def check_scannet(root: str) -> "Report":
 
 
 def _source(tower: str, tag: str, size: str, dtype: str) -> Any:
-    import re
-
     import torch
 
     from sightword import job
-    from sightword.tokens import Source
+    from sightword.tokens import Source, size_of
 
     if dtype not in DTYPES:
         raise ValueError(f"dtype is bf16, fp32 or fp16; got {dtype!r}")
-    found = re.fullmatch(r"(\d+)x(\d+)", size)
-    if size and not found:
-        raise ValueError(f"size is height x width, as 224x304; got {size!r}")
+    pixels = size_of(size)
     kind = DTYPES[dtype]
     if kind == "float16" and job.device() == "cpu":
         job.say("note: fp16 is ten times slower than bf16 on a CPU; bf16 is used")
         kind = "bfloat16"
     exact: torch.dtype = getattr(torch, kind)
-    return Source(tower, {"tag": tag, "size": (int(found[1]), int(found[2])) if found else None, "dtype": exact})
+    return Source(tower, {"tag": tag, "size": pixels, "dtype": exact})
 
 
 def _positive(**counts: int) -> None:

@@ -26,17 +26,12 @@ from sightword.systems.retrieval.export import write_exported
 from sightword.systems.retrieval.generation import Generator, LazyCodes, other_texts
 from sightword.systems.retrieval.loss import Alignment, MaskedLanguage, Persons
 from sightword.systems.retrieval.model import DualEncoder, Seen, SharedEncoder, make_encoder
-from sightword.task import Task
+from sightword.task import SPLITS, Task
 from sightword.towers import image_tower, tower_pair
 from sightword.towers.t5 import T5Decoder, T5Text
 from sightword.towers.tower import ImageTower, TextTower
 
 SHOWN = 6  # images of a picture
-SPLITS = {
-    "train": "train: the run was trained on it",
-    "val": "val: never trained on; best.ckpt was chosen on it",
-    "test": "test: never trained on, and nothing was chosen on it",
-}
 
 
 def make_task(system: System) -> "Retrieving":

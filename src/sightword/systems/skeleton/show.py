@@ -212,7 +212,7 @@ class _Film:
         told = [heading.name]
         told += [f"it is {heading.truth}"] if heading.right is False else []
         told += ["then " + ", ".join(f"{name} {100 * p:.0f} %" for name, p in heading.others)] if heading.others else []
-        self.pen.text((x, y + LARGE + 7), _fitting(" · ".join(told), self.right - x), GREY, _font(TEXT))
+        self.pen.text((x, y + LARGE + 7), pictures.cut(" · ".join(told), self.right - x, TEXT), GREY, _font(TEXT))
 
     def draw_bars(self, times: np.ndarray, features: int) -> None:
         """times: (L,), the weight of a frame over the mean: 1 where all weigh alike."""
@@ -323,15 +323,6 @@ def _pale(colour: str, strength: float) -> tuple[int, ...]:
     """A colour mixed with the ground by how little sure it is; full from 0.7 on, never invisible."""
     share = float(np.clip(strength / 0.7, 0.15, 1))
     return tuple(round(246 + share * (part - 246)) for part in ImageColor.getrgb(colour)[:3])
-
-
-def _fitting(text: str, width: float) -> str:
-    font = _font(TEXT)
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
 
 
 def _font(size: int) -> Any:

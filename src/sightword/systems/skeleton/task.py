@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from sightword import align, metrics
+from sightword.data.loader import moved
 from sightword.systems.skeleton.config import System
 from sightword.systems.skeleton.data import SkeletonBatch
 from sightword.systems.skeleton.export import Recogniser, channels_of, make_recogniser, open_tower, write_exported
@@ -308,8 +309,7 @@ class Recognising(Task):
         clips, device = loader.dataset, next(self.parameters()).device
         rows = sorted({number * len(clips) // (2 * SHOWN) for number in range(2 * SHOWN)})
         batch = clips.__getitems__(rows)
-        moved = SkeletonBatch._make(part.to(device) if isinstance(part, Tensor) else part for part in batch)
-        watched = show.watch(self, moved, [clips.name(row) for row in rows])
+        watched = show.watch(self, moved(batch, device), [clips.name(row) for row in rows])
         return show.draw(watched, self.joints, self.labels.classes, folder, self.confusion)
 
     # ------------------------------------------------------------------------------------------------------ the result

@@ -105,6 +105,7 @@ def _watched(task: Any, data: Any, split: str, truth: bool, strips: int) -> Iter
     from tqdm import tqdm
 
     from sightword import job
+    from sightword.data.loader import moved
     from sightword.systems.skeleton.annotations import read_annotations
     from sightword.systems.skeleton.data import split_loader
     from sightword.systems.skeleton.show import watch
@@ -124,9 +125,8 @@ def _watched(task: Any, data: Any, split: str, truth: bool, strips: int) -> Iter
     device = job.device()
     with torch.no_grad():
         for batch in tqdm(loader, desc="recognising", unit=" batches", disable=None):
-            moved = type(batch)(*(part.to(device) if isinstance(part, torch.Tensor) else part for part in batch))
             names = [recordings.names[numbers[number]] for number in batch.index.tolist()]
-            for number, one in zip(batch.index.tolist(), watch(task, moved, names, truth), strict=True):
+            for number, one in zip(batch.index.tolist(), watch(task, moved(batch, device), names, truth), strict=True):
                 yield one if number in kept else one.light()
 
 
