@@ -397,3 +397,58 @@ def test_evaluation_alone_gives_the_runs_measures(tmp_path):
     measures = train.evaluate(task, ordered(Numbers(), 4), Run(trainer=Trainer(accelerator="cpu")))
     assert measures["weight"] == result.measures["val/weight"]
     assert not task.training
+
+
+# ------------------------------------------------------------------------------------------------------- divergence
+
+
+class Exploding(Toy):
+    """Its loss is no number from the batch on that it is told."""
+
+    def losses(self, batch):
+        found = super().losses(batch)
+        return found | {"fit": found["fit"] * (math.nan if self.batches >= 4 else 1)}
+
+
+def test_a_run_that_diverges_ends_with_one_line_and_keeps_what_was_good(tmp_path):
+    with pytest.raises(
+        train.Diverged, match=r"training diverged: the losses of batch 5 are fit nan.*last\.ckpt and best"
+    ):
+        start(tmp_path, Exploding, steps=6, val_every=3, save_every=1, monitor="val/error", mode="min")
+    assert kept(tmp_path, "last")["batches"] == 4
+    assert kept(tmp_path, "best")["batches"] == 3
+    for name in ("last", "best"):
+        assert all(value.isfinite().all() for value in kept(tmp_path, name)["state_dict"].values())
+
+
+def test_weights_that_are_no_numbers_overwrite_no_checkpoint(tmp_path):
+    class Poisoned(Toy):
+        def losses(self, batch):
+            if self.batches == 4:
+                self.head.weight.data.fill_(math.inf)
+                return {"fit": self.body.weight.square().mean()}
+            return super().losses(batch)
+
+    with pytest.raises(train.Diverged, match="weights head.weight are not finite after batch 5"):
+        start(tmp_path, Poisoned, steps=6, val_every=6, save_every=1)
+    assert kept(tmp_path, "last")["batches"] == 4
+
+
+@pytest.mark.parametrize("make", [Toy, Rivals])
+def test_pictures_are_drawn_after_the_step_and_disturb_nothing_that_it_needs(make, tmp_path):
+    class Overwriting(make):
+        """Keeps a canvas that its losses read and its pictures overwrite."""
+
+        def losses(self, batch):
+            self.canvas = batch * 1.0
+            return {"fit": (self.body(self.canvas)).square().mean(), "size": self.head.weight.square().sum()}
+
+        def pictures(self, batch):
+            self.canvas.zero_()
+            return super().pictures(batch)
+
+    result = start(tmp_path, Overwriting, pictures_every=2, log_every=2, optim={"accumulate": 2})
+    assert result.finished
+    assert sorted(path.name for path in (tmp_path / "pictures").glob("train*")) == [
+        f"train_dot_{step:07d}.png" for step in (2, 4, 6)
+    ]

@@ -53,7 +53,7 @@ def start(config: Run, folder: Path | None = None) -> "Result":
     """Train in a folder, from its last checkpoint if there is one; None makes a new one.
 
     What can be wrong with a config comes to light before the folder is made; if it comes later, and before the first
-    checkpoint, the folder is taken away again.
+    batch is trained, the folder is taken away again.
     """
     _check_processes(config.trainer)
     set_threads(config.trainer.threads, config.trainer.devices)
@@ -69,7 +69,7 @@ def start(config: Run, folder: Path | None = None) -> "Result":
     try:
         return train.run(task, loaders, config, folder)
     except Exception:
-        if fresh and is_first_process() and not list(folder.glob("checkpoints/*.ckpt")):
+        if fresh and is_first_process() and not (folder / "metrics.csv").exists():
             _take_away(folder, Path(config.out))
         raise
     finally:

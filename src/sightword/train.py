@@ -56,6 +56,7 @@ class Loop(pl.LightningModule):
         self.log_every, self.pictures_every = log_every, pictures_every
         self.batches = 0
         self.measures: dict[str, float] = {}  # of the last validation
+        self.losses: dict[str, Tensor] = {}  # of the last batch, with their weighted total
         self.automatic_optimization = task.critic is None
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -64,7 +65,8 @@ class Loop(pl.LightningModule):
         total = self.task.total(losses)
         if not self.automatic_optimization:
             losses = losses | self._step_both(batch, total)
-        self._log_train(batch, losses, total)
+        self.losses = {name: term.detach() for name, term in (losses | {"total_loss": total}).items()}
+        self.log("loss", total.detach(), prog_bar=True, logger=False)
         self.batches += 1
         return total
 
@@ -128,29 +130,38 @@ class Loop(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches = checkpoint["batches"]
 
-    def _log_train(self, batch: Any, losses: dict[str, Tensor], total: Tensor) -> None:
-        due = self.batches + 1
-        self.log("loss", total.detach(), prog_bar=True, logger=False)
-        if due % self.log_every == 0:
-            values = {name: float(term.detach()) for name, term in (losses | {"total_loss": total}).items()}
-            values |= self.task.stats() | {"lr": self.optim.lr * lr_factor(self.optim, self.batches, self.steps)}
+    def refuse_divergence(self) -> None:
+        """Raise `Diverged`, on every rank, where a loss of the last batch is no number on one."""
+        finite = bool(torch.stack([term.float() for term in self.losses.values()]).isfinite().all())
+        if self.trainer.strategy.reduce_boolean_decision(finite, all=True):
+            return
+        told = ", ".join(f"{name} {float(term):g}" for name, term in self.losses.items())
+        raise Diverged(f"the losses of batch {self.batches} are {told}", self.batches)
+
+    def report(self, batch: Any) -> None:
+        """Log what is due of the batch that was trained last. After its step: nothing here touches what backward needs."""
+        if self.batches % self.log_every == 0:
+            values = {name: float(term) for name, term in self.losses.items()}
+            values |= self.task.stats() | {"lr": self.optim.lr * lr_factor(self.optim, self.batches - 1, self.steps)}
             for logger in self.loggers:
-                logger.log_metrics(_finite({f"train/{name}": value for name, value in values.items()}), step=due)
-        if due % self.pictures_every == 0 and self.trainer.is_global_zero:
+                logger.log_metrics(
+                    _finite({f"train/{name}": value for name, value in values.items()}), step=self.batches
+                )
+        if self.batches % self.pictures_every == 0 and self.trainer.is_global_zero:
             self._log_pictures("train", batch)
 
     @torch.no_grad()
     def _log_pictures(self, stage: str, batch: Any) -> None:
         if not self.loggers or self.trainer.sanity_checking:
             return
-        training, step = self.task.training, self.batches + (stage == "train")
+        training = self.task.training
         self.task.eval()
         for name, picture in self.task.pictures(batch).items():
             for logger in self.loggers:
                 if hasattr(logger, "log_image"):
-                    logger.log_image(f"{stage}/{name}", [picture], step=step)
+                    logger.log_image(f"{stage}/{name}", [picture], step=self.batches)
                 elif add := getattr(getattr(logger, "experiment", None), "add_image", None):  # TensorBoard's
-                    add(f"{stage}/{name}", np.asarray(picture), step, dataformats="HWC")
+                    add(f"{stage}/{name}", np.asarray(picture), self.batches, dataformats="HWC")
         self.task.train(training)
 
 
@@ -262,6 +273,25 @@ class Interrupted(Exception):
     """The run was asked to end; its last checkpoint is written."""
 
 
+class Diverged(ValueError):
+    """Losses or weights are no numbers any more. No checkpoint holds them."""
+
+    def __init__(self, what: str, batches: int) -> None:
+        """what: which value at which batch. batches: that were trained before."""
+        super().__init__(what)
+        self.batches = batches
+
+
+class Report(Callback):
+    """Tests the losses, logs and draws: after each batch's step, and before `Keeper` saves it."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.is_global_zero:  # a folder with this file has trained, and is never taken away
+            Path(trainer.default_root_dir, "metrics.csv").touch()
+        pl_module.refuse_divergence()
+        pl_module.report(batch)
+
+
 class Average(EMAWeightAveraging):
     """Averaged weights stay in place until the measures are taken, so that buffers a task writes there, such as a
     threshold, are saved with the weights that they were found for."""
@@ -357,11 +387,19 @@ class Keeper(Callback):
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         file = self.folder / f"{name}.ckpt"
+        _refuse_not_finite(trainer.lightning_module)
         if not trainer.is_global_zero:  # takes part, but writes nothing
             trainer.save_checkpoint(file)
             return
         with write_atomically(file) as part:
             trainer.save_checkpoint(part)
+
+
+def _refuse_not_finite(loop: Any) -> None:
+    """Raise `Diverged` where a trained weight is no number: a good checkpoint is never overwritten by such."""
+    for name, weight in loop.task.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise Diverged(f"the weights {name} are not finite after batch {loop.batches}", loop.batches)
 
 
 # ------------------------------------------------------------------------------------------------------------- a run
@@ -399,10 +437,22 @@ def run(task: Task, loaders: Loaders, config: Run, folder: Path) -> Result:
         trainer.fit(loop, loaders.train, loaders.val, ckpt_path=str(last) if before else None, weights_only=True)
     except Interrupted:
         return Result(folder, loop.measures, keeper.best, finished=False, protocol=task.protocol())
+    except Diverged as error:
+        raise Diverged(
+            f"training diverged: {error}. {_after_divergence(config, keeper.folder)}", error.batches
+        ) from None
     if trainer.is_global_zero:
         cost = {"batches": steps, "seconds": time.perf_counter() - began, "from_batch": before}
         write_summary(folder, config, loop.measures, keeper.best, task.protocol(), cost)
     return Result(folder, loop.measures, keeper.best, finished=True, protocol=task.protocol())
+
+
+def _after_divergence(config: Run, checkpoints: Path) -> str:
+    """What is left of a run that diverged, and what to try."""
+    kept = [name for name in ("last.ckpt", "best.ckpt") if (checkpoints / name).exists()]
+    left = f"{' and '.join(kept)} in {checkpoints} are from before. " if kept else ""
+    o = config.optim
+    return f"{left}Lower optim.lr={o.lr:g}, raise optim.warmup={o.warmup}, or clip gradients, optim.clip={o.clip:g}"
 
 
 def _check(folder: Path, before: int, steps: int, loaders: Loaders, world_size: int) -> None:
@@ -447,7 +497,7 @@ def make_trainer(task: Task, config: Run, folder: Path, loggers: list[Logger]) -
         val_check_interval=1,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        callbacks=[*average, Progress(config.trainer.log_every)],
+        callbacks=[*average, Progress(config.trainer.log_every), Report()],
         enable_progress_bar=False,
         logger=loggers,
         default_root_dir=folder,

@@ -212,13 +212,13 @@ def test_a_few_points_on_a_large_canvas_are_wiped_one_by_one_and_many_all_at_onc
     kept = Heatmaps(COCO)
     for _ in range(2):
         first = kept(points, scores, (64, 64)).clone()
-        assert 0 < 8 * sum(map(len, kept._drawn)) < first.numel()
+        assert 0 < 8 * sum(map(len, kept._canvases[True].drawn)) < first.numel()
     assert torch.equal(first, Heatmaps(COCO)(points, scores, (64, 64)))
     assert not kept(points, torch.zeros_like(scores), (64, 64)).any()
     points, scores = moving(1, (6, 6), clips=1, frames=4)
     kept = Heatmaps(COCO)
     drawn = kept(points, scores, (6, 6))
-    assert 8 * sum(map(len, kept._drawn)) > drawn.numel()
+    assert 8 * sum(map(len, kept._canvases[True].drawn)) > drawn.numel()
     assert not kept(points, torch.zeros_like(scores), (6, 6)).any()
 
 
@@ -236,7 +236,7 @@ def test_who_is_stopped_while_drawing_leaves_nothing_behind(monkeypatch: pytest.
         patch.setattr(kept, "_strokes", stopped)
         with pytest.raises(KeyboardInterrupt):
             kept(points + 5, scores, (24, 24))
-    assert kept._canvas.any()
+    assert kept._canvases[True].memory.any()
     assert torch.equal(kept(points, scores, (24, 24)), first)
 
 

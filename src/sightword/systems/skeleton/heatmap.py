@@ -2,7 +2,8 @@
 
 Almost all of a volume is zero. So only the few pixels about a joint or a limb are computed, as dense little windows,
 and written into a canvas that is kept from call to call and wiped only where it was written to: a fresh one of 80 MB
-costs more than all that is drawn on it.
+costs more than all that is drawn on it. Training has a canvas of its own, so that no evaluation overwrites what a
+backward pass still needs.
 
 Legend: N clips, M persons, L frames, V joints, C channels (V, or limbs), H, W pixels; P things to draw, K pixels.
 """
@@ -38,8 +39,9 @@ class Heatmaps(nn.Module):
     ends; of a segment shorter than a pixel, the first end as a joint, with its own score.
     What scores less than `eps`, or stands nowhere (NaN, infinite), is not drawn.
 
-    forward returns a view of the module's own canvas: the next call overwrites it. With fresh=True, it is a tensor of
-    its own. The canvas is no part of the state dict; it grows as needed and follows the key points' device.
+    forward returns a view of a canvas that the module keeps: the next call in the same mode (training or evaluation)
+    overwrites it. With fresh=True, it is a tensor of its own. The canvases are no part of the state dict; they grow as
+    needed and follow the key points' device.
     Source: PoseConv3D (arXiv 2104.13586), GeneratePoseTarget.
     """
 
@@ -60,8 +62,7 @@ class Heatmaps(nn.Module):
             raise ValueError("limb heatmaps need limbs, and the joint set has none: give it some, or take kind joint")
         self.kind, self.sigma, self.eps, self.dtype = kind, sigma, eps, dtype
         self.num_joints, self.limbs = len(joints.joints), tuple(joints.limbs)
-        self._canvas = torch.zeros(0, dtype=dtype)  # all 0 but where _drawn says
-        self._drawn: list[Tensor] = []
+        self._canvases = {True: _Canvas(torch.zeros(0, dtype=dtype)), False: _Canvas(torch.zeros(0, dtype=dtype))}
 
     @property
     def channels(self) -> int:
@@ -78,7 +79,7 @@ class Heatmaps(nn.Module):
         clips, people, frames, _ = scores.shape
         shape = (clips, self.channels, frames, *size)
         canvas = torch.zeros(shape, dtype=self.dtype, device=points.device) if fresh else self._wiped(shape, points)
-        flat, drawn = canvas.view(-1), [] if fresh else self._drawn
+        flat, drawn = canvas.view(-1), [] if fresh else self._canvases[self.training].drawn
         there = points.isfinite().all(-1) & scores.isfinite()
         scores = scores.float().where(there, 0).transpose(2, 3).contiguous()  # as the canvas lies: its memory is
         points = points.float().where(there[..., None], 0).transpose(2, 3).contiguous()  # written from front to back
@@ -94,17 +95,15 @@ class Heatmaps(nn.Module):
         return canvas
 
     def _wiped(self, shape: tuple[int, ...], points: Tensor) -> Tensor:
-        """A canvas of zeros: the one there is, unless it is too small or elsewhere."""
-        if self._canvas.device != points.device or len(self._canvas) < math.prod(shape):
+        """Zeros of a shape: the canvas of this mode, unless it is too small or on another device."""
+        kept, size = self._canvases[self.training], math.prod(shape)
+        if kept.memory.device != points.device or len(kept.memory) < size:
             with torch.inference_mode(False):  # or what validation draws on could not be trained on
-                self._canvas = torch.zeros(math.prod(shape), dtype=self.dtype, device=points.device)
-        elif 8 * sum(map(len, self._drawn)) > len(self._canvas):
-            self._canvas.zero_()
+                kept = _Canvas(torch.zeros(size, dtype=self.dtype, device=points.device))
+            self._canvases[self.training] = kept
         else:
-            for where in self._drawn:
-                self._canvas.scatter_(0, where, self._canvas.new_zeros(1).expand(len(where)))
-        self._drawn = []
-        return self._canvas[: math.prod(shape)].view(shape)
+            kept.wipe()
+        return kept.memory[:size].view(shape)
 
     def _marks(self, points: Tensor, scores: Tensor, places: Tensor) -> "_Marks":
         """points (N, V, L, 2), scores (N, V, L) of one person, places (N · C · L,) → what of it is to be drawn."""
@@ -127,6 +126,23 @@ class Heatmaps(nn.Module):
         short = (marks.ends - marks.starts).square().sum(1) < 1
         yield _dots(marks.of(short.nonzero().squeeze(1)), self.sigma, size)
         yield from _segments(marks.of((~short).nonzero().squeeze(1)), self.sigma, size)
+
+
+class _Canvas:
+    """Memory that is drawn on again and again."""
+
+    def __init__(self, memory: Tensor) -> None:
+        self.memory = memory  # flat; all 0 but where `drawn` says
+        self.drawn: list[Tensor] = []
+
+    def wipe(self) -> None:
+        """Set to 0 what was drawn, or everything where that is quicker."""
+        if 8 * sum(map(len, self.drawn)) > len(self.memory):
+            self.memory.zero_()
+        else:
+            for where in self.drawn:
+                self.memory.scatter_(0, where, self.memory.new_zeros(1).expand(len(where)))
+        self.drawn = []
 
 
 class _Marks(NamedTuple):
