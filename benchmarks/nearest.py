@@ -15,8 +15,9 @@ from measure import at_least, at_most, cpu_ms, peak_mib, publish
 from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 
-from sightword import nearest as search
-from sightword.nearest import nearest
+from sightword.ops.nearest import exact as search
+from sightword.ops.nearest import nearest
+from sightword.ops.nearest.stack import stack_of
 from sightword.quantize import VectorQuantizerEMA
 
 # rows, channels, codes, metric, and how many times faster than the peer we want to be
@@ -182,7 +183,7 @@ def on_gpu() -> list[dict[str, Any]]:
                 "metric": metric,
                 **{f"{name} ms": ms for name, ms in took.items()},
                 "peer / twin": took["peer"] / took["twin"],
-                "twin chosen": pays(x, search._stack([book], metric, torch.float32)),
+                "twin chosen": pays(x, stack_of([book], metric, torch.float32)),
             }
         )
     return rows

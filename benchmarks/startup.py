@@ -35,7 +35,7 @@ def children() -> float:
 def imports(words: list[str]) -> list[str]:
     """Which of the heavy packages the command imports."""
     code = (
-        "import sys; from sightword.cli import main; main(sys.argv[1:]);"
+        "import sys; from sightword.cli.main import main; main(sys.argv[1:]);"
         f"print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True)

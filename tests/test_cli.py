@@ -5,11 +5,13 @@ import sys
 
 import pytest
 
-from sightword import cli
-from sightword import run as runs
+from sightword.cli.arguments import read_arguments
+from sightword.cli.main import main
+from sightword.engine import run as runs
 
 QUICK = (
-    "import sys; from sightword import cli; code = cli.main({words}); assert 'torch' not in sys.modules; sys.exit(code)"
+    "import sys; from sightword.cli.main import main; code = main({words}); "
+    "assert 'torch' not in sys.modules; sys.exit(code)"
 )
 
 
@@ -29,7 +31,7 @@ def test_a_mistake_in_the_config_fails_before_torch_is_imported(word):
 
 def mistake(capsys, *words):
     """The one line that a mistake prints."""
-    assert cli.main(list(words)) == 2
+    assert main(list(words)) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1, err
     assert err.startswith("sightword: ")
@@ -67,7 +69,7 @@ def test_a_mistake_gets_one_helpful_line(words, told, capsys, tmp_path, monkeypa
 
 def test_debug_shows_the_traceback():
     with pytest.raises(ValueError, match="no verb"):
-        cli.main(["evalute", "--debug"])
+        main(["evalute", "--debug"])
 
 
 def test_a_folder_without_images_is_named_and_leaves_nothing(capsys, tmp_path, monkeypatch):
@@ -84,7 +86,7 @@ def run(photos, tmp_path_factory):
     words = ["system.encoder_channels=[8,8]", "system.decoder_channels=[8,8]", "system.latent_channels=8"]
     words += ["system.num_embeddings=16", "system.embedding_dim=8", "data.image_size=16", "data.batch_size=2"]
     words += [f"data.root={photos}", f"out={out}", "trainer.steps=2", "data.val_crops=1", "trainer.threads=1"]
-    assert cli.main(["train", "experiment=tokenizer/mini", *words]) == 0
+    assert main(["train", "experiment=tokenizer/mini", *words]) == 0
     (folder,) = (out / "tokenizer" / "mini").iterdir()
     return folder
 
@@ -92,7 +94,7 @@ def run(photos, tmp_path_factory):
 def test_evaluate_repeats_the_runs_own_measures_and_writes_the_protocol(run, capsys):
     import json
 
-    assert cli.main(["evaluate", f"run={run}"]) == 0
+    assert main(["evaluate", f"run={run}"]) == 0
     report = json.loads((run / "evaluation.json").read_text())
     best = json.loads((run / "summary.json").read_text())["best"]
     assert report["measures"]["psnr"] == pytest.approx(best["val/psnr"], abs=1e-6)
@@ -106,7 +108,7 @@ def test_export_holds_inference_only_and_loads_back(run, tmp_path):
     from sightword import VQImage
     from sightword.checkpoint import read_weights
 
-    assert cli.main(["export", f"run={run}", f"out={tmp_path / 'model'}"]) == 0
+    assert main(["export", f"run={run}", f"out={tmp_path / 'model'}"]) == 0
     model = VQImage.from_pretrained(tmp_path / "model")
     x = torch.rand(1, 3, 16, 16) * 2 - 1
     task, _, _ = runs.restore(run)
@@ -127,7 +129,7 @@ def test_a_mistake_that_shows_late_leaves_no_run_behind(photos, tmp_path, capsys
     words = ["experiment=tokenizer/mini", f"data.root={photos}", f"out={tmp_path}", "trainer.threads=1"]
     words += ["system.encoder_channels=[8,8]", "system.decoder_channels=[8,8]", "data.val_crops=1", "trainer.steps=1"]
     assert "csvv" in mistake(capsys, "train", *words, "logger=[csvv]")
-    assert cli.main(["train", *words, "trainer.monitor=val/pnsr"]) == 2
+    assert main(["train", *words, "trainer.monitor=val/pnsr"]) == 2
     assert "val/pnsr is not measured" in capsys.readouterr().err
     assert not list(tmp_path.rglob("config.yaml"))
 
@@ -150,12 +152,12 @@ def test_check_names_the_broken_file_and_fails(photos, tmp_path, capsys):
     (tmp_path / "a.png").write_bytes((photos / "0.png").read_bytes()[:60])
     (tmp_path / "b.png").write_bytes((photos / "1.png").read_bytes())
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["check", "dataset=images", f"root={tmp_path}"])
+        main(["check", "dataset=images", f"root={tmp_path}"])
     assert exit_.value.code == 1
     out = capsys.readouterr().out
     assert "a.png" in out
     assert "b.png" not in out
-    assert cli.main(["check", "dataset=images", f"root={photos}"]) == 0
+    assert main(["check", "dataset=images", f"root={photos}"]) == 0
 
 
 def test_a_runs_name_is_its_folder_and_is_not_given_twice(run, photos, capsys):
@@ -186,11 +188,11 @@ def test_export_and_tokenize_do_not_need_the_training_images(run, photos, tmp_pa
     other = tmp_path / "run"
     shutil.copytree(run, other)
     (other / "config.yaml").write_text((run / "config.yaml").read_text().replace(str(photos), "/nowhere"))
-    assert cli.main(["export", f"run={other}", f"out={tmp_path / 'model'}"]) == 0
-    assert cli.main(["tokenize", f"run={other}", f"images={photos}", f"out={tmp_path / 'cache'}", "size=16"]) == 0
+    assert main(["export", f"run={other}", f"out={tmp_path / 'model'}"]) == 0
+    assert main(["tokenize", f"run={other}", f"images={photos}", f"out={tmp_path / 'cache'}", "size=16"]) == 0
     capsys.readouterr()
     assert "nowhere" in mistake(capsys, "evaluate", f"run={other}")
-    assert cli.main(["evaluate", f"run={other}", f"data.root={photos}"]) == 0
+    assert main(["evaluate", f"run={other}", f"data.root={photos}"]) == 0
 
 
 def test_a_damaged_config_is_one_line(run, tmp_path, capsys):
@@ -240,7 +242,7 @@ def test_torchrun_and_the_config_agree_on_the_number_of_processes(photos, tmp_pa
 
 
 def test_trains_help_names_every_field_with_its_comment(capsys):
-    assert cli.main(["train", "--help"]) == 0
+    assert main(["train", "--help"]) == 0
     out = capsys.readouterr().out
     for field in ("system.num_embeddings=1024", "data.root=", "optim.lr=2e-4", "trainer.devices=1", "logger=[]"):
         assert field in out
@@ -256,7 +258,7 @@ def test_hydras_flags_work(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["experiment=tokenizer/mini", f"data.root={photos}"]
     monkeypatch.setattr(sys, "argv", ["sightword", "train", *words, "--cfg", "job"])
-    assert cli.main(["train", *words, "--cfg", "job"]) == 0
+    assert main(["train", *words, "--cfg", "job"]) == 0
     assert "num_embeddings: 512" in capsys.readouterr().out
     assert sys.argv[1] == "train"
     assert not list(tmp_path.iterdir())
@@ -265,7 +267,7 @@ def test_hydras_flags_work(photos, tmp_path, monkeypatch, capsys):
 def test_words_that_are_no_key_and_value_go_to_a_verb_that_takes_them():
     def find(index: str, top: int = 3, *, words: list[str]) -> None: ...
 
-    given = cli._arguments("find", find, ["index=here", "a shirt with x=1", "top=2", "on it"])
+    given = read_arguments("find", find, ["index=here", "a shirt with x=1", "top=2", "on it"])
     assert given == {"index": "here", "top": 2, "words": ["a shirt with x=1", "on it"]}
     with pytest.raises(ValueError, match="takes no 'tpo'"):
-        cli._arguments("find", find, ["index=here", "tpo=2"])
+        read_arguments("find", find, ["index=here", "tpo=2"])

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from sightword import cli
 from sightword.checkpoint import read_checkpoint
+from sightword.cli.main import main
 
 
 def train(words, cwd):
@@ -31,7 +31,7 @@ def test_two_ranks_train_as_one_with_twice_the_batch(words, tiny, tmp_path):
     words += ["trainer.steps=3", "data.val_crops=1", "data.val_split=0.3", "system.disc_layers=1"]
     adversarial = "experiment=tokenizer/vqgan" in words
     train([*words, "trainer.devices=2", f"out={tmp_path / 'two'}"], tmp_path)
-    assert cli.main(["train", *words, "data.batch_size=4", f"out={tmp_path / 'one'}"]) == 0
+    assert main(["train", *words, "data.batch_size=4", f"out={tmp_path / 'one'}"]) == 0
     one, two = (read_checkpoint(next((tmp_path / side).rglob("last.ckpt"))) for side in ("one", "two"))
     assert one["batches"] == two["batches"] == 3
     for name, weight in one["state_dict"].items():

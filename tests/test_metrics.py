@@ -7,18 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from sightword.metrics import (
-    CodeUsage,
-    Mean,
-    bits_per_pixel,
-    frechet_distance,
-    mean_colour_psnr,
-    perplexity,
-    psnr,
-    quantise8,
-    ssim,
-    usage,
-)
+from sightword.metrics.codebook import CodeUsage, bits_per_pixel, perplexity, usage
+from sightword.metrics.gather import Mean
+from sightword.metrics.image import frechet_distance, mean_colour_psnr, psnr, quantise8, ssim
 
 
 def images(count: int, seed: int, side: int = 24) -> torch.Tensor:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from sightword.metrics import class_accuracy, confusion_matrix, gathered, mean_class_accuracy, top_k
+from sightword.metrics.classes import class_accuracy, confusion_matrix, mean_class_accuracy, top_k
+from sightword.metrics.gather import gathered
 
 
 def test_top_k_by_hand() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sightword.metrics import (
+from sightword.metrics.multilabel import (
     THRESHOLDS,
     Decisions,
     average_precision,

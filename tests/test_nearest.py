@@ -7,8 +7,9 @@ from functools import cache
 import pytest
 import torch
 
-from sightword import nearest as module
-from sightword.nearest import nearest, nearest_in_each
+from sightword.ops.nearest import exact as module
+from sightword.ops.nearest import nearest, nearest_in_each
+from sightword.ops.nearest.stack import stack_of
 
 METRICS = ["euclidean", "cosine"]
 # name → rows, channels, codes, mean: the two sizes people train, and features far from the origin
@@ -106,7 +107,7 @@ def test_fast_products_chosen_by_backend_are_off_while_it_runs(monkeypatch):
 
 def test_offset_features_put_few_rows_in_doubt(known):
     x, codes, metric, _ = known
-    _, doubtful = module._propose(x[:5000], module._stack([codes], metric, torch.float32))
+    _, doubtful = module._propose(x[:5000], stack_of([codes], metric, torch.float32))
     assert doubtful.float().mean() < 0.01
 
 
@@ -117,7 +118,7 @@ def test_what_float32_cannot_tell_apart_is_settled_in_float64(metric):
     order = torch.randperm(600, generator=torch.Generator().manual_seed(3))  # some pairs share a first-level maximum
     pairs = torch.cat([codes, almost])[order]
     ids = by_float64(x, pairs, metric)
-    proposed, _ = module._propose(x, module._stack([pairs], metric, torch.float64))
+    proposed, _ = module._propose(x, stack_of([pairs], metric, torch.float64))
     assert (proposed != ids).sum() > 100
     assert torch.equal(nearest(x, pairs, metric), ids)
 
@@ -188,7 +189,7 @@ def test_a_view_with_channels_elsewhere_is_read_as_it_lies():
 
 MEMORY = """
 import torch
-from sightword.nearest import nearest
+from sightword.ops.nearest.exact import nearest
 def resident(line):
     return next(int(row.split()[1]) / 1024 for row in open("/proc/self/status") if row.startswith(line))
 torch.set_num_threads(1)

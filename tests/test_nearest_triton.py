@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
-from sightword import nearest as module
-from sightword.nearest import nearest_in_each
+from sightword.ops.nearest import exact as module
+from sightword.ops.nearest import nearest_in_each
+from sightword.ops.nearest.stack import stack_of
 
 pytest.importorskip("triton")
 
@@ -52,7 +53,7 @@ def both(case):
 
     x, books = given(**case)
     metric = case.get("metric", "euclidean")
-    stack = module._stack(books, metric, torch.promote_types(books[0].dtype, torch.float32))
+    stack = stack_of(books, metric, torch.promote_types(books[0].dtype, torch.float32))
     twin, plain = propose(x, stack), module._propose(x, stack)
     settled = []
     for pays in (True, False):
@@ -121,7 +122,7 @@ def test_without_a_gpu_or_triton_or_many_codes_the_plain_search_runs(monkeypatch
         is_cuda = True
 
     def stack(count):
-        return module._stack([torch.zeros(count, 1)], "euclidean", torch.float32)
+        return stack_of([torch.zeros(count, 1)], "euclidean", torch.float32)
 
     assert module._triton_pays(Rows(), stack(8192))
     assert not module._triton_pays(Rows(), stack(8128))
@@ -173,7 +174,7 @@ def test_on_a_gpu_the_twin_gives_the_ids_of_the_cpu(channels, count, metric, aut
     torch.set_float32_matmul_precision("medium")  # allows TF32
     try:
         with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
-            assert module._triton_pays(x.cuda(), module._stack(books, metric, torch.float32))
+            assert module._triton_pays(x.cuda(), stack_of(books, metric, torch.float32))
             (ids,) = nearest_in_each(x.cuda(), [codes.cuda() for codes in books], metric)
     finally:
         torch.set_float32_matmul_precision(before)

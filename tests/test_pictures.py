@@ -10,23 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sightword.pictures import (
-    LINES,
-    _mistakes,
-    bars,
-    class_map,
-    code_colours,
-    code_map,
-    confusion,
-    curve,
-    grid,
-    heat_map,
-    matrix,
-    pairs,
-    terms,
-    to_data_uri,
-    word_colours,
-)
+from sightword.viz.chart import _mistakes, bars, confusion, curve, matrix, terms
+from sightword.viz.grid import grid, pairs, to_data_uri
+from sightword.viz.overlay import class_map, code_colours, code_map, heat_map, word_colours
+from sightword.viz.style import LINES
 
 
 def flat(*levels: float, height: int = 4, width: int = 6) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sightword import pictures
+from sightword.viz import cloud
 
 RED, BLUE = (220, 0, 0), (0, 0, 220)
 
@@ -28,17 +28,17 @@ def pixels_of(image, rgb):
 
 def test_the_near_covers_the_far():
     xyz, rgb = joined(plane(0.0, BLUE, half=0.6), plane(1.0, RED))
-    image = pictures.cloud(xyz, rgb, elevation=89)
+    image = cloud.cloud(xyz, rgb, elevation=89)
     assert len(pixels_of(image, RED)) > 5000
     assert not len(pixels_of(image, BLUE))
-    upside_down = pictures.cloud(xyz, rgb, up=(0, 0, -1), elevation=89)
+    upside_down = cloud.cloud(xyz, rgb, up=(0, 0, -1), elevation=89)
     assert len(pixels_of(upside_down, BLUE)) > 1000
 
 
 def test_what_faces_away_is_left_out():
     xyz, rgb = joined(plane(0.0, BLUE, half=0.6), plane(1.0, RED))
     facing = np.where(xyz[:, 2:] > 0.5, (0, 0, -1.0), (0, 0, 1.0))  # a ceiling looks down
-    image = pictures.cloud(xyz, rgb, facing=facing, elevation=89)
+    image = cloud.cloud(xyz, rgb, facing=facing, elevation=89)
     assert not len(pixels_of(image, RED))
     assert len(pixels_of(image, BLUE)) > 1000
 
@@ -46,7 +46,7 @@ def test_what_faces_away_is_left_out():
 def test_a_ceiling_seen_from_the_side_is_left_out_too():
     """What is far off looks level at the middle of the cameras: it is the surface that has to face away."""
     xyz, rgb = joined(plane(0.0, BLUE), plane(1.0, RED))
-    image = pictures.cloud(xyz, rgb, facing=np.array((0, 0, 0.5)) - xyz, elevation=30, azimuth=20)
+    image = cloud.cloud(xyz, rgb, facing=np.array((0, 0, 0.5)) - xyz, elevation=30, azimuth=20)
     assert not len(pixels_of(image, RED))
     assert len(pixels_of(image, BLUE)) > 1000
 
@@ -55,7 +55,7 @@ def test_a_ceiling_seen_from_the_side_is_left_out_too():
 def test_all_of_it_is_in_the_picture_and_fills_it(azimuth):
     rng = np.random.default_rng(0)
     xyz = rng.random((4000, 3)) * (6, 4, 2.5) + (100, -50, 7)
-    image = pictures.cloud(xyz, np.tile(np.array(RED, np.uint8), (4000, 1)), (320, 240), azimuth=azimuth)
+    image = cloud.cloud(xyz, np.tile(np.array(RED, np.uint8), (4000, 1)), (320, 240), azimuth=azimuth)
     assert image.size == (320, 240)
     rows, columns = pixels_of(image, RED).T
     at_the_edge = (rows < 1) | (columns < 1) | (rows > 238) | (columns > 318)
@@ -66,23 +66,23 @@ def test_all_of_it_is_in_the_picture_and_fills_it(azimuth):
 def test_up_is_up_and_the_eye_is_where_it_was_seen_from():
     low, high = plane(0.0, BLUE, half=0.2), plane(1.5, RED, half=0.2)
     xyz, rgb = joined(low, high)
-    image = pictures.cloud(xyz, rgb, elevation=10)
+    image = cloud.cloud(xyz, rgb, elevation=10)
     assert pixels_of(image, RED)[:, 0].mean() < pixels_of(image, BLUE)[:, 0].mean()
     left, right = plane(0.0, BLUE, half=0.2), plane(0.0, RED, half=0.2)
     xyz, rgb = joined((left[0] - (1, 0, 0), left[1]), (right[0] + (1, 0, 0), right[1]))
     seen = np.tile((0.0, -1.0, 0.5), (len(xyz), 1))  # from the front
-    image = pictures.cloud(xyz, rgb, facing=seen)
+    image = cloud.cloud(xyz, rgb, facing=seen)
     assert pixels_of(image, BLUE)[:, 1].mean() < pixels_of(image, RED)[:, 1].mean()
 
 
 def test_one_point_and_many_in_one_place_are_drawn():
     for xyz in (np.zeros((1, 3)), np.zeros((50, 3)), np.array([[0, 0, 0], [1.0, 0, 0]])):
-        image = pictures.cloud(xyz, np.tile(np.array(RED, np.uint8), (len(xyz), 1)), (64, 48))
+        image = cloud.cloud(xyz, np.tile(np.array(RED, np.uint8), (len(xyz), 1)), (64, 48))
         assert len(pixels_of(image, RED))
 
 
 def test_a_cloud_of_another_shape_is_one_line():
     with pytest.raises(ValueError, match=r"xyz \(N, 3\) and rgb \(N, 3\), N at least 1; got \(0, 3\)"):
-        pictures.cloud(np.zeros((0, 3)), np.zeros((0, 3), np.uint8))
+        cloud.cloud(np.zeros((0, 3)), np.zeros((0, 3), np.uint8))
     with pytest.raises(ValueError, match=r"got \(4, 3\) and \(3, 3\)"):
-        pictures.cloud(np.zeros((4, 3)), np.zeros((3, 3), np.uint8))
+        cloud.cloud(np.zeros((4, 3)), np.zeros((3, 3), np.uint8))

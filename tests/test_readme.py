@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import pytest
 
 import sightword
-from sightword import cli
+from sightword.cli.main import main
 from sightword.miniature import motion, person, room
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +51,7 @@ def run_console(line):
     assert program == "sightword"
     runs = sorted(Path("runs/tokenizer/mini").glob("*"))
     words = [re.sub(r"runs/tokenizer/mini/\S+", lambda _: str(runs[-1]), word) for word in words]
-    assert cli.main(words + SMALLER.get(" ".join(words[:2]).partition("/")[0], [])) == 0, line
+    assert main(words + SMALLER.get(" ".join(words[:2]).partition("/")[0], [])) == 0, line
 
 
 def test_every_block_of_the_readme_runs_in_order(photos, tmp_path, monkeypatch, tiny_modules):

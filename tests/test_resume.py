@@ -9,8 +9,8 @@ import time
 import pytest
 from conftest import assert_same
 
-from sightword import cli
 from sightword.checkpoint import read_checkpoint
+from sightword.cli.main import main
 from sightword.systems.tokenizer.task import Tokenizing
 
 PLAIN = ["experiment=tokenizer/mini", "system.kmeans=true", "system.revive_after=2", "optim.ema=0.9"]
@@ -62,45 +62,46 @@ def at_batch(monkeypatch):
 @pytest.mark.parametrize(("number", "kind"), [(4, signal.SIGINT), (3, signal.SIGTERM)], ids=["between", "validating"])
 def test_a_run_stopped_by_a_signal_goes_on_to_the_same_result(words, number, kind, tiny, tmp_path, at_batch, capsys):
     words = [*words, *tiny, *LENGTH]
-    assert cli.main(["train", *words, f"out={tmp_path / 'straight'}"]) == 0
+    assert main(["train", *words, f"out={tmp_path / 'straight'}"]) == 0
     at_batch(number, lambda: os.kill(os.getpid(), kind))
-    assert cli.main(["train", *words, f"out={tmp_path / 'stopped'}"]) == 1
+    assert main(["train", *words, f"out={tmp_path / 'stopped'}"]) == 1
     stopped = folder_of(tmp_path / "stopped")
     accumulate = 2 if "optim.accumulate=2" in words else 1
     assert (
         read_checkpoint(stopped / "checkpoints" / "last.ckpt")["batches"] == -(-(number + 1) // accumulate) * accumulate
     )
     assert f"sightword train resume={stopped}" in capsys.readouterr().out
-    assert cli.main(["train", f"resume={stopped}"]) == 0
+    assert main(["train", f"resume={stopped}"]) == 0
     assert_same_run(folder_of(tmp_path / "straight"), stopped)
 
 
 def test_a_run_killed_with_9_goes_on_to_the_same_result(tiny, tmp_path):
     words = [*PLAIN, *tiny, *LENGTH]
-    assert cli.main(["train", *words, f"out={tmp_path / 'straight'}"]) == 0
+    assert main(["train", *words, f"out={tmp_path / 'straight'}"]) == 0
     killer = (
-        "import os, signal, sys\nfrom sightword import cli\nfrom sightword.systems.tokenizer.task import Tokenizing\n"
+        "import os, signal, sys\nfrom sightword.cli.main import main\n"
+        "from sightword.systems.tokenizer.task import Tokenizing\n"
         "losses = Tokenizing.losses\n"
         "def deadly(self, batch):\n"
         "    if self.batches == 7: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return losses(self, batch)\n"
-        "Tokenizing.losses = deadly\ncli.main(sys.argv[1:])\n"
+        "Tokenizing.losses = deadly\nmain(sys.argv[1:])\n"
     )
     command = [sys.executable, "-c", killer, "train", *words, f"out={tmp_path / 'killed'}"]
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == -signal.SIGKILL
     killed = folder_of(tmp_path / "killed")
     assert not (killed / "summary.json").exists()
     assert read_checkpoint(killed / "checkpoints" / "last.ckpt")["batches"] == 6
-    assert cli.main(["train", f"resume={killed}"]) == 0
+    assert main(["train", f"resume={killed}"]) == 0
     assert_same_run(folder_of(tmp_path / "straight"), killed)
 
 
 def test_a_finished_run_says_how_to_train_longer(tiny, tmp_path, capsys):
-    assert cli.main(["train", *PLAIN, *tiny, "trainer.steps=2", "data.val_crops=1", f"out={tmp_path}"]) == 0
+    assert main(["train", *PLAIN, *tiny, "trainer.steps=2", "data.val_crops=1", f"out={tmp_path}"]) == 0
     folder = folder_of(tmp_path)
-    assert cli.main(["train", f"resume={folder}"]) == 2
+    assert main(["train", f"resume={folder}"]) == 2
     assert "raise trainer.steps" in capsys.readouterr().err
-    assert cli.main(["train", f"resume={folder}", "trainer.steps=3"]) == 0
+    assert main(["train", f"resume={folder}", "trainer.steps=3"]) == 0
     assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["batches"] == 3
 
 

@@ -12,8 +12,9 @@ import torch
 from conftest import write_clip
 from PIL import Image
 
-from sightword import cli, job
+from sightword import job
 from sightword.cache import FeatureCache
+from sightword.cli.main import main
 from sightword.data.image import list_images
 from sightword.tokens import (
     INDEX,
@@ -26,8 +27,8 @@ from sightword.tokens import (
     read_index,
     write_index,
 )
-from sightword.towers import image_tower
 from sightword.towers.clip import CLIPImage
+from sightword.towers.factory import image_tower
 
 
 @pytest.fixture
@@ -504,7 +505,7 @@ def test_two_ranks_share_the_work(source, pictures, tmp_path, monkeypatch):
 def test_the_verb_tells_how_to_read_what_it_wrote(random_clip, pictures, tmp_path, capsys):
     out = tmp_path / "out"
     words = [f"tower={random_clip[0]}", f"images={pictures}", f"out={out}", "tokens=value,post", "size=32x48"]
-    assert cli.main(["cache", *words, "dtype=bfloat16"]) == 0
+    assert main(["cache", *words, "dtype=bfloat16"]) == 0
     told = capsys.readouterr().out
     assert f"8 images in {out}" in told
     line = told.split("read it: ")[1]
@@ -529,7 +530,7 @@ def test_the_verb_tells_how_to_read_what_it_wrote(random_clip, pictures, tmp_pat
 )
 def test_a_mistake_is_one_line(random_clip, pictures, tmp_path, capsys, word, told):
     words = [f"tower={random_clip[0]}", f"images={pictures}", f"out={tmp_path / 'out'}", word]
-    assert cli.main(["cache", *words]) == 2
+    assert main(["cache", *words]) == 2
     error = capsys.readouterr().err.strip()
     assert told in error
     assert len(error.splitlines()) == 1
@@ -547,7 +548,7 @@ def test_without_forms_a_row_is_the_pooled_vector_alone(source, pictures, tmp_pa
 def test_the_home_folder_may_be_a_tilde(random_clip, pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["cache", f"tower={random_clip[0]}", "images=~/pictures", "out=~/out"]) == 0
+    assert main(["cache", f"tower={random_clip[0]}", "images=~/pictures", "out=~/out"]) == 0
     assert len(TokenCache("~/out")) == 8
     assert not (tmp_path / "~").exists()
     line = capsys.readouterr().out.split("read it: ")[1]
@@ -560,9 +561,9 @@ def test_the_small_worlds_may_be_written_below_a_tilde(tmp_path, monkeypatch, ca
     folders = []
     monkeypatch.setattr(contents, "write_all", lambda out: folders.append(out) or [])
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cli.main(["mini", "out=~/mini"]) == 0
+    assert main(["mini", "out=~/mini"]) == 0
     assert folders == [tmp_path / "mini"]
-    assert cli.main(["mini", "out="]) == 2
+    assert main(["mini", "out="]) == 2
     assert "out is empty" in capsys.readouterr().err
 
 

@@ -12,10 +12,12 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
-from sightword import train
 from sightword.checkpoint import read_checkpoint
 from sightword.configs import Optim, Run, Trainer
 from sightword.data.loader import Loaders, Stream, generator_of, ordered
+from sightword.engine import callbacks, fit, logger
+from sightword.engine import optim as optim_module
+from sightword.engine.optim import lr_factor, make_optimizer
 from sightword.task import Task
 
 
@@ -88,7 +90,7 @@ def start(folder, make=Toy, optim=None, **trainer):
         experiment="toy/sum", system={}, data={}, optim=Optim(**optim or {}), trainer=Trainer(**defaults | trainer)
     )
     loaders = Loaders(Stream(Numbers(), 2), ordered(Numbers(), 6))
-    return train.run(task, loaders, config, folder)
+    return fit.run(task, loaders, config, folder)
 
 
 def table(folder):
@@ -108,7 +110,7 @@ def kept(folder, name):
 @pytest.fixture
 def watched(monkeypatch):
     """What each step of the main optimiser had: its learning rates, and the head's first weight after it."""
-    make, seen = train.make_optimizer, []
+    make, seen = make_optimizer, []
 
     def make_watched(optim, task):
         optimizer = make(optim, task)
@@ -118,7 +120,7 @@ def watched(monkeypatch):
         )
         return optimizer
 
-    monkeypatch.setattr(train, "make_optimizer", make_watched)
+    monkeypatch.setattr(optim_module, "make_optimizer", make_watched)
     return seen
 
 
@@ -127,11 +129,11 @@ def watched(monkeypatch):
 
 def test_the_learning_rate_by_hand():
     cosine, constant = Optim(warmup=4, schedule="cosine"), Optim(warmup=4)
-    assert [train.lr_factor(cosine, n, 12) for n in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert [train.lr_factor(cosine, n, 12) for n in (8, 10, 12, 99)] == pytest.approx([0.5, (1 - 0.5**0.5) / 2, 0, 0])
-    assert [train.lr_factor(constant, n, 12) for n in (0, 3, 4, 11)] == [0.25, 1, 1, 1]
-    assert train.lr_factor(cosine, 5, 0) == 1  # no end is known
-    assert train.lr_factor(Optim(schedule="cosine", warmup=6), 6, 6) == 1  # all of it warm-up
+    assert [lr_factor(cosine, n, 12) for n in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert [lr_factor(cosine, n, 12) for n in (8, 10, 12, 99)] == pytest.approx([0.5, (1 - 0.5**0.5) / 2, 0, 0])
+    assert [lr_factor(constant, n, 12) for n in (0, 3, 4, 11)] == [0.25, 1, 1, 1]
+    assert lr_factor(cosine, 5, 0) == 1  # no end is known
+    assert lr_factor(Optim(schedule="cosine", warmup=6), 6, 6) == 1  # all of it warm-up
 
 
 def test_the_schedule_and_the_scale_of_each_role_reach_the_optimiser(watched, tmp_path):
@@ -162,12 +164,12 @@ def test_each_parameter_stands_in_one_role(tmp_path):
     with pytest.raises(AssertionError, match="2 trainable parameters stand in no role"):
         start(tmp_path, lambda: missing)
     missing.head.requires_grad_(False)
-    train.make_optimizer(Optim(), missing)  # what is frozen needs none
+    make_optimizer(Optim(), missing)  # what is frozen needs none
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW")])
 def test_the_optimiser_is_the_one_named(name, kind):
-    optimizer = train.make_optimizer(Optim(name=name, lr=0.3, betas=[0.8, 0.95], weight_decay=0.1), Toy())
+    optimizer = make_optimizer(Optim(name=name, lr=0.3, betas=[0.8, 0.95], weight_decay=0.1), Toy())
     assert type(optimizer).__name__ == kind
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.3, 0.1)
     assert optimizer.defaults.get("betas", (0.8, 0.95)) == (0.8, 0.95)
@@ -190,13 +192,13 @@ def test_a_critic_has_an_optimiser_of_its_own_and_does_not_count_as_a_step(tmp_p
 
 @pytest.mark.parametrize("kind", [Toy, Rivals])
 def test_gradients_of_several_batches_are_one_step_and_never_cut_by_a_checkpoint(kind, watched, tmp_path, monkeypatch):
-    saved, save = [], train.Keeper._save
+    saved, save = [], callbacks.Keeper._save
 
     def noting(self, trainer, name):
         saved.append((name, trainer.lightning_module.batches))
         save(self, trainer, name)
 
-    monkeypatch.setattr(train.Keeper, "_save", noting)
+    monkeypatch.setattr(callbacks.Keeper, "_save", noting)
     start(tmp_path, kind, optim={"accumulate": 2}, save_every=1, steps=4, val_every=4)
     assert len(watched) == 2
     assert [at for name, at in saved if name == "last"] == [2, 4]
@@ -318,13 +320,13 @@ def test_only_plain_values_enter_a_checkpoint(tmp_path):
 def test_a_tracker_that_is_not_installed_says_what_to_install(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ValueError) as caught:
-        train.trackers(Run(logger=[name]), tmp_path)
+        logger.trackers(Run(logger=[name]), tmp_path)
     assert str(caught.value) == f"logger={name} is not installed: pip install 'sightword[{name}]'"
 
 
 def test_a_tracker_that_nobody_knows_is_refused(tmp_path):
     with pytest.raises(ValueError, match="logger=mlflow is none of swanlab, tensorboard, wandb"):
-        train.trackers(Run(logger=["mlflow"]), tmp_path)
+        logger.trackers(Run(logger=["mlflow"]), tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------------------- resume
@@ -394,7 +396,7 @@ def test_a_finished_run_is_not_begun_again(tmp_path):
 def test_evaluation_alone_gives_the_runs_measures(tmp_path):
     task = Toy()
     result = start(tmp_path, lambda: task)
-    measures = train.evaluate(task, ordered(Numbers(), 4), Run(trainer=Trainer(accelerator="cpu")))
+    measures = fit.evaluate(task, ordered(Numbers(), 4), Run(trainer=Trainer(accelerator="cpu")))
     assert measures["weight"] == result.measures["val/weight"]
     assert not task.training
 
@@ -412,7 +414,7 @@ class Exploding(Toy):
 
 def test_a_run_that_diverges_ends_with_one_line_and_keeps_what_was_good(tmp_path):
     with pytest.raises(
-        train.Diverged, match=r"training diverged: the losses of batch 5 are fit nan.*last\.ckpt and best"
+        callbacks.Diverged, match=r"training diverged: the losses of batch 5 are fit nan.*last\.ckpt and best"
     ):
         start(tmp_path, Exploding, steps=6, val_every=3, save_every=1, monitor="val/error", mode="min")
     assert kept(tmp_path, "last")["batches"] == 4
@@ -429,7 +431,7 @@ def test_weights_that_are_no_numbers_overwrite_no_checkpoint(tmp_path):
                 return {"fit": self.body.weight.square().mean()}
             return super().losses(batch)
 
-    with pytest.raises(train.Diverged, match="weights head.weight are not finite after batch 5"):
+    with pytest.raises(callbacks.Diverged, match="weights head.weight are not finite after batch 5"):
         start(tmp_path, Poisoned, steps=6, val_every=6, save_every=1)
     assert kept(tmp_path, "last")["batches"] == 4
 

@@ -4,8 +4,10 @@ from importlib import import_module
 from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
+from sightword.version import VERSION
+
 __path__ = extend_path(__path__, __name__)
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "AnimeDataModule": "modules",
@@ -34,11 +36,11 @@ _HOMES = {
     "build_uv_index": "systems.points.link",
     "build_uv_index_batch": "systems.points.link",
     "generate_semantic_anchors": "systems.intent.anchors",
-    "image_tower": "towers",
+    "image_tower": "towers.factory",
     "load_published": "towers.vq_published",
     "sample_img_feat": "systems.points.link",
-    "text_tower": "towers",
-    "word_vectors": "towers.text",
+    "text_tower": "towers.factory",
+    "word_vectors": "towers.prompt",
 }
 __all__ = sorted(_HOMES)
 
@@ -66,9 +68,9 @@ if TYPE_CHECKING:
     from sightword.systems.skeleton.network import ResNet3dSlowOnly as ResNet3dSlowOnly
     from sightword.systems.tokenizer.loss import LPIPS as LPIPS
     from sightword.tokens import TokenCache as TokenCache
-    from sightword.towers import image_tower as image_tower
-    from sightword.towers import text_tower as text_tower
-    from sightword.towers.text import word_vectors as word_vectors
+    from sightword.towers.factory import image_tower as image_tower
+    from sightword.towers.factory import text_tower as text_tower
+    from sightword.towers.prompt import word_vectors as word_vectors
     from sightword.towers.vq_image import VQImage as VQImage
     from sightword.towers.vq_network import Decoder as Decoder
     from sightword.towers.vq_network import Encoder as Encoder

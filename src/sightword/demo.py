@@ -10,16 +10,17 @@ import html
 import importlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL.Image import Image
 
-import sightword
 from sightword.atomic import write_atomically
-from sightword.pictures import to_data_uri
-from sightword.run import Train
+from sightword.version import VERSION
+from sightword.viz.grid import to_data_uri
+
+Train = Callable[[Path, list[str]], bool]  # (folder, words as on the command line) → whether it was finished
 
 
 class Figure(NamedTuple):
@@ -72,7 +73,7 @@ def seconds(run: Path) -> float:
 
 def _page(sections: Sequence[Section], seconds: float) -> str:
     body = "\n".join(_section(section) for section in sections)
-    return _TEMPLATE.format(version=sightword.__version__, minutes=f"{seconds / 60:.1f}", body=body)
+    return _TEMPLATE.format(version=VERSION, minutes=f"{seconds / 60:.1f}", body=body)
 
 
 def _section(section: Section) -> str:

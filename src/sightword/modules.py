@@ -11,9 +11,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from sightword import metrics
 from sightword.configs import Optim
 from sightword.data.image import ImageBatch
+from sightword.engine.fit import Loop
+from sightword.metrics.codebook import perplexity, usage
 from sightword.systems.intent import config as intent_config
 from sightword.systems.intent.data import IntentBatch
 from sightword.systems.intent.task import WordReading
@@ -21,7 +22,6 @@ from sightword.systems.intent.task import make_task as make_intent_task
 from sightword.systems.tokenizer.config import Data, System
 from sightword.systems.tokenizer.data import make_loaders
 from sightword.systems.tokenizer.task import Tokenizing, make_task
-from sightword.train import Loop
 
 
 class VQVAEModel(Loop):
@@ -116,8 +116,8 @@ class VQVAEModel(Loop):
         info = {
             "vq_loss": out.quantized.codebook_loss,
             "commitment_loss": out.quantized.loss,
-            "perplexity": metrics.perplexity(counts).float(),
-            "code_usage_rate": metrics.usage(counts).float(),
+            "perplexity": perplexity(counts).float(),
+            "code_usage_rate": usage(counts).float(),
             "indices": out.quantized.ids,
         }
         return out.images, info

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sightword.nearest import Stack, rounding
+from sightword.ops.nearest.stack import Stack, rounding
 
 ROWS, CODES, CHANNELS, WARPS = 64, 128, 16, 8  # larger blocks, or fewer warps, spill registers
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.nearest import Metric, nearest, unit
+from sightword.ops.nearest import Metric, nearest, unit
 
 
 class Quantized(NamedTuple):

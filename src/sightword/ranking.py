@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sightword.nearest import true_float32
+from sightword.ops.nearest import true_float32
 
 ROWS, COLUMNS = 1024, 8192  # of a tile: 32 MiB, high enough for the product to reach its full speed
 PAIRS = 2**20  # matches that a block of queries may have; their ranks are all that is kept

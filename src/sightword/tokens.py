@@ -115,7 +115,7 @@ class Source(NamedTuple):
     options: Mapping[str, Any]
 
     def open(self) -> ImageTower:
-        from sightword.towers import image_tower
+        from sightword.towers.factory import image_tower
 
         return image_tower(self.name, **self.options).freeze()
 

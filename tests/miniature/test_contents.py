@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sightword import cli
+from sightword.cli.main import main
 from sightword.miniature import contents, person, room
-from sightword.towers import image_tower, text_tower
+from sightword.towers.factory import image_tower, text_tower
 from sightword.towers.vq_image import VQImage
 
 
@@ -53,7 +53,7 @@ def test_every_tower_opens_by_its_folder_alone_and_reads_the_scenes(folder):
 
 def test_the_command_says_what_is_where_and_writes_the_same_bytes_again(folder, capsys):
     before = _digests(folder)
-    assert cli.main(["mini", f"out={folder}"]) == 0
+    assert main(["mini", f"out={folder}"]) == 0
     assert _digests(folder) == before
     said = capsys.readouterr().out
     for part in contents.parts(list):

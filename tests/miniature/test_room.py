@@ -202,7 +202,7 @@ def test_noise_and_holes_are_as_many_as_asked(studio, cameras):
 def test_the_tiny_clip_knows_the_things_of_a_room(studio, small_clip):
     """The share of patches it names right, of nine words, is well above always saying the most frequent one."""
     from sightword import image_tower, text_tower
-    from sightword.towers.text import word_vectors
+    from sightword.towers.prompt import word_vectors
 
     tower = image_tower(str(small_clip), form="value")
     words = [word for word in WORDS if (OBJECTS.get(word) or room.PLACES[word]).where != "outdoors"]

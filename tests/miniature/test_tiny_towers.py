@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sightword.miniature import scene, tower
-from sightword.towers import image_tower, text_tower
-from sightword.towers.text import word_vectors
+from sightword.towers.factory import image_tower, text_tower
+from sightword.towers.prompt import word_vectors
 from sightword.towers.vq_image import VQImage
 
 CAPTIONS = ["a photo of a", *scene.PLACES, *scene.OBJECTS, "a dog, a tv and a home office"]

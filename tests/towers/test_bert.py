@@ -8,8 +8,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel, PreTrainedTokenizerFast
 
-from sightword.towers import bert, text_tower
+from sightword.towers import bert
 from sightword.towers.bert import BertText, positions
+from sightword.towers.factory import text_tower
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["a", "man", "in", "red", "coat", "drink", "water", "##s", "wave", "hand"]

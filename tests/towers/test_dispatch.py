@@ -12,9 +12,9 @@ import test_t5
 import torch
 from transformers import CLIPConfig, Dinov2Config, ViTConfig
 
-from sightword.towers import image_tower, text_tower, tower_pair
 from sightword.towers.bert import BertText
 from sightword.towers.clip import CLIPImage, CLIPText
+from sightword.towers.factory import image_tower, text_tower, tower_pair
 from sightword.towers.siglip import SigLIPImage, SigLIPText
 from sightword.towers.t5 import T5Text
 

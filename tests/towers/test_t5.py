@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from sightword.towers import text_tower
+from sightword.towers.factory import text_tower
 from sightword.towers.t5 import GridBias, T5Decoder, T5Text, draw, run_blocks
 
 WORDS = ["a", "man", "woman", "in", "with", "red", "blue", "coat", "bag", "and", "the"]

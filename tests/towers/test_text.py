@@ -7,8 +7,9 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from sightword.towers import Encoded
-from sightword.towers.text import HFTokenizer, TextTokenizer, word_vectors
+from sightword.towers.prompt import word_vectors
+from sightword.towers.text import HFTokenizer, TextTokenizer
+from sightword.towers.tower import Encoded
 
 
 def test_word_vectors_are_of_length_one_though_the_prompts_differ():

@@ -33,7 +33,7 @@ from sightword.miniature import scene
 from sightword.miniature.scene import ACTIONS, HELD_OUT, OBJECTS, PLACES, Scene
 from sightword.towers.clip import CLIP, CONFIG, WEIGHTS
 from sightword.towers.preprocess import OPENAI_MEAN, OPENAI_STD
-from sightword.towers.text import word_vectors
+from sightword.towers.prompt import word_vectors
 
 DAY = 24 * 3600  # seconds; no training takes so long
 FORMS = ("joint", "value", "qq", "kk", "kk+gauss")

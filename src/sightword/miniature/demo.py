@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sightword import pictures
-from sightword.demo import Figure, Section
+from sightword.demo import Figure, Section, Train
 from sightword.miniature import contents
 from sightword.miniature.clip import measure
 from sightword.miniature.scene import ACTIONS, HELD_OUT, OBJECTS, PLACES, Scene, draw
-from sightword.run import Train
 from sightword.towers.clip import CLIP
-from sightword.towers.text import word_vectors
+from sightword.towers.prompt import word_vectors
+from sightword.viz import grid, overlay
 
 SHOWN, SIDE = ("beach", "bedroom", "street"), 232  # places, and how large their scenes are drawn
 
@@ -98,12 +97,12 @@ def picture(clip: CLIP, scene: Scene) -> Image.Image:
     large = image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
     own = np.array([(255, 255, 255), *(thing.colour for thing in OBJECTS.values())], np.uint8)
     of_places = np.array([place.colour for place in PLACES.values()], np.uint8)
-    truth = pictures.class_map(scene.labels, ["the place", *OBJECTS], large, scene.labels > 0, own, top=4, opacity=1)
-    return pictures.titled(
+    truth = overlay.class_map(scene.labels, ["the place", *OBJECTS], large, scene.labels > 0, own, top=4, opacity=1)
+    return grid.titled(
         {
             "a new scene": large,
             "what is where": truth,
-            "patches: the thing": pictures.class_map(things, list(OBJECTS), large, is_thing, own[1:], 4, 0.9),
-            "patches: the place": pictures.class_map(places, list(PLACES), large, colours=of_places, top=4),
+            "patches: the thing": overlay.class_map(things, list(OBJECTS), large, is_thing, own[1:], 4, 0.9),
+            "patches: the place": overlay.class_map(places, list(PLACES), large, colours=of_places, top=4),
         }
     )

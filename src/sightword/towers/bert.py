@@ -13,10 +13,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from sightword.towers import Encoded
 from sightword.towers.hugging_face import HFText, check_vocabulary, config_of, open_tokenizer, open_weights, quiet
 from sightword.towers.text import HFTokenizer
-from sightword.towers.tower import border, readable
+from sightword.towers.tower import Encoded, border, readable
 
 #: Our names → Hugging Face's.
 presets = {

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from sightword.atomic import write_atomically
 from sightword.checkpoint import load_strictly
-from sightword.towers import Encoded, clip_checkpoint
+from sightword.towers import clip_checkpoint
 from sightword.towers.clip_checkpoint import CONFIG, WEIGHTS
 from sightword.towers.clip_dense import Form, attend
 from sightword.towers.clip_positions import causal_mask, resample, resize_image_positions
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.text import TextTokenizer
-from sightword.towers.tower import ImageTower, TextTower, border
+from sightword.towers.tower import Encoded, ImageTower, TextTower, border
 
 #: Our names → open_clip's model and the tag of its weights.
 presets = {

@@ -6,6 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+
+def plain(name: str | Path) -> str:
+    """A name without open_clip's "hf-hub:" or "local-dir:", as it shows which of the two it is."""
+    return str(name).removeprefix("hf-hub:").removeprefix("local-dir:")
+
+
 #: What an entry of open_clip's says of its images.
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 

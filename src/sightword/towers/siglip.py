@@ -19,13 +19,14 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sightword.towers import Encoded, plain, siglip_folder, siglip_open_clip
+from sightword.towers import siglip_folder, siglip_open_clip
+from sightword.towers.hub import plain
 from sightword.towers.hugging_face import FILES, fetched, quiet, whole_files, with_weights
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.siglip_folder import CONFIG, PREPROCESSOR, WEIGHTS, Found
 from sightword.towers.siglip_open_clip import is_open_clips as is_open_clips
 from sightword.towers.text import HFTokenizer
-from sightword.towers.tower import ImageTower, TextTower, border
+from sightword.towers.tower import Encoded, ImageTower, TextTower, border
 
 #: Our names → Hugging Face's.
 presets = {

@@ -18,10 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.towers import Encoded
 from sightword.towers.hugging_face import HFText, check_vocabulary, config_of, open_tokenizer, open_weights
 from sightword.towers.text import HFTokenizer
-from sightword.towers.tower import border
+from sightword.towers.tower import Encoded, border
 
 #: Our names → Hugging Face's.
 presets = {

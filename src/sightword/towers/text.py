@@ -6,14 +6,10 @@ Legend: B texts; L tokens; K words; E pooled width.
 import string
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from sightword.towers.tower import TextTower
 
 
 class Texts(NamedTuple):
@@ -151,23 +147,6 @@ CLEANING: dict[str, Callable[[str], str]] = {
     "lower": str.lower,  # what SigLIP 2 was trained on
     "whitespace": _single_spaces,
 }
-
-
-def word_vectors(
-    tower: "TextTower", words: Sequence[str], templates: Sequence[str] = ("a photo of a {}",), batch_size: int = 256
-) -> Tensor:
-    """(K, E) unit vectors of words, to compare tokens or images with.
-
-    Each word in every template, the unit vectors averaged and brought back to length 1 (CLIP, Radford 2021, 3.1.4).
-    """
-    for template in templates:
-        if "{}" not in template:
-            raise ValueError(f"template {template!r} has no {{}} for the word to stand in")
-    texts = [template.format(word) for word in words for template in templates]
-    with torch.no_grad():
-        parts = [tower.encode(texts[start : start + batch_size]).pooled for start in range(0, len(texts), batch_size)]
-    vectors = F.normalize(torch.cat(parts), dim=-1).unflatten(0, (len(words), len(templates)))  # (K, templates, E)
-    return F.normalize(vectors.mean(1), dim=-1)
 
 
 def _short(text: str, most: int = 60) -> str:

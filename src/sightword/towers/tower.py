@@ -1,15 +1,22 @@
 """What all pretrained encoders share: freezing, precision, and the way from pictures or words to `Encoded`."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sightword.towers import Encoded
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.text import TextTokenizer
+
+
+class Encoded(NamedTuple):
+    """What every tower returns."""
+
+    tokens: Tensor  # (B, N, D)
+    pooled: Tensor  # (B, E)
+    mask: Tensor | None = None  # (B, N) bool, True where a token is real
 
 
 class Tower(nn.Module):

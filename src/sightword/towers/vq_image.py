@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sightword.atomic import write_atomically
 from sightword.checkpoint import differences, read_checkpoint
 from sightword.quantize import FrozenQuantizer, Quantized, VectorQuantizer, VectorQuantizerEMA
-from sightword.towers import Encoded
+from sightword.towers.tower import Encoded
 from sightword.towers.vq_network import Decoder, Encoder, TamingDecoder, TamingEncoder
 
 Quantizer = VectorQuantizer | VectorQuantizerEMA | FrozenQuantizer

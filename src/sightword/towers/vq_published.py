@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sightword.checkpoint import differences, read_checkpoint, weights_in
-from sightword.nearest import Metric
+from sightword.ops.nearest import Metric
 from sightword.quantize import VectorQuantizer
 from sightword.towers.vq_image import VQImage, inference_weights, without_weights
 from sightword.towers.vq_network import TamingDecoder, TamingEncoder

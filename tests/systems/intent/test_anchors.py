@@ -10,11 +10,11 @@ import torch
 from conftest import write_clip
 from safetensors.torch import load_file, save_file
 
-from sightword import cli
-from sightword.nearest import unit
+from sightword.cli.main import main
+from sightword.ops.nearest import unit
 from sightword.systems.intent.anchors import Anchors, Book, generate_semantic_anchors
 from sightword.systems.intent.vocabulary import vocabularies
-from sightword.towers import image_tower, text_tower
+from sightword.towers.factory import image_tower, text_tower
 
 SMALL = {"coco": 90, "places": 370, "emotion": 30, "ava": 20, "actions": 50}
 
@@ -448,7 +448,7 @@ def test_published_towers_are_told_apart_by_name_and_folders_are_not(anchors, ra
 
 
 def verb(*words):
-    return cli.main(["anchors", *words])
+    return main(["anchors", *words])
 
 
 def test_the_verb_writes_both_files_and_says_what_and_what_next(random_clip, tmp_path, capsys):

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from sightword import cli
-from sightword.nearest import nearest
+from sightword.cli.main import main
+from sightword.ops.nearest import nearest
 from sightword.systems.intent.anchors import Anchors, Book
 from sightword.systems.intent.codes import anchors_digest, write_codes
 from sightword.systems.intent.data import count_codes
@@ -83,7 +83,7 @@ def test_the_verb_writes_them_and_says_what_comes_next(tokens, anchors, tmp_path
     }
     file = Anchors(books).write(tmp_path / "anchors")
     words = [f"anchors={file}", f"tokens={tokens.out}", f"out={tmp_path / 'codes'}"]
-    assert cli.main(["codes", *words]) == 0
+    assert main(["codes", *words]) == 0
     said = capsys.readouterr().out
     assert "5 images" in said
     assert "places by joint tokens, coco by value tokens" in said

@@ -23,7 +23,7 @@ from sightword.systems.intent.data import (
 )
 from sightword.systems.intent.intentonomy import annotation_file, read_annotations
 from sightword.tokens import Source, TokenCache, cache_tokens
-from sightword.towers import image_tower
+from sightword.towers.factory import image_tower
 
 
 @pytest.fixture(scope="module")

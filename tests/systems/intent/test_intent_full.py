@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sightword import cli, run
+from sightword.cli.compose import compose_config
+from sightword.engine import run
 from sightword.systems.intent.anchors import Anchors, Book
 from sightword.systems.intent.data import IntentBatch
 from sightword.systems.intent.task import ANCHORS
@@ -53,9 +54,9 @@ def test_a_batch_goes_through_the_full_scale_in_the_documents_shapes(layers, anc
         )
         return towers[0]
 
-    monkeypatch.setattr("sightword.towers.image_tower", image_tower)
+    monkeypatch.setattr("sightword.towers.factory.image_tower", image_tower)
     words = ["scale=full", f"system.semantic_anchors_path={anchors_file}", "data.root=x"]
-    config = cli._compose(["experiment=intent/stage1", *words])
+    config = compose_config(["experiment=intent/stage1", *words])
     task = run.make_task(config).train()
     images = torch.rand(B, 3, *[config.data.image_size] * 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
     batch = IntentBatch(torch.eye(C)[:B], ["a", "b"], images=images)
@@ -91,7 +92,7 @@ def test_a_batch_goes_through_the_full_scale_in_the_documents_shapes(layers, anc
 @pytest.mark.parametrize("experiment", ["stage1", "stage2", "baseline"])
 def test_every_experiment_has_the_full_scale(experiment, anchors_file):
     words = ["scale=full", f"system.semantic_anchors_path={anchors_file}", "data.root=x"]
-    config = cli._compose([f"experiment=intent/{experiment}", *words])
+    config = compose_config([f"experiment=intent/{experiment}", *words])
     task = run.make_task(config)
     assert (task.tower.name, config.data.image_size) == ("vit_h14", 224)
     if experiment == "baseline":

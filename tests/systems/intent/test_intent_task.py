@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sightword import cli
+from sightword.cli.compose import compose_config
+from sightword.engine.optim import base_lr, make_optimizer
 from sightword.modules import IntentonomyClipViTMultiStreamModule
 from sightword.systems.intent.anchors import Anchors, Book
 from sightword.systems.intent.config import System
 from sightword.systems.intent.data import IntentBatch
 from sightword.systems.intent.task import ANCHORS, make_task, read_exported
-from sightword.train import base_lr, make_optimizer
 
 SIZES, B, N, D = {"coco": 8, "places": 6}, 12, 9, 16
 
@@ -66,7 +66,7 @@ def test_stage_two_moves_the_codes_on_a_leash(anchors_file):
 def test_a_stream_of_ones_own_moves_as_slowly_as_the_documents(anchors_file):
     anchors = Anchors.read(anchors_file)
     Anchors(anchors.books | {"weather": anchors["coco"]}).write(anchors_file)
-    config = cli._compose(["experiment=intent/stage2", f"system.semantic_anchors_path={anchors_file}", "data.root=x"])
+    config = compose_config(["experiment=intent/stage2", f"system.semantic_anchors_path={anchors_file}", "data.root=x"])
     groups = make_optimizer(config.optim, make_task(config.system)).param_groups
     rates = {group["role"]: base_lr(config.optim, group["role"]) / config.optim.lr for group in groups}
     assert rates == pytest.approx({"head": 1, "vq_coco": 0.1, "vq_places": 0.1, "vq_other": 0.1})

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sightword import cli
-from sightword import run as runs
+from sightword.cli.compose import compose_config
+from sightword.cli.main import main
+from sightword.engine import run as runs
 from sightword.miniature import scene
 from sightword.miniature.contents import write_vocabulary
 from sightword.miniature.intent import write_intents
@@ -31,7 +32,7 @@ def world(tmp_path_factory, small_clip):
         ["cache", f"tower={small_clip}", f"images={root}", f"out={root / 'tokens'}", "tokens=value,joint"],
         ["codes", f"anchors={root / 'anchors'}", f"tokens={root / 'tokens'}", f"out={root / 'codes'}"],
     ):
-        assert cli.main(words) == 0
+        assert main(words) == 0
     return root
 
 
@@ -60,7 +61,7 @@ def trained(world, small_clip, tmp_path_factory):
     out, found = tmp_path_factory.mktemp("runs"), {}
     for name, source in SOURCES.items():
         more = {FIELD[source]: world / source, "name": "it"}
-        assert cli.main(["train", f"experiment=intent/{name}", *words_of(world, small_clip, out, **more)]) == 0
+        assert main(["train", f"experiment=intent/{name}", *words_of(world, small_clip, out, **more)]) == 0
         found[name] = out / "intent" / name / "it"
     return found
 
@@ -81,7 +82,7 @@ def test_each_experiment_learns_more_than_twice_what_saying_yes_to_all_gives(tra
 
 def test_pictures_and_codes_give_the_same_measures(world, small_clip, trained, tmp_path, capsys):
     fields = ["data.codes=''", f"data.images={world}"]
-    assert cli.main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'it.json'}", *fields]) == 0
+    assert main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'it.json'}", *fields]) == 0
     by_tower = json.loads((tmp_path / "it.json").read_text())["measures"]
     for name, value in measured(trained["stage1"]).items():
         if name != "batches":
@@ -90,7 +91,7 @@ def test_pictures_and_codes_give_the_same_measures(world, small_clip, trained, t
 
 def test_the_test_split_is_judged_by_the_runs_own_threshold(world, trained, tmp_path, capsys):
     run = trained["baseline"]
-    assert cli.main(["evaluate", f"run={run}", "split=test", f"out={tmp_path / 'it.json'}"]) == 0
+    assert main(["evaluate", f"run={run}", "split=test", f"out={tmp_path / 'it.json'}"]) == 0
     said = capsys.readouterr().out
     report = json.loads((tmp_path / "it.json").read_text())
     assert report["measures"]["threshold"] == pytest.approx(measured(run)["threshold"])
@@ -111,7 +112,7 @@ def test_the_codebooks_of_a_run_are_told_by_what_was_measured(world, trained, tm
     found = {}
     for source in ("codes", "cache"):
         fields = {"codes": [], "cache": ["data.codes=''", f"data.cache={world / 'tokens'}"]}[source]
-        assert cli.main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'it.json'}", *fields]) == 0
+        assert main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'it.json'}", *fields]) == 0
         found[source] = json.loads((tmp_path / "it.json").read_text())["tables"]["codebooks"]
     assert [row["stream"] for row in found["codes"]] == ["actions", "coco", "places"]
     for row in found["codes"]:
@@ -124,10 +125,10 @@ def test_the_codebooks_of_a_run_are_told_by_what_was_measured(world, trained, tm
 
 def test_averaged_weights_are_kept_with_their_own_threshold(world, small_clip, tmp_path, capsys):
     more = {"data.codes": world / "codes", "trainer.epochs": 3, "optim.ema": 0.9, "name": "it"}
-    assert cli.main(["train", "experiment=intent/stage1", *words_of(world, small_clip, tmp_path, **more)]) == 0
+    assert main(["train", "experiment=intent/stage1", *words_of(world, small_clip, tmp_path, **more)]) == 0
     run = tmp_path / "intent" / "stage1" / "it"
     for checkpoint in ("best", "last"):
-        assert cli.main(["evaluate", f"run={run}", "split=test", f"checkpoint={checkpoint}"]) == 0
+        assert main(["evaluate", f"run={run}", "split=test", f"checkpoint={checkpoint}"]) == 0
         report = json.loads((run / "evaluation_test.json").read_text())
         kept = json.loads((run / "summary.json").read_text())[checkpoint]
         assert report["measures"]["threshold"] == pytest.approx(kept["val/threshold"])
@@ -135,7 +136,7 @@ def test_averaged_weights_are_kept_with_their_own_threshold(world, small_clip, t
 
 def test_evaluating_what_cannot_be_is_one_line(world, trained, tmp_path, capsys):
     def said(*words):
-        assert cli.main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'no.json'}", *words]) == 2
+        assert main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'no.json'}", *words]) == 2
         err = capsys.readouterr().err
         assert err.count("sightword: ") == 1
         return err
@@ -152,10 +153,10 @@ def test_evaluating_what_cannot_be_is_one_line(world, trained, tmp_path, capsys)
 
 def test_anchors_that_were_written_anew_do_not_name_an_old_runs_words(world, small_clip, trained, tmp_path, capsys):
     words = [f"tower={small_clip}", f"out={tmp_path}", f"vocabulary={world / 'vocabulary'}", "seed=1"]
-    assert cli.main(["anchors", *words]) == 0
+    assert main(["anchors", *words]) == 0
     capsys.readouterr()
     field = f"system.semantic_anchors_path={tmp_path}"
-    assert cli.main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'it.json'}", field]) == 2
+    assert main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'it.json'}", field]) == 2
     assert "were trained with other anchors" in capsys.readouterr().err
 
 
@@ -163,9 +164,9 @@ def test_the_check_is_told_where_the_pictures_lie(world, tmp_path, capsys):
     for split in SPLITS:
         file = f"intentonomy_{split}2020.json"
         (tmp_path / file).write_text((world / file).read_text())
-    assert cli.main(["check", "dataset=intentonomy", f"root={tmp_path}", f"images={world}"]) == 0
+    assert main(["check", "dataset=intentonomy", f"root={tmp_path}", f"images={world}"]) == 0
     assert f"{sum(SPLITS.values())} images, all readable" in capsys.readouterr().out
-    assert cli.main(["check", "dataset=intentonomy", f"root={tmp_path}", f"imags={world}"]) == 2
+    assert main(["check", "dataset=intentonomy", f"root={tmp_path}", f"imags={world}"]) == 2
     assert "takes no 'imags' (did you mean 'images'?); it takes root, images" in capsys.readouterr().err
 
 
@@ -214,7 +215,7 @@ def test_stage_two_moves_codes_a_little_and_says_how_far(trained):
 
 def test_a_mistake_gets_one_line(world, small_clip, tmp_path, capsys):
     def said(*words, **more):
-        assert cli.main(["train", *words, *words_of(world, small_clip, tmp_path, **more)]) == 2
+        assert main(["train", *words, *words_of(world, small_clip, tmp_path, **more)]) == 2
         err = capsys.readouterr().err
         assert "Traceback" not in err
         assert err.count("sightword: ") == 1  # a bar may stand before it
@@ -231,6 +232,6 @@ def test_a_mistake_gets_one_line(world, small_clip, tmp_path, capsys):
 
 def test_the_full_scale_is_the_documents():
     words = ["experiment=intent/stage1", "scale=full", "system.semantic_anchors_path=x", "data.root=y"]
-    config = cli._compose(words)
+    config = compose_config(words)
     assert (config.system.tower, config.system.embed_dim, config.system.freeze_codebook) == ("vit_h14", 1024, True)
     assert (config.system.gamma_neg, config.system.gamma_pos, config.system.clip) == (2.0, 0.0, 0.05)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sightword.metrics import THRESHOLDS, f1
+from sightword.metrics.multilabel import THRESHOLDS, f1
 from sightword.systems.intent.intentonomy import CLASSES, SUBSETS
 from sightword.systems.intent.measure import class_table, measures_of, on_grid, protocol_of
 

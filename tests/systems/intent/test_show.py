@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sightword import cli
+from sightword.cli.main import main
 from sightword.miniature.scene import OBJECTS, PLACES
 from sightword.systems.intent import show
 from sightword.systems.intent.anchors import Anchors, Book
@@ -15,8 +15,8 @@ from sightword.systems.intent.config import System
 from sightword.systems.intent.data import IntentBatch
 from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.task import ANCHORS, make_task
-from sightword.towers import text_tower
-from sightword.towers.text import word_vectors
+from sightword.towers.factory import text_tower
+from sightword.towers.prompt import word_vectors
 
 GREY, RED = (120, 118, 120), tuple(OBJECTS["car"].colour)
 
@@ -147,7 +147,7 @@ def test_the_verb_writes_pictures_and_their_numbers(task, picture, tmp_path, cap
     task.export(tmp_path / "model")
     picture.save(tmp_path / "picture.png")
     words = [f"run={tmp_path / 'model'}", f"image={tmp_path / 'picture.png'}", f"out={tmp_path / 'show'}"]
-    assert cli.main(["show", *words]) == 0
+    assert main(["show", *words]) == 0
     said = capsys.readouterr().out
     for name in (f"{each}.{kind}" for each in ("table", "maps", "reasons") for kind in ("png", "json")):
         assert (tmp_path / "show" / name).exists()
@@ -164,5 +164,5 @@ def test_the_verb_writes_pictures_and_their_numbers(task, picture, tmp_path, cap
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path, capsys):
-    assert cli.main(["show", f"run={tmp_path}"]) == 2
+    assert main(["show", f"run={tmp_path}"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

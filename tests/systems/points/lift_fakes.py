@@ -9,9 +9,8 @@ from torch import nn
 
 from sightword.miniature import room
 from sightword.systems.points.scannet import read_scene
-from sightword.towers import Encoded
 from sightword.towers.preprocess import Preprocess
-from sightword.towers.tower import ImageTower
+from sightword.towers.tower import Encoded, ImageTower
 
 COLOURS = {"red": (1, -1, -1), "green": (-1, 1, -1), "blue": (-1, -1, 1), "white": (1, 1, 1), "black": (-1, -1, -1)}
 

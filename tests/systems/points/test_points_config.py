@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from sightword import cli
+from sightword.cli.compose import compose_config
 from sightword.systems.points.config import Data, System
 from sightword.systems.points.label import SCANNET20, label_set
 
@@ -14,7 +14,7 @@ EXPERIMENTS = ["bifusion", "lift"]
 
 
 def composed(*words):
-    return cli._compose(["data.root=x", *words])
+    return compose_config(["data.root=x", *words])
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -16,7 +16,7 @@ from sightword import tokens
 from sightword.systems.points import features
 from sightword.systems.points.features import FrameCache, FrameEncoder, features_of, fill, plan
 from sightword.systems.points.scannet import read_color
-from sightword.towers import image_tower
+from sightword.towers.factory import image_tower
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from points_fakes import batch_of, wall
 
-from sightword import cli
 from sightword.cache import digest
+from sightword.cli.main import main
 from sightword.miniature import room
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import System
@@ -209,13 +209,13 @@ def test_an_experiment_trains_from_a_folder_of_rooms(name, random_clip, tmp_path
     words += [f"system.labels={tmp_path / 'rooms'}", "system.dim=16", "system.form=value", "data.hold_out=0.5"]
     words += [f"data.root={tmp_path / 'rooms'}", f"data.cache={tmp_path / 'clip'}", "data.points=200", "data.frames=2"]
     words += ["data.batch_size=1", "data.num_workers=0", "trainer.accelerator=cpu", "trainer.threads=1"]
-    assert cli.main(["train", *words, "trainer.log_every=1"]) == 0
+    assert main(["train", *words, "trainer.log_every=1"]) == 0
     folder = tmp_path / "runs" / "points" / name / "one"
     for file in ("config.yaml", "metrics.csv", "summary.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
         assert (folder / file).exists(), file
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert not any("visual" in key for key in saved["state_dict"])
-    assert cli.main(["evaluate", f"run={folder}", "checkpoint=last"]) == 0
+    assert main(["evaluate", f"run={folder}", "checkpoint=last"]) == 0
     assert "text_miou" in capsys.readouterr().out
 
 

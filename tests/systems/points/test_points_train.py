@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import assert_same
 
-from sightword import cli
 from sightword.checkpoint import read_checkpoint
+from sightword.cli.main import main
+from sightword.engine.run import restore
 from sightword.miniature import room
-from sightword.run import restore
 from sightword.systems.points.data import split_loader
 from sightword.systems.points.task import read_exported
 
@@ -38,7 +38,7 @@ def trained(rooms, random_clip, tmp_path_factory):
     """Experiment → its run's folder."""
     out = tmp_path_factory.mktemp("runs")
     for name in EXPERIMENTS:
-        assert cli.main(["train", *words_of(rooms, random_clip[0], out, name)]) == 0
+        assert main(["train", *words_of(rooms, random_clip[0], out, name)]) == 0
     return {name: out / "points" / name / "it" for name in EXPERIMENTS}
 
 
@@ -51,23 +51,23 @@ def test_an_experiment_trains_and_measures_clip_beside_it(trained, name):
 
 def test_a_run_that_goes_on_ends_as_if_it_had_not_been_stopped(rooms, random_clip, trained, tmp_path):
     words = words_of(rooms, random_clip[0], tmp_path, "bifusion", **{"trainer.steps": 2})
-    assert cli.main(["train", *words]) == 0
+    assert main(["train", *words]) == 0
     run = tmp_path / "points" / "bifusion" / "it"
-    assert cli.main(["train", f"resume={run}", "trainer.steps=4"]) == 0
+    assert main(["train", f"resume={run}", "trainer.steps=4"]) == 0
     straight, resumed = (read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (trained["bifusion"], run))
     for key in ("state_dict", "optimizer_states", "batches"):
         assert_same(straight[key], resumed[key])
 
 
 def test_the_test_rooms_are_measured_and_drawn(trained):
-    assert cli.main(["evaluate", f"run={trained['bifusion']}", "split=test"]) == 0
+    assert main(["evaluate", f"run={trained['bifusion']}", "split=test"]) == 0
     report = json.loads((trained["bifusion"] / "evaluation_test.json").read_text())
     assert "nothing was chosen on it" in report["protocol"]["split"]
     assert (trained["bifusion"] / "evaluation_test_pictures" / "answers.png").stat().st_size > 1000
 
 
 def test_what_is_exported_says_what_the_run_says(trained, tmp_path):
-    assert cli.main(["export", f"run={trained['bifusion']}", f"out={tmp_path}"]) == 0
+    assert main(["export", f"run={trained['bifusion']}", f"out={tmp_path}"]) == 0
     task, config, _ = restore(trained["bifusion"])
     batch = next(iter(split_loader(config.data, "val", **task.reads())))
     with torch.no_grad():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lift_fakes import write_rooms
 
-from sightword.cli import main
+from sightword.cli.main import main
 from sightword.miniature import room
 from sightword.systems.points.cloud import scene_cloud
 from sightword.systems.points.scannet import read_classes, read_scene

@@ -137,7 +137,7 @@ def test_the_hiding_token_is_the_tokenizers_own(tmp_path: Path) -> None:
     import open_clip
 
     from sightword.miniature import tower
-    from sightword.towers import text_tower
+    from sightword.towers.factory import text_tower
 
     clip = CLIPTokenizer(open_clip.SimpleTokenizer(), 77)
     assert mask_id(clip) == 49405  # IRRA's <|mask|>

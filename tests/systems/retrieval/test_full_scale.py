@@ -8,7 +8,7 @@ from conftest import write_clip
 from fakes import CAPTIONS
 from safetensors.torch import save_file
 
-from sightword import cli
+from sightword.cli.compose import compose_config
 from sightword.miniature import tower
 from sightword.systems.retrieval.data import PedesBatch
 from sightword.systems.retrieval.task import make_task
@@ -52,7 +52,7 @@ def published(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["irra", "phase1", "phase2", "phase2_siglip_text", "phase3", "phase4"])
 def test_it_takes_a_step(published, name):
-    config = cli._compose([f"experiment=retrieval/{name}", "scale=full", "data.root=x", *published])
+    config = compose_config([f"experiment=retrieval/{name}", "scale=full", "data.root=x", *published])
     task = make_task(config.system).train()
     ids, mask = task.model.tokenizer(CAPTIONS[:2])
     images, labels = torch.rand(2, 3, 384, 128) * 2 - 1, ids.masked_fill(~mask, -100)

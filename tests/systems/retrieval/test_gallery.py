@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from sightword import cli
+from sightword.cli.main import main
 from sightword.systems.retrieval import verbs
 from sightword.systems.retrieval.gallery import Embedder, Gallery, write_gallery
 from sightword.towers.preprocess import Preprocess
@@ -85,7 +85,7 @@ def people(tmp_path):
 def verb(monkeypatch, model):
     """The command line over this model: what its words give back, and its lines."""
     monkeypatch.setattr(verbs, "_encoder", lambda run, checkpoint: model)
-    return cli.main
+    return main
 
 
 def write(model, people, out, **options):
@@ -309,7 +309,7 @@ def test_a_probe_holds_out_whom_the_run_held_out(people, tmp_path, verb, monkeyp
     pedes = SimpleNamespace(read_pedes=lambda *args: asked.append(args) or (_ for _ in ()).throw(ValueError("enough")))
     monkeypatch.setitem(sys.modules, "sightword.systems.retrieval.pedes", pedes)
     data = SimpleNamespace(dataset="icfg_pedes", root="here", hold_out=4)
-    monkeypatch.setattr("sightword.run.read_config", lambda folder: SimpleNamespace(data=data))
+    monkeypatch.setattr("sightword.engine.run.read_config", lambda folder: SimpleNamespace(data=data))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
     assert verb(["probe", f"run={tmp_path / 'run'}"]) == 2
@@ -319,7 +319,7 @@ def test_a_probe_holds_out_whom_the_run_held_out(people, tmp_path, verb, monkeyp
 
 def test_a_run_of_another_system_embeds_no_sentences(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").touch()
-    monkeypatch.setattr("sightword.run.read_config", lambda folder: SimpleNamespace(experiment="tokenizer/mini"))
+    monkeypatch.setattr("sightword.engine.run.read_config", lambda folder: SimpleNamespace(experiment="tokenizer/mini"))
     with pytest.raises(ValueError, match="is a run of tokenizer, which embeds no sentences"):
         verbs._encoder(str(tmp_path), "best")
 

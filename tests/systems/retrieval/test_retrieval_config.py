@@ -2,18 +2,20 @@
 
 import pytest
 
-from sightword import cli
+from sightword.cli.compose import compose_config
+from sightword.cli.main import main
 from sightword.configs import Optim
+from sightword.engine.system import experiments
 
 EXPERIMENTS = ["irra", "phase1", "phase2", "phase2_siglip_text", "phase3", "phase4"]
 
 
 def composed(name, *words):
-    return cli._compose([f"experiment=retrieval/{name}", "data.root=x", *words])
+    return compose_config([f"experiment=retrieval/{name}", "data.root=x", *words])
 
 
 def test_the_phases_are_names_of_experiments():
-    assert {f"retrieval/{name}" for name in EXPERIMENTS} <= {name for name, _ in cli.experiments()}
+    assert {f"retrieval/{name}" for name in EXPERIMENTS} <= {name for name, _ in experiments()}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -61,5 +63,5 @@ def test_irra_is_trained_as_published():
 
 
 def test_a_typo_is_a_line(capsys):
-    assert cli.main(["train", "experiment=retrieval/phase3", "data.root=x", "system.shard=true"]) != 0
+    assert main(["train", "experiment=retrieval/phase3", "data.root=x", "system.shard=true"]) != 0
     assert "shard" in capsys.readouterr().err

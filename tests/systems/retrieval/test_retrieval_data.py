@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sightword import cli
 from sightword.cache import FeatureCache
+from sightword.cli.main import main
 from sightword.data.image import read_image, squash
 from sightword.data.loader import Draw, Stream
 from sightword.miniature.person import Sizes, vocabulary, write_cuhk, write_icfg
@@ -71,7 +71,7 @@ def codes(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tokenize(folder: Path, root: Path, out: Path, *words: str) -> int:
     images = root / "CUHK-PEDES" / "imgs"
-    return cli.main(["tokenize", f"weights={folder / 'vq'}", f"images={images}", f"out={out}", *words])
+    return main(["tokenize", f"weights={folder / 'vq'}", f"images={images}", f"out={out}", *words])
 
 
 def data_of(root: Path, **more: Any) -> Data:
@@ -418,7 +418,7 @@ def test_keys_may_begin_at_the_folder_of_the_set(root: Path, codes: Path, tmp_pa
         "size=48",
         "width=16",
     ]
-    assert cli.main(words) == 0
+    assert main(words) == 0
     split: Split = read_pedes(root, "cuhk_pedes", "val")
     both = [Codes(cache, SIZE).rows(split.images, images / "imgs") for cache in (codes, tmp_path / "ids")]
     assert torch.equal(*both)

@@ -7,7 +7,7 @@ from fakes import CAPTIONS, GRID, IRRA, PHASE3, PHASES, SIZE, batch_for, system,
 
 from sightword.systems.retrieval.model import ImageWords, SharedEncoder
 from sightword.systems.retrieval.task import make_task, open_towers
-from sightword.towers import image_tower
+from sightword.towers.factory import image_tower
 
 ENCODERS = {
     **PHASES,

@@ -10,9 +10,9 @@ from fakes import CAPTIONS, CONTROL, IRRA, PHASE1, PHASE2, PHASE3, PHASE4, PHASE
 
 from sightword import align
 from sightword.configs import Optim
+from sightword.engine.optim import make_optimizer
 from sightword.systems.retrieval.data import ImageRows, TextRows
 from sightword.systems.retrieval.task import make_task, read_exported
-from sightword.train import make_optimizer
 
 TERMS = {
     "irra": {"itc_loss", "sdm_loss", "id_loss", "mlm_loss"},

@@ -7,9 +7,9 @@ import torch
 from conftest import assert_same
 from fakes import write_towers
 
-from sightword import cli
 from sightword.cache import FeatureCache
 from sightword.checkpoint import read_checkpoint
+from sightword.cli.main import main
 from sightword.miniature import tower
 from sightword.miniature.person import Sizes, vocabulary, write_cuhk
 from sightword.systems.retrieval.gallery import Embedder
@@ -29,8 +29,8 @@ def world(tmp_path_factory):
     tower.write_vq(root / "vq")
     images = root / "CUHK-PEDES" / "imgs"
     words = [f"weights={root / 'vq'}", f"images={images}", f"out={root / 'codes'}", "size=96", "width=32"]
-    assert cli.main(["check", "dataset=cuhk_pedes", f"root={root}"]) == 0
-    assert cli.main(["tokenize", *words]) == 0
+    assert main(["check", "dataset=cuhk_pedes", f"root={root}"]) == 0
+    assert main(["tokenize", *words]) == 0
     return root
 
 
@@ -49,7 +49,7 @@ def trained(world, tmp_path_factory):
     """Experiment → its run's folder."""
     out = tmp_path_factory.mktemp("runs")
     for name in EXPERIMENTS:
-        assert cli.main(["train", *words_of(world, out, name)]) == 0
+        assert main(["train", *words_of(world, out, name)]) == 0
     return {name: out / "retrieval" / name / "it" for name in EXPERIMENTS}
 
 
@@ -65,18 +65,18 @@ def test_an_experiment_trains_and_measures_both_directions(trained, name):
 @pytest.mark.parametrize("name", ["irra", "phase4"])
 def test_a_run_that_goes_on_ends_as_if_it_had_not_been_stopped(world, trained, tmp_path, name):
     whole = words_of(world, tmp_path, name, **{"trainer.steps": 2, "system.switch_by": 300})
-    assert cli.main(["train", *whole]) == 0
+    assert main(["train", *whole]) == 0
     run = tmp_path / "retrieval" / name / "it"
-    assert cli.main(["train", f"resume={run}", "trainer.steps=4"]) == 0
+    assert main(["train", f"resume={run}", "trainer.steps=4"]) == 0
     straight, resumed = (read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (trained[name], run))
     for key in ("state_dict", "optimizer_states", "batches"):
         assert_same(straight[key], resumed[key])
 
 
 def test_what_is_exported_of_phase_4_has_no_generator_and_the_same_embeddings(world, trained, tmp_path):
-    from sightword.run import restore
+    from sightword.engine.run import restore
 
-    assert cli.main(["export", f"run={trained['phase4']}", f"out={tmp_path}"]) == 0
+    assert main(["export", f"run={trained['phase4']}", f"out={tmp_path}"]) == 0
     assert not [file for file in tmp_path.rglob("*") if "generator" in file.name or "vq" in file.name]
     exported, whole = read_exported(tmp_path).eval(), restore(trained["phase4"])[0]
     assert not [name for name in exported.state_dict() if "generator" in name or "decoder" in name]
@@ -98,30 +98,30 @@ def _rounded(told):
 
 def test_a_gallery_is_asked_and_the_test_split_measured(world, trained, tmp_path, capsys):
     run, gallery = trained["phase3"], tmp_path / "gallery"
-    assert cli.main(["evaluate", f"run={run}", "split=test", f"out={tmp_path / 'it.json'}"]) == 0
+    assert main(["evaluate", f"run={run}", "split=test", f"out={tmp_path / 'it.json'}"]) == 0
     report = json.loads((tmp_path / "it.json").read_text())
     assert report["measures"]["chance"] == pytest.approx(25)
     assert report["protocol"]["split"].startswith("test: never trained on")
     assert json.loads((run / "summary.json").read_text())["protocol"]["split"].startswith("val: ")
     drawn = sorted(file.name for file in (tmp_path / "it_pictures").iterdir())
     assert drawn == ["strips.json", "strips.png", "word_swaps.json", "word_swaps.png"]
-    assert cli.main(["probe", f"run={run}", "split=test", f"out={tmp_path / 'probe'}"]) == 0
+    assert main(["probe", f"run={run}", "split=test", f"out={tmp_path / 'probe'}"]) == 0
     for name in ("strips.json", "word_swaps.json"):  # the same, whichever way it is asked for
         first, second = (
             _rounded(json.loads((tmp_path / each / name).read_text())) for each in ("it_pictures", "probe")
         )
         assert first == second
     plain = ["data.hide=0", "data.vq_codes="]  # phase 4 where its codes are no longer
-    assert cli.main(["evaluate", f"run={trained['phase4']}", f"out={tmp_path / 'it.json'}", *plain]) == 0
+    assert main(["evaluate", f"run={trained['phase4']}", f"out={tmp_path / 'it.json'}", *plain]) == 0
     assert "text_gain" not in json.loads((tmp_path / "it.json").read_text())["measures"]
-    assert cli.main(["index", f"run={run}", f"images={world / 'CUHK-PEDES' / 'imgs'}", f"out={gallery}"]) == 0
+    assert main(["index", f"run={run}", f"images={world / 'CUHK-PEDES' / 'imgs'}", f"out={gallery}"]) == 0
     capsys.readouterr()
     words = [f"index={gallery}", "top=3", f"out={tmp_path / 'found.png'}", "a man in a red coat"]
-    assert cli.main(["search", *words]) == 0
+    assert main(["search", *words]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["1", "2", "3"]
     assert (tmp_path / "found.png").exists()
-    assert cli.main(["search", f"index={gallery}", f"run={trained['phase1']}", "a man in a red coat"]) == 2
+    assert main(["search", f"index={gallery}", f"run={trained['phase1']}", "a man in a red coat"]) == 2
     assert capsys.readouterr().err.count("sightword: ") == 1
 
 
@@ -133,13 +133,13 @@ def test_codes_by_another_tokenizer_than_the_one_that_is_named_are_refused(world
         other.quantizer.weight.add_(0.1)
     other.save_pretrained(tmp_path / "vq")
     words = words_of(world, tmp_path, "phase4", **{"system.vq_weights": tmp_path / "vq"})
-    assert cli.main(["train", *words]) == 2
+    assert main(["train", *words]) == 2
     assert f"weights is '{own.digest}', wanted" in capsys.readouterr().err
 
 
 def test_a_mistake_gets_one_line(world, tmp_path, capsys):
     def said(name, **more):
-        assert cli.main(["train", *words_of(world, tmp_path, name, **more)]) == 2
+        assert main(["train", *words_of(world, tmp_path, name, **more)]) == 2
         err = capsys.readouterr().err
         assert "Traceback" not in err
         return err[err.index("sightword: ") :]

@@ -9,7 +9,8 @@ import skeleton_fakes  # noqa: F401  what is not there yet
 import yaml
 
 import sightword
-from sightword import cli
+from sightword.cli.compose import compose_config
+from sightword.cli.main import main
 from sightword.systems.skeleton.config import System
 
 EXPERIMENTS = ["slowonly", "visece", "visece_itm", "visece_mo", "visece_pacl", "visece_mean"]
@@ -58,7 +59,7 @@ MEAN = {
 
 
 def composed(*words):
-    return cli._compose(["data.annotations=x.pkl", "system.labels=x.json", *words])
+    return compose_config(["data.annotations=x.pkl", "system.labels=x.json", *words])
 
 
 def preset(name):
@@ -175,5 +176,5 @@ def test_values_that_do_not_fit_each_other_are_a_line(values, said):
 
 
 def test_a_typo_is_a_line(capsys):
-    assert cli.main(["train", "experiment=skeleton/visece", "system.pacl_gian=3"]) == 2
+    assert main(["train", "experiment=skeleton/visece", "system.pacl_gian=3"]) == 2
     assert "pacl_gian" in capsys.readouterr().err

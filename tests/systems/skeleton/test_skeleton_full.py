@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from skeleton_fakes import LABELS, Dense, batch_for
 
-from sightword import cli
+from sightword.cli.compose import compose_config
 from sightword.miniature import tower
 from sightword.systems.skeleton.joints import joint_set
 from sightword.systems.skeleton.network import ResNet3dSlowOnly
@@ -42,7 +42,7 @@ def published(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["slowonly", "visece", "visece_itm", "visece_mo", "visece_pacl", "visece_mean"])
 def test_it_takes_a_step(published, name):
-    config = cli._compose([f"experiment=skeleton/{name}", "scale=full", *published])
+    config = compose_config([f"experiment=skeleton/{name}", "scale=full", *published])
     joints = joint_set(config.system.joints)
     task = assemble(config.system, joints, Dense(joints), read_labels(config.system.labels)).train()
     points = 56 * torch.rand(2, 1, 1, 48, 17, 2)

@@ -11,7 +11,7 @@ from sightword.checkpoint import read_checkpoint
 from sightword.systems.skeleton import task as tasks
 from sightword.systems.skeleton.task import assemble, read_exported
 from sightword.systems.skeleton.texts import read_labels
-from sightword.towers import text_tower
+from sightword.towers.factory import text_tower
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from skeleton_fakes import LABELS, write_world
 from torch import nn
 
 from sightword.systems.skeleton.texts import ClassTexts, Labels, read_labels
-from sightword.towers import text_tower
+from sightword.towers.factory import text_tower
 
 
 @pytest.fixture(scope="module")

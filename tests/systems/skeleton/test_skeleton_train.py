@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import assert_same
 
-from sightword import cli
 from sightword.checkpoint import read_checkpoint
+from sightword.cli.main import main
+from sightword.engine.run import restore
 from sightword.miniature import motion, tower
-from sightword.run import restore
 from sightword.systems.skeleton.data import split_loader
 from sightword.systems.skeleton.task import read_exported
 
@@ -39,7 +39,7 @@ def trained(world, tmp_path_factory):
     """Experiment → its run's folder."""
     out = tmp_path_factory.mktemp("runs")
     for name in EXPERIMENTS:
-        assert cli.main(["train", *words_of(world, out, name)]) == 0
+        assert main(["train", *words_of(world, out, name)]) == 0
     return {name: out / "skeleton" / name / "it" for name in EXPERIMENTS}
 
 
@@ -53,16 +53,16 @@ def test_an_experiment_trains_and_says_how_it_was_measured(trained, name):
 
 @pytest.mark.parametrize("name", ["visece_itm", "visece_mo"])
 def test_a_run_that_goes_on_ends_as_if_it_had_not_been_stopped(world, trained, tmp_path, name):
-    assert cli.main(["train", *words_of(world, tmp_path, name, **{"trainer.steps": 2})]) == 0
+    assert main(["train", *words_of(world, tmp_path, name, **{"trainer.steps": 2})]) == 0
     run = tmp_path / "skeleton" / name / "it"
-    assert cli.main(["train", f"resume={run}", "trainer.steps=4"]) == 0
+    assert main(["train", f"resume={run}", "trainer.steps=4"]) == 0
     straight, resumed = (read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (trained[name], run))
     for key in ("state_dict", "optimizer_states", "batches"):
         assert_same(straight[key], resumed[key])
 
 
 def test_the_test_split_is_measured_in_more_views_and_drawn(trained, capsys):
-    assert cli.main(["evaluate", f"run={trained['visece_pacl']}", "split=test"]) == 0
+    assert main(["evaluate", f"run={trained['visece_pacl']}", "split=test"]) == 0
     assert "nothing was chosen on it" in capsys.readouterr().out
     report = json.loads((trained["visece_pacl"] / "evaluation_test.json").read_text())
     assert "4 views each" in report["protocol"]["views"]  # two draws of frames, each mirrored too
@@ -72,29 +72,29 @@ def test_the_test_split_is_measured_in_more_views_and_drawn(trained, capsys):
 
 def test_actions_never_trained_are_named_by_their_words_and_a_classifier_cannot(world, trained, tmp_path, capsys):
     words = [f"labels={world / 'motion' / 'unseen.json'}", "split=unseen", f"out={tmp_path}"]
-    assert cli.main(["recognise", f"run={trained['visece']}", *words]) == 0
+    assert main(["recognise", f"run={trained['visece']}", *words]) == 0
     rows = list(csv.DictReader((tmp_path / "recognised.csv").open()))
     assert len(rows) == 2 * len(motion.UNSEEN)  # of the two people whom it was not trained on
     assert {row["class_1"] for row in rows} <= set(motion.UNSEEN)
     capsys.readouterr()
-    assert cli.main(["recognise", f"run={trained['slowonly']}", *words]) == 2
+    assert main(["recognise", f"run={trained['slowonly']}", *words]) == 2
     assert "other labels need a run that recognises by words" in capsys.readouterr().err
 
 
 def test_converted_annotations_measure_the_same_and_are_whole(world, trained, tmp_path, capsys):
     file = world / "motion" / "annotations.pkl"
-    assert cli.main(["check", "dataset=pyskl", f"path={file}"]) == 0
-    assert cli.main(["convert", f"annotations={file}", f"out={tmp_path}/it.npz"]) == 0
+    assert main(["check", "dataset=pyskl", f"path={file}"]) == 0
+    assert main(["convert", f"annotations={file}", f"out={tmp_path}/it.npz"]) == 0
     run, found = f"run={trained['visece_mean']}", []
     for annotations in (file, tmp_path / "it.npz"):
         out = tmp_path / f"{annotations.suffix}.json"
-        assert cli.main(["evaluate", run, f"out={out}", f"data.annotations={annotations}"]) == 0
+        assert main(["evaluate", run, f"out={out}", f"data.annotations={annotations}"]) == 0
         found.append(json.loads(out.read_text())["measures"])
     assert found[0] == found[1]
 
 
 def test_what_is_exported_gives_the_runs_own_probabilities(trained, tmp_path):
-    assert cli.main(["export", f"run={trained['visece_pacl']}", f"out={tmp_path}"]) == 0
+    assert main(["export", f"run={trained['visece_pacl']}", f"out={tmp_path}"]) == 0
     task, config, _ = restore(trained["visece_pacl"])
     batch = next(iter(split_loader(config.data, "val", **task.reads())))
     with torch.no_grad():
@@ -104,10 +104,10 @@ def test_what_is_exported_gives_the_runs_own_probabilities(trained, tmp_path):
 
 def test_a_preset_stands_for_its_words_and_others_overrule_it(world, tmp_path, capsys):
     words = [word for word in words_of(world, tmp_path, "visece") if not word.startswith("experiment=")]
-    assert cli.main(["train", "preset=visecemod1", *words, "system.base=4", "trainer.steps=1"]) == 0
+    assert main(["train", "preset=visecemod1", *words, "system.base=4", "trainer.steps=1"]) == 0
     config = restore(tmp_path / "skeleton" / "visece" / "it")[1]
     assert (config.system.projector, config.system.pool, config.system.base) == ("residual", "before", 4)
-    assert cli.main(["train", "preset=visecemod9", *words]) == 2
+    assert main(["train", "preset=visecemod9", *words]) == 2
     assert "did you mean 'visecemod" in capsys.readouterr().err
 
 
@@ -122,7 +122,7 @@ def test_classes_of_another_number_are_a_line_and_a_run_is_left_as_it_was(world,
         run = shutil.copytree(trained[name], tmp_path / f"{name}_{words[0]}")
         before = (run / "config.yaml").read_bytes()
         more = ["trainer.steps=5"] if words[0] == "train" else []
-        assert cli.main([words[0], f"{words[1]}{run}", f"system.labels={tmp_path / 'more.json'}", *more]) == 2
+        assert main([words[0], f"{words[1]}{run}", f"system.labels={tmp_path / 'more.json'}", *more]) == 2
         error = capsys.readouterr().err
         assert "the checkpoint was trained on 12 classes and" in error
         assert "more.json has 13" in error

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from sightword import cli
+from sightword.cli.main import main
 from sightword.data.check import Report
+from sightword.engine import system as system_module
 
 LENGTH, JOINTS = 8, 17
 
@@ -117,15 +118,15 @@ def world(monkeypatch):
         vars(room).update(content)
         monkeypatch.setitem(sys.modules, f"sightword.systems.skeleton.{name}", room)
         monkeypatch.setattr(f"sightword.systems.skeleton.{name}", room, raising=False)
-    monkeypatch.setattr("sightword.run.read_config", lambda folder: replace(config))
-    monkeypatch.setattr("sightword.run.restore", restore)
-    monkeypatch.setattr(cli, "system_names", lambda: ["skeleton"])
+    monkeypatch.setattr("sightword.engine.run.read_config", lambda folder: replace(config))
+    monkeypatch.setattr("sightword.engine.run.restore", restore)
+    monkeypatch.setattr(system_module, "system_names", lambda: ["skeleton"])
     return SimpleNamespace(answers=answers, config=config)
 
 
 def told(capsys, *words):
     """What a verb prints, line by line."""
-    status = cli.main(list(words))
+    status = main(list(words))
     out, err = capsys.readouterr()
     assert status == 0, err
     return out.splitlines()
@@ -174,7 +175,7 @@ def test_every_recording_is_read_unless_a_split_is_named(world, tmp_path, capsys
 def test_other_labels_and_another_file_reach_the_run(world, tmp_path, capsys, monkeypatch):
     given = []
     monkeypatch.setattr(
-        "sightword.run.restore", lambda f, c, config: (given.append(config), (world.answers, config, f))[1]
+        "sightword.engine.run.restore", lambda f, c, config: (given.append(config), (world.answers, config, f))[1]
     )
     told(capsys, "recognise", "run=r", "labels=new.json", "annotations=mine.npz", f"out={tmp_path}")
     assert (given[0].system.labels, given[0].data.annotations) == ("new.json", "mine.npz")
@@ -183,7 +184,7 @@ def test_other_labels_and_another_file_reach_the_run(world, tmp_path, capsys, mo
 
 def test_a_classifier_refuses_other_labels_in_one_line(world, tmp_path, capsys):
     world.config.system.recognise_by = "classifier"
-    assert cli.main(["recognise", "run=r", "labels=new.json", f"out={tmp_path / 'out'}"]) == 2
+    assert main(["recognise", "run=r", "labels=new.json", f"out={tmp_path / 'out'}"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "classifier" in error
@@ -194,7 +195,7 @@ def test_a_classifier_refuses_other_labels_in_one_line(world, tmp_path, capsys):
 
 def test_labels_of_another_list_are_unknown_when_told_so(world, tmp_path, capsys):
     world.answers.classes = world.answers.classes[:3]
-    assert cli.main(["recognise", "run=r", f"out={tmp_path}"]) == 2
+    assert main(["recognise", "run=r", f"out={tmp_path}"]) == 2
     error = capsys.readouterr().err
     assert "label 5 and there are 3 classes" in error
     assert "truth=false" in error
@@ -222,7 +223,7 @@ def test_a_run_without_frame_weights_has_strips_all_the_same(world, tmp_path, ca
     ],
 )
 def test_a_mistake_is_one_line(words, part, world, capsys):
-    assert cli.main(words) == 2
+    assert main(words) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert part in error
@@ -230,7 +231,7 @@ def test_a_mistake_is_one_line(words, part, world, capsys):
 
 def test_a_run_of_another_system_is_refused(world, capsys):
     world.config.experiment = "tokenizer/mini"
-    assert cli.main(["recognise", "run=r"]) == 2
+    assert main(["recognise", "run=r"]) == 2
     assert "names no actions" in capsys.readouterr().err
 
 
@@ -250,15 +251,15 @@ def test_check_takes_a_file_as_path_or_as_root(world, capsys):
     room = sys.modules["sightword.systems.skeleton.annotations"]
     room.check_pyskl = lambda path, classes: (asked.append((path, classes)), Report(3, []))[1]
     for words in (["path=a.pkl"], ["root=a.pkl"], ["path=a.pkl", "classes=60"]):
-        assert cli.main(["check", "dataset=pyskl", *words]) == 0
+        assert main(["check", "dataset=pyskl", *words]) == 0
     assert asked == [("a.pkl", 0), ("a.pkl", 0), ("a.pkl", 60)]
     room.check_pyskl = lambda path, classes: Report(3, ["clip001 has no label"])
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["check", "dataset=pyskl", "path=a.pkl"])
+        main(["check", "dataset=pyskl", "path=a.pkl"])
     assert stopped.value.code == 1
     capsys.readouterr()
     for words, part in (([], "needs root=…, or path=…"), (["root=a", "path=b"], "give one")):
-        assert cli.main(["check", "dataset=pyskl", *words]) == 2
+        assert main(["check", "dataset=pyskl", *words]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert part in error

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from sightword import cli
-from sightword import run as runs
 from sightword.cache import FeatureCache
+from sightword.cli.main import main
 from sightword.data.image import center_crop, read_image, squash
+from sightword.engine import run as runs
 from sightword.quantize import VectorQuantizerEMA
 from sightword.systems.tokenizer import verbs
 from sightword.towers.vq_image import VQImage
@@ -54,7 +54,7 @@ def words(images, weights, out, *more):
 
 
 def tokenize(images, weights, out, *more):
-    return cli.main(words(images, weights, out, *more))
+    return main(words(images, weights, out, *more))
 
 
 def shards(out):
@@ -79,7 +79,7 @@ def test_keys_are_paths_and_ids_a_grid_of_small_integers(photos, undisturbed):
 def test_keys_keep_the_folders_and_any_size_fits(photos, exported, tmp_path):
     nested = tmp_path / "nested"
     shutil.copytree(photos, nested / "deep" / "er")
-    assert cli.main(["tokenize", f"images={nested}", f"out={tmp_path / 'ids'}", f"weights={exported}", "size=30"]) == 0
+    assert main(["tokenize", f"images={nested}", f"out={tmp_path / 'ids'}", f"weights={exported}", "size=30"]) == 0
     assert FeatureCache(tmp_path / "ids")["deep/er/0.png"]["ids"].shape == (8, 8)  # 30 pixels, padded to 8 tokens of 4
 
 
@@ -117,14 +117,14 @@ def test_a_run_gives_the_ids_of_its_best_checkpoint_and_its_export_the_same_cach
         "optim.ema=0.5",
         f"out={tmp_path / 'runs'}",
     ]
-    assert cli.main(["train", "experiment=tokenizer/mini", *train]) == 0
+    assert main(["train", "experiment=tokenizer/mini", *train]) == 0
     (run,) = (tmp_path / "runs" / "tokenizer" / "mini").iterdir()
     assert tokenize(photos, "", tmp_path / "ids", f"run={run}") == 0
     task = runs.restore(run)[0]
     cache = FeatureCache(tmp_path / "ids")
     ids = np.stack([cache[key]["ids"] for key in cache])
     assert np.array_equal(ids, task.model.encode(stacked(photos)).numpy())
-    assert cli.main(["export", f"run={run}", f"out={tmp_path / 'exported'}"]) == 0
+    assert main(["export", f"run={run}", f"out={tmp_path / 'exported'}"]) == 0
     capsys.readouterr()
     assert tokenize(photos, tmp_path / "exported", tmp_path / "ids") == 0  # the same weights: the same cache
     assert "0 shards done now, 4 before" in capsys.readouterr().out

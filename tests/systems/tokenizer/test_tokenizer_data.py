@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from sightword import cli
+from sightword.cli.main import main
 from sightword.systems.tokenizer.config import Data
 from sightword.systems.tokenizer.data import make_loaders, split
 
@@ -92,7 +92,7 @@ def test_no_root_is_said_before_anything_else():
     ],
 )
 def test_a_mistake_in_the_data_is_one_line(words, line, tmp_path, capsys):
-    assert cli.main(["train", "experiment=tokenizer/mini", *words, f"out={tmp_path / 'runs'}"]) == 2
+    assert main(["train", "experiment=tokenizer/mini", *words, f"out={tmp_path / 'runs'}"]) == 2
     said = capsys.readouterr().err
     assert line in said
     assert said.count("\n") == 1
@@ -160,7 +160,7 @@ def test_batches_in_which_nothing_is_readable_do_not_end_a_run(folder, tiny, tmp
         path.write_bytes(b"no image")
     words = [*tiny, f"data.root={folder}", "data.on_error=skip", "data.val_split=0.5", "data.batch_size=2"]
     words += ["data.crops=1", "data.val_crops=1", "trainer.steps=4", "trainer.val_every=2", f"out={tmp_path / 'runs'}"]
-    assert cli.main(["train", "experiment=tokenizer/mini", *words]) == 0
+    assert main(["train", "experiment=tokenizer/mini", *words]) == 0
     (file,) = (tmp_path / "runs").rglob("metrics.csv")
     header, *rows = (line.split(",") for line in file.read_text().splitlines())
     assert [row[header.index("val/skipped_images")] for row in rows][-1] == "2"
@@ -172,7 +172,7 @@ def test_nothing_readable_at_all_is_one_line(folder, tiny, half, line, tmp_path,
         path.write_bytes(b"no image")
     words = [*tiny, f"data.root={folder}", "data.on_error=skip", "data.val_split=0.5", "data.val_crops=1"]
     words += ["trainer.steps=2", "trainer.val_every=2", f"out={tmp_path / 'runs'}"]
-    assert cli.main(["train", "experiment=tokenizer/mini", *words]) == 2
+    assert main(["train", "experiment=tokenizer/mini", *words]) == 2
     assert line in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -182,7 +182,7 @@ def test_skipped_images_are_reported_by_the_run(folder, tiny, tmp_path, capsys):
         path.write_bytes(b"no image")
     words = [*tiny, f"data.root={folder}", "data.on_error=skip", "data.val_split=0.5", "data.batch_size=4"]
     words += ["data.crops=1", "data.val_crops=1", "trainer.steps=3", f"out={tmp_path / 'runs'}"]
-    assert cli.main(["train", "experiment=tokenizer/mini", *words]) == 0
+    assert main(["train", "experiment=tokenizer/mini", *words]) == 0
     assert "skipped_images" in capsys.readouterr().out
     (file,) = (tmp_path / "runs").rglob("metrics.csv")
     header, *rows = (line.split(",") for line in file.read_text().splitlines())

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sightword import cli
+from sightword.cli.main import main
 from sightword.data.image import ImageBatch
 from sightword.quantize import Quantized, VectorQuantizerEMA
 from sightword.systems.tokenizer.config import System
@@ -96,7 +96,7 @@ def test_what_a_run_logs_adds_up_to_its_total(gan, tiny, tmp_path):
         "data.val_crops=1",
         f"out={tmp_path}",
     ]
-    assert cli.main(["train", "experiment=tokenizer/mini", *tiny, *words]) == 0
+    assert main(["train", "experiment=tokenizer/mini", *tiny, *words]) == 0
     (file,) = tmp_path.rglob("metrics.csv")
     with file.open(newline="") as opened:
         rows = [row for row in csv.DictReader(opened) if row["train/total_loss"]]
@@ -257,7 +257,7 @@ def test_the_critic_learns_from_disc_start_and_is_heard_after_its_warmup(tiny, t
     monkeypatch.setattr(Tokenizing, "losses", watched)
     words = ["experiment=tokenizer/vqgan", *tiny, "system.disc_start=2", "system.disc_warmup=2", "system.disc_layers=1"]
     words += ["system.disc_channels=4", "trainer.steps=6", "data.val_crops=1", f"out={tmp_path}"]
-    assert cli.main(["train", *words]) == 0
+    assert main(["train", *words]) == 0
 
     def same(one, other):
         return all(torch.equal(states[one][name], states[other][name]) for name in states[0])

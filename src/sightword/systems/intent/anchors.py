@@ -23,13 +23,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-import sightword
 from sightword.atomic import write_atomically
 from sightword.cache import digest
 from sightword.checkpoint import read_checkpoint
-from sightword.nearest import nearest, unit
+from sightword.ops.nearest import nearest, unit
 from sightword.systems.intent.vocabulary import Vocabulary, vocabularies
 from sightword.towers.tower import TextTower, Tower
+from sightword.version import VERSION
 
 NAME, FORMAT = "semantic_anchors", 1
 EXPANSIONS = ("noise", "synonyms", "templates", "none")
@@ -144,7 +144,8 @@ class Anchors:
 
     def check_named(self, tower: str, tag: str = "") -> None:
         """ValueError if these were made by another published tower than one that is only named yet, and not opened."""
-        from sightword.towers import clip, plain
+        from sightword.towers import clip
+        from sightword.towers.hub import plain
 
         made, usual = self.meta.get("tower", ""), clip.presets.get(tower, (plain(tower), ""))
         full = ":".join(filter(None, (usual[0], tag or usual[1])))
@@ -206,7 +207,7 @@ def generate_semantic_anchors(
             warnings.warn(line, stacklevel=2)
     meta = {
         "writer": "sightword anchors",
-        "version": sightword.__version__,
+        "version": VERSION,
         "tower": tower.name,
         "tag": tag,
         "local": _is_local(tower.name),

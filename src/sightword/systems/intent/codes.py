@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sightword import job
 from sightword.cache import FeatureCache, digest, header_for, id_dtype
-from sightword.nearest import nearest_in_each
+from sightword.ops.nearest import nearest_in_each
 from sightword.tokens import TokenCache
 
 

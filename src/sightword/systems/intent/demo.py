@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sightword.data.image import read_image
-from sightword.demo import Figure, Section
-from sightword.run import Train, restore
+from sightword.demo import Figure, Section, Train
+from sightword.engine.run import restore
 from sightword.systems.intent import intentonomy, show, verbs
 from sightword.systems.intent.task import WordReading
 from sightword.tokens import Source, cache_tokens

@@ -13,7 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sightword import metrics
+from sightword.metrics import multilabel
+from sightword.metrics.multilabel import (
+    THRESHOLDS,
+    average_precision,
+    best_threshold,
+    mean_average_precision,
+    precision_recall,
+)
 from sightword.systems.intent.intentonomy import CLASSES, SUBSETS
 
 FIXED = 0.5
@@ -23,22 +30,22 @@ HARDNESS, CUES = ("easy", "medium", "hard"), ("object", "context", "other")  # t
 
 def on_grid(threshold: float) -> float:
     """The official threshold that was meant by one kept in float32: rounded, 0.1 is above a score of 0.1."""
-    return float(metrics.THRESHOLDS[np.abs(metrics.THRESHOLDS - threshold).argmin()])
+    return float(THRESHOLDS[np.abs(THRESHOLDS - threshold).argmin()])
 
 
 def measures_of(scores: Tensor, targets: Tensor, threshold: float) -> dict[str, float]:
     """Scores, targets (N, C) to measures by name. threshold: the official one, which validation gave."""
     found: dict[str, float] = {}
-    for rule, t in {"": threshold, "per_split_": metrics.best_threshold(scores, targets), "fixed_": FIXED}.items():
+    for rule, t in {"": threshold, "per_split_": best_threshold(scores, targets), "fixed_": FIXED}.items():
         predicted = scores.double() > t
-        found |= {f"{rule}{name}_f1": float(metrics.f1(predicted, targets, name)) for name in AVERAGES}
+        found |= {f"{rule}{name}_f1": float(multilabel.f1(predicted, targets, name)) for name in AVERAGES}
         found |= {} if rule == "fixed_" else {f"{rule}threshold": t}
-    each = metrics.f1(scores.double() > threshold, targets, None)  # (C,)
+    each = multilabel.f1(scores.double() > threshold, targets, None)  # (C,)
     if len(each) == len(CLASSES):
         found |= {f"{name}_f1": float(each[list(ids)].mean()) for name, ids in SUBSETS.items()}
-    found["map"] = float(metrics.mean_average_precision(scores, targets))
-    found["map_voc"] = float(metrics.mean_average_precision(scores, targets, interpolated=True))
-    found["all_ones_macro_f1"] = float(metrics.f1(torch.ones_like(targets), targets))
+    found["map"] = float(mean_average_precision(scores, targets))
+    found["map_voc"] = float(mean_average_precision(scores, targets, interpolated=True))
+    found["all_ones_macro_f1"] = float(multilabel.f1(torch.ones_like(targets), targets))
     return found
 
 
@@ -79,8 +86,8 @@ def _notes(split: str) -> dict[str, str]:
 def class_table(scores: Tensor, targets: Tensor, threshold: float) -> list[dict[str, Any]]:
     """A row for each class, by the official rule. AP is None where the class has no positives."""
     predicted = scores.double() > threshold
-    precision, recall = (values.tolist() for values in metrics.precision_recall(predicted, targets))
-    f1, ap = metrics.f1(predicted, targets, None).tolist(), metrics.average_precision(scores, targets).tolist()
+    precision, recall = (values.tolist() for values in precision_recall(predicted, targets))
+    f1, ap = multilabel.f1(predicted, targets, None).tolist(), average_precision(scores, targets).tolist()
     support, said = targets.bool().sum(0).tolist(), predicted.sum(0).tolist()
     known = len(support) == len(CLASSES)
     return [

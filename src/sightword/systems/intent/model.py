@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.nearest import nearest_in_each, unit
+from sightword.ops.nearest import nearest_in_each, unit
 from sightword.quantize import Codebook, Quantized
 
 FUSIONS = ("sum", "weighted", "gated")

@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sightword import pictures
 from sightword.atomic import write_atomically
-from sightword.nearest import unit
+from sightword.ops.nearest import unit
 from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.measure import on_grid
 from sightword.systems.intent.task import WordReading
+from sightword.viz import chart, overlay
+from sightword.viz.grid import titled
 
 SIDE = 300  # how large a picture is shown
 
@@ -93,8 +94,8 @@ def maps(task: WordReading, inside: Inside) -> Image.Image:
         margin = inside.margins[stream]
         sure = (margin / margin.quantile(0.75).clamp(min=1e-6)).clamp(0.15, 1)
         title = f"{stream}: {len(set(classes.flatten().tolist()))} of {len(names)} words"
-        shown[title] = pictures.class_map(rows, list(names.values()), grey, sure, top=4)
-    return pictures.titled(shown)
+        shown[title] = overlay.class_map(rows, list(names.values()), grey, sure, top=4)
+    return titled(shown)
 
 
 def reasons(task: WordReading, inside: Inside, intents: int = 3, words: int = 6) -> Image.Image:
@@ -113,13 +114,13 @@ def reasons(task: WordReading, inside: Inside, intents: int = 3, words: int = 6)
         listed = most | others | {"of any picture": bias}
         logit, score = float(inside.logits[number]), float(inside.logits[number].sigmoid())
         told = f"sum {logit:+.2f}, score {score:.2f}{_side(task, score)}"
-        heat = pictures.heat_map(total[number], grey, limit)
-        lines = pictures.terms(listed, SIDE, told)
+        heat = overlay.heat_map(total[number], grey, limit)
+        lines = chart.terms(listed, SIDE, told)
         both = Image.new("RGB", (SIDE, SIDE + 8 + lines.height), "white")
         both.paste(heat, (0, 0))
         both.paste(lines, (0, SIDE + 8))
         shown[_intent(number)] = both
-    return pictures.titled(shown)
+    return titled(shown)
 
 
 def _side(task: WordReading, score: float) -> str:
@@ -151,7 +152,7 @@ def table(task: WordReading, words: int = 10) -> Image.Image:
         rows += [f"{name} ({stream})" for name in most]
         values += [each[name] for name in most]
     intents = [_intent(number) for number in range(len(values[0]))]
-    return pictures.matrix(torch.stack(values).detach(), rows, intents)
+    return chart.matrix(torch.stack(values).detach(), rows, intents)
 
 
 @torch.no_grad()

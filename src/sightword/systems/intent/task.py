@@ -16,10 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from sightword import metrics
 from sightword.atomic import write_atomically
 from sightword.cache import digest
 from sightword.checkpoint import load_strictly, read_weights
+from sightword.metrics import codebook
+from sightword.metrics.codebook import CodeUsage, perplexity
+from sightword.metrics.multilabel import Decisions, best_threshold
 from sightword.systems.intent.anchors import Anchors
 from sightword.systems.intent.codes import anchors_digest
 from sightword.systems.intent.config import STREAMS, System
@@ -105,7 +107,7 @@ class LazyTower:
 
     def __call__(self, device: torch.device) -> ImageTower:
         if self._open is None:
-            from sightword.towers import image_tower
+            from sightword.towers.factory import image_tower
 
             self._open = image_tower(self.name, tag=self.tag).freeze()
         return self._open.to(device)
@@ -133,7 +135,7 @@ class Reading(Task):
         self.model, self.tower, self.asl = model, tower, asl
         self.register_buffer("threshold", torch.tensor(torch.nan))
         self.register_buffer("judged", torch.tensor(0))
-        self.decisions, self.split = metrics.Decisions(), "val"
+        self.decisions, self.split = Decisions(), "val"
         self.missing, self.skipped = 0, 0
         self._fingerprint, self._images, self._classes = 0, 0, list[dict[str, Any]]()  # of the last measures
 
@@ -166,7 +168,7 @@ class Reading(Task):
     def measures(self) -> dict[str, float]:
         """F1 at the one threshold that validation images give (kept for other splits), and by other rules; AP."""
         gathered, skipped = self.decisions.reduce(), self.skipped
-        self.decisions, self.skipped = metrics.Decisions(), 0
+        self.decisions, self.skipped = Decisions(), 0
         if not len(gathered):
             raise ValueError(
                 f"not one of the {skipped} images of {self.split} can be read: sightword check dataset=intentonomy "
@@ -174,7 +176,7 @@ class Reading(Task):
             )
         scores, targets = gathered.scores, gathered.targets
         if self.split == "val":
-            self.threshold.fill_(metrics.best_threshold(scores, targets))
+            self.threshold.fill_(best_threshold(scores, targets))
             self.judged.fill_(self._fingerprint)
         threshold = on_grid(float(self.threshold))
         self._images, self._classes = len(gathered), class_table(scores, targets, threshold)
@@ -255,7 +257,7 @@ class WordReading(Reading):
         self.forms, self.anchors = dict(forms), anchors
         self.frozen = all(model.book(name).frozen for name in model.streams)
         self.digest = anchors_digest({name: anchors[name].codes for name in model.streams})
-        self.usage = {name: metrics.CodeUsage(model.book(name).num_codes, window=100) for name in model.streams}
+        self.usage = {name: CodeUsage(model.book(name).num_codes, window=100) for name in model.streams}
         self.words, self._words = self._unseen(), list[dict[str, Any]]()
         self._commitment = torch.zeros(())
         self.register_load_state_dict_pre_hook(_refuse_other_anchors)
@@ -289,8 +291,8 @@ class WordReading(Reading):
                 "stream": name,
                 "codes": len(counts),
                 "used": int((counts > 0).sum()),
-                "usage": float(metrics.usage(counts)),
-                "perplexity": float(metrics.perplexity(counts)),
+                "usage": float(codebook.usage(counts)),
+                "perplexity": float(perplexity(counts)),
             }
             for name, counts in self.words.items()
         ]

@@ -44,7 +44,7 @@ def anchors(
     from sightword import job
     from sightword.systems.intent.anchors import generate_semantic_anchors, plan
     from sightword.systems.intent.vocabulary import read_folder
-    from sightword.towers import text_tower
+    from sightword.towers.factory import text_tower
 
     chosen, files = _listed(streams), _listed(vocabulary)
     if len(files) == 1 and Path(files[0]).is_dir():
@@ -118,7 +118,7 @@ def show(run: str, image: str = "", out: str = "show", checkpoint: str = "best")
 
     folder = Path(run).expanduser()
     if (folder / "config.yaml").is_file():
-        from sightword.run import restore
+        from sightword.engine.run import restore
 
         task = restore(folder, checkpoint)[0]
     else:

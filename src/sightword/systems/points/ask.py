@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sightword import pictures
 from sightword.atomic import write_atomically
 from sightword.systems.points import show
 from sightword.systems.points.cloud import Cloud, scene_cloud, write_ply
@@ -21,8 +20,9 @@ from sightword.systems.points.extract import NOTHING_SEEN
 from sightword.systems.points.features import Features
 from sightword.systems.points.link import lift, link
 from sightword.systems.points.scannet import Scene, read_classes, views_of
-from sightword.towers.text import word_vectors
+from sightword.towers.prompt import word_vectors
 from sightword.towers.tower import TextTower
+from sightword.viz import overlay
 
 SCALE = 40.0  # of cosines, as SCLIP and NACLIP have it for patches
 ARTICLES = ("a", "an", "the", "some")
@@ -162,7 +162,7 @@ def write(lifted: Lifted, answered: Answer, name: str, out: Path) -> list[Path]:
     files = [out / part for part in ("answer.png", "answer.ply", "scores.npz")]
     with write_atomically(files[0]) as part:
         picture(lifted, answered, name).save(part, "PNG")
-    palette = pictures.word_colours(answered.texts)
+    palette = overlay.word_colours(answered.texts)
     own = (answered.best >= 0) & (answered.best < answered.questions)
     grey = np.repeat((lifted.cloud.rgb.float().mean(1, keepdim=True) * 0.25 + 150).byte().numpy(), 3, 1)
     rgb = np.where(own.numpy()[:, None], palette[answered.best.clamp(min=0).numpy()], grey)

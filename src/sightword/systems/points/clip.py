@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sightword.systems.points.features import Features, FrameEncoder
 from sightword.tokens import Source
-from sightword.towers.text import word_vectors
+from sightword.towers.prompt import word_vectors
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AT_ONCE = 16  # frames
@@ -60,7 +60,7 @@ class FrozenClip:
         """(C, E) unit vectors of classes, on the CPU. The text side is opened for it, once, and not kept."""
         asked = tuple(names), tuple(templates)
         if asked not in self._words:
-            from sightword.towers import text_tower
+            from sightword.towers.factory import text_tower
 
             options: dict[str, Any] = {"tag": self.tag}
             self._words[asked] = word_vectors(text_tower(self.name, **options), *asked).float()

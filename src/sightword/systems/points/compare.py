@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sightword.atomic import write_atomically
-from sightword.metrics import confusion_matrix
+from sightword.metrics.classes import confusion_matrix
 from sightword.systems.points.ask import vectors
 from sightword.systems.points.cloud import scene_cloud
 from sightword.systems.points.features import FrameEncoder, features_of
 from sightword.systems.points.label import LabelSet
 from sightword.systems.points.link import lift, link
 from sightword.systems.points.scannet import Scene, read_color, views_of
-from sightword.towers import tower_pair
+from sightword.towers.factory import tower_pair
 
 Maps = Callable[[Tensor], Tensor]
 SHUFFLE = 2  # of the document's first step

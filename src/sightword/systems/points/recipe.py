@@ -39,7 +39,8 @@ def state_of(source: Opener, form: str) -> str:
     """16 hex of all that opens a CLIP in open_clip's format and asks for a form; "" where that cannot be told."""
     if type(source) is not Source or source.options.keys() - OPTIONS:
         return ""
-    from sightword.towers import clip, clip_checkpoint, plain
+    from sightword.towers import clip, clip_checkpoint
+    from sightword.towers.hub import plain
 
     try:
         name, usual = clip.presets.get(source.name, (plain(source.name), ""))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sightword import pictures
+from sightword.viz import cloud, grid, style
 
 UNSEEN = (205, 208, 212)
 WIDE = 480  # pixels of a photo in a picture
@@ -59,7 +59,7 @@ def frame_picture(
     radius = min(5.0, max(1.5, 0.55 * math.sqrt(shown.width * shown.height / max(len(uv), 1))))
     for (u, v), colour in zip(((uv + 0.5) * scale).tolist(), map(tuple, colours.tolist()), strict=True):
         pen.ellipse((u - radius, v - radius, u + radius, v + radius), colour)
-    return pictures.titled({title: shown, f"{len(uv):,} of the cloud's points, coloured by feature": painted})
+    return grid.titled({title: shown, f"{len(uv):,} of the cloud's points, coloured by feature": painted})
 
 
 def beside(left: Image.Image, right: Image.Image, gap: int = 16) -> Image.Image:
@@ -103,11 +103,8 @@ def clouds(
     xyz: Tensor, panels: dict[str, np.ndarray], up: Sequence[float], towards: Tensor, size: tuple[int, int] = (560, 420)
 ) -> Image.Image:
     """One cloud in several colourings, side by side. panels: title → (N, 3) uint8."""
-    return pictures.titled(
-        {
-            title: pictures.cloud(xyz.cpu().numpy(), rgb, size, up, towards.cpu().numpy())
-            for title, rgb in panels.items()
-        }
+    return grid.titled(
+        {title: cloud.cloud(xyz.cpu().numpy(), rgb, size, up, towards.cpu().numpy()) for title, rgb in panels.items()}
     )
 
 
@@ -166,11 +163,11 @@ def _slope(p: Tensor, place: Tensor) -> Tensor:
 
 def scatter(place: Tensor, colours: np.ndarray, title: str) -> Image.Image:
     """Points of a plane (n, 2) in their photo's colours."""
-    page = Image.new("RGB", (SIDE, SIDE), pictures.BACKGROUND)
+    page = Image.new("RGB", (SIDE, SIDE), cloud.BACKGROUND)
     pen = ImageDraw.Draw(page)
     middle, half = place.mean(0), (place - place.mean(0)).abs().amax().clamp(min=1e-9)
     for (x, y), colour in zip(
         (SIDE / 2 + (place - middle) / half * (SIDE / 2 - 12)).tolist(), map(tuple, colours.tolist()), strict=True
     ):
-        pen.ellipse((x - 4, y - 4, x + 4, y + 4), colour, outline=pictures.GREY)
-    return pictures.titled({title: page})
+        pen.ellipse((x - 4, y - 4, x + 4, y + 4), colour, outline=style.GREY)
+    return grid.titled({title: page})

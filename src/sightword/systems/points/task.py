@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, distributed
 from torch.nn import Parameter
 
-from sightword import metrics
 from sightword.atomic import write_atomically
 from sightword.checkpoint import load_strictly, read_weights
 from sightword.data.loader import moved
+from sightword.metrics.gather import Mean
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import System
 from sightword.systems.points.data import RoomBatch
@@ -287,7 +287,7 @@ class Fusing(Task):
         classes = len(self.labels.names)
         self._counts = {name: torch.zeros(2, classes, classes + 1, dtype=torch.int64) for name in ASKED}
         names = ("coverage", "consistency", "consistency_reduced", "text_to_clip")
-        self._means = {name: metrics.Mean() for name in names}
+        self._means = {name: Mean() for name in names}
         self._names: set[str] = set()
 
     # ------------------------------------------------------------------------------------------------------ the result

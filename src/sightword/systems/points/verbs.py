@@ -105,7 +105,7 @@ def ask(
     from sightword.systems.points import ask as asking
     from sightword.systems.points.features import FrameEncoder, features_of, fill
     from sightword.systems.points.scannet import read_color, read_scene, say_skipped
-    from sightword.towers import text_tower, tower_pair
+    from sightword.towers.factory import text_tower, tower_pair
 
     questions = [question for question in " ".join(words).split(",") if question.strip()]
     if not questions:

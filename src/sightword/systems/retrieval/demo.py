@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from sightword.demo import Figure, Section, seconds
+from sightword.demo import Figure, Section, Train, seconds
+from sightword.engine.run import restore
 from sightword.ranking import measures_of
-from sightword.run import Train, restore
 from sightword.systems.retrieval import show
 from sightword.systems.retrieval.gallery import Embedder
 from sightword.systems.retrieval.pedes import Split, read_pedes

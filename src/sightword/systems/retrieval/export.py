@@ -18,8 +18,8 @@ from sightword.atomic import write_atomically
 from sightword.checkpoint import load_strictly, read_checkpoint
 from sightword.systems.retrieval.config import System
 from sightword.systems.retrieval.model import DualEncoder, make_encoder
-from sightword.towers import tower_pair
 from sightword.towers.clip import CLIPImage
+from sightword.towers.factory import tower_pair
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.siglip import SigLIPImage
 from sightword.towers.t5 import T5Text

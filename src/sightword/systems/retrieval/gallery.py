@@ -24,9 +24,8 @@ from sightword.cache import digest
 from sightword.ranking import best
 from sightword.systems.retrieval.data import read_person
 from sightword.tokens import Opener, TokenCache, cache_tokens, read_index
-from sightword.towers import Encoded
 from sightword.towers.preprocess import Preprocess
-from sightword.towers.tower import ImageTower
+from sightword.towers.tower import Encoded, ImageTower
 
 NOTE, WRITER = "gallery.json", "sightword index"
 HALF = (0.5, 0.5, 0.5)  # mean and deviation that bring [0, 1] to [-1, 1], which the encoder takes

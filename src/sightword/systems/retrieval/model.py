@@ -20,10 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.towers import Encoded
 from sightword.towers.t5 import T5Text
 from sightword.towers.text import TextTokenizer
-from sightword.towers.tower import ImageTower, TextTower
+from sightword.towers.tower import Encoded, ImageTower, TextTower
 
 
 class Seen(NamedTuple):

@@ -17,9 +17,9 @@ from torch import Tensor
 from sightword.atomic import write_picture
 from sightword.data.image import read_image
 from sightword.data.loader import mix
-from sightword.pictures import FAINT, GREY, INK
 from sightword.ranking import best
 from sightword.systems.retrieval.pedes import Split
+from sightword.viz.style import FAINT, GREY, INK
 
 Family = tuple[tuple[str, ...], ...]  # words that can stand for each other, those of one meaning in one tuple
 

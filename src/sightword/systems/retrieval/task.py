@@ -17,8 +17,9 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn import Parameter
 
-from sightword import align, metrics, pictures
+from sightword import align
 from sightword.data.image import to_image, to_tensor
+from sightword.metrics.gather import Mean, gathered
 from sightword.systems.retrieval.config import System
 from sightword.systems.retrieval.data import ImageRows, PedesBatch, TextRows
 from sightword.systems.retrieval.export import read_exported as read_exported
@@ -27,9 +28,12 @@ from sightword.systems.retrieval.generation import Generator, LazyCodes, other_t
 from sightword.systems.retrieval.loss import Alignment, MaskedLanguage, Persons
 from sightword.systems.retrieval.model import DualEncoder, Seen, SharedEncoder, make_encoder
 from sightword.task import SPLITS, Task
-from sightword.towers import image_tower, tower_pair
+from sightword.towers.factory import image_tower, tower_pair
 from sightword.towers.t5 import T5Decoder, T5Text
 from sightword.towers.tower import ImageTower, TextTower
+from sightword.viz import grid as grid_viz
+from sightword.viz import overlay
+from sightword.viz.grid import titled
 
 SHOWN = 6  # images of a picture
 
@@ -255,8 +259,8 @@ class Retrieving(Task):
         from sightword.ranking import measures_of
 
         images, texts, gain = (
-            metrics.gathered(Rows, self._images),
-            metrics.gathered(Rows, self._texts),
+            gathered(Rows, self._images),
+            gathered(Rows, self._texts),
             self._gain.reduce(),
         )
         self._forget()
@@ -280,14 +284,14 @@ class Retrieving(Task):
         shown, grid = self._generation_view(some)[0][there], self.generator.decoder.grid_bias.grid
         maps = gains[there].unflatten(1, grid)  # (S, h, w)
         limit = max(float(maps.abs().max()), 1e-6)
-        laid = [pictures.heat_map(cells, to_image(image), limit) for cells, image in zip(maps, shown, strict=True)]
+        laid = [overlay.heat_map(cells, to_image(image), limit) for cells, image in zip(maps, shown, strict=True)]
         both = {
             "what is shown": shown,
             f"where the text helps, up to {limit:.2g} nats": torch.stack([to_tensor(image) for image in laid]),
         }
         scale = max(1, math.ceil(64 / min(shown.shape[2:])))
-        side = {title: pictures.grid(images, SHOWN, scale=scale) for title, images in both.items()}
-        return {"text_gain": pictures.titled(side)}
+        side = {title: grid_viz.grid(images, SHOWN, scale=scale) for title, images in both.items()}
+        return {"text_gain": titled(side)}
 
     def draw(self, loader: Any, folder: Path) -> list[Path]:
         """Captions with their best images, and what one changed word does to a score, as `sightword probe` has them."""
@@ -313,7 +317,7 @@ class Retrieving(Task):
     def _forget(self) -> None:
         self._images: list[Rows] = []
         self._texts: list[Rows] = []
-        self._gain = metrics.Mean()
+        self._gain = Mean()
 
     # ------------------------------------------------------------------------------------------------------ the result
 

@@ -122,7 +122,7 @@ def _data(run: str, dataset: str, root: str) -> tuple[str, str]:
     """(root, dataset) as they are told, or else as the run was trained on."""
     from pathlib import Path
 
-    from sightword.run import read_config
+    from sightword.engine.run import read_config
 
     if not (dataset and root):
         data = read_config(Path(run).expanduser()).data
@@ -134,7 +134,7 @@ def _hold_out(run: str) -> int:
     """How many identities the run did not train on, where the set has no validation split; exported: the default."""
     from pathlib import Path
 
-    from sightword.run import read_config
+    from sightword.engine.run import read_config
     from sightword.systems.retrieval.config import Data
 
     folder = Path(run).expanduser()
@@ -157,7 +157,7 @@ def _encoder(run: str, checkpoint: str) -> Any:
     """The dual encoder of a run's folder, or of an exported one."""
     from pathlib import Path
 
-    from sightword.run import read_config, restore
+    from sightword.engine.run import read_config, restore
 
     folder = Path(run).expanduser()
     if not (folder / "config.yaml").is_file():

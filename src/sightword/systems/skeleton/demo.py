@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from torch.utils.data import DataLoader
 
-from sightword.demo import Figure, Section, seconds
-from sightword.run import Train, make_task, restore
+from sightword.demo import Figure, Section, Train, seconds
+from sightword.engine.run import make_task, restore
 from sightword.systems.skeleton import show
 from sightword.systems.skeleton.config import Data
 from sightword.systems.skeleton.data import Clips, split_loader

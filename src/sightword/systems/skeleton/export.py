@@ -124,7 +124,7 @@ def make_recogniser(
 
 def open_tower(system: System, name: str | Path) -> TextTower:
     """The tower of that name or folder, with what a config says of it."""
-    from sightword.towers import text_tower
+    from sightword.towers.factory import text_tower
 
     said = {"length": system.text_length, "pooling": system.text_pooling}
     options: dict[str, Any] = {option: value for option, value in said.items() if value}

@@ -13,9 +13,11 @@ import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
-from sightword import align, metrics, pictures
+from sightword import align
 from sightword.atomic import write_picture
-from sightword.pictures import FAINT, GREY, INK, Array
+from sightword.metrics.classes import confusion_matrix
+from sightword.viz import chart, style
+from sightword.viz.style import FAINT, GREY, INK, Array
 
 if TYPE_CHECKING:
     from sightword.systems.skeleton.joints import JointSet
@@ -212,7 +214,7 @@ class _Film:
         told = [heading.name]
         told += [f"it is {heading.truth}"] if heading.right is False else []
         told += ["then " + ", ".join(f"{name} {100 * p:.0f} %" for name, p in heading.others)] if heading.others else []
-        self.pen.text((x, y + LARGE + 7), pictures.cut(" · ".join(told), self.right - x, TEXT), GREY, _font(TEXT))
+        self.pen.text((x, y + LARGE + 7), style.cut(" · ".join(told), self.right - x, TEXT), GREY, _font(TEXT))
 
     def draw_bars(self, times: np.ndarray, features: int) -> None:
         """times: (L,), the weight of a frame over the mean: 1 where all weigh alike."""
@@ -409,14 +411,14 @@ def draw(
 def confusion(counts: Tensor, classes: Sequence[str], note: str = "") -> Image.Image:
     """What was taken for what, (C, C), with the share that was right above it."""
     right = 100 * float(counts.diagonal().sum() / counts.sum())
-    return pictures.confusion(counts, classes, f"{int(counts.sum())} recordings, {right:.1f} % right{note}")
+    return chart.confusion(counts, classes, f"{int(counts.sum())} recordings, {right:.1f} % right{note}")
 
 
 def confusion_of(watched: Sequence[Watched], classes: int) -> Tensor:
     """(C, C), rows true, columns recognised, of those whose class is known."""
     pairs = [(one.label, one.best) for one in watched if one.label is not None]
     labels, said = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
-    return metrics.confusion_matrix(said, labels, classes)
+    return confusion_matrix(said, labels, classes)
 
 
 def strips(watched: Sequence[Watched], joints: "JointSet", classes: Sequence[str]) -> Image.Image:

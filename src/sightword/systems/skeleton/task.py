@@ -16,8 +16,10 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from sightword import align, metrics
+from sightword import align
 from sightword.data.loader import moved
+from sightword.metrics.classes import class_accuracy, confusion_matrix, mean_class_accuracy, top_k
+from sightword.metrics.gather import gathered
 from sightword.systems.skeleton.config import System
 from sightword.systems.skeleton.data import SkeletonBatch
 from sightword.systems.skeleton.export import Recogniser, channels_of, make_recogniser, open_tower, write_exported
@@ -252,17 +254,17 @@ class Recognising(Task):
 
         With frames weighed by words, also effective_frames, and how well the weights tell key moments that are known.
         """
-        rows, names = metrics.gathered(Rows, self._gathered), self.labels.classes
+        rows, names = gathered(Rows, self._gathered), self.labels.classes
         self._gathered, self._bank = [], None
         if rows is None:
             return {}
         self.measured = (len(rows.labels), *self.measured[1:])
-        confusion = metrics.confusion_matrix(rows.scores.argmax(1), rows.labels, len(names))
+        confusion = confusion_matrix(rows.scores.argmax(1), rows.labels, len(names))
         self.confusion, self._classes = confusion, _class_table(confusion, names)
-        found = {"top1": 100 * float(metrics.top_k(rows.scores, rows.labels, 1))}
+        found = {"top1": 100 * float(top_k(rows.scores, rows.labels, 1))}
         if len(names) > 5:
-            found["top5"] = 100 * float(metrics.top_k(rows.scores, rows.labels, 5))
-        found["mean_class"] = 100 * float(metrics.mean_class_accuracy(confusion))
+            found["top5"] = 100 * float(top_k(rows.scores, rows.labels, 5))
+        found["mean_class"] = 100 * float(mean_class_accuracy(confusion))
         if rows.weights.numel():
             from sightword.systems.skeleton.show import weights_against_truth
 
@@ -347,7 +349,7 @@ class Rows(NamedTuple):
 
 def _class_table(confusion: Tensor, names: tuple[str, ...]) -> list[dict[str, Any]]:
     """A row a class: how many recordings it has, the percent told right, and what else it is most often taken for."""
-    right, rows = metrics.class_accuracy(confusion), []
+    right, rows = class_accuracy(confusion), []
     wrong = confusion - confusion.diag().diag()
     for number, name in enumerate(names):
         count, most = int(confusion[number].sum()), int(wrong[number].argmax())

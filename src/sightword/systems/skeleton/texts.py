@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.towers import Encoded
 from sightword.towers.text import TextTokenizer
-from sightword.towers.tower import TextTower
+from sightword.towers.tower import Encoded, TextTower
 
 AT_ONCE = 256  # prompts that the tower reads together
 

@@ -78,7 +78,7 @@ def _open(run: str, checkpoint: str, labels: str, annotations: str) -> tuple[Any
     import dataclasses
 
     from sightword import job
-    from sightword.run import read_config, restore
+    from sightword.engine.run import read_config, restore
 
     folder = Path(run).expanduser()
     config = read_config(folder)
@@ -147,7 +147,7 @@ def _measures(watched: Sequence["Watched"], classes: int) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from sightword import metrics
+    from sightword.metrics.classes import mean_class_accuracy, top_k
     from sightword.systems.skeleton.show import confusion_of, weights_against_truth
 
     known = [one for one in watched if one.label is not None]
@@ -156,10 +156,10 @@ def _measures(watched: Sequence["Watched"], classes: int) -> dict[str, float]:
         scores = torch.from_numpy(np.stack([one.chances for one in known]))
         labels = torch.tensor([one.label for one in known])
         counts = confusion_of(known, classes)
-        found["top1"] = 100 * float(metrics.top_k(scores, labels, 1))
+        found["top1"] = 100 * float(top_k(scores, labels, 1))
         if classes > 5:
-            found["top5"] = 100 * float(metrics.top_k(scores, labels, 5))
-        found |= {"mean_class": 100 * float(metrics.mean_class_accuracy(counts)), "chance": 100 / classes}
+            found["top5"] = 100 * float(top_k(scores, labels, 5))
+        found |= {"mean_class": 100 * float(mean_class_accuracy(counts)), "chance": 100 / classes}
     if watched and watched[0].weights is not None:
         weights = np.stack([one.weights for one in watched if one.weights is not None])
         found |= weights_against_truth(weights, np.stack([one.key for one in watched]))

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sightword import pictures
-from sightword import run as runs
 from sightword.data.image import read_image, to_image, to_tensor
-from sightword.demo import Figure, Section, logged
-from sightword.run import Train
+from sightword.demo import Figure, Section, Train, logged
+from sightword.engine import run as runs
 from sightword.towers.vq_image import VQImage
+from sightword.viz import chart, grid, overlay
 
 TRAIN = [
     *("chelsea.png", "rocket.jpg", "motorcycle_left.png", "motorcycle_right.png", "retina.jpg", "ihc.png"),
@@ -84,7 +83,7 @@ def _section(run: Path, model: VQImage, counts: np.ndarray, photos: Path) -> Sec
         figures=[
             *(_photograph(model, photos / "held_out" / name) for name in HELD_OUT),
             Figure(
-                pictures.bars(counts, title="How often each code is used on the held-out crops", size=(1000, 300)),
+                chart.bars(counts, title="How often each code is used on the held-out crops", size=(1000, 300)),
                 "Every code, the most used first. A book in which most codes are dead would fall off early.",
             ),
             *_curves(run),
@@ -130,9 +129,9 @@ def _photograph(model: VQImage, file: Path) -> Figure:
     x = to_tensor(image)[None]
     ids = model.encode(x)
     again = to_image(model.decode(ids, size=(image.height, image.width))[0])
-    codes = pictures.code_map(ids[0], model.num_codes, size=image.size)
+    codes = overlay.code_map(ids[0], model.num_codes, size=image.size)
     return Figure(
-        pictures.titled({"photograph": image, "its codes": codes, "painted from the codes": again}),
+        grid.titled({"photograph": image, "its codes": codes, "painted from the codes": again}),
         f"{file.stem}: {image.width}×{image.height} pixels as {ids.shape[2]}×{ids.shape[1]} codes. Each colour is one "
         "code: where texture repeats, the same codes come back.",
     )
@@ -144,10 +143,10 @@ def _curves(run: Path) -> list[Figure]:
     usage = {"codes used in the last 100 batches": [(s, 100 * v) for s, v in rows["train/code_usage_rate_100"]]}
     return [
         Figure(
-            pictures.titled(
+            grid.titled(
                 {
-                    "PSNR in dB": pictures.curve(psnr, size=(490, 300), x_label="batch"),
-                    "share of the codebook in use, %": pictures.curve(
+                    "PSNR in dB": chart.curve(psnr, size=(490, 300), x_label="batch"),
+                    "share of the codebook in use, %": chart.curve(
                         usage, size=(490, 300), x_label="batch", y_range=(0, 105)
                     ),
                 }

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from sightword import metrics, pictures
 from sightword.data.image import ImageBatch
+from sightword.metrics.codebook import CodeUsage, bits_per_pixel
+from sightword.metrics.gather import Mean
+from sightword.metrics.image import frechet_distance, mean_colour_psnr, psnr, quantise8, ssim
 from sightword.systems.tokenizer.config import System
 from sightword.systems.tokenizer.loss import (
     LPIPS,
@@ -28,6 +30,7 @@ from sightword.systems.tokenizer.model import PatchGAN, make_tokenizer
 from sightword.task import Task
 from sightword.towers.vq_image import Reconstruction, VQImage
 from sightword.towers.vq_published import open_tokenizer
+from sightword.viz import grid
 
 
 def make_task(system: System) -> "Tokenizing":
@@ -97,7 +100,7 @@ class Tokenizing(Task):
         self.model, self.lpips, self.critic = model, lpips, adversary
         if adversary is not None:
             self.weights["lecam_loss"] = adversary.lecam_weight
-        self.usage = metrics.CodeUsage(model.num_codes, window=100)
+        self.usage = CodeUsage(model.num_codes, window=100)
         self.skipped = 0  # unreadable images met in training, each time, on this rank
         self.held_out = HeldOut(model.num_codes, lpips, fid_weights)
 
@@ -154,7 +157,7 @@ class Tokenizing(Task):
 
         skipped_images: how many could not be read since the run began; only where there were any.
         """
-        batch = metrics.CodeUsage(self.model.num_codes)
+        batch = CodeUsage(self.model.num_codes)
         batch.update(self._ids)
         values = {
             "perplexity": float(batch.perplexity()),
@@ -191,7 +194,7 @@ class Tokenizing(Task):
         some = batch.images[:8]
         if not len(some):
             return {}
-        return {"reconstruction": pictures.pairs(some, self.model(some).images.clamp(-1, 1), columns=8)}
+        return {"reconstruction": grid.pairs(some, self.model(some).images.clamp(-1, 1), columns=8)}
 
     def export(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
@@ -207,26 +210,26 @@ class HeldOut:
 
     def reset(self) -> None:
         names = ["recon_loss", "vq_loss", "commitment_loss", "psnr", "psnr_mean_colour", "ssim", "bits_per_pixel"]
-        self.means = {name: metrics.Mean() for name in names + ["perc_loss"] * (self.lpips is not None)}
-        self.usage = metrics.CodeUsage(self.num_codes)
-        self.skipped = metrics.Mean()
+        self.means = {name: Mean() for name in names + ["perc_loss"] * (self.lpips is not None)}
+        self.usage = CodeUsage(self.num_codes)
+        self.skipped = Mean()
 
     def meet(self, batch: ImageBatch) -> None:
         """What comes before `update`, also where not one image of the batch could be read."""
         self.skipped.update(torch.tensor(float(batch.skipped)))
         if self.fid_weights:  # here, as all ranks must have it in the end
-            self.fid = self.fid or metrics.frechet_distance(self.fid_weights).to(batch.images.device)
+            self.fid = self.fid or frechet_distance(self.fid_weights).to(batch.images.device)
 
     def update(self, batch: ImageBatch, out: Reconstruction) -> None:
-        images, shown = metrics.quantise8(batch.images), metrics.quantise8(out.images)
-        bits = metrics.bits_per_pixel(self.num_codes, out.quantized.ids[0].numel(), images[0, 0].numel())
+        images, shown = quantise8(batch.images), quantise8(out.images)
+        bits = bits_per_pixel(self.num_codes, out.quantized.ids[0].numel(), images[0, 0].numel())
         each = {
             "recon_loss": (out.images - batch.images).abs().mean((1, 2, 3)),
             "vq_loss": out.quantized.codebook_loss.expand(len(images)),
             "commitment_loss": out.quantized.loss.expand(len(images)),
-            "psnr": metrics.psnr(shown, images),
-            "psnr_mean_colour": metrics.mean_colour_psnr(images),
-            "ssim": metrics.ssim(shown, images),
+            "psnr": psnr(shown, images),
+            "psnr_mean_colour": mean_colour_psnr(images),
+            "ssim": ssim(shown, images),
             "bits_per_pixel": torch.tensor(bits),
         }
         if self.lpips is not None:

@@ -82,7 +82,7 @@ class _Source(NamedTuple):
         if bool(self.run) == bool(self.weights):
             raise ValueError("say which tokenizer: run=<run folder>, or weights=<file or exported folder>")
         if self.run:
-            from sightword.run import restore
+            from sightword.engine.run import restore
 
             return restore(Path(self.run))[0].model
         return open_tokenizer(self.weights, self.layout)

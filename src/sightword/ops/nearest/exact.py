@@ -16,19 +16,17 @@ maximum covers).
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import reduce
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-Metric = Literal["euclidean", "cosine"]
+from sightword.ops.nearest.stack import LANES, Metric, Stack, rounding, stack_of, true_float32, unit
 
 MANY = 8192  # codes from which the kernel of nearest_triton is taken on a GPU; why stands there
-LANES = 64  # argmax is scalar on CPU and amax is not: amax over lanes, argmax over what is left
+
 TILE = 2**20  # scores a tile holds: 4 MiB, which stays in a core's share of the cache
 
 
@@ -49,7 +47,7 @@ def nearest_in_each(x: Tensor, books: Sequence[Tensor], metric: Metric = "euclid
             raise ValueError(f"codes must be (K, {x.shape[-1]}) to fit x {tuple(x.shape)}, got {tuple(codes.shape)}")
     rows = x.reshape(-1, x.shape[-1])  # (N, D)
     with torch.autocast(x.device.type, enabled=False), true_float32():
-        stack = _stack(books, metric, reduce(torch.promote_types, (t.dtype for t in (x, *books)), torch.float32))
+        stack = stack_of(books, metric, reduce(torch.promote_types, (t.dtype for t in (x, *books)), torch.float32))
         propose = _propose_on_gpu if _triton_pays(rows, stack) else _propose
         ids, doubtful = propose(rows, stack)  # (S, N) int64, (S, N) bool
         for codes, book_ids, doubt in zip(books, ids, doubtful, strict=True):
@@ -57,31 +55,6 @@ def nearest_in_each(x: Tensor, books: Sequence[Tensor], metric: Metric = "euclid
             if len(which):
                 book_ids[which] = _settle(rows[which], codes, metric)
     return [book_ids.view(x.shape[:-1]) for book_ids in ids]
-
-
-class Stack(NamedTuple):
-    """Codebooks side by side, ready to be multiplied. score(x, e) = (x - centre)·e + bias grows as e comes nearer."""
-
-    codes: Tensor  # (D, ΣK) float32; each book padded to whole lanes
-    bias: Tensor  # (ΣK,) float32; -inf on the padding
-    centre: Tensor | None  # (D,): offset features would cancel without it; shifting both sides changes no distance
-    spans: list[tuple[int, int]]  # columns of each book
-    reach: list[float]  # largest |e| of each book, for the rounding bound
-
-
-def _stack(books: Sequence[Tensor], metric: Metric, dtype: torch.dtype) -> Stack:
-    columns, biases, spans, start = [], [], [], 0
-    centre = torch.cat(list(books)).to(dtype).mean(0) if metric == "euclidean" else None
-    for codes in books:
-        codes = codes.to(dtype) - centre if centre is not None else unit(codes.to(dtype))
-        bias = codes.double().square().sum(1).mul(-0.5) if centre is not None else codes.new_zeros(len(codes))
-        pad = -len(codes) % LANES
-        columns.append(torch.nn.functional.pad(codes.float(), (0, 0, 0, pad)))
-        biases.append(torch.nn.functional.pad(bias.float(), (0, pad), value=-math.inf))
-        spans.append((start, start + len(codes) + pad))
-        start = spans[-1][1]
-    reach = torch.stack([column.norm(dim=1).max() for column in columns]).tolist()
-    return Stack(torch.cat(columns).t().contiguous(), torch.cat(biases), centre, spans, reach)
 
 
 def _propose(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
@@ -116,14 +89,6 @@ def _winner(scores: Tensor) -> tuple[Tensor, Tensor]:
     return lane * LANES + column, best - torch.maximum(peaks.amax(1), inside.amax(1))
 
 
-def rounding(length: Tensor, reach: float, channels: int) -> Tensor:
-    """How much two float32 scores of a row may be off together: the worst case of a dot product, γ ≈ D·2⁻²⁴.
-
-    length: |x| of each row; reach: the largest |e|.
-    """
-    return 2 * (channels + 8) * 2.0**-24 * (length * reach + reach**2 / 2)
-
-
 def _settle(rows: Tensor, codes: Tensor, metric: Metric) -> Tensor:
     """Nearest ids in float64, the lowest id of those that tie. rows: (N, D), few as a rule; a few at a time."""
     e, centre = codes.double(), codes.double().mean(0)
@@ -141,11 +106,6 @@ def _settle(rows: Tensor, codes: Tensor, metric: Metric) -> Tensor:
     return torch.cat(ids)
 
 
-def unit(x: Tensor) -> Tensor:
-    """x (..., D) scaled to length one; zero stays zero."""
-    return torch.nn.functional.normalize(x, dim=-1, eps=torch.finfo(x.dtype).tiny)
-
-
 def _triton_pays(rows: Tensor, stack: Stack) -> bool:
     return rows.is_cuda and len(stack.bias) >= MANY and find_spec("triton") is not None
 
@@ -154,32 +114,3 @@ def _propose_on_gpu(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
     from sightword.nearest_triton import propose
 
     return propose(rows, stack)
-
-
-@contextmanager
-def true_float32() -> Iterator[None]:
-    """Keep a float32 product a float32 product, though the caller allows TF32 (GPU) or bf16 (CPU) for speed."""
-    try:
-        before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # it was chosen per backend, and PyTorch refuses to mix the two ways
-        with _ieee(torch.backends.cuda.matmul), _ieee(torch.backends.mkldnn.matmul):  # type: ignore[attr-defined]
-            yield
-        return
-    if before == "highest":
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@contextmanager
-def _ieee(backend: Any) -> Iterator[None]:
-    before = backend.fp32_precision
-    backend.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        backend.fp32_precision = before

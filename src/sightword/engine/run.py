@@ -4,10 +4,8 @@ Stands on top, beside the command line, and knows no Hydra: a run's config.yaml 
 """
 
 import contextlib
-import importlib
 import os
 import shutil
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sightword.configs import Optim, Run, Trainer
+from sightword.engine.system import module_of
 
 if TYPE_CHECKING:
-    from sightword.train import Result
-
-Train = Callable[[Path, list[str]], bool]  # (folder, words as on the command line) → whether it was finished
+    from sightword.engine.fit import Result
 
 
 def make_task(config: Run) -> Any:
@@ -62,12 +59,12 @@ def start(config: Run, folder: Path | None = None) -> "Result":
     last = folder / "checkpoints" / "last.ckpt" if folder else None
     if last and last.exists():
         _read_fitting(last, task, config, goes_on=True)
-    from sightword import train
+    from sightword.engine import fit
 
     fresh = folder is None
     folder = folder or _claim(config)
     try:
-        return train.run(task, loaders, config, folder)
+        return fit.run(task, loaders, config, folder)
     except Exception:
         if fresh and is_first_process() and not (folder / "metrics.csv").exists():
             _take_away(folder, Path(config.out))
@@ -118,11 +115,6 @@ def set_threads(threads: int, processes: int) -> None:
 def is_first_process() -> bool:
     """Whether this is the process, of those that train together, that speaks and writes."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
-
-
-def module_of(experiment: str, name: str) -> Any:
-    """A module (config, data, task, verbs …) of an experiment's system; a system's own name will do."""
-    return importlib.import_module(f"sightword.systems.{experiment.split('/')[0]}.{name}")
 
 
 def _check_processes(trainer: Trainer) -> None:

@@ -1,0 +1,1 @@
+"""What trains any system: its contract, its config, the loop, and the folder of a run."""

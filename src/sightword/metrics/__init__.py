@@ -1,0 +1,1 @@
+"""Metrics: functions of tensors, and accumulators over batches and ranks."""

@@ -1,0 +1,110 @@
+"""Open an image or text tower, whatever this package can read, published or local, by its name or its folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sightword.towers.hub import plain
+
+if TYPE_CHECKING:
+    from sightword.towers.clip import CLIP
+    from sightword.towers.siglip import SigLIP
+    from sightword.towers.tower import ImageTower, TextTower
+
+
+#: Kinds that have an image and a text side.
+PAIRS = ("clip", "siglip")
+
+
+def image_tower(
+    name: str | Path,
+    tag: str | Path = "",
+    size: tuple[int, int] | None = None,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> "ImageTower":
+    """A CLIP's or a SigLIP's image side, in eval mode; the text side is not kept.
+
+    name: a preset (vit_b16, siglip_b16, …), an open_clip model with the tag or file of its weights, a Hugging Face
+    name, or a folder of either library ("hf-hub:" or "local-dir:" before it is as good). size: another image size
+    (H, W). options: of the tower's own `load`.
+    """
+    kind, name = _kind(str(name)), plain(name)
+    if kind not in PAIRS:
+        raise ValueError(f"{name} is a {kind}; images are read by a CLIP or a SigLIP")
+    return _pair(kind, name, tag=tag, size=size, dtype=dtype, **options).image
+
+
+def text_tower(
+    name: str | Path, tag: str | Path = "", dtype: torch.dtype = torch.float32, **options: Any
+) -> "TextTower":
+    """The text side of a CLIP or SigLIP, or an encoder of texts alone (T5, BERT, …), in eval mode.
+
+    name: as in `image_tower`, or a preset, name or folder of a T5 or BERT. options: of the tower's own `load`.
+    """
+    kind, name = _kind(str(name)), plain(name)
+    if kind in PAIRS:
+        return _pair(kind, name, tag=tag, dtype=dtype, **options).text
+    if tag:
+        raise ValueError(f"tag={tag}: only CLIPs and SigLIPs of open_clip have tags, {name} is none")
+    from sightword.towers import bert, t5
+
+    tower = t5.T5Text if kind in t5.FAMILY else bert.BertText  # which says what a kind is that it does not read
+    return tower.load(name, dtype=dtype, **options)
+
+
+def tower_pair(
+    name: str | Path,
+    tag: str | Path = "",
+    size: tuple[int, int] | None = None,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> "CLIP | SigLIP":
+    """Both sides of a CLIP or SigLIP, in eval mode; arguments as of `image_tower`."""
+    kind, name = _kind(str(name)), plain(name)
+    if kind not in PAIRS:
+        raise ValueError(f"{name} is a {kind}; images and texts are both read by a CLIP or a SigLIP")
+    return _pair(kind, name, tag=tag, size=size, dtype=dtype, **options)
+
+
+def _kind(name: str) -> str:
+    """clip, siglip, or a model_type: by preset, by what a folder or a Hugging Face name says of itself, or open_clip's.
+
+    A name at Hugging Face is asked for its configs; open_clip's, where there is one, counts more.
+    """
+    from sightword.towers import bert, clip, siglip, t5
+    from sightword.towers.hugging_face import fetched, model_type, quiet
+
+    for kind, module in (("clip", clip), ("siglip", siglip), ("t5", t5), ("bert", bert)):
+        if name in module.presets:
+            return kind
+    name = plain(name)
+    if "/" not in name and not Path(name).expanduser().is_dir():
+        return "siglip" if siglip.is_open_clips(name) else "clip"
+    with quiet():
+        folder = fetched(name, (clip.CONFIG, siglip.CONFIG))
+    if (folder / clip.CONFIG).is_file():
+        return "siglip" if siglip.is_open_clips(folder) else "clip"
+    found = model_type(name)
+    if found in ("clip", "clip_text_model", "clip_vision_model"):
+        raise ValueError(
+            f"{name} is a CLIP as Hugging Face keeps it; here CLIPs are read as open_clip keeps them: a preset "
+            f"({', '.join(clip.presets)}), open_clip's own name and tag, or a folder with {clip.CONFIG}"
+        )
+    return "siglip" if found == "siglip2" else found
+
+
+def _pair(kind: str, name: str, **options: Any) -> Any:
+    """A CLIP or SigLIP. A CLIP at Hugging Face is read from where its files were put."""
+    from sightword.towers import clip, clip_checkpoint, siglip
+    from sightword.towers.hugging_face import FILES, with_weights
+
+    if kind == "siglip":
+        return siglip.SigLIP.load(name, **options)
+    if name in clip.presets or "/" not in name or Path(name).expanduser().is_dir():
+        return clip.CLIP.load(name, **options)
+    weights = (clip_checkpoint.WEIGHTS, *clip_checkpoint.OTHER_WEIGHTS)
+    pair = clip.CLIP.load(with_weights(name, FILES, weights), **options)
+    pair.image.name = pair.text.name = name
+    return pair

@@ -1,0 +1,142 @@
+"""A point cloud as a picture, in pure NumPy."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from sightword.viz.style import Array, as_numpy
+
+FIELD = 40.0  # degrees that a cloud's picture spans downwards
+BACKGROUND = (232, 235, 239)  # darker than white walls
+WIDEST_SPLAT = 14  # pixels around a point's own, of a picture that is drawn SHRINK times too large
+SHRINK = 2
+
+
+def cloud(
+    xyz: Array,
+    rgb: Array,
+    size: tuple[int, int] = (640, 480),
+    up: Sequence[float] = (0.0, 0.0, 1.0),
+    facing: Array | None = None,
+    azimuth: float | None = None,
+    elevation: float = 38.0,
+) -> Image.Image:
+    """A coloured point cloud in perspective, from above and outside: xyz (N, 3) in any unit, rgb (N, 3) uint8.
+
+    facing: (N, 3), from each point to where it was seen from; what faces away is left out, so that one looks into a
+    room past its near walls and its ceiling. azimuth: degrees around `up`, of where one looks from; None: the side from
+    which most was seen. Near points cover far ones; edges in depth are darkened, which separates things of one colour.
+    """
+    points, colours, axis = as_numpy(xyz).astype(np.float64), as_numpy(rgb), np.asarray(up, float)
+    if points.ndim != 2 or points.shape[1] != 3 or colours.shape != points.shape or not len(points):
+        raise ValueError(f"a cloud is xyz (N, 3) and rgb (N, 3), N at least 1; got {points.shape} and {colours.shape}")
+    seen = None if facing is None else as_numpy(facing).astype(np.float64)
+    back = _from_where(axis / np.linalg.norm(axis), seen, azimuth, elevation)
+    turn = _looking(back, axis)  # rows: right, down, ahead
+    large = (size[0] * SHRINK, size[1] * SHRINK)
+    focal = large[1] / 2 / math.tan(math.radians(FIELD / 2))
+    eye = _fitting(points, turn, focal, large)
+    spacing = _spacing(points)
+    kept = np.ones(len(points), bool)
+    if seen is not None:
+        kept = ((eye - points) * _normals(points, seen, 4 * spacing)).sum(1) > 0
+        kept |= not kept.any()
+        eye = _fitting(points[kept], turn, focal, large)
+    x, y, z = ((points[kept] - eye) @ turn.T).T
+    u, v = focal * x / z + large[0] / 2, focal * y / z + large[1] / 2
+    reach = np.clip(0.9 * focal * spacing / z, 1.5, WIDEST_SPLAT)
+    pixels, depth = _splat(u, v, z, reach, colours[kept], large)
+    lit = pixels * _edges(depth)[..., None]
+    lit[~np.isfinite(depth)] = BACKGROUND
+    return Image.fromarray(lit.round().astype(np.uint8)).resize(size, Image.Resampling.BOX)
+
+
+def _from_where(up: np.ndarray, facing: np.ndarray | None, azimuth: float | None, elevation: float) -> np.ndarray:
+    """The direction from the cloud to the eye."""
+    right = np.cross((0.0, 1.0, 0.0) if abs(up[1]) < 0.9 else (0.0, 0.0, 1.0), up)
+    right /= np.linalg.norm(right)
+    ahead = np.cross(up, right)
+    if azimuth is None:
+        azimuth = -60.0
+        if facing is not None:
+            mean = (facing / np.maximum(np.linalg.norm(facing, axis=1, keepdims=True), 1e-9)).mean(0)
+            flat = np.array([mean @ right, mean @ ahead])
+            if np.linalg.norm(flat) > 0.1:  # not from everywhere
+                azimuth = math.degrees(math.atan2(flat[1], flat[0]))
+    turn, rise = math.radians(azimuth), math.radians(elevation)
+    return math.cos(rise) * (math.cos(turn) * right + math.sin(turn) * ahead) + math.sin(rise) * up
+
+
+def _looking(back: np.ndarray, up: np.ndarray) -> np.ndarray:
+    right = np.cross(-back, up)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(-back, right), -back])
+
+
+def _fitting(points: np.ndarray, turn: np.ndarray, focal: float, size: tuple[int, int]) -> np.ndarray:
+    """Where the eye stands so that the cloud, less its outliers, fills the picture."""
+    seen = points @ turn.T
+    low, high = np.percentile(seen, (0.03, 99.97), axis=0)
+    inner = ((seen >= low) & (seen <= high)).all(1)
+    kept, middle = seen[inner if inner.any() else slice(None)], (low + high) / 2
+    wide, tall = 0.9 * size[0] / 2 / focal, 0.9 * size[1] / 2 / focal
+    for turns_left in range(5, -1, -1):  # near parts look larger: the cloud's middle is not that of its picture
+        x, y, z = (kept - middle).T
+        far = max(float((abs(x) / wide - z).max()), float((abs(y) / tall - z).max()), float(-1.05 * z.min()), 1e-6)
+        if turns_left:
+            across, down = x / (far + z), y / (far + z)
+            middle[:2] += far * np.array([across.max() + across.min(), down.max() + down.min()]) / 2
+    return (middle - np.array([0, 0, far])) @ turn
+
+
+def _spacing(points: np.ndarray) -> float:
+    """The usual distance of a point to the next, by a few of them."""
+    some = points[:: max(1, len(points) // 64)][:64]
+    nearest = [np.sort(((points - point) ** 2).sum(1))[1:2] if len(points) > 1 else np.zeros(1) for point in some]
+    return float(np.sqrt(np.median(np.concatenate(nearest))))
+
+
+def _normals(points: np.ndarray, facing: np.ndarray, cell: float) -> np.ndarray:
+    """(N, 3) of the surface around each point, on the side of `facing`; by the spread of the points in its cell."""
+    cells = np.floor((points - points.min(0)) / max(cell, 1e-9)).astype(np.int64)
+    _, which, counts = np.unique(cells @ (1 << 42, 1 << 21, 1), return_inverse=True, return_counts=True)
+    means = np.stack([np.bincount(which, points[:, i]) for i in range(3)], 1) / counts[:, None]
+    off = points - means[which]
+    spread = np.stack([[np.bincount(which, off[:, i] * off[:, j]) for i in range(3)] for j in range(3)], -1)
+    normals = np.linalg.eigh(spread.transpose(1, 0, 2))[1][:, :, 0][which]  # eigenvector of the least eigenvalue
+    normals *= np.sign((normals * facing).sum(1, keepdims=True))
+    return np.where((counts[which] < 4)[:, None], facing, normals)
+
+
+def _splat(
+    u: np.ndarray, v: np.ndarray, z: np.ndarray, reach: np.ndarray, rgb: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Discs, the nearer over the farther: (H, W, 3) float and the depth (H, W), infinite where nothing is."""
+    order = np.argsort(-z, kind="stable")
+    u, v, z, reach, rgb = u[order], v[order], z[order], reach[order], rgb[order]
+    around = np.arange(-int(reach.max()), int(reach.max()) + 1)
+    dy, dx = (side.ravel() for side in np.meshgrid(around, around, indexing="ij"))
+    width, height = size
+    pixels, depth = np.zeros((height * width, 3)), np.full(height * width, np.inf)
+    for some in np.array_split(np.arange(len(u)), 1 + len(u) * len(dx) // 4_000_000):  # farthest first
+        x, y = np.rint(u[some]).astype(int)[:, None] + dx, np.rint(v[some]).astype(int)[:, None] + dy  # (n, K)
+        inside = (dx**2 + dy**2 <= reach[some][:, None] ** 2) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        which, _ = np.nonzero(inside)
+        at = (y * width + x)[inside]
+        pixels[at], depth[at] = rgb[some][which], z[some][which]  # of one pixel's, the last stays
+    return pixels.reshape(height, width, 3), depth.reshape(height, width)
+
+
+def _edges(depth: np.ndarray, strength: float = 12.0) -> np.ndarray:
+    """(H, W): 1, and less where a neighbour is much nearer (eye-dome lighting, Boucheny 2009)."""
+    with np.errstate(invalid="ignore"):
+        log = np.log(depth)
+        total = np.zeros_like(depth)
+        for step in (SHRINK, 3 * SHRINK):
+            padded = np.pad(log, step, mode="edge")
+            for dy, dx in ((0, step), (0, -step), (step, 0), (-step, 0)):
+                behind = log - padded[step + dy : step + dy + len(log), step + dx : step + dx + log.shape[1]]
+                total += np.clip(np.where(np.isfinite(behind), behind, 0), 0, 0.1)
+    return np.exp(-strength * total / 8)

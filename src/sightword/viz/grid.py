@@ -1,0 +1,94 @@
+"""Images side by side: grids, inputs beside reconstructions, titled rows.
+
+Legend: N images, H height, W width. Images are (N, 3, H, W) in [-1, 1], tensors on any device or arrays.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from sightword.viz.style import GREY, INK, LABEL, Array, as_numpy, font_of
+
+
+def grid(images: Array, columns: int, pad: int = 2, scale: int = 1) -> Image.Image:
+    """Images side by side, row by row, on white. scale: each pixel becomes scale x scale."""
+    tiles = _tiles(images, scale)
+    columns = max(1, min(columns, len(tiles)))
+    width, height = tiles[0].size
+    rows = math.ceil(len(tiles) / columns)
+    page = Image.new("RGB", (columns * (width + pad) + pad, rows * (height + pad) + pad), "white")
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        page.paste(tile, (pad + column * (width + pad), pad + row * (height + pad)))
+    return page
+
+
+def pairs(
+    inputs: Array,
+    reconstructions: Array,
+    columns: int,
+    labels: tuple[str, str] = ("input", "reconstruction"),
+    scale: int | None = None,
+) -> Image.Image:
+    """Each reconstruction under its input, rows labelled at the left.
+
+    scale: None enlarges small images by a whole factor to at least 64 pixels, so that they can be told apart.
+    """
+    if inputs.shape != reconstructions.shape:
+        raise ValueError(f"inputs are {tuple(inputs.shape)}, reconstructions {tuple(reconstructions.shape)}")
+    scale = scale or max(1, math.ceil(64 / min(inputs.shape[-2:])))
+    rows = [_tiles(images, scale) for images in (inputs, reconstructions)]
+    width, height = rows[0][0].size
+    columns = max(1, min(columns, len(rows[0])))
+    blocks = math.ceil(len(rows[0]) / columns)
+
+    margin, pad, gap = 12, 3, 14
+    gutter = margin + math.ceil(max(font_of(LABEL).getlength(label) for label in labels)) + 8
+    block = 2 * height + pad
+    page = Image.new(
+        "RGB",
+        (gutter + columns * (width + pad) - pad + margin, 2 * margin + blocks * (block + gap) - gap),
+        "white",
+    )
+    pen = ImageDraw.Draw(page)
+    for which, tiles in enumerate(rows):
+        for number, tile in enumerate(tiles):
+            at, column = divmod(number, columns)
+            top = margin + at * (block + gap) + which * (height + pad)
+            page.paste(tile, (gutter + column * (width + pad), top))
+            if column == 0:
+                pen.text((gutter - 8, top + height / 2), labels[which], GREY, font_of(LABEL), anchor="rm")
+    return page
+
+
+def titled(images: Mapping[str, Image.Image], gap: int = 16) -> Image.Image:
+    """Pictures side by side on white, each under its title, tops aligned."""
+    above = 24
+    width = sum(image.width for image in images.values()) + gap * (len(images) - 1)
+    page = Image.new("RGB", (width, above + max(image.height for image in images.values())), "white")
+    pen, left = ImageDraw.Draw(page), 0
+    for title, image in images.items():
+        pen.text((left, 0), title, INK, font_of(LABEL + 2))
+        page.paste(image, (left, above))
+        left += image.width + gap
+    return page
+
+
+def to_data_uri(image: Image.Image) -> str:
+    """The picture as a PNG inside a string, for the src of an HTML page's <img>."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _tiles(images: Array, scale: int) -> list[Image.Image]:
+    pixels = as_numpy(images)
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or len(pixels) == 0:
+        raise ValueError(f"images are (N, 3, H, W) with N at least 1, these are {pixels.shape}")
+    eight = np.rint((np.clip(np.nan_to_num(pixels.astype(np.float32)), -1, 1) + 1) * 127.5).astype(np.uint8)
+    eight = eight.transpose(0, 2, 3, 1).repeat(scale, axis=1).repeat(scale, axis=2)  # (N, H, W, 3)
+    return [Image.fromarray(np.ascontiguousarray(tile)) for tile in eight]
