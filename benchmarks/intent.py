@@ -34,8 +34,8 @@ from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.loss import asymmetric_loss
 from sightword.systems.intent.model import MultiStream
 from sightword.systems.intent.task import make_task
-from sightword.tokens import Source, cache_tokens
 from sightword.towers.factory import text_tower
+from sightword.towers.token_cache import Source, cache_tokens
 
 SIZES = {"coco": 256, "places": 512, "emotion": 128, "ava": 256, "actions": 256}
 PHOTOS, PATCHES, WIDTH = 14_455, 256, 1024  # Intentonomy's, a ViT-H/14's

@@ -18,7 +18,7 @@ from vector_quantize_pytorch import VectorQuantize
 from sightword.ops.nearest import exact as search
 from sightword.ops.nearest import nearest
 from sightword.ops.nearest.stack import stack_of
-from sightword.quantize import VectorQuantizerEMA
+from sightword.ops.quantize import VectorQuantizerEMA
 
 # rows, channels, codes, metric, and how many times faster than the peer we want to be
 CASES = [(8192, 256, 1024, "euclidean", 4), (8192, 8, 16384, "cosine", 20), (8192, 8, 16384, "euclidean", 20)]

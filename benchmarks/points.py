@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from towers import in_turns
 
-from sightword.systems.points.geometry import back_project, project, to_grid, visible
-from sightword.systems.points.link import Links, PatchChain, Views, lift, link
-from sightword.systems.points.neighbour import ball_query
-from sightword.tokens import Source
+from sightword.systems.points.lift.geometry import back_project, project, to_grid, visible
+from sightword.systems.points.lift.link import Links, PatchChain, Views, lift, link
+from sightword.systems.points.lift.neighbour import ball_query
+from sightword.towers.token_cache import Source
 
 FRAMES, POINTS, CHANNELS, GRID, SIZE = 5, 20_000, 512, (14, 19), (480, 640)
 RADIUS, NEIGHBOURS = 0.1, 16
@@ -205,8 +205,8 @@ def write_clip(folder: Path) -> Path:
 
 def kept() -> list[dict[str, Any]]:
     """A scene of five frames of 480 × 640 lifted, and lifted again with the same cache; and one frame's maps read."""
-    from sightword.systems.points.extract import extract
-    from sightword.systems.points.features import FrameCache
+    from sightword.systems.points.lift.extract import extract
+    from sightword.systems.points.lift.features import FrameCache
 
     with tempfile.TemporaryDirectory() as beside:
         source = Source(str(write_clip(Path(beside) / "clip")), {"size": (224, 304)})

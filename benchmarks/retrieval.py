@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from measure import at_least, at_most, publish
 from torch import Tensor
 
-from sightword import ranking as ranks
-from sightword.ranking import ranking
+from sightword.metrics import ranking as ranks
+from sightword.metrics.ranking import ranking
 
 QUERIES, GALLERY, WIDTH, IMAGES = 2000, 100_000, 512, 4
 LARGE = (10_000, 1_000_000)

@@ -10,7 +10,7 @@ import torch
 from measure import at_most, publish
 from torchvision.models import vgg16
 
-from sightword.configs import Optim
+from sightword.engine.config import Optim
 from sightword.engine.optim import make_optimizer
 from sightword.systems.tokenizer.config import System
 from sightword.systems.tokenizer.task import make_task

@@ -18,9 +18,9 @@ import torch
 from measure import at_most, cpu_ms, publish
 from PIL import Image
 
-from sightword.tokens import Source, cache_tokens
-from sightword.towers.clip import CLIPImage
+from sightword.towers.clip.encoder import CLIPImage
 from sightword.towers.preprocess import Preprocess
+from sightword.towers.token_cache import Source, cache_tokens
 
 BATCH, TOKENS, WIDTH, LAYERS, PATCH, REPEATS = 2, 197, 768, 12, 16, 7
 # Multiplications and additions of an image: the blocks' 12·D² weights a token, both products of attention, the patches.

@@ -31,7 +31,7 @@ def blocks(name):
 @pytest.fixture
 def tiny_modules(monkeypatch):
     """The Trainer and the model of the README, at a size a test can afford."""
-    from sightword.modules import AnimeDataModule, VQVAEModel
+    from sightword.compat.lightning import AnimeDataModule, VQVAEModel
 
     small = {"encoder_channels": (8, 8), "decoder_channels": (8, 8), "latent_channels": 8, "embedding_dim": 8}
     monkeypatch.setattr(sightword, "VQVAEModel", partial(VQVAEModel, **small), raising=False)

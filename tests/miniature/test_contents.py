@@ -9,7 +9,7 @@ from PIL import Image
 from sightword.cli.main import main
 from sightword.miniature import contents, person, room
 from sightword.towers.factory import image_tower, text_tower
-from sightword.towers.vq_image import VQImage
+from sightword.towers.vq.image import VQImage
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,7 +3,7 @@ from PIL import Image
 
 from sightword.miniature.demo import SHOWN, SIDE, _scenes, picture
 from sightword.miniature.scene import OBJECTS, PLACES
-from sightword.towers.clip import CLIP
+from sightword.towers.clip.encoder import CLIP
 
 
 def test_the_scenes_shown_are_of_three_places_and_have_two_things():

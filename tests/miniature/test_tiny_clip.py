@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from sightword.miniature import clip
 from sightword.miniature.clip import HELD_OUT, Recipe, measure, tiny_clip
-from sightword.towers.clip import CLIP, CONFIG, WEIGHTS
+from sightword.towers.clip.encoder import CLIP, CONFIG, WEIGHTS
 
 SHORT = Recipe(scenes=64, steps=3, batch=8)
 

@@ -6,7 +6,7 @@ import torch
 from sightword.miniature import scene, tower
 from sightword.towers.factory import image_tower, text_tower
 from sightword.towers.prompt import word_vectors
-from sightword.towers.vq_image import VQImage
+from sightword.towers.vq.image import VQImage
 
 CAPTIONS = ["a photo of a", *scene.PLACES, *scene.OBJECTS, "a dog, a tv and a home office"]
 WRITERS = {"siglip": tower.write_siglip, "t5": tower.write_t5, "bert": tower.write_bert}

@@ -9,10 +9,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sightword.miniature.tower import _wordpiece
-from sightword.towers import clip, clip_checkpoint, clip_dense, hub
-from sightword.towers.clip import CLIP
-from sightword.towers.clip_dense import Form
-from sightword.towers.clip_positions import causal_mask, resize_image_positions, resize_text_positions
+from sightword.towers import hub
+from sightword.towers.clip import checkpoint as clip_checkpoint
+from sightword.towers.clip import dense as clip_dense
+from sightword.towers.clip import encoder as clip
+from sightword.towers.clip.dense import Form
+from sightword.towers.clip.encoder import CLIP
+from sightword.towers.clip.positions import causal_mask, resize_image_positions, resize_text_positions
 from sightword.towers.preprocess import Preprocess
 
 TEXTS = ["a photo of a cat", "two dogs, a couch and a very long red boat"]

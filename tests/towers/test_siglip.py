@@ -20,10 +20,11 @@ from torch import nn
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast, SiglipConfig, SiglipModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from sightword.checkpoint import differences
-from sightword.towers import siglip, siglip_open_clip
-from sightword.towers.siglip import SigLIP
-from sightword.towers.text import HFTokenizer
+from sightword.storage.checkpoint import differences
+from sightword.towers.siglip import encoder as siglip
+from sightword.towers.siglip import open_clip as siglip_open_clip
+from sightword.towers.siglip.encoder import SigLIP
+from sightword.towers.tokenizer import HFTokenizer
 
 LENGTH = 10
 WORDS = ["a", "man", "woman", "in", "red", "blue", "coat", "with", "the", "bag", "redcoat"]

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sightword.quantize import FrozenQuantizer, VectorQuantizer, VectorQuantizerEMA
-from sightword.towers.vq_image import VQImage, pad_to
-from sightword.towers.vq_network import Attention, Decoder, Encoder, ResBlock, TamingDecoder, TamingEncoder
-from sightword.towers.vq_published import load_published, presets, taming
+from sightword.ops.quantize import FrozenQuantizer, VectorQuantizer, VectorQuantizerEMA
+from sightword.towers.vq.image import VQImage, pad_to
+from sightword.towers.vq.network import Attention, Decoder, Encoder, ResBlock, TamingDecoder, TamingEncoder
+from sightword.towers.vq.published import load_published, presets, taming
 
 TINY = {"ch": 4, "z_channels": 8, "dim": 8, "num_codes": 32}
 

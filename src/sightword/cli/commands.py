@@ -26,8 +26,8 @@ def evaluate(
     """
     import json
 
-    from sightword.atomic import write_atomically
     from sightword.engine.fit import evaluate as measure
+    from sightword.storage.atomic import write_atomically
 
     config = change_config(runs.read_config(Path(run)), fields)
     task, config, used = runs.restore(Path(run), checkpoint, config)
@@ -67,8 +67,8 @@ def check(dataset: str, root: str = "", path: str = "", *, others: Sequence[str]
         raise ValueError(f"{wanted}: where the data set lies; sightword check --help says more")
     checks: dict[str, Callable[..., Any]] = {}
     for system in system_names():
-        if has_file(system, "verbs.py"):
-            checks |= getattr(module_of(system, "verbs"), "CHECKS", {})
+        if has_file(system, "commands.py"):
+            checks |= getattr(module_of(system, "commands"), "CHECKS", {})
     if dataset not in checks:
         raise ValueError(
             f"there is no data set {dataset!r}{closest(dataset, checks)}; these can be checked: {', '.join(checks)}"
@@ -107,7 +107,7 @@ def cache(
     """
     import torch
 
-    from sightword.tokens import Source, cache_tokens, size_of
+    from sightword.towers.token_cache import Source, cache_tokens, size_of
 
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in kinds:
@@ -154,7 +154,7 @@ def mini(out: str = "mini") -> None:
 
 def demo(out: str = "runs/demo") -> None:
     """Run everything in miniature, offline, and write one page with the pictures."""
-    from sightword.demo import make_page
+    from sightword.viz.page import make_page
 
     make_page(Path(out), demo_parts(), train_in)
 

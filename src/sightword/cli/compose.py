@@ -12,7 +12,7 @@ from sightword.cli.arguments import closest
 from sightword.engine.system import config_folders, experiments, module_of, presets, system_names
 
 if TYPE_CHECKING:
-    from sightword.configs import Run
+    from sightword.engine.config import Run
 
 
 def without_preset(words: list[str]) -> list[str]:
@@ -91,7 +91,7 @@ def _experiment(words: Sequence[str]) -> str:
 def _register_schemas(system: str) -> None:
     from hydra.core.config_store import ConfigStore
 
-    from sightword.configs import Run
+    from sightword.engine.config import Run
 
     config = module_of(system, "config")
     store = ConfigStore.instance()

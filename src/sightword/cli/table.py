@@ -15,7 +15,7 @@ def write_table(report: Path, name: str, rows: Sequence[Mapping[str, Any]], prot
     """Rows as <report>_<name>.csv, for programs, and .txt, for eyes, with the protocol's plain lines above."""
     import csv
 
-    from sightword.atomic import write_atomically
+    from sightword.storage.atomic import write_atomically
 
     files = [report.with_name(f"{report.stem}_{name}{suffix}") for suffix in (".csv", ".txt")]
     with write_atomically(files[0]) as part, open(part, "w", newline="", encoding="utf-8") as file:

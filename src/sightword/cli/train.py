@@ -64,7 +64,7 @@ def _ending(result: Any) -> str:
 
 def _train_usage(words: Sequence[str]) -> str:
     """Every field a run can be told, with the comment that stands beside it in its dataclass."""
-    from sightword.configs import Optim, Run, Trainer
+    from sightword.engine.config import Optim, Run, Trainer
 
     named = [word.removeprefix("experiment=") for word in words if word.startswith("experiment=")]
     systems_told = [name.split("/")[0] for name in named] or system_names()

@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from tqdm import tqdm
 
-from sightword.atomic import write_atomically
-from sightword.configs import Run
+from sightword.engine.config import Run
+from sightword.storage.atomic import write_atomically
 
 
 class Interrupted(Exception):

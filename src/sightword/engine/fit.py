@@ -24,14 +24,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from tqdm import tqdm
 
-from sightword.atomic import write_atomically
-from sightword.checkpoint import read_checkpoint
-from sightword.configs import Optim, Run
 from sightword.data.loader import Loaders
 from sightword.engine.callbacks import Average, Diverged, Interrupted, Keeper, Progress, Report
+from sightword.engine.config import Optim, Run
+from sightword.engine.contract import Task
 from sightword.engine.logger import Folder, trackers, write_summary
 from sightword.engine.optim import base_lr, lr_factor, make_optimizer
-from sightword.task import Task
+from sightword.storage.atomic import write_atomically
+from sightword.storage.checkpoint import read_checkpoint
 
 
 class Loop(pl.LightningModule):

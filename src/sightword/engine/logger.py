@@ -14,8 +14,8 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from PIL.Image import Image
 
-from sightword.atomic import write_atomically
-from sightword.configs import Run
+from sightword.engine.config import Run
+from sightword.storage.atomic import write_atomically
 from sightword.version import VERSION
 
 

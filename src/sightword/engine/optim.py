@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.nn import Parameter
 
-from sightword.configs import Optim
-from sightword.task import Task
+from sightword.engine.config import Optim
+from sightword.engine.contract import Task
 
 
 def base_lr(optim: Optim, role: str | None = None) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sightword.configs import Optim, Run, Trainer
+from sightword.engine.config import Optim, Run, Trainer
 from sightword.engine.system import module_of
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _take_away(folder: Path, out: Path) -> None:
 
 def _read_fitting(file: Path, task: Any, config: Run, goes_on: bool = False) -> dict[str, Any]:
     """A checkpoint, known to be of this experiment and of this task's names and shapes. goes_on: it is trained on."""
-    from sightword.checkpoint import read_checkpoint
+    from sightword.storage.checkpoint import read_checkpoint
 
     saved = read_checkpoint(file)
     writer = saved["config"]["experiment"] if "config" in saved else "another program"

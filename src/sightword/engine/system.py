@@ -8,7 +8,7 @@ from typing import Any
 
 
 def module_of(experiment: str, name: str) -> Any:
-    """A module (config, data, task, verbs …) of an experiment's system; a system's own name will do."""
+    """A module (config, data, task, commands …) of an experiment's system; a system's own name will do."""
     return importlib.import_module(f"sightword.systems.{experiment.split('/')[0]}.{name}")
 
 
@@ -35,8 +35,8 @@ def demo_parts() -> list[str]:
 def system_commands() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {}
     for system in system_names():
-        if has_file(system, "verbs.py"):
-            found |= {verb.__name__: verb for verb in module_of(system, "verbs").VERBS}
+        if has_file(system, "commands.py"):
+            found |= {verb.__name__: verb for verb in module_of(system, "commands").COMMANDS}
     return found
 
 

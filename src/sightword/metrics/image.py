@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sightword.checkpoint import read_weights
+from sightword.storage.checkpoint import read_weights
 
 PSNR_CEILING = 100.0
 

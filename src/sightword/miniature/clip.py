@@ -28,10 +28,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import trange
 
-from sightword.atomic import write_atomically
 from sightword.miniature import scene
 from sightword.miniature.scene import ACTIONS, HELD_OUT, OBJECTS, PLACES, Scene
-from sightword.towers.clip import CLIP, CONFIG, WEIGHTS
+from sightword.storage.atomic import write_atomically
+from sightword.towers.clip.encoder import CLIP, CONFIG, WEIGHTS
 from sightword.towers.preprocess import OPENAI_MEAN, OPENAI_STD
 from sightword.towers.prompt import word_vectors
 

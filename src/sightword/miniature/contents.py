@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from sightword.atomic import write_atomically
 from sightword.miniature import intent, motion, person, room, scene, tower
+from sightword.storage.atomic import write_atomically
 
 
 class Part(NamedTuple):
@@ -118,7 +118,7 @@ def write_vocabulary(folder: Path) -> None:
 def write_clip(folder: Path) -> None:
     """The tiny CLIP, trained if this machine has not trained it yet."""
     from sightword.miniature.clip import tiny_clip
-    from sightword.towers.clip import CLIP
+    from sightword.towers.clip.encoder import CLIP
 
     CLIP.load(tiny_clip()).save(folder)
 

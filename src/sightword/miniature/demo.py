@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sightword.demo import Figure, Section, Train
 from sightword.miniature import contents
 from sightword.miniature.clip import measure
 from sightword.miniature.scene import ACTIONS, HELD_OUT, OBJECTS, PLACES, Scene, draw
-from sightword.towers.clip import CLIP
+from sightword.towers.clip.encoder import CLIP
 from sightword.towers.prompt import word_vectors
 from sightword.viz import grid, overlay
+from sightword.viz.page import Figure, Section, Train
 
 SHOWN, SIDE = ("beach", "bedroom", "street"), 232  # places, and how large their scenes are drawn
 

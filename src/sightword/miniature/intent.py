@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sightword.atomic import write_atomically
 from sightword.miniature.scene import HELD_OUT, PLACES, Scene, draw
+from sightword.storage.atomic import write_atomically
 
 MISSED, IMAGINED = 0.15, 0.004  # how often an annotator does not see an intent, or sees one that is not there
 ANNOTATORS = 3

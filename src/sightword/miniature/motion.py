@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sightword.atomic import write_atomically
+from sightword.storage.atomic import write_atomically
 
 Rng = np.random.Generator
 Pair = tuple[float, float]

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from sightword.atomic import write_atomically
 from sightword.miniature.figure import COLOURS, HAIR, SKIN, Person, Rng, draw
+from sightword.storage.atomic import write_atomically
 
 FAMILY = 4
 DROP = 0.2  # how often a sentence leaves an attribute out

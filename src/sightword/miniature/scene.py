@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sightword.atomic import write_atomically
+from sightword.storage.atomic import write_atomically
 
 Colour = tuple[int, int, int]
 Corner = tuple[float, float, float]

@@ -66,9 +66,9 @@ def write_bert(folder: Path, captions: Iterable[str]) -> None:
 
 def write_vq(folder: Path) -> None:
     """An image tokenizer as `sightword export` writes it: 64 × 64 pixels to 8 × 8 ids of 64 codes."""
-    from sightword.quantize import VectorQuantizer
-    from sightword.towers.vq_image import VQImage
-    from sightword.towers.vq_network import Decoder, Encoder
+    from sightword.ops.quantize import VectorQuantizer
+    from sightword.towers.vq.image import VQImage
+    from sightword.towers.vq.network import Decoder, Encoder
 
     def build() -> VQImage:
         encoder = Encoder(channels=(16, 16, 32), latent_channels=16, num_res_blocks=1)

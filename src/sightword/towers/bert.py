@@ -13,9 +13,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from sightword.towers.base import Encoded, border, readable
 from sightword.towers.hugging_face import HFText, check_vocabulary, config_of, open_tokenizer, open_weights, quiet
-from sightword.towers.text import HFTokenizer
-from sightword.towers.tower import Encoded, border, readable
+from sightword.towers.tokenizer import HFTokenizer
 
 #: Our names → Hugging Face's.
 presets = {

@@ -8,9 +8,9 @@ import torch
 from sightword.towers.hub import plain
 
 if TYPE_CHECKING:
-    from sightword.towers.clip import CLIP
-    from sightword.towers.siglip import SigLIP
-    from sightword.towers.tower import ImageTower, TextTower
+    from sightword.towers.base import ImageTower, TextTower
+    from sightword.towers.clip.encoder import CLIP
+    from sightword.towers.siglip.encoder import SigLIP
 
 
 #: Kinds that have an image and a text side.
@@ -73,8 +73,10 @@ def _kind(name: str) -> str:
 
     A name at Hugging Face is asked for its configs; open_clip's, where there is one, counts more.
     """
-    from sightword.towers import bert, clip, siglip, t5
+    from sightword.towers import bert, t5
+    from sightword.towers.clip import encoder as clip
     from sightword.towers.hugging_face import fetched, model_type, quiet
+    from sightword.towers.siglip import encoder as siglip
 
     for kind, module in (("clip", clip), ("siglip", siglip), ("t5", t5), ("bert", bert)):
         if name in module.presets:
@@ -97,8 +99,10 @@ def _kind(name: str) -> str:
 
 def _pair(kind: str, name: str, **options: Any) -> Any:
     """A CLIP or SigLIP. A CLIP at Hugging Face is read from where its files were put."""
-    from sightword.towers import clip, clip_checkpoint, siglip
+    from sightword.towers.clip import checkpoint as clip_checkpoint
+    from sightword.towers.clip import encoder as clip
     from sightword.towers.hugging_face import FILES, with_weights
+    from sightword.towers.siglip import encoder as siglip
 
     if kind == "siglip":
         return siglip.SigLIP.load(name, **options)

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sightword.atomic import write_atomically
-from sightword.checkpoint import differences
+from sightword.storage.atomic import write_atomically
+from sightword.storage.checkpoint import differences
+from sightword.towers.base import TextTower, readable
 from sightword.towers.hub import reason
-from sightword.towers.text import HFTokenizer
-from sightword.towers.tower import TextTower, readable
+from sightword.towers.tokenizer import HFTokenizer
 
 #: All of a repository that is read here but weights.
 FILES = ("*.json", "*.txt", "*.model")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from sightword.towers.tower import TextTower
+    from sightword.towers.base import TextTower
 
 
 def word_vectors(

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightword.towers.base import Encoded, border
 from sightword.towers.hugging_face import HFText, check_vocabulary, config_of, open_tokenizer, open_weights
-from sightword.towers.text import HFTokenizer
-from sightword.towers.tower import Encoded, border
+from sightword.towers.tokenizer import HFTokenizer
 
 #: Our names → Hugging Face's.
 presets = {

@@ -11,7 +11,7 @@ from sightword.ops.nearest import nearest
 from sightword.systems.intent.anchors import Anchors, Book
 from sightword.systems.intent.codes import anchors_digest, write_codes
 from sightword.systems.intent.data import count_codes
-from sightword.tokens import Source, TokenCache, cache_tokens
+from sightword.towers.token_cache import Source, TokenCache, cache_tokens
 
 SIZES = {"places": 300, "coco": 9}  # as the document's five, in no alphabetical order
 FORMS = {"coco": "value", "places": "joint"}

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from test_intentonomy import contents, write_set
 
-from sightword.cache import FeatureCache, header_for
+from sightword.storage.cache import FeatureCache, header_for
 from sightword.systems.intent.config import Data
 from sightword.systems.intent.data import (
     Counts,
@@ -22,8 +22,8 @@ from sightword.systems.intent.data import (
     split_loader,
 )
 from sightword.systems.intent.intentonomy import annotation_file, read_annotations
-from sightword.tokens import Source, TokenCache, cache_tokens
 from sightword.towers.factory import image_tower
+from sightword.towers.token_cache import Source, TokenCache, cache_tokens
 
 
 @pytest.fixture(scope="module")

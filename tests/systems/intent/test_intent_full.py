@@ -10,7 +10,9 @@ from sightword.systems.intent.anchors import Anchors, Book
 from sightword.systems.intent.data import IntentBatch
 from sightword.systems.intent.task import ANCHORS
 from sightword.systems.intent.vocabulary import vocabularies
-from sightword.towers import clip, clip_checkpoint, hub
+from sightword.towers import hub
+from sightword.towers.clip import checkpoint as clip_checkpoint
+from sightword.towers.clip import encoder as clip
 from sightword.towers.preprocess import Preprocess
 
 B, N, D, C = 2, 256, 1024, 28

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from sightword.cli.compose import compose_config
+from sightword.compat.lightning import IntentonomyClipViTMultiStreamModule
 from sightword.engine.optim import base_lr, make_optimizer
-from sightword.modules import IntentonomyClipViTMultiStreamModule
 from sightword.systems.intent.anchors import Anchors, Book
 from sightword.systems.intent.config import System
 from sightword.systems.intent.data import IntentBatch

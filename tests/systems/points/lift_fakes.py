@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from sightword.miniature import room
-from sightword.systems.points.scannet import read_scene
+from sightword.systems.points.scannet.reader import read_scene
+from sightword.towers.base import Encoded, ImageTower
 from sightword.towers.preprocess import Preprocess
-from sightword.towers.tower import Encoded, ImageTower
 
 COLOURS = {"red": (1, -1, -1), "green": (-1, 1, -1), "blue": (-1, -1, 1), "white": (1, 1, 1), "black": (-1, -1, -1)}
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sightword.systems.points import ask
 from sightword.systems.points.ask import Lifted, answer
-from sightword.systems.points.cloud import Cloud, read_cloud
+from sightword.systems.points.lift.cloud import Cloud, read_cloud
 
 RED, GREEN, NOTHING = (1.0, -1, -1, 0.1), (-1.0, 1, -1, 0.1), (0.0, 0, 0, 0)
 GREY_ONE = (0.0, 0, 0, 1)

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from lift_fakes import ColourText, ColourTower, scenes_of, write_rooms
 
 from sightword.systems.points import compare as module
-from sightword.systems.points.cloud import scene_cloud
 from sightword.systems.points.compare import compare, table, ways, write
-from sightword.systems.points.label import LabelSet
-from sightword.systems.points.link import link
-from sightword.systems.points.scannet import views_of
+from sightword.systems.points.lift.cloud import scene_cloud
+from sightword.systems.points.lift.link import link
+from sightword.systems.points.scannet.label import LabelSet
+from sightword.systems.points.scannet.reader import views_of
 
 WAYS = ["4×4 patches", "4×5 patches of a 4:3 frame", "8×8 patches of a larger frame",
         "4×4 upsampled to 16×16, bilinear", "PixelShuffle(2) of 4×4 raw tokens"]  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 
 from sightword.cli.compose import compose_config
 from sightword.systems.points.config import Data, System
-from sightword.systems.points.label import SCANNET20, label_set
+from sightword.systems.points.scannet.label import SCANNET20, label_set
 
 EXPERIMENTS = ["bifusion", "lift"]
 

@@ -8,7 +8,6 @@ import torch
 from sightword.data.loader import Draw
 from sightword.miniature import room
 from sightword.systems.points.clip import FrozenClip
-from sightword.systems.points.cloud import Cloud
 from sightword.systems.points.config import Data
 from sightword.systems.points.data import (
     Rooms,
@@ -21,8 +20,9 @@ from sightword.systems.points.data import (
     thinned,
     turned,
 )
-from sightword.systems.points.label import label_set
-from sightword.systems.points.link import link
+from sightword.systems.points.lift.cloud import Cloud
+from sightword.systems.points.lift.link import link
+from sightword.systems.points.scannet.label import label_set
 
 SIZES = {"color": (48, 64), "depth": (36, 48), "voxel": 0.1}
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from points_fakes import batch_of, wall
 
-from sightword.systems.points.link import Links, at_links, link
+from sightword.systems.points.lift.link import Links, at_links, link
 from sightword.systems.points.loss import ClipConsCriterion, agreement, distillation
 
 

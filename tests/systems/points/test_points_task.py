@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 from points_fakes import batch_of, wall
 
-from sightword.cache import digest
 from sightword.cli.main import main
 from sightword.miniature import room
+from sightword.storage.cache import digest
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import System
 from sightword.systems.points.data import RoomBatch
-from sightword.systems.points.label import LabelSet
+from sightword.systems.points.scannet.label import LabelSet
 from sightword.systems.points.task import Fusing, make_encoder, read_exported
 
 WORDS = ("wall", "chair", "bed")

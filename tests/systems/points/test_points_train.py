@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import assert_same
 
-from sightword.checkpoint import read_checkpoint
 from sightword.cli.main import main
 from sightword.engine.run import restore
 from sightword.miniature import room
+from sightword.storage.checkpoint import read_checkpoint
 from sightword.systems.points.data import split_loader
 from sightword.systems.points.task import read_exported
 

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import nn
 
 from sightword.cli.main import main
-from sightword.systems.retrieval import verbs
+from sightword.systems.retrieval import commands
 from sightword.systems.retrieval.gallery import Embedder, Gallery, write_gallery
 from sightword.towers.preprocess import Preprocess
-from sightword.towers.text import TextTokenizer
+from sightword.towers.tokenizer import TextTokenizer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}
 WORDS = ["<pad>", "<end>", "<unk>", *COLOURS, "a", "person", "in"]
@@ -84,7 +84,7 @@ def people(tmp_path):
 @pytest.fixture
 def verb(monkeypatch, model):
     """The command line over this model: what its words give back, and its lines."""
-    monkeypatch.setattr(verbs, "_encoder", lambda run, checkpoint: model)
+    monkeypatch.setattr(commands, "_encoder", lambda run, checkpoint: model)
     return main
 
 
@@ -178,7 +178,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(model, people, tmp
 def test_other_weights_are_refused_in_one_line(model, people, tmp_path, verb, monkeypatch, capsys):
     out = tmp_path / "out"
     assert verb(["index", "run=runs/a", f"images={people}", f"out={out}"]) == 0
-    monkeypatch.setattr(verbs, "_encoder", lambda run, checkpoint: ByColour(2.0))
+    monkeypatch.setattr(commands, "_encoder", lambda run, checkpoint: ByColour(2.0))
     capsys.readouterr()
     assert verb(["search", f"index={out}", "red"]) == 2
     told = capsys.readouterr().err.strip()
@@ -272,7 +272,7 @@ def test_a_gallery_without_its_index_finds_nothing_and_says_so(people, tmp_path,
 def test_a_strip_shows_the_first_and_the_lines_all(people, tmp_path, verb, capsys, monkeypatch):
     out, strip = tmp_path / "out", tmp_path / "strip.png"
     verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
-    monkeypatch.setattr(verbs, "DRAWN", 1)
+    monkeypatch.setattr(commands, "DRAWN", 1)
     drawn = []
     for top in (1, 4):
         capsys.readouterr()
@@ -321,12 +321,12 @@ def test_a_run_of_another_system_embeds_no_sentences(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").touch()
     monkeypatch.setattr("sightword.engine.run.read_config", lambda folder: SimpleNamespace(experiment="tokenizer/mini"))
     with pytest.raises(ValueError, match="is a run of tokenizer, which embeds no sentences"):
-        verbs._encoder(str(tmp_path), "best")
+        commands._encoder(str(tmp_path), "best")
 
 
 def test_what_is_neither_a_run_nor_exported_is_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere is neither a run .* nor what sightword export writes .*: say run="):
-        verbs._encoder(str(tmp_path / "nowhere"), "best")
+        commands._encoder(str(tmp_path / "nowhere"), "best")
 
 
 def test_a_broken_image_of_a_set_is_told_to_be_checked(model, people):
@@ -336,4 +336,4 @@ def test_a_broken_image_of_a_set_is_told_to_be_checked(model, people):
 
 
 def test_the_three_sets_can_be_checked():
-    assert set(verbs.CHECKS) == {"cuhk_pedes", "icfg_pedes", "rstpreid"}
+    assert set(commands.CHECKS) == {"cuhk_pedes", "icfg_pedes", "rstpreid"}

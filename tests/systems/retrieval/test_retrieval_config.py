@@ -4,7 +4,7 @@ import pytest
 
 from sightword.cli.compose import compose_config
 from sightword.cli.main import main
-from sightword.configs import Optim
+from sightword.engine.config import Optim
 from sightword.engine.system import experiments
 
 EXPERIMENTS = ["irra", "phase1", "phase2", "phase2_siglip_text", "phase3", "phase4"]

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sightword.cache import FeatureCache
 from sightword.cli.main import main
 from sightword.data.image import read_image, squash
 from sightword.data.loader import Draw, Stream
 from sightword.miniature.person import Sizes, vocabulary, write_cuhk, write_icfg
 from sightword.miniature.tower import write_vq
+from sightword.storage.cache import FeatureCache
 from sightword.systems.retrieval.caption import IGNORED, sides_swapped
 from sightword.systems.retrieval.codes import Codes
 from sightword.systems.retrieval.config import Data
@@ -29,7 +29,7 @@ from sightword.systems.retrieval.data import (
     split_loader,
 )
 from sightword.systems.retrieval.pedes import Split, read_pedes
-from sightword.towers.text import TextTokenizer
+from sightword.towers.tokenizer import TextTokenizer
 
 SIZE = (48, 16)
 

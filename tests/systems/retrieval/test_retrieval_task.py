@@ -8,9 +8,9 @@ import pytest
 import torch
 from fakes import CAPTIONS, CONTROL, IRRA, PHASE1, PHASE2, PHASE3, PHASE4, PHASES, batch_for, system, write_towers
 
-from sightword import align
-from sightword.configs import Optim
+from sightword.engine.config import Optim
 from sightword.engine.optim import make_optimizer
+from sightword.ops import align
 from sightword.systems.retrieval.data import ImageRows, TextRows
 from sightword.systems.retrieval.task import make_task, read_exported
 
@@ -228,7 +228,7 @@ def plain_measures(image, image_ids, text, text_ids):
 @pytest.fixture
 def ranked(monkeypatch):
     fake = SimpleNamespace(measures_of=plain_measures, PROTOCOL={"ties": "…"})
-    monkeypatch.setitem(sys.modules, "sightword.ranking", fake)
+    monkeypatch.setitem(sys.modules, "sightword.metrics.ranking", fake)
 
 
 def halves(task, order=(0, 1, 2, 3, 4, 5)):

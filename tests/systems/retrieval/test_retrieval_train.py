@@ -7,15 +7,15 @@ import torch
 from conftest import assert_same
 from fakes import write_towers
 
-from sightword.cache import FeatureCache
-from sightword.checkpoint import read_checkpoint
 from sightword.cli.main import main
 from sightword.miniature import tower
 from sightword.miniature.person import Sizes, vocabulary, write_cuhk
+from sightword.storage.cache import FeatureCache
+from sightword.storage.checkpoint import read_checkpoint
 from sightword.systems.retrieval.gallery import Embedder
 from sightword.systems.retrieval.generation import LazyCodes
 from sightword.systems.retrieval.task import read_exported
-from sightword.towers.vq_published import open_tokenizer
+from sightword.towers.vq.published import open_tokenizer
 
 EXPERIMENTS = ["irra", "phase1", "phase2", "phase2_siglip_text", "phase3", "phase4"]
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from skeleton_fakes import LABELS, batch_for, task_for, write_world
 from torch import nn
 
-from sightword import align
+from sightword.ops import align
 from sightword.systems.skeleton.loss import matching_loss
 from sightword.systems.skeleton.texts import Read
 

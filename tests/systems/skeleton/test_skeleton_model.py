@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sightword import align
+from sightword.ops import align
 from sightword.systems.skeleton.model import (
     Classifier,
     Matching,

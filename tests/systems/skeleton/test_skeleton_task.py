@@ -7,7 +7,7 @@ import pytest
 import torch
 from skeleton_fakes import JOINTS, LABELS, SIZE, UNSEEN, VARIANTS, Dense, batch_for, system, task_for, write_world
 
-from sightword.checkpoint import read_checkpoint
+from sightword.storage.checkpoint import read_checkpoint
 from sightword.systems.skeleton import task as tasks
 from sightword.systems.skeleton.task import assemble, read_exported
 from sightword.systems.skeleton.texts import read_labels
@@ -93,7 +93,7 @@ def test_all_pacl_presets_forms_train_and_the_paired_one_needs_no_other_classes(
 
 def test_contrast_of_the_batch_is_itc_with_equal_labels_sharing_the_target(world):
     """As a class has one vector, clips of a class pull at the same text: row by row it is then the same number."""
-    from sightword import align
+    from sightword.ops import align
 
     task, batch = task_for(world, **VARIANTS["visece"]).eval(), batch_for([0, 1, 1, 3])
     with torch.no_grad():

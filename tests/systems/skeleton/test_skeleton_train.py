@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import assert_same
 
-from sightword.checkpoint import read_checkpoint
 from sightword.cli.main import main
 from sightword.engine.run import restore
 from sightword.miniature import motion, tower
+from sightword.storage.checkpoint import read_checkpoint
 from sightword.systems.skeleton.data import split_loader
 from sightword.systems.skeleton.task import read_exported
 

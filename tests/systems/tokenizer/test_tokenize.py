@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from sightword.cache import FeatureCache
 from sightword.cli.main import main
 from sightword.data.image import center_crop, read_image, squash
 from sightword.engine import run as runs
-from sightword.quantize import VectorQuantizerEMA
-from sightword.systems.tokenizer import verbs
-from sightword.towers.vq_image import VQImage
-from sightword.towers.vq_network import Decoder, Encoder
+from sightword.ops.quantize import VectorQuantizerEMA
+from sightword.storage.cache import FeatureCache
+from sightword.systems.tokenizer import commands
+from sightword.towers.vq.image import VQImage
+from sightword.towers.vq.network import Decoder, Encoder
 
 
 def tokenizer_of(photos, seed):
@@ -132,7 +132,7 @@ def test_a_run_gives_the_ids_of_its_best_checkpoint_and_its_export_the_same_cach
 
 def test_a_second_start_does_nothing(photos, exported, undisturbed, monkeypatch, capsys):
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in undisturbed.iterdir()}
-    monkeypatch.setattr(verbs, "_Tokenizer", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(commands, "_Tokenizer", lambda *_: pytest.fail("work was begun"))
     assert tokenize(photos, exported, undisturbed) == 0
     assert "8 of 8 images" in capsys.readouterr().out
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in undisturbed.iterdir()} == before

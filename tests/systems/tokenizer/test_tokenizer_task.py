@@ -11,13 +11,13 @@ from torch import nn
 
 from sightword.cli.main import main
 from sightword.data.image import ImageBatch
-from sightword.quantize import Quantized, VectorQuantizerEMA
+from sightword.ops.quantize import Quantized, VectorQuantizerEMA
 from sightword.systems.tokenizer.config import System
 from sightword.systems.tokenizer.loss import LeCam, WithGradient, adaptive_weight, discriminator_loss, generator_loss
 from sightword.systems.tokenizer.model import PatchGAN
 from sightword.systems.tokenizer.task import Tokenizing, make_task
-from sightword.towers.vq_image import Reconstruction, VQImage
-from sightword.towers.vq_network import Decoder, Encoder
+from sightword.towers.vq.image import Reconstruction, VQImage
+from sightword.towers.vq.network import Decoder, Encoder
 
 TINY = {"latent_channels": 8, "encoder_channels": [8, 8], "decoder_channels": [8, 8], "num_res_blocks": 1}
 TINY |= {"num_embeddings": 16, "embedding_dim": 8, "use_lpips": False, "disc_channels": 4, "disc_layers": 1}

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sightword.ops.nearest.stack import LANES, Metric, Stack, rounding, stack_of, true_float32, unit
 
-MANY = 8192  # codes from which the kernel of nearest_triton is taken on a GPU; why stands there
+MANY = 8192  # codes from which the kernel of `triton` is taken on a GPU; why stands there
 
 TILE = 2**20  # scores a tile holds: 4 MiB, which stays in a core's share of the cache
 
@@ -111,6 +111,6 @@ def _triton_pays(rows: Tensor, stack: Stack) -> bool:
 
 
 def _propose_on_gpu(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
-    from sightword.nearest_triton import propose
+    from sightword.ops.nearest.triton import propose
 
     return propose(rows, stack)

@@ -23,12 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from sightword.atomic import write_atomically
-from sightword.cache import digest
-from sightword.checkpoint import read_checkpoint
 from sightword.ops.nearest import nearest, unit
+from sightword.storage.atomic import write_atomically
+from sightword.storage.cache import digest
+from sightword.storage.checkpoint import read_checkpoint
 from sightword.systems.intent.vocabulary import Vocabulary, vocabularies
-from sightword.towers.tower import TextTower, Tower
+from sightword.towers.base import TextTower, Tower
 from sightword.version import VERSION
 
 NAME, FORMAT = "semantic_anchors", 1
@@ -144,7 +144,7 @@ class Anchors:
 
     def check_named(self, tower: str, tag: str = "") -> None:
         """ValueError if these were made by another published tower than one that is only named yet, and not opened."""
-        from sightword.towers import clip
+        from sightword.towers.clip import encoder as clip
         from sightword.towers.hub import plain
 
         made, usual = self.meta.get("tower", ""), clip.presets.get(tower, (plain(tower), ""))

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sightword import job
-from sightword.cache import FeatureCache, digest, header_for, id_dtype
 from sightword.ops.nearest import nearest_in_each
-from sightword.tokens import TokenCache
+from sightword.storage import shards
+from sightword.storage.cache import FeatureCache, digest, header_for, id_dtype
+from sightword.towers.token_cache import TokenCache
 
 
 def write_codes(
@@ -53,7 +53,7 @@ def write_codes(
     def worker() -> Callable[[int], None]:
         return _Reader(TokenCache(tokens), cache, keys, anchors, forms)
 
-    job.run(worker, cache.shards, cache.missing, engine=engine, desc="reading words", workers=workers, gpus=gpus)
+    shards.run(worker, cache.shards, cache.missing, engine=engine, desc="reading words", workers=workers, gpus=gpus)
     return cache
 
 
@@ -93,7 +93,7 @@ class _Reader:
         forms: Mapping[str, str],
     ) -> None:
         self.tokens, self.cache, self.keys = tokens, cache, keys
-        self.device = job.device()
+        self.device = shards.device()
         self.anchors = {name: codes.to(self.device) for name, codes in anchors.items()}
         self.forms = forms
 

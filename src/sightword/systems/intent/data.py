@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from sightword import job
-from sightword.cache import FeatureCache
 from sightword.data.image import ImageFolder, ImageItem, collate_images, read_image
 from sightword.data.loader import Draw, Loaders, Stream, ordered
+from sightword.storage import shards
+from sightword.storage.cache import FeatureCache
 from sightword.systems.intent.config import Data
 from sightword.systems.intent.intentonomy import Annotations, annotation_file, read_annotations
-from sightword.tokens import TokenCache, content_key
 from sightword.towers.preprocess import Preprocess
+from sightword.towers.token_cache import TokenCache, content_key
 
 
 class IntentBatch(NamedTuple):
@@ -91,7 +91,7 @@ def load_split(data: Data, split: str) -> Split:
             f"the first is {notes.files[0]}: data.images is the folder that these lie below, also when they are cached"
         )
     if missing:
-        job.say(f"{split}: {len(missing)} of {len(notes.files)} images are not there, the first is {missing[0]}")
+        shards.say(f"{split}: {len(missing)} of {len(notes.files)} images are not there, the first is {missing[0]}")
     return Split(notes, list(keys), list(keys.values()), missing, split)
 
 

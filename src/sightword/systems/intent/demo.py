@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from sightword.data.image import read_image
-from sightword.demo import Figure, Section, Train
 from sightword.engine.run import restore
-from sightword.systems.intent import intentonomy, show, verbs
+from sightword.systems.intent import commands, intentonomy, show
 from sightword.systems.intent.task import WordReading
-from sightword.tokens import Source, cache_tokens
+from sightword.towers.token_cache import Source, cache_tokens
+from sightword.viz.page import Figure, Section, Train
 
 EXPERIMENTS = {
     "stage1": "frozen words, a linear head",
@@ -23,9 +23,9 @@ def section(out: Path, train: Train) -> Section:
     """Anchors, tokens, codes, three runs, and a look inside. The small world is the demo's, beside this part."""
     small = out.parent / "miniature"
     tower, data = small / "towers" / "clip", small / "intentonomy"
-    verbs.anchors(str(tower), str(out / "anchors"), vocabulary=str(small / "vocabulary"))
+    commands.anchors(str(tower), str(out / "anchors"), vocabulary=str(small / "vocabulary"))
     _tokens(tower, data, out)
-    verbs.codes(str(out / "anchors"), str(out / "tokens"), str(out / "codes"))
+    commands.codes(str(out / "anchors"), str(out / "tokens"), str(out / "codes"))
     runs = {name: _run(out, name, tower, data, train) for name in EXPERIMENTS}
     task, _, _ = restore(out / "runs" / "stage1")
     return _section(runs, task, data, out)

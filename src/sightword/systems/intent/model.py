@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sightword.ops.nearest import nearest_in_each, unit
-from sightword.quantize import Codebook, Quantized
+from sightword.ops.quantize import Codebook, Quantized
 
 FUSIONS = ("sum", "weighted", "gated")
 

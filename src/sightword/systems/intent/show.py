@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sightword.atomic import write_atomically
 from sightword.ops.nearest import unit
+from sightword.storage.atomic import write_atomically
 from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.measure import on_grid
 from sightword.systems.intent.task import WordReading

@@ -16,12 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from sightword.atomic import write_atomically
-from sightword.cache import digest
-from sightword.checkpoint import load_strictly, read_weights
+from sightword.engine.contract import Task
 from sightword.metrics import codebook
 from sightword.metrics.codebook import CodeUsage, perplexity
 from sightword.metrics.multilabel import Decisions, best_threshold
+from sightword.storage.atomic import write_atomically
+from sightword.storage.cache import digest
+from sightword.storage.checkpoint import load_strictly, read_weights
 from sightword.systems.intent.anchors import Anchors
 from sightword.systems.intent.codes import anchors_digest
 from sightword.systems.intent.config import STREAMS, System
@@ -30,8 +31,7 @@ from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.loss import asymmetric_loss, consistency_loss
 from sightword.systems.intent.measure import class_table, measures_of, on_grid, protocol_of
 from sightword.systems.intent.model import Baseline, MultiStream, Read
-from sightword.task import Task
-from sightword.towers.tower import ImageTower
+from sightword.towers.base import ImageTower
 
 CONFIG, WEIGHTS, ANCHORS = "config.json", "model.safetensors", "semantic_anchors.pth"
 
@@ -89,7 +89,8 @@ def _make(system: System) -> "Reading":
 
 def _joint_width(system: System) -> int:
     """The width of a CLIP's joint space, by its config alone: no weights are read."""
-    from sightword.towers import clip, clip_checkpoint
+    from sightword.towers.clip import checkpoint as clip_checkpoint
+    from sightword.towers.clip import encoder as clip
 
     name, usual = clip.presets.get(system.tower, (system.tower, ""))
     try:

@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sightword.atomic import write_atomically
+from sightword.storage.atomic import write_atomically
 from sightword.systems.points import show
-from sightword.systems.points.cloud import Cloud, scene_cloud, write_ply
-from sightword.systems.points.extract import NOTHING_SEEN
-from sightword.systems.points.features import Features
-from sightword.systems.points.link import lift, link
-from sightword.systems.points.scannet import Scene, read_classes, views_of
+from sightword.systems.points.lift.cloud import Cloud, scene_cloud, write_ply
+from sightword.systems.points.lift.extract import NOTHING_SEEN
+from sightword.systems.points.lift.features import Features
+from sightword.systems.points.lift.link import lift, link
+from sightword.systems.points.scannet.reader import Scene, read_classes, views_of
+from sightword.towers.base import TextTower
 from sightword.towers.prompt import word_vectors
-from sightword.towers.tower import TextTower
 from sightword.viz import overlay
 
 SCALE = 40.0  # of cosines, as SCLIP and NACLIP have it for patches

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sightword.systems.points.features import Features, FrameEncoder
-from sightword.tokens import Source
+from sightword.systems.points.lift.features import Features, FrameEncoder
 from sightword.towers.prompt import word_vectors
+from sightword.towers.token_cache import Source
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AT_ONCE = 16  # frames
@@ -35,7 +35,8 @@ class FrozenClip:
     @property
     def width(self) -> int:
         """E, by its config alone: no weights are read."""
-        from sightword.towers import clip, clip_checkpoint
+        from sightword.towers.clip import checkpoint as clip_checkpoint
+        from sightword.towers.clip import encoder as clip
 
         name, usual = clip.presets.get(self.name, (self.name, ""))
         return int(clip_checkpoint.find(name, self.tag or usual, clip.presets).model_cfg["embed_dim"])

@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sightword.atomic import write_atomically
 from sightword.metrics.classes import confusion_matrix
+from sightword.storage.atomic import write_atomically
 from sightword.systems.points.ask import vectors
-from sightword.systems.points.cloud import scene_cloud
-from sightword.systems.points.features import FrameEncoder, features_of
-from sightword.systems.points.label import LabelSet
-from sightword.systems.points.link import lift, link
-from sightword.systems.points.scannet import Scene, read_color, views_of
+from sightword.systems.points.lift.cloud import scene_cloud
+from sightword.systems.points.lift.features import FrameEncoder, features_of
+from sightword.systems.points.lift.link import lift, link
+from sightword.systems.points.scannet.label import LabelSet
+from sightword.systems.points.scannet.reader import Scene, read_color, views_of
 from sightword.towers.factory import tower_pair
 
 Maps = Callable[[Tensor], Tensor]

@@ -10,7 +10,7 @@ class System:
 
     clip: str = "ViT-B-16"  # as `image_tower` takes it; frozen for good, and no part of a checkpoint
     clip_tag: str = "laion2b_s34b_b88k"  # of its weights; empty for presets and folders
-    form: str = "qq"  # which patch tokens: qq | value | kk | joint, as towers/clip_dense.py has them
+    form: str = "qq"  # which patch tokens: qq | value | kk | joint, as towers/clip/dense.py has them
     clip_size: list[int] = field(default_factory=lambda: [224, 304])  # H, W that frames are resized to; 4:3 is not cut
     clip_dtype: str = "bf16"  # in which it computes: fp32 | bf16 | fp16 (GPUs only: 10 times slower on a CPU)
 

@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from sightword import job
 from sightword.data.loader import Draw, Loaders, Stream, mix, ordered
+from sightword.storage import shards
 from sightword.systems.points.clip import FrozenClip
-from sightword.systems.points.cloud import Cloud, scene_cloud, voxels
 from sightword.systems.points.config import Data
-from sightword.systems.points.features import FrameCache, fill
-from sightword.systems.points.label import LabelSet
-from sightword.systems.points.link import Views
-from sightword.systems.points.scannet import (
+from sightword.systems.points.lift.cloud import Cloud, scene_cloud, voxels
+from sightword.systems.points.lift.features import FrameCache, fill
+from sightword.systems.points.lift.link import Views
+from sightword.systems.points.scannet.label import LabelSet
+from sightword.systems.points.scannet.reader import (
     Frame,
     Scene,
     check_size,
@@ -67,7 +67,7 @@ def make_loaders(data: Data, clip: FrozenClip, labels: LabelSet, seed: int = 0) 
     if shared := sorted(set(names["train"]) & set(names["val"])):
         raise ValueError(f"{shared[0]} is to be trained on and validated on ({len(shared)} such scenes): divide them")
     train, val = (read_scenes(data, names[split], split) for split in ("train", "val"))
-    job.say(f"{len(train)} scenes to train on, {len(val)} for validation")
+    shards.say(f"{len(train)} scenes to train on, {len(val)} for validation")
     eyes = _eyes(data, clip, [*train, *val])
     rooms = Rooms(train, data, labels, "train", eyes, seed)
     held = ordered(Rooms(val, data, labels, "val", eyes), data.batch_size, **_options(data))
@@ -94,7 +94,7 @@ Eyes = FrameCache | Preprocess  # where maps of frames are, or how frames are br
 def _eyes(data: Data, clip: FrozenClip, scenes: Sequence[Scene]) -> Eyes:
     if data.cache:
         cache = fill(clip.source, clip.form, scenes, data.cache, offline=data.offline_clip_feat)
-        if job.place()[1] > 1:
+        if shards.place()[1] > 1:
             _wait_for_ranks(cache, scenes)
         return cache
     return clip.open().preprocess
@@ -162,9 +162,9 @@ def read_scenes(data: Data, names: Sequence[str], split: str) -> list[Scene]:
         raise ValueError(f"none of {len(names)} scenes for {split} can be read, the first: {lost[0]}")
     skipped = sum(len(scene.skipped) for scene in scenes)
     for line in lost:
-        job.say(f"left out of {split}: {line}")
+        shards.say(f"left out of {split}: {line}")
     if skipped:
-        job.say(f"{split}: {skipped} frames have no pose that can be used, or lack a file, and are left out")
+        shards.say(f"{split}: {skipped} frames have no pose that can be used, or lack a file, and are left out")
     return scenes
 
 

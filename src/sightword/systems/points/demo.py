@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from sightword.demo import Figure, Section, Train, seconds
 from sightword.engine.run import held_out, restore
 from sightword.systems.points import ask
-from sightword.systems.points.features import FrameEncoder, features_of
-from sightword.systems.points.scannet import Scene, read_color, read_scene, read_scenes_file
+from sightword.systems.points.lift.features import FrameEncoder, features_of
+from sightword.systems.points.scannet.reader import Scene, read_color, read_scene, read_scenes_file
 from sightword.towers.factory import tower_pair
+from sightword.viz.page import Figure, Section, Train, seconds
 
 QUESTIONS = ("a chair", "a bed")
 SPLITS = {"": "train", "val_": "val", "test_": "test"}

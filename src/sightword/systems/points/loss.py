@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.systems.points.link import Links, at_links
+from sightword.systems.points.lift.link import Links, at_links
 
 
 def distillation(text: Tensor, clip: Tensor, seen: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.systems.points.link import Links, PatchChain, Views, lift, link
-from sightword.systems.points.neighbour import ball_query
+from sightword.systems.points.lift.link import Links, PatchChain, Views, lift, link
+from sightword.systems.points.lift.neighbour import ball_query
 
 LONGEST = 6.4  # metres, the longest wave of `build_geo_pe`: about a room
 ROWS = 8192  # of points that attend at once: some GPU kernels take no more than 65 535 rows times heads

@@ -19,18 +19,18 @@ from safetensors.torch import save_file
 from torch import Tensor, distributed
 from torch.nn import Parameter
 
-from sightword.atomic import write_atomically
-from sightword.checkpoint import load_strictly, read_weights
 from sightword.data.loader import moved
+from sightword.engine.contract import SPLITS, Task
 from sightword.metrics.gather import Mean
+from sightword.storage.atomic import write_atomically
+from sightword.storage.checkpoint import load_strictly, read_weights
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import System
 from sightword.systems.points.data import RoomBatch
-from sightword.systems.points.label import LabelSet, label_set
 from sightword.systems.points.legend import coloured, keyed, palette_of
 from sightword.systems.points.loss import ClipConsCriterion, agreement, distillation
 from sightword.systems.points.model import BiFusionEncoder, Fused
-from sightword.task import SPLITS, Task
+from sightword.systems.points.scannet.label import LabelSet, label_set
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ASKED = {"clip": "CLIP as it was lifted", "text": "the fused features"}  # what questions are put to

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sightword.data.loader import Draw, generator_of
-from sightword.towers.text import Texts, TextTokenizer
+from sightword.towers.tokenizer import Texts, TextTokenizer
 
 IGNORED = -100  # what cross-entropy passes over
 SIDES = {"left": "right", "right": "left"}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sightword.cache import FeatureCache
+from sightword.storage.cache import FeatureCache
 
 
 class Codes:

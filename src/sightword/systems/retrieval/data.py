@@ -14,15 +14,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sightword import job
 from sightword.data.image import read_image, squash
 from sightword.data.loader import Draw, Loaders, Shuffled, Stream, generator_of, mix, ordered
+from sightword.storage import shards
 from sightword.systems.retrieval.caption import Captions, Masking
 from sightword.systems.retrieval.codes import Codes
 from sightword.systems.retrieval.config import Data
 from sightword.systems.retrieval.pedes import Split, annotation_file, image_folder, read_pedes
 from sightword.systems.retrieval.view import Cells, Disturbance
-from sightword.towers.text import TextTokenizer
+from sightword.towers.tokenizer import TextTokenizer
 
 VIEW, WORDS, HIDE = 1, 2, 3  # what a draw's generator is for, so that none disturbs another
 
@@ -125,7 +125,9 @@ def _captions(split: Split, tokenizer: TextTokenizer, data: Data, mirrored: bool
     captions = Captions(split.captions, tokenizer, data.text_length, mirrored)
     if captions.truncated:
         length = data.text_length or tokenizer.length
-        job.say(f"{split.name}: {captions.truncated} of {len(captions.starts) - 1} captions are cut to {length} tokens")
+        shards.say(
+            f"{split.name}: {captions.truncated} of {len(captions.starts) - 1} captions are cut to {length} tokens"
+        )
     return captions
 
 
@@ -267,7 +269,7 @@ def _generation(data: Data, patch: tuple[int, int], expect: Mapping[str, Any] | 
         raise ValueError(
             f"data.hide={data.hide} asks for image codes and data.vq_codes is not set: {command} writes them"
         )
-    job.say(f"image codes are computed anew for each batch, which is slow: {command} and data.vq_codes=… do it once")
+    shards.say(f"image codes are computed anew for each batch, which is slow: {command} and data.vq_codes=… do it once")
     if size[0] % factor or size[1] % factor:
         raise ValueError(f"codes of {factor} pixels do not divide images of {size[0]}x{size[1]}: set data.image_size")
     return Generation(Cells.of(size, patch, (size[0] // factor, size[1] // factor)), data.hide, None)

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from sightword.demo import Figure, Section, Train, seconds
 from sightword.engine.run import restore
-from sightword.ranking import measures_of
+from sightword.metrics.ranking import measures_of
 from sightword.systems.retrieval import show
 from sightword.systems.retrieval.gallery import Embedder
 from sightword.systems.retrieval.pedes import Split, read_pedes
+from sightword.viz.page import Figure, Section, Train, seconds
 
 ASKED = 3
 

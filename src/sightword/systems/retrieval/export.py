@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from sightword.atomic import write_atomically
-from sightword.checkpoint import load_strictly, read_checkpoint
+from sightword.storage.atomic import write_atomically
+from sightword.storage.checkpoint import load_strictly, read_checkpoint
 from sightword.systems.retrieval.config import System
 from sightword.systems.retrieval.model import DualEncoder, make_encoder
-from sightword.towers.clip import CLIPImage
+from sightword.towers.base import ImageTower
+from sightword.towers.clip.encoder import CLIPImage
 from sightword.towers.factory import tower_pair
 from sightword.towers.preprocess import Preprocess
-from sightword.towers.siglip import SigLIPImage
+from sightword.towers.siglip.encoder import SigLIPImage
 from sightword.towers.t5 import T5Text
-from sightword.towers.tower import ImageTower
 
 CONFIG, WEIGHTS, PAIR, TEXT = "config.json", "model.safetensors", "towers", "text"
 

@@ -1,7 +1,7 @@
 """A gallery: every image of a folder as one vector, and which of them a sentence describes.
 
     out/gallery.json             the run that made the vectors, to ask it for those of sentences
-    out/index.json, out/<hex>/   the vectors by the bytes of their images, kept as `sightword.tokens` keeps rows
+    out/index.json, out/<hex>/   the vectors by the bytes of their images, kept as `towers.token_cache` keeps rows
 
 So of images that are added, moved or there twice only the new ones are computed, and vectors of other weights never
 mix. A search is exact: every vector is compared, shard by shard, and no more than a shard is in memory.
@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sightword import job
-from sightword.atomic import write_atomically
-from sightword.cache import digest
-from sightword.ranking import best
+from sightword.metrics.ranking import best
+from sightword.storage import shards
+from sightword.storage.atomic import write_atomically
+from sightword.storage.cache import digest
 from sightword.systems.retrieval.data import read_person
-from sightword.tokens import Opener, TokenCache, cache_tokens, read_index
+from sightword.towers.base import Encoded, ImageTower
 from sightword.towers.preprocess import Preprocess
-from sightword.towers.tower import Encoded, ImageTower
+from sightword.towers.token_cache import Opener, TokenCache, cache_tokens, read_index
 
 NOTE, WRITER = "gallery.json", "sightword index"
 HALF = (0.5, 0.5, 0.5)  # mean and deviation that bring [0, 1] to [-1, 1], which the encoder takes
@@ -67,7 +67,7 @@ class Embedder(ImageTower):
                 ids, mask = tokenizer(list(sentences[start : start + batch_size]), truncate=True)
                 rows.append(self.model.encode_text(ids.to(self.device), mask.to(self.device)).float().cpu())
         if cut := tokenizer.truncated - before:
-            job.say(f"{cut} of {len(sentences)} sentences cut to the {tokenizer.length} tokens that this run reads")
+            shards.say(f"{cut} of {len(sentences)} sentences cut to the {tokenizer.length} tokens that this run reads")
         return torch.cat(rows)
 
     def embed_files(self, files: Sequence[Path], batch_size: int = 32) -> Tensor:
@@ -145,7 +145,7 @@ def write_gallery(
     """Compute the vectors of a folder of images that are not there yet; killed and started again, it does the rest.
 
     source: opens the `Embedder`. note: its run and checkpoint, to open it another time. The other arguments and what is
-    refused are those of `sightword.tokens.cache_tokens`.
+    refused are those of `sightword.towers.token_cache.cache_tokens`.
     """
     cache_tokens(
         source,

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.cache import digest
+from sightword.storage.cache import digest
 from sightword.towers.t5 import T5Decoder
-from sightword.towers.vq_image import inference_weights
+from sightword.towers.vq.image import inference_weights
 
 NOT_COUNTED = -100  # 0 is a code
 
@@ -55,7 +55,7 @@ class LazyCodes:
 
     def _network(self) -> Any:
         if self._open is None:
-            from sightword.towers.vq_published import open_tokenizer
+            from sightword.towers.vq.published import open_tokenizer
 
             network = open_tokenizer(self.weights, self.layout).eval().requires_grad_(False)
             if network.num_codes != self.num_codes:

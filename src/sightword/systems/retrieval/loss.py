@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword import align
-from sightword.towers.tower import readable
+from sightword.ops import align
+from sightword.towers.base import readable
 
 KEPT = 0.95  # of the running mean, each batch
 NOT_HIDDEN = -100

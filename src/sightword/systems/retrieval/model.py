@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightword.towers.base import Encoded, ImageTower, TextTower
 from sightword.towers.t5 import T5Text
-from sightword.towers.text import TextTokenizer
-from sightword.towers.tower import Encoded, ImageTower, TextTower
+from sightword.towers.tokenizer import TextTokenizer
 
 
 class Seen(NamedTuple):

@@ -14,10 +14,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from sightword.atomic import write_picture
 from sightword.data.image import read_image
 from sightword.data.loader import mix
-from sightword.ranking import best
+from sightword.metrics.ranking import best
+from sightword.storage.atomic import write_picture
 from sightword.systems.retrieval.pedes import Split
 from sightword.viz.style import FAINT, GREY, INK
 

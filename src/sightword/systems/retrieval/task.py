@@ -17,9 +17,10 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn import Parameter
 
-from sightword import align
 from sightword.data.image import to_image, to_tensor
+from sightword.engine.contract import SPLITS, Task
 from sightword.metrics.gather import Mean, gathered
+from sightword.ops import align
 from sightword.systems.retrieval.config import System
 from sightword.systems.retrieval.data import ImageRows, PedesBatch, TextRows
 from sightword.systems.retrieval.export import read_exported as read_exported
@@ -27,10 +28,9 @@ from sightword.systems.retrieval.export import write_exported
 from sightword.systems.retrieval.generation import Generator, LazyCodes, other_texts
 from sightword.systems.retrieval.loss import Alignment, MaskedLanguage, Persons
 from sightword.systems.retrieval.model import DualEncoder, Seen, SharedEncoder, make_encoder
-from sightword.task import SPLITS, Task
+from sightword.towers.base import ImageTower, TextTower
 from sightword.towers.factory import image_tower, tower_pair
 from sightword.towers.t5 import T5Decoder, T5Text
-from sightword.towers.tower import ImageTower, TextTower
 from sightword.viz import grid as grid_viz
 from sightword.viz import overlay
 from sightword.viz.grid import titled
@@ -256,7 +256,7 @@ class Retrieving(Task):
 
     def measures(self) -> dict[str, float]:
         """Percent, from captions to images, and i2t_… from images to captions; text_gain in nats a code."""
-        from sightword.ranking import measures_of
+        from sightword.metrics.ranking import measures_of
 
         images, texts, gain = (
             gathered(Rows, self._images),
@@ -305,7 +305,7 @@ class Retrieving(Task):
         return show.draw(embedder.embed, loader.dataset.split, texts.vectors, images.vectors, folder)
 
     def protocol(self) -> dict[str, Any]:
-        from sightword.ranking import PROTOCOL
+        from sightword.metrics.ranking import PROTOCOL
 
         return {
             **PROTOCOL,

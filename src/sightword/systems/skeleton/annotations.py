@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sightword.atomic import write_atomically
 from sightword.data.check import Report
+from sightword.storage.atomic import write_atomically
 from sightword.systems.skeleton.joints import JOINT_SETS
 from sightword.systems.skeleton.pickled import read_plain
 

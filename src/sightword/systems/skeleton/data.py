@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sightword import job
 from sightword.data.loader import Draw, Loaders, Stream, mix, ordered
+from sightword.storage import shards
 from sightword.systems.skeleton.annotations import Clip, Recordings, read_annotations
 from sightword.systems.skeleton.config import Data
 from sightword.systems.skeleton.joints import JointSet
@@ -56,7 +56,7 @@ def make_loaders(data: Data, seed: int, joints: JointSet, classes: Sequence[str]
     recordings = _read(data, joints)
     train, val = (split_rows(data, recordings, split, classes) for split in ("train", "val"))
     _refuse_shared(recordings, train, val)
-    job.say(f"{len(train)} recordings to train on, {len(val)} for validation")
+    shards.say(f"{len(train)} recordings to train on, {len(val)} for validation")
     clips = Clips(recordings, train, TrainView(data, joints, seed), "train")
     held = _measured(data, joints, recordings, val, "val")
     return Loaders(Stream(clips, data.batch_size, seed, **_options(data)), held)
@@ -97,7 +97,7 @@ def _read(data: Data, joints: JointSet) -> Recordings:
             "system.joints; sightword check dataset=pyskl names the sets that fit"
         )
     if broken := recordings.broken():
-        job.say(
+        shards.say(
             f"{recordings.path}: {len(broken)} recordings have key points that are no numbers (NaN), the first is "
             f"{broken[0]}: read as missing; sightword check dataset=pyskl names all"
         )
@@ -115,7 +115,7 @@ def split_rows(data: Data, recordings: Recordings, split: str, classes: Sequence
     else:
         rows = recordings.split(named[split])
     if absent := recordings.absent(named[split]):
-        job.say(f"{len(absent)} recordings of split {named[split]} are not in the file, the first is {absent[0]}")
+        shards.say(f"{len(absent)} recordings of split {named[split]} are not in the file, the first is {absent[0]}")
     if outside := [row for row in rows if recordings.labels[row] >= len(classes)]:
         label, own = recordings.labels[outside[0]], recordings.names[outside[0]]
         raise ValueError(

@@ -8,12 +8,12 @@ from typing import cast
 import torch
 from torch.utils.data import DataLoader
 
-from sightword.demo import Figure, Section, Train, seconds
 from sightword.engine.run import make_task, restore
 from sightword.systems.skeleton import show
 from sightword.systems.skeleton.config import Data
 from sightword.systems.skeleton.data import Clips, split_loader
 from sightword.systems.skeleton.task import Recognising
+from sightword.viz.page import Figure, Section, Train, seconds
 
 SHOWN = 4  # recordings that are drawn
 

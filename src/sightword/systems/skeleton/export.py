@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sightword.atomic import write_atomically
-from sightword.checkpoint import load_strictly, read_checkpoint
+from sightword.storage.atomic import write_atomically
+from sightword.storage.checkpoint import load_strictly, read_checkpoint
 from sightword.systems.skeleton.config import System
 from sightword.systems.skeleton.joints import JointSet
 from sightword.systems.skeleton.model import (
@@ -29,8 +29,8 @@ from sightword.systems.skeleton.model import (
 )
 from sightword.systems.skeleton.network import ResNet3dSlowOnly
 from sightword.systems.skeleton.texts import ClassTexts, Labels
+from sightword.towers.base import TextTower
 from sightword.towers.hugging_face import HFText
-from sightword.towers.tower import TextTower
 
 CONFIG, WEIGHTS, TEXT = "config.json", "model.safetensors", "text"
 TRAINING = ("matching.", "text.")  # how names of weights begin that are not in the file

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword import align
-from sightword.momentum import EMATwin, Queue
+from sightword.ops import align
+from sightword.ops.momentum import EMATwin, Queue
 from sightword.systems.skeleton.model import Matching, TextRecogniser, frozen_children
 from sightword.systems.skeleton.texts import ClassTexts, Read
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword import align
+from sightword.ops import align
 from sightword.systems.skeleton.network import ResNet3dSlowOnly
-from sightword.towers.tower import TextTower
+from sightword.towers.base import TextTower
 
 COLDEST, WARMEST = 0.001, 0.5  # between which τ is kept
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.checkpoint import load_strictly, read_weights
+from sightword.storage.checkpoint import load_strictly, read_weights
 
 GROWTH = 4  # a bottleneck gives four times the channels that its middle has
 

@@ -13,9 +13,9 @@ import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
-from sightword import align
-from sightword.atomic import write_picture
 from sightword.metrics.classes import confusion_matrix
+from sightword.ops import align
+from sightword.storage.atomic import write_picture
 from sightword.viz import chart, style
 from sightword.viz.style import FAINT, GREY, INK, Array
 

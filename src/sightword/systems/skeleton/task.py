@@ -16,10 +16,11 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from sightword import align
 from sightword.data.loader import moved
+from sightword.engine.contract import Task
 from sightword.metrics.classes import class_accuracy, confusion_matrix, mean_class_accuracy, top_k
 from sightword.metrics.gather import gathered
+from sightword.ops import align
 from sightword.systems.skeleton.config import System
 from sightword.systems.skeleton.data import SkeletonBatch
 from sightword.systems.skeleton.export import Recogniser, channels_of, make_recogniser, open_tower, write_exported
@@ -35,7 +36,6 @@ from sightword.systems.skeleton.model import (
 )
 from sightword.systems.skeleton.network import ResNet3dSlowOnly, load_published
 from sightword.systems.skeleton.texts import ClassTexts, Labels, Read, read_labels
-from sightword.task import Task
 
 SHOWN = 4  # recordings of a picture
 SPLITS = {

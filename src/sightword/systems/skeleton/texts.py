@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.towers.text import TextTokenizer
-from sightword.towers.tower import Encoded, TextTower
+from sightword.towers.base import Encoded, TextTower
+from sightword.towers.tokenizer import TextTokenizer
 
 AT_ONCE = 256  # prompts that the tower reads together
 

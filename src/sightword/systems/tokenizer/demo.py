@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from sightword.data.image import read_image, to_image, to_tensor
-from sightword.demo import Figure, Section, Train, logged
 from sightword.engine import run as runs
-from sightword.towers.vq_image import VQImage
+from sightword.towers.vq.image import VQImage
 from sightword.viz import chart, grid, overlay
+from sightword.viz.page import Figure, Section, Train, logged
 
 TRAIN = [
     *("chelsea.png", "rocket.jpg", "motorcycle_left.png", "motorcycle_right.png", "retina.jpg", "ihc.png"),

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.checkpoint import read_weights
+from sightword.storage.checkpoint import read_weights
 
 
 class LPIPS(nn.Module):

@@ -1,10 +1,10 @@
-"""The networks that only training a tokenizer needs. The tokenizer itself is `sightword.towers.vq_image.VQImage`."""
+"""The networks that only training a tokenizer needs. The tokenizer itself is `sightword.towers.vq.image.VQImage`."""
 
 from torch import Tensor, nn
 
-from sightword.quantize import VectorQuantizer, VectorQuantizerEMA
-from sightword.towers.vq_image import VQImage
-from sightword.towers.vq_network import Decoder, Encoder
+from sightword.ops.quantize import VectorQuantizer, VectorQuantizerEMA
+from sightword.towers.vq.image import VQImage
+from sightword.towers.vq.network import Decoder, Encoder
 
 
 def make_tokenizer(

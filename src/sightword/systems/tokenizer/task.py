@@ -14,6 +14,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from sightword.data.image import ImageBatch
+from sightword.engine.contract import Task
 from sightword.metrics.codebook import CodeUsage, bits_per_pixel
 from sightword.metrics.gather import Mean
 from sightword.metrics.image import frechet_distance, mean_colour_psnr, psnr, quantise8, ssim
@@ -27,9 +28,8 @@ from sightword.systems.tokenizer.loss import (
     generator_loss,
 )
 from sightword.systems.tokenizer.model import PatchGAN, make_tokenizer
-from sightword.task import Task
-from sightword.towers.vq_image import Reconstruction, VQImage
-from sightword.towers.vq_published import open_tokenizer
+from sightword.towers.vq.image import Reconstruction, VQImage
+from sightword.towers.vq.published import open_tokenizer
 from sightword.viz import grid
 
 

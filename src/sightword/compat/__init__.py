@@ -1,0 +1,1 @@
+"""Other libraries' way of doing things, on top of the systems."""

@@ -1,0 +1,128 @@
+"""The GPU twin of `exact._propose`: one kernel that never writes a score to memory.
+
+Each program keeps a block of rows, runs over the codes of one book and remembers, for every row, the best score,
+its id and the runner-up. Whatever it proposes, `nearest` settles the doubtful rows in float64, so both twins give
+the same ids. The products are float32 (`input_precision="ieee"`), also where the caller allows TF32.
+
+Not yet measured on a GPU. That it pays from 8192 codes (`exact.MANY`) is an estimate from bytes and operations: an
+N×K matrix written and read several times, against none. Below that, the plain one is taken.
+
+Legend: as in `exact`. Blocks: ROWS × CODES scores at a time, CHANNELS of each product.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sightword.ops.nearest.stack import Stack, rounding
+
+ROWS, CODES, CHANNELS, WARPS = 64, 128, 16, 8  # larger blocks, or fewer warps, spill registers
+
+
+def propose(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
+    """Float32 winners (S, N) of rows (N, D), and where float32 cannot tell them from the runner-up (S, N)."""
+    count, dim = rows.shape
+    ids = torch.empty(len(stack.spans), count, dtype=torch.int64, device=rows.device)
+    margin = torch.empty(len(stack.spans), count, device=rows.device)  # lead over the runner-up
+    length = torch.empty(count, device=rows.device)  # |x - centre|
+    doubtful = torch.empty_like(ids, dtype=torch.bool)
+    with torch.cuda.device_of(rows):  # Triton launches on the current device, which need not be that of the rows
+        for book, (start, stop) in enumerate(stack.spans):
+            if count:
+                _winners[(triton.cdiv(count, ROWS),)](
+                    rows,
+                    stack.codes,
+                    stack.bias,
+                    rows if stack.centre is None else stack.centre,
+                    ids[book],
+                    margin[book],
+                    length,
+                    count,
+                    start,
+                    stop,
+                    stack.codes.stride(0),
+                    rows.stride(0),
+                    rows.stride(1),
+                    D=dim,
+                    CENTRED=stack.centre is not None,
+                    ROWS=ROWS,
+                    CODES=CODES,
+                    CHANNELS=CHANNELS,
+                    num_warps=WARPS,
+                )
+            doubtful[book] = ~(margin[book] > rounding(length, stack.reach[book], dim))
+    return ids, doubtful
+
+
+@triton.jit
+def _rows(  # type: ignore[no-untyped-def]
+    x, centre, row, count, d, row_stride, channel_stride, D: tl.constexpr, CENTRED: tl.constexpr
+):
+    """Channels d (C,) of rows (R,), centred, in float32; zero outside. The centre's dtype is wide enough for both."""
+    some = tl.load(
+        x + row[:, None].to(tl.int64) * row_stride + d[None, :] * channel_stride,
+        mask=(row[:, None] < count) & (d[None, :] < D),
+        other=0.0,
+    )
+    if CENTRED:
+        some -= tl.load(centre + d, mask=d < D, other=0.0)[None, :]
+    return some.to(tl.float32)  # (R, C)
+
+
+@triton.jit
+def _winners(  # type: ignore[no-untyped-def]
+    x,  # (N, D), any strides
+    codes,  # (D, ΣK)
+    bias,  # (ΣK,), -inf on the padding
+    centre,  # (D,), not read unless CENTRED
+    ids,  # (N,) out
+    margin,  # (N,) out
+    length,  # (N,) out
+    count,
+    start,
+    stop,
+    code_stride,
+    row_stride,
+    channel_stride,
+    D: tl.constexpr,
+    CENTRED: tl.constexpr,
+    ROWS: tl.constexpr,
+    CODES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    channel = tl.arange(0, CHANNELS)
+    square = tl.zeros((ROWS,), tl.float32)
+    for first in range(0, D, CHANNELS):
+        d = first + channel
+        some = _rows(x, centre, row, count, d, row_stride, channel_stride, D, CENTRED)
+        square += tl.sum(some * some, 1)
+
+    best = tl.full((ROWS,), -float("inf"), tl.float32)
+    second = tl.full((ROWS,), -float("inf"), tl.float32)
+    winner = tl.zeros((ROWS,), tl.int32)
+    for left in range(start, stop, CODES):
+        column = left + tl.arange(0, CODES)
+        inside = column < stop
+        scores = tl.zeros((ROWS, CODES), tl.float32)
+        for first in range(0, D, CHANNELS):
+            d = first + channel
+            some = _rows(x, centre, row, count, d, row_stride, channel_stride, D, CENTRED)
+            e = tl.load(
+                codes + d[:, None].to(tl.int64) * code_stride + column[None, :],
+                mask=(d[:, None] < D) & inside[None, :],
+                other=0.0,
+            )
+            scores = tl.dot(some, e, scores, input_precision="ieee")
+        scores += tl.load(bias + column, mask=inside, other=-float("inf"))[None, :]
+        top, where = tl.max(scores, 1, return_indices=True, return_indices_tie_break_left=True)
+        rest = tl.max(tl.where(column[None, :] == left + where[:, None], -float("inf"), scores), 1)
+        # Of the two bests one loses; the runner-up is the best of the loser and both runners-up.
+        second = tl.maximum(tl.maximum(second, rest), tl.minimum(best, top))
+        winner = tl.where(top > best, left - start + where, winner)  # an equal of a later block is no better
+        best = tl.maximum(best, top)
+
+    tl.store(ids + row, winner.to(tl.int64), mask=row < count)
+    tl.store(margin + row, best - second, mask=row < count)
+    tl.store(length + row, tl.sqrt(square), mask=row < count)  # not finite where x is not: then all are in doubt

@@ -1,0 +1,328 @@
+"""Keyed arrays in a folder: what one program computed, another reads.
+
+    header.json          who wrote it, with which weights, what a row looks like, how many there will be
+    00000.safetensors    the first shard_size rows, stacked, one tensor an array; their keys in the metadata
+    00001.safetensors    …
+
+A shard is written beside its place and renamed, so what has its final name is whole: any number of readers
+may look on while the cache grows, and a killed writer leaves nothing worse than a file that nobody reads.
+With backend="lmdb" in the header the rows are in one LMDB file instead, and all else is the same (`cache_lmdb`).
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from sightword.storage.atomic import write_atomically
+from sightword.storage.cache_lmdb import Rows, import_lmdb
+
+FORMAT = 1
+BACKENDS = ("safetensors", "lmdb")
+SHARD = re.compile(r"(\d{5,})\.safetensors")
+
+
+class FeatureCache:
+    """Reads rows by key; `create` opens one for writing, too.
+
+    A row is a dict of arrays, named, shaped and typed as the header says; each read gives arrays of its own.
+    A miss looks for new shards before it is a KeyError. Pickled, a cache is its path and header, and each
+    process opens the shards itself, so it serves as a data set: `DataLoader(cache, sampler=list(cache))`.
+    """
+
+    def __init__(self, path: str | Path, expect: Mapping[str, Any] | None = None):
+        """`expect`: the part of the header that the reader relies on, as {"shapes": {"ids": [256]}}."""
+        self.path = Path(path)
+        self.header = read_header(self.path)
+        self._forget()
+        wanted = flatten(plain(expect or {}))
+        if found := differences(flatten(self.header), wanted, wanted):
+            writer = self.header.get("writer")
+            raise ValueError(f"{path} does not fit: {found}. Read another cache, or have {writer} write it anew")
+
+    @classmethod
+    def create(cls, path: str | Path, header: Mapping[str, Any]) -> "FeatureCache":
+        """Open for writing, to begin or to go on, with what `header_for` gave. Refuses another's folder."""
+        path, header = Path(path), plain(header)
+        if header.get("backend") == "lmdb":
+            import_lmdb()  # before anything is written
+        others = _others(path)  # listed first: if another rank begins the cache meanwhile, there is a header now
+        if (path / "header.json").exists():
+            old, new = flatten(read_header(path)), flatten(header)
+            if found := differences(old, new, sorted(old | new)):
+                raise ValueError(
+                    f"{path} already holds another cache: {found}. Give another out=, or delete the folder"
+                )
+        elif others:
+            raise ValueError(f"{path} holds other files ({others}) and no header.json: give out= a folder of its own")
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            with write_atomically(path / "header.json") as part:
+                part.write_text(json.dumps(header, indent=1, sort_keys=True) + "\n")
+        return cls(path, expect=header)
+
+    def write_shard(self, number: int, keys: Sequence[str], arrays: Mapping[str, np.ndarray]) -> None:
+        """Write `arrays`, name → (n, *row shape), as the rows of the n `keys`. Same rows, same bytes."""
+        keys, path = list(keys), self._store.where(number)
+        if not 0 <= number < self.shards:
+            raise ValueError(f"{path}: the header announces shards 0 to {self.shards - 1}")
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"{path}: key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+        found = {name: (array.dtype.name, [*array.shape]) for name, array in arrays.items()}
+        wanted = {name: (dtype, self._stacked(name, keys)) for name, dtype in self.header["dtypes"].items()}
+        if found != wanted:
+            raise ValueError(f"{path}: arrays are {found}; the header and {len(keys)} keys want {wanted}")
+        rows = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        self._store.write(number, keys, rows)
+        if number in self._shards:
+            self._forget()
+
+    def __getitem__(self, key: str) -> dict[str, np.ndarray]:
+        shard, row = self._find(key)
+        return {name: rows[row] for name, rows in self._shards[shard].items()}
+
+    def get(self, key: str, name: str) -> np.ndarray:
+        """One array of a row, the others left unread; no such key is a KeyError, as in `cache[key]`."""
+        shard, row = self._find(key)
+        return self._shards[shard][name][row]
+
+    def stacks(self, name: str) -> Iterator[tuple[list[str], np.ndarray]]:
+        """(keys, their rows of one array, stacked), shard by shard as in the files: to read very many."""
+        keys: dict[int, list[str]] = {}
+        for key in self:
+            keys.setdefault(self._rows[key][0], []).append(key)
+        for shard, own in keys.items():
+            yield own, self._shards[shard][name][:]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._rows or (self._scan() and key in self._rows)
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys there are now, shard by shard, as written."""
+        self._scan()
+        return iter(sorted(self._rows, key=self._rows.__getitem__))
+
+    def __len__(self) -> int:
+        self._scan()
+        return len(self._rows)
+
+    @property
+    def shards(self) -> int:
+        """How many there will be."""
+        return self.header["shards"]
+
+    @property
+    def done(self) -> bool:
+        return not self.missing()
+
+    def missing(self) -> list[int]:
+        """The shards not yet written. Opens the others, so that a damaged one is not taken for written."""
+        self._scan()
+        return [number for number in range(self.shards) if number not in self._shards]
+
+    def shard_path(self, number: int) -> Path:
+        """Of the safetensors backend."""
+        return self.path / f"{number:05d}.safetensors"
+
+    def _find(self, key: str) -> tuple[int, int]:
+        if key not in self:
+            count, writer = f"{len(self)} of {self.header['items']} rows", self.header.get("writer")
+            raise KeyError(f"no row {key!r} in {self.path}, which has {count}, written by {writer}")
+        return self._rows[key]
+
+    def _scan(self) -> bool:
+        """Open the shards that came since the last look; True if there were any."""
+        if len(self._shards) == self.shards:
+            return False
+        new = sorted(self._store.numbers() - self._shards.keys())
+        for number in new:
+            self._open(number)
+        return bool(new)
+
+    def _open(self, number: int) -> None:
+        path = self._store.where(number)
+        try:
+            keys, slices = self._store.open(number)
+            rows = {key: (number, row) for row, key in enumerate(keys)}
+            for name, stack in slices.items():
+                if stack.get_shape() != self._stacked(name, keys):
+                    raise ValueError(f"{name} is {stack.get_shape()}, not {self._stacked(name, keys)}")
+        except (SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}): delete it and start the job again") from error
+        if twice := self._rows.keys() & rows.keys():
+            key = min(twice)
+            other = self._store.where(self._rows[key][0])
+            raise ValueError(f"{path}: key {key!r} is in {Path(other).name}, too: delete the wrong one of the two")
+        self._rows |= rows
+        self._shards[number] = slices
+
+    def _stacked(self, name: str, keys: Iterable[str]) -> list[int]:
+        return [len(list(keys)), *self.header["shapes"][name]]
+
+    def _forget(self) -> None:
+        self._store: Store = (Rows if self.header.get("backend") == "lmdb" else Files)(self.path, self.header)
+        self._rows: dict[str, tuple[int, int]] = {}  # key → (shard, row)
+        self._shards: dict[int, Mapping[str, Any]] = {}  # shard → name → its stacked rows, still in the file
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path.absolute(), "header": self.header}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+
+class Store(Protocol):
+    """Where the rows of a cache are."""
+
+    def where(self, number: int) -> str: ...
+    def numbers(self) -> set[int]: ...
+    def open(self, number: int) -> tuple[list[str], Mapping[str, Any]]: ...
+    def write(self, number: int, keys: Sequence[str], rows: Mapping[str, np.ndarray]) -> None: ...
+
+
+class Files:
+    """A safetensors file a shard."""
+
+    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
+        self.folder, self.names = folder, list(header["dtypes"])
+
+    def where(self, number: int) -> str:
+        return str(self.folder / f"{number:05d}.safetensors")
+
+    def numbers(self) -> set[int]:
+        return {int(match[1]) for name in os.listdir(self.folder) if (match := SHARD.fullmatch(name))}
+
+    def open(self, number: int) -> tuple[list[str], Mapping[str, Any]]:
+        file = safe_open(self.where(number), framework="numpy")  # maps the file and keeps no descriptor
+        return list(json.loads(file.metadata()["keys"])), {name: file.get_slice(name) for name in self.names}
+
+    def write(self, number: int, keys: Sequence[str], rows: Mapping[str, np.ndarray]) -> None:
+        path = Path(self.where(number))
+        # One entry of metadata, as safetensors writes several in no fixed order.
+        data = save(dict(rows), metadata={"keys": json.dumps(list(keys))})
+        for left_by_the_dead in self.folder.glob(f".{path.name}.*"):
+            left_by_the_dead.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # not dead, we were: somebody has begun this shard again
+            with write_atomically(path) as part:
+                part.write_bytes(data)
+
+
+def header_for(
+    keys: Sequence[str],
+    rows: Mapping[str, tuple[str, Sequence[int]]],
+    *,
+    writer: str,
+    weights: str,
+    shard_size: int,
+    num_codes: int | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    shards: int | None = None,
+    backend: str = "safetensors",
+    **extra: Any,
+) -> dict[str, Any]:
+    """The header of a cache of `keys`; its shard i is to hold `keys[i * shard_size : (i + 1) * shard_size]`.
+
+    shards: how many there will be, where they hold unlike numbers of rows, `shard_size` at most.
+    backend: of BACKENDS, where the rows are kept; no part of the header if it is the usual one.
+
+    `rows`: each array's dtype and one row's shape, {"ids": ("uint16", (16, 16))}. `weights`: the `digest` of the
+    network that computes them. `writer`: the program. `extra`: whatever else would change the rows.
+    """
+    header = {
+        "format": FORMAT,
+        "writer": writer,
+        "weights": weights,
+        "dtypes": {name: np.dtype(dtype).name for name, (dtype, _) in rows.items()},
+        "shapes": {name: list(shape) for name, (_, shape) in rows.items()},
+        "num_codes": num_codes,
+        "preprocessing": preprocessing or {},
+        "items": len(keys),
+        "items_digest": items_digest(keys),
+        "shards": -(-len(keys) // shard_size) if shards is None else shards,
+        "shard_size": shard_size,
+    }
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} is none of {', '.join(BACKENDS)}")
+    return plain(extra | header | ({} if backend == BACKENDS[0] else {"backend": backend}))
+
+
+def items_digest(keys: Sequence[str]) -> str:
+    """Tells lists of keys apart, and orders of them: 16 hex digits."""
+    return hashlib.sha256(json.dumps(list(keys)).encode()).hexdigest()[:16]
+
+
+def id_dtype(num_codes: int) -> str:
+    """The dtype to keep ids 0 .. num_codes - 1 in: "uint16" up to 65 536 codes, else "uint32"."""
+    return "uint16" if num_codes <= 2**16 else "uint32"
+
+
+def digest(arrays: Mapping[str, Any]) -> str:
+    """Tells networks apart: 16 hex digits over a state dict's names, dtypes, shapes and values, in any order.
+
+    Torch tensors of any dtype, on any device, and numpy arrays of the same values have the same digest.
+    """
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        value = arrays[name]
+        if hasattr(value, "detach"):  # a torch tensor: by its bytes, as numpy has no bfloat16
+            import torch
+
+            dtype = str(value.dtype).removeprefix("torch.")
+            data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        else:
+            data = np.asarray(value)
+            dtype = data.dtype.name
+            if data.dtype.hasobject:  # its bytes would be addresses
+                raise ValueError(f"{name} is no array but a {type(value).__name__}: leave it out of the digest")
+        total.update(json.dumps([name, dtype, list(np.shape(value))]).encode())
+        total.update(data.tobytes())
+    return total.hexdigest()[:16]
+
+
+def _others(path: Path) -> str:
+    """What stands in a folder, or in its place, that is no trace of a header being written: a few names, or ""."""
+    if path.exists() and not path.is_dir():
+        return "it is a file itself"
+    names = sorted(name for name in os.listdir(path) if not name.startswith(".header.json.")) if path.exists() else []
+    return ", ".join([*names[:3], "…"] if len(names) > 3 else names)
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads((path / "header.json").read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path} holds no cache (no header.json): start the job that writes it first") from None
+    except ValueError as error:
+        raise ValueError(f"{path}/header.json is damaged ({error}): delete the folder and start again") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}/header.json is no header but a {type(header).__name__}: it is not a cache's")
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {header.get('format')}, not {FORMAT}: write it anew with this Sightword")
+    return header
+
+
+def plain(header: Mapping[str, Any]) -> dict[str, Any]:
+    """As it will be read back, with lists for tuples; what JSON cannot hold fails here."""
+    return json.loads(json.dumps(header))
+
+
+def flatten(header: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"shapes": {"ids": [256]}} → {"shapes.ids": [256]}: a difference is named by its own field."""
+    flat: dict[str, Any] = {}
+    for name, value in header.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], names: Iterable[str]) -> str:
+    pairs = ((name, found.get(name), wanted.get(name)) for name in names)
+    return "; ".join(f"{name} is {old!r}, wanted {new!r}" for name, old, new in pairs if old != new)

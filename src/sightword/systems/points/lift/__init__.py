@@ -1,0 +1,1 @@
+"""From posed frames to points: projection, links, pooling, neighbours."""

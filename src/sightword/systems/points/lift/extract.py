@@ -1,0 +1,423 @@
+"""The job behind `sightword lift`: features of the points that each frame of each scene sees, scene by scene.
+
+    out/<scene>/points.ply        the cloud that `rows` number
+    out/<scene>/frame_<i>.npz     of the n points that frame i sees: pts_feat (n, D) float16, uv_idx (n, 2) float32 and
+                                  conf_2d (n,) float32 in pixels of `size` (H, W), rows (n,) int64, their number
+    out/<scene>/vis_<i>.png, cloud.png     with vis; the same colours mean the same in a scene
+    out/<scene>/report.json       written last: a scene that has one is done. failed.txt in its place: why it is not
+    out/report.json               all scenes, and the time and bytes of each stage
+
+Points that a frame does not see have no row: in a room four of five, and zeros would look like data. One bad scene ends
+nothing; the summary names it. Source: document 004, 3 and 6 (`extract_clip_feat.py`).
+
+Legend: N points, V frames, n points of one frame; D channels; H, W pixels.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sightword.storage import shards
+from sightword.storage.atomic import write_atomically
+from sightword.systems.points import show
+from sightword.systems.points.lift.cloud import Cloud, scene_cloud, write_ply
+from sightword.systems.points.lift.features import (
+    Features,
+    FrameCache,
+    FrameEncoder,
+    Plan,
+    features_of,
+    identified,
+    plan,
+)
+from sightword.systems.points.lift.link import Links, at_links, link
+from sightword.systems.points.lift.recipe import remember
+from sightword.systems.points.scannet.reader import Scene, read_color, read_scene, say_skipped, views_of
+from sightword.towers.token_cache import Opener
+
+REPORT, FAILED = "report.json", "failed.txt"
+ROWS = 2048  # of points that are sampled at once: they stay in a processor's cache
+EXPECTED = (ValueError, OSError, KeyError)  # a user's data that are not as they should be; others are our defects
+
+
+class Options(NamedTuple):
+    """What decides the files of a scene besides its frames, the tower and its form."""
+
+    vis: str = ""  # pca, tsne, or none
+    voxel: float = 0.03  # metres, where the cloud is made of the depth frames
+
+
+class Summary(NamedTuple):
+    done: list[str]  # scenes that have their files, by now or before
+    failed: dict[str, str]  # scene → why
+    report: dict[str, Any]
+
+
+@dataclass
+class Stages:
+    """Wall and CPU seconds, and bytes read or written, of each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - wall
+            self.cpu_seconds[stage] = self.cpu_seconds.get(stage, 0.0) + time.process_time() - cpu
+
+    def weigh(self, stage: str, *files: Path) -> None:
+        self.bytes[stage] = self.bytes.get(stage, 0) + sum(file.stat().st_size for file in files)
+
+    def add(self, told: dict[str, dict[str, Any]]) -> None:
+        for name, values in told.items():
+            mine = getattr(self, name)
+            for stage, value in values.items():
+                mine[stage] = mine.get(stage, 0) + value
+
+
+@dataclass
+class Extraction:
+    """All that a worker needs, wherever it works."""
+
+    source: Opener
+    form: str
+    scenes: list[Scene]
+    out: Path
+    options: Options
+    planned: Plan | None  # of the cache; None: none is kept
+    identity: dict[str, Any]  # of the tower and its form
+
+    def worker(self, encoder: FrameEncoder | None = None) -> Callable[[int], None]:
+        """encoder: one that is open already."""
+        device = shards.device()
+        held = [encoder]
+
+        def work(number: int) -> None:
+            scene = self.scenes[number]
+            folder = self.out / scene.name
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._scene(scene, folder, lambda: self._encoder(held, device), device)
+            except EXPECTED as error:
+                with write_atomically(folder / FAILED) as part:
+                    part.write_text(line_of(error) + "\n", encoding="utf-8")
+
+        return work
+
+    def missing(self) -> list[int]:
+        """Scenes with neither result nor reason."""
+        return [
+            number
+            for number, scene in enumerate(self.scenes)
+            if not self.finished(scene) and not (self.out / scene.name / FAILED).exists()
+        ]
+
+    def finished(self, scene: Scene) -> bool:
+        """Whether it is there as it would be written now."""
+        try:
+            there = json.loads((self.out / scene.name / REPORT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return there.get("asked") == self.asked(scene)
+
+    def asked(self, scene: Scene) -> dict[str, Any]:
+        return json.loads(
+            json.dumps(
+                {
+                    "folder": str(scene.folder.resolve()),
+                    "frames": [frame.index for frame in scene.frames],
+                    "tower": self.identity,
+                    "options": self.options._asdict(),
+                }
+            )
+        )
+
+    def _encoder(self, held: list[FrameEncoder | None], device: str) -> FrameEncoder:
+        encoder = held[0] or FrameEncoder(self.source.open(), self.form)
+        held[0] = encoder
+        encoder.tower.to(device)
+        return encoder
+
+    def _scene(self, scene: Scene, folder: Path, encoder: Callable[[], FrameEncoder], device: str) -> None:
+        stages, start = Stages(), time.perf_counter()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        with stages("cloud"):
+            cloud = scene_cloud(scene, self.options.voxel)
+        features = self._features(scene, stages, encoder)
+        with stages("depth"):
+            views = views_of(scene.frames, device)
+        stages.weigh("depth", *(frame.depth for frame in scene.frames))
+        xyz = cloud.xyz.to(device)
+        with stages("link"):
+            links = link(xyz, torch.zeros(len(xyz), dtype=torch.int64, device=device), views)
+        if not len(links.point):
+            raise ValueError(NOTHING_SEEN.format(points=len(xyz), frames=len(scene.frames)))
+        with stages("lift"):
+            maps = features.maps.to(device)
+            frames = [per_frame(maps, links, view) for view in range(len(scene.frames))]
+        with stages("write"):
+            clear(folder)
+            files = [write_frame(folder, f.index, seen) for f, seen in zip(scene.frames, frames, strict=True)]
+            write_ply(folder / "points.ply", cloud)
+        stages.weigh("write", *files, folder / "points.ply")
+        if self.options.vis:
+            with stages("draw"):
+                drawn = draw(folder, scene, cloud, links, frames, self.options.vis)
+            stages.weigh("draw", *drawn)
+        counts = {str(f.index): len(s.rows) for f, s in zip(scene.frames, frames, strict=True)}
+        report = {
+            "asked": self.asked(scene),
+            "points": len(xyz),
+            "seen": int((links.counts > 0).sum()),
+            "visible": counts,
+            "skipped": scene.skipped,
+            "seconds": time.perf_counter() - start,
+            "stages": asdict(stages),
+            "memory": memory(),
+        }
+        with write_atomically(folder / REPORT) as part:
+            part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+    def _features(self, scene: Scene, stages: Stages, encoder: Callable[[], FrameEncoder]) -> Features:
+        order = [frame.index for frame in scene.frames]
+        if self.planned is None:
+            return self._encoded(scene, order, stages, encoder)[0]
+        if lost := self.planned.cache.lacks(scene):
+            rows = self._encoded(scene, lost, stages, encoder)[1]
+            with stages("cache write"):
+                self.planned.keep(scene.name, rows)
+            stages.bytes["cache write"] = sum(array.nbytes for array in rows.values())
+        with stages("cache read"):
+            features = self.planned.cache.maps(scene.name, order)
+        stages.bytes["cache read"] = sum(values.nbytes for values in features)
+        return features
+
+    def _encoded(
+        self, scene: Scene, wanted: Sequence[int], stages: Stages, encoder: Callable[[], FrameEncoder]
+    ) -> tuple[Features, dict[str, np.ndarray]]:
+        chosen = [frame for frame in scene.frames if frame.index in set(wanted)]
+        with stages("photos"):
+            pictures = [read_color(frame) for frame in chosen]
+        stages.weigh("photos", *(frame.color for frame in chosen))
+        with stages("tower"):
+            open_encoder = encoder()
+        with stages("clip"):
+            rows = open_encoder.rows(pictures)
+        return features_of(rows, open_encoder.grid), rows
+
+
+NOTHING_SEEN = (
+    "none of its {points:,} points is seen by any of its {frames} frames: are cloud, depth and poses of one world, and "
+    "the poses camera-to-world?"
+)
+
+
+class Seen(NamedTuple):
+    """The points that one frame sees."""
+
+    pts_feat: Tensor  # (n, D) float16, unit vectors
+    uv_idx: Tensor  # (n, 2) float32 pixels of `size`
+    conf_2d: Tensor  # (n,) float32, 0 to 1
+    rows: Tensor  # (n,) int64, which points of the cloud
+    size: tuple[int, int]  # H, W
+
+
+def per_frame(maps: Tensor, links: Links, view: int) -> Seen:
+    """maps: (V, D, h, w)."""
+    chosen = (links.view == view).nonzero().squeeze(1)
+    uv, conf = links.uv[chosen], links.conf[chosen]
+    own = maps[view : view + 1].float()
+    found = torch.empty(len(chosen), maps.shape[1], dtype=torch.float16, device=maps.device)
+    for part, place, sure in zip(found.split(ROWS), uv.split(ROWS), conf.split(ROWS), strict=True):
+        each = torch.arange(len(part), device=part.device)
+        alone = Links(each, torch.zeros_like(each), place, sure, each, links.size)
+        part.copy_(F.normalize(at_links(own, alone), dim=-1))
+    return Seen(found.cpu(), uv.cpu(), conf.cpu(), links.point[chosen].cpu(), links.size)
+
+
+def clear(folder: Path) -> None:
+    """Take away what was lifted before, of other frames perhaps or onto other points; that it was done at first."""
+    (folder / REPORT).unlink(missing_ok=True)
+    for name in ("frame_*.npz", "vis_*.png", "cloud.png"):
+        for file in folder.glob(name):
+            file.unlink(missing_ok=True)
+
+
+def write_frame(folder: Path, index: int, seen: Seen) -> Path:
+    path = folder / f"frame_{index}.npz"
+    arrays = {name: np.asarray(value) for name, value in seen._asdict().items()}
+    with write_atomically(path) as part, open(part, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # not compressed: 22 ms a frame for a sixth of its size
+    return path
+
+
+def draw(folder: Path, scene: Scene, cloud: Cloud, links: Links, frames: Sequence[Seen], vis: str) -> list[Path]:
+    """vis_<i>.png of each frame, and cloud.png."""
+    every = torch.cat([seen.pts_feat for seen in frames])
+    colours = show.Colours(every)
+    made = {}
+    for frame, seen in zip(scene.frames, frames, strict=True):
+        page = show.frame_picture(
+            read_color(frame), seen.uv_idx, colours(seen.pts_feat), seen.size, f"{scene.name}, frame {frame.index}"
+        )
+        if vis == "tsne" and len(seen.rows):
+            some = torch.linspace(0, len(seen.rows) - 1, min(show.POINTS, len(seen.rows))).long()
+            place = show.tsne(seen.pts_feat[some].float())
+            scattered = show.scatter(
+                place, cloud.rgb[seen.rows[some]].numpy(), "their features by t-SNE, in photo colours"
+            )
+            page = show.beside(page, scattered)
+        made[folder / f"vis_{frame.index}.png"] = page
+    point = torch.cat([seen.rows for seen in frames])
+    weight = torch.cat([seen.conf_2d for seen in frames])
+    n = len(cloud.xyz)
+    fused = torch.zeros(n, every.shape[1]).index_add_(0, point, every.float() * weight[:, None])
+    covered = torch.bincount(point, minlength=n) > 0
+    poses = torch.stack([frame.pose for frame in scene.frames])
+    towards = show.facing(cloud.xyz, poses, links.point.cpu(), links.view.cpu())
+    panels = {
+        f"{scene.name}: the cloud": cloud.rgb.numpy(),
+        f"features of {len(frames)} frames, on {int(covered.sum()):,} of {n:,} points": show.painted(
+            colours(F.normalize(fused, dim=-1)), covered
+        ),
+    }
+    made[folder / "cloud.png"] = show.clouds(cloud.xyz, panels, show.upwards(poses), towards)
+    for path, page in made.items():
+        with write_atomically(path) as part:
+            page.save(part, "PNG")
+    return list(made)
+
+
+# ---------------------------------------------------------------------------------------------------------- all scenes
+
+
+def extract(
+    source: Opener,
+    form: str,
+    root: str | Path,
+    names: Sequence[str],
+    out: str | Path,
+    frames: int = 5,
+    cache: str | Path = "",
+    backend: str = "safetensors",
+    options: Options | None = None,
+    engine: str = "inline",
+    workers: int = 0,
+    gpus: float = 0,
+) -> Summary:
+    """Lift every scene of a list; resumable, by torchrun or on Ray, see `shards.run`. ValueError if not one could be.
+
+    frames: of each scene, spread evenly. cache: a folder for CLIP's maps, which then are computed once; empty: none.
+    """
+    shards.check_engine(engine)
+    options = options or Options()
+    if options.vis not in ("", *show.KINDS):
+        raise ValueError(f"vis is {', '.join(show.KINDS)}, or 0 for no pictures; got {options.vis!r}")
+    out = Path(out).expanduser()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: output_dir= is a folder")
+    start = time.perf_counter()
+    scenes, failed = _read(root, names, frames)
+    if scenes:
+        known = identified(source, form, cache)
+        planned = plan(cache, scenes, known.recipe, backend) if str(cache) else None
+        if planned:
+            remember(planned.cache.out, known.state, known.recipe)
+        told = {name: known.recipe[name] for name in ("weights", "form", "preprocessing")}
+        made = Extraction(source, form, scenes, out, options, planned, told)
+        _forget_failures(made)
+        ours = known.encoder if engine == "inline" else None
+        shards.run(
+            lambda: made.worker(ours),
+            len(scenes),
+            made.missing,
+            engine=engine,
+            desc="lifting",
+            unit="scene",
+            workers=workers,
+            gpus=gpus,
+        )
+    for scene in scenes:
+        if (reason := out / scene.name / FAILED).exists():
+            failed[scene.name] = reason.read_text(encoding="utf-8").strip()
+    done = [scene.name for scene in scenes if scene.name not in failed and made.finished(scene)]
+    if not done and failed:
+        name, why = next(iter(failed.items()))
+        raise ValueError(f"not one of {len(names)} scenes could be lifted; {name}: {why}")
+    report = _report(out, done, failed, time.perf_counter() - start, FrameCache(cache) if str(cache) else None)
+    return Summary(done, failed, report)
+
+
+def _read(root: str | Path, names: Sequence[str], frames: int) -> tuple[list[Scene], dict[str, str]]:
+    scenes, failed = [], {}
+    for name in names:
+        try:
+            scenes.append(scene := read_scene(root, name, frames))
+            say_skipped(scene)
+        except EXPECTED as error:
+            failed[name] = line_of(error)
+    return scenes, failed
+
+
+def _forget_failures(made: Extraction) -> None:
+    """So that they are tried again; each rank its own."""
+    rank, world = shards.place()
+    for scene in made.scenes[rank::world]:
+        (made.out / scene.name / FAILED).unlink(missing_ok=True)
+
+
+def _report(
+    out: Path, done: Sequence[str], failed: dict[str, str], seconds: float, cache: FrameCache | None
+) -> dict[str, Any]:
+    each = {name: json.loads((out / name / REPORT).read_text(encoding="utf-8")) for name in done}
+    total = Stages()
+    for one in each.values():
+        total.add(one["stages"])
+    report = {
+        "scenes": {
+            name: {key: one[key] for key in ("points", "seen", "visible", "seconds")}
+            | {"skipped_frames": len(one["skipped"])}
+            for name, one in each.items()
+        },
+        "failed": failed,
+        "stages": asdict(total),
+        "memory": {key: max((one["memory"][key] for one in each.values()), default=0) for key in memory()},
+        "cache_bytes": cache.bytes if cache else 0,
+        "seconds": seconds,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    with write_atomically(out / REPORT) as part:
+        part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def memory() -> dict[str, int]:
+    """Bytes: this process's peak so far, and the GPU's since it was last reset."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"peak_rss": peak, "peak_cuda": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0}
+
+
+def line_of(error: BaseException) -> str:
+    """What an error says, in one line."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split())

@@ -1,0 +1,1 @@
+"""ScanNet as its files lie on disk."""

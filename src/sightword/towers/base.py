@@ -1,0 +1,126 @@
+"""What all pretrained encoders share: freezing, precision, and the way from pictures or words to `Encoded`."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from sightword.towers.preprocess import Preprocess
+from sightword.towers.tokenizer import TextTokenizer
+
+
+class Encoded(NamedTuple):
+    """What every tower returns."""
+
+    tokens: Tensor  # (B, N, D)
+    pooled: Tensor  # (B, E)
+    mask: Tensor | None = None  # (B, N) bool, True where a token is real
+
+
+class Tower(nn.Module):
+    """A pretrained encoder. It computes in the dtype of its weights and returns float32.
+
+    `tower.to(torch.bfloat16)` is how to ask for another precision. Nothing here turns gradients off by force: a frozen
+    tower has no parameter that asks for one, so none is computed, but where its *input* asks (`inputs_embeds`, a
+    learned prompt) the gradient passes through.
+    """
+
+    name: str  # what it was loaded from
+    width: int  # D, of the tokens
+    embed_dim: int  # E, of the pooled vector
+    frozen = False
+
+    def freeze(self) -> Self:
+        """No gradients, and eval mode for good: a parent's `train()` does not bring dropout back."""
+        self.frozen = True
+        return self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module's, but a frozen tower stays in eval mode."""
+        return super().train(mode and not self.frozen)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, in which it computes; what it returns is float32."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; `encode` brings pictures and texts there."""
+        return next(self.parameters()).device
+
+
+class ImageTower(Tower):
+    """Images (B, 3, H, W) to `Encoded`: N = h·w tokens, rows first, without class token; no mask."""
+
+    preprocess: Preprocess
+    patch: tuple[int, int]  # pixels (height, width) of one token
+    architecture: dict[str, Any]  # plain data: what its outputs depend on besides weights and preprocessing
+
+    def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Tokens (h, w) of an image of `size` (H, W); of the tower's own size if None."""
+        height, width = size or self.preprocess.size
+        return height // self.patch[0], width // self.patch[1]
+
+    def forms(self, images: Tensor, names: Sequence[str]) -> dict[str, Encoded]:
+        """Several kinds of tokens from one forward pass; a tower that says no more has those after its last norm."""
+        if others := [name for name in names if name != "post"]:
+            raise ValueError(f"{self.name} has post tokens and no {', '.join(others)}")
+        return {"post": self(images)}
+
+    def encode(self, pictures: Sequence[Image.Image]) -> Encoded:
+        """Pictures through the tower's own preprocessing."""
+        if not len(pictures):
+            raise ValueError("there is no picture to encode; give one or more")
+        return self(self.preprocess.batch(pictures).to(self.device))
+
+    def check(self, images: Tensor) -> None:
+        """ValueError unless these are images that cut into whole patches."""
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(f"images are float (B, 3, H, W), these are {images.dtype} {tuple(images.shape)}")
+        if any(side % patch or not side for side, patch in zip(images.shape[2:], self.patch, strict=True)):
+            size, patch = "×".join(map(str, images.shape[2:])), "×".join(map(str, self.patch))
+            raise ValueError(f"images of {size} pixels do not cut into patches of {patch}; {self.name} needs multiples")
+
+
+class TextTower(Tower):
+    """Ids (B, L) and their mask (B, L) to `Encoded`, with that mask."""
+
+    tokenizer: TextTokenizer
+
+    def encode(self, texts: Sequence[str], truncate: bool = False) -> Encoded:
+        """Texts through the tower's own tokenizer; one that is too long is an error unless `truncate`."""
+        ids, mask = self.tokenizer(texts, truncate=truncate)
+        return self(ids.to(self.device), mask.to(self.device))
+
+    def vocabulary(self) -> int:
+        """How many ids there are, from 0 on."""
+        return self.tokenizer.vocab_size
+
+    def check(self, ids: Tensor, mask: Tensor | None) -> None:
+        """ValueError unless these are ids, one or more and not too many, and their mask.
+
+        Whether they are of this vocabulary is seen on the CPU only; a GPU would have to be waited for.
+        """
+        if ids.ndim != 2 or ids.is_floating_point():
+            raise ValueError(f"ids are integers (B, L), these are {ids.dtype} {tuple(ids.shape)}")
+        if mask is not None and mask.shape != ids.shape:
+            raise ValueError(f"the mask is {tuple(mask.shape)}, the ids are {tuple(ids.shape)}")
+        if not ids.numel():
+            raise ValueError(f"ids are {tuple(ids.shape)}: give one text or more, each of one token or more")
+        if readable(ids) and not 0 <= (worst := int(ids.max() if ids.min() >= 0 else ids.min())) < self.vocabulary():
+            raise ValueError(f"id {worst} is not one of the {self.vocabulary()} tokens of {self.name}")
+        if ids.shape[1] > self.tokenizer.length:
+            raise ValueError(f"texts of {ids.shape[1]} tokens; the context of {self.name} is {self.tokenizer.length}")
+
+
+def border(tokens: Tensor, pooled: Tensor, mask: Tensor | None = None) -> Encoded:
+    """What leaves a tower is float32, whatever it computed in, and its mask bool."""
+    return Encoded(tokens.float(), pooled.float(), None if mask is None else mask.bool())
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether a number of it can be looked at for nothing: it waits for no GPU and breaks no compiled graph."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -1,0 +1,1 @@
+"""CLIP, as open_clip keeps it."""

@@ -1,0 +1,190 @@
+"""CLIP by open_clip: one space for images and texts, and patches that can be asked in words.
+
+    images → conv1 → + positions → ln_pre → blocks → ln_post → proj → pooled (B, E)
+                                             └ the last one, several ways → tokens (B, N, D)     (dense)
+    ids → + positions → causal blocks → ln_final → projection → tokens (B, L, E), the end's → pooled (B, E)
+
+Legend: B batch; H, W pixels; h, w patches a side, N = h·w; L text tokens; D token width; E width of the joint space.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sightword.storage.atomic import write_atomically
+from sightword.storage.checkpoint import load_strictly
+from sightword.towers.base import Encoded, ImageTower, TextTower, border
+from sightword.towers.clip import checkpoint as clip_checkpoint
+from sightword.towers.clip.checkpoint import CONFIG, WEIGHTS
+from sightword.towers.clip.dense import Form, attend
+from sightword.towers.clip.positions import causal_mask, resample, resize_image_positions
+from sightword.towers.preprocess import Preprocess
+from sightword.towers.tokenizer import TextTokenizer
+
+#: Our names → open_clip's model and the tag of its weights.
+presets = {
+    "vit_b16": ("ViT-B-16", "laion2b_s34b_b88k"),
+    "vit_l14": ("ViT-L-14-quickgelu", "openai"),  # joint space 768
+    "vit_h14": ("ViT-H-14", "laion2b_s32b_b79k"),  # joint space 1024: tokens (B, 256, 1024), as document 000 has them
+}
+
+
+class CLIPImage(ImageTower):
+    """Images (B, 3, H, W) of any whole number of patches; positions are resampled as open_clip resamples them."""
+
+    def __init__(
+        self,
+        visual: Any,
+        preprocess: Preprocess,
+        name: str,
+        form: str = "joint",
+        architecture: Mapping[str, Any] | None = None,
+    ) -> None:
+        """visual: open_clip's VisionTransformer, as `clip_checkpoint.build` lets it in. form: the tokens that calling
+        it gives; `clip_dense` has the list."""
+        super().__init__()
+        self.architecture = dict(architecture or {})
+        self.visual, self.preprocess, self.name, self.form = visual, preprocess, name, form
+        self.patch = tuple(visual.patch_size)
+        self.embed_dim = visual.output_dim
+        self.width = visual.conv1.out_channels if Form.parse(form).kind == "post" else self.embed_dim
+
+    def forward(self, images: Tensor) -> Encoded:
+        """`Encoded` with the tokens of `self.form`; pooled is CLIP's own image vector, not normalised."""
+        return self.forms(images, (self.form,))[self.form]
+
+    def forms(self, images: Tensor, names: Sequence[str]) -> dict[str, Encoded]:
+        """Several kinds of tokens from one forward pass: {"post": …, "value": …}, all with the same pooled vector."""
+        self.check(images)
+        asked = {name: Form.parse(name) for name in names}
+        visual, grid = self.visual, self.grid((images.shape[2], images.shape[3]))
+        *blocks, last = visual.transformer.resblocks
+        x = self._embed(images.to(self.dtype), grid)  # (B, 1 + N, W)
+        for block in blocks:
+            x = block(x)
+        plain = last(x)
+        normed = visual.ln_post(plain)
+        pooled = self._pool(plain, normed) @ visual.proj  # (B, E)
+        shared: dict[str, Tensor] = {}
+        tokens = {
+            name: normed if form.kind in ("post", "joint") else visual.ln_post(attend(last, x, form, grid, shared))
+            for name, form in asked.items()
+        }  # (B, 1 + N, W)
+        return {
+            name: border(value[:, 1:] if asked[name].kind == "post" else value[:, 1:] @ visual.proj, pooled)
+            for name, value in tokens.items()
+        }
+
+    def _embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        visual = self.visual
+        patches = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, N, W)
+        start = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        positions = resize_image_positions(visual.positional_embedding, tuple(visual.grid_size), grid)
+        return visual.ln_pre(torch.cat([start, patches], dim=1) + positions.to(patches.dtype))
+
+    def _pool(self, plain: Tensor, normed: Tensor) -> Tensor:
+        """The class token, or the mean of the patches, (B, W)."""
+        late = self.visual.final_ln_after_pool
+        x = plain if late else normed
+        pooled = x[:, 0] if self.visual.pool_type == "tok" else x[:, 1:].mean(1)
+        return self.visual.ln_post(pooled) if late else pooled
+
+
+class CLIPText(TextTower):
+    """Ids (B, L) to tokens (B, L, E) in the joint space and the vector (B, E) at each text's end."""
+
+    def __init__(self, text: Any, tokenizer: TextTokenizer, name: str) -> None:
+        """text: open_clip's TextTransformer, as `clip_checkpoint.build` lets it in."""
+        super().__init__()
+        self.text, self.tokenizer, self.name = text, tokenizer, name
+        self.width = self.embed_dim = text.output_dim
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Encoded:
+        """A text attends only to what stands before, so padding changes nothing; mask is passed on."""
+        self.check(ids, mask)
+        text, length = self.text, ids.shape[1]
+        x = text.token_embedding(ids) + text.positional_embedding[:length]  # (B, L, W)
+        x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
+        tokens = text.ln_final(x) @ text.text_projection  # (B, L, E)
+        return border(tokens, tokens[torch.arange(len(ids), device=ids.device), self._ends(ids)], mask)
+
+    def _ends(self, ids: Tensor) -> Tensor:
+        """Where each text ends, (B,): OpenAI's vocabulary has the end as its greatest id."""
+        if self.text.pool_type == "argmax":
+            return ids.argmax(dim=-1)
+        return (ids == self.text.eos_id).int().argmax(dim=-1)
+
+
+class CLIP(nn.Module):
+    """The pair. `scores` are open_clip's logits per image."""
+
+    def __init__(self, image: CLIPImage, text: CLIPText, logit_scale: Tensor, model_cfg: Mapping[str, Any]) -> None:
+        """model_cfg: open_clip's description of the networks, for `save`."""
+        super().__init__()
+        self.image, self.text, self.logit_scale = image, text, nn.Parameter(logit_scale)
+        self.model_cfg = dict(model_cfg)
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        tag: str | Path = "",
+        size: tuple[int, int] | None = None,
+        length: int | None = None,
+        form: str = "joint",
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """In eval mode. Raises ValueError or FileNotFoundError, one line, for whatever is not as it should be.
+
+        name: one of `presets`; an open_clip model ("ViT-B-16") with the tag of published weights or a weights file; or
+        a folder as open_clip's `local-dir:` has it, read without network, with its own weights or, as tag, a file of
+        others. size, length: another image size (H, W) or text length than the weights have; positions are resampled.
+        form: the image tokens, see `clip_dense`.
+        """
+        Form.parse(form)
+        name, usual = presets.get(str(name), (str(name), ""))
+        found = clip_checkpoint.find(name, str(tag) or usual, presets)
+        model = clip_checkpoint.build(found)
+        weights, file = clip_checkpoint.read(found, model)
+        size, length = resample(model, weights, size, length)
+        load_strictly(model, {key: value.to(dtype) for key, value in weights.items()}, file)
+        model.text.attn_mask = causal_mask(length)
+        model_cfg = found.model_cfg
+        model_cfg["vision_cfg"] |= {"image_size": list(size)}
+        model_cfg["text_cfg"] |= {"context_length": length}
+        tag = found.weights.tag or tag
+        name, architecture = f"{name}:{tag}" if str(tag) else name, clip_checkpoint.architecture(model_cfg)
+        image = CLIPImage(model.visual, clip_checkpoint.preprocessing(found, size), name, form, architecture)
+        text = CLIPText(model.text, clip_checkpoint.tokenizer(found, model.text, length), name)
+        return cls(image, text, model.logit_scale.detach(), model_cfg).to(dtype).eval()
+
+    def scores(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Pooled (B, E) and (K, E) to logits (B, K): scaled cosines."""
+        return self.logit_scale.exp() * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that `CLIP.load` and open_clip's own "local-dir:" read back exactly.
+
+        The form of the image tokens is no part of it, nor of any checkpoint; it is said again when loading.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {f"visual.{key}": value for key, value in self.image.visual.state_dict().items()}
+        prefix = "text." if self.model_cfg.get("custom_text") else ""
+        weights |= {f"{prefix}{key}": value for key, value in self.text.text.state_dict().items()}
+        weights["logit_scale"] = self.logit_scale
+        preprocess = {
+            "resize_mode" if key == "resize" else key: v for key, v in self.image.preprocess.as_dict().items()
+        }
+        config = {"model_cfg": self.model_cfg, "preprocess_cfg": {**preprocess, "mode": "RGB"}}
+        self.text.tokenizer.save(folder)
+        with write_atomically(folder / WEIGHTS) as part:
+            save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, part)
+        with write_atomically(folder / CONFIG) as part:
+            part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,171 @@
+"""A SigLIP as Hugging Face keeps it: config, weights, preprocessing and tokenizer of a folder, read strictly.
+
+What open_clip keeps is brought to the same words (`siglip_open_clip`), so that one network serves both.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sightword.storage.checkpoint import load_strictly, read_weights
+from sightword.towers.hub import reason
+from sightword.towers.hugging_face import open_tokenizer
+from sightword.towers.preprocess import INTERPOLATIONS, Preprocess
+from sightword.towers.tokenizer import CLEANING, HFTokenizer
+
+CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
+
+
+class Found(NamedTuple):
+    """A checkpoint of either kind, in Hugging Face's words."""
+
+    config: Any  # SiglipConfig
+    weights: dict[str, Tensor]  # under SiglipModel's names
+    source: Path  # for messages
+    preprocess: Preprocess
+    tokenizer: HFTokenizer
+
+
+def is_one(folder: Path) -> bool:
+    """Whether there is a SigLIP's config.json, of whichever kind of SigLIP."""
+    return (folder / CONFIG).is_file() and read_json(folder / CONFIG).get("model_type") in ("siglip", "siglip2")
+
+
+def read(folder: Path) -> Found:
+    """A Hugging Face folder: config, weights in one file or several, preprocessing, tokenizer."""
+    from transformers import SiglipConfig
+
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG}; a SigLIP is {CONFIG}, {WEIGHTS}, {PREPROCESSOR}, tokenizer")
+    content = read_json(folder / CONFIG)
+    _check_kind(content.get("model_type"), folder)
+    try:
+        config: Any = SiglipConfig.from_dict(content)
+    except Exception as error:  # a config of unknown origin can fail in any way
+        raise ValueError(f"{folder / CONFIG} is not the config of a SigLIP: {reason(error)}") from error
+    if not config.vision_config.vision_use_head:
+        raise ValueError(f"{folder} has no pooling head for its images (vision_use_head); it gives no image vector")
+    weights = {name: w for name, w in _hf_weights(folder).items() if not name.endswith(".position_ids")}
+    tokenizer = tokenizer_of(folder, config.text_config.max_position_embeddings)
+    return Found(config, weights, folder, _preprocess_of_hf(folder), tokenizer)
+
+
+def _check_kind(kind: Any, folder: Path) -> None:
+    if kind == "siglip2":
+        raise ValueError(
+            f"{folder} is a NaFlex SigLIP 2 (model_type siglip2), which reads cut patches, not images; take one of "
+            f"fixed resolution (model_type siglip), as google/siglip2-base-patch16-224"
+        )
+    if kind != "siglip":
+        raise ValueError(f"{folder} is of model_type {kind}, not siglip; this reads image and text towers of a SigLIP")
+
+
+def _hf_weights(folder: Path) -> dict[str, Tensor]:
+    if (folder / WEIGHTS).is_file():
+        return read_weights(folder / WEIGHTS)
+    if not (folder / SHARDS).is_file():
+        raise FileNotFoundError(f"{folder} has no {WEIGHTS}; if it has other weights, save them as safetensors")
+    places = read_json(folder / SHARDS).get("weight_map", {})
+    weights: dict[str, Tensor] = {}
+    for file in sorted(set(places.values())):
+        weights |= read_weights(folder / file)
+    return weights
+
+
+def _preprocess_of_hf(folder: Path) -> Preprocess:
+    """preprocessor_config.json, or its part of the processor_config.json that newer versions write."""
+    file = next((folder / name for name in (PREPROCESSOR, PROCESSOR) if (folder / name).is_file()), None)
+    if file is None:
+        raise FileNotFoundError(f"{folder} has no {PREPROCESSOR}; it says how the images are resized and normalised")
+    config = read_json(file)
+    config = config.get("image_processor", config)
+    size = config.get("size", {"height": 224, "width": 224})
+    steps = [step for step in ("do_resize", "do_rescale", "do_normalize") if config.get(step) is False]
+    if steps or not isinstance(size, dict) or not {"height", "width"} <= size.keys():
+        told = f"{steps[0]}=false" if steps else f"size={size}"
+        raise ValueError(f"{file} has {told}; SigLIP resizes to a height and a width, rescales and normalises")
+    return preprocessing(
+        (size["height"], size["width"]),
+        mean=config.get("image_mean") or [0.5] * 3,
+        std=config.get("image_std") or [0.5] * 3,
+        resize="squash",
+        interpolation=Image.Resampling(config.get("resample", Image.Resampling.BICUBIC)).name.lower(),
+        file=file,
+    )
+
+
+def preprocessing(size: Iterable[int], mean: Any, std: Any, resize: str, interpolation: str, file: Path) -> Preprocess:
+    """What a config says of its images; ValueError, with the file it is from, if it is not done here."""
+    height, width = size
+    try:
+        return Preprocess((int(height), int(width)), tuple(mean), tuple(std), resize, interpolation)
+    except ValueError as error:
+        raise ValueError(f"{file} asks for what is not done here: {error}") from error
+
+
+def preprocessor_config(preprocess: Preprocess) -> dict[str, Any]:
+    """What a SiglipImageProcessor is made of."""
+    if preprocess.resize != "squash":
+        raise ValueError(f"a SigLIP folder cannot say resize={preprocess.resize!r}, its images are squashed to size")
+    return {
+        "image_processor_type": "SiglipImageProcessor",
+        "processor_class": "SiglipProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": preprocess.size[0], "width": preprocess.size[1]},
+        "resample": int(INTERPOLATIONS[preprocess.interpolation]),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }
+
+
+def build(found: Found, dtype: torch.dtype) -> Any:
+    """transformers' SiglipModel with these weights."""
+    from transformers import SiglipModel
+
+    build: Any = SiglipModel
+    try:
+        with torch.device("meta"):  # names and shapes; drawing weights would take longer than reading them
+            model = build(found.config).to(dtype)
+    except Exception as error:  # a config of unknown origin can fail in any way
+        raise ValueError(f"{found.source} has a config of which no SigLIP can be built: {reason(error)}") from error
+    load_strictly(model, found.weights, found.source)
+    for part in (model.vision_model, model.text_model):  # no file has them
+        places = part.embeddings.position_embedding.num_embeddings
+        part.embeddings.position_ids = torch.arange(places).expand(1, -1)
+    return model
+
+
+def tokenizer_of(folder: Path, length: int, clean: str = "") -> HFTokenizer:
+    """A folder's tokenizer. How its texts are cleaned is kept among its own settings, so that it is saved with them.
+
+    transformers' SiglipTokenizer cleans by itself, the Gemma tokenizers of SigLIP 2 and the fast ones do not; twice is
+    as good as once. SigLIP's own vocabularies pad with their end, SigLIP 2's has a padding of its own.
+    """
+    tokenizer = open_tokenizer(folder)
+    own = "canonicalize" if tokenizer.pad_token_id == tokenizer.eos_token_id else "lower"
+    clean = clean or tokenizer.init_kwargs.get("clean") or own
+    if clean not in CLEANING:
+        raise ValueError(f"the tokenizer in {folder} has clean={clean!r}, which is none of {', '.join(CLEANING)}")
+    tokenizer.init_kwargs["clean"] = clean
+    return HFTokenizer(tokenizer, length, fixed=True, clean=CLEANING[clean])
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """An object of JSON; ValueError, one line, if the file is something else."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({reason(error)}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is a {type(content).__name__}, not an object; fetch it again")
+    return content

@@ -1,0 +1,1 @@
+"""Image tokenizers: a VQ-VAE's networks, and published ones."""
