@@ -16,9 +16,9 @@ from measure import at_least, at_most, cpu_ms, publish
 from torch import Tensor
 
 from sightword.miniature import person, tower
-from sightword.systems.retrieval.config import System
+from sightword.systems.retrieval.config import RetrievalConfig
 from sightword.systems.retrieval.data import PedesBatch
-from sightword.systems.retrieval.task import Retrieving, make_task
+from sightword.systems.retrieval.task import RetrievalTask, make_task
 
 BATCH, SIZE, GRID, CODES = 4, [384, 128], [24, 8], 16384
 CAPTIONS = 64
@@ -42,12 +42,14 @@ def captions(count: int) -> list[str]:
     return [picture.captions[0] for picture in drawn]
 
 
-def task_of(names: dict[str, str], generates: bool) -> Retrieving:
+def task_of(names: dict[str, str], generates: bool) -> RetrievalTask:
     shared: dict[str, Any] = {"shared": True, "project": "shared", "image_size": SIZE, "text_length": 77}
-    return make_task(System(**names, **shared, enable_gen=generates, num_codes=CODES, vq_grid=GRID, gen_ramp=0))
+    return make_task(
+        RetrievalConfig(**names, **shared, enable_gen=generates, num_codes=CODES, vq_grid=GRID, gen_ramp=0)
+    )
 
 
-def batch_of(task: Retrieving) -> PedesBatch:
+def batch_of(task: RetrievalTask) -> PedesBatch:
     generator = torch.Generator().manual_seed(0)
     ids, mask = task.model.tokenizer(captions(BATCH), truncate=True)
     images = torch.rand(BATCH, 3, *SIZE, generator=generator) * 2 - 1
@@ -58,7 +60,7 @@ def batch_of(task: Retrieving) -> PedesBatch:
     return PedesBatch(images, number, ids, mask, number, None, None, images, codes, hidden)
 
 
-def step(task: Retrieving, batch: PedesBatch) -> None:
+def step(task: RetrievalTask, batch: PedesBatch) -> None:
     task.zero_grad()
     task.total(task.losses(batch)).backward()
 
@@ -67,7 +69,7 @@ def costs(names: dict[str, str]) -> list[dict[str, Any]]:
     """Both phases in turn, so that what else the machine does falls on both."""
     tasks = [task_of(names, generates) for generates in (False, True)]
     batches = [batch_of(task) for task in tasks]
-    works: dict[str, tuple[int, Callable[[Retrieving, PedesBatch], object]]] = {
+    works: dict[str, tuple[int, Callable[[RetrievalTask, PedesBatch], object]]] = {
         "a step of training": (3, step),
         "an image embedded": (7, lambda task, batch: task.model.encode_image(batch.images)),
         "a caption embedded": (15, lambda task, batch: task.model.encode_text(batch.caption_ids)),

@@ -28,7 +28,7 @@ from sightword.miniature import scene
 from sightword.miniature.clip import tiny_clip
 from sightword.systems.intent.anchors import Anchors, Book, generate_semantic_anchors
 from sightword.systems.intent.codes import write_codes
-from sightword.systems.intent.config import FORMS, Data, System
+from sightword.systems.intent.config import TOKEN_TYPES, IntentConfig, IntentData
 from sightword.systems.intent.data import make_loaders
 from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.loss import asymmetric_loss
@@ -181,17 +181,17 @@ class World:
     def codes(self, disk: str) -> Path:
         """The words of tokens that were kept in this precision."""
         tokens, codes = self.root / f"tokens_{disk}", self.root / f"codes_{disk}"
-        forms = {name: FORMS[name] for name in self.case.anchors.books}
-        cache_tokens(self.case.source, self.root, tokens, sorted(set(forms.values())), disk=disk)
-        write_codes(tokens, self.case.anchors.tensors(), forms, codes)
+        token_types = {name: TOKEN_TYPES[name] for name in self.case.anchors.books}
+        cache_tokens(self.case.source, self.root, tokens, sorted(set(token_types.values())), disk=disk)
+        write_codes(tokens, self.case.anchors.tensors(), token_types, codes)
         return codes
 
     def training(self, codes: Path | None = None) -> Callable[[], float]:
         """An epoch of stage 1 from photos or codes, and the next at each call: the mean of its losses."""
-        data = Data(root=str(self.root), image_size=self.case.size, batch_size=self.case.batch, num_workers=0)
+        data = IntentData(root=str(self.root), image_size=self.case.size, batch_size=self.case.batch, num_workers=0)
         data.codes = str(codes or "")
         torch.manual_seed(0)
-        task = make_task(System(semantic_anchors_path=str(self.root / "anchors"))).train()
+        task = make_task(IntentConfig(semantic_anchors_path=str(self.root / "anchors"))).train()
         task.tower._open = self.case.source.open()
         optimizer = torch.optim.AdamW(task.model.head.parameters(), 1e-2)
         return partial(epoch, make_loaders(data).train, lambda b: task.total(task.losses(b)), optimizer)

@@ -21,7 +21,7 @@ from measure import at_least, at_most, cpu_ms, publish
 from torch import Tensor, nn
 
 from sightword.miniature.motion import ACTIONS, Sizes, write_motion
-from sightword.systems.skeleton.config import Data
+from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.data import SkeletonBatch, make_loaders
 from sightword.systems.skeleton.heatmap import Heatmaps
 from sightword.systems.skeleton.joints import joint_set
@@ -31,7 +31,9 @@ BATCH, SIZE, SIGMA, EPS = 8, (56, 56), 0.6, 1e-3
 TARGETS = {"joint": 12, "limb": 10}
 MINI = {"frames": 16, "size": [28, 28]}
 COCO = joint_set("coco17")
-NETWORKS: tuple[tuple[str, int, tuple[int, ...], dict[str, Any], int], ...] = (  # …, changes of Data, clips at once
+NETWORKS: tuple[
+    tuple[str, int, tuple[int, ...], dict[str, Any], int], ...
+] = (  # …, changes of SkeletonData, clips at once
     ("SlowOnly, 48 × 56 × 56", 32, (4, 6, 3), {}, 1),
     ("base 16, one block a stage, 16 × 28 × 28", 16, (1, 1, 1), MINI, BATCH),
     ("base 8, one block a stage, 16 × 28 × 28", 8, (1, 1, 1), MINI, BATCH),
@@ -103,7 +105,7 @@ def batches(folder: Path, **changes: Any) -> Iterator[SkeletonBatch]:
     """The training batches of the small world, read anew."""
 
     options: dict[str, Any] = {"batch_size": BATCH, "persons": 1, "num_workers": 0, "val": "xsub_val"}
-    data = Data(annotations=str(folder / "annotations.pkl"), **options | changes)
+    data = SkeletonData(annotations=str(folder / "annotations.pkl"), **options | changes)
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # how many there are need not be told each time
         return iter(make_loaders(data, 0, COCO, tuple(ACTIONS)).train)
 

@@ -12,7 +12,7 @@ from torchvision.models import vgg16
 
 from sightword.engine.config import Optim
 from sightword.engine.optim import make_optimizer
-from sightword.systems.tokenizer.config import System
+from sightword.systems.tokenizer.config import TokenizerConfig
 from sightword.systems.tokenizer.task import make_task
 
 REPEATS = 3
@@ -23,7 +23,7 @@ def parts() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         trunk = Path(folder) / "vgg16.pth"
         torch.save({f"features.{name}": w for name, w in vgg16().features.state_dict().items()}, trunk)
-        task = make_task(System(lpips_weights=str(trunk)))
+        task = make_task(TokenizerConfig(lpips_weights=str(trunk)))
         task.lpips.load(torch.device("cpu"))
     optimizer = make_optimizer(Optim(), task)
     images = torch.rand(1, 3, 256, 256) * 2 - 1
@@ -32,7 +32,7 @@ def parts() -> dict[str, float]:
 
 
 def one_step(task, optimizer, images) -> dict[str, float]:
-    """The same work as Tokenizing.losses and its backward, cut where one part hands over to the next."""
+    """The same work as TokenizerTask.losses and its backward, cut where one part hands over to the next."""
     model, took = task.model, {}
 
     def timed(name: str, work: Callable[[], torch.Tensor]) -> torch.Tensor:

@@ -25,7 +25,7 @@ from sightword.towers.token_cache import Source, cache_tokens
 BATCH, TOKENS, WIDTH, LAYERS, PATCH, REPEATS = 2, 197, 768, 12, 16, 7
 # Multiplications and additions of an image: the blocks' 12·D² weights a token, both products of attention, the patches.
 OPERATIONS = LAYERS * (24 * TOKENS * WIDTH**2 + 4 * TOKENS**2 * WIDTH) + 2 * 3 * PATCH**2 * (TOKENS - 1) * WIDTH
-FORMS = ["value", "qq", "kk", "kk+gauss"]
+TOKEN_TYPES = ["value", "qq", "kk", "kk+gauss"]
 
 
 def tower(dtype: torch.dtype = torch.float32) -> CLIPImage:
@@ -54,8 +54,8 @@ def dense(dtype: torch.dtype) -> list[dict[str, Any]]:
     """What tokens of another form add to a plain forward pass, both measured in turns."""
     model, images = tower(dtype), torch.randn(BATCH, 3, 224, 224)
     rows = []
-    for names in [*([form] for form in FORMS), ["joint", "value", "qq", "kk"]]:
-        times = in_turns(lambda: model(images), lambda names=names: model.forms(images, names))
+    for names in [*([token_type] for token_type in TOKEN_TYPES), ["joint", "value", "qq", "kk"]]:
+        times = in_turns(lambda: model(images), lambda names=names: model.token_types(images, names))
         more = 100 * (statistics.median(b / a for a, b in times) - 1)
         row = {"dtype": str(dtype)[6:], "tokens": ", ".join(names), "plain ms": statistics.median(a for a, _ in times)}
         row |= {"with them ms": statistics.median(b for _, b in times), "more %": more}

@@ -40,7 +40,7 @@ _HOMES = {
     "load_published": "towers.vq.published",
     "sample_img_feat": "systems.points.lift.link",
     "text_tower": "towers.factory",
-    "word_vectors": "towers.prompt",
+    "class_embeddings": "towers.prompt",
 }
 __all__ = sorted(_HOMES)
 
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from sightword.systems.tokenizer.loss import LPIPS as LPIPS
     from sightword.towers.factory import image_tower as image_tower
     from sightword.towers.factory import text_tower as text_tower
-    from sightword.towers.prompt import word_vectors as word_vectors
+    from sightword.towers.prompt import class_embeddings as class_embeddings
     from sightword.towers.token_cache import TokenCache as TokenCache
     from sightword.towers.vq.image import VQImage as VQImage
     from sightword.towers.vq.network import Decoder as Decoder

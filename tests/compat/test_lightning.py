@@ -140,8 +140,14 @@ def test_every_argument_reaches_its_place():
     assert model.task.model.quantizer.decay == 0.7
     assert (model.optim.betas, model.optim.lr, model.optim.weight_decay) == ([0.1, 0.2], 2e-4, 0.0)
     gan = model_of(**GAN, disc_start=5, disc_warmup=6, disc_weight=0.25, disc_loss="non_saturating", lecam_weight=0.1)
-    critic = gan.task.critic
-    assert (critic.start, critic.warmup, critic.weight, critic.kind, critic.lecam_weight) == (
+    discriminator = gan.task.discriminator
+    assert (
+        discriminator.start,
+        discriminator.warmup,
+        discriminator.weight,
+        discriminator.kind,
+        discriminator.lecam_weight,
+    ) == (
         *(5, 6, 0.5 * 0.25, "non_saturating"),
         0.1,
     )
@@ -353,7 +359,7 @@ class Steps(Callback):
     """The gradient norm of each network, as each step of its optimiser saw it."""
 
     def __init__(self):
-        self.norms = {"main": [], "critic": []}
+        self.norms = {"main": [], "discriminator": []}
 
     def on_fit_start(self, trainer, pl_module):
         for name, optimizer in zip(self.norms, trainer.optimizers, strict=False):
@@ -393,12 +399,12 @@ def test_max_steps_counts_batches_with_two_optimisers_too(data):
     norms = fit(model, data, max_steps=10)
     assert model.batches == 10
     assert model.trainer.global_step == 10
-    assert {name: len(each) for name, each in norms.items()} == {"main": 10, "critic": 10}
+    assert {name: len(each) for name, each in norms.items()} == {"main": 10, "discriminator": 10}
 
 
 def test_clip_bounds_both_gradients(data):
     free, bound = (fit(model_of(**GAN, clip=clip), data) for clip in (0.0, 1e-3))
-    for name in ("main", "critic"):
+    for name in ("main", "discriminator"):
         assert min(free[name]) > 2e-3
         assert bound[name] == [pytest.approx(1e-3, rel=1e-3)] * 6
 
@@ -413,7 +419,7 @@ def test_accumulate_steps_every_so_many_batches(data):
     model = model_of(**GAN, accumulate=3)
     norms = fit(model, data, max_steps=-1, max_epochs=2)
     assert model.batches == 6
-    assert {name: len(each) for name, each in norms.items()} == {"main": 2, "critic": 2}
+    assert {name: len(each) for name, each in norms.items()} == {"main": 2, "discriminator": 2}
 
 
 def test_accumulated_gradients_are_their_mean():
@@ -429,10 +435,10 @@ def test_accumulated_gradients_are_their_mean():
 
 
 def test_adam_and_its_betas_are_the_documents_and_the_critic_has_its_own():
-    main, critic = model_of(**GAN, learning_rate=3e-4, weight_decay=0.1).configure_optimizers()
+    main, discriminator = model_of(**GAN, learning_rate=3e-4, weight_decay=0.1).configure_optimizers()
     assert isinstance(main, torch.optim.Adam)  # AdamW is one: the two are the same where nothing decays
     assert (main.defaults["lr"], main.defaults["betas"], main.defaults["weight_decay"]) == (3e-4, (0.9, 0.99), 0.1)
-    assert critic.defaults["betas"] == (0.5, 0.9)
+    assert discriminator.defaults["betas"] == (0.5, 0.9)
 
 
 @pytest.mark.parametrize(
@@ -499,7 +505,7 @@ def test_no_checkpoint_holds_the_perceptual_net(lpips_file, data, tmp_path):
     assert not [name for name in read_checkpoint(tmp_path / "last.ckpt")["state_dict"] if "lpips" in name]
 
 
-@pytest.mark.parametrize("options", [{"kmeans": True, "revive_after": 2}, GAN], ids=["vqvae", "vqgan"])
+@pytest.mark.parametrize("options", [{"kmeans": True, "restart_after": 2}, GAN], ids=["vqvae", "vqgan"])
 @pytest.mark.parametrize(
     "when", [{"every_n_train_steps": 4}, {"every_n_epochs": 1}], ids=["within an epoch", "after one"]
 )
@@ -561,7 +567,7 @@ def test_intents_train_on_plain_pairs_and_load_again(intent_values, tmp_path):
     trainer.fit(module, _intent_batches())
     assert not torch.equal(module.task.model.head.weight, head)
     assert torch.equal(module.task.model.book("coco").codes(), codes)
-    assert (module.task.asl[0], module.task.forms) == (1.0, {"coco": "value", "places": "joint"})
+    assert (module.task.asl[0], module.task.token_types) == (1.0, {"coco": "value", "places": "joint"})
     trainer.save_checkpoint(tmp_path / "it.ckpt")
     again = IntentonomyClipViTMultiStreamModule.load_from_checkpoint(tmp_path / "it.ckpt", weights_only=True).eval()
     images, _ = next(iter(_intent_batches()))

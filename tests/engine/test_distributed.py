@@ -21,7 +21,7 @@ def train(words, cwd):
 @pytest.mark.parametrize(
     "words",
     [
-        ["experiment=tokenizer/mini", "system.kmeans=false", "system.revive_after=0"],
+        ["experiment=tokenizer/mini", "system.kmeans=false", "system.restart_after=0"],
         ["experiment=tokenizer/vqgan", "system.disc_start=1", "system.disc_warmup=0", "system.disc_channels=4"],
     ],
     ids=["one optimiser", "two optimisers"],

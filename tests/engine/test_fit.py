@@ -71,21 +71,21 @@ class Toy(Task):
 
 
 class Rivals(Toy):
-    """A toy with a critic."""
+    """A toy with a discriminator."""
 
     def __init__(self):
         super().__init__()
-        self.critic = nn.Linear(2, 1)
+        self.discriminator = nn.Linear(2, 1)
 
-    def critic_losses(self, batch):
-        return {"critic_loss": (self.critic(batch) - 1).square().mean()}
+    def discriminator_losses(self, batch):
+        return {"discriminator_loss": (self.discriminator(batch) - 1).square().mean()}
 
 
 def start(folder, make=Toy, optim=None, **trainer):
     """Train what `make` makes: three batches an epoch, one for validation."""
     torch.manual_seed(0)
     task = make()
-    defaults = {"accelerator": "cpu", "steps": 6, "val_every": 3, "log_every": 1, "pictures_every": 1000}
+    defaults = {"accelerator": "cpu", "steps": 6, "val_every": 3, "log_every": 1, "images_every": 1000}
     config = Run(
         experiment="toy/sum", system={}, data={}, optim=Optim(**optim or {}), trainer=Trainer(**defaults | trainer)
     )
@@ -178,27 +178,29 @@ def test_the_optimiser_is_the_one_named(name, kind):
 
 def test_a_critic_has_an_optimiser_of_its_own_and_does_not_count_as_a_step(tmp_path):
     task = Rivals()
-    before = task.critic.weight.clone()
-    start(tmp_path, lambda: task, optim={"lr": 0.1, "critic_lr": 0.02, "critic_betas": [0.3, 0.4]}, steps=5)
+    before = task.discriminator.weight.clone()
+    start(
+        tmp_path, lambda: task, optim={"lr": 0.1, "discriminator_lr": 0.02, "discriminator_betas": [0.3, 0.4]}, steps=5
+    )
     last = kept(tmp_path, "last")
     assert (last["batches"], last["global_step"]) == (5, 5)
-    (main,), (critic,) = ([o["param_groups"][0]] for o in last["optimizer_states"])
-    assert (main["lr"], critic["lr"], tuple(critic["betas"])) == (0.1, 0.02, (0.3, 0.4))
-    assert (task.critic.weight - before).abs().max() > 0.05
-    assert list(column(tmp_path, "train/critic_loss")) == [1, 2, 3, 4, 5]
+    (main,), (discriminator,) = ([o["param_groups"][0]] for o in last["optimizer_states"])
+    assert (main["lr"], discriminator["lr"], tuple(discriminator["betas"])) == (0.1, 0.02, (0.3, 0.4))
+    assert (task.discriminator.weight - before).abs().max() > 0.05
+    assert list(column(tmp_path, "train/discriminator_loss")) == [1, 2, 3, 4, 5]
     totals, fits, sizes = (list(column(tmp_path, f"train/{n}").values()) for n in ("total_loss", "fit", "size"))
     assert totals == pytest.approx([2 * f + s for f, s in zip(fits, sizes, strict=True)], rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", [Toy, Rivals])
 def test_gradients_of_several_batches_are_one_step_and_never_cut_by_a_checkpoint(kind, watched, tmp_path, monkeypatch):
-    saved, save = [], callbacks.Keeper._save
+    saved, save = [], callbacks.CheckpointCallback._save
 
     def noting(self, trainer, name):
         saved.append((name, trainer.lightning_module.batches))
         save(self, trainer, name)
 
-    monkeypatch.setattr(callbacks.Keeper, "_save", noting)
+    monkeypatch.setattr(callbacks.CheckpointCallback, "_save", noting)
     start(tmp_path, kind, optim={"accumulate": 2}, save_every=1, steps=4, val_every=4)
     assert len(watched) == 2
     assert [at for name, at in saved if name == "last"] == [2, 4]
@@ -289,7 +291,7 @@ def test_metrics_csv_has_a_row_for_what_was_logged_when(tmp_path):
 
 
 def test_pictures_are_files_named_by_stage_and_batch(tmp_path):
-    start(tmp_path, pictures_every=4)
+    start(tmp_path, images_every=4)
     sizes = {path.name: Image.open(path).size for path in (tmp_path / "pictures").iterdir()}
     assert sizes == {"val_dot_0000003.png": (6, 1), "train_dot_0000004.png": (2, 1), "val_dot_0000006.png": (6, 1)}
 
@@ -449,7 +451,7 @@ def test_pictures_are_drawn_after_the_step_and_disturb_nothing_that_it_needs(mak
             self.canvas.zero_()
             return super().pictures(batch)
 
-    result = start(tmp_path, Overwriting, pictures_every=2, log_every=2, optim={"accumulate": 2})
+    result = start(tmp_path, Overwriting, images_every=2, log_every=2, optim={"accumulate": 2})
     assert result.finished
     assert sorted(path.name for path in (tmp_path / "pictures").glob("train*")) == [
         f"train_dot_{step:07d}.png" for step in (2, 4, 6)

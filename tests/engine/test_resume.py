@@ -11,9 +11,9 @@ from conftest import assert_same
 
 from sightword.cli.main import main
 from sightword.storage.checkpoint import read_checkpoint
-from sightword.systems.tokenizer.task import Tokenizing
+from sightword.systems.tokenizer.task import TokenizerTask
 
-PLAIN = ["experiment=tokenizer/mini", "system.kmeans=true", "system.revive_after=2", "optim.ema=0.9"]
+PLAIN = ["experiment=tokenizer/mini", "system.kmeans=true", "system.restart_after=2", "optim.ema=0.9"]
 ADVERSARIAL = [
     "experiment=tokenizer/vqgan",
     "system.disc_start=1",
@@ -45,7 +45,7 @@ def at_batch(monkeypatch):
     """Do something in the middle of a training batch, once."""
 
     def arrange(number, action):
-        losses, done = Tokenizing.losses, []
+        losses, done = TokenizerTask.losses, []
 
         def losses_and_action(self, batch):
             if self.batches == number and not done:
@@ -53,7 +53,7 @@ def at_batch(monkeypatch):
                 action()
             return losses(self, batch)
 
-        monkeypatch.setattr(Tokenizing, "losses", losses_and_action)
+        monkeypatch.setattr(TokenizerTask, "losses", losses_and_action)
 
     return arrange
 
@@ -80,12 +80,12 @@ def test_a_run_killed_with_9_goes_on_to_the_same_result(tiny, tmp_path):
     assert main(["train", *words, f"out={tmp_path / 'straight'}"]) == 0
     killer = (
         "import os, signal, sys\nfrom sightword.cli.main import main\n"
-        "from sightword.systems.tokenizer.task import Tokenizing\n"
-        "losses = Tokenizing.losses\n"
+        "from sightword.systems.tokenizer.task import TokenizerTask\n"
+        "losses = TokenizerTask.losses\n"
         "def deadly(self, batch):\n"
         "    if self.batches == 7: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return losses(self, batch)\n"
-        "Tokenizing.losses = deadly\nmain(sys.argv[1:])\n"
+        "TokenizerTask.losses = deadly\nmain(sys.argv[1:])\n"
     )
     command = [sys.executable, "-c", killer, "train", *words, f"out={tmp_path / 'killed'}"]
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == -signal.SIGKILL

@@ -32,8 +32,8 @@ def test_patches_know_their_thing_and_action_by_the_values_of_the_last_attention
 
 def test_its_last_tokens_have_the_flaw_of_the_published_clips(measures):
     """SCLIP, ClearCLIP and NACLIP found it: the dense forms name what a patch shows better than the last tokens do."""
-    for form in ("value", "qq", "kk", "kk+gauss"):
-        assert measures[f"object/{form}"] > measures["object/joint"] + 0.05
+    for token_type in ("value", "qq", "kk", "kk+gauss"):
+        assert measures[f"object/{token_type}"] > measures["object/joint"] + 0.05
 
 
 def test_its_last_tokens_know_the_place_better_than_the_values_do(measures):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sightword.ops.momentum import EMPTY, EMATwin, Queue
+from sightword.ops.momentum import EMPTY, EMAModel, Queue
 
 
 def test_a_queue_is_written_around_its_end():
@@ -43,7 +43,7 @@ def trained():
 
 def test_the_twin_averages_parameters_and_the_buffers_of_batch_norm():
     model = trained()
-    twin = EMATwin(model, 0.9)
+    twin = EMAModel(model, 0.9)
     before = {name: value.clone() for name, value in twin.module.state_dict().items()}
     for _ in range(3):
         model(torch.randn(16, 3) + 5)
@@ -60,7 +60,7 @@ def test_the_twin_averages_parameters_and_the_buffers_of_batch_norm():
 
 def test_a_young_twin_follows_faster():
     model = nn.Linear(1, 1, bias=False)
-    twin = EMATwin(model, 0.995)
+    twin = EMAModel(model, 0.995)
     twin.module.weight.data.zero_()
     model.weight.data.fill_(1)
     twin.update(model)
@@ -71,7 +71,7 @@ def test_a_young_twin_follows_faster():
 
 def test_the_twin_is_in_eval_mode_and_has_no_gradients():
     model = trained()
-    twin = EMATwin(model).train()
+    twin = EMAModel(model).train()
     assert not any(module.training for module in twin.modules())
     assert not any(parameter.requires_grad for parameter in twin.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -81,10 +81,10 @@ def test_the_twin_is_in_eval_mode_and_has_no_gradients():
 
 def test_what_is_shared_is_neither_copied_nor_saved_twice():
     model = nn.ModuleDict({"text": nn.Linear(2, 2).requires_grad_(False), "head": nn.Linear(2, 2)})
-    twin = EMATwin(model, shared=("text",))
+    twin = EMAModel(model, shared=("text",))
     assert twin.module.text is model["text"]
     assert [name for name in twin.state_dict() if "text" in name] == []
     twin.update(model)
     assert isinstance(model["text"].weight, nn.Parameter)
     with pytest.raises(ValueError, match=r"\[0, 1\)"):
-        EMATwin(model, 1.0)
+        EMAModel(model, 1.0)

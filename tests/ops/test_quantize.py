@@ -195,7 +195,7 @@ def test_kmeans_finds_the_groups_and_the_first_batch_starts_from_it():
     assert (quantizer.weight.amax(1) < 15).sum() == 2, "k-means of the second batch would have moved all three"
 
 
-REVIVED = {"decay": 0.9, "revive_after": 3}
+REVIVED = {"decay": 0.9, "restart_after": 3}
 
 
 def moved_batches(quantizer, steps):
@@ -256,7 +256,7 @@ def test_a_frozen_codebook_never_changes(metric):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_learnt_in_eval(kind):
-    options = {"kmeans": True, "revive_after": 1} if kind == "ema" else {}
+    options = {"kmeans": True, "restart_after": 1} if kind == "ema" else {}
     quantizer = build(kind, normal(50, 8, seed=1), **options).eval()
     before = state(quantizer)
     for _ in range(3):
@@ -271,7 +271,7 @@ def test_nothing_is_learnt_in_eval(kind):
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_resumed_codebook_continues_bit_for_bit(metric):
     def fresh():
-        return VectorQuantizerEMA(50, 8, metric=metric, kmeans=True, revive_after=2)
+        return VectorQuantizerEMA(50, 8, metric=metric, kmeans=True, restart_after=2)
 
     def steps(quantizer, start):
         torch.rand(7)  # nothing may come from the global generator
@@ -339,7 +339,7 @@ def test_two_ranks_under_lightning_hold_the_codebook_of_one_process_on_both_batc
     options = {
         "plain": {"decay": 0.8},
         "cosine": {"decay": 0.8, "metric": "cosine"},
-        "revived": {"decay": 0.8, "revive_after": 2},
+        "revived": {"decay": 0.8, "restart_after": 2},
         "kmeans": {"decay": 0.8, "kmeans": True},
     }
     torch.save((x, start, options), tmp_path / "given.pt")
@@ -363,10 +363,10 @@ def test_two_ranks_under_lightning_hold_the_codebook_of_one_process_on_both_batc
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("revive_after", [0, 50])
-def test_settled_codes_go_one_percent_of_the_way_however_many_vectors_they_get(metric, revive_after):
+@pytest.mark.parametrize("restart_after", [0, 50])
+def test_settled_codes_go_one_percent_of_the_way_however_many_vectors_they_get(metric, restart_after):
     x, codes = F.normalize(normal(5000, 4), dim=1), F.normalize(normal(8, 4, seed=1), dim=1)
-    settled = build("ema", codes, metric, decay=0.99, revive_after=revive_after).train()
+    settled = build("ema", codes, metric, decay=0.99, restart_after=restart_after).train()
     settled.settle()
     ids = settled.nearest(x)
     assert ids.bincount(minlength=8).min() > 50

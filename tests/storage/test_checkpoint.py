@@ -165,13 +165,13 @@ def test_another_file_is_named_as_such_in_one_line(tmp_path, content, said):
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
 @pytest.mark.parametrize("kept", [0.3, 0.9])
-def test_a_file_cut_short_is_said_to_be(tmp_path, form, kept):
-    file = tmp_path / ("x.safetensors" if form == "safetensors" else "x.ckpt")
+def test_a_file_cut_short_is_said_to_be(tmp_path, token_type, kept):
+    file = tmp_path / ("x.safetensors" if token_type == "safetensors" else "x.ckpt")
     weights = {"w": torch.zeros(100)}
-    if form == "safetensors":
+    if token_type == "safetensors":
         save_file(weights, file)
     else:
-        torch.save(weights, file, _use_new_zipfile_serialization=form == "zip")
+        torch.save(weights, file, _use_new_zipfile_serialization=token_type == "zip")
     whole = file.read_bytes()
     file.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(ValueError, match=r"cannot be read, it is damaged|not a whole safetensors file") as error:

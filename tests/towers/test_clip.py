@@ -13,7 +13,7 @@ from sightword.towers import hub
 from sightword.towers.clip import checkpoint as clip_checkpoint
 from sightword.towers.clip import dense as clip_dense
 from sightword.towers.clip import encoder as clip
-from sightword.towers.clip.dense import Form
+from sightword.towers.clip.dense import TokenType
 from sightword.towers.clip.encoder import CLIP
 from sightword.towers.clip.positions import causal_mask, resize_image_positions, resize_text_positions
 from sightword.towers.preprocess import Preprocess
@@ -50,8 +50,8 @@ def test_any_size_gives_what_open_clip_gives_with_resampled_positions(random_cli
     theirs.visual.output_tokens = True
     with torch.no_grad():
         pooled, tokens = theirs.visual(images(*size, count=1))
-        resampled_then = pair.image.forms(images(*size, count=1), ["post"])["post"]
-        resampled_once = CLIP.load(random_clip[0], size=size, form="post").image(images(*size, count=1))
+        resampled_then = pair.image.token_types(images(*size, count=1), ["post"])["post"]
+        resampled_once = CLIP.load(random_clip[0], size=size, token_type="post").image(images(*size, count=1))
     for ours in (resampled_then, resampled_once):
         torch.testing.assert_close(ours.pooled, pooled, rtol=0, atol=1e-5)
         torch.testing.assert_close(ours.tokens, tokens, rtol=0, atol=1e-5)
@@ -256,9 +256,9 @@ def naive_attention(block, x, kind, grid, sigma):
 
 
 @pytest.mark.parametrize("form", ["value", "qq", "kk", "qq+gauss", "kk+gauss2.5"])
-def test_dense_tokens_are_the_published_formulas(random_clip, pair, form):
+def test_dense_tokens_are_the_published_formulas(random_clip, pair, token_type):
     model, size = random_clip[1], (24, 32)
-    kind, sigma = Form.parse(form)
+    kind, sigma = TokenType.parse(token_type)
     with torch.no_grad():
         visual = model.visual
         batch = images(*size)
@@ -266,7 +266,7 @@ def test_dense_tokens_are_the_published_formulas(random_clip, pair, form):
         hook = pair.image.visual.transformer.resblocks[-1].register_forward_pre_hook(
             lambda _, args: inside.update(x=args[0])
         )
-        ours = pair.image.forms(batch, [form])[form].tokens
+        ours = pair.image.token_types(batch, [token_type])[token_type].tokens
         hook.remove()
         for number, x in enumerate(inside["x"]):
             naive = naive_attention(visual.transformer.resblocks[-1], x, kind, (3, 4), sigma)
@@ -275,13 +275,13 @@ def test_dense_tokens_are_the_published_formulas(random_clip, pair, form):
 
 
 def test_the_kinds_of_tokens_differ(pair):
-    found = pair.image.forms(images(32, 32), ["joint", "value", "qq", "kk", "qq+gauss", "kk+gauss"])
+    found = pair.image.token_types(images(32, 32), ["joint", "value", "qq", "kk", "qq+gauss", "kk+gauss"])
     kinds = [encoded.tokens for encoded in found.values()]
     assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(kinds) for b in kinds[:i])
 
 
 def test_joint_tokens_are_post_tokens_projected(random_clip, pair):
-    found = pair.image.forms(images(32, 32), ["post", "joint"])
+    found = pair.image.token_types(images(32, 32), ["post", "joint"])
     assert found["post"].tokens.shape == (2, 16, 48)
     torch.testing.assert_close(
         found["post"].tokens @ random_clip[1].visual.proj, found["joint"].tokens, rtol=0, atol=1e-5
@@ -292,11 +292,11 @@ def test_several_forms_cost_one_forward_pass_and_are_what_each_gives_alone(pair)
     runs = []
     hook = pair.image.visual.transformer.resblocks[0].register_forward_hook(lambda *_: runs.append(1))
     names = ["post", "joint", "value", "qq", "kk+gauss"]
-    together = pair.image.forms(images(32, 32), names)
+    together = pair.image.token_types(images(32, 32), names)
     assert len(runs) == 1
     hook.remove()
     for name in names:
-        alone = pair.image.forms(images(32, 32), [name])[name]
+        alone = pair.image.token_types(images(32, 32), [name])[name]
         assert torch.equal(alone.tokens, together[name].tokens)
         assert torch.equal(alone.pooled, together[name].pooled)
 
@@ -309,22 +309,22 @@ def test_layer_scale_is_part_of_a_dense_token(tmp_path):
     save_file({name: value.clone() for name, value in model.state_dict().items()}, tmp_path / "m" / clip.WEIGHTS)
     tower = CLIP.load(tmp_path / "m").image
     block, x = model.visual.transformer.resblocks[-1], torch.randn(1, 17, 48)
-    ours = clip_dense.attend(tower.visual.transformer.resblocks[-1], x, Form("value"), (4, 4), {})
+    ours = clip_dense.attend(tower.visual.transformer.resblocks[-1], x, TokenType("value"), (4, 4), {})
     torch.testing.assert_close(ours[0], scale(naive_attention(block, x[0], "value", (4, 4), 0)), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrong", ["patch", "value+gauss", "kk+gauss0", "kk+", "post+gauss", ""])
 def test_a_form_that_is_not_there_is_refused_with_those_that_are(wrong):
     with pytest.raises(ValueError, match="value, qq, kk") as error:
-        Form.parse(wrong)
+        TokenType.parse(wrong)
     assert "\n" not in str(error.value)
 
 
 def test_a_forms_width_is_read_from_the_model(random_clip):
-    assert CLIP.load(random_clip[0], form="post").image.width == 48
-    assert CLIP.load(random_clip[0], form="kk").image.width == 24
-    for form in ("post", "joint", "qq+gauss"):
-        tower = CLIP.load(random_clip[0], form=form).image
+    assert CLIP.load(random_clip[0], token_type="post").image.width == 48
+    assert CLIP.load(random_clip[0], token_type="kk").image.width == 24
+    for token_type in ("post", "joint", "qq+gauss"):
+        tower = CLIP.load(random_clip[0], token_type=token_type).image
         found = tower(images(32, 32))
         assert (found.tokens.shape[2], found.pooled.shape[1]) == (tower.width, tower.embed_dim)
 
@@ -389,7 +389,7 @@ def test_a_frozen_tower_stays_in_eval_mode_and_gives_the_same_bits(random_clip):
 
 
 def test_a_tower_that_is_not_frozen_trains(random_clip):
-    tower = CLIP.load(random_clip[0], form="qq").image
+    tower = CLIP.load(random_clip[0], token_type="qq").image
     found = tower.train()(images(32, 32))
     (found.tokens.square().sum() + found.pooled.square().sum()).backward()
     lacking = [name for name, value in tower.named_parameters() if value.grad is None or not value.grad.any()]
@@ -404,8 +404,8 @@ def test_half_precision_inside_is_float32_outside(random_clip, pair, dtype):
     with torch.no_grad():
         for ours, full in [
             (
-                half.image.forms(images(32, 48), ["kk+gauss"])["kk+gauss"],
-                pair.image.forms(images(32, 48), ["kk+gauss"])["kk+gauss"],
+                half.image.token_types(images(32, 48), ["kk+gauss"])["kk+gauss"],
+                pair.image.token_types(images(32, 48), ["kk+gauss"])["kk+gauss"],
             ),
             (half.text.encode(TEXTS), pair.text.encode(TEXTS)),
         ]:
@@ -416,15 +416,15 @@ def test_half_precision_inside_is_float32_outside(random_clip, pair, dtype):
 
 @pytest.mark.slow
 def test_a_tower_is_one_graph_for_torch_compile(random_clip, pair):
-    tower = CLIP.load(random_clip[0], form="kk+gauss").image.freeze()
+    tower = CLIP.load(random_clip[0], token_type="kk+gauss").image.freeze()
     compiled = torch.compile(tower, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(images(32, 48)), tower(images(32, 48)))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("form", ["post", "value", "kk+gauss"])
-def test_a_gpu_gives_what_the_cpu_gives(random_clip, form):
-    tower = CLIP.load(random_clip[0], form=form).image.freeze()
+def test_a_gpu_gives_what_the_cpu_gives(random_clip, token_type):
+    tower = CLIP.load(random_clip[0], token_type=token_type).image.freeze()
     here = tower(images(32, 48))
     there = torch.compile(tower.cuda(), fullgraph=True)(images(32, 48).cuda())
     torch.testing.assert_close(there.tokens.cpu(), here.tokens, rtol=0, atol=1e-2)  # TF32

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from sightword.towers.base import Encoded
-from sightword.towers.prompt import word_vectors
+from sightword.towers.prompt import class_embeddings
 from sightword.towers.tokenizer import HFTokenizer, TextTokenizer
 
 
@@ -16,7 +16,7 @@ def test_word_vectors_are_of_length_one_though_the_prompts_differ():
     vectors = {"a red": [3.0, 0.0], "the red": [0.0, 0.5], "a blue": [1.0, 0.0], "the blue": [-0.6, 0.8]}
     encode = lambda texts: Encoded(torch.empty(0), torch.tensor([vectors[text] for text in texts]))  # noqa: E731
     for batch_size in (1, 3, 256):
-        found = word_vectors(SimpleNamespace(encode=encode), ["red", "blue"], ["a {}", "the {}"], batch_size)
+        found = class_embeddings(SimpleNamespace(encode=encode), ["red", "blue"], ["a {}", "the {}"], batch_size)
         blue = torch.tensor([0.4, 0.8])  # the sum of the unit vectors, of length 0.9
         torch.testing.assert_close(found, torch.stack([torch.tensor([0.5, 0.5]).sqrt(), blue / blue.norm()]))
 

@@ -65,9 +65,11 @@ def stopped(monkeypatch, shards, *args, **options):
 
 def spoil(monkeypatch, change):
     """Let CLIPs give other tokens."""
-    forms = CLIPImage.forms
+    token_types = CLIPImage.token_types
     monkeypatch.setattr(
-        CLIPImage, "forms", lambda *args: {k: v._replace(tokens=change(v.tokens)) for k, v in forms(*args).items()}
+        CLIPImage,
+        "forms",
+        lambda *args: {k: v._replace(tokens=change(v.tokens)) for k, v in token_types(*args).items()},
     )
 
 
@@ -89,12 +91,12 @@ def index_of(root, out):
 
 def computed(monkeypatch):
     """A list that gets the number of images of every batch that is encoded."""
-    counts, forms = [], CLIPImage.forms
+    counts, token_types = [], CLIPImage.token_types
 
     def counting(self, images, names):
         if not torch.equal(images, torch.zeros_like(images)):  # the probe that asks for shapes
             counts.append(len(images))
-        return forms(self, images, names)
+        return token_types(self, images, names)
 
     monkeypatch.setattr(CLIPImage, "forms", counting)
     return counts
@@ -107,7 +109,7 @@ def test_what_is_read_is_what_the_tower_gives(source, pictures, tmp_path):
     for path in cache:
         picture = Image.open(pictures / path).convert("RGB")
         with torch.no_grad():
-            wanted = tower.forms(tower.preprocess(picture)[None], ["post", "kk+gauss"])
+            wanted = tower.token_types(tower.preprocess(picture)[None], ["post", "kk+gauss"])
         for name in ("post", "kk+gauss"):
             np.testing.assert_allclose(cache[path][name], wanted[name].tokens[0], atol=1e-5)
         np.testing.assert_allclose(cache.get(path, "pooled"), wanted["post"].pooled[0], atol=1e-5)
@@ -174,10 +176,10 @@ def test_an_image_is_found_by_its_bytes_wherever_it_lies(source, pictures, tmp_p
         ({}, ["post", "value"], "dtypes.value is None"),
     ],
 )
-def test_rows_of_another_recipe_never_mix(random_clip, pictures, tmp_path, options, forms, told):
+def test_rows_of_another_recipe_never_mix(random_clip, pictures, tmp_path, options, token_types, told):
     cache_tokens(Source(str(random_clip[0]), {}), pictures, tmp_path / "out", ["post"])
     with pytest.raises(ValueError, match=told) as error:
-        cache_tokens(Source(str(random_clip[0]), options), pictures, tmp_path / "out", forms)
+        cache_tokens(Source(str(random_clip[0]), options), pictures, tmp_path / "out", token_types)
     assert "\n" not in str(error.value)
 
 
@@ -244,7 +246,7 @@ def test_what_is_no_number_is_refused_with_the_images_name(random_clip, pictures
     blue = pictures / "blue.png"
     Image.new("RGB", (40, 40), "blue").save(blue)
     source = Source(str(random_clip[0]), {"dtype": torch.bfloat16})
-    (known,) = source.open().forms(source.open().preprocess(Image.open(blue))[None], ["post"]).values()
+    (known,) = source.open().token_types(source.open().preprocess(Image.open(blue))[None], ["post"]).values()
 
     def change(tokens):
         ours = (tokens - known.tokens).abs().amax((1, 2)) < 0.05
@@ -574,7 +576,7 @@ def test_a_tower_without_several_forms_says_so(random_clip):
 
     tower = image_tower(random_clip[0])
     with pytest.raises(ValueError, match="has post tokens and no value"):
-        ImageTower.forms(tower, torch.zeros(1, 3, 32, 32), ["post", "value"])
+        ImageTower.token_types(tower, torch.zeros(1, 3, 32, 32), ["post", "value"])
 
 
 def test_a_worker_computes_on_the_cpu_where_there_is_no_gpu(monkeypatch):

@@ -266,7 +266,7 @@ def test_tokens_are_the_codes_and_their_mean():
     "quantizer",
     [
         VectorQuantizer(16, 5, 0.5, "cosine"),
-        VectorQuantizerEMA(16, 6, decay=0.9, kmeans=True, revive_after=7),
+        VectorQuantizerEMA(16, 6, decay=0.9, kmeans=True, restart_after=7),
         FrozenQuantizer(torch.randn(16, 6)),
     ],
     ids=lambda quantizer: type(quantizer).__name__,

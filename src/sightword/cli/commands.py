@@ -113,14 +113,24 @@ def cache(
     if dtype not in kinds:
         raise ValueError(f"dtype is {', '.join(kinds)}; got {dtype!r}")
     source = Source(tower, {"tag": tag, "size": size_of(size), "dtype": kinds[dtype]})
-    forms = tokens.split(",") if tokens else ["post"]
+    token_types = tokens.split(",") if tokens else ["post"]
     kept = cache_tokens(
-        source, images, out, forms, disk, batch_size, shard_size, on_error, engine=engine, workers=workers, gpus=gpus
+        source,
+        images,
+        out,
+        token_types,
+        disk,
+        batch_size,
+        shard_size,
+        on_error,
+        engine=engine,
+        workers=workers,
+        gpus=gpus,
     )
     lacking = len(set(kept.index.values()) - kept.keys())
     print(f"{len(kept)} images in {out}" + (f"; {lacking} of {images} without tokens" if lacking else ""))
     if (path := next(iter(kept), None)) is not None:
-        print(f"read it: TokenCache({out!r})[{path!r}][{forms[0]!r}]")
+        print(f"read it: TokenCache({out!r})[{path!r}][{token_types[0]!r}]")
 
 
 def list_experiments() -> None:

@@ -17,11 +17,11 @@ from sightword.engine.fit import Loop
 from sightword.metrics.codebook import perplexity, usage
 from sightword.systems.intent import config as intent_config
 from sightword.systems.intent.data import IntentBatch
-from sightword.systems.intent.task import WordReading
+from sightword.systems.intent.task import MultiStreamTask
 from sightword.systems.intent.task import make_task as make_intent_task
-from sightword.systems.tokenizer.config import Data, System
+from sightword.systems.tokenizer.config import TokenizerConfig, TokenizerData
 from sightword.systems.tokenizer.data import make_loaders
-from sightword.systems.tokenizer.task import Tokenizing, make_task
+from sightword.systems.tokenizer.task import TokenizerTask, make_task
 
 
 class VQVAEModel(Loop):
@@ -37,7 +37,7 @@ class VQVAEModel(Loop):
     and `clip` here, as the Trainer refuses its own.
     """
 
-    task: Tokenizing
+    task: TokenizerTask
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class VQVAEModel(Loop):
         metric: str = "euclidean",
         codebook: str = "ema",
         kmeans: bool = False,
-        revive_after: int = 0,
+        restart_after: int = 0,
         lpips_weights: str = "",
         disc_start: int = 0,
         disc_weight: float = 0.8,
@@ -89,7 +89,7 @@ class VQVAEModel(Loop):
                 "accumulate and clip are for lambda_gan > 0; without it give accumulate_grad_batches and "
                 "gradient_clip_val to the Trainer"
             )
-        named = {name: value for name, value in values.items() if name in System.__dataclass_fields__}
+        named = {name: value for name, value in values.items() if name in TokenizerConfig.__dataclass_fields__}
         lists = {name: list(values[name]) for name in ("encoder_channels", "decoder_channels")}
         optim = Optim(
             name="adamw",
@@ -102,10 +102,10 @@ class VQVAEModel(Loop):
             clip=clip,
         )
         super().__init__(
-            make_task(System(**named | lists)),
+            make_task(TokenizerConfig(**named | lists)),
             optim,
             log_every=log_every_n_steps,
-            pictures_every=log_images_every_n_steps,
+            images_every=log_images_every_n_steps,
         )
         self.save_hyperparameters(values | lists)
 
@@ -181,7 +181,7 @@ class AnimeDataModule(pl.LightningDataModule):
         on_error: str = "raise",
     ) -> None:
         super().__init__()
-        self.data = Data(
+        self.data = TokenizerData(
             root=str(data_dir),
             batch_size=batch_size,
             val_split=val_split,
@@ -213,7 +213,7 @@ class IntentonomyClipViTMultiStreamModule(Loop):
     `IntentBatch`, or (images (B, 3, H, W) in [-1, 1], targets (B, 28)).
     """
 
-    task: WordReading
+    task: MultiStreamTask
 
     def __init__(
         self,
@@ -239,7 +239,7 @@ class IntentonomyClipViTMultiStreamModule(Loop):
         told: dict[str, Any] = {"semantic_anchors_path": semantic_anchors_path, "freeze_codebook": freeze_codebook}
         told |= {"semantic_consistency_weight": semantic_consistency_weight, "tower": tower, "tag": tag}
         config = intent_config.System(**told | ({"tokens": tokens} if tokens else {}) | system)
-        task = cast(WordReading, make_intent_task(config))
+        task = cast(MultiStreamTask, make_intent_task(config))
         present = {role: scale for role, scale in scales.items() if role in task.roles()}
         super().__init__(task, Optim(name="adamw", lr=lr, weight_decay=weight_decay, lr_scale=present))
         self.save_hyperparameters(values | system)
@@ -249,7 +249,7 @@ class IntentonomyClipViTMultiStreamModule(Loop):
         return self.task.logits(IntentBatch(images.new_zeros(len(images), 0), [], images))
 
     def get_code_indices(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
-        """See `WordReading.get_code_indices`."""
+        """See `MultiStreamTask.get_code_indices`."""
         return self.task.get_code_indices(images)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> IntentBatch:

@@ -30,7 +30,7 @@ class Diverged(ValueError):
 
 
 class Report(Callback):
-    """Tests the losses, logs and draws: after each batch's step, and before `Keeper` saves it."""
+    """Tests the losses, logs and draws: after each batch's step, and before `CheckpointCallback` saves it."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.is_global_zero:  # a folder with this file has trained, and is never taken away
@@ -50,7 +50,7 @@ class Average(EMAWeightAveraging):
         super().on_validation_epoch_end(trainer, pl_module)
 
 
-class Keeper(Callback):
+class CheckpointCallback(Callback):
     """Says when to validate, keeps checkpoints/last.ckpt and best.ckpt, and ends on SIGINT or SIGTERM, `last` written.
 
     A batch that is validated is saved after its validation, so that a resumed run neither repeats nor skips it.

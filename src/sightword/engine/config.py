@@ -22,17 +22,17 @@ class Optim:
     clip: float = 0.0  # largest gradient norm; 0 does not clip
     accumulate: int = 1  # batches per optimiser step
     ema: float = 0.0  # decay of the averaged weights that are evaluated and exported; 0 keeps none
-    critic_lr: float = 0.0  # the second optimiser's, if the task has a critic; 0 takes lr
-    critic_betas: list[float] = field(default_factory=lambda: [0.5, 0.9])
+    discriminator_lr: float = 0.0  # the second optimiser's, if the task has a discriminator; 0 takes lr
+    discriminator_betas: list[float] = field(default_factory=lambda: [0.5, 0.9])
 
     def __post_init__(self) -> None:
         _one_of("optim.name", self.name, ("adamw", "adam", "sgd"))
         _one_of("optim.schedule", self.schedule, ("constant", "cosine"))
         if self.accumulate < 1:
             raise ValueError(f"optim.accumulate counts batches per step, so it is at least 1, got {self.accumulate}")
-        if len(self.betas) != 2 or len(self.critic_betas) != 2:
+        if len(self.betas) != 2 or len(self.discriminator_betas) != 2:
             raise ValueError(
-                f"optim.betas and critic_betas are two numbers each, got {self.betas}, {self.critic_betas}"
+                f"optim.betas and discriminator_betas are two numbers each, got {self.betas}, {self.discriminator_betas}"
             )
         if not 0 <= self.ema < 1:
             raise ValueError(f"optim.ema is a decay in [0, 1), got {self.ema}")
@@ -47,7 +47,7 @@ class Trainer:
     val_every: int = 0  # batches between validations; 0: once an epoch
     save_every: int = 500  # batches between checkpoints/last.ckpt, besides the one at each validation
     log_every: int = 50
-    pictures_every: int = 500
+    images_every: int = 500
     monitor: str = ""  # the validation measure that chooses checkpoints/best.ckpt; none: no best is kept
     mode: str = "max"  # max | min: whether more of it is better
     accelerator: str = "auto"
@@ -59,7 +59,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         _one_of("trainer.mode", self.mode, ("max", "min"))
-        for name in ("save_every", "log_every", "pictures_every"):
+        for name in ("save_every", "log_every", "images_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} counts batches, so it is at least 1, got {getattr(self, name)}")
         if self.devices < 1 or self.num_nodes < 1:

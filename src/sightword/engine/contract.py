@@ -23,18 +23,18 @@ SPLITS = {
 class Task(nn.Module):
     """One objective. The total that is trained is Σ weights[name] · losses[name]; all of `losses` is trained.
 
-    A second network that is trained against the first (a discriminator) is the `critic`: it has its own optimiser
-    and its own losses, and the loop calls `losses` first and `critic_losses` after, once a batch each.
+    A second network that is trained against the first (a discriminator) is the `discriminator`: it has its own optimiser
+    and its own losses, and the loop calls `losses` first and `discriminator_losses` after, once a batch each.
     """
 
     weights: dict[str, float | Tensor]  # loss name → weight; a name that is missing weighs 1
-    critic: nn.Module | None
+    discriminator: nn.Module | None
     batches: int = 0  # how many batches were trained before this one; the loop keeps it, checkpoints hold it
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
         self.weights = dict(weights or {})
-        self.critic = None  # not on the class, where it would hide the module that a system assigns
+        self.discriminator = None  # not on the class, where it would hide the module that a system assigns
 
     def reads(self) -> dict[str, Any]:
         """What its system's `make_loaders` must know of it besides the config: a tokenizer, a patch size."""
@@ -50,8 +50,8 @@ class Task(nn.Module):
         """Raw scalar terms of one batch."""
         raise NotImplementedError
 
-    def critic_losses(self, batch: Any) -> dict[str, Tensor]:
-        """Raw scalar terms for the critic, of the batch that `losses` saw last."""
+    def discriminator_losses(self, batch: Any) -> dict[str, Tensor]:
+        """Raw scalar terms for the discriminator, of the batch that `losses` saw last."""
         raise NotImplementedError
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
@@ -98,7 +98,7 @@ class Task(nn.Module):
     def roles(self) -> dict[str, list[Parameter]]:
         """Named parameter groups of the main optimiser; the config gives each a learning-rate factor.
 
-        Together they hold every trainable parameter that is not the critic's, each once (the loop checks).
+        Together they hold every trainable parameter that is not the discriminator's, each once (the loop checks).
         """
-        critic = set(self.critic.parameters()) if self.critic is not None else set()
-        return {"model": [p for p in self.parameters() if p.requires_grad and p not in critic]}
+        discriminator = set(self.discriminator.parameters()) if self.discriminator is not None else set()
+        return {"model": [p for p in self.parameters() if p.requires_grad and p not in discriminator]}

@@ -1,6 +1,6 @@
 """The training loop: a Task and its loaders in, a folder with checkpoints, measures and pictures out.
 
-`Loop` is the one LightningModule. With a critic it drives two optimisers by hand, otherwise Lightning does. `run`
+`Loop` is the one LightningModule. With a discriminator it drives two optimisers by hand, otherwise Lightning does. `run`
 trains in a folder that survives kill -9 and goes on from there to the same result, bit for bit on one device.
 
 All counts are batches trained (`Loop.batches`): Lightning's own `global_step` counts optimiser steps.
@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sightword.data.loader import Loaders
-from sightword.engine.callbacks import Average, Diverged, Interrupted, Keeper, Progress, Report
+from sightword.engine.callbacks import Average, CheckpointCallback, Diverged, Interrupted, Progress, Report
 from sightword.engine.config import Optim, Run
 from sightword.engine.contract import Task
 from sightword.engine.logger import Folder, trackers, write_summary
@@ -37,16 +37,14 @@ from sightword.storage.checkpoint import read_checkpoint
 class Loop(pl.LightningModule):
     """A Task under Lightning. Losses, their weighted total and stats are logged as train/…, measures as val/…"""
 
-    def __init__(
-        self, task: Task, optim: Optim, steps: int = 0, log_every: int = 50, pictures_every: int = 500
-    ) -> None:
+    def __init__(self, task: Task, optim: Optim, steps: int = 0, log_every: int = 50, images_every: int = 500) -> None:
         super().__init__()
         self.task, self.optim, self.steps = task, optim, steps
-        self.log_every, self.pictures_every = log_every, pictures_every
+        self.log_every, self.images_every = log_every, images_every
         self.batches = 0
         self.measures: dict[str, float] = {}  # of the last validation
         self.losses: dict[str, Tensor] = {}  # of the last batch, with their weighted total
-        self.automatic_optimization = task.critic is None
+        self.automatic_optimization = task.discriminator is None
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self.task.batches = self.batches
@@ -61,16 +59,16 @@ class Loop(pl.LightningModule):
 
     def _step_both(self, batch: Any, total: Tensor) -> dict[str, Tensor]:
         """One step of each optimiser (or their share of an accumulated one). Only the first counts as a step."""
-        main, critic = self.optimizers()  # type: ignore[attr-defined]
+        main, discriminator = self.optimizers()  # type: ignore[attr-defined]
         self._backward(main, total)
-        # Lightning would count the critic's step too, and `max_steps` would end the run half-way.
-        critic._on_before_step = critic._on_after_step = lambda: None
-        losses = self.task.critic_losses(batch)
-        self._backward(critic, self.task.total(losses))
+        # Lightning would count the discriminator's step too, and `max_steps` would end the run half-way.
+        discriminator._on_before_step = discriminator._on_after_step = lambda: None
+        losses = self.task.discriminator_losses(batch)
+        self._backward(discriminator, self.task.total(losses))
         return losses
 
     def _backward(self, optimizer: Any, total: Tensor) -> None:
-        if not total.requires_grad:  # a critic that has not started
+        if not total.requires_grad:  # a discriminator that has not started
             return
         self.manual_backward(total / self.optim.accumulate)
         if (self.batches + 1) % self.optim.accumulate == 0:
@@ -78,8 +76,10 @@ class Loop(pl.LightningModule):
             optimizer.zero_grad()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        if not self.automatic_optimization and self.optim.clip:  # here float16's gradients have their true size again
-            self.clip_gradients(optimizer, self.optim.clip, "norm")
+        if (
+            not self.automatic_optimization and self.optim.max_grad_norm
+        ):  # here float16's gradients have their true size again
+            self.clip_gradients(optimizer, self.optim.max_grad_norm, "norm")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         factor = lr_factor(self.optim, self.batches, self.steps)
@@ -104,14 +104,14 @@ class Loop(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         main = make_optimizer(self.optim, self.task)
-        if self.task.critic is None:
+        if self.task.discriminator is None:
             return main
-        critic = torch.optim.Adam(
-            self.task.critic.parameters(),
+        discriminator = torch.optim.Adam(
+            self.task.discriminator.parameters(),
             lr=base_lr(self.optim),
-            betas=(self.optim.critic_betas[0], self.optim.critic_betas[1]),
+            betas=(self.optim.discriminator_betas[0], self.optim.discriminator_betas[1]),
         )
-        return [main, critic]
+        return [main, discriminator]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches"] = self.batches
@@ -136,7 +136,7 @@ class Loop(pl.LightningModule):
                 logger.log_metrics(
                     _finite({f"train/{name}": value for name, value in values.items()}), step=self.batches
                 )
-        if self.batches % self.pictures_every == 0 and self.trainer.is_global_zero:
+        if self.batches % self.images_every == 0 and self.trainer.is_global_zero:
             self._log_pictures("train", batch)
 
     @torch.no_grad()
@@ -177,11 +177,11 @@ def run(task: Task, loaders: Loaders, config: Run, folder: Path) -> Result:
     per_epoch = loaders.train.batches_per_epoch(trainer.world_size)
     steps = config.trainer.steps or config.trainer.epochs * per_epoch
     _check(folder, before, steps, loaders, trainer.world_size)
-    loop = Loop(task, config.optim, steps, config.trainer.log_every, config.trainer.pictures_every)
+    loop = Loop(task, config.optim, steps, config.trainer.log_every, config.trainer.images_every)
     make_optimizer(config.optim, task)  # a role that does not exist comes to light
     loaders.train.steps = steps
     trainer.val_check_interval = min(config.trainer.val_every or per_epoch, steps)
-    keeper = Keeper(folder, config, trainer.val_check_interval, steps)
+    keeper = CheckpointCallback(folder, config, trainer.val_check_interval, steps)
     trainer.callbacks.append(keeper)  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         _prepare(folder, config, log, before)
@@ -205,7 +205,7 @@ def _after_divergence(config: Run, checkpoints: Path) -> str:
     kept = [name for name in ("last.ckpt", "best.ckpt") if (checkpoints / name).exists()]
     left = f"{' and '.join(kept)} in {checkpoints} are from before. " if kept else ""
     o = config.optim
-    return f"{left}Lower optim.lr={o.lr:g}, raise optim.warmup={o.warmup}, or clip gradients, optim.clip={o.clip:g}"
+    return f"{left}Lower optim.lr={o.lr:g}, raise optim.warmup={o.warmup}, or clip gradients, optim.max_grad_norm={o.clip:g}"
 
 
 def _check(folder: Path, before: int, steps: int, loaders: Loaders, world_size: int) -> None:
@@ -229,10 +229,10 @@ def _prepare(folder: Path, config: Run, log: Folder, before: int) -> None:
 
 
 def make_trainer(task: Task, config: Run, folder: Path, loggers: list[Logger]) -> pl.Trainer:
-    """Lightning's Trainer for one pass over a stream of batches; `Keeper` tells it when to validate."""
+    """Lightning's Trainer for one pass over a stream of batches; `CheckpointCallback` tells it when to validate."""
     t = config.trainer
     # With two optimisers Lightning refuses to accumulate and clip, so the loop does it.
-    alone = task.critic is None
+    alone = task.discriminator is None
     several = t.strategy == "auto" and (t.devices != 1 or t.num_nodes > 1)
     # Each of two optimisers leaves the other's parameters without a gradient.
     strategy = ("ddp" if alone else "ddp_find_unused_parameters_true") if several else t.strategy
@@ -246,7 +246,7 @@ def make_trainer(task: Task, config: Run, folder: Path, loggers: list[Logger]) -
         precision=t.precision,
         max_epochs=1,
         accumulate_grad_batches=config.optim.accumulate if alone else 1,
-        gradient_clip_val=config.optim.clip or None if alone else None,
+        gradient_clip_val=config.optim.max_grad_norm or None if alone else None,
         val_check_interval=1,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,

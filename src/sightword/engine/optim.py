@@ -11,8 +11,8 @@ from sightword.engine.contract import Task
 
 
 def base_lr(optim: Optim, role: str | None = None) -> float:
-    """The learning rate of a role, or of the critic. Asked at every batch: a resumed run may be given another."""
-    return optim.lr * optim.lr_scale.get(role, 1.0) if role else optim.critic_lr or optim.lr
+    """The learning rate of a role, or of the discriminator. Asked at every batch: a resumed run may be given another."""
+    return optim.lr * optim.lr_scale.get(role, 1.0) if role else optim.discriminator_lr or optim.lr
 
 
 def lr_factor(optim: Optim, batches: int, steps: int) -> float:
@@ -42,7 +42,7 @@ def make_optimizer(optim: Optim, task: Task) -> torch.optim.Optimizer:
 
 def _check_roles(roles: Mapping[str, Sequence[Parameter]], task: Task) -> None:
     grouped = [p for parameters in roles.values() for p in parameters]
-    critic = set(task.critic.parameters()) if task.critic is not None else set()
-    trained = {p for p in task.parameters() if p.requires_grad} - critic
+    discriminator = set(task.discriminator.parameters()) if task.discriminator is not None else set()
+    trained = {p for p in task.parameters() if p.requires_grad} - discriminator
     assert len(grouped) == len(set(grouped)), "a parameter stands in two roles"
     assert set(grouped) == trained, f"{len(trained - set(grouped))} trainable parameters stand in no role"

@@ -33,10 +33,10 @@ from sightword.miniature.scene import ACTIONS, HELD_OUT, OBJECTS, PLACES, Scene
 from sightword.storage.atomic import write_atomically
 from sightword.towers.clip.encoder import CLIP, CONFIG, WEIGHTS
 from sightword.towers.preprocess import OPENAI_MEAN, OPENAI_STD
-from sightword.towers.prompt import word_vectors
+from sightword.towers.prompt import class_embeddings
 
 DAY = 24 * 3600  # seconds; no training takes so long
-FORMS = ("joint", "value", "qq", "kk", "kk+gauss")
+TOKEN_TYPES = ("joint", "value", "qq", "kk", "kk+gauss")
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def _save(model: Any, recipe: Recipe, folder: Path) -> None:
 
 
 @torch.no_grad()
-def measure(clip: CLIP, count: int = 600, forms: Sequence[str] = FORMS) -> dict[str, float]:
+def measure(clip: CLIP, count: int = 600, token_types: Sequence[str] = TOKEN_TYPES) -> dict[str, float]:
     """Accuracies on scenes that were never trained on, each an argmax over all words of its kind.
 
     place, object, action: of whole images (objects: where there is exactly one; actions: where there is one).
@@ -237,10 +237,10 @@ def measure(clip: CLIP, count: int = 600, forms: Sequence[str] = FORMS) -> dict[
     thing, doing = (things > 0) & (of_thing >= 0.5), (doings > 0) & (of_doing >= 0.5)
     bare = (things + doings == 0) & (of_thing + of_doing == 2)
     images = torch.from_numpy(np.stack([drawn.image for drawn in scenes])).permute(0, 3, 1, 2) / 127.5 - 1
-    found = clip.image.forms(clip.image.preprocess.normalise(images), forms)
+    found = clip.image.token_types(clip.image.preprocess.normalise(images), token_types)
     pooled = next(iter(found.values())).pooled
-    to_place, to_thing = (word_vectors(clip.text, list(words)).T for words in (PLACES, OBJECTS))  # (E, K) each
-    to_doing = word_vectors(clip.text, list(ACTIONS), ("a photo of a person {}",)).T
+    to_place, to_thing = (class_embeddings(clip.text, list(words)).T for words in (PLACES, OBJECTS))  # (E, K) each
+    to_doing = class_embeddings(clip.text, list(ACTIONS), ("a photo of a person {}",)).T
     single, named = _numbered([drawn.objects[0] if len(drawn.objects) == 1 else None for drawn in scenes], OBJECTS)
     active, done = _numbered([drawn.action for drawn in scenes], ACTIONS)
     measures = {
@@ -248,10 +248,10 @@ def measure(clip: CLIP, count: int = 600, forms: Sequence[str] = FORMS) -> dict[
         "object": _share((pooled[single] @ to_thing).argmax(-1) == named),
         "action": _share((pooled[active] @ to_doing).argmax(-1) == done),
     }
-    for form, encoded in found.items():
-        measures[f"object/{form}"] = _share(((encoded.tokens @ to_thing).argmax(-1) == things - 1)[thing])
-        measures[f"action/{form}"] = _share(((encoded.tokens @ to_doing).argmax(-1) == doings - 1)[doing])
-        measures[f"place/{form}"] = _share(((encoded.tokens @ to_place).argmax(-1) == places[:, None])[bare])
+    for token_type, encoded in found.items():
+        measures[f"object/{token_type}"] = _share(((encoded.tokens @ to_thing).argmax(-1) == things - 1)[thing])
+        measures[f"action/{token_type}"] = _share(((encoded.tokens @ to_doing).argmax(-1) == doings - 1)[doing])
+        measures[f"place/{token_type}"] = _share(((encoded.tokens @ to_place).argmax(-1) == places[:, None])[bare])
     return measures
 
 

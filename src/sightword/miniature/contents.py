@@ -66,7 +66,7 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
         Part(
             "towers/clip",
             "a CLIP, trained here on such scenes and their captions: its patches know their words",
-            "from sightword import image_tower; image_tower('{}', form='value')",
+            "from sightword import image_tower; image_tower('{}', token_type='value')",
             write_clip,
         ),
         Part(

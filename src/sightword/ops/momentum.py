@@ -53,7 +53,7 @@ class Queue(nn.Module):
         return self.ids == EMPTY
 
 
-class EMATwin(nn.Module):
+class EMAModel(nn.Module):
     """A copy of a module that follows it slowly: an exponential moving average of parameters and float buffers.
 
     Buffers are averaged as well (a batch norm's mean and variance belong to the weights that they were counted for),

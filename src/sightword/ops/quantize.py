@@ -119,7 +119,7 @@ class VectorQuantizerEMA(Codebook):
     codebook; that is asked at each call, so the module may be built before the processes are.
 
     kmeans: start from k-means on the first batch; `settle`: from codes that were learned before.
-    revive_after: put a code that was not used for so many steps on a vector of the batch, drawn without replacement;
+    restart_after: put a code that was not used for so many steps on a vector of the batch, drawn without replacement;
     0 never does.
     """
 
@@ -136,12 +136,12 @@ class VectorQuantizerEMA(Codebook):
         decay: float = 0.99,
         metric: Metric = "euclidean",
         kmeans: bool = False,
-        revive_after: int = 0,
+        restart_after: int = 0,
     ) -> None:
         super().__init__(num_embeddings, embedding_dim, commitment_cost, metric)
         if not 0 <= decay < 1:
             raise ValueError(f"decay is in [0, 1), got {decay}")
-        self.decay, self.kmeans, self.revive_after = decay, kmeans, revive_after
+        self.decay, self.kmeans, self.restart_after = decay, kmeans, restart_after
         self._first = True  # step of this object; `updates` knows whether it is the first of all
         self.register_buffer("weight", _random_codes(num_embeddings, embedding_dim))
         self.register_buffer("cluster_size", torch.zeros(num_embeddings))
@@ -175,7 +175,7 @@ class VectorQuantizerEMA(Codebook):
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.cluster_sum.lerp_(sums, 1 - self.decay)
         self.idle.add_(1).masked_fill_(counts > 0, 0)
-        if self.revive_after:
+        if self.restart_after:
             self._revive(candidates)
         mean = self.cluster_sum / self.cluster_size[:, None]
         mean = unit(mean) if self.metric == "cosine" else mean
@@ -196,11 +196,11 @@ class VectorQuantizerEMA(Codebook):
 
     def _statistics(self, x: Tensor, ids: Tensor) -> Tensor:
         """Counts, sums and (if codes may be revived) candidate vectors of all ranks, in one all-reduce."""
-        width = self.dim + 1 if not self.revive_after else 2 * self.dim + 1
+        width = self.dim + 1 if not self.restart_after else 2 * self.dim + 1
         step = x.new_zeros(self.num_codes, width)
         step[:, 0] = torch.bincount(ids, minlength=self.num_codes)
         step[:, 1 : self.dim + 1] = x.new_zeros(self.num_codes, self.dim).index_add_(0, ids, x)
-        if self.revive_after and _rank() == 0:
+        if self.restart_after and _rank() == 0:
             step[:, self.dim + 1 :] = _draw(x, self.num_codes, seed=int(self.updates))
         if _world() > 1:
             dist.all_reduce(step)
@@ -208,7 +208,7 @@ class VectorQuantizerEMA(Codebook):
 
     def _revive(self, candidates: Tensor) -> None:
         """Move idle codes onto candidates (K, D), and forget their past so that it cannot pull them back."""
-        dead = self.idle >= self.revive_after  # (K,)
+        dead = self.idle >= self.restart_after  # (K,)
         rows = (dead.cumsum(0) - 1).clamp(min=0)
         for kept, new in ((self.cluster_sum, candidates[rows]), (self.weight, candidates[rows])):
             kept.copy_(torch.where(dead[:, None], new, kept))

@@ -64,7 +64,7 @@ class ImageTower(Tower):
         height, width = size or self.preprocess.size
         return height // self.patch[0], width // self.patch[1]
 
-    def forms(self, images: Tensor, names: Sequence[str]) -> dict[str, Encoded]:
+    def token_types(self, images: Tensor, names: Sequence[str]) -> dict[str, Encoded]:
         """Several kinds of tokens from one forward pass; a tower that says no more has those after its last norm."""
         if others := [name for name in names if name != "post"]:
             raise ValueError(f"{self.name} has post tokens and no {', '.join(others)}")

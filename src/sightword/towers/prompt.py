@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sightword.towers.base import TextTower
 
 
-def word_vectors(
+def class_embeddings(
     tower: "TextTower", words: Sequence[str], templates: Sequence[str] = ("a photo of a {}",), batch_size: int = 256
 ) -> Tensor:
     """(K, E) unit vectors of words, to compare tokens or images with.

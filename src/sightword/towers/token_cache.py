@@ -130,7 +130,7 @@ def cache_tokens(
     source: Opener,
     images: str | Path,
     out: str | Path,
-    forms: Sequence[str],
+    token_types: Sequence[str],
     disk: str = "float16",
     batch_size: int = 32,
     shard_size: int = 256,
@@ -153,7 +153,7 @@ def cache_tokens(
     root, out = Path(images).expanduser(), Path(out).expanduser()
     pictures, known = list_images(root), read_index(out)
     tower = source.open()
-    recipe = _recipe(tower, forms, disk, writer)
+    recipe = _recipe(tower, token_types, disk, writer)
     parts = _parts(out)
     _check_recipe(parts, recipe)
     index = index_images(root, pictures, known)
@@ -237,19 +237,19 @@ class _Recipe(NamedTuple):
         return sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in self.rows.values())
 
 
-def _recipe(tower: ImageTower, forms: Sequence[str], disk: str, writer: str) -> _Recipe:
-    probe = _see(tower, torch.zeros(1, 3, *tower.preprocess.size, device=tower.device), forms)
+def _recipe(tower: ImageTower, token_types: Sequence[str], disk: str, writer: str) -> _Recipe:
+    probe = _see(tower, torch.zeros(1, 3, *tower.preprocess.size, device=tower.device), token_types)
     rows = {name: (disk, tuple(values.shape[1:])) for name, values in probe.items()}
     network = {"weights": digest(tower.state_dict()), "architecture": tower.architecture, "grid": list(tower.grid())}
     return _Recipe(rows, network | {"preprocessing": tower.preprocess.as_dict()}, writer)
 
 
 @torch.no_grad()
-def _see(tower: ImageTower, images: Tensor, forms: Sequence[str]) -> dict[str, Tensor]:
+def _see(tower: ImageTower, images: Tensor, token_types: Sequence[str]) -> dict[str, Tensor]:
     """The arrays of rows: each form's tokens (B, N, D), and pooled (B, E)."""
-    if not forms:
+    if not token_types:
         return {"pooled": tower(images).pooled}
-    found = tower.forms(images, forms)
+    found = tower.token_types(images, token_types)
     return {name: encoded.tokens for name, encoded in found.items()} | {"pooled": next(iter(found.values())).pooled}
 
 
@@ -345,7 +345,7 @@ class _Encoder:
         self.batch_size, self.on_error = batch_size, on_error
         self.device = shards.device()
         self.tower = tower.to(self.device)
-        self.forms = [name for name in cache.header["shapes"] if name != "pooled"]
+        self.token_types = [name for name in cache.header["shapes"] if name != "pooled"]
 
     def __call__(self, shard: int) -> None:
         size = self.cache.header["shard_size"]
@@ -385,7 +385,7 @@ class _Encoder:
         return found
 
     def _encode(self, images: Tensor) -> dict[str, Tensor]:
-        return _see(self.tower, images.to(self.device), self.forms)
+        return _see(self.tower, images.to(self.device), self.token_types)
 
     def _dtype(self, name: str) -> np.dtype:
         return np.dtype(self.cache.header["dtypes"][name])

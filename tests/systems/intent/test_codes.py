@@ -14,7 +14,7 @@ from sightword.systems.intent.data import count_codes
 from sightword.towers.token_cache import Source, TokenCache, cache_tokens
 
 SIZES = {"places": 300, "coco": 9}  # as the document's five, in no alphabetical order
-FORMS = {"coco": "value", "places": "joint"}
+TOKEN_TYPES = {"coco": "value", "places": "joint"}
 
 
 @pytest.fixture(scope="module")
@@ -37,41 +37,41 @@ def anchors(tokens):
 
 
 def test_each_patch_has_the_nearest_word_of_each_stream(tokens, anchors, tmp_path):
-    codes = write_codes(tokens.out, anchors, FORMS, tmp_path / "codes", shard_size=2)
+    codes = write_codes(tokens.out, anchors, TOKEN_TYPES, tmp_path / "codes", shard_size=2)
     assert list(codes) == list(tokens)
     assert codes.header["dtypes"] == {"ids": "uint16"}
     for path in tokens:
         for row, name in enumerate(sorted(SIZES)):
-            x = torch.from_numpy(tokens.get(path, FORMS[name])).float()
+            x = torch.from_numpy(tokens.get(path, TOKEN_TYPES[name])).float()
             assert np.array_equal(codes[path]["ids"][row], nearest(x, anchors[name], "cosine").numpy())
 
 
 def test_counts_are_of_the_stream_whose_name_they_have(tokens, anchors, tmp_path):
-    codes = write_codes(tokens.out, anchors, FORMS, tmp_path / "codes")
+    codes = write_codes(tokens.out, anchors, TOKEN_TYPES, tmp_path / "codes")
     counts = count_codes(codes, list(tokens))
     for name, size in SIZES.items():
         for number, path in enumerate(tokens):
-            x = torch.from_numpy(tokens.get(path, FORMS[name])).float()
+            x = torch.from_numpy(tokens.get(path, TOKEN_TYPES[name])).float()
             there = torch.bincount(nearest(x, anchors[name], "cosine"), minlength=size)
             assert torch.equal(counts[name][number], there.int())
 
 
 def test_a_second_run_does_nothing_and_other_anchors_are_refused(tokens, anchors, tmp_path):
-    write_codes(tokens.out, anchors, FORMS, tmp_path / "codes")
+    write_codes(tokens.out, anchors, TOKEN_TYPES, tmp_path / "codes")
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "codes").iterdir()}
-    write_codes(tokens.out, anchors, FORMS, tmp_path / "codes")
+    write_codes(tokens.out, anchors, TOKEN_TYPES, tmp_path / "codes")
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "codes").iterdir()} == before
     other = anchors | {"coco": anchors["coco"].flip(0)}
     assert anchors_digest(other) != anchors_digest(anchors)
     with pytest.raises(ValueError, match="anchors"):
-        write_codes(tokens.out, other, FORMS, tmp_path / "codes")
+        write_codes(tokens.out, other, TOKEN_TYPES, tmp_path / "codes")
 
 
 def test_tokens_that_do_not_fit_are_refused_with_both_sides(tokens, anchors, tmp_path):
     with pytest.raises(ValueError, match=r"stream coco reads qq tokens, .* has joint, value"):
-        write_codes(tokens.out, anchors, FORMS | {"coco": "qq"}, tmp_path)
+        write_codes(tokens.out, anchors, TOKEN_TYPES | {"coco": "qq"}, tmp_path)
     with pytest.raises(ValueError, match="wide, the anchors of coco 7: they are of two towers"):
-        write_codes(tokens.out, {"coco": torch.randn(3, 7)}, FORMS, tmp_path)
+        write_codes(tokens.out, {"coco": torch.randn(3, 7)}, TOKEN_TYPES, tmp_path)
 
 
 def test_the_verb_writes_them_and_says_what_comes_next(tokens, anchors, tmp_path, capsys):

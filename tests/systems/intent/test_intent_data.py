@@ -10,7 +10,7 @@ from PIL import Image
 from test_intentonomy import contents, write_set
 
 from sightword.storage.cache import FeatureCache, header_for
-from sightword.systems.intent.config import Data
+from sightword.systems.intent.config import IntentData
 from sightword.systems.intent.data import (
     Counts,
     Labelled,
@@ -50,7 +50,7 @@ def source_of(random_clip):
 
 
 def data_of(root, **options):
-    return Data(**({"root": str(root), "batch_size": 2, "num_workers": 0, "image_size": 32} | options))
+    return IntentData(**({"root": str(root), "batch_size": 2, "num_workers": 0, "image_size": 32} | options))
 
 
 def annotated(root, split):
@@ -61,8 +61,8 @@ def write_codes_like(tokens, out, ids_of, streams=None, **extra):
     """A cache as `sightword codes` writes it: (S, N) ids by the paths of a TokenCache."""
     paths = list(TokenCache(tokens))
     rows = np.stack([ids_of(path) for path in paths]).astype(np.uint16)
-    forms = {"coco": "value", "places": "post"}
-    said = {"streams": streams or {"coco": 5, "places": 3}, "anchors": "digest", "forms": forms} | extra
+    token_types = {"coco": "value", "places": "post"}
+    said = {"streams": streams or {"coco": 5, "places": 3}, "anchors": "digest", "forms": token_types} | extra
     header = header_for(paths, {"ids": ("uint16", rows.shape[1:])}, writer="x", weights="x", shard_size=4, **said)
     cache = FeatureCache.create(out, {name: value for name, value in header.items() if value is not None})
     for shard in range(cache.shards):
@@ -116,10 +116,10 @@ def test_tokens_of_a_batch_are_the_rows_of_the_cache(whole, tokens):
         assert batch.tokens["value"].shape == (2, 16, 24)
         for number, image in enumerate(batch.image_ids):
             row = cache[train.files[train.ids.index(image)]]
-            for form in ("post", "value"):
-                np.testing.assert_array_equal(batch.tokens[form][number], row[form])
+            for token_type in ("post", "value"):
+                np.testing.assert_array_equal(batch.tokens[token_type][number], row[token_type])
             np.testing.assert_array_equal(batch.pooled[number], row["pooled"])
-    chosen = next(iter(make_loaders(data, forms=["value"]).val))
+    chosen = next(iter(make_loaders(data, token_types=["value"]).val))
     assert chosen.tokens.keys() == {"value"}
 
 
@@ -128,7 +128,7 @@ def test_what_a_batch_holds_changes_neither_order_nor_labels(whole, tokens, tmp_
     kinds = [{}, {"cache": str(tokens)}, {"codes": str(codes)}]
     all_batches = [[*loaders.train, *loaders.val] for loaders in (make_loaders(data_of(whole, **k), 3) for k in kinds)]
     assert all_batches[2][0].anchors == "digest"
-    assert all_batches[2][0].forms == {"coco": "value", "places": "post"}
+    assert all_batches[2][0].token_types == {"coco": "value", "places": "post"}
     for same in zip(*all_batches, strict=True):
         assert len({tuple(batch.image_ids) for batch in same}) == 1
         assert torch.equal(same[0].targets, same[1].targets)
@@ -300,7 +300,7 @@ def test_a_form_that_the_cache_has_not_says_so(whole, tokens):
     with pytest.raises(
         ValueError, match="has post, value tokens and no joint: sightword cache tokens=post,value,joint"
     ):
-        make_loaders(data_of(whole, cache=str(tokens)), forms=["joint"])
+        make_loaders(data_of(whole, cache=str(tokens)), token_types=["joint"])
 
 
 # ------------------------------------------------------------------------------------------------ the whole split, once
@@ -346,7 +346,7 @@ def test_numbers_of_all_tokens_are_made_once_and_trained_from(whole, tokens):
         calls.append(len(some.rows))
         return signs(some)
 
-    loaders = make_loaders(data, seed=1, count=count, forms=["post"])
+    loaders = make_loaders(data, seed=1, count=count, token_types=["post"])
     assert sum(calls) == 9
     train = annotated(whole, "train")
     for batch in [batch for _ in range(3) for batch in loaders.train]:

@@ -52,7 +52,7 @@ def test_a_batch_goes_through_the_full_scale_in_the_documents_shapes(layers, anc
     def image_tower(name, tag=""):
         towers.append(drawn_tower(name, layers))
         monkeypatch.setattr(
-            towers[0], "forms", lambda *asked: seen.update(clip.CLIPImage.forms(towers[0], *asked)) or seen
+            towers[0], "forms", lambda *asked: seen.update(clip.CLIPImage.token_types(towers[0], *asked)) or seen
         )
         return towers[0]
 
@@ -73,8 +73,8 @@ def test_a_batch_goes_through_the_full_scale_in_the_documents_shapes(layers, anc
     learned = {name: tuple(p.grad.shape) for name, p in task.named_parameters() if p.grad is not None}
     assert learned == {"model.head.weight": (C, D), "model.head.bias": (C,)}
 
-    tokens = {form: encoded.tokens for form, encoded in seen.items()}
-    assert {form: x.shape for form, x in tokens.items()} == {"value": (B, N, D), "joint": (B, N, D)}
+    tokens = {token_type: encoded.tokens for token_type, encoded in seen.items()}
+    assert {token_type: x.shape for token_type, x in tokens.items()} == {"value": (B, N, D), "joint": (B, N, D)}
     assert seen["joint"].pooled.shape == (B, D)
     assert {name: book.codes().shape for name, book in task.model.books.items()} == {
         name: (size, D) for name, size in SIZES.items()
@@ -82,7 +82,7 @@ def test_a_batch_goes_through_the_full_scale_in_the_documents_shapes(layers, anc
     assert task.model.book("places")(tokens["joint"]).codes.shape == (B, N, D)
 
     task.eval()
-    read = task.model({name: tokens[form] for name, form in task.forms.items()})
+    read = task.model({name: tokens[token_type] for name, token_type in task.token_types.items()})
     assert read.logits.shape == (B, C)
     assert {name: ids.shape for name, ids in read.ids.items()} == dict.fromkeys(SIZES, (B, N))
     assert all(int(ids.max()) < SIZES[name] for name, ids in read.ids.items())

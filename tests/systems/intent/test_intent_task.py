@@ -8,7 +8,7 @@ from sightword.cli.compose import compose_config
 from sightword.compat.lightning import IntentonomyClipViTMultiStreamModule
 from sightword.engine.optim import base_lr, make_optimizer
 from sightword.systems.intent.anchors import Anchors, Book
-from sightword.systems.intent.config import System
+from sightword.systems.intent.config import IntentConfig
 from sightword.systems.intent.data import IntentBatch
 from sightword.systems.intent.task import ANCHORS, make_task, read_exported
 
@@ -28,7 +28,7 @@ def anchors_file(tmp_path):
 
 def batch(seed=1, **fields):
     generator = torch.Generator().manual_seed(seed)
-    tokens = {form: torch.randn(B, N, D, generator=generator) for form in ("value", "joint")}
+    tokens = {token_type: torch.randn(B, N, D, generator=generator) for token_type in ("value", "joint")}
     targets = (torch.rand(B, 28, generator=generator) > 0.8).float()
     return IntentBatch(targets, [str(i) for i in range(B)])._replace(
         **{"tokens": tokens, "pooled": torch.randn(B, D, generator=generator)} | fields
@@ -37,7 +37,7 @@ def batch(seed=1, **fields):
 
 def task_of(anchors_file, **values):
     torch.manual_seed(0)
-    return make_task(System(semantic_anchors_path=anchors_file, embed_dim=D, **values))
+    return make_task(IntentConfig(semantic_anchors_path=anchors_file, embed_dim=D, **values))
 
 
 def slopes(task):
@@ -99,7 +99,7 @@ def test_counts_of_other_codebooks_or_for_codes_that_move_are_refused(anchors_fi
         ValueError, match=r"words of coco in data\.codes are of value tokens, system\.tokens\.coco is qq"
     ):
         task_of(anchors_file, tokens={"coco": "qq"}).losses(
-            batch(counts=counts, forms={"coco": "value", "places": "joint"})
+            batch(counts=counts, token_types={"coco": "value", "places": "joint"})
         )
     with pytest.raises(ValueError, match=r"words of coco, places, this run's streams are coco: .* streams=coco out="):
         task_of(anchors_file, streams=["coco"]).losses(batch(counts=counts))
@@ -109,21 +109,21 @@ def test_counts_of_other_codebooks_or_for_codes_that_move_are_refused(anchors_fi
 
 
 def test_what_does_not_fit_is_said_in_a_line(anchors_file):
-    wide = {form: torch.randn(B, N, D + 1) for form in ("value", "joint")}
+    wide = {token_type: torch.randn(B, N, D + 1) for token_type in ("value", "joint")}
     with pytest.raises(ValueError, match=r"17 wide, the anchors of coco .* 16"):
         task_of(anchors_file).losses(batch(tokens=wide))
     with pytest.raises(ValueError, match="not value: sightword cache tokens=joint,value"):
         task_of(anchors_file).losses(batch(tokens={"joint": wide["joint"]}))
     with pytest.raises(ValueError, match=r"semantic_anchors_path is not set"):
-        System()
+        IntentConfig()
     post = {"post": wide["value"], "value": torch.randn(B, N, D)}
     with pytest.raises(ValueError, match=r"post tokens are 17 wide .* places are 16: system\.tokens\.places=joint"):
         task_of(anchors_file, tokens={"coco": "value", "places": "post"}).losses(batch(tokens=post))
     for values in ({"clip": -0.1}, {"clip": 1.0}, {"gamma_neg": -1.0}, {"gamma_pos": -1.0}):
         with pytest.raises(ValueError, match="gamma_neg and gamma_pos are 0 at least, clip from 0 to below 1; got"):
-            System(semantic_anchors_path="x", **values)
+            IntentConfig(semantic_anchors_path="x", **values)
     with pytest.raises(ValueError, match="streams names a stream twice: coco, coco"):
-        System(semantic_anchors_path="x", streams=["coco", "coco"])
+        IntentConfig(semantic_anchors_path="x", streams=["coco", "coco"])
     with pytest.raises(ValueError, match="system.tokens names 'cocoo'; the streams of .* are coco, places"):
         task_of(anchors_file, tokens={"cocoo": "value"})
     with pytest.raises(ValueError, match="has no stream 'ava'"):
@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_said_in_a_line(anchors_file):
 
 def test_a_batch_of_one_image_is_refused_where_features_are_standardised(anchors_file):
     one = batch()
-    one = one._replace(targets=one.targets[:1], tokens={form: x[:1] for form, x in one.tokens.items()})
+    one = one._replace(targets=one.targets[:1], tokens={token_type: x[:1] for token_type, x in one.tokens.items()})
     with pytest.raises(ValueError, match=r"data\.batch_size is 2 at least, or system\.standardise=false"):
         task_of(anchors_file).train().losses(one)
     assert task_of(anchors_file, standardise=False).train().losses(one)["asl_loss"].isfinite()
@@ -239,12 +239,12 @@ def test_a_split_of_which_no_image_can_be_read_is_said(anchors_file):
 
 def test_the_baseline_is_as_wide_as_its_tower_says(random_clip, tmp_path):
     folder, _ = random_clip
-    task = make_task(System(model="baseline", tower=str(folder), hidden=8))
+    task = make_task(IntentConfig(model="baseline", tower=str(folder), hidden=8))
     assert task.width == 24
     task.eval().export(tmp_path / "out")
     assert read_exported(tmp_path / "out").system["embed_dim"] == 24  # where the tower may not be
     with pytest.raises(ValueError, match=r"embed_dim is not set and system\.tower does not tell it: .*nowhere"):
-        make_task(System(model="baseline", tower="nowhere"))
+        make_task(IntentConfig(model="baseline", tower="nowhere"))
     with pytest.raises(ValueError, match=r"16 and pooled vectors 16 wide, the baseline is made for 24"):
         task.losses(batch())
 

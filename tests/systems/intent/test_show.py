@@ -11,12 +11,12 @@ from sightword.cli.main import main
 from sightword.miniature.scene import OBJECTS, PLACES
 from sightword.systems.intent import show
 from sightword.systems.intent.anchors import Anchors, Book
-from sightword.systems.intent.config import System
+from sightword.systems.intent.config import IntentConfig
 from sightword.systems.intent.data import IntentBatch
 from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.task import ANCHORS, make_task
 from sightword.towers.factory import text_tower
-from sightword.towers.prompt import word_vectors
+from sightword.towers.prompt import class_embeddings
 
 GREY, RED = (120, 118, 120), tuple(OBJECTS["car"].colour)
 
@@ -26,12 +26,12 @@ def task(small_clip, tmp_path_factory):
     """The words of the small world, a head drawn at random."""
     text, books = text_tower(small_clip), {}
     for stream, words in {"coco": list(OBJECTS), "places": list(PLACES)}.items():
-        codes = word_vectors(text, words).repeat(2, 1)  # each word twice: copies are merged where words are shown
+        codes = class_embeddings(text, words).repeat(2, 1)  # each word twice: copies are merged where words are shown
         ids = list(range(len(words)))
         books[stream] = Book(codes, words * 2, ids * 2, [0] * len(ids) + [1] * len(ids), words * 2)
     file = Anchors(books).write(tmp_path_factory.mktemp("anchors") / ANCHORS)
     torch.manual_seed(0)
-    made = make_task(System(semantic_anchors_path=str(file), tower=str(small_clip)))
+    made = make_task(IntentConfig(semantic_anchors_path=str(file), tower=str(small_clip)))
     torch.nn.init.normal_(made.model.head.weight)
     made.model.norm.running_var.uniform_(0.1, 1)
     return made.eval()
@@ -87,7 +87,7 @@ def test_get_code_indices_has_the_same_maps(task, picture):
 def test_with_adapters_the_words_shown_are_those_that_were_summed(task, picture):
     """One adapter is drawn at random, so that its words are not the nearest of the tower's own tokens."""
     torch.manual_seed(1)
-    system = System(**task.system | {"adapter": True})
+    system = IntentConfig(**task.system | {"adapter": True})
     adapted = make_task(system)
     torch.nn.init.normal_(adapted.model.adapters["coco"].weight)
     images = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
@@ -101,7 +101,7 @@ def test_with_adapters_the_words_shown_are_those_that_were_summed(task, picture)
 
 
 def test_a_tower_that_the_anchors_are_not_of_is_refused_where_pictures_are_read(task, picture, random_clip):
-    system = System(**task.system | {"tower": str(random_clip[0])})
+    system = IntentConfig(**task.system | {"tower": str(random_clip[0])})
     images = torch.zeros(1, 3, 64, 64)
     for read in (lambda other: show.look(other, picture), lambda other: other.get_code_indices(images)):
         with pytest.raises(ValueError, match=r"is 64 wide, made by .* is 24 wide: write anchors for this tower"):
@@ -128,7 +128,8 @@ def test_pictures_train_as_their_tokens_do(task, picture):
     images = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
     tower = task.tower(torch.device("cpu"))
     tokens = {
-        name: each.tokens for name, each in tower.forms(tower.preprocess.normalise(images), ["value", "joint"]).items()
+        name: each.tokens
+        for name, each in tower.token_types(tower.preprocess.normalise(images), ["value", "joint"]).items()
     }
     targets = torch.zeros(1, 28)
     by_tower = task.logits(IntentBatch(targets, ["x"], images))

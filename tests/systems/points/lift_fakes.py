@@ -26,7 +26,7 @@ class ColourTower(ImageTower):
         self.gain = nn.Parameter(torch.tensor(gain))
         self.seen = 0
 
-    def forms(self, images, names):
+    def token_types(self, images, names):
         self.seen += len(images)
         cells = F.avg_pool2d(images, self.patch) * self.gain
         tokens = F.pad(cells.flatten(2).transpose(1, 2), (0, 1), value=0.1)

@@ -35,7 +35,7 @@ def unseen(tmp_path_factory):
     return root / "2D" / room.name_of(seed)
 
 
-SMALL = ["form=value", "size=32x48", "dtype=fp32"]
+SMALL = ["token_type=value", "size=32x48", "dtype=fp32"]
 
 
 def test_lift_writes_every_scene_and_says_what_it_cost(rooms, random_clip, tmp_path, capsys):
@@ -48,7 +48,7 @@ def test_lift_writes_every_scene_and_says_what_it_cost(rooms, random_clip, tmp_p
     assert f"2 of 2 scenes in {out}" in told
     assert "clip" in told
     assert "peak memory" in told
-    seeing = f"tower={random_clip[0]} form=value size=32x48 dtype=fp32 cache={tmp_path / 'cache'}"
+    seeing = f"tower={random_clip[0]} token_type=value size=32x48 dtype=fp32 cache={tmp_path / 'cache'}"
     assert f'next: sightword ask scene={root}/2D/{names[0]} {seeing} "a chair, a bed"' in told
     for name in names:
         files = {file.name for file in (out / name).iterdir()}
@@ -70,7 +70,14 @@ def test_a_scene_that_is_not_there_is_named_and_the_others_lifted(rooms, random_
 
 
 def test_ask_finds_things_in_a_room_that_was_never_seen(unseen, small_clip, tmp_path, capsys):
-    words = [f"scene={unseen}", f"tower={small_clip}", "form=value", "size=96x128", "dtype=fp32", f"out={tmp_path}"]
+    words = [
+        f"scene={unseen}",
+        f"tower={small_clip}",
+        "token_type=value",
+        "size=96x128",
+        "dtype=fp32",
+        f"out={tmp_path}",
+    ]
     scene = read_scene(unseen)
     label, classes = scene_cloud(scene).label, read_classes(unseen.parent.parent)
     asked = ", ".join(f"a {classes[number]}" for number in label.unique().tolist())
@@ -141,7 +148,7 @@ def test_a_cache_of_another_clip_ends_the_job_in_one_line(rooms, random_clip, tm
     words = [f"root={rooms[0]}", f"tower={random_clip[0]}", f"output_dir={tmp_path / 'o'}", f"cache={tmp_path / 'c'}"]
     assert main(["lift", *words, *SMALL]) == 0
     capsys.readouterr()
-    assert main(["lift", *words, "form=kk", *SMALL[1:]]) == 2
+    assert main(["lift", *words, "token_type=kk", *SMALL[1:]]) == 2
     told = capsys.readouterr().err
     assert "is the cache of another CLIP: form is 'value', wanted 'kk'" in told
 

@@ -88,8 +88,8 @@ def test_features_that_say_the_class_are_measured_as_right(scenes, monkeypatch):
     """A tower that sees nothing but red, and one class that is red: all right; none of it red: all wrong."""
 
     class Red(ColourTower):
-        def forms(self, images, names):
-            return super().forms(torch.tensor([1.0, -1, -1]).view(1, 3, 1, 1).expand_as(images), names)
+        def token_types(self, images, names):
+            return super().token_types(torch.tensor([1.0, -1, -1]).view(1, 3, 1, 1).expand_as(images), names)
 
     monkeypatch.setattr(
         module,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sightword.cli.compose import compose_config
-from sightword.systems.points.config import Data, System
+from sightword.systems.points.config import PointsConfig, PointsData
 from sightword.systems.points.scannet.label import SCANNET20, label_set
 
 EXPERIMENTS = ["bifusion", "lift"]
@@ -21,7 +21,7 @@ def composed(*words):
 def test_the_full_scale_is_the_documents(name):
     config = composed(f"experiment=points/{name}", "scale=full")
     system = config.system
-    assert (system.clip, system.clip_tag, system.form) == ("ViT-B-16", "laion2b_s34b_b88k", "qq")
+    assert (system.clip, system.clip_tag, system.token_type) == ("ViT-B-16", "laion2b_s34b_b88k", "qq")
     assert (system.clip_size, system.dim, system.use_amp, system.labels) == ([224, 304], 128, True, "scannet20")
     assert (config.data.points, config.optim.schedule, config.trainer.monitor) == (20000, "cosine", "val/text_miou")
 
@@ -30,7 +30,7 @@ def test_the_full_scale_is_the_documents(name):
 def test_the_small_scale_changes_names_and_sizes_only(name):
     full, mini = (composed(f"experiment=points/{name}", f"scale={scale}") for scale in ("full", "mini"))
     sizes = {"clip", "clip_tag", "clip_size", "clip_dtype", "form", "labels", "dim", "radius"}
-    for field in dataclasses.fields(System):
+    for field in dataclasses.fields(PointsConfig):
         if field.name not in sizes:
             assert getattr(full.system, field.name) == getattr(mini.system, field.name), field.name
 
@@ -44,20 +44,20 @@ def test_the_control_differs_from_the_encoder_in_the_branch_it_lacks():
 @pytest.mark.parametrize(
     ("kind", "values", "match"),
     [
-        (System, {"upsample": 3}, "one of 1, 2, 4"),
-        (System, {"dim": 30, "heads": 4}, "dim=30 is divided among heads=4"),
-        (System, {"distil_weight": 0}, "nothing would tie points to words"),
-        (System, {"templates": ["a photo"]}, "stands"),
-        (System, {"chain": True, "upsample": 2}, "its own PixelShuffle"),
-        (System, {"clip_size": [224]}, "a height and a width"),
-        (System, {"radius": 0}, "above 0"),
-        (System, {"clip_dtype": "half"}, "fp32, bf16, fp16"),
-        (Data, {"offline_clip_feat": True}, "data.cache"),
-        (Data, {"voxel": 0}, "metres"),
-        (Data, {"hide": 1}, "less than 1"),
-        (Data, {"frames": 8, "pool": 4}, "make the pool larger"),
-        (Data, {"hold_out": 0}, "val_scenes"),
-        (Data, {"points": 0}, "at least 1"),
+        (PointsConfig, {"upsample": 3}, "one of 1, 2, 4"),
+        (PointsConfig, {"dim": 30, "heads": 4}, "dim=30 is divided among heads=4"),
+        (PointsConfig, {"distil_weight": 0}, "nothing would tie points to words"),
+        (PointsConfig, {"templates": ["a photo"]}, "stands"),
+        (PointsConfig, {"chain": True, "upsample": 2}, "its own PixelShuffle"),
+        (PointsConfig, {"clip_size": [224]}, "a height and a width"),
+        (PointsConfig, {"radius": 0}, "above 0"),
+        (PointsConfig, {"clip_dtype": "half"}, "fp32, bf16, fp16"),
+        (PointsData, {"offline_clip_feat": True}, "data.cache"),
+        (PointsData, {"voxel": 0}, "metres"),
+        (PointsData, {"hide": 1}, "less than 1"),
+        (PointsData, {"frames": 8, "pool": 4}, "make the pool larger"),
+        (PointsData, {"hold_out": 0}, "val_scenes"),
+        (PointsData, {"points": 0}, "at least 1"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(kind, values, match):

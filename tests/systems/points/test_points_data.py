@@ -8,7 +8,7 @@ import torch
 from sightword.data.loader import Draw
 from sightword.miniature import room
 from sightword.systems.points.clip import FrozenClip
-from sightword.systems.points.config import Data
+from sightword.systems.points.config import PointsData
 from sightword.systems.points.data import (
     Rooms,
     collate,
@@ -40,12 +40,12 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip(random_clip):
-    return FrozenClip(str(random_clip[0]), form="value", size=(32, 40), dtype="fp32")
+    return FrozenClip(str(random_clip[0]), token_type="value", size=(32, 40), dtype="fp32")
 
 
 @pytest.fixture
 def data(root):
-    return Data(root=str(root), frames=3, points=300, voxel=0.1, batch_size=2, num_workers=0, hold_out=0.3)
+    return PointsData(root=str(root), frames=3, points=300, voxel=0.1, batch_size=2, num_workers=0, hold_out=0.3)
 
 
 def same(one, other):
@@ -150,7 +150,7 @@ def test_a_cache_that_lacks_frames_or_is_of_another_clip_is_refused_in_one_line(
     with pytest.raises(ValueError, match="lacks 4 frames"):
         split_loader(dataclasses.replace(data, offline_clip_feat=True), "val", clip, label_set(str(root)))
     loaders(data, clip, root)
-    other = FrozenClip(clip.name, form="qq", size=(32, 40), dtype="fp32")
+    other = FrozenClip(clip.name, token_type="qq", size=(32, 40), dtype="fp32")
     with pytest.raises(ValueError, match="another CLIP") as error:
         loaders(data, other, root)
     assert "\n" not in str(error.value)

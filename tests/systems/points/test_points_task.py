@@ -9,10 +9,10 @@ from sightword.cli.main import main
 from sightword.miniature import room
 from sightword.storage.cache import digest
 from sightword.systems.points.clip import FrozenClip
-from sightword.systems.points.config import System
+from sightword.systems.points.config import PointsConfig
 from sightword.systems.points.data import RoomBatch
 from sightword.systems.points.scannet.label import LabelSet
-from sightword.systems.points.task import Fusing, make_encoder, read_exported
+from sightword.systems.points.task import PointsTask, make_encoder, read_exported
 
 WORDS = ("wall", "chair", "bed")
 
@@ -27,9 +27,9 @@ class Words:
 
 
 def task_for(seed=0, **values):
-    system = System(**{"dim": 16, "heads": 2, "radius": 0.3, "k": 6, "use_amp": False, **values})
+    system = PointsConfig(**{"dim": 16, "heads": 2, "radius": 0.3, "k": 6, "use_amp": False, **values})
     torch.manual_seed(seed)
-    return Fusing(system, make_encoder(system, 8), Words(), LabelSet(WORDS, (1, 5, 6), "three words"))
+    return PointsTask(system, make_encoder(system, 8), Words(), LabelSet(WORDS, (1, 5, 6), "three words"))
 
 
 def batch_for(*rooms, split="val"):
@@ -169,11 +169,11 @@ def test_a_picture_shows_the_answers_beside_the_labels(tmp_path):
 
 
 def test_clip_is_frozen_for_good_and_no_part_of_the_task(random_clip):
-    clip = FrozenClip(str(random_clip[0]), form="value", size=(32, 40), dtype="fp32")
+    clip = FrozenClip(str(random_clip[0]), token_type="value", size=(32, 40), dtype="fp32")
     tower = clip.open().tower
     before = digest(tower.state_dict())
-    system = System(dim=16, heads=2, use_amp=False, label_weight=1.0)
-    task = Fusing(system, make_encoder(system, clip.width), clip, LabelSet(WORDS, (1, 2, 3), "three")).train()
+    system = PointsConfig(dim=16, heads=2, use_amp=False, label_weight=1.0)
+    task = PointsTask(system, make_encoder(system, clip.width), clip, LabelSet(WORDS, (1, 2, 3), "three")).train()
     images = torch.randn(3, 3, 32, 40)
     batch = batch_for(wall(60))._replace(maps=None, pooled=None, images=images)
     optimizer = torch.optim.AdamW(task.parameters(), lr=0.1)
@@ -189,7 +189,7 @@ def test_clip_is_frozen_for_good_and_no_part_of_the_task(random_clip):
 
 
 def test_clip_sees_in_parts_as_at_once(random_clip, monkeypatch):
-    clip = FrozenClip(str(random_clip[0]), form="qq", size=(32, 40), dtype="fp32")
+    clip = FrozenClip(str(random_clip[0]), token_type="qq", size=(32, 40), dtype="fp32")
     images = torch.randn(5, 3, 32, 40)
     whole = clip.see(images)
     assert whole.maps.shape == (5, 24, 4, 5)
@@ -206,7 +206,7 @@ def test_an_experiment_trains_from_a_folder_of_rooms(name, random_clip, tmp_path
     room.write_classes(tmp_path / "rooms" / "meta_data")
     words = [f"experiment=points/{name}", f"out={tmp_path / 'runs'}", "name=one", "trainer.steps=2"]
     words += [f"system.clip={random_clip[0]}", "system.clip_tag=", "system.clip_size=[32,40]", "system.clip_dtype=fp32"]
-    words += [f"system.labels={tmp_path / 'rooms'}", "system.dim=16", "system.form=value", "data.hold_out=0.5"]
+    words += [f"system.labels={tmp_path / 'rooms'}", "system.dim=16", "system.token_type=value", "data.hold_out=0.5"]
     words += [f"data.root={tmp_path / 'rooms'}", f"data.cache={tmp_path / 'clip'}", "data.points=200", "data.frames=2"]
     words += ["data.batch_size=1", "data.num_workers=0", "trainer.accelerator=cpu", "trainer.threads=1"]
     assert main(["train", *words, "trainer.log_every=1"]) == 0
@@ -220,7 +220,7 @@ def test_an_experiment_trains_from_a_folder_of_rooms(name, random_clip, tmp_path
 
 
 def test_the_documents_options_are_what_the_encoder_is_made_of():
-    system = System()
+    system = PointsConfig()
     model = make_encoder(system, 512)
     assert (model.dim, model.radius, model.k, len(model.layers)) == (128, 0.1, 16, 2)
     assert make_encoder(dataclasses.replace(system, neck=2, upsample=2), 512).reduce.project.out_features == 512

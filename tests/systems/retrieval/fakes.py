@@ -4,7 +4,7 @@ import torch
 from conftest import write_clip
 
 from sightword.miniature import tower
-from sightword.systems.retrieval.config import System
+from sightword.systems.retrieval.config import RetrievalConfig
 from sightword.systems.retrieval.data import PedesBatch
 
 CAPTIONS = [
@@ -36,7 +36,7 @@ def write_towers(folder, captions=CAPTIONS):
 
 def system(towers, **values):
     small = {"image_size": list(SIZE), "vq_grid": list(GRID), "num_codes": K, "embed_dim": 24, "num_ids": 9}
-    return System(**{**towers, **small, **values})
+    return RetrievalConfig(**{**towers, **small, **values})
 
 
 def hidden_cells(rows, generator):

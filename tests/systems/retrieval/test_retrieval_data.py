@@ -18,7 +18,7 @@ from sightword.miniature.tower import write_vq
 from sightword.storage.cache import FeatureCache
 from sightword.systems.retrieval.caption import IGNORED, sides_swapped
 from sightword.systems.retrieval.codes import Codes
-from sightword.systems.retrieval.config import Data
+from sightword.systems.retrieval.config import RetrievalData
 from sightword.systems.retrieval.data import (
     Identities,
     ImageRows,
@@ -74,8 +74,8 @@ def tokenize(folder: Path, root: Path, out: Path, *words: str) -> int:
     return main(["tokenize", f"weights={folder / 'vq'}", f"images={images}", f"out={out}", *words])
 
 
-def data_of(root: Path, **more: Any) -> Data:
-    return Data(**{"root": str(root), "image_size": list(SIZE), "batch_size": 8, "num_workers": 0} | more)
+def data_of(root: Path, **more: Any) -> RetrievalData:
+    return RetrievalData(**{"root": str(root), "image_size": list(SIZE), "batch_size": 8, "num_workers": 0} | more)
 
 
 def assert_equal(one: Any, other: Any) -> None:
@@ -325,7 +325,7 @@ def test_icfg_is_validated_on_identities_it_does_not_train_on(tmp_path: Path) ->
 # -------------------------------------------------------------------------------------------------------- generation
 
 
-def generated(root: Path, codes: Path, **more: Any) -> Data:
+def generated(root: Path, codes: Path, **more: Any) -> RetrievalData:
     return data_of(root, hide=0.5, vq_codes=str(codes), **more)
 
 
@@ -444,4 +444,4 @@ def test_keys_may_begin_at_the_folder_of_the_set(root: Path, codes: Path, tmp_pa
 )
 def test_fields_that_contradict_each_other_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Data(**values)
+        RetrievalData(**values)

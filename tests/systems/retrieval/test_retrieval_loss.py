@@ -6,7 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sightword.systems.retrieval.loss import Alignment, Block, MaskedLanguage, Persons, masked_language_loss, quick_gelu
+from sightword.systems.retrieval.loss import (
+    Alignment,
+    Block,
+    IdentityHead,
+    MaskedLanguage,
+    masked_language_loss,
+    quick_gelu,
+)
 
 B, L, N, D, V = 3, 5, 7, 8, 11
 
@@ -79,7 +86,7 @@ def test_the_pure_forms_and_both_at_once_stay_available(kind, names):
 
 
 def test_naming_persons_is_the_mean_of_both_sides_cross_entropies():
-    persons = Persons(D, 4).double()
+    persons = IdentityHead(D, 4).double()
     torch.nn.init.normal_(persons.linear.weight)
     image, text, pids = drawn(B, D), drawn(B, D, seed=1), torch.tensor([2, 0, 3])
     weight, bias = persons.linear.weight.detach(), persons.linear.bias.detach()
@@ -92,7 +99,7 @@ def test_naming_persons_is_the_mean_of_both_sides_cross_entropies():
 
 
 def test_persons_start_as_good_as_unknown_and_those_outside_are_refused():
-    persons = Persons(D, 50)
+    persons = IdentityHead(D, 50)
     image, text = drawn(B, D).float(), drawn(B, D, seed=1).float()
     start = persons(image, text, torch.tensor([0, 9, 49]))
     assert float(start.detach()) == pytest.approx(math.log(50), abs=0.02)

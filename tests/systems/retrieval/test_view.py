@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from sightword.data.image import squash, to_tensor
-from sightword.systems.retrieval.view import Cells, Disturbance
+from sightword.systems.retrieval.view import Augmentation, Cells
 
 
 def picture(height: int = 48, width: int = 16) -> Image.Image:
@@ -20,19 +20,19 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def test_nothing_disturbed_is_the_picture_bent() -> None:
-    view = Disturbance((96, 32), pad=0, erase=0)
+    view = Augmentation((96, 32), pad=0, erase=0)
     image, mirrored = view(picture(), seeded(0))
     assert torch.equal(image, squash(96, 32)(picture(), None))
     assert not mirrored
-    assert torch.equal(Disturbance((48, 16), pad=0, erase=0)(picture(), seeded(0))[0], to_tensor(picture()))
+    assert torch.equal(Augmentation((48, 16), pad=0, erase=0)(picture(), seeded(0))[0], to_tensor(picture()))
 
 
 def test_half_of_the_images_are_mirrored_and_say_so() -> None:
-    straight, view = to_tensor(picture()), Disturbance((48, 16), True, 0, 0)
+    straight, view = to_tensor(picture()), Augmentation((48, 16), True, 0, 0)
     found = [view(picture(), seeded(seed)) for seed in range(200)]
     assert all(torch.equal(image, straight.flip(-1) if mirrored else straight) for image, mirrored in found)
     assert 70 < sum(mirrored for _, mirrored in found) < 130
-    assert not any(Disturbance((48, 16), False, 0, 0)(picture(), seeded(seed))[1] for seed in range(50))
+    assert not any(Augmentation((48, 16), False, 0, 0)(picture(), seeded(seed))[1] for seed in range(50))
 
 
 def test_a_crop_is_the_image_shifted_over_black() -> None:
@@ -40,7 +40,7 @@ def test_a_crop_is_the_image_shifted_over_black() -> None:
     framed = torch.full((3, 48 + 6, 16 + 6), -1.0)
     framed[:, 3:-3, 3:-3] = straight
     for seed in range(300):
-        image, _ = Disturbance((48, 16), pad=3, erase=0)(picture(), seeded(seed))
+        image, _ = Augmentation((48, 16), pad=3, erase=0)(picture(), seeded(seed))
         assert image.shape == (3, 48, 16)
         places = [(y, x) for y in range(7) for x in range(7) if torch.equal(image, framed[:, y : y + 48, x : x + 16])]
         assert len(places) == 1
@@ -53,7 +53,7 @@ def erased(image: Tensor) -> Tensor:
 
 
 def test_an_erased_rectangle_is_grey_and_two_to_forty_percent_large() -> None:
-    view, shares = Disturbance((96, 32), pad=0, erase=0.5), []
+    view, shares = Augmentation((96, 32), pad=0, erase=0.5), []
     for seed in range(200):
         hole = erased(view(picture(), seeded(seed))[0])
         if hole.any():
@@ -68,7 +68,7 @@ def test_an_erased_rectangle_is_grey_and_two_to_forty_percent_large() -> None:
 
 
 def test_switching_one_disturbance_off_leaves_the_others_as_they_were() -> None:
-    both, no_erasing = (Disturbance((48, 16), True, 4, erase) for erase in (1.0, 0.0))
+    both, no_erasing = (Augmentation((48, 16), True, 4, erase) for erase in (1.0, 0.0))
     for seed in range(20):
         image, mirrored = both(picture(), seeded(seed))
         whole, as_well = no_erasing(picture(), seeded(seed))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sightword.miniature import tower
-from sightword.systems.skeleton.config import System
+from sightword.systems.skeleton.config import SkeletonConfig
 from sightword.systems.skeleton.data import SkeletonBatch
 from sightword.systems.skeleton.joints import JointSet
 from sightword.systems.skeleton.task import assemble
@@ -55,7 +55,7 @@ class Dense(nn.Module):
 
 
 def write_world(folder):
-    """Folder → words of System: labels and a tiny BERT that knows their words."""
+    """Folder → words of SkeletonConfig: labels and a tiny BERT that knows their words."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, labels in (("labels", LABELS), ("unseen", UNSEEN)):
         (folder / f"{name}.json").write_text(json.dumps(labels))
@@ -67,7 +67,7 @@ def write_world(folder):
 
 def system(world, **values):
     small = {"base": 4, "depths": [1, 1, 1], "embed_dim": 16, "fusion_layers": 1, "fusion_heads": 2}
-    return System(**{**small, **world, **values})
+    return SkeletonConfig(**{**small, **world, **values})
 
 
 def task_for(world, seed=0, **values):

@@ -37,13 +37,13 @@ class Batch(NamedTuple):
 
 
 @dataclass
-class System:
+class SkeletonConfig:
     recognise_by: str = "text"
     labels: str = "labels.json"
 
 
 @dataclass
-class Data:
+class SkeletonData:
     annotations: str = "own.pkl"
     test: str = "xsub_val"
     frames: int = LENGTH
@@ -55,8 +55,8 @@ class Data:
 @dataclass
 class Config:
     experiment: str = "skeleton/visece_pacl"
-    system: System = field(default_factory=System)
-    data: Data = field(default_factory=Data)
+    system: SkeletonConfig = field(default_factory=SkeletonConfig)
+    data: SkeletonData = field(default_factory=SkeletonData)
 
 
 class Answers:

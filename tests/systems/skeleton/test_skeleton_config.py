@@ -11,7 +11,7 @@ import yaml
 import sightword
 from sightword.cli.compose import compose_config
 from sightword.cli.main import main
-from sightword.systems.skeleton.config import System
+from sightword.systems.skeleton.config import SkeletonConfig
 
 EXPERIMENTS = ["slowonly", "visece", "visece_itm", "visece_mo", "visece_pacl", "visece_mean"]
 FILE = Path(sightword.__file__).parent / "configs" / "preset" / "skeleton.yaml"
@@ -78,7 +78,7 @@ def test_an_experiment_composes_with_the_published_names_and_recipe(name):
     assert config == composed(f"experiment=skeleton/{name}", "scale=full", "system.base=32")
     assert (config.system.text, config.system.depths, config.system.embed_dim) == ("bert_base", [4, 6, 3], 256)
     assert (config.data.frames, config.data.size, config.data.test_size) == (48, [56, 56], [64, 64])
-    assert (config.optim.name, config.optim.weight_decay, config.optim.clip) == ("adamw", 0.01, 40.0)
+    assert (config.optim.name, config.optim.weight_decay, config.optim.max_grad_norm) == ("adamw", 0.01, 40.0)
     assert (config.optim.schedule, config.data.batch_size, config.trainer.epochs) == ("cosine", 16, 240)
     assert config.trainer.monitor == "val/top1"
 
@@ -88,7 +88,7 @@ def test_the_small_scale_changes_names_sizes_and_rates_only(name):
     full, mini = (composed(f"experiment=skeleton/{name}", f"scale={scale}") for scale in ("full", "mini"))
     sizes = {"base", "depths", "labels", "text", "embed_dim", "dropout", "fusion_layers", "fusion_heads", "queue"}
     sizes |= {"soft_ramp", "temperature", "momentum", "text_pooling"}
-    for field in dataclasses.fields(System):
+    for field in dataclasses.fields(SkeletonConfig):
         if field.name not in sizes:
             assert getattr(full.system, field.name) == getattr(mini.system, field.name), field.name
 
@@ -171,7 +171,7 @@ def test_a_mean_preset_is_named_for_its_projector_and_where_it_stands(name):
 )
 def test_values_that_do_not_fit_each_other_are_a_line(values, said):
     with pytest.raises(ValueError, match=said) as error:
-        System(**values)
+        SkeletonConfig(**values)
     assert "\n" not in str(error.value)
 
 

@@ -11,20 +11,20 @@ from posed import CLASSES, content, recording, write
 
 from sightword.data.loader import Draw, Loaders
 from sightword.systems.skeleton.annotations import read_annotations, write_npz
-from sightword.systems.skeleton.config import Data
+from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.data import SkeletonBatch, hold_out, make_loaders, split_loader
 from sightword.systems.skeleton.joints import joint_set
 
 COCO = joint_set("coco17")
 
 
-def data_of(folder: Path, made: Any = None, **other: Any) -> Data:
+def data_of(folder: Path, made: Any = None, **other: Any) -> SkeletonData:
     write(folder / "x.pkl", content() if made is None else made)
     small = {"frames": 8, "size": [24, 20], "test_size": [32, 28], "batch_size": 4, "num_workers": 0, "val": "xsub_val"}
-    return Data(**({"annotations": str(folder / "x.pkl")} | small | other))
+    return SkeletonData(**({"annotations": str(folder / "x.pkl")} | small | other))
 
 
-def loaders_of(data: Data, seed: int = 0, classes: Sequence[str] = CLASSES) -> Loaders:
+def loaders_of(data: SkeletonData, seed: int = 0, classes: Sequence[str] = CLASSES) -> Loaders:
     return make_loaders(data, seed, COCO, classes)
 
 
@@ -273,4 +273,4 @@ def test_labels_of_other_splits_may_be_outside_the_list(tmp_path):
 )
 def test_a_config_that_cannot_be_is_one_line(other, message):
     with pytest.raises(ValueError, match=message):
-        Data(**other)
+        SkeletonData(**other)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sightword.systems.tokenizer.config import System
+from sightword.systems.tokenizer.config import TokenizerConfig
 from sightword.systems.tokenizer.loss import LPIPS
 from sightword.systems.tokenizer.task import make_task
 
@@ -89,7 +89,7 @@ def test_training_the_model_wakes_no_dropout_and_frees_no_weight(alex):
 
 
 def test_it_is_in_no_state_parameter_role_or_export_of_the_model(alex, tmp_path):
-    task = make_task(System(**SMALL))
+    task = make_task(TokenizerConfig(**SMALL))
     without = set(task.state_dict()), len(list(task.parameters())), len(list(task.buffers()))
     task.lpips.net, task.lpips.weights = "alex", str(alex[2])
     task.lpips(images(), images())
@@ -101,7 +101,7 @@ def test_it_is_in_no_state_parameter_role_or_export_of_the_model(alex, tmp_path)
 
 
 def test_nothing_is_read_before_the_first_image(offline):
-    make_task(System(**SMALL))  # use_lpips is the default: a download here would stop everybody who is offline
+    make_task(TokenizerConfig(**SMALL))  # use_lpips is the default: a download here would stop everybody who is offline
 
 
 @pytest.mark.parametrize(("net", "file"), [("vgg", "vgg16-397923af.pth"), ("alex", "alexnet-owt-7be5be79.pth")])

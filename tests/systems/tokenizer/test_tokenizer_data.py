@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from sightword.cli.main import main
-from sightword.systems.tokenizer.config import Data
+from sightword.systems.tokenizer.config import TokenizerData
 from sightword.systems.tokenizer.data import make_loaders, split
 
 TINY = {"image_size": 16, "batch_size": 2, "num_workers": 0}
 
 
 def data_of(root, **options):
-    return Data(**({"root": str(root)} | TINY | options))
+    return TokenizerData(**({"root": str(root)} | TINY | options))
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_one_image_cannot_be_split(folder):
 
 def test_no_root_is_said_before_anything_else():
     with pytest.raises(ValueError, match=r"data.root is not set: .* data.root="):
-        make_loaders(Data())
+        make_loaders(TokenizerData())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The objective of a tokenizer: every term once, every gradient the textbook's, the critic in its own time."""
+"""The objective of a tokenizer: every term once, every gradient the textbook's, the discriminator in its own time."""
 
 import copy
 import csv
@@ -12,10 +12,10 @@ from torch import nn
 from sightword.cli.main import main
 from sightword.data.image import ImageBatch
 from sightword.ops.quantize import Quantized, VectorQuantizerEMA
-from sightword.systems.tokenizer.config import System
+from sightword.systems.tokenizer.config import TokenizerConfig
 from sightword.systems.tokenizer.loss import LeCam, WithGradient, adaptive_weight, discriminator_loss, generator_loss
 from sightword.systems.tokenizer.model import PatchGAN
-from sightword.systems.tokenizer.task import Tokenizing, make_task
+from sightword.systems.tokenizer.task import TokenizerTask, make_task
 from sightword.towers.vq.image import Reconstruction, VQImage
 from sightword.towers.vq.network import Decoder, Encoder
 
@@ -35,7 +35,7 @@ class Blurred(nn.Module):
 
 def task_of(**options):
     torch.manual_seed(0)
-    task = make_task(System(**(TINY | LAMBDAS | options)))
+    task = make_task(TokenizerConfig(**(TINY | LAMBDAS | options)))
     task.lpips = Blurred()
     return task.train()
 
@@ -114,7 +114,7 @@ def test_commitment_is_weighed_once_also_in_a_tokenizer_that_has_a_cost_of_its_o
     own = VQImage(Encoder(3, (8, 8), 8, 1), VectorQuantizerEMA(16, 8), Decoder(8, (8, 8), 3, 1))
     assert own.quantizer.commitment_cost == 0.25
     own.save_pretrained(tmp_path)
-    loaded = make_task(System(weights=str(tmp_path), use_lpips=False))
+    loaded = make_task(TokenizerConfig(weights=str(tmp_path), use_lpips=False))
     for task in (task_of(), loaded):
         losses = task.losses(batch_of())
         assert torch.equal(losses["commitment_loss"], losses["vq_loss"])  # vq_loss is never scaled
@@ -145,14 +145,14 @@ def test_with_a_gradient_codebook_vq_loss_moves_the_codes_and_only_them():
     assert all(name.startswith("encoder.") for name in gradients(task))
 
 
-# --------------------------------------------------------------------------------------------------------- the critic
+# ---------------------------------------------------------------------------------------------------- the discriminator
 
 
 def two_passes(task, batch):
-    """The total as the papers write it, by ordinary autograd: LPIPS and the critic run backward twice."""
-    out, critic = task.model(batch.images), task.critic
+    """The total as the papers write it, by ordinary autograd: LPIPS and the discriminator run backward twice."""
+    out, discriminator = task.model(batch.images), task.discriminator
     looks = 0.7 * F.l1_loss(out.images, batch.images) + 1.3 * task.lpips(out.images, batch.images).mean()
-    gan = generator_loss(critic.network(out.images), critic.kind)
+    gan = generator_loss(discriminator.network(out.images), discriminator.kind)
     last = task.model.decoder.conv_out.weight
     norms = [torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (looks, gan)]
     adaptive = (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach()
@@ -224,37 +224,37 @@ def test_a_known_gradient_is_handed_back_scaled():
 def test_the_generators_pass_leaves_no_gradient_at_the_critic():
     task = task_of(lambda_gan=1.0)
     task.total(task.losses(batch_of())).backward()
-    assert all(p.grad is None for p in task.critic.parameters())
-    task.total(task.critic_losses(batch_of())).backward()
-    assert all(p.grad is not None for p in task.critic.parameters())
+    assert all(p.grad is None for p in task.discriminator.parameters())
+    task.total(task.discriminator_losses(batch_of())).backward()
+    assert all(p.grad is not None for p in task.discriminator.parameters())
 
 
 def test_the_critic_is_shown_images_as_real_and_this_batchs_reconstructions_as_false():
     task, batch = task_of(lambda_gan=1.0), batch_of()
     shown = copy.deepcopy(task.model)(batch.images).images
     task.losses(batch)
-    real, false = task.critic.network(batch.images), task.critic.network(shown)
+    real, false = task.discriminator.network(batch.images), task.discriminator.network(shown)
     expected, swapped = (discriminator_loss(*pair, "hinge").item() for pair in ((real, false), (false, real)))
-    assert task.critic_losses(batch)["disc_loss"].item() == pytest.approx(expected, rel=1e-5)
+    assert task.discriminator_losses(batch)["disc_loss"].item() == pytest.approx(expected, rel=1e-5)
     assert abs(expected - swapped) > 1e-3
 
 
 def test_the_critics_pass_leaves_no_gradient_at_the_generator():
     task = task_of(lambda_gan=1.0, lecam_weight=0.1)
     task.losses(batch_of())
-    task.total(task.critic_losses(batch_of())).backward()
+    task.total(task.discriminator_losses(batch_of())).backward()
     assert not gradients(task)
 
 
 def test_the_critic_learns_from_disc_start_and_is_heard_after_its_warmup(tiny, tmp_path, monkeypatch):
-    losses, seen, states = Tokenizing.losses, [], []
+    losses, seen, states = TokenizerTask.losses, [], []
 
     def watched(self, batch):
-        states.append(copy.deepcopy(self.critic.state_dict()))
+        states.append(copy.deepcopy(self.discriminator.state_dict()))
         seen.append(losses(self, batch))
         return seen[-1]
 
-    monkeypatch.setattr(Tokenizing, "losses", watched)
+    monkeypatch.setattr(TokenizerTask, "losses", watched)
     words = ["experiment=tokenizer/vqgan", *tiny, "system.disc_start=2", "system.disc_warmup=2", "system.disc_layers=1"]
     words += ["system.disc_channels=4", "trainer.steps=6", "data.val_crops=1", f"out={tmp_path}"]
     assert main(["train", *words]) == 0
@@ -306,13 +306,13 @@ def test_lecam_by_hand_and_in_the_state():
     assert real.grad.tolist() == [4.5, 2.5]  # (real + 1.5), twice halved
     task = task_of(lambda_gan=1.0, lecam_weight=0.3)
     task.losses(batch_of())
-    terms = task.critic_losses(batch_of())
+    terms = task.discriminator_losses(batch_of())
     expected = terms["disc_loss"].item() + 0.3 * terms["lecam_loss"].item()
     assert task.total(terms).item() == pytest.approx(expected)
     restored = task_of(lambda_gan=1.0, lecam_weight=0.3)
     restored.load_state_dict(task.state_dict())
-    assert restored.critic.lecam.averages.abs().sum() > 0
-    assert torch.equal(restored.critic.lecam.averages, task.critic.lecam.averages)
+    assert restored.discriminator.lecam.averages.abs().sum() > 0
+    assert torch.equal(restored.discriminator.lecam.averages, task.discriminator.lecam.averages)
 
 
 @pytest.mark.parametrize(("layers", "count", "side"), [(3, 2_765_633, 30), (2, 663_361, 62)])
@@ -357,7 +357,7 @@ def measured(task, *batches):
 
 
 def test_measures_by_hand():
-    task = Tokenizing(Fake([[[0, 1], [1, 1]], [[2, 2]]]), rec=2.0, vq=3.0, commit=4.0)
+    task = TokenizerTask(Fake([[[0, 1], [1, 1]], [[2, 2]]]), rec=2.0, vq=3.0, commit=4.0)
     values = measured(task, [halves(True), halves(True)], [halves(False)])
     psnr = (2 * -20 * math.log10(51 / 255) - 20 * math.log10(20 / 255)) / 3
     assert values["psnr"] == pytest.approx(psnr, abs=1e-4)
@@ -377,7 +377,7 @@ def test_measures_by_hand():
 
 
 def test_measures_forget_what_they_gathered():
-    task = Tokenizing(Fake([[[0, 1]], [[3, 3]]]))
+    task = TokenizerTask(Fake([[[0, 1]], [[3, 3]]]))
     first, second = measured(task, [halves(True)]), measured(task, [halves(False)])
     assert (first["code_usage_rate"], second["code_usage_rate"]) == (0.5, 0.25)
     assert second["perplexity"] == pytest.approx(1.0)
@@ -386,7 +386,7 @@ def test_measures_forget_what_they_gathered():
 
 
 def test_evaluation_trains_nothing():
-    task = task_of(kmeans=True, revive_after=1).eval()
+    task = task_of(kmeans=True, restart_after=1).eval()
     before = copy.deepcopy(task.state_dict())
     with torch.no_grad():
         task.evaluate(batch_of())
@@ -462,8 +462,8 @@ def test_stats_tell_the_last_batch_from_the_last_hundred():
 
 
 def test_the_protocol_names_the_perceptual_net_or_says_that_there_is_none():
-    assert "vgg" in make_task(System(**(TINY | {"use_lpips": True}))).protocol()["lpips"]
-    assert "not measured" in make_task(System(**TINY)).protocol()["lpips"]
+    assert "vgg" in make_task(TokenizerConfig(**(TINY | {"use_lpips": True}))).protocol()["lpips"]
+    assert "not measured" in make_task(TokenizerConfig(**TINY)).protocol()["lpips"]
 
 
 def test_an_exported_tokenizer_gives_the_tasks_ids(tmp_path):

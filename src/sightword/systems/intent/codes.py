@@ -22,7 +22,7 @@ from sightword.towers.token_cache import TokenCache
 def write_codes(
     tokens: str | Path,
     anchors: Mapping[str, Tensor],
-    forms: Mapping[str, str],
+    token_types: Mapping[str, str],
     out: str | Path,
     shard_size: int = 256,
     engine: str = "inline",
@@ -34,7 +34,7 @@ def write_codes(
     anchors: stream → (K, D). forms: stream → which tokens it reads. ValueError if the tokens do not fit the anchors.
     """
     source = TokenCache(tokens)
-    keys, grid = list(source), check_fits(source, anchors, forms)
+    keys, grid = list(source), check_fits(source, anchors, token_types)
     largest = max(map(len, anchors.values()))
     header = header_for(
         keys,
@@ -45,13 +45,13 @@ def write_codes(
         num_codes=largest,
         preprocessing=source.header["preprocessing"],
         streams={name: len(codes) for name, codes in anchors.items()},
-        forms={name: forms[name] for name in anchors},
+        token_types={name: token_types[name] for name in anchors},
         anchors=anchors_digest(anchors),
     )
     cache = FeatureCache.create(out, header)
 
     def worker() -> Callable[[int], None]:
-        return _Reader(TokenCache(tokens), cache, keys, anchors, forms)
+        return _Reader(TokenCache(tokens), cache, keys, anchors, token_types)
 
     shards.run(worker, cache.shards, cache.missing, engine=engine, desc="reading words", workers=workers, gpus=gpus)
     return cache
@@ -62,23 +62,23 @@ def anchors_digest(anchors: Mapping[str, Tensor]) -> str:
     return digest({name: codes.float() for name, codes in anchors.items()})
 
 
-def check_fits(tokens: TokenCache, anchors: Mapping[str, Tensor], forms: Mapping[str, str]) -> int:
+def check_fits(tokens: TokenCache, anchors: Mapping[str, Tensor], token_types: Mapping[str, str]) -> int:
     """How many patches an image has. ValueError unless each stream finds its form of tokens, as wide as its codes."""
     shapes: dict[str, Sequence[int]] = tokens.header["shapes"]
     for name, codes in anchors.items():
-        form = forms[name]
-        if form not in shapes:
+        token_type = token_types[name]
+        if token_type not in shapes:
             there = ", ".join(sorted(shapes.keys() - {"pooled"}))
             raise ValueError(
-                f"stream {name} reads {form} tokens, {tokens.out} has {there}: sightword cache tokens={there},{form}, "
+                f"stream {name} reads {token_type} tokens, {tokens.out} has {there}: sightword cache tokens={there},{token_type}, "
                 f"or system.tokens.{name}=…"
             )
-        if shapes[form][1] != codes.shape[1]:
+        if shapes[token_type][1] != codes.shape[1]:
             raise ValueError(
-                f"the {form} tokens of {tokens.out} are {shapes[form][1]} wide, the anchors of {name} "
+                f"the {token_type} tokens of {tokens.out} are {shapes[token_type][1]} wide, the anchors of {name} "
                 f"{codes.shape[1]}: they are of two towers"
             )
-    return next(iter({shapes[forms[name]][0] for name in anchors}))
+    return next(iter({shapes[token_types[name]][0] for name in anchors}))
 
 
 class _Reader:
@@ -90,20 +90,20 @@ class _Reader:
         cache: FeatureCache,
         keys: Sequence[str],
         anchors: Mapping[str, Tensor],
-        forms: Mapping[str, str],
+        token_types: Mapping[str, str],
     ) -> None:
         self.tokens, self.cache, self.keys = tokens, cache, keys
         self.device = shards.device()
         self.anchors = {name: codes.to(self.device) for name, codes in anchors.items()}
-        self.forms = forms
+        self.token_types = token_types
 
     def __call__(self, shard: int) -> None:
         size = self.cache.header["shard_size"]
         keys = self.keys[shard * size : (shard + 1) * size]
         ids: dict[str, Tensor] = {}
-        for form in sorted({self.forms[name] for name in self.anchors}):
-            rows = np.stack([self.tokens.get(key, form) for key in keys])
-            names = [name for name in self.anchors if self.forms[name] == form]
+        for token_type in sorted({self.token_types[name] for name in self.anchors}):
+            rows = np.stack([self.tokens.get(key, token_type) for key in keys])
+            names = [name for name in self.anchors if self.token_types[name] == token_type]
             x = torch.from_numpy(rows).to(self.device).float()  # (B, N, D)
             ids |= zip(names, nearest_in_each(x, [self.anchors[name] for name in names], "cosine"), strict=True)
         stacked = torch.stack([ids[name] for name in sorted(ids)], 1).cpu().numpy()  # (B, S, N)

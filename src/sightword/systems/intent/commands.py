@@ -76,7 +76,7 @@ def codes(
     anchors: str,
     tokens: str,
     out: str,
-    forms: str = "",
+    token_types: str = "",
     streams: str = "",
     shard_size: int = 256,
     engine: str = "inline",
@@ -93,11 +93,11 @@ def codes(
 
     from sightword.systems.intent.anchors import Anchors
     from sightword.systems.intent.codes import write_codes
-    from sightword.systems.intent.config import FORMS
+    from sightword.systems.intent.config import TOKEN_TYPES
 
     read = Anchors.read(anchors)
     chosen = {name: read[name].codes for name in _listed(streams) or read.books}
-    told = {**dict.fromkeys(chosen, "joint"), **FORMS, **dict(_pairs("forms", forms))}
+    told = {**dict.fromkeys(chosen, "joint"), **TOKEN_TYPES, **dict(_pairs("forms", token_types))}
     folder = Path(out).expanduser()
     kept = write_codes(Path(tokens).expanduser(), chosen, told, folder, shard_size, engine, workers, gpus)
     print(f"{len(kept)} images in {folder}: {', '.join(f'{name} by {told[name]} tokens' for name in chosen)}")
@@ -114,7 +114,7 @@ def show(run: str, image: str = "", out: str = "show", checkpoint: str = "best")
 
     from sightword.data.image import read_image
     from sightword.systems.intent.show import write
-    from sightword.systems.intent.task import WordReading, read_exported
+    from sightword.systems.intent.task import MultiStreamTask, read_exported
 
     folder = Path(run).expanduser()
     if (folder / "config.yaml").is_file():
@@ -123,7 +123,7 @@ def show(run: str, image: str = "", out: str = "show", checkpoint: str = "best")
         task = restore(folder, checkpoint)[0]
     else:
         task = read_exported(folder)
-    if not isinstance(task, WordReading):
+    if not isinstance(task, MultiStreamTask):
         raise ValueError(f"{run} has no words to show: it is a {type(task).__name__}; give a run of stage1 or stage2")
     for file in write(task, Path(out).expanduser(), read_image(Path(image).expanduser()) if image else None):
         print(file)

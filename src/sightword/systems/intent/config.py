@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 
 STREAMS = ("coco", "places", "emotion", "ava", "actions")  # the document's; an anchors file may have others
-FORMS = {"coco": "value", "places": "joint", "emotion": "value", "ava": "joint", "actions": "value"}
+TOKEN_TYPES = {"coco": "value", "places": "joint", "emotion": "value", "ava": "joint", "actions": "value"}
 
 
 @dataclass
-class System:
+class IntentConfig:
     """The tower, the codebooks of words, the fusion, the head and the objective."""
 
     model: str = "multistream"  # multistream | baseline: frozen CLIP, class token and mean patch, an MLP of two layers
@@ -15,7 +15,9 @@ class System:
     tag: str = ""
     semantic_anchors_path: str = ""  # what `sightword anchors` wrote
     streams: list[str] = field(default_factory=list)  # of the anchors file; empty: all it has
-    tokens: dict[str, str] = field(default_factory=lambda: dict(FORMS))  # stream → form of patch tokens; others: joint
+    tokens: dict[str, str] = field(
+        default_factory=lambda: dict(TOKEN_TYPES)
+    )  # stream → form of patch tokens; others: joint
 
     fusion: str = "sum"  # sum | weighted (a scalar a stream) | gated (weights for each image)
     center: bool = True  # take the mean of each codebook off its codes: what all words share tells images nothing
@@ -46,7 +48,7 @@ class System:
 
 
 @dataclass
-class Data:
+class IntentData:
     """Intentonomy, or any set in its form."""
 
     root: str = ""  # the folder with intentonomy_{train,val,test}2020.json

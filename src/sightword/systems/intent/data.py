@@ -22,7 +22,7 @@ from sightword.data.image import ImageFolder, ImageItem, collate_images, read_im
 from sightword.data.loader import Draw, Loaders, Stream, ordered
 from sightword.storage import shards
 from sightword.storage.cache import FeatureCache
-from sightword.systems.intent.config import Data
+from sightword.systems.intent.config import IntentData
 from sightword.systems.intent.intentonomy import Annotations, annotation_file, read_annotations
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.token_cache import TokenCache, content_key
@@ -41,7 +41,7 @@ class IntentBatch(NamedTuple):
     pooled: Tensor | None = None  # (B, E), in the cache's dtype
     counts: dict[str, Tensor] | None = None  # stream → (B, K) float32
     anchors: str = ""  # digest of the codebooks that the counts are of, where a file says so
-    forms: dict[str, str] | None = None  # stream → the tokens whose words were counted, where a file says so
+    token_types: dict[str, str] | None = None  # stream → the tokens whose words were counted, where a file says so
     skipped: int = 0  # unreadable files of this batch: replaced in training, left out of evaluation
     missing: int = 0  # annotated images of the whole split that are not there; in each batch the same
     split: str = "val"  # where it is from; only validation may choose a threshold
@@ -71,7 +71,7 @@ class Split(NamedTuple):
     name: str = "val"
 
 
-def load_split(data: Data, split: str) -> Split:
+def load_split(data: IntentData, split: str) -> Split:
     """Which images of train, val or test are there; says how many are not.
 
     With a cache, an image is there if its row is, whether or not the picture still lies on this disk. ValueError if a
@@ -95,7 +95,7 @@ def load_split(data: Data, split: str) -> Split:
     return Split(notes, list(keys), list(keys.values()), missing, split)
 
 
-def images_of(data: Data) -> Path:
+def images_of(data: IntentData) -> Path:
     """The folder that the files of the annotations lie below."""
     return Path(data.images or data.root).expanduser()
 
@@ -107,7 +107,7 @@ def labels_of(annotations: Annotations, kind: str) -> Tensor:
     return (annotations.targets > {"any": 0.0, "majority": 0.5}[kind]).float()
 
 
-def _finder(data: Data) -> Callable[[str], str | None]:
+def _finder(data: IntentData) -> Callable[[str], str | None]:
     """From a file of the annotations to the key of its row; None if there is none."""
     folder = images_of(data)
     if data.codes:
@@ -127,7 +127,7 @@ def _finder(data: Data) -> Callable[[str], str | None]:
     return find
 
 
-def _refuse_unfinished(data: Data, files: Sequence[str]) -> None:
+def _refuse_unfinished(data: IntentData, files: Sequence[str]) -> None:
     """ValueError if a readable picture has no row: a missing or broken one is not to blame on the cache."""
     paths = [path for file in files if (path := images_of(data) / file).is_file()]
     first = next(filter(_readable, paths), None)
@@ -138,10 +138,10 @@ def _refuse_unfinished(data: Data, files: Sequence[str]) -> None:
             f"{len(paths)} images have no words in data.codes={data.codes}, the first is {first}: sightword codes "
             "finds them in a whole cache of tokens that is made of this folder of images"
         )
-    forms = ",".join(forms_of(TokenCache(data.cache)))
+    token_types = ",".join(forms_of(TokenCache(data.cache)))
     raise ValueError(
         f"{len(paths)} images have no tokens in data.cache={data.cache}, the first is {first}: sightword cache tower=… "
-        f"images={images_of(data)} tokens={forms} out={data.cache} computes them"
+        f"images={images_of(data)} tokens={token_types} out={data.cache} computes them"
     )
 
 
@@ -156,7 +156,9 @@ def _readable(path: Path) -> bool:
 # ---------------------------------------------------------------------------------------------------------- loaders
 
 
-def make_loaders(data: Data, seed: int = 0, count: Count | None = None, forms: Sequence[str] = ()) -> Loaders:
+def make_loaders(
+    data: IntentData, seed: int = 0, count: Count | None = None, token_types: Sequence[str] = ()
+) -> Loaders:
     """Batches are `IntentBatch`: counts if `data.codes` or `count` says how, tokens with `data.cache`, else pictures.
 
     Training has the labels of `data.labels`; validation has 0 and 1, also where the labels trained on are soft.
@@ -165,19 +167,21 @@ def make_loaders(data: Data, seed: int = 0, count: Count | None = None, forms: S
     train, val = load_split(data, "train"), load_split(data, "val")
     if train.annotations.names != val.annotations.names:
         raise ValueError(f"train and val in {data.root} differ in their categories: they are of two sets")
-    items = _items(data, train, labels_of(train.annotations, data.labels), seed, count, forms, training=True)
+    items = _items(data, train, labels_of(train.annotations, data.labels), seed, count, token_types, training=True)
     stream = Stream(items.dataset, data.batch_size, seed, **_options(data, items))
-    return Loaders(stream, _held_out(data, val, count, forms))
+    return Loaders(stream, _held_out(data, val, count, token_types))
 
 
-def split_loader(data: Data, split: str, count: Count | None = None, forms: Sequence[str] = ()) -> DataLoader:
+def split_loader(
+    data: IntentData, split: str, count: Count | None = None, token_types: Sequence[str] = ()
+) -> DataLoader:
     """One split for evaluation: each image once, in order, labels 0 and 1."""
-    return _held_out(data, load_split(data, split), count, forms)
+    return _held_out(data, load_split(data, split), count, token_types)
 
 
-def _held_out(data: Data, split: Split, count: Count | None, forms: Sequence[str]) -> DataLoader:
+def _held_out(data: IntentData, split: Split, count: Count | None, token_types: Sequence[str]) -> DataLoader:
     labels = labels_of(split.annotations, "any" if data.labels == "soft" else data.labels)
-    items = _items(data, split, labels, 0, count, forms, training=False)
+    items = _items(data, split, labels, 0, count, token_types, training=False)
     return ordered(items.dataset, data.batch_size, **_options(data, items))
 
 
@@ -190,7 +194,13 @@ class _Items(NamedTuple):
 
 
 def _items(
-    data: Data, split: Split, labels: Tensor, seed: int, count: Count | None, forms: Sequence[str], training: bool
+    data: IntentData,
+    split: Split,
+    labels: Tensor,
+    seed: int,
+    count: Count | None,
+    token_types: Sequence[str],
+    training: bool,
 ) -> _Items:
     ids = [split.annotations.ids[row] for row in split.available]
     known = Labelled(labels[split.available], ids, split.missing, split.name)
@@ -202,17 +212,17 @@ def _items(
     if count is not None:
         if not data.cache:
             raise ValueError("counts are of tokens, and data.cache is not set: sightword cache writes them")
-        counts = count_tokens(TokenCache(data.cache), split.keys, count, forms)
+        counts = count_tokens(TokenCache(data.cache), split.keys, count, token_types)
         return _Items(Counts(known, counts), _as_it_is, slow=False)
     if data.cache:
-        return _Items(Tokens(known, TokenCache(data.cache), split.keys, forms), _as_it_is)
+        return _Items(Tokens(known, TokenCache(data.cache), split.keys, token_types), _as_it_is)
     on_error = "replace" if training else "skip"
     folder = ImageFolder(split.keys, _view(data.image_size), seed, on_error, cache_mb=0)
     row_of = {path: row for row, path in enumerate(split.keys)}
     return _Items(folder, partial(_collate_pictures, known=known, row_of=row_of))
 
 
-def _options(data: Data, items: _Items) -> dict[str, Any]:
+def _options(data: IntentData, items: _Items) -> dict[str, Any]:
     return {
         "collate_fn": items.collate,
         "num_workers": data.num_workers if items.slow else 0,
@@ -271,9 +281,11 @@ def forms_of(cache: TokenCache) -> list[str]:
 class Tokens(Dataset[IntentBatch]):
     """Rows of a TokenCache, a batch at a time; workers open its files themselves."""
 
-    def __init__(self, known: Labelled, cache: TokenCache, keys: Sequence[str], forms: Sequence[str] = ()) -> None:
+    def __init__(
+        self, known: Labelled, cache: TokenCache, keys: Sequence[str], token_types: Sequence[str] = ()
+    ) -> None:
         self.known, self.cache, self.keys = known, cache, list(keys)
-        self.forms = _chosen(cache, forms)
+        self.token_types = _chosen(cache, token_types)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -283,19 +295,19 @@ class Tokens(Dataset[IntentBatch]):
 
     def __getitems__(self, draws: Sequence[Draw | int]) -> IntentBatch:
         rows = _rows(draws)
-        tokens = _read(self.cache, [self.keys[row] for row in rows], [*self.forms, "pooled"])
+        tokens = _read(self.cache, [self.keys[row] for row in rows], [*self.token_types, "pooled"])
         return self.known.batch(rows)._replace(pooled=tokens.pop("pooled"), tokens=tokens)
 
 
 def each_tokens(
-    cache: TokenCache, keys: Sequence[str], forms: Sequence[str] = (), batch: int = 64
+    cache: TokenCache, keys: Sequence[str], token_types: Sequence[str] = (), batch: int = 64
 ) -> Iterator[TokenRows]:
     """All images of a split, each once, in the order in which they lie on the disk; `batch` of them in memory.
 
     keys: content keys, as `Split` has them. `rows` says which an image is, so `out[rows] = …` puts it in its place.
     forms: all that the cache has if empty. ValueError if a key has no row.
     """
-    forms = _chosen(cache, forms)
+    token_types = _chosen(cache, token_types)
     numbers: dict[str, list[int]] = {}  # a picture may be in a set twice
     for number, key in enumerate(keys):
         numbers.setdefault(key, []).append(number)
@@ -305,18 +317,18 @@ def each_tokens(
     rows = [number for key in dict.fromkeys(stored) for number in numbers[key]]
     for start in range(0, len(rows), batch):
         some = rows[start : start + batch]
-        tokens = _read(cache, [keys[row] for row in some], [*forms, "pooled"])
+        tokens = _read(cache, [keys[row] for row in some], [*token_types, "pooled"])
         yield TokenRows(torch.tensor(some), pooled=tokens.pop("pooled"), tokens=tokens)
 
 
-def _chosen(cache: TokenCache, forms: Sequence[str]) -> list[str]:
+def _chosen(cache: TokenCache, token_types: Sequence[str]) -> list[str]:
     there = forms_of(cache)
-    if lacking := sorted(set(forms) - set(there)):
+    if lacking := sorted(set(token_types) - set(there)):
         raise ValueError(
             f"{cache.out} has {', '.join(there)} tokens and no {', '.join(lacking)}: sightword cache "
             f"tokens={','.join([*there, *lacking])} out=… writes another cache"
         )
-    return list(dict.fromkeys(forms)) or there
+    return list(dict.fromkeys(token_types)) or there
 
 
 def _read(cache: TokenCache, keys: Sequence[str], names: Sequence[str]) -> dict[str, Tensor]:
@@ -339,13 +351,13 @@ class Counts(Dataset[IntentBatch]):
         known: Labelled,
         counts: Mapping[str, Tensor],
         anchors: str = "",
-        forms: Mapping[str, str] | None = None,
+        token_types: Mapping[str, str] | None = None,
     ) -> None:
         """counts: stream → (M, K), of any dtype; batches are float32. anchors, forms: as `IntentBatch` has them."""
         if wrong := {name: len(values) for name, values in counts.items() if len(values) != len(known.image_ids)}:
             raise ValueError(f"there are {len(known.image_ids)} images and counts of {wrong}")
         self.known, self.counts, self.anchors = known, dict(counts), anchors
-        self.forms = None if forms is None else dict(forms)
+        self.token_types = None if token_types is None else dict(token_types)
 
     def __len__(self) -> int:
         return len(self.known.image_ids)
@@ -356,16 +368,16 @@ class Counts(Dataset[IntentBatch]):
     def __getitems__(self, draws: Sequence[Draw | int]) -> IntentBatch:
         rows = _rows(draws)
         counts = {name: values[rows].float() for name, values in self.counts.items()}
-        return self.known.batch(rows)._replace(counts=counts, anchors=self.anchors, forms=self.forms)
+        return self.known.batch(rows)._replace(counts=counts, anchors=self.anchors, token_types=self.token_types)
 
 
 def count_tokens(
-    cache: TokenCache, keys: Sequence[str], count: Count, forms: Sequence[str] = (), batch: int = 64
+    cache: TokenCache, keys: Sequence[str], count: Count, token_types: Sequence[str] = (), batch: int = 64
 ) -> dict[str, Tensor]:
     """Name → (M, K), on the CPU, in the dtype that `count` gives: each batch of tokens is read, counted, forgotten."""
     found: dict[str, Tensor] = {}
     progress = tqdm(total=len(keys), desc="counting words", unit=" images", disable=None)
-    for some in each_tokens(cache, keys, forms, batch):
+    for some in each_tokens(cache, keys, token_types, batch):
         with torch.no_grad():
             counted = count(some)
         for name, values in counted.items():
@@ -388,7 +400,7 @@ def count_codes(codes: FeatureCache, keys: Sequence[str]) -> dict[str, Tensor]:
     return found
 
 
-def _open_codes(data: Data) -> FeatureCache:
+def _open_codes(data: IntentData) -> FeatureCache:
     codes = FeatureCache(data.codes)
     if lacking := [name for name in ("streams", "anchors", "forms") if name not in codes.header]:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 from sightword.data.image import read_image
 from sightword.engine.run import restore
 from sightword.systems.intent import commands, intentonomy, show
-from sightword.systems.intent.task import WordReading
+from sightword.systems.intent.task import MultiStreamTask
 from sightword.towers.token_cache import Source, cache_tokens
 from sightword.viz.page import Figure, Section, Train
 
@@ -53,7 +53,7 @@ def _run(out: Path, name: str, tower: Path, data: Path, train: Train) -> dict[st
     return json.loads((folder / "summary.json").read_text())
 
 
-def _section(runs: dict[str, dict[str, Any]], task: WordReading, data: Path, out: Path) -> Section:
+def _section(runs: dict[str, dict[str, Any]], task: MultiStreamTask, data: Path, out: Path) -> Section:
     best = {name: {key.removeprefix("val/"): v for key, v in run["best"].items()} for name, run in runs.items()}
     stage1 = best["stage1"]
     times = stage1["macro_f1"] / stage1["all_ones_macro_f1"]
@@ -99,7 +99,7 @@ def _section(runs: dict[str, dict[str, Any]], task: WordReading, data: Path, out
     )
 
 
-def _figures(task: WordReading, inside: show.Inside, said: str) -> list[Figure]:
+def _figures(task: MultiStreamTask, inside: show.Inside, said: str) -> list[Figure]:
     """What was read in a picture, and what follows from it."""
     return [
         Figure(show.maps(task, inside), "What it read, patch by patch; pale where two words were nearly as near."),
@@ -111,7 +111,7 @@ def _figures(task: WordReading, inside: show.Inside, said: str) -> list[Figure]:
     ]
 
 
-def _pictures(task: WordReading, data: Path) -> list[tuple[show.Inside, str]]:
+def _pictures(task: MultiStreamTask, data: Path) -> list[tuple[show.Inside, str]]:
     """Two test pictures of several things, one of somebody who does something, and what people said of each."""
     notes = intentonomy.read_annotations(intentonomy.annotation_file(data, "test"))
     drawn = json.loads((data / "drawn.json").read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from sightword.ops.nearest import unit
 from sightword.storage.atomic import write_atomically
 from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.measure import on_grid
-from sightword.systems.intent.task import WordReading
+from sightword.systems.intent.task import MultiStreamTask
 from sightword.viz import chart, overlay
 from sightword.viz.grid import titled
 
@@ -38,13 +38,13 @@ class Inside(NamedTuple):
 
 
 @torch.no_grad()
-def look(task: WordReading, picture: Image.Image) -> Inside:
+def look(task: MultiStreamTask, picture: Image.Image) -> Inside:
     """Read one picture (RGB). The task is in eval mode; its tower is opened if it is not."""
     tower = task.tower(torch.device("cpu"))
     task.anchors.check_fits(tower)
-    forms = sorted(set(task.forms.values()))
-    found = tower.forms(tower.preprocess.batch([picture]), forms)
-    tokens = {stream: found[form].tokens for stream, form in task.forms.items()}
+    token_types = sorted(set(task.token_types.values()))
+    found = tower.token_types(tower.preprocess.batch([picture]), token_types)
+    tokens = {stream: found[token_type].tokens for stream, token_type in task.token_types.items()}
     read, looked = task.model(tokens), task.model.adapted(tokens)
     grid, parts = tower.grid(), task.model.attribute(read)
     ids = {stream: read.ids[stream][0] for stream in task.model.streams}
@@ -60,18 +60,18 @@ def look(task: WordReading, picture: Image.Image) -> Inside:
     )
 
 
-def classes_of(task: WordReading, stream: str) -> Tensor:
+def classes_of(task: MultiStreamTask, stream: str) -> Tensor:
     """(K,): the class id of each code; copies of a word share it."""
     return torch.tensor(task.anchors[stream].class_ids)
 
 
-def names_of(task: WordReading, stream: str) -> dict[int, str]:
+def names_of(task: MultiStreamTask, stream: str) -> dict[int, str]:
     """Class id → its word."""
     book = task.anchors[stream]
     return dict(zip(book.class_ids, book.names, strict=True))
 
 
-def _margin(task: WordReading, stream: str, tokens: Tensor, ids: Tensor) -> Tensor:
+def _margin(task: MultiStreamTask, stream: str, tokens: Tensor, ids: Tensor) -> Tensor:
     """Tokens (N, D), ids (N,) → (N,)"""
     cosines = unit(tokens.float()) @ task.model.book(stream).codes().T  # (N, K)
     classes = classes_of(task, stream)
@@ -83,7 +83,7 @@ def _margin(task: WordReading, stream: str, tokens: Tensor, ids: Tensor) -> Tens
 # --------------------------------------------------------------------------------------------------------- pictures
 
 
-def maps(task: WordReading, inside: Inside) -> Image.Image:
+def maps(task: MultiStreamTask, inside: Inside) -> Image.Image:
     """The picture and the words of its patches, stream by stream; clear where the margin is low."""
     large = inside.picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     shown, grey = {"what the tower saw": large}, large.convert("L").convert("RGB")
@@ -98,7 +98,7 @@ def maps(task: WordReading, inside: Inside) -> Image.Image:
     return titled(shown)
 
 
-def reasons(task: WordReading, inside: Inside, intents: int = 3, words: int = 6) -> Image.Image:
+def reasons(task: MultiStreamTask, inside: Inside, intents: int = 3, words: int = 6) -> Image.Image:
     """For the likeliest intents: where words speak for it (red) and against it (blue), and the words themselves."""
     grey = inside.picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("L")  # so that red is never its own
     top = inside.logits.topk(intents).indices.tolist()
@@ -123,17 +123,17 @@ def reasons(task: WordReading, inside: Inside, intents: int = 3, words: int = 6)
     return titled(shown)
 
 
-def _side(task: WordReading, score: float) -> str:
+def _side(task: MultiStreamTask, score: float) -> str:
     threshold = threshold_of(task)
     return "" if threshold is None else f" ({'over' if score > threshold else 'under'} the threshold)"
 
 
-def threshold_of(task: WordReading) -> float | None:
+def threshold_of(task: MultiStreamTask) -> float | None:
     """Above which score an intent is said of a picture; None if no validation has given one."""
     return None if task.threshold.isnan() else on_grid(float(task.threshold))
 
 
-def words_for(task: WordReading, inside: Inside, intent: int) -> dict[str, float]:
+def words_for(task: MultiStreamTask, inside: Inside, intent: int) -> dict[str, float]:
     """Word → what it adds to the logit of an intent, over all its patches. Their sum and the bias are the logit."""
     found: dict[str, float] = {}
     for stream, part in inside.parts.items():
@@ -144,7 +144,7 @@ def words_for(task: WordReading, inside: Inside, intent: int) -> dict[str, float
     return found
 
 
-def table(task: WordReading, words: int = 10) -> Image.Image:
+def table(task: MultiStreamTask, words: int = 10) -> Image.Image:
     """What words add to intents if they are everywhere: of each stream, the words that matter most."""
     rows, values = [], []
     for stream, each in by_class(task).items():
@@ -156,7 +156,7 @@ def table(task: WordReading, words: int = 10) -> Image.Image:
 
 
 @torch.no_grad()
-def by_class(task: WordReading) -> dict[str, dict[str, Tensor]]:
+def by_class(task: MultiStreamTask) -> dict[str, dict[str, Tensor]]:
     """Stream → word → (C,): what it adds to each logit if all patches show it; the mean over its copies."""
     found: dict[str, dict[str, Tensor]] = {}
     for stream in task.model.streams:
@@ -173,7 +173,7 @@ def _intent(number: int) -> str:
 # ------------------------------------------------------------------------------------------------------------- twins
 
 
-def as_json(task: WordReading, inside: Inside) -> dict[str, Any]:
+def as_json(task: MultiStreamTask, inside: Inside) -> dict[str, Any]:
     """What the pictures show, in numbers."""
     scores, threshold = inside.logits.sigmoid(), threshold_of(task)
     streams = {}
@@ -198,7 +198,7 @@ def as_json(task: WordReading, inside: Inside) -> dict[str, Any]:
     return {"threshold": threshold, "streams": streams, "intents": intents}
 
 
-def write(task: WordReading, out: Path, picture: Image.Image | None = None) -> list[Path]:
+def write(task: MultiStreamTask, out: Path, picture: Image.Image | None = None) -> list[Path]:
     """The table of the whole model, and of a picture its maps and reasons; each picture with its JSON. Their files."""
     out.mkdir(parents=True, exist_ok=True)
     whole = {stream: {name: row.tolist() for name, row in each.items()} for stream, each in by_class(task).items()}

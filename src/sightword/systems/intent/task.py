@@ -25,7 +25,7 @@ from sightword.storage.cache import digest
 from sightword.storage.checkpoint import load_strictly, read_weights
 from sightword.systems.intent.anchors import Anchors
 from sightword.systems.intent.codes import anchors_digest
-from sightword.systems.intent.config import STREAMS, System
+from sightword.systems.intent.config import STREAMS, IntentConfig
 from sightword.systems.intent.data import IntentBatch
 from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.loss import asymmetric_loss, consistency_loss
@@ -36,7 +36,7 @@ from sightword.towers.base import ImageTower
 CONFIG, WEIGHTS, ANCHORS = "config.json", "model.safetensors", "semantic_anchors.pth"
 
 
-def make_task(system: System) -> "Reading":
+def make_task(system: IntentConfig) -> "IntentTask":
     """The task that a config describes."""
     if system.model == "baseline" and not system.embed_dim:
         system = replace(system, embed_dim=_joint_width(system))
@@ -45,12 +45,12 @@ def make_task(system: System) -> "Reading":
     return task
 
 
-def read_exported(folder: str | Path) -> "Reading":
+def read_exported(folder: str | Path) -> "IntentTask":
     """What `export` wrote, in eval mode."""
     folder = Path(folder).expanduser()
     try:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        system = System(**values | {"semantic_anchors_path": str(folder / ANCHORS)})
+        system = IntentConfig(**values | {"semantic_anchors_path": str(folder / ANCHORS)})
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{folder} has no {CONFIG}; sightword export run=… out={folder} writes it") from error
     except (ValueError, TypeError) as error:
@@ -60,12 +60,12 @@ def read_exported(folder: str | Path) -> "Reading":
     return task.eval()
 
 
-def _make(system: System) -> "Reading":
+def _make(system: IntentConfig) -> "IntentTask":
     asl = (system.gamma_neg, system.gamma_pos, system.clip)
     tower = LazyTower(system.tower, system.tag)
     if system.model == "baseline":
         width = system.embed_dim
-        return BaselineReading(Baseline(width, width, hidden=system.hidden), tower, asl, width)
+        return BaselineTask(Baseline(width, width, hidden=system.hidden), tower, asl, width)
     anchors = Anchors.read(system.semantic_anchors_path)
     anchors.check_named(system.tower, system.tag)
     streams = system.streams or list(anchors.books)
@@ -82,12 +82,12 @@ def _make(system: System) -> "Reading":
         system.freeze_codebook,
         system.adapter,
     )
-    forms = {name: system.tokens.get(name, "joint") for name in streams}
+    token_types = {name: system.tokens.get(name, "joint") for name in streams}
     weights = {"vq_loss": system.commitment_weight, "consistency_loss": system.semantic_consistency_weight}
-    return WordReading(model, forms, anchors, tower, asl, weights)
+    return MultiStreamTask(model, token_types, anchors, tower, asl, weights)
 
 
-def _joint_width(system: System) -> int:
+def _joint_width(system: IntentConfig) -> int:
     """The width of a CLIP's joint space, by its config alone: no weights are read."""
     from sightword.towers.clip import checkpoint as clip_checkpoint
     from sightword.towers.clip import encoder as clip
@@ -114,14 +114,14 @@ class LazyTower:
         return self._open.to(device)
 
     @torch.no_grad()
-    def see(self, images: Tensor, forms: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+    def see(self, images: Tensor, token_types: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """Images (B, 3, H, W) in [-1, 1] to (form → tokens (B, N, D), pooled (B, E))."""
         tower = self(images.device)
-        found = tower.forms(tower.preprocess.normalise(images), forms)
-        return {form: encoded.tokens for form, encoded in found.items()}, next(iter(found.values())).pooled
+        found = tower.token_types(tower.preprocess.normalise(images), token_types)
+        return {token_type: encoded.tokens for token_type, encoded in found.items()}, next(iter(found.values())).pooled
 
 
-class Reading(Task):
+class IntentTask(Task):
     """What both models share: the asymmetric loss and the measures of many labels."""
 
     model: nn.Module
@@ -212,18 +212,18 @@ class Reading(Task):
         with write_atomically(folder / CONFIG) as part:
             part.write_text(json.dumps(self.system, indent=2) + "\n", encoding="utf-8")
 
-    def _seen(self, batch: IntentBatch, forms: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+    def _seen(self, batch: IntentBatch, token_types: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """(form → tokens (B, N, D), pooled (B, E)) of a batch, from the cache or by the tower."""
         if batch.images is not None:
-            return self.tower.see(batch.images, forms)
+            return self.tower.see(batch.images, token_types)
         if batch.tokens is None or batch.pooled is None:
             raise ValueError(f"{type(self).__name__} needs tokens: set data.cache, and leave data.codes empty")
-        if lacking := [form for form in forms if form not in batch.tokens]:
+        if lacking := [token_type for token_type in token_types if token_type not in batch.tokens]:
             raise ValueError(
                 f"the cache has {', '.join(batch.tokens)} tokens and not {', '.join(lacking)}: sightword cache "
-                f"tokens={','.join(forms)} writes one that has"
+                f"tokens={','.join(token_types)} writes one that has"
             )
-        return {form: batch.tokens[form].float() for form in forms}, batch.pooled.float()
+        return {token_type: batch.tokens[token_type].float() for token_type in token_types}, batch.pooled.float()
 
 
 def fingerprint(model: nn.Module) -> int:
@@ -240,7 +240,7 @@ def _check_classes(batch: IntentBatch) -> None:
         )
 
 
-class WordReading(Reading):
+class MultiStreamTask(IntentTask):
     """Intents as sums of words at places."""
 
     model: MultiStream
@@ -248,14 +248,14 @@ class WordReading(Reading):
     def __init__(
         self,
         model: MultiStream,
-        forms: Mapping[str, str],
+        token_types: Mapping[str, str],
         anchors: Anchors,
         tower: LazyTower,
         asl: tuple[float, float, float],
         weights: Mapping[str, float],
     ) -> None:
         super().__init__(model, tower, asl, weights)
-        self.forms, self.anchors = dict(forms), anchors
+        self.token_types, self.anchors = dict(token_types), anchors
         self.frozen = all(model.book(name).frozen for name in model.streams)
         self.digest = anchors_digest({name: anchors[name].codes for name in model.streams})
         self.usage = {name: CodeUsage(model.book(name).num_codes, window=100) for name in model.streams}
@@ -267,8 +267,10 @@ class WordReading(Reading):
         if batch.counts is None:
             if batch.images is not None:
                 self.anchors.check_fits(self.tower(batch.images.device))
-            tokens, _ = self._seen(batch, sorted(set(self.forms.values())))
-            return self.model({name: self._fitting(tokens[form], name) for name, form in self.forms.items()})
+            tokens, _ = self._seen(batch, sorted(set(self.token_types.values())))
+            return self.model(
+                {name: self._fitting(tokens[token_type], name) for name, token_type in self.token_types.items()}
+            )
         if not self.frozen or self.model.adapters:
             raise ValueError(
                 "data.codes holds the words of frozen codebooks: to train codes or adapters set data.cache"
@@ -326,8 +328,10 @@ class WordReading(Reading):
         Document 000, "visual check".
         """
         self.anchors.check_fits(self.tower(images.device))
-        tokens, _ = self.tower.see(images, sorted(set(self.forms.values())))
-        ids = self.model.nearest(self.model.adapted({name: tokens[form] for name, form in self.forms.items()}))
+        tokens, _ = self.tower.see(images, sorted(set(self.token_types.values())))
+        ids = self.model.nearest(
+            self.model.adapted({name: tokens[token_type] for name, token_type in self.token_types.items()})
+        )
         grid = self.tower(images.device).grid((images.shape[2], images.shape[3]))
         found = {}
         for name, each in ids.items():
@@ -390,17 +394,17 @@ class WordReading(Reading):
                 f"data.codes was read with the anchors {batch.anchors}, system.semantic_anchors_path is {self.digest}: "
                 "sightword codes finds the words of these"
             )
-        for name, form in (batch.forms or {}).items():
-            if form != self.forms[name]:
+        for name, token_type in (batch.token_types or {}).items():
+            if token_type != self.token_types[name]:
                 raise ValueError(
-                    f"the words of {name} in data.codes are of {form} tokens, system.tokens.{name} is "
-                    f"{self.forms[name]}: set system.tokens.{name}={form}, or find others with sightword codes "
-                    f"forms={name}:{self.forms[name]} out=…"
+                    f"the words of {name} in data.codes are of {token_type} tokens, system.tokens.{name} is "
+                    f"{self.token_types[name]}: set system.tokens.{name}={token_type}, or find others with sightword codes "
+                    f"token_types={name}:{self.token_types[name]} out=…"
                 )
 
     def _fitting(self, tokens: Tensor, stream: str) -> Tensor:
-        width, form = self.model.book(stream).dim, self.forms[stream]
-        if tokens.shape[-1] != width and form == "post":
+        width, token_type = self.model.book(stream).dim, self.token_types[stream]
+        if tokens.shape[-1] != width and token_type == "post":
             raise ValueError(
                 f"post tokens are {tokens.shape[-1]} wide here and not in the space of the texts, the anchors of "
                 f"{stream} are {width}: system.tokens.{stream}=joint is the same tokens in it"
@@ -415,7 +419,7 @@ class WordReading(Reading):
 
 def _refuse_other_anchors(task: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
     """Weights bring their codes along and not their names: those of another file would be called by wrong words."""
-    assert isinstance(task, WordReading)
+    assert isinstance(task, MultiStreamTask)
     for name in task.model.streams:
         own = task.model.book(name).anchors
         other = state.get(f"{prefix}model.books.{name}.anchors", own)
@@ -426,7 +430,7 @@ def _refuse_other_anchors(task: nn.Module, state: Mapping[str, Any], prefix: str
             )
 
 
-class BaselineReading(Reading):
+class BaselineTask(IntentTask):
     """Frozen CLIP's pooled vector and mean patch through an MLP: what exact words cost."""
 
     model: Baseline

@@ -21,7 +21,7 @@ from sightword.systems.points.lift.features import Features
 from sightword.systems.points.lift.link import lift, link
 from sightword.systems.points.scannet.reader import Scene, read_classes, views_of
 from sightword.towers.base import TextTower
-from sightword.towers.prompt import word_vectors
+from sightword.towers.prompt import class_embeddings
 from sightword.viz import overlay
 
 SCALE = 40.0  # of cosines, as SCLIP and NACLIP have it for patches
@@ -87,7 +87,7 @@ def plain(text: str) -> str:
 def vectors(text: TextTower, texts: Sequence[str]) -> Tensor:
     """(Q, D) unit vectors; a text that brings no article gets one."""
     whole = [each if each.split()[0].lower() in ARTICLES else f"a {each}" for each in texts]
-    return word_vectors(text, whole, ("a photo of {}",)).cpu()
+    return class_embeddings(text, whole, ("a photo of {}",)).cpu()
 
 
 def answer(features: Tensor, seen: Tensor, text: TextTower, questions: Sequence[str], against: Sequence[str]) -> Answer:

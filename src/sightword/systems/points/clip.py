@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sightword.systems.points.lift.features import Features, FrameEncoder
-from sightword.towers.prompt import word_vectors
+from sightword.towers.prompt import class_embeddings
 from sightword.towers.token_cache import Source
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -22,12 +22,12 @@ AT_ONCE = 16  # frames
 
 
 class FrozenClip:
-    """A CLIP by its name; arguments as `System` has them."""
+    """A CLIP by its name; arguments as `PointsConfig` has them."""
 
     def __init__(
-        self, name: str, tag: str = "", form: str = "qq", size: Sequence[int] = (224, 304), dtype: str = "bf16"
+        self, name: str, tag: str = "", token_type: str = "qq", size: Sequence[int] = (224, 304), dtype: str = "bf16"
     ) -> None:
-        self.name, self.tag, self.form = name, tag, form
+        self.name, self.tag, self.token_type = name, tag, token_type
         self.source = Source(name, {"tag": tag, "size": (size[0], size[1]), "dtype": DTYPES[dtype]})
         self._open: FrameEncoder | None = None
         self._words: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
@@ -44,7 +44,7 @@ class FrozenClip:
     def open(self) -> FrameEncoder:
         """Frozen and in eval mode; opened once."""
         if self._open is None:
-            self._open = FrameEncoder(self.source.open(), self.form)
+            self._open = FrameEncoder(self.source.open(), self.token_type)
         return self._open
 
     @torch.no_grad()
@@ -53,7 +53,7 @@ class FrozenClip:
         encoder = self.open()
         tower = encoder.tower.to(images.device)
         with torch.autocast(images.device.type, enabled=False):
-            parts = [tower.forms(some, (self.form,))[self.form] for some in images.split(AT_ONCE)]
+            parts = [tower.token_types(some, (self.token_type,))[self.token_type] for some in images.split(AT_ONCE)]
         tokens, pooled = (F.normalize(torch.cat(part), dim=-1).half() for part in list(zip(*parts, strict=True))[:2])
         return Features(tokens.transpose(1, 2).unflatten(2, encoder.grid), pooled)
 
@@ -64,5 +64,5 @@ class FrozenClip:
             from sightword.towers.factory import text_tower
 
             options: dict[str, Any] = {"tag": self.tag}
-            self._words[asked] = word_vectors(text_tower(self.name, **options), *asked).float()
+            self._words[asked] = class_embeddings(text_tower(self.name, **options), *asked).float()
         return self._words[asked]

@@ -12,7 +12,7 @@ DTYPES = {
     "fp32": "float32", "bf16": "bfloat16", "fp16": "float16",
     "float32": "float32", "bfloat16": "bfloat16", "float16": "float16",
 }  # fmt: skip
-FORMS = {"plain": "joint"}  # document and papers' word → the towers'
+TOKEN_TYPES = {"plain": "joint"}  # document and papers' word → the towers'
 ASKED = 24  # frames of a scene that is asked, at most, if nothing is said
 
 
@@ -23,7 +23,7 @@ def lift(
     tag: str = "",
     scenes_file: str = "",
     frames_per_scene: int = 5,
-    form: str = "qq",
+    token_type: str = "qq",
     size: str = "224x304",
     dtype: str = "bf16",
     vis: str = "0",
@@ -50,13 +50,13 @@ def lift(
     from sightword.systems.points.scannet.reader import find_scenes, read_scenes_file
 
     _positive(frames_per_scene=frames_per_scene)
-    form = FORMS.get(form, form)
+    token_type = TOKEN_TYPES.get(token_type, token_type)
     kinds = {"0": "", "false": "", "": "", "1": "pca", "true": "pca"}
     source = _source(tower, tag, size, dtype)
     names = read_scenes_file(scenes_file) if scenes_file else find_scenes(root)
     summary = extract(
         source,
-        form,
+        token_type,
         root,
         names,
         output_dir,
@@ -72,7 +72,7 @@ def lift(
     for name, why in summary.failed.items():
         print(f"not lifted: {name}: {why}")
     print(f"{len(summary.done)} of {len(names)} scenes in {output_dir}; times, memory and bytes in report.json there")
-    seeing = {"tower": tower, "tag": tag, "form": form, "size": size, "dtype": dtype, "cache": cache}
+    seeing = {"tower": tower, "tag": tag, "form": token_type, "size": size, "dtype": dtype, "cache": cache}
     words = " ".join(f"{name}={value}" for name, value in seeing.items() if value)
     print(f'next: sightword ask scene={_folder(root, summary.done[0])} {words} "a chair, a bed"')
 
@@ -83,7 +83,7 @@ def ask(
     tag: str = "",
     out: str = "answer",
     frames: int = ASKED,
-    form: str = "qq",
+    token_type: str = "qq",
     size: str = "224x304",
     dtype: str = "bf16",
     cache: str = "",
@@ -111,17 +111,17 @@ def ask(
     if not questions:
         raise ValueError(f'the question is empty: sightword ask scene={scene} "a chair"')
     _positive(frames=frames)
-    form = FORMS.get(form, form)
+    token_type = TOKEN_TYPES.get(token_type, token_type)
     _folder_to_be(out)
     read = read_scene(scene, frames=frames)
     say_skipped(read)
     source = _source(tower, tag, size, dtype)
     if cache:
-        features = fill(source, form, [read], cache).maps(read.name, [frame.index for frame in read.frames])
+        features = fill(source, token_type, [read], cache).maps(read.name, [frame.index for frame in read.frames])
         text = text_tower(tower, tag, source.options["dtype"])
     else:
         pair = tower_pair(tower, **source.options)
-        text, encoder = pair.text, FrameEncoder(pair.image.to(shards.device()), form)
+        text, encoder = pair.text, FrameEncoder(pair.image.to(shards.device()), token_type)
         features = features_of(encoder.rows([read_color(frame) for frame in read.frames]), encoder.grid)
     lifted = asking.lift_scene(read, features, voxel, shards.device())
     classes = asking.classes_near(read.folder)
@@ -138,7 +138,7 @@ def compare(
     tag: str = "",
     scenes_file: str = "",
     frames_per_scene: int = 8,
-    form: str = "qq",
+    token_type: str = "qq",
     dtype: str = "bf16",
     labels: str = "",
     out: str = "compare",
@@ -155,15 +155,15 @@ def compare(
     from sightword.systems.points import compare as comparing
 
     _positive(frames_per_scene=frames_per_scene)
-    form = FORMS.get(form, form)
+    token_type = TOKEN_TYPES.get(token_type, token_type)
     _folder_to_be(out)
     classes = _labels(labels, root)
     scenes = _scenes(root, scenes_file, frames_per_scene)
     options = dict(_source(tower, tag, "", dtype).options)
-    rows = comparing.compare(tower, options, form, scenes, classes, shards.device())
+    rows = comparing.compare(tower, options, token_type, scenes, classes, shards.device())
     note = {
         "tower": tower,
-        "form": form,
+        "form": token_type,
         "scenes": ", ".join(scene.name for scene in scenes),
         "frames a scene": frames_per_scene,
         "classes": classes.source,

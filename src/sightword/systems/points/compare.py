@@ -68,7 +68,12 @@ def ways(patch: tuple[int, int], grid: tuple[int, int]) -> list[Way]:
 
 
 def compare(
-    tower: str, options: Mapping[str, Any], form: str, scenes: Sequence[Scene], labels: LabelSet, device: str = "cpu"
+    tower: str,
+    options: Mapping[str, Any],
+    token_type: str,
+    scenes: Sequence[Scene],
+    labels: LabelSet,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """A row a way: accuracy and mIoU of the labelled points that are seen, by words, and what a frame costs.
 
@@ -87,7 +92,7 @@ def compare(
     rows: list[dict[str, Any]] = []
     for way in ways(first.image.patch, first.image.grid()):
         pair = tower_pair(tower, **{**options, "size": way.size})
-        encoder = FrameEncoder(pair.image.to(device), form)
+        encoder = FrameEncoder(pair.image.to(device), token_type)
         words = F.normalize(way.texts(texts), dim=-1)
         counts, row = _measure(encoder, way, words, scenes, truths, classes, device)
         rows += [] if rows else [_majority(counts)]

@@ -5,12 +5,12 @@ from typing import Any
 
 
 @dataclass
-class System:
+class PointsConfig:
     """The frozen CLIP, the two branches, how they meet, and the objective."""
 
     clip: str = "ViT-B-16"  # as `image_tower` takes it; frozen for good, and no part of a checkpoint
     clip_tag: str = "laion2b_s34b_b88k"  # of its weights; empty for presets and folders
-    form: str = "qq"  # which patch tokens: qq | value | kk | joint, as towers/clip/dense.py has them
+    token_type: str = "qq"  # which patch tokens: qq | value | kk | joint, as towers/clip/dense.py has them
     clip_size: list[int] = field(default_factory=lambda: [224, 304])  # H, W that frames are resized to; 4:3 is not cut
     clip_dtype: str = "bf16"  # in which it computes: fp32 | bf16 | fp16 (GPUs only: 10 times slower on a CPU)
 
@@ -67,7 +67,7 @@ class System:
 
 
 @dataclass
-class Data:
+class PointsData:
     """Posed RGB-D in the ScanNet layout: a folder of scenes with colour, depth, poses, intrinsics and a cloud."""
 
     root: str = ""  # the folder of the scenes

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from sightword.data.loader import Draw, Loaders, Stream, mix, ordered
 from sightword.storage import shards
 from sightword.systems.points.clip import FrozenClip
-from sightword.systems.points.config import Data
+from sightword.systems.points.config import PointsData
 from sightword.systems.points.lift.cloud import Cloud, scene_cloud, voxels
 from sightword.systems.points.lift.features import FrameCache, fill
 from sightword.systems.points.lift.link import Views
@@ -57,7 +57,7 @@ class RoomBatch(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ loaders
 
 
-def make_loaders(data: Data, clip: FrozenClip, labels: LabelSet, seed: int = 0) -> Loaders:
+def make_loaders(data: PointsData, clip: FrozenClip, labels: LabelSet, seed: int = 0) -> Loaders:
     """Training draws views and points of a scene anew each epoch; validation has the same ones always.
 
     clip, labels: of the model. With `data.cache` every frame that may be drawn goes through CLIP first, unless it is
@@ -74,7 +74,7 @@ def make_loaders(data: Data, clip: FrozenClip, labels: LabelSet, seed: int = 0) 
     return Loaders(Stream(rooms, data.batch_size, seed, **_options(data)), held)
 
 
-def split_loader(data: Data, split: str, clip: FrozenClip, labels: LabelSet) -> DataLoader:
+def split_loader(data: PointsData, split: str, clip: FrozenClip, labels: LabelSet) -> DataLoader:
     """A split to measure on, train, val or test: each scene once, the same views and points always."""
     names = split_names(data)
     if split not in names:
@@ -84,16 +84,16 @@ def split_loader(data: Data, split: str, clip: FrozenClip, labels: LabelSet) -> 
     return ordered(rooms, data.batch_size, **_options(data))
 
 
-def _options(data: Data) -> dict[str, Any]:
+def _options(data: PointsData) -> dict[str, Any]:
     return {"collate_fn": collate, "num_workers": data.num_workers, "pin_memory": torch.cuda.is_available()}
 
 
 Eyes = FrameCache | Preprocess  # where maps of frames are, or how frames are brought before CLIP
 
 
-def _eyes(data: Data, clip: FrozenClip, scenes: Sequence[Scene]) -> Eyes:
+def _eyes(data: PointsData, clip: FrozenClip, scenes: Sequence[Scene]) -> Eyes:
     if data.cache:
-        cache = fill(clip.source, clip.form, scenes, data.cache, offline=data.offline_clip_feat)
+        cache = fill(clip.source, clip.token_type, scenes, data.cache, offline=data.offline_clip_feat)
         if shards.place()[1] > 1:
             _wait_for_ranks(cache, scenes)
         return cache
@@ -109,7 +109,7 @@ def _wait_for_ranks(cache: FrameCache, scenes: Sequence[Scene]) -> None:
 # -------------------------------------------------------------------------------------------------------------- splits
 
 
-def split_names(data: Data) -> dict[str, list[str]]:
+def split_names(data: PointsData) -> dict[str, list[str]]:
     """The scenes of train, val and, where it is named, test."""
     if not data.root:
         raise ValueError("data.root is not set: give the folder of the scenes, in the ScanNet layout")
@@ -150,7 +150,7 @@ def space_of(name: str) -> str:
     return space if under and scan.isdigit() else name
 
 
-def read_scenes(data: Data, names: Sequence[str], split: str) -> list[Scene]:
+def read_scenes(data: PointsData, names: Sequence[str], split: str) -> list[Scene]:
     """The scenes that can be read; the others are named, and it is an error only if none is left."""
     scenes, lost = [], []
     for name in tqdm(names, desc=f"reading {split}", unit=" scenes", disable=None):
@@ -175,7 +175,7 @@ class Rooms(Dataset[RoomBatch]):
     """Scenes as batches of one. Of `train` each draw is another; of any other split always the same."""
 
     def __init__(
-        self, scenes: Sequence[Scene], data: Data, labels: LabelSet, split: str, eyes: Eyes, seed: int = 0
+        self, scenes: Sequence[Scene], data: PointsData, labels: LabelSet, split: str, eyes: Eyes, seed: int = 0
     ) -> None:
         self.scenes, self.data, self.labels, self.split = list(scenes), data, labels, split
         self.eyes, self.seed = eyes, seed

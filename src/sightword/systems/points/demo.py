@@ -59,7 +59,7 @@ def _asked(scene: Scene, tower: Path) -> Figure:
 
 
 def _section(found: dict[str, float], figures: list[Figure], run: Path, rooms: Path, tower: Path, name: str) -> Section:
-    seeing = f"tower={tower} form={FORM} size={SIZE[0]}x{SIZE[1]} dtype=fp32"
+    seeing = f"tower={tower} token_type={FORM} size={SIZE[0]}x{SIZE[1]} dtype=fp32"
     return Section(
         title="points: CLIP's words on a 3-D point cloud",
         lead=(

@@ -25,7 +25,7 @@ from sightword.metrics.gather import Mean
 from sightword.storage.atomic import write_atomically
 from sightword.storage.checkpoint import load_strictly, read_weights
 from sightword.systems.points.clip import FrozenClip
-from sightword.systems.points.config import System
+from sightword.systems.points.config import PointsConfig
 from sightword.systems.points.data import RoomBatch
 from sightword.systems.points.legend import coloured, keyed, palette_of
 from sightword.systems.points.loss import ClipConsCriterion, agreement, distillation
@@ -36,13 +36,13 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ASKED = {"clip": "CLIP as it was lifted", "text": "the fused features"}  # what questions are put to
 
 
-def make_task(system: System) -> "Fusing":
+def make_task(system: PointsConfig) -> "PointsTask":
     """The task that a config describes."""
-    clip = FrozenClip(system.clip, system.clip_tag, system.form, system.clip_size, system.clip_dtype)
-    return Fusing(system, make_encoder(system, clip.width), clip, label_set(system.labels))
+    clip = FrozenClip(system.clip, system.clip_tag, system.token_type, system.clip_size, system.clip_dtype)
+    return PointsTask(system, make_encoder(system, clip.width), clip, label_set(system.labels))
 
 
-def make_encoder(system: System, clip_dim: int) -> BiFusionEncoder:
+def make_encoder(system: PointsConfig, clip_dim: int) -> BiFusionEncoder:
     """The encoder of a config, with new weights."""
     return BiFusionEncoder(
         clip_dim,
@@ -61,28 +61,28 @@ def make_encoder(system: System, clip_dim: int) -> BiFusionEncoder:
     )
 
 
-def read_exported(folder: str | Path) -> "Fusing":
+def read_exported(folder: str | Path) -> "PointsTask":
     """What `export` wrote, in eval mode. The CLIP is opened by its name, as in the run."""
     folder = Path(folder).expanduser()
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        system, labels = System(**content["system"]), content["labels"]
+        system, labels = PointsConfig(**content["system"]), content["labels"]
         known = LabelSet(tuple(labels["names"]), tuple(labels["ids"]), str(folder / CONFIG))
         width = int(content["clip_dim"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"{folder} has no {CONFIG}; sightword export run=… out={folder} writes it") from error
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder / CONFIG} is damaged, or of another version: {error}") from error
-    clip = FrozenClip(system.clip, system.clip_tag, system.form, system.clip_size, system.clip_dtype)
-    task = Fusing(system, make_encoder(system, width), clip, known)
+    clip = FrozenClip(system.clip, system.clip_tag, system.token_type, system.clip_size, system.clip_dtype)
+    task = PointsTask(system, make_encoder(system, width), clip, known)
     load_strictly(task.model, read_weights(folder / WEIGHTS), folder / WEIGHTS)
     return task.eval()
 
 
-class Fusing(Task):
+class PointsTask(Task):
     """An encoder of points, taught by the CLIP that it is fed with. CLIP is frozen, and no part of this module."""
 
-    def __init__(self, system: System, model: BiFusionEncoder, clip: FrozenClip, labels: LabelSet) -> None:
+    def __init__(self, system: PointsConfig, model: BiFusionEncoder, clip: FrozenClip, labels: LabelSet) -> None:
         super().__init__(
             {
                 "distil_loss": system.distil_weight,
@@ -235,7 +235,7 @@ class Fusing(Task):
             "scenes": f"{self.scenes}, one sample of points and one of views each, always the same",
             "classes": f"{len(self.labels.names)} of {self.labels.source}; other points are not asked",
             "questions": f"the class in {questions}; the nearest of all classes is the answer",
-            "clip": f"{self.clip.name} {self.clip.tag}, {system.form} tokens at {'×'.join(map(str, system.clip_size))}",
+            "clip": f"{self.clip.name} {self.clip.tag}, {system.token_type} tokens at {'×'.join(map(str, system.clip_size))}",
             "visible": f"within {system.abs_tol:g} m + {system.rel_tol:g} of the measured depth",
             "measures": {
                 f"{name}_{part}": f"%, {what}, asked in words{of}"

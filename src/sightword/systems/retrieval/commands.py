@@ -135,10 +135,10 @@ def _hold_out(run: str) -> int:
     from pathlib import Path
 
     from sightword.engine.run import read_config
-    from sightword.systems.retrieval.config import Data
+    from sightword.systems.retrieval.config import RetrievalData
 
     folder = Path(run).expanduser()
-    return int(read_config(folder).data.hold_out) if (folder / "config.yaml").is_file() else Data().hold_out
+    return int(read_config(folder).data.hold_out) if (folder / "config.yaml").is_file() else RetrievalData().hold_out
 
 
 class _Run(NamedTuple):

@@ -7,7 +7,7 @@ DATASETS = ("cuhk_pedes", "icfg_pedes", "rstpreid")
 
 
 @dataclass
-class System:
+class RetrievalConfig:
     """The towers, how they meet, and the objective."""
 
     image: str = "siglip"  # which tower reads images: clip | siglip
@@ -97,7 +97,7 @@ class System:
 
 
 @dataclass
-class Data:
+class RetrievalData:
     """CUHK-PEDES, ICFG-PEDES or RSTPReid, or any set in the form of one of them."""
 
     dataset: str = "cuhk_pedes"  # cuhk_pedes | icfg_pedes | rstpreid

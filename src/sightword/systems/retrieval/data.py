@@ -19,9 +19,9 @@ from sightword.data.loader import Draw, Loaders, Shuffled, Stream, generator_of,
 from sightword.storage import shards
 from sightword.systems.retrieval.caption import Captions, Masking
 from sightword.systems.retrieval.codes import Codes
-from sightword.systems.retrieval.config import Data
+from sightword.systems.retrieval.config import RetrievalData
 from sightword.systems.retrieval.pedes import Split, annotation_file, image_folder, read_pedes
-from sightword.systems.retrieval.view import Cells, Disturbance
+from sightword.systems.retrieval.view import Augmentation, Cells
 from sightword.towers.tokenizer import TextTokenizer
 
 VIEW, WORDS, HIDE = 1, 2, 3  # what a draw's generator is for, so that none disturbs another
@@ -65,7 +65,7 @@ class TextRows(NamedTuple):
 
 
 def make_loaders(
-    data: Data,
+    data: RetrievalData,
     tokenizer: TextTokenizer,
     patch: tuple[int, int] | int = 1,
     seed: int = 0,
@@ -83,9 +83,9 @@ def make_loaders(
     held = _measured(data, "val", tokenizer, view)
     split = read_pedes(data.root, data.dataset, "train", data.hold_out)
     captions = _captions(split, tokenizer, data, mirrored=data.flip == "swap")
-    disturbance = Disturbance(size, data.flip == "swap", data.pad, data.erase)
+    augmentation = Augmentation(size, data.flip == "swap", data.pad, data.erase)
     masking = Masking.of(tokenizer, data.mask_text) if data.mask_text else None
-    pairs = Pairs(split, captions, disturbance, masking, view and view.of(split, data), seed)
+    pairs = Pairs(split, captions, augmentation, masking, view and view.of(split, data), seed)
     shuffled = None
     if data.sampler == "identity":
         shuffled = Identities(split.caption_pids, data.batch_size, data.instances, seed)
@@ -93,7 +93,7 @@ def make_loaders(
 
 
 def split_loader(
-    data: Data,
+    data: RetrievalData,
     split: str,
     tokenizer: TextTokenizer,
     patch: tuple[int, int] | int = 1,
@@ -104,24 +104,24 @@ def split_loader(
     return _measured(data, split, tokenizer, _view(data, patch, expect, factor))
 
 
-def _measured(data: Data, split: str, tokenizer: TextTokenizer, view: "Generation | None") -> DataLoader:
+def _measured(data: RetrievalData, split: str, tokenizer: TextTokenizer, view: "Generation | None") -> DataLoader:
     known = read_pedes(data.root, data.dataset, split, data.hold_out)
     measured = Measured(known, _captions(known, tokenizer, data), _sizes(data), view and view.of(known, data))
     return ordered(measured, data.batch_size, shuffled=Kinds(measured.kinds(), data.batch_size), **_options(data))
 
 
-def _sizes(data: Data) -> tuple[int, int]:
+def _sizes(data: RetrievalData) -> tuple[int, int]:
     return data.image_size[0], data.image_size[1]
 
 
 def _view(
-    data: Data, patch: tuple[int, int] | int, expect: Mapping[str, Any] | None, factor: int
+    data: RetrievalData, patch: tuple[int, int] | int, expect: Mapping[str, Any] | None, factor: int
 ) -> "Generation | None":
     patches = (patch, patch) if isinstance(patch, int) else patch
     return _generation(data, patches, expect, factor) if data.hide else None
 
 
-def _captions(split: Split, tokenizer: TextTokenizer, data: Data, mirrored: bool = False) -> Captions:
+def _captions(split: Split, tokenizer: TextTokenizer, data: RetrievalData, mirrored: bool = False) -> Captions:
     captions = Captions(split.captions, tokenizer, data.text_length, mirrored)
     if captions.truncated:
         length = data.text_length or tokenizer.length
@@ -131,7 +131,7 @@ def _captions(split: Split, tokenizer: TextTokenizer, data: Data, mirrored: bool
     return captions
 
 
-def _options(data: Data) -> dict[str, Any]:
+def _options(data: RetrievalData) -> dict[str, Any]:
     return {"collate_fn": _as_it_is, "num_workers": data.num_workers, "pin_memory": torch.cuda.is_available()}
 
 
@@ -243,7 +243,7 @@ class Generation(NamedTuple):
     codes: Codes | None  # None: the network encodes `vq_images` itself
     ids: Tensor | None = None  # (M, h·w) int32, the codes of a split's images
 
-    def of(self, split: Split, data: Data) -> "Generation":
+    def of(self, split: Split, data: RetrievalData) -> "Generation":
         """With the codes of a split."""
         if self.codes is None:
             return self
@@ -259,7 +259,9 @@ class Generation(NamedTuple):
         return fields | ({"vq_images": whole} if self.ids is None else {"vq_target_ids": self.ids[list(rows)].long()})
 
 
-def _generation(data: Data, patch: tuple[int, int], expect: Mapping[str, Any] | None, factor: int) -> Generation:
+def _generation(
+    data: RetrievalData, patch: tuple[int, int], expect: Mapping[str, Any] | None, factor: int
+) -> Generation:
     size = (data.image_size[0], data.image_size[1])
     if data.vq_codes:
         codes = Codes(data.vq_codes, size, expect)
@@ -282,13 +284,13 @@ class Pairs(Dataset[PedesBatch]):
         self,
         split: Split,
         captions: Captions,
-        disturbance: Disturbance,
+        augmentation: Augmentation,
         masking: Masking | None = None,
         generation: Generation | None = None,
         seed: int = 0,
     ) -> None:
         self.split, self.captions, self.seed = split, captions, seed
-        self.disturbance, self.masking, self.generation = disturbance, masking, generation
+        self.augmentation, self.masking, self.generation = augmentation, masking, generation
 
     def __len__(self) -> int:
         return len(self.split.captions)
@@ -302,7 +304,7 @@ class Pairs(Dataset[PedesBatch]):
         pictures = [read_person(self.split.images[row]) for row in rows]
         seed = mix(self.seed, VIEW)
         seen = [
-            self.disturbance(picture, generator_of(seed, draw)) for picture, draw in zip(pictures, draws, strict=True)
+            self.augmentation(picture, generator_of(seed, draw)) for picture, draw in zip(pictures, draws, strict=True)
         ]
         ids, mask = self.captions.batch([draw.index for draw in draws], [mirrored for _, mirrored in seen])
         batch = PedesBatch(
@@ -316,7 +318,7 @@ class Pairs(Dataset[PedesBatch]):
             hidden, labels = self.masking(ids, mask, draws, mix(self.seed, WORDS))
             batch = batch._replace(masked_ids=hidden, masked_labels=labels)
         if self.generation is not None:
-            whole = torch.stack([squash(*self.disturbance.size)(picture, None) for picture in pictures])
+            whole = torch.stack([squash(*self.augmentation.size)(picture, None) for picture in pictures])
             batch = batch._replace(**self.generation.batch(whole, rows.tolist(), draws, self.seed))
         return batch
 

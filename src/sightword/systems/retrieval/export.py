@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from sightword.storage.atomic import write_atomically
 from sightword.storage.checkpoint import load_strictly, read_checkpoint
-from sightword.systems.retrieval.config import System
+from sightword.systems.retrieval.config import RetrievalConfig
 from sightword.systems.retrieval.model import DualEncoder, make_encoder
 from sightword.towers.base import ImageTower
 from sightword.towers.clip.encoder import CLIPImage
@@ -51,7 +51,7 @@ def read_exported(folder: str | Path) -> DualEncoder:
     folder = Path(folder).expanduser()
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        system = System(**content["system"])
+        system = RetrievalConfig(**content["system"])
         image = build(content["image"]) if system.image != system.text else None
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"{folder} has no {CONFIG}; sightword export run=… out={folder} writes it") from error
@@ -83,7 +83,7 @@ def describe(tower: ImageTower) -> dict[str, Any]:
     if isinstance(tower, SigLIPImage):
         return found | {"architecture": tower.architecture, "places": tower.network.config.image_size}
     assert isinstance(tower, CLIPImage)
-    return found | {"architecture": {"kind": "clip", **tower.architecture}, "form": tower.form}
+    return found | {"architecture": {"kind": "clip", **tower.architecture}, "form": tower.token_type}
 
 
 def build(outline: Mapping[str, Any]) -> ImageTower:

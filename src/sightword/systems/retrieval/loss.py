@@ -68,7 +68,7 @@ class Alignment(nn.Module):
         self.positive.lerp_(positive.to(self.positive), 1 - KEPT)
 
 
-class Persons(nn.Module):
+class IdentityHead(nn.Module):
     """Which of P persons: one linear layer for images and texts, so that both must lie where it expects them.
 
     Zheng et al. 2020 (dual-path CNN), as IRRA has it.

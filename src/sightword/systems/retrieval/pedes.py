@@ -118,13 +118,13 @@ def annotation_file(root: str | Path, dataset: str) -> Path:
         raise ValueError(f"a data set of people is {', '.join(FORMATS)}; got {dataset!r}")
     if not str(root):
         raise ValueError("data.root is not set: give the folder with imgs/ and the JSON file, or the one above it")
-    form, root = FORMATS[dataset], Path(root).expanduser()
-    for folder in (root, root / form.folder):
-        for name in form.files:
+    token_type, root = FORMATS[dataset], Path(root).expanduser()
+    for folder in (root, root / token_type.folder):
+        for name in token_type.files:
             if (folder / name).is_file():
                 return folder / name
     raise ValueError(
-        f"{root} has no {' or '.join(form.files)}, nor has {form.folder} in it{_instead(root, dataset)}: data.root is "
+        f"{root} has no {' or '.join(token_type.files)}, nor has {token_type.folder} in it{_instead(root, dataset)}: data.root is "
         f"the folder that holds it, and imgs/"
     )
 
@@ -136,9 +136,9 @@ def image_folder(file: Path) -> Path:
 
 def _instead(root: Path, dataset: str) -> str:
     """What else a folder has, in a few words."""
-    for other, form in FORMATS.items():
-        for name in form.files:
-            if other != dataset and ((root / name).is_file() or (root / form.folder / name).is_file()):
+    for other, token_type in FORMATS.items():
+        for name in token_type.files:
+            if other != dataset and ((root / name).is_file() or (root / token_type.folder / name).is_file()):
                 return f" (it has {name}, which is dataset={other})"
     for folder in (root, root / FORMATS[dataset].folder):
         names = sorted(path.name for path in folder.glob("*.json")) if folder.is_dir() else []
@@ -249,7 +249,7 @@ def _foreign(entry: Mapping[str, Any], name: str, dataset: str) -> str:
     """Whose record it may be."""
     if name == "split" and "file_path" in entry:
         return " (as in caption_all.json, which is not the file with splits)"
-    others = [other for other, form in FORMATS.items() if other != dataset and form.path in entry]
+    others = [other for other, token_type in FORMATS.items() if other != dataset and token_type.path in entry]
     return f" (as in dataset={others[0]})" if others and name == FORMATS[dataset].path else ""
 
 

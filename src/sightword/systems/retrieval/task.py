@@ -21,12 +21,12 @@ from sightword.data.image import to_image, to_tensor
 from sightword.engine.contract import SPLITS, Task
 from sightword.metrics.gather import Mean, gathered
 from sightword.ops import align
-from sightword.systems.retrieval.config import System
+from sightword.systems.retrieval.config import RetrievalConfig
 from sightword.systems.retrieval.data import ImageRows, PedesBatch, TextRows
 from sightword.systems.retrieval.export import read_exported as read_exported
 from sightword.systems.retrieval.export import write_exported
 from sightword.systems.retrieval.generation import Generator, LazyCodes, other_texts
-from sightword.systems.retrieval.loss import Alignment, MaskedLanguage, Persons
+from sightword.systems.retrieval.loss import Alignment, IdentityHead, MaskedLanguage
 from sightword.systems.retrieval.model import DualEncoder, Seen, SharedEncoder, make_encoder
 from sightword.towers.base import ImageTower, TextTower
 from sightword.towers.factory import image_tower, tower_pair
@@ -38,7 +38,7 @@ from sightword.viz.grid import titled
 SHOWN = 6  # images of a picture
 
 
-def make_task(system: System) -> "Retrieving":
+def make_task(system: RetrievalConfig) -> "RetrievalTask":
     """The task that a config describes."""
     image, text, pair = open_towers(system)
     model = make_encoder(image, text, system.embed_dim, system.project, system.shared, system.image_pooling)
@@ -49,12 +49,12 @@ def make_task(system: System) -> "Retrieving":
         system.switch_by,
         {"itc_loss": system.itc_weight, "sdm_loss": system.sdm_weight},
     )
-    persons = Persons(model.embed_dim, system.num_ids) if system.id_weight else None
+    persons = IdentityHead(model.embed_dim, system.num_ids) if system.id_weight else None
     words = None
     if system.mlm_weight:
         image_width = text.width if system.shared else image.width
         words = MaskedLanguage(text.width, image_width, text.vocabulary(), system.mlm_layers, system.mlm_heads)
-    task = Retrieving(model, alignment, persons, words, _make_generator(system, text))
+    task = RetrievalTask(model, alignment, persons, words, _make_generator(system, text))
     task.weights |= {"id_loss": system.id_weight, "mlm_loss": system.mlm_weight}
     task.gen_weight, task.gen_ramp, task.mask_global_text = system.gen_weight, system.gen_ramp, system.mask_global_text
     if system.enable_gen and system.vq_weights:
@@ -65,7 +65,7 @@ def make_task(system: System) -> "Retrieving":
     return task
 
 
-def open_towers(system: System) -> tuple[ImageTower, TextTower, Any]:
+def open_towers(system: RetrievalConfig) -> tuple[ImageTower, TextTower, Any]:
     """Both towers of a config, frozen where it says so, and the CLIP or SigLIP that they are the two sides of, or None.
 
     Of a CLIP or SigLIP beside a T5 only the image side is kept.
@@ -94,7 +94,7 @@ def open_towers(system: System) -> tuple[ImageTower, TextTower, Any]:
     return image, text, pair
 
 
-def _make_generator(system: System, text: TextTower) -> Generator | None:
+def _make_generator(system: RetrievalConfig, text: TextTower) -> Generator | None:
     if not system.enable_gen:
         return None
     assert isinstance(text, T5Text)
@@ -103,7 +103,7 @@ def _make_generator(system: System, text: TextTower) -> Generator | None:
     return Generator(decoder, system.gen_way, system.gen_target, system.show_codes)
 
 
-class Retrieving(Task):
+class RetrievalTask(Task):
     """Images and captions to one space; what else is asked of the encoders is asked in training only."""
 
     system: dict[str, Any]  # what it was made of
@@ -113,7 +113,7 @@ class Retrieving(Task):
         self,
         model: DualEncoder,
         alignment: Alignment,
-        persons: Persons | None = None,
+        persons: IdentityHead | None = None,
         words: MaskedLanguage | None = None,
         generator: Generator | None = None,
     ) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from sightword.data.image import squash
 
 
-class Disturbance(NamedTuple):
+class Augmentation(NamedTuple):
     """How a training image differs each time: mirrored, shifted, a rectangle erased (as in IRRA, datasets/build.py).
 
     What one is like is a function of the generator alone, and always takes as many numbers from it.

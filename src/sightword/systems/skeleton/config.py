@@ -5,7 +5,7 @@ from typing import Any
 
 
 @dataclass
-class System:
+class SkeletonConfig:
     """What is drawn of the joints, the network that sees it, the words it is compared with, and the objective."""
 
     joints: str = "coco17"  # a joint set by name, or a JSON file with joints, pairs and limbs
@@ -100,7 +100,7 @@ class System:
 
 
 @dataclass
-class Data:
+class SkeletonData:
     """Skeletons in pyskl's form: a pickle, or the .npz that `sightword convert` makes of one."""
 
     annotations: str = ""  # the .pkl or .npz

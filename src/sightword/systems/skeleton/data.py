@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from sightword.data.loader import Draw, Loaders, Stream, mix, ordered
 from sightword.storage import shards
 from sightword.systems.skeleton.annotations import Clip, Recordings, read_annotations
-from sightword.systems.skeleton.config import Data
+from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.joints import JointSet
 from sightword.systems.skeleton.view import (
     View,
@@ -48,7 +48,7 @@ class SkeletonBatch(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ loaders
 
 
-def make_loaders(data: Data, seed: int, joints: JointSet, classes: Sequence[str]) -> Loaders:
+def make_loaders(data: SkeletonData, seed: int, joints: JointSet, classes: Sequence[str]) -> Loaders:
     """Training gives one view of each recording, drawn anew each epoch; validation the same `data.clips` views always.
 
     joints, classes: of the model, which the file has to fit. ValueError, one line, where it does not.
@@ -62,20 +62,22 @@ def make_loaders(data: Data, seed: int, joints: JointSet, classes: Sequence[str]
     return Loaders(Stream(clips, data.batch_size, seed, **_options(data)), held)
 
 
-def split_loader(data: Data, split: str, joints: JointSet, classes: Sequence[str]) -> DataLoader:
+def split_loader(data: SkeletonData, split: str, joints: JointSet, classes: Sequence[str]) -> DataLoader:
     """A split to measure on, train, val or test: each recording once; of test `data.test_clips` views, and mirrored."""
     recordings = _read(data, joints)
     return _measured(data, joints, recordings, split_rows(data, recordings, split, classes), split)
 
 
-def _measured(data: Data, joints: JointSet, recordings: Recordings, rows: Sequence[int], split: str) -> DataLoader:
+def _measured(
+    data: SkeletonData, joints: JointSet, recordings: Recordings, rows: Sequence[int], split: str
+) -> DataLoader:
     clips, flip = (data.test_clips, data.test_flip) if split == "test" else (data.clips, False)
     return ordered(
         Clips(recordings, rows, EvalView(data, joints, clips, flip), split), data.batch_size, **_options(data)
     )
 
 
-def _options(data: Data) -> dict[str, Any]:
+def _options(data: SkeletonData) -> dict[str, Any]:
     return {"collate_fn": _as_it_is, "num_workers": data.num_workers, "pin_memory": torch.cuda.is_available()}
 
 
@@ -87,7 +89,7 @@ def _as_it_is(batch: SkeletonBatch) -> SkeletonBatch:
 # ------------------------------------------------------------------------------------------------------------- splits
 
 
-def _read(data: Data, joints: JointSet) -> Recordings:
+def _read(data: SkeletonData, joints: JointSet) -> Recordings:
     if not data.annotations:
         raise ValueError("data.annotations is not set: give a pickle in pyskl's form, or an .npz by sightword convert")
     recordings = read_annotations(data.annotations)
@@ -104,7 +106,7 @@ def _read(data: Data, joints: JointSet) -> Recordings:
     return recordings
 
 
-def split_rows(data: Data, recordings: Recordings, split: str, classes: Sequence[str]) -> list[int]:
+def split_rows(data: SkeletonData, recordings: Recordings, split: str, classes: Sequence[str]) -> list[int]:
     """The recordings of train, val or test. ValueError where one has a label that `classes` has not."""
     named = {"train": data.train, "val": data.val, "test": data.test}
     if split not in named:
@@ -157,7 +159,7 @@ class Seen(NamedTuple):
 class TrainView:
     """One view of a recording, another each epoch: a function of (seed, epoch, number) alone."""
 
-    def __init__(self, data: Data, joints: JointSet, seed: int = 0) -> None:
+    def __init__(self, data: SkeletonData, joints: JointSet, seed: int = 0) -> None:
         self.data, self.flipped, self.seed = data, joints.flipped(), seed
         self.size = (data.size[0], data.size[1])
         self.area = (data.crop_area[0], data.crop_area[1])
@@ -177,7 +179,7 @@ class TrainView:
 class EvalView:
     """The same views of a recording whenever it is asked: drawn frames, the whole body, then all of it mirrored."""
 
-    def __init__(self, data: Data, joints: JointSet, clips: int, flip: bool) -> None:
+    def __init__(self, data: SkeletonData, joints: JointSet, clips: int, flip: bool) -> None:
         self.data, self.flipped, self.clips, self.flip = data, joints.flipped(), clips, flip
         self.size = (data.test_size[0], data.test_size[1])
 
@@ -194,7 +196,7 @@ class EvalView:
         return Seen(View(points, scores, self.size), np.concatenate([frames, frames]))
 
 
-def _compacted(clip: Clip, frames: np.ndarray, data: Data) -> View:
+def _compacted(clip: Clip, frames: np.ndarray, data: SkeletonData) -> View:
     """The persons seen best in these frames (n, L), on a canvas about them."""
     at = frames.ravel()
     points, scores = clip.points[:, at], clip.scores[:, at]

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 
 from sightword.engine.run import make_task, restore
 from sightword.systems.skeleton import show
-from sightword.systems.skeleton.config import Data
+from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.data import Clips, split_loader
-from sightword.systems.skeleton.task import Recognising
+from sightword.systems.skeleton.task import SkeletonTask
 from sightword.viz.page import Figure, Section, Train, seconds
 
 SHOWN = 4  # recordings that are drawn
@@ -39,7 +39,7 @@ def section(out: Path, train: Train) -> Section:
     return _section(task, other.eval(), config.data, run, small)
 
 
-def _section(task: Recognising, unseen: Recognising, data: Data, run: Path, small: Path) -> Section:
+def _section(task: SkeletonTask, unseen: SkeletonTask, data: SkeletonData, run: Path, small: Path) -> Section:
     loader = split_loader(data, "test", **task.reads())
     found = _measured(task, loader)
     told = _measured(unseen, split_loader(dataclasses.replace(data, test="unseen"), "test", **unseen.reads()))
@@ -90,14 +90,14 @@ def _section(task: Recognising, unseen: Recognising, data: Data, run: Path, smal
     )
 
 
-def _measured(task: Recognising, loader: DataLoader) -> dict[str, float]:
+def _measured(task: SkeletonTask, loader: DataLoader) -> dict[str, float]:
     with torch.no_grad():
         for batch in loader:
             task.evaluate(batch)
     return task.measures()
 
 
-def _some(task: Recognising, loader: DataLoader) -> list[show.Watched]:
+def _some(task: SkeletonTask, loader: DataLoader) -> list[show.Watched]:
     """Recordings of different actions, evenly spread."""
     clips = cast(Clips, loader.dataset)
     rows = [(2 * number + 1) * len(clips) // (2 * SHOWN) for number in range(SHOWN)]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sightword.storage.atomic import write_atomically
 from sightword.storage.checkpoint import load_strictly, read_checkpoint
-from sightword.systems.skeleton.config import System
+from sightword.systems.skeleton.config import SkeletonConfig
 from sightword.systems.skeleton.joints import JointSet
 from sightword.systems.skeleton.model import (
     Classifier,
@@ -43,7 +43,7 @@ class Recogniser(nn.Module):
 
     def __init__(
         self,
-        system: System,
+        system: SkeletonConfig,
         model: Classifier | TextRecogniser,
         heatmaps: nn.Module,
         joints: JointSet,
@@ -106,7 +106,7 @@ class Recogniser(nn.Module):
 
 
 def make_recogniser(
-    system: System, network: ResNet3dSlowOnly, text: TextTower | None, widths: tuple[int, int]
+    system: SkeletonConfig, network: ResNet3dSlowOnly, text: TextTower | None, widths: tuple[int, int]
 ) -> TextRecogniser:
     """Video and words without what is asked of them in training only. widths: of the tower's vectors and tokens."""
     video = VideoEncoder(network, widths[1] if system.frame_linear else 0)
@@ -122,7 +122,7 @@ def make_recogniser(
     return TextRecogniser(video, text, projector, head, system.pool, weighing, system.temperature)
 
 
-def open_tower(system: System, name: str | Path) -> TextTower:
+def open_tower(system: SkeletonConfig, name: str | Path) -> TextTower:
     """The tower of that name or folder, with what a config says of it."""
     from sightword.towers.factory import text_tower
 
@@ -163,7 +163,7 @@ def read_exported(folder: str | Path, heatmaps: nn.Module | None = None) -> Reco
     folder = Path(folder).expanduser()
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        system, widths = System(**content["system"]), [int(width) for width in content["widths"]]
+        system, widths = SkeletonConfig(**content["system"]), [int(width) for width in content["widths"]]
         if len(widths) != (0 if system.recognise_by == "classifier" else 2):
             raise ValueError(f"widths are of the words' vectors and tokens, these are {widths}")
         labels, joints = Labels.of(content["labels"], str(folder / CONFIG)), _joints(content["joints"])

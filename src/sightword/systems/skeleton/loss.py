@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sightword.ops import align
-from sightword.ops.momentum import EMATwin, Queue
+from sightword.ops.momentum import EMAModel, Queue
 from sightword.systems.skeleton.model import Matching, TextRecogniser, frozen_children
 from sightword.systems.skeleton.texts import ClassTexts, Read
 
@@ -67,7 +67,7 @@ class MomentumContrast(nn.Module):
     ) -> None:
         """width: E. soft: α of the blend, reached after `ramp` batches."""
         super().__init__()
-        self.twin = EMATwin(model, decay, frozen_children(model))
+        self.twin = EMAModel(model, decay, frozen_children(model))
         self.clips, self.texts = Queue(size, width), Queue(size, width) if queue_texts else None
         self.soft, self.ramp = soft, ramp
 

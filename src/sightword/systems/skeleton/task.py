@@ -21,7 +21,7 @@ from sightword.engine.contract import Task
 from sightword.metrics.classes import class_accuracy, confusion_matrix, mean_class_accuracy, top_k
 from sightword.metrics.gather import gathered
 from sightword.ops import align
-from sightword.systems.skeleton.config import System
+from sightword.systems.skeleton.config import SkeletonConfig
 from sightword.systems.skeleton.data import SkeletonBatch
 from sightword.systems.skeleton.export import Recogniser, channels_of, make_recogniser, open_tower, write_exported
 from sightword.systems.skeleton.export import read_exported as read_exported
@@ -45,7 +45,7 @@ SPLITS = {
 }
 
 
-def make_task(system: System) -> "Recognising":
+def make_task(system: SkeletonConfig) -> "SkeletonTask":
     """The task that a config describes."""
     from sightword.systems.skeleton.heatmap import Heatmaps
 
@@ -53,21 +53,21 @@ def make_task(system: System) -> "Recognising":
     return assemble(system, joints, Heatmaps(joints, system.heatmap), read_labels(system.labels))
 
 
-def assemble(system: System, joints: JointSet, heatmaps: nn.Module, labels: Labels) -> "Recognising":
+def assemble(system: SkeletonConfig, joints: JointSet, heatmaps: nn.Module, labels: Labels) -> "SkeletonTask":
     """The task of a config and of what draws heatmaps: `channels`, and (points, scores, size) → (N, C, L, H, W)."""
     network = ResNet3dSlowOnly(channels_of(heatmaps), system.base, system.depths)
     if system.video_weights:
         load_published(network, system.video_weights)
     if system.recognise_by == "classifier":
         model = Classifier(VideoEncoder(network), len(labels.classes), system.dropout)
-        return Recognising(system, model, joints, heatmaps, labels)
+        return SkeletonTask(system, model, joints, heatmaps, labels)
     text = open_tower(system, system.text)
     if system.freeze_text:
         text.freeze()
     words = make_recogniser(system, network, text, (text.embed_dim, text.width))
     if system.match_weight:
         words.matching = Matching(text.width, words.video.width, system.fusion_layers, system.fusion_heads)
-    return Recognising(system, words, joints, heatmaps, labels, ClassTexts(labels, text.tokenizer))
+    return SkeletonTask(system, words, joints, heatmaps, labels, ClassTexts(labels, text.tokenizer))
 
 
 class Seen(NamedTuple):
@@ -77,14 +77,14 @@ class Seen(NamedTuple):
     weights: Tensor | None  # (B, n, T), of frames, by the words of the class recognised; None: all alike
 
 
-class Recognising(Task):
+class SkeletonTask(Task):
     """Recordings named by a classifier, or by the words that they are nearest to."""
 
     learned: Tensor  # () int64, for checkpoints: how many classes it was trained on
 
     def __init__(
         self,
-        system: System,
+        system: SkeletonConfig,
         model: Classifier | TextRecogniser,
         joints: JointSet,
         heatmaps: nn.Module,
@@ -109,7 +109,7 @@ class Recognising(Task):
         self.confusion: Tensor | None = None
         self._gathered: list[Rows] = []
 
-    def train(self, mode: bool = True) -> "Recognising":
+    def train(self, mode: bool = True) -> "SkeletonTask":
         self._bank = None
         return super().train(mode)
 
@@ -367,7 +367,7 @@ def _class_table(confusion: Tensor, names: tuple[str, ...]) -> list[dict[str, An
 
 
 def _check_classes(task: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
-    assert isinstance(task, Recognising)
+    assert isinstance(task, SkeletonTask)
     learned = int(state.get(f"{prefix}learned", len(task.labels.classes)))
     task.check_weights({"learned": learned}, goes_on=False)
     task.trained_on = learned

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 
 NETWORK = (  # what describes the networks and the codebook: a file that is loaded has its own
     *("in_channels", "latent_channels", "encoder_channels", "decoder_channels", "num_res_blocks", "num_embeddings"),
-    *("embedding_dim", "metric", "codebook", "decay", "kmeans", "revive_after"),
+    *("embedding_dim", "metric", "codebook", "decay", "kmeans", "restart_after"),
 )
 
 
 @dataclass
-class System:
+class TokenizerConfig:
     """The networks, the codebook and the objective."""
 
     in_channels: int = 3
@@ -24,7 +24,7 @@ class System:
     codebook: str = "ema"  # ema | gradient: gradient makes vq_loss live
     decay: float = 0.99  # of the moving averages, ema only
     kmeans: bool = False  # start the codes from the first batch, ema only
-    revive_after: int = 0  # batches without use after which a code moves to a vector of the batch, ema only; 0 never
+    restart_after: int = 0  # batches without use after which a code moves to a vector of the batch, ema only; 0 never
 
     lambda_rec: float = 1.0
     lambda_vq: float = 1.0
@@ -60,8 +60,8 @@ class System:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"system.{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}")
-        if self.codebook == "gradient" and (self.kmeans or self.revive_after):
-            raise ValueError("system.kmeans and system.revive_after move an ema codebook; codebook=gradient has none")
+        if self.codebook == "gradient" and (self.kmeans or self.restart_after):
+            raise ValueError("system.kmeans and system.restart_after move an ema codebook; codebook=gradient has none")
         if self.disc_layers < 1:
             raise ValueError(f"system.disc_layers is at least 1, got {self.disc_layers}")
         brought = [name for name in NETWORK if getattr(self, name) != _default(name)] if self.weights else []
@@ -75,12 +75,12 @@ class System:
 
 
 def _default(name: str) -> object:
-    field = System.__dataclass_fields__[name]
+    field = TokenizerConfig.__dataclass_fields__[name]
     return field.default_factory() if callable(field.default_factory) else field.default
 
 
 @dataclass
-class Data:
+class TokenizerData:
     """A folder of images, of any sizes and formats, in folders of any depth."""
 
     root: str = ""

@@ -8,10 +8,10 @@ import numpy as np
 
 from sightword.data.image import ImageFolder, center_crop, collate_images, list_images, random_crop
 from sightword.data.loader import Loaders, Stream, ordered
-from sightword.systems.tokenizer.config import Data
+from sightword.systems.tokenizer.config import TokenizerData
 
 
-def make_loaders(data: Data, seed: int = 0) -> Loaders:
+def make_loaders(data: TokenizerData, seed: int = 0) -> Loaders:
     """Batches are `ImageBatch`: images (B, 3, S, S) in [-1, 1].
 
     With data.on_error=skip an unreadable file is left out of validation, where a batch may come out empty; in
@@ -36,7 +36,7 @@ def make_loaders(data: Data, seed: int = 0) -> Loaders:
     )
 
 
-def split(data: Data, seed: int) -> tuple[list[Path], list[Path]]:
+def split(data: TokenizerData, seed: int) -> tuple[list[Path], list[Path]]:
     """(training, validation) files; none is in both, also where val_root lies inside root."""
     found = list_images(data.root)
     if data.val_root:

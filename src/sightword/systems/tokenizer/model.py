@@ -19,12 +19,12 @@ def make_tokenizer(
     codebook: str = "ema",
     decay: float = 0.99,
     kmeans: bool = False,
-    revive_after: int = 0,
+    restart_after: int = 0,
 ) -> VQImage:
     """Document 003's tokenizer with new weights. Its commitment term is raw: the objective weighs it, once."""
     quantizer: VectorQuantizer | VectorQuantizerEMA
     if codebook == "ema":
-        quantizer = VectorQuantizerEMA(num_embeddings, embedding_dim, 1.0, decay, metric, kmeans, revive_after)  # type: ignore[arg-type]
+        quantizer = VectorQuantizerEMA(num_embeddings, embedding_dim, 1.0, decay, metric, kmeans, restart_after)  # type: ignore[arg-type]
     else:
         quantizer = VectorQuantizer(num_embeddings, embedding_dim, 1.0, metric)  # type: ignore[arg-type]
     return VQImage(

@@ -18,7 +18,7 @@ from sightword.engine.contract import Task
 from sightword.metrics.codebook import CodeUsage, bits_per_pixel
 from sightword.metrics.gather import Mean
 from sightword.metrics.image import frechet_distance, mean_colour_psnr, psnr, quantise8, ssim
-from sightword.systems.tokenizer.config import System
+from sightword.systems.tokenizer.config import TokenizerConfig
 from sightword.systems.tokenizer.loss import (
     LPIPS,
     LeCam,
@@ -33,7 +33,7 @@ from sightword.towers.vq.published import open_tokenizer
 from sightword.viz import grid
 
 
-def make_task(system: System) -> "Tokenizing":
+def make_task(system: TokenizerConfig) -> "TokenizerTask":
     """The task that a config describes."""
     if system.weights:
         model = open_tokenizer(system.weights, system.layout)
@@ -52,7 +52,7 @@ def make_task(system: System) -> "Tokenizing":
         )
     lpips = LPIPS("vgg", system.lpips_weights) if system.use_lpips else None
     weights = {name: getattr(system, f"lambda_{name}") for name in ("rec", "vq", "commit", "perc")}
-    return Tokenizing(model.train(), lpips, adversary, fid_weights=system.fid_weights, **weights)
+    return TokenizerTask(model.train(), lpips, adversary, fid_weights=system.fid_weights, **weights)
 
 
 class Adversary(nn.Module):
@@ -78,12 +78,12 @@ class Adversary(nn.Module):
         return terms
 
 
-class Tokenizing(Task):
+class TokenizerTask(Task):
     """Reconstruct images through a codebook."""
 
     model: VQImage
     lpips: LPIPS | None
-    critic: Adversary | None
+    discriminator: Adversary | None
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Tokenizing(Task):
         fid_weights: str = "",
     ) -> None:
         super().__init__({"recon_loss": rec, "vq_loss": vq, "commitment_loss": commit, "perc_loss": perc})
-        self.model, self.lpips, self.critic = model, lpips, adversary
+        self.model, self.lpips, self.discriminator = model, lpips, adversary
         if adversary is not None:
             self.weights["lecam_loss"] = adversary.lecam_weight
         self.usage = CodeUsage(model.num_codes, window=100)
@@ -110,7 +110,7 @@ class Tokenizing(Task):
         self.usage.update(out.quantized.ids)
         self.skipped += batch.skipped
         terms = {"vq_loss": out.quantized.codebook_loss, "commitment_loss": out.quantized.loss}
-        if self._generator_sees_critic():
+        if self._generator_meets_discriminator():
             return self._seen(batch.images, out) | terms
         return self._looks(out.images, batch.images) | terms
 
@@ -121,14 +121,14 @@ class Tokenizing(Task):
         self.usage.load_state_dict(state)
         self.skipped = state.get("skipped", 0)
 
-    def critic_losses(self, batch: ImageBatch) -> dict[str, Tensor]:
-        assert self.critic is not None
-        if self.batches < self.critic.start:
+    def discriminator_losses(self, batch: ImageBatch) -> dict[str, Tensor]:
+        assert self.discriminator is not None
+        if self.batches < self.discriminator.start:
             return {}
-        return self.critic.losses(batch.images, self._shown)
+        return self.discriminator.losses(batch.images, self._shown)
 
-    def _generator_sees_critic(self) -> bool:
-        return self.critic is not None and self.batches >= self.critic.start + self.critic.warmup
+    def _generator_meets_discriminator(self) -> bool:
+        return self.discriminator is not None and self.batches >= self.discriminator.start + self.discriminator.warmup
 
     def _looks(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """How reconstructions (B, 3, H, W) differ from the images."""
@@ -139,17 +139,17 @@ class Tokenizing(Task):
 
     def _seen(self, targets: Tensor, out: Reconstruction) -> dict[str, Tensor]:
         """The same terms and gan_loss, weighed against each other by their gradients; each runs backward once."""
-        assert self.critic is not None
+        assert self.discriminator is not None
         shown = out.images.detach().float().requires_grad_()  # gradients at pixels are too small for float16
         terms = self._looks(shown, targets)
-        terms["gan_loss"] = generator_loss(self.critic.network(shown), self.critic.kind)
+        terms["gan_loss"] = generator_loss(self.discriminator.network(shown), self.discriminator.kind)
         slopes = {name: torch.autograd.grad(term, shown)[0] for name, term in terms.items()}
         wanted = sum(
             (self.weights[name] * g for name, g in slopes.items() if name != "gan_loss"), start=0 * shown.detach()
         )
         last_layer = self.model.decoder.conv_out.weight
         self.adaptive = adaptive_weight(out.images, wanted, slopes["gan_loss"], last_layer)
-        self.weights["gan_loss"] = self.critic.weight * self.adaptive
+        self.weights["gan_loss"] = self.discriminator.weight * self.adaptive
         return {name: WithGradient.apply(out.images, term.detach(), slopes[name]) for name, term in terms.items()}
 
     def stats(self) -> dict[str, float]:

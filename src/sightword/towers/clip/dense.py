@@ -28,14 +28,14 @@ PLAIN, DENSE = ("post", "joint"), ("value", "qq", "kk")
 SIGMA = 5.0  # patches, NACLIP
 
 
-class Form(NamedTuple):
-    """Which tokens: `Form.parse("kk+gauss")`."""
+class TokenType(NamedTuple):
+    """Which tokens: `TokenType.parse("kk+gauss")`."""
 
     kind: str
     sigma: float = 0.0  # of the bonus, in patches; 0 for none
 
     @classmethod
-    def parse(cls, text: str) -> "Form":
+    def parse(cls, text: str) -> "TokenType":
         kind, plus, bonus = text.partition("+")
         match = re.fullmatch(r"gauss(\d+(?:\.\d+)?)?", bonus)
         known = kind in PLAIN + DENSE and (not plus or (match and kind in ("qq", "kk")))
@@ -48,15 +48,15 @@ class Form(NamedTuple):
         return cls(kind, sigma)
 
 
-def attend(block: Any, x: Tensor, form: Form, grid: tuple[int, int], projected: dict[str, Tensor]) -> Tensor:
+def attend(block: Any, x: Tensor, token_type: TokenType, grid: tuple[int, int], projected: dict[str, Tensor]) -> Tensor:
     """The block's attention alone, (B, S, W) to (B, S, W), in one of the DENSE forms.
 
     block: an open_clip residual attention block. projected: q, k and v made so far for this x; several forms share it.
     """
     value = _heads(block, x, "v", projected)  # (B, H, S, d)
-    if form.kind != "value":
-        asked = _heads(block, x, form.kind[0], projected)  # (B, H, S, d)
-        bonus = gaussian(grid, form.sigma, x) if form.sigma else None
+    if token_type.kind != "value":
+        asked = _heads(block, x, token_type.kind[0], projected)  # (B, H, S, d)
+        bonus = gaussian(grid, token_type.sigma, x) if token_type.sigma else None
         value = F.scaled_dot_product_attention(asked, asked, value, attn_mask=bonus)
     return block.ls_1(block.attn.out_proj(value.transpose(1, 2).flatten(2)))
 

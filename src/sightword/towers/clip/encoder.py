@@ -22,7 +22,7 @@ from sightword.storage.checkpoint import load_strictly
 from sightword.towers.base import Encoded, ImageTower, TextTower, border
 from sightword.towers.clip import checkpoint as clip_checkpoint
 from sightword.towers.clip.checkpoint import CONFIG, WEIGHTS
-from sightword.towers.clip.dense import Form, attend
+from sightword.towers.clip.dense import TokenType, attend
 from sightword.towers.clip.positions import causal_mask, resample, resize_image_positions
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.tokenizer import TextTokenizer
@@ -43,26 +43,26 @@ class CLIPImage(ImageTower):
         visual: Any,
         preprocess: Preprocess,
         name: str,
-        form: str = "joint",
+        token_type: str = "joint",
         architecture: Mapping[str, Any] | None = None,
     ) -> None:
         """visual: open_clip's VisionTransformer, as `clip_checkpoint.build` lets it in. form: the tokens that calling
         it gives; `clip_dense` has the list."""
         super().__init__()
         self.architecture = dict(architecture or {})
-        self.visual, self.preprocess, self.name, self.form = visual, preprocess, name, form
+        self.visual, self.preprocess, self.name, self.token_type = visual, preprocess, name, token_type
         self.patch = tuple(visual.patch_size)
         self.embed_dim = visual.output_dim
-        self.width = visual.conv1.out_channels if Form.parse(form).kind == "post" else self.embed_dim
+        self.width = visual.conv1.out_channels if TokenType.parse(token_type).kind == "post" else self.embed_dim
 
     def forward(self, images: Tensor) -> Encoded:
         """`Encoded` with the tokens of `self.form`; pooled is CLIP's own image vector, not normalised."""
-        return self.forms(images, (self.form,))[self.form]
+        return self.token_types(images, (self.token_type,))[self.token_type]
 
-    def forms(self, images: Tensor, names: Sequence[str]) -> dict[str, Encoded]:
+    def token_types(self, images: Tensor, names: Sequence[str]) -> dict[str, Encoded]:
         """Several kinds of tokens from one forward pass: {"post": …, "value": …}, all with the same pooled vector."""
         self.check(images)
-        asked = {name: Form.parse(name) for name in names}
+        asked = {name: TokenType.parse(name) for name in names}
         visual, grid = self.visual, self.grid((images.shape[2], images.shape[3]))
         *blocks, last = visual.transformer.resblocks
         x = self._embed(images.to(self.dtype), grid)  # (B, 1 + N, W)
@@ -73,8 +73,10 @@ class CLIPImage(ImageTower):
         pooled = self._pool(plain, normed) @ visual.proj  # (B, E)
         shared: dict[str, Tensor] = {}
         tokens = {
-            name: normed if form.kind in ("post", "joint") else visual.ln_post(attend(last, x, form, grid, shared))
-            for name, form in asked.items()
+            name: normed
+            if token_type.kind in ("post", "joint")
+            else visual.ln_post(attend(last, x, token_type, grid, shared))
+            for name, token_type in asked.items()
         }  # (B, 1 + N, W)
         return {
             name: border(value[:, 1:] if asked[name].kind == "post" else value[:, 1:] @ visual.proj, pooled)
@@ -137,7 +139,7 @@ class CLIP(nn.Module):
         tag: str | Path = "",
         size: tuple[int, int] | None = None,
         length: int | None = None,
-        form: str = "joint",
+        token_type: str = "joint",
         dtype: torch.dtype = torch.float32,
     ) -> Self:
         """In eval mode. Raises ValueError or FileNotFoundError, one line, for whatever is not as it should be.
@@ -147,7 +149,7 @@ class CLIP(nn.Module):
         others. size, length: another image size (H, W) or text length than the weights have; positions are resampled.
         form: the image tokens, see `clip_dense`.
         """
-        Form.parse(form)
+        TokenType.parse(token_type)
         name, usual = presets.get(str(name), (str(name), ""))
         found = clip_checkpoint.find(name, str(tag) or usual, presets)
         model = clip_checkpoint.build(found)
@@ -160,7 +162,7 @@ class CLIP(nn.Module):
         model_cfg["text_cfg"] |= {"context_length": length}
         tag = found.weights.tag or tag
         name, architecture = f"{name}:{tag}" if str(tag) else name, clip_checkpoint.architecture(model_cfg)
-        image = CLIPImage(model.visual, clip_checkpoint.preprocessing(found, size), name, form, architecture)
+        image = CLIPImage(model.visual, clip_checkpoint.preprocessing(found, size), name, token_type, architecture)
         text = CLIPText(model.text, clip_checkpoint.tokenizer(found, model.text, length), name)
         return cls(image, text, model.logit_scale.detach(), model_cfg).to(dtype).eval()
 

@@ -228,7 +228,7 @@ def _quantizer_config(quantizer: Quantizer) -> dict[str, Any]:
         "metric": quantizer.metric,
     }
     if isinstance(quantizer, VectorQuantizerEMA):
-        config |= {"decay": quantizer.decay, "revive_after": quantizer.revive_after}
+        config |= {"decay": quantizer.decay, "restart_after": quantizer.restart_after}
     return config
 
 

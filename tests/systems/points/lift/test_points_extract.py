@@ -134,9 +134,9 @@ def test_many_points_are_sampled_as_few_are(rooms, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_is_refused_before_a_cache_is_begun(rooms, tmp_path):
-    for form, told in (("zz", "there are no 'zz' tokens"), ("post", "form=post is .* before .* words")):
+    for token_type, told in (("zz", "there are no 'zz' tokens"), ("post", "token_type=post is .* before .* words")):
         with pytest.raises(ValueError, match=told):
-            extract(Source(), form, *rooms, tmp_path / "out", cache=tmp_path / "cache")
+            extract(Source(), token_type, *rooms, tmp_path / "out", cache=tmp_path / "cache")
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file: output_dir= is a folder"):
         lifted(*rooms, tmp_path / "file", cache=tmp_path / "cache")

@@ -123,14 +123,14 @@ def test_a_cache_of_another_clip_is_refused_with_both_values(rooms, tmp_path):
     root, names = rooms
     scenes = scenes_of(root, names[:1])
     fill(Source(), "qq", scenes, tmp_path)
-    for other, form, word in (
+    for other, token_type, word in (
         (ColourTower(gain=2.0), "qq", "weights is '"),
         (ColourTower(), "value", "form is 'qq', wanted 'value'"),
         (ColourTower((32, 32)), "qq", "grid is [6, 8], wanted [8, 8]"),
     ):
         for offline in (False, True):
             with pytest.raises(ValueError) as caught:
-                fill(Source(other), form, scenes, tmp_path, offline=offline)
+                fill(Source(other), token_type, scenes, tmp_path, offline=offline)
             line = str(caught.value)
             assert "is the cache of another CLIP" in line
             assert word in line

@@ -98,7 +98,7 @@ class Extraction:
     """All that a worker needs, wherever it works."""
 
     source: Opener
-    form: str
+    token_type: str
     scenes: list[Scene]
     out: Path
     options: Options
@@ -151,7 +151,7 @@ class Extraction:
         )
 
     def _encoder(self, held: list[FrameEncoder | None], device: str) -> FrameEncoder:
-        encoder = held[0] or FrameEncoder(self.source.open(), self.form)
+        encoder = held[0] or FrameEncoder(self.source.open(), self.token_type)
         held[0] = encoder
         encoder.tower.to(device)
         return encoder
@@ -312,7 +312,7 @@ def draw(folder: Path, scene: Scene, cloud: Cloud, links: Links, frames: Sequenc
 
 def extract(
     source: Opener,
-    form: str,
+    token_type: str,
     root: str | Path,
     names: Sequence[str],
     out: str | Path,
@@ -338,12 +338,12 @@ def extract(
     start = time.perf_counter()
     scenes, failed = _read(root, names, frames)
     if scenes:
-        known = identified(source, form, cache)
+        known = identified(source, token_type, cache)
         planned = plan(cache, scenes, known.recipe, backend) if str(cache) else None
         if planned:
             remember(planned.cache.out, known.state, known.recipe)
         told = {name: known.recipe[name] for name in ("weights", "form", "preprocessing")}
-        made = Extraction(source, form, scenes, out, options, planned, told)
+        made = Extraction(source, token_type, scenes, out, options, planned, told)
         _forget_failures(made)
         ours = known.encoder if engine == "inline" else None
         shards.run(

@@ -26,7 +26,7 @@ from sightword.storage.cache import FeatureCache, differences, digest, flatten, 
 from sightword.systems.points.lift.recipe import recall, remember, state_of
 from sightword.systems.points.scannet.reader import Scene, read_color
 from sightword.towers.base import ImageTower
-from sightword.towers.clip.dense import Form
+from sightword.towers.clip.dense import TokenType
 from sightword.towers.token_cache import Opener
 
 WRITER = "sightword lift"
@@ -40,11 +40,11 @@ class Features(NamedTuple):
     pooled: Tensor  # (V, D) float16, the whole frame's
 
 
-def check_form(form: str) -> None:
+def check_token_type(token_type: str) -> None:
     """ValueError for tokens that there are not, or that are not in the space of words."""
-    if Form.parse(form).kind == "post":
+    if TokenType.parse(token_type).kind == "post":
         raise ValueError(
-            "form=post is CLIP's tokens before they are in the space of words: points are lifted from qq, value, kk "
+            "token_type=post is CLIP's tokens before they are in the space of words: points are lifted from qq, value, kk "
             "or joint"
         )
 
@@ -52,9 +52,9 @@ def check_form(form: str) -> None:
 class FrameEncoder:
     """A frozen tower, asked for one form of its tokens. Frames are squashed to its size, so that nothing is cut."""
 
-    def __init__(self, tower: ImageTower, form: str = "qq") -> None:
-        check_form(form)
-        self.tower, self.form = tower.freeze(), form
+    def __init__(self, tower: ImageTower, token_type: str = "qq") -> None:
+        check_token_type(token_type)
+        self.tower, self.token_type = tower.freeze(), token_type
         self.preprocess = replace(tower.preprocess, resize="squash")  # cut edges would be another camera
         self.grid = tower.grid()
 
@@ -66,7 +66,7 @@ class FrameEncoder:
 
     def _row(self, picture: Image.Image) -> dict[str, np.ndarray]:
         image = self.preprocess(picture)[None].to(self.tower.device)
-        seen = self.tower.forms(image, (self.form,))[self.form]
+        seen = self.tower.token_types(image, (self.token_type,))[self.token_type]
         row = {"tokens": seen.tokens[0], "pooled": seen.pooled[0]}
         if not all(bool(values.isfinite().all()) for values in row.values()):
             raise ValueError(f"{self.tower.name} sees numbers that are not finite: compute in dtype=fp32")
@@ -80,7 +80,7 @@ class FrameEncoder:
             "weights": digest(self.tower.state_dict()),
             "architecture": self.tower.architecture,
             "preprocessing": self.preprocess.as_dict(),
-            "form": self.form,
+            "form": self.token_type,
             "grid": [h, w],
         }
 
@@ -166,13 +166,13 @@ class Identified(NamedTuple):
     encoder: FrameEncoder | None  # where it had to be opened for that
 
 
-def identified(source: Opener, form: str, out: str | Path = "") -> Identified:
+def identified(source: Opener, token_type: str, out: str | Path = "") -> Identified:
     """out: of a cache, which may remember it. ValueError for a form that there is not."""
-    check_form(form)  # before a cache is begun for it
-    state = state_of(source, form) if str(out) else ""
+    check_token_type(token_type)  # before a cache is begun for it
+    state = state_of(source, token_type) if str(out) else ""
     if known := recall(Path(out).expanduser(), state):
         return Identified(known, state, None)
-    encoder = FrameEncoder(source.open(), form)
+    encoder = FrameEncoder(source.open(), token_type)
     return Identified(encoder.recipe(), state, encoder)
 
 
@@ -210,7 +210,7 @@ def _by_scene(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
 
 def fill(
     source: Opener,
-    form: str,
+    token_type: str,
     scenes: Sequence[Scene],
     out: str | Path,
     offline: bool = False,
@@ -221,7 +221,7 @@ def fill(
 
     source: a `token_cache.Source`, which opens the tower; offline: computes nothing, so what the cache lacks is a ValueError.
     """
-    known = identified(source, form, out)
+    known = identified(source, token_type, out)
     if offline:
         cache = FrameCache(out, known.recipe)
         lost = [f"{scene.name}/{index}" for scene in scenes for index in cache.lacks(scene)]
@@ -237,7 +237,7 @@ def fill(
     names = list(planned.frames)
 
     def worker() -> Callable[[int], None]:
-        encoder = known.encoder or FrameEncoder(source.open(), form)
+        encoder = known.encoder or FrameEncoder(source.open(), token_type)
         encoder.tower.to(device or shards.device())
 
         def work(number: int) -> None:

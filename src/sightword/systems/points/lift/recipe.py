@@ -35,7 +35,7 @@ def remember(out: Path, state: str, recipe: Mapping[str, Any]) -> None:
             part.write_text(json.dumps(_read(out) | {state: recipe}, indent=1) + "\n", encoding="utf-8")
 
 
-def state_of(source: Opener, form: str) -> str:
+def state_of(source: Opener, token_type: str) -> str:
     """16 hex of all that opens a CLIP in open_clip's format and asks for a form; "" where that cannot be told."""
     if type(source) is not Source or source.options.keys() - OPTIONS:
         return ""
@@ -52,7 +52,7 @@ def state_of(source: Opener, form: str) -> str:
         return ""  # whoever opens it says what is wrong, or it is of another kind
     weights = [str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
     told = [str(source.options.get(option)) for option in sorted(OPTIONS - {"tag"})]
-    state = [__version__, form, *told, found.model_cfg, found.preprocess_cfg, weights]
+    state = [__version__, token_type, *told, found.model_cfg, found.preprocess_cfg, weights]
     return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
