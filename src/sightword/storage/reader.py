@@ -215,8 +215,13 @@ def _json(text: str, source: Source, nan: bool) -> object:
 
 
 def _twice(names: Sequence[str], source: Source) -> SightwordError:
-    name = next(name for number, name in enumerate(names) if name in names[:number])
-    return source.error(f"the field {shown(name)} stands twice in one object")
+    """The error that names the first field to be repeated."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return source.error(f"the field {shown(name)} stands twice in one object")
+        seen.add(name)
+    raise AssertionError("no name stands twice")
 
 
 # -------------------------------------------------------------------------------------------------------------- YAML

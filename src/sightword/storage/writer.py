@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sightword.atomic import write_atomically
-from sightword.errors import SightwordError
+from sightword.errors import SightwordError, printable
 
 
 def write_json(file: str | Path, value: object, *, indent: int | None = 2, sort_keys: bool = False) -> None:
@@ -22,7 +22,7 @@ def write_json(file: str | Path, value: object, *, indent: int | None = 2, sort_
         with write_atomically(file) as part:
             part.write_bytes(raw)
     except OSError as error:
-        raise SightwordError(f"{file} cannot be written: {error.strerror or error}") from error
+        raise SightwordError(printable(f"{file} cannot be written: {error.strerror or error}")) from error
 
 
 def _finite(value: object) -> object:
