@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, read without executing anything in them."""
+"""Files and folders: written whole or not at all, read within bounds without executing anything in them."""

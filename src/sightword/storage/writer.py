@@ -1,0 +1,36 @@
+"""Write JSON that any reader accepts: whole files or none, UTF-8, and null where a number is not finite."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from sightword.storage.atomic import write_atomically
+from sightword.errors import SightwordError, printable
+
+
+def write_json(file: str | Path, value: object, *, indent: int | None = 2, sort_keys: bool = False) -> None:
+    """Write a value of mappings, lists, texts, numbers and None. NaN and infinities, which are no JSON, become null.
+
+    Raises SightwordError if the file cannot be written, as on a full disk; what stood there before stands there still.
+    Raises TypeError for a value that JSON has no form for: that is a defect of the caller.
+    """
+    text = json.dumps(_finite(value), indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+    # Half a surrogate pair, as in a file's name that is not UTF-8, is written as JSON's own escape of it.
+    raw = (text + "\n").encode("utf-8", errors="backslashreplace")
+    try:
+        with write_atomically(file) as part:
+            part.write_bytes(raw)
+    except OSError as error:
+        raise SightwordError(printable(f"{file} cannot be written: {error.strerror or error}")) from error
+
+
+def _finite(value: object) -> object:
+    """The same value with None for every float that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
