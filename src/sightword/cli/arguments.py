@@ -1,13 +1,12 @@
 """Turn `key=value` arguments into the keyword arguments of a command, which is a Python function."""
 
-import difflib
 import inspect
 import re
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-Command = Callable[..., Any]
+from sightword.engine.contract import Command
+from sightword.engine.system import closest
 
 
 def read_arguments(verb: str, function: Command, words: Sequence[str]) -> dict[str, Any]:
@@ -53,8 +52,3 @@ def _value(key: str, text: str, kind: Any) -> Any:
         return kind(text)
     except (ValueError, KeyError):
         raise ValueError(f"{key}={text}: {getattr(kind, '__name__', kind)} is wanted") from None
-
-
-def closest(word: str, known: Sequence[str] | typing.Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,16 +1,17 @@
 """The commands that every system shares. Nothing heavy is imported before one runs."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from sightword.cli.arguments import Command, closest, read_arguments
+from sightword.cli.arguments import read_arguments
 from sightword.cli.compose import change_config
 from sightword.cli.table import measured, write_table
 from sightword.cli.train import train_in
 from sightword.engine import run as runs
-from sightword.engine.system import demo_parts, experiments, has_file, module_of, presets, system_names
+from sightword.engine.contract import Command
+from sightword.engine.system import closest, demo_parts, experiments, presets, system_checks, system_of
+from sightword.errors import SightwordError
 
 
 def evaluate(
@@ -24,24 +25,21 @@ def evaluate(
     Fields of the config can be given too: data.val_root=photos, system.use_lpips=true system.lpips_weights=vgg16.pth,
     system.fid_weights=pt_inception-2015-12-05-6726825d.pth.
     """
-    import json
-
     from sightword.engine.fit import evaluate as measure
-    from sightword.storage.atomic import write_atomically
+    from sightword.storage.writer import write_json
 
     config = change_config(runs.read_config(Path(run)), fields)
     task, config, used = runs.restore(Path(run), checkpoint, config)
-    loader = runs.held_out(config, split, task)
-    measures = measure(task, loader, config)
+    evaluator, loader = runs.make_evaluator(config, task), runs.held_out(config, split, task)
+    metrics = measure(task, evaluator, loader, config)
     file = Path(out or Path(run) / ("evaluation.json" if split == "val" else f"evaluation_{split}.json"))
     file.parent.mkdir(parents=True, exist_ok=True)
-    protocol, tables = task.protocol(), task.tables()
-    report = {"run": run, "checkpoint": str(used), "measures": measures, "protocol": protocol, "tables": tables}
-    with write_atomically(file) as part:
-        part.write_text(json.dumps(report, indent=2) + "\n")
+    protocol, notes, tables = evaluator.protocol(), evaluator.notes(), evaluator.tables()
+    report = {"run": run, "checkpoint": str(used), "metrics": metrics, "tables": tables}
+    write_json(file, report | {"protocol": {**protocol, "metrics": notes}})
     written = [path for name, rows in tables.items() for path in write_table(file, name, rows, protocol)]
-    written += task.draw(loader, file.with_name(f"{file.stem}_pictures"))
-    print("\n".join([*([protocol["split"]] if "split" in protocol else []), *measured(measures, protocol)]))
+    written += evaluator.draw(loader, file.with_name(f"{file.stem}_images"))
+    print("\n".join([*([protocol["split"]] if "split" in protocol else []), *measured(metrics, notes)]))
     beside = f", {', '.join(str(path) for path in written)} beside it" if written else ""
     print(f"{used}, measured; written to {file} with the protocol{beside}")
 
@@ -51,9 +49,11 @@ def export(run: str, out: str, checkpoint: str = "best") -> None:
 
     run: a run's folder. out: the folder to write. checkpoint: best, last or a file.
     """
-    task, _, used = runs.restore(Path(run), checkpoint)
-    task.export(Path(out))
-    print(f"{used} written to {out}")
+    kind = system_of(runs.read_config(Path(run)).experiment).predictor()
+    if kind is None:
+        raise SightwordError(f"{run} is a run of a system that has no predictor, so there is nothing to export")
+    runs.load_predictor(kind, run, checkpoint).save_pretrained(Path(out))
+    print(f"{run} ({checkpoint}) written to {out}")
 
 
 def check(dataset: str, root: str = "", path: str = "", *, others: Sequence[str] = ()) -> None:
@@ -64,19 +64,16 @@ def check(dataset: str, root: str = "", path: str = "", *, others: Sequence[str]
     """
     if bool(root) == bool(path):
         wanted = "root and path are the same thing, give one" if root else "sightword check needs root=…, or path=…"
-        raise ValueError(f"{wanted}: where the data set lies; sightword check --help says more")
-    checks: dict[str, Callable[..., Any]] = {}
-    for system in system_names():
-        if has_file(system, "commands.py"):
-            checks |= getattr(module_of(system, "commands"), "CHECKS", {})
+        raise SightwordError(f"{wanted}: where the data set lies; sightword check --help says more")
+    checks = system_checks()
     if dataset not in checks:
-        raise ValueError(
+        raise SightwordError(
             f"there is no data set {dataset!r}{closest(dataset, checks)}; these can be checked: {', '.join(checks)}"
         )
     told = read_arguments(f"check dataset={dataset}", checks[dataset], [f"root={root or path}", *others])
     report = checks[dataset](**told)
     print(report)
-    if report.problems:
+    if report.errors:
         raise SystemExit(1)
 
 
@@ -111,7 +108,7 @@ def cache(
 
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in kinds:
-        raise ValueError(f"dtype is {', '.join(kinds)}; got {dtype!r}")
+        raise SightwordError(f"dtype is {', '.join(kinds)}; got {dtype!r}")
     source = Source(tower, {"tag": tag, "size": size_of(size), "dtype": kinds[dtype]})
     token_types = tokens.split(",") if tokens else ["post"]
     kept = cache_tokens(
@@ -141,8 +138,8 @@ def list_experiments() -> None:
         print(f"{name:<20} {what}")
         for line in rest:
             print(f"{'':<20}   {line}")
-    for system in system_names():
-        if known := presets(system):
+    for system, known in presets().items():
+        if known:
             told = textwrap.fill(", ".join(known), 112, initial_indent="  ", subsequent_indent="  ")
             print(f"{system}, preset=\n{told}")
 
@@ -155,7 +152,7 @@ def mini(out: str = "mini") -> None:
     from sightword.miniature.contents import write_all
 
     if not out:
-        raise ValueError("out is empty: give a folder (out=. is this one)")
+        raise SightwordError("out is empty: give a folder (out=. is this one)")
     root = Path(out).expanduser()
     for part in write_all(root):
         print(f"{root / part.folder}: {part.what}")

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightword.cli.arguments import closest
-from sightword.engine.system import config_folders, experiments, module_of, presets, system_names
+from sightword.engine.system import closest, config_folders, experiments, presets, scales, system_of
 
 if TYPE_CHECKING:
     from sightword.engine.config import Run
@@ -20,7 +19,7 @@ def without_preset(words: list[str]) -> list[str]:
     named = [word.removeprefix("preset=") for word in words if word.startswith("preset=")]
     if not named:
         return words
-    known = {name: told for system in system_names() for name, told in presets(system).items()}
+    known = {name: arguments for rows in presets().values() for name, arguments in rows.items()}
     if named[-1] not in known:
         raise ValueError(f"there is no preset {named[-1]!r}{closest(named[-1], known)}; sightword list names them")
     others = [word for word in words if not word.startswith("preset=")]
@@ -93,11 +92,11 @@ def _register_schemas(system: str) -> None:
 
     from sightword.engine.config import Run
 
-    config = module_of(system, "config")
+    found = system_of(system)
     store = ConfigStore.instance()
     store.store(name="run", node=Run)
-    store.store(group="system", name=system, node=config.System)
-    store.store(group="data", name=system, node=config.Data)
+    store.store(group="system", name=system, node=found.Config)
+    store.store(group="data", name=system, node=found.Data)
 
 
 def _scaled(experiment: str, words: Sequence[str]) -> list[str]:
@@ -105,7 +104,7 @@ def _scaled(experiment: str, words: Sequence[str]) -> list[str]:
     system, found = experiment.split("/")[0], []
     for word in words:
         key, _, scale = word.partition("=")
-        known = sorted({file.stem for place in config_folders() for file in (place / "scale" / system).glob("*.yaml")})
+        known = scales(system)
         if key == "scale" and scale not in known:
             raise ValueError(f"{system} has no scale {scale!r}; it has {', '.join(known) or 'one only'}")
         found.append(f"scale={system}/{scale}" if key == "scale" else word)

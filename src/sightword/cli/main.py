@@ -9,10 +9,11 @@ import inspect
 import sys
 from collections.abc import Sequence
 
-from sightword.cli.arguments import Command, closest, read_arguments
+from sightword.cli.arguments import read_arguments
 from sightword.cli.commands import COMMANDS
 from sightword.cli.train import train
-from sightword.engine.system import system_commands
+from sightword.engine.contract import Command
+from sightword.engine.system import closest, system_commands
 from sightword.version import VERSION
 
 

@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from sightword.engine.contract import Cell, Row
 
 
-def measured(measures: Mapping[str, float], protocol: Mapping[str, Any]) -> list[str]:
-    """A line for each measure, with the protocol's word on it."""
-    notes = protocol.get("measures", {})
-    return [f"  {name:<20} {value:<10.4g} {notes.get(name, '')}".rstrip() for name, value in measures.items()]
+def measured(metrics: Mapping[str, float], notes: Mapping[str, str]) -> list[str]:
+    """Return a line for each metric, with the note on it."""
+    return [f"  {name:<20} {value:<10.4g} {notes.get(name, '')}".rstrip() for name, value in metrics.items()]
 
 
-def write_table(report: Path, name: str, rows: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) -> list[Path]:
-    """Rows as <report>_<name>.csv, for programs, and .txt, for eyes, with the protocol's plain lines above."""
+def write_table(report: Path, name: str, rows: Sequence[Row], protocol: Mapping[str, str]) -> list[Path]:
+    """Write rows as <report>_<name>.csv, for programs, and .txt, for eyes, below the protocol. Return the files."""
     import csv
 
     from sightword.storage.atomic import write_atomically
@@ -22,13 +22,13 @@ def write_table(report: Path, name: str, rows: Sequence[Mapping[str, Any]], prot
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    told = [f"{what}: {text}" for what, text in protocol.items() if isinstance(text, str)]
+    told = [f"{what}: {text}" for what, text in protocol.items()]
     with write_atomically(files[1]) as part:
         part.write_text("\n".join([*told, "", *_columns(rows)]) + "\n", encoding="utf-8")
     return files
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _columns(rows: Sequence[Row]) -> list[str]:
     """Rows in columns as wide as they need be: numbers to the right, those with a fraction to three digits."""
     cells = [[_cell(value) for value in row.values()] for row in rows]
     names = list(rows[0])
@@ -41,7 +41,7 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["  ".join(line).rstrip() for line in aligned]
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Cell) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)

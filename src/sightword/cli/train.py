@@ -4,12 +4,15 @@ import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sightword.cli.compose import change_config, compose_config, train_by_hydra, without_preset
 from sightword.cli.table import measured
 from sightword.engine import run as runs
-from sightword.engine.system import module_of, system_names
+from sightword.engine.system import system_of, systems
+
+if TYPE_CHECKING:
+    from sightword.engine.fit import Fitted
 
 
 def train(words: list[str]) -> int:
@@ -43,19 +46,19 @@ def train_in(folder: Path, words: list[str]) -> bool:
     return _tell(runs.start(config, folder)) == 0
 
 
-def _tell(result: Any) -> int:
+def _tell(result: "Fitted") -> int:
     """Say how a run ended and what to type next. Exit status."""
     if runs.is_first_process():
         print(_ending(result))
     return 0 if result.finished else 1
 
 
-def _ending(result: Any) -> str:
+def _ending(result: "Fitted") -> str:
     if not result.finished:
         return f"stopped; go on with: sightword train resume={result.folder}"
-    shown = result.best or result.measures
+    shown = result.best or result.metrics
     shown_plain = {name.removeprefix("val/"): value for name, value in shown.items() if name != "batches"}
-    lines = measured(shown_plain, result.protocol)
+    lines = measured(shown_plain, result.notes)
     at = f"best, batch {shown['batches']:.0f}" if result.best else "last"
     return "\n".join(
         [f"validation ({at})", *lines, f"written to {result.folder}", f"next: sightword evaluate run={result.folder}"]
@@ -67,11 +70,11 @@ def _train_usage(words: Sequence[str]) -> str:
     from sightword.engine.config import Optim, Run, Trainer
 
     named = [word.removeprefix("experiment=") for word in words if word.startswith("experiment=")]
-    systems_told = [name.split("/")[0] for name in named] or system_names()
+    systems_told = [name.split("/")[0] for name in named] or list(systems())
     lines = [f"sightword train: {inspect.getdoc(train)}", "", *_fields("", Run)]
     for name in systems_told:
-        schema = module_of(name, "config")
-        lines += ["", f"{name}:", *_fields("system.", schema.System), *_fields("data.", schema.Data)]
+        system = system_of(name)
+        lines += ["", f"{name}:", *_fields("system.", system.Config), *_fields("data.", system.Data)]
     return "\n".join([*lines, "", *_fields("optim.", Optim), "", *_fields("trainer.", Trainer)])
 
 

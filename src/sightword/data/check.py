@@ -2,44 +2,33 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from tqdm import tqdm
 
+from sightword.data.finding import CheckReport, Finding
 from sightword.data.image import list_images, read_image
 
 SMALL = 16  # pixels: below one token of the usual tokenizers
 
 
-class Report(NamedTuple):
-    """What a check found; `str()` is what to print."""
-
-    found: int  # image files looked at
-    problems: list[str]  # one line each, naming the file; unreadable ones and those too small
-    notes: Sequence[str] = ()  # lines about the set that are no problem, told first
-
-    def __str__(self) -> str:
-        verdict = f"{len(self.problems)} with a problem" if self.problems else "all readable"
-        return "\n".join([*self.notes, *self.problems, f"{self.found} images, {verdict}"])
-
-
-def check_images(root: str | Path) -> Report:
-    """Decode each image under `root` once, with a progress bar on a terminal. ValueError as in `list_images`."""
+def check_images(root: str | Path) -> CheckReport:
+    """Decode each image under `root` once, with a progress bar on a terminal. Raises as `list_images` does."""
     paths = list_images(root)
-    return Report(len(paths), problems_of(paths, f"check {root}"))
+    return CheckReport(len(paths), tuple(find_bad_images(paths, f"check {root}")))
 
 
-def problems_of(paths: Sequence[Path], desc: str) -> list[str]:
-    """Decode each file once: a line for each that is unreadable or too small."""
-    found = [_problem(path) for path in tqdm(paths, desc=desc, unit=" images", disable=None)]
-    return [problem for problem in found if problem is not None]
+def find_bad_images(paths: Sequence[Path], desc: str) -> list[Finding]:
+    """Decode each file once. Return a finding for each that is unreadable or too small."""
+    found = [_finding(path) for path in tqdm(paths, desc=desc, unit=" images", disable=None)]
+    return [finding for finding in found if finding is not None]
 
 
-def _problem(path: Path) -> str | None:
+def _finding(path: Path) -> Finding | None:
     try:
         image = read_image(path)
     except ValueError as error:
-        return str(error)
+        return Finding("error", "unreadable images", str(error), (str(path),))
     if min(image.size) < SMALL:
-        return f"{path} is {image.width} x {image.height} pixels: a side under {SMALL} will be enlarged"
+        told = f"{path} is {image.width} x {image.height} pixels: a side under {SMALL} will be enlarged"
+        return Finding("error", "images that are too small", told, (str(path),))
     return None

@@ -6,12 +6,14 @@ Nothing here draws from a global generator, so neither loading nor resuming dist
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+BatchT = TypeVar("BatchT")
 
 
 class Draw(NamedTuple):
@@ -107,7 +109,7 @@ class Shuffled(Sampler[list[Draw]]):
             )
 
 
-class Stream(DataLoader):
+class Stream(DataLoader[BatchT]):
     """A training loader that remembers how many batches it gave, and after `load_state_dict` gives exactly the rest.
 
     steps=None: an iteration is one epoch. steps=n: an iteration is n batches, through as many epochs as that takes.
@@ -154,6 +156,16 @@ class Stream(DataLoader):
     def steps(self, steps: int | None) -> None:
         self.schedule.steps = steps
 
+    @property
+    def items(self) -> int:
+        """How many items there are."""
+        return self.schedule.shuffled.size
+
+    @property
+    def batch_items(self) -> int:
+        """How many items make a batch of one process."""
+        return self.schedule.shuffled.batch_size
+
     def batches_per_epoch(self, world: int) -> int:
         """Of each of `world` processes, which need not run yet."""
         return self.schedule.shuffled.size // (self.schedule.shuffled.batch_size * world)
@@ -171,7 +183,7 @@ class Stream(DataLoader):
     def __len__(self) -> int:
         return len(self.schedule)
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[BatchT]:  # type: ignore[override]
         batches = _one_line(super().__iter__)
         for batch in batches:
             self.schedule.start += 1  # before it is handed out: a checkpoint made with this batch counts it
@@ -191,7 +203,7 @@ def ordered(
     world: int | None = None,
     shuffled: Shuffled | None = None,
     **options: Any,
-) -> DataLoader:
+) -> DataLoader[Any]:
     """A loader for evaluation: every item once, in order, shared among the ranks; each iteration is the same.
 
     shuffled: which batches there are, where another rule than order says so.
@@ -201,18 +213,22 @@ def ordered(
     return DataLoader(dataset, batch_sampler=sampler, **_defaults(options, seed=0))
 
 
-def moved(batch: Any, device: torch.device | str) -> Any:
-    """A batch on another device: the tensors of a NamedTuple, and of those within it; all else as it is."""
-    if hasattr(batch, "_fields"):
-        return type(batch)(*(moved(part, device) for part in batch))
+def moved(batch: BatchT, device: torch.device | str) -> BatchT:
+    """Return a batch on another device: the tensors of a NamedTuple, and of those within it; all else as it is."""
+    return cast(BatchT, _moved(batch, device))
+
+
+def _moved(batch: object, device: torch.device | str) -> object:
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(_moved(part, device) for part in batch))
     return batch.to(device) if isinstance(batch, torch.Tensor) else batch
 
 
-class Loaders(NamedTuple):
+class Loaders(NamedTuple, Generic[BatchT]):
     """What a system trains and validates on."""
 
-    train: Stream
-    val: DataLoader
+    train: Stream[BatchT]
+    val: DataLoader[BatchT]
 
 
 class _Schedule(Sampler[list[Draw]]):
@@ -253,7 +269,7 @@ def _defaults(options: dict[str, Any], seed: int) -> dict[str, Any]:
     return {"persistent_workers": persistent, "generator": generator} | options
 
 
-def _one_line(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+def _one_line(start: Callable[[], Iterator[BatchT]]) -> Iterator[BatchT]:
     """Iterate; a ValueError that crossed a worker's border sheds the traceback that torch wrote into its message."""
     try:
         yield from start()

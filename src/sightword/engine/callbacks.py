@@ -1,18 +1,25 @@
-"""What happens beside the training loop: averaged weights, checkpoints and validations, the progress bar."""
+"""What happens around the batches of a run: reports, checkpoints, validation, interruption, progress, averaged weights.
+
+The callbacks know the loop by `Progressing`, what they need to know of it.
+"""
 
 import math
 import signal
 import sys
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Protocol
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from torch import nn
 from tqdm import tqdm
 
 from sightword.engine.config import Run
+from sightword.engine.contract import Metrics
+from sightword.engine.logger import RunLogger
+from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
 
 
@@ -20,27 +27,27 @@ class Interrupted(Exception):
     """The run was asked to end; its last checkpoint is written."""
 
 
-class Diverged(ValueError):
-    """Losses or weights are no numbers any more. No checkpoint holds them."""
-
-    def __init__(self, what: str, batches: int) -> None:
-        """what: which value at which batch. batches: that were trained before."""
-        super().__init__(what)
-        self.batches = batches
+class Diverged(SightwordError):
+    """Losses or weights are not finite any more. No checkpoint contains them."""
 
 
-class Report(Callback):
-    """Tests the losses, logs and draws: after each batch's step, and before `CheckpointCallback` saves it."""
+class Progressing(Protocol):
+    """What callbacks know of the loop."""
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.is_global_zero:  # a folder with this file has trained, and is never taken away
-            Path(trainer.default_root_dir, "metrics.csv").touch()
-        pl_module.refuse_divergence()
-        pl_module.report(batch)
+    batches: int  # trained so far
+    steps: int  # to train in all
+    metrics: Metrics  # of the last validation
+
+    @property
+    def last_loss(self) -> float: ...
+
+    def finish_batch(self, batch: object) -> None: ...
+
+    def trained(self) -> nn.Module: ...
 
 
-class Average(EMAWeightAveraging):
-    """Averaged weights stay in place until the measures are taken, so that buffers a task writes there, such as a
+class WeightAveraging(EMAWeightAveraging):
+    """Averaged weights stay in place until the metrics are computed, so that buffers a task writes there, such as a
     threshold, are saved with the weights that they were found for."""
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -51,81 +58,88 @@ class Average(EMAWeightAveraging):
 
 
 class CheckpointCallback(Callback):
-    """Says when to validate, keeps checkpoints/last.ckpt and best.ckpt, and ends on SIGINT or SIGTERM, `last` written.
+    """Has each batch reported, says when to validate, keeps checkpoints/last.ckpt and best.ckpt, and on SIGINT
+    or SIGTERM ends with `last` written.
 
     A batch that is validated is saved after its validation, so that a resumed run neither repeats nor skips it.
     `last` is never written between batches whose gradients add up to one step: they would be lost.
     """
 
-    def __init__(self, folder: Path, config: Run, val_every: int, steps: int) -> None:
-        self.folder, self.config, self.val_every, self.steps = folder / "checkpoints", config, val_every, steps
-        self.best: dict[str, float] = {}  # the measures of best.ckpt, and its "batches"
+    def __init__(self, loop: Progressing, log: RunLogger, config: Run, val_every: int) -> None:
+        self.loop, self.log, self.config, self.val_every = loop, log, config, val_every
+        self.folder = log.root / "checkpoints"
+        self.best: Metrics = {}  # the metrics of best.ckpt, and its "batches"
         self.owed = False  # a checkpoint is due
         self.interrupted = False
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, signal.Handlers] = {}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Metrics]:
         return {"best": self.best}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Metrics]) -> None:
         self.best = state_dict["best"]
 
     def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, object]
     ) -> None:
         checkpoint["config"] = self.config.plain()
         # The last batch of this run is not the last of one that `trainer.steps` makes longer: Lightning would stop.
-        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+        loops = checkpoint["loops"]
+        assert isinstance(loops, dict)
+        loops["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._interrupt)
+            self._before[number] = signal.signal(number, self._interrupt)  # type: ignore[assignment]
 
-    def _interrupt(self, number: int, frame: Any) -> None:
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self.interrupted = True
-        signal.signal(number, signal.SIG_DFL)  # whoever asks twice is in a hurry
+        signal.signal(number, signal.SIG_DFL)  # a second one terminates at once, without writing a checkpoint
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
         # Dropout and the like draw from the global generator: as a function of the batch it needs no checkpoint.
-        torch.manual_seed(hash((self.config.seed, pl_module.batches, trainer.global_rank)) % 2**63)
+        torch.manual_seed(hash((self.config.seed, self.loop.batches, trainer.global_rank)) % 2**63)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        done = pl_module.batches
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        self.log.begin()
+        self.loop.finish_batch(batch)  # before anything of it is saved
+        done = self.loop.batches
         if trainer.world_size > 1:
             self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
-        validates = done % self.val_every == 0 or done == self.steps
+        validates = done % self.val_every == 0 or done == self.loop.steps
         trainer.val_check_batch = 1 if validates else sys.maxsize  # Lightning alone would leave out the last batch
         self.owed |= self.interrupted or done % self.config.trainer.save_every == 0
         if not validates:
-            self._save_last(trainer, done)
+            self._save_last(trainer)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
-        if self._is_best(pl_module.measures):
-            self.best = pl_module.measures | {"batches": pl_module.batches}
+        if self._is_best(self.loop.metrics):
+            self.best = self.loop.metrics | {"batches": self.loop.batches}
             self._save(trainer, "best")
         self.owed = True
-        self._save_last(trainer, pl_module.batches)
+        self._save_last(trainer)
 
-    def _save_last(self, trainer: pl.Trainer, done: int) -> None:
+    def _save_last(self, trainer: pl.Trainer) -> None:
         """Write what is owed, and end a run that is to end; not between two batches whose gradients add up."""
-        if self.owed and (done % self.config.optim.accumulate == 0 or done == self.steps):
+        done = self.loop.batches
+        if self.owed and (done % self.config.optim.accumulate == 0 or done == self.loop.steps):
             self._save(trainer, "last")
             self.owed = False
-            if self.interrupted and done < self.steps:
+            if self.interrupted and done < self.loop.steps:
                 raise Interrupted
 
-    def _is_best(self, measures: Mapping[str, float]) -> bool:
+    def _is_best(self, metrics: Mapping[str, float]) -> bool:
         monitor = self.config.trainer.monitor
-        if not monitor:
+        if not monitor or math.isnan(metrics.get(monitor, math.nan)):  # no number is better than NaN, nor worse
             return False
-        if monitor not in measures:
-            raise ValueError(f"trainer.monitor={monitor} is not measured; these are: {', '.join(sorted(measures))}")
         sign = 1 if self.config.trainer.mode == "max" else -1
-        if math.isnan(measures[monitor]):  # no number is better than it, nor worse
-            return False
-        return not self.best or sign * measures[monitor] > sign * self.best[monitor]
+        return not self.best or sign * metrics[monitor] > sign * self.best[monitor]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for number, handler in self._before.items():
@@ -133,8 +147,11 @@ class CheckpointCallback(Callback):
         self._before = {}
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
+        """Write a checkpoint. Raises Diverged, and leaves the old one, where a trained weight is not finite."""
+        for weight, values in self.loop.trained().named_parameters():
+            if not bool(values.isfinite().all()):
+                raise Diverged(f"the weights {weight} are not finite after batch {self.loop.batches}")
         file = self.folder / f"{name}.ckpt"
-        _refuse_not_finite(trainer.lightning_module)
         if not trainer.is_global_zero:  # takes part, but writes nothing
             trainer.save_checkpoint(file)
             return
@@ -142,35 +159,33 @@ class CheckpointCallback(Callback):
             trainer.save_checkpoint(part)
 
 
-def _refuse_not_finite(loop: Any) -> None:
-    """Raise `Diverged` where a trained weight is no number: a good checkpoint is never overwritten by such."""
-    for name, weight in loop.task.named_parameters():
-        if not bool(weight.isfinite().all()):
-            raise Diverged(f"the weights {name} are not finite after batch {loop.batches}", loop.batches)
-
-
-class Progress(Callback):
+class ProgressCallback(Callback):
     """A bar on stderr with the time left, over all batches of the run; in a file, a line now and then."""
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    def __init__(self, loop: Progressing, every: int) -> None:
+        self.loop, self.every = loop, every
+        self.bar: tqdm | None = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.bar = tqdm(
             desc="training",
-            total=pl_module.steps,
-            initial=pl_module.batches,
+            total=self.loop.steps,
+            initial=self.loop.batches,
             unit=" batches",
             mininterval=0.2 if sys.stderr.isatty() else 20,
             disable=not trainer.is_global_zero,
             dynamic_ncols=True,
         )
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if pl_module.batches % self.every == 0 and outputs:
-            self.bar.set_postfix(loss=f"{float(outputs['loss']):.4g}", refresh=False)
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if self.bar is None:
+            return
+        if self.loop.batches % self.every == 0:
+            self.bar.set_postfix(loss=f"{self.loop.last_loss:.4g}", refresh=False)
         self.bar.update()
 
-    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        if hasattr(self, "bar"):
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self.bar is not None:
             self.bar.close()

@@ -1,18 +1,45 @@
-"""What the training loop knows of a system: a batch goes in, named losses come out.
+"""What a system is made of, and what the engine asks of each part. No torch: `sightword list` reads it.
 
-A system subclasses `Task`; the loop in `fit.py` is handed one and asks nothing else of it.
+System      a folder of `systems/`: makes the other parts of a config
+Task        the objective: a batch in, named losses out (engine/task.py, as it is a torch module)
+Evaluator   gathers a split, computes its metrics, tabulates and draws
+Predictor   what a user holds: one input or many in, `Result`s out
+Step        something to compute before training, resumable
+Finding     what a check says about data (data/finding.py)
 """
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-import torch
-from PIL.Image import Image
-from torch import Tensor, nn
-from torch.nn import Parameter
+from sightword.data.finding import CheckReport as CheckReport
+from sightword.data.finding import Finding as Finding
+from sightword.engine.config import DataConfig, Run, SystemConfig
 
-#: What a run did with a split, for its protocol.
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch.utils.data import DataLoader
+
+    from sightword.data.loader import Loaders
+    from sightword.engine.task import Task
+
+BatchT = TypeVar("BatchT")
+ConfigT = TypeVar("ConfigT", bound=SystemConfig)
+DataT = TypeVar("DataT", bound=DataConfig)
+TaskT = TypeVar("TaskT", bound="Task")
+
+Metrics = dict[str, float]
+Cell = str | int | float | None
+Row = Mapping[str, Cell]  # of a table; all rows of one have the same columns
+
+#: A command: a function whose keyword arguments are the command line's, and whose docstring is its help.
+Command = Callable[..., None]
+#: A check of a data set: keyword arguments from the command line, `root` first.
+Check = Callable[..., CheckReport]
+
+#: How a run used a split, for the protocol beside its metrics.
 SPLITS = {
     "train": "train: the run was trained on it",
     "val": "val: never trained on; best.ckpt was chosen on it",
@@ -20,85 +47,135 @@ SPLITS = {
 }
 
 
-class Task(nn.Module):
-    """One objective. The total that is trained is Σ weights[name] · losses[name]; all of `losses` is trained.
+@dataclass(frozen=True)
+class Step:
+    """Something that training needs and that is computed once: anchors, cached tokens, ids, maps.
 
-    A second network that is trained against the first (a discriminator) is the `discriminator`: it has its own optimiser
-    and its own losses, and the loop calls `losses` first and `discriminator_losses` after, once a batch each.
+    `execute` shows its progress on stderr, can be stopped at any time, and then resumes where it was.
     """
 
-    weights: dict[str, float | Tensor]  # loss name → weight; a name that is missing weighs 1
-    discriminator: nn.Module | None
-    batches: int = 0  # how many batches were trained before this one; the loop keeps it, checkpoints hold it
+    name: str  # what it makes, for people: "CLIP maps of 1,204 frames"
+    out: Path  # where that lies
+    is_done: Callable[[], bool]
+    execute: Callable[[], None]
+    command: str  # that does the same by itself
 
-    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        super().__init__()
-        self.weights = dict(weights or {})
-        self.discriminator = None  # not on the class, where it would hide the module that a system assigns
 
-    def reads(self) -> dict[str, Any]:
-        """What its system's `make_loaders` must know of it besides the config: a tokenizer, a patch size."""
-        return {}
+class Evaluator(ABC, Generic[BatchT]):
+    """Measures a task on a split: `update` for every batch, then `compute`; the other methods describe that result."""
 
-    def check_weights(self, weights: Mapping[str, Any], goes_on: bool) -> None:
-        """ValueError, one line, where a checkpoint is of something else in a way that names and shapes do not explain.
+    split: str = "val"  # of the batches that were measured last
 
-        goes_on: it is to be trained on, not measured. Asked before they are compared, and before a run is touched.
+    @abstractmethod
+    def metric_names(self) -> frozenset[str]:
+        """Return every name that `compute` may give, for `trainer.monitor` to be checked before training."""
+
+    @abstractmethod
+    def update(self, batch: BatchT) -> None:
+        """Add a batch to what is gathered. Called without gradients, with the task in eval mode."""
+
+    @abstractmethod
+    def compute(self) -> Metrics:
+        """Return the metrics of all batches since the last call, reduced over ranks, and reset.
+
+        Runs no network. A buffer of the task that it writes, as a threshold, is saved with the weights measured.
         """
 
-    def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Raw scalar terms of one batch."""
-        raise NotImplementedError
-
-    def discriminator_losses(self, batch: Any) -> dict[str, Tensor]:
-        """Raw scalar terms for the discriminator, of the batch that `losses` saw last."""
-        raise NotImplementedError
-
-    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of raw terms."""
-        return sum((self.weights.get(name, 1.0) * term for name, term in losses.items()), start=torch.zeros(()))
-
-    def stats(self) -> dict[str, float]:
-        """Diagnostics of the last batch; logged, never trained."""
+    def protocol(self) -> dict[str, str]:
+        """Return how the metrics were measured, so that another program can measure them again."""
         return {}
 
-    def evaluate(self, batch: Any) -> None:
-        """Gather what `measures` needs from one validation batch."""
-
-    def measures(self) -> dict[str, float]:
-        """The metrics of everything gathered since the last call, summed over ranks; forgets it.
-
-        Computes from what was gathered and runs no network. A buffer it writes is saved with the weights measured.
-        """
+    def notes(self) -> dict[str, str]:
+        """Return a few words on a metric, by its name: printed beside the number."""
         return {}
 
-    def protocol(self) -> dict[str, Any]:
-        """How the measures are taken, in words and numbers that let another program take them again.
-
-        Under "measures" there may be a word on each, which is printed beside its number.
-        """
+    def tables(self) -> dict[str, list[Row]]:
+        """Return what the last metrics were computed from, as name → rows."""
         return {}
 
-    def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """What the last `measures` were made of, row by row: name → rows of the same columns, plain values."""
+    def images(self, batch: BatchT) -> dict[str, "Image"]:
+        """Return images to log for a batch, as name → PIL image. Called without gradients, in eval mode."""
         return {}
 
-    def draw(self, loader: Any, folder: Path) -> list[Path]:
-        """Write pictures of what was last measured, the loader's data, into a folder; which files. For `evaluate`."""
+    def draw(self, loader: "DataLoader[BatchT]", folder: Path) -> list[Path]:
+        """Write figures of what was measured last, which `loader` gave, to a folder. Return the files."""
         return []
 
-    def pictures(self, batch: Any) -> dict[str, Image]:
-        """What a person would rather look at than numbers."""
+
+class Result(ABC):
+    """A prediction for one input. A frozen dataclass whose fields state shapes and units."""
+
+    @abstractmethod
+    def plot(self) -> "Image":
+        """Return a picture of the prediction."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values, fit for JSON."""
+
+
+class Predictor(ABC):
+    """A trained model as its user holds it: calls take one input or many and return `Result`s.
+
+    Made of a run's task, or of a folder that `save_pretrained` wrote (see `engine.run.load_predictor`).
+    """
+
+    @classmethod
+    @abstractmethod
+    def from_task(cls, task: "Task[BatchT]") -> Self:
+        """Return the predictor of a trained task. Raises SightwordError if it cannot predict for that one."""
+
+    @classmethod
+    @abstractmethod
+    def from_folder(cls, folder: Path) -> Self:
+        """Read what `save_pretrained` wrote. Raises SightwordError if the folder is not that."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: Path) -> None:
+        """Write what prediction needs, and nothing else: safetensors and config.json."""
+
+
+class System(ABC, Generic[ConfigT, DataT, TaskT, BatchT]):
+    """A research system: the one object that `systems/<name>/system.py` offers, as `SYSTEM`.
+
+    Attributes are cheap to read. Methods import what they need, torch included, when they are called.
+    """
+
+    name: str
+    Config: type[ConfigT]  # dataclasses: the schema of `system.` and `data.` in YAML and on the command line
+    Data: type[DataT]
+    configs: Path | None = None  # a folder with experiment/<name>/*.yaml, for a system outside of this package
+
+    @abstractmethod
+    def task(self, config: ConfigT) -> TaskT:
+        """Return the task of a config, its new weights drawn from torch's global generator."""
+
+    @abstractmethod
+    def loaders(self, data: DataT, seed: int, task: TaskT) -> "Loaders[BatchT]":
+        """Return what a config trains and validates on. task: of the same run, for what loaders need to know of it."""
+
+    @abstractmethod
+    def evaluator(self, task: TaskT) -> Evaluator[BatchT]:
+        """Return what measures a task."""
+
+    @abstractmethod
+    def held_out(self, data: DataT, seed: int, split: str, task: TaskT) -> "DataLoader[BatchT]":
+        """Return the loader of a split to measure: train, val or test. Raises SightwordError for an unknown one."""
+
+    def prepare(self, run: Run) -> list[Step]:
+        """Return the steps that training needs first, in their order, done or not."""
+        return []
+
+    def predictor(self) -> type[Predictor] | None:
+        """Return the class of its predictor; None if it has none."""
+        return None
+
+    @property
+    def commands(self) -> Sequence[Command]:
+        """The commands that only this system has."""
+        return []
+
+    @property
+    def checks(self) -> Mapping[str, Check]:
+        """Name of a data set → its check, for `sightword check dataset=<name>`."""
         return {}
-
-    def export(self, folder: Path) -> None:
-        """Write what inference needs, and nothing else."""
-        raise NotImplementedError
-
-    def roles(self) -> dict[str, list[Parameter]]:
-        """Named parameter groups of the main optimiser; the config gives each a learning-rate factor.
-
-        Together they hold every trainable parameter that is not the discriminator's, each once (the loop checks).
-        """
-        discriminator = set(self.discriminator.parameters()) if self.discriminator is not None else set()
-        return {"model": [p for p in self.parameters() if p.requires_grad and p not in discriminator]}

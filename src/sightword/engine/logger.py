@@ -1,12 +1,12 @@
-"""What a run writes down: metrics.csv, pictures, summary.json, and the trackers a config asks for."""
+"""What a run leaves for people: metrics.csv, images/, summary.json, and the trackers that a config asks for."""
 
 import csv
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
@@ -14,27 +14,34 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from PIL.Image import Image
 
+import sightword
 from sightword.engine.config import Run
+from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
-from sightword.version import VERSION
 
 
-class Folder(Logger):
-    """metrics.csv and pictures/ of a run. Rows written after the checkpoint that a run resumes from are dropped."""
+class RunLogger(Logger):
+    """metrics.csv and images/ of a run. Rows written after the checkpoint that a run resumes from are dropped."""
 
     def __init__(self, root: Path) -> None:
         super().__init__()
         self.root, self.path = root, root / "metrics.csv"
         self.columns: list[str] = ["step"]
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[dict[str, str]] = []
 
     def resume(self, batches: int) -> None:
+        """Read the rows up to a batch back, and rewrite the file without the others."""
         if self.path.exists():
             with self.path.open(newline="") as file:
                 reader = csv.DictReader(file)
                 self.rows = [row for row in reader if int(row["step"]) <= batches]
                 self.columns = list(reader.fieldnames or ["step"])
             self._rewrite()
+
+    @rank_zero_only
+    def begin(self) -> None:
+        """Leave a file, empty if need be: a run directory that has it was trained in."""
+        self.path.touch()
 
     @property
     @rank_zero_experiment
@@ -50,12 +57,12 @@ class Folder(Logger):
         return ""
 
     @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
         """config.yaml holds them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {"step": step} | {name: f"{value:.6g}" for name, value in metrics.items()}
+        row = {"step": str(step)} | {name: f"{value:.6g}" for name, value in metrics.items()}
         self.rows.append(row)
         if new := [name for name in row if name not in self.columns]:
             self.columns += new
@@ -66,10 +73,11 @@ class Folder(Logger):
 
     @rank_zero_only
     def log_image(self, key: str, images: Sequence[Image], step: int | None = None) -> None:
-        folder = self.root / "pictures"
+        folder = self.root / "images"
         folder.mkdir(exist_ok=True)
         for image in images:
-            image.save(folder / f"{key.replace('/', '_')}_{step or 0:07d}.png")
+            with write_atomically(folder / f"{key.replace('/', '_')}_{step or 0:07d}.png") as part:
+                image.save(part, "PNG")
 
     def _rewrite(self) -> None:
         with write_atomically(self.path) as part, open(part, "w", newline="") as file:
@@ -78,17 +86,22 @@ class Folder(Logger):
             writer.writerows(self.rows)
 
 
+def finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the values that are numbers: trackers' pages break on others."""
+    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
+
+
 def trackers(config: Run, folder: Path) -> list[Logger]:
-    """The loggers a config asks for besides metrics.csv, all offline unless their own settings say otherwise."""
+    """Return the loggers a config asks for besides metrics.csv, offline unless their own settings say otherwise."""
     makers = {"swanlab": _swanlab, "tensorboard": _tensorboard, "wandb": _wandb}
     found = []
     for name in config.logger:
         if name not in makers:
-            raise ValueError(f"logger={name} is none of {', '.join(makers)}")
+            raise SightwordError(f"logger={name} is none of {', '.join(makers)}")
         try:
             found.append(makers[name](config, folder))
         except ImportError as error:
-            raise ValueError(f"logger={name} is not installed: pip install 'sightword[{name}]'") from error
+            raise SightwordError(f"logger={name} is not installed: pip install 'sightword[{name}]'") from error
     return found
 
 
@@ -97,7 +110,8 @@ def _swanlab(config: Run, folder: Path) -> Logger:
 
     mode = os.environ.get("SWANLAB_MODE", "offline")
     settings = {"project": config.project, "experiment_name": config.experiment.replace("/", "-")}
-    return SwanLabLogger(**settings, logdir=str(folder / "swanlab"), mode=mode, config=config.plain())
+    logger: Logger = SwanLabLogger(**settings, logdir=str(folder / "swanlab"), mode=mode, config=config.plain())
+    return logger
 
 
 def _tensorboard(config: Run, folder: Path) -> Logger:
@@ -120,18 +134,23 @@ def write_summary(
     config: Run,
     last: Mapping[str, float],
     best: Mapping[str, float],
-    protocol: Mapping[str, Any],
+    protocol: Mapping[str, object],
     cost: Mapping[str, float],
 ) -> None:
-    """summary.json: the measures, how they were taken, what it cost, with what versions."""
+    """Write summary.json: the metrics, how they were measured, what it cost, with what versions. NaN becomes null."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "lightning": lightning.__version__}
     summary = {
         "experiment": config.experiment,
-        "last": dict(last),
-        "best": dict(best),
+        "last": numbers(last),
+        "best": numbers(best),
         "protocol": dict(protocol),
         "cost": dict(cost),
-        "versions": versions | {"sightword": VERSION},
+        "versions": versions | {"sightword": sightword.__version__},
     }
     with write_atomically(folder / "summary.json") as part:
-        Path(part).write_text(json.dumps(summary, indent=2) + "\n")
+        Path(part).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def numbers(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Return metrics as JSON has them: None for NaN and infinity."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""Optimisers and learning rates, as a run's config asks for them."""
+"""Optimisers and learning-rate schedules of a config, one parameter group for each group that a task names."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,16 +7,21 @@ import torch
 from torch.nn import Parameter
 
 from sightword.engine.config import Optim
-from sightword.engine.contract import Task
+from sightword.engine.contract import BatchT
+from sightword.engine.task import Task
+from sightword.errors import SightwordError
 
 
-def base_lr(optim: Optim, role: str | None = None) -> float:
-    """The learning rate of a role, or of the discriminator. Asked at every batch: a resumed run may be given another."""
-    return optim.lr * optim.lr_scale.get(role, 1.0) if role else optim.discriminator_lr or optim.lr
+def base_lr(optim: Optim, group: str | None = None) -> float:
+    """Return the learning rate of a parameter group; of the discriminator for None.
+
+    Asked at every batch: a resumed run may be given another.
+    """
+    return optim.lr * optim.lr_scale.get(group, 1.0) if group else optim.discriminator_lr or optim.lr
 
 
 def lr_factor(optim: Optim, batches: int, steps: int) -> float:
-    """What the learning rate is multiplied by at a batch: linear warm-up, then constant or cosine to 0 at `steps`."""
+    """Return the factor on the learning rate at a batch: linear warm-up, then constant or cosine to 0 at `steps`."""
     if batches < optim.warmup:
         return (batches + 1) / optim.warmup
     if optim.schedule == "constant" or not steps:
@@ -25,14 +30,19 @@ def lr_factor(optim: Optim, batches: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def make_optimizer(optim: Optim, task: Task) -> torch.optim.Optimizer:
-    """One parameter group a role, its learning rate scaled by optim.lr_scale[role]."""
-    every = task.roles()
+def make_optimizer(optim: Optim, task: Task[BatchT]) -> torch.optim.Optimizer:
+    """Return the main optimiser. Each group's learning rate is scaled by `optim.lr_scale[group]`.
+
+    Raises SightwordError if optim.lr_scale names an unknown group.
+    """
+    every = task.parameter_groups()
     if unknown := set(optim.lr_scale) - set(every):
-        raise ValueError(f"optim.lr_scale names {', '.join(sorted(unknown))}; this task's roles are {', '.join(every)}")
-    roles = {role: parameters for role, parameters in every.items() if parameters}
-    _check_roles(roles, task)
-    groups = [{"params": parameters, "role": role} for role, parameters in roles.items()]
+        raise SightwordError(
+            f"optim.lr_scale names {', '.join(sorted(unknown))}; the parameter groups are {', '.join(every)}"
+        )
+    named = {name: parameters for name, parameters in every.items() if parameters}
+    _check_groups(named, task)
+    groups = [{"params": parameters, "name": name} for name, parameters in named.items()]
     betas = (optim.betas[0], optim.betas[1])
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, momentum=betas[0], weight_decay=optim.weight_decay)
@@ -40,9 +50,15 @@ def make_optimizer(optim: Optim, task: Task) -> torch.optim.Optimizer:
     return kind(groups, lr=optim.lr, betas=betas, weight_decay=optim.weight_decay)
 
 
-def _check_roles(roles: Mapping[str, Sequence[Parameter]], task: Task) -> None:
-    grouped = [p for parameters in roles.values() for p in parameters]
-    discriminator = set(task.discriminator.parameters()) if task.discriminator is not None else set()
-    trained = {p for p in task.parameters() if p.requires_grad} - discriminator
-    assert len(grouped) == len(set(grouped)), "a parameter stands in two roles"
-    assert set(grouped) == trained, f"{len(trained - set(grouped))} trainable parameters stand in no role"
+def make_discriminator_optimizer(optim: Optim, discriminator: torch.nn.Module) -> torch.optim.Optimizer:
+    """Return the second optimiser, of a task with a discriminator."""
+    betas = (optim.discriminator_betas[0], optim.discriminator_betas[1])
+    return torch.optim.Adam(discriminator.parameters(), lr=base_lr(optim), betas=betas)
+
+
+def _check_groups(groups: Mapping[str, Sequence[Parameter]], task: Task[BatchT]) -> None:
+    grouped = [p for parameters in groups.values() for p in parameters]
+    other = set(task.discriminator.parameters()) if task.discriminator is not None else set()
+    trained = {p for p in task.parameters() if p.requires_grad} - other
+    assert len(grouped) == len(set(grouped)), "a parameter stands in two groups"
+    assert set(grouped) == trained, f"{len(trained - set(grouped))} trainable parameters stand in no group"

@@ -1,72 +1,107 @@
-"""A run from its config: make its parts, start it in a folder, read it back. Finds systems by their folder's name.
+"""A run from its config: make its parts, prepare, start it in a directory, read it back.
 
-Stands on top, beside the command line, and knows no Hydra: a run's config.yaml holds every value.
+Stands on top of the engine, knows no Hydra: a run's config.yaml contains every value.
 """
 
 import contextlib
 import os
 import shutil
+import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sightword.engine.config import Optim, Run, Trainer
-from sightword.engine.system import module_of
+from sightword.engine.contract import Evaluator, Predictor, Step
+from sightword.engine.system import system_of
+from sightword.errors import SightwordError
+from sightword.storage.reader import read_yaml
 
 if TYPE_CHECKING:
-    from sightword.engine.fit import Result
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+
+    from sightword.data.loader import Loaders
+    from sightword.engine.fit import Fitted
+    from sightword.engine.task import Task
+
+PredictorT = TypeVar("PredictorT", bound=Predictor)
+
+# ------------------------------------------------------------------------------------------------------- a run's parts
 
 
-def make_task(config: Run) -> Any:
-    """The task of a config, with new weights drawn by the run's seed."""
+def make_task(config: Run) -> "Task[object]":
+    """Return the task of a config, its new weights drawn by the run's seed."""
     import torch
 
     torch.manual_seed(config.seed)
-    return module_of(config.experiment, "task").make_task(config.system)
+    return system_of(config.experiment).task(config.system)
 
 
-def make_loaders(config: Run, task: Any = None) -> Any:
-    """What a config trains and validates on. task: of the same config, where its loaders have to know it."""
-    known = task.reads() if task is not None else {}
-    return module_of(config.experiment, "data").make_loaders(config.data, seed=config.seed, **known)
+def make_evaluator(config: Run, task: "Task[object]") -> Evaluator[object]:
+    """Return what measures the task of a config."""
+    return system_of(config.experiment).evaluator(task)
 
 
-def held_out(config: Run, split: str, task: Any) -> Any:
-    """What a config is measured on. A system whose data offer `split_loader(data, split)` has more than val.
+def make_loaders(config: Run, task: "Task[object]") -> "Loaders[object]":
+    """Return what a config trains and validates on."""
+    return system_of(config.experiment).loaders(config.data, config.seed, task)
 
-    task: of the same config, for what its loaders have to know of it.
+
+def held_out(config: Run, split: str, task: "Task[object]") -> "DataLoader[object]":
+    """Return the loader of a split to measure. Raises SightwordError for a split that the data do not have."""
+    return system_of(config.experiment).held_out(config.data, config.seed, split, task)
+
+
+def steps(config: Run) -> list[Step]:
+    """Return what training needs to be computed first, in its order, done or not."""
+    return system_of(config.experiment).prepare(config)
+
+
+def prepare(config: Run) -> list[Step]:
+    """Execute the steps that are not done, and return those that were executed.
+
+    Under torchrun each process does its share of a step, and training would start before the others are done: there
+    Raises SightwordError with the command that prepares.
     """
-    data = module_of(config.experiment, "data")
-    if hasattr(data, "split_loader"):
-        return data.split_loader(config.data, split, **task.reads())
-    if split != "val":
-        raise ValueError(f"{config.experiment} has no split {split!r}: its measures are of val, which data.* describes")
-    return make_loaders(config, task).val
+    executed = []
+    for step in steps(config):
+        if step.is_done():
+            continue
+        if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise SightwordError(f"{step.out} is not prepared ({step.name}). Before torchrun, run: {step.command}")
+        print(f"preparing {step.out}: {step.name}", file=sys.stderr)
+        step.execute()
+        executed.append(step)
+    return executed
 
 
-def start(config: Run, folder: Path | None = None) -> "Result":
-    """Train in a folder, from its last checkpoint if there is one; None makes a new one.
+# -------------------------------------------------------------------------------------------------------------- a run
 
-    What can be wrong with a config comes to light before the folder is made; if it comes later, and before the first
-    batch is trained, the folder is taken away again.
+
+def start(config: Run, folder: Path | None = None) -> "Fitted":
+    """Prepare, then train in a directory, from its last checkpoint if there is one; None makes a new one.
+
+    Mistakes in a config are told before the directory is made. If one shows later, and before the first batch is
+    trained, the directory is removed again.
     """
     _check_processes(config.trainer)
     set_threads(config.trainer.threads, config.trainer.devices)
+    prepare(config)
     task = make_task(config)
-    loaders = make_loaders(config, task)
+    evaluator, loaders = make_evaluator(config, task), make_loaders(config, task)
     last = folder / "checkpoints" / "last.ckpt" if folder else None
     if last and last.exists():
-        _read_fitting(last, task, config, goes_on=True)
-    from sightword.engine import fit
+        _read_fitting(last, task, config, resumed=True)
+    from sightword.engine.fit import fit
 
     fresh = folder is None
     folder = folder or _claim(config)
     try:
-        return fit.run(task, loaders, config, folder)
+        return fit(task, evaluator, loaders, config, folder)
     except Exception:
-        if fresh and is_first_process() and not (folder / "metrics.csv").exists():
+        if fresh and is_first_process() and not (folder / "metrics.csv").exists():  # written with the first batch
             _take_away(folder, Path(config.out))
         raise
     finally:
@@ -74,23 +109,36 @@ def start(config: Run, folder: Path | None = None) -> "Result":
 
 
 def read_config(folder: Path) -> Run:
-    """The config a run was started with. Raises ValueError if the folder holds none."""
+    """Return the config that a run was started with. Raises SightwordError if the folder is not a run directory."""
     file = folder / "config.yaml"
     if not file.exists():
-        raise ValueError(f"{folder} is no run: it has no config.yaml")
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        schema = module_of(values["experiment"], "config")
-        parts = {"system": schema.System, "data": schema.Data, "optim": Optim, "trainer": Trainer}
-        return Run(**values | {name: kind(**values[name]) for name, kind in parts.items()})
-    except (yaml.YAMLError, TypeError, KeyError, AttributeError, ImportError) as error:
-        raise ValueError(f"{file} is damaged, or of another version: {' '.join(str(error).split())}") from error
+        raise SightwordError(
+            f"{str(folder)!r} is not a run directory: config.yaml is missing. Pass the one that sightword train printed"
+        )
+    fields = read_yaml(file)
+    system = system_of(fields.text("experiment"))
+    return fields.into(
+        Run,
+        system=fields.mapping("system").into(system.Config),
+        data=fields.mapping("data").into(system.Data),
+        optim=fields.mapping("optim").into(Optim),
+        trainer=fields.mapping("trainer").into(Trainer),
+    )
 
 
-def restore(folder: Path, checkpoint: str = "best", config: Run | None = None) -> tuple[Any, Run, Path]:
-    """(task with a checkpoint's weights, in eval mode; config; the checkpoint's file) of a run's folder.
+class Restored(NamedTuple):
+    """A run, read back."""
+
+    task: "Task[object]"  # with a checkpoint's weights, in eval mode
+    config: Run
+    checkpoint: Path
+
+
+def restore(folder: Path, checkpoint: str = "best", config: Run | None = None) -> Restored:
+    """Read a run back.
 
     checkpoint: best (last, where nothing was monitored), last, or a file. config: the run's own if None.
+    Raises SightwordError if the folder is not a run directory, or the checkpoint does not fit the config.
     """
     config = config or read_config(folder)
     set_threads(config.trainer.threads, 1)
@@ -100,12 +148,23 @@ def restore(folder: Path, checkpoint: str = "best", config: Run | None = None) -
         file = kept["last"]
     task = make_task(config)
     saved = _read_fitting(file, task, config)
-    task.load_state_dict(_weights(saved))
-    return task.eval(), config, file
+    task.load_state_dict(saved)
+    return Restored(task.eval(), config, file)
+
+
+def load_predictor(kind: type[PredictorT], path: str | Path, checkpoint: str = "best") -> PredictorT:
+    """Return a predictor of a run directory, or of what `sightword export` wrote.
+
+    Raises SightwordError if the path is neither, or of another system.
+    """
+    folder = Path(path).expanduser()
+    if not (folder / "config.yaml").is_file():
+        return kind.from_folder(folder)
+    return kind.from_task(restore(folder, checkpoint).task)
 
 
 def set_threads(threads: int, processes: int) -> None:
-    """CPU threads of this process; 0 shares the cores out among the processes."""
+    """Set the CPU threads of this process; 0 divides the cores among the processes."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -113,24 +172,27 @@ def set_threads(threads: int, processes: int) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process, of those that train together, that speaks and writes."""
+    """Return whether this is the process, of those that train together, that prints and writes."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+# ------------------------------------------------------------------------------------------------------ its directory
 
 
 def _check_processes(trainer: Trainer) -> None:
     started, wanted = int(os.environ.get("WORLD_SIZE", 1)), trainer.devices * trainer.num_nodes
     if "TORCHELASTIC_RUN_ID" in os.environ and started != wanted:
-        raise ValueError(f"torchrun started {started} processes and the run is for {wanted}: set trainer.devices")
+        raise SightwordError(f"torchrun started {started} processes and the run is for {wanted}. Set trainer.devices")
 
 
 def _claim(config: Run) -> Path:
-    """A folder that nobody else has: <out>/<experiment>/<time or name>. Processes Lightning starts are told it."""
+    """Make a folder that nobody else has: <out>/<experiment>/<time or name>. Processes Lightning starts are told it."""
     place = Path(config.out) / config.experiment
     name = config.name or os.environ.get("SIGHTWORD_RUN", "")
     if not is_first_process() and name:
         return place / name
     if not name and "TORCHELASTIC_RUN_ID" in os.environ:
-        raise ValueError("under torchrun every process must write to the same folder: give the run a name=")
+        raise SightwordError("under torchrun every process must write to the same folder. Give the run a name=")
     place.mkdir(parents=True, exist_ok=True)
     name = now = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for count in range(2, 1000):
@@ -139,8 +201,8 @@ def _claim(config: Run) -> Path:
             break
         except FileExistsError:
             if config.name:
-                raise ValueError(
-                    f"{place / name} holds a run: go on with resume={place / name}, or give another name="
+                raise SightwordError(
+                    f"{place / name} exists. Resume it with resume={place / name}, or give another name="
                 ) from None
             name = f"{now}-{count}"
     os.environ["SIGHTWORD_RUN"] = name
@@ -148,7 +210,7 @@ def _claim(config: Run) -> Path:
 
 
 def _take_away(folder: Path, out: Path) -> None:
-    """The folder, and those between it and `out` if they are empty."""
+    """Remove a run directory that was never trained in, and the folders between it and `out` if they are empty."""
     shutil.rmtree(folder, ignore_errors=True)
     for above in folder.parents:
         if above == out:
@@ -157,28 +219,25 @@ def _take_away(folder: Path, out: Path) -> None:
             above.rmdir()
 
 
-def _read_fitting(file: Path, task: Any, config: Run, goes_on: bool = False) -> dict[str, Any]:
-    """A checkpoint, known to be of this experiment and of this task's names and shapes. goes_on: it is trained on."""
+def _read_fitting(file: Path, task: "Task[object]", config: Run, resumed: bool = False) -> "dict[str, Tensor]":
+    """Return a checkpoint's weights, which are of this experiment and of this task's names and shapes."""
     from sightword.storage.checkpoint import read_checkpoint
 
     saved = read_checkpoint(file)
     writer = saved["config"]["experiment"] if "config" in saved else "another program"
     if writer != config.experiment:
-        raise ValueError(f"{file} was written by {writer}, the run is {config.experiment}: give one of its own")
-    task.check_weights(_weights(saved), goes_on)
-    found, wanted = _shapes(_weights(saved)), _shapes(task.state_dict())
-    if wrong := [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]:
+        raise SightwordError(f"{file} was written by {writer}, the run is {config.experiment}. Give one of its own")
+    weights = {name.removeprefix("task."): weight for name, weight in saved["state_dict"].items()}
+    task.check_weights(weights, resumed)
+    found, expected = _shapes(weights), _shapes(task.state_dict())
+    if wrong := [name for name in {**expected, **found} if found.get(name) != expected.get(name)]:
         name = wrong[0]
-        raise ValueError(
+        raise SightwordError(
             f"{file} does not fit the config: {name} is {found.get(name, 'missing')} in the file and "
-            f"{wanted.get(name, 'missing')} in the model ({len(wrong)} such): leave system.* as it was"
+            f"{expected.get(name, 'missing')} in the model ({len(wrong)} such). Leave system.* as it was"
         )
-    return saved
+    return weights
 
 
-def _weights(saved: dict[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix("task."): weight for name, weight in saved["state_dict"].items()}
-
-
-def _shapes(state: dict[str, Any]) -> dict[str, str]:
+def _shapes(state: "Mapping[str, Tensor]") -> dict[str, str]:
     return {name: str(list(weight.shape)) for name, weight in state.items() if hasattr(weight, "shape")}

@@ -1,64 +1,107 @@
-"""Find systems, their commands, experiments and presets by looking into folders. Imports no system by name."""
+"""Which systems, experiments, scales and presets there are: found by looking, and by entry points. No torch.
 
+A system is a folder of `systems/` with a `system.py` that offers `SYSTEM`, or an installed package's entry point
+`<name> = "package.module:SYSTEM"` in the group `sightword.systems`.
+"""
+
+import difflib
 import importlib
+import importlib.util
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+import sightword
+from sightword.engine.config import DataConfig, SystemConfig
+from sightword.engine.contract import Check, Command, System
+from sightword.errors import SightwordError
+
+if TYPE_CHECKING:
+    pass
+
+AnySystem: TypeAlias = "System[SystemConfig, DataConfig, Task[object], object]"
+GROUP = "sightword.systems"
 
 
-def module_of(experiment: str, name: str) -> Any:
-    """A module (config, data, task, commands …) of an experiment's system; a system's own name will do."""
-    return importlib.import_module(f"sightword.systems.{experiment.split('/')[0]}.{name}")
+@cache
+def systems() -> dict[str, AnySystem]:
+    """Return every system by its name: those of this package first, then those of others."""
+    package = importlib.import_module(GROUP)
+    folders = [module.name for module in pkgutil.iter_modules(package.__path__) if module.ispkg]
+    named = [f"{GROUP}.{name}.system" for name in folders]
+    found = [_offered(importlib.import_module(name)) for name in named if importlib.util.find_spec(name)]
+    found += [_checked(point.load(), point.value) for point in entry_points(group=GROUP)]
+    return {system.name: system for system in reversed(found)}
 
 
-def system_names() -> list[str]:
-    """A folder under `systems` with a config.py is a system."""
-    names = [module.name for module in pkgutil.iter_modules(map(str, _system_folders())) if module.ispkg]
-    return [name for name in names if has_file(name, "config.py")]
+def _offered(module: object) -> AnySystem:
+    return _checked(getattr(module, "SYSTEM", None), str(getattr(module, "__name__", module)))
 
 
-def has_file(system: str, file: str) -> bool:
-    return any((folder / system / file).exists() for folder in _system_folders())
+def _checked(system: object, where: str) -> AnySystem:
+    if not isinstance(system, System):
+        raise TypeError(f"{where} is not a System: see sightword.engine.contract")
+    return cast("AnySystem", system)
 
 
-def _system_folders() -> list[Path]:
-    return [place / "systems" for place in _places()]
-
-
-def demo_parts() -> list[str]:
-    """The packages that take part in the demo: the small world, and the systems with a demo.py."""
-    found = [f"sightword.systems.{name}" for name in system_names() if has_file(name, "demo.py")]
-    return ["sightword.miniature", *found]
-
-
-def system_commands() -> dict[str, Callable[..., Any]]:
-    found: dict[str, Callable[..., Any]] = {}
-    for system in system_names():
-        if has_file(system, "commands.py"):
-            found |= {verb.__name__: verb for verb in module_of(system, "commands").COMMANDS}
-    return found
+def system_of(experiment: str) -> AnySystem:
+    """Return the system of an experiment, or of its own name. Raises SightwordError if there is none."""
+    name = experiment.split("/")[0]
+    if name not in systems():
+        raise SightwordError(f"there is no system {name!r}{closest(name, systems())}; there are {', '.join(systems())}")
+    return systems()[name]
 
 
 def experiments() -> list[tuple[str, Path]]:
-    """(name, YAML file) of every experiment, as `experiment=name` takes it; the first of a name counts."""
+    """Return (name, YAML file) of every experiment, as `experiment=name` takes it; the first of a name counts."""
     files = [file for folder in config_folders() for file in sorted((folder / "experiment").glob("*/*.yaml"))]
     return list({f"{file.parent.name}/{file.stem}": file for file in reversed(files)}.items())[::-1]
 
 
-def presets(system: str) -> dict[str, list[str]]:
-    """Name → words of every preset of a system, from configs/preset/<system>.yaml: the rows of a document's tables."""
+def scales(system: str) -> list[str]:
+    """Return the names that `scale=` takes for a system."""
+    return sorted({file.stem for place in config_folders() for file in (place / "scale" / system).glob("*.yaml")})
+
+
+def presets() -> dict[str, dict[str, list[str]]]:
+    """Return system → preset → its arguments, from configs/preset/<system>.yaml: the rows of published tables."""
     import yaml
 
-    files = [file for folder in config_folders() if (file := folder / "preset" / f"{system}.yaml").exists()]
-    found = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in reversed(files)]
-    return {name: line.split() for each in found for name, line in each.items()}
-
-
-def _places() -> list[Path]:
-    """Where the package lies; others may add folders to it, with systems and configs of their own."""
-    return list(map(Path, importlib.import_module("sightword").__path__))
+    found: dict[str, dict[str, list[str]]] = {}
+    for file in (file for place in config_folders() for file in sorted((place / "preset").glob("*.yaml"))):
+        lines = yaml.safe_load(file.read_text(encoding="utf-8"))
+        found.setdefault(file.stem, {}).update({name: line.split() for name, line in lines.items()})
+    return found
 
 
 def config_folders() -> list[Path]:
-    return [folder for place in _places() if (folder := place / "configs").is_dir()]
+    """Return the folders of YAML files: this package's, those beside it, those of other packages' systems."""
+    own = [folder for place in sightword.__path__ if (folder := Path(place) / "configs").is_dir()]
+    points = entry_points(group=GROUP)
+    others = [system.configs for system in systems().values() if system.configs] if points else []
+    return [*own, *others]
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` for a misspelt word, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def system_commands() -> dict[str, Command]:
+    """Return the commands that only some system has, by their names."""
+    return {command.__name__: command for system in systems().values() for command in system.commands}
+
+
+def system_checks() -> dict[str, Check]:
+    """Return the checks of all systems' data sets, by the names of these."""
+    return {name: check for system in systems().values() for name, check in system.checks.items()}
+
+
+def demo_parts() -> list[str]:
+    """Return the packages that take part in the demo: the synthetic data, and the systems with a demo.py."""
+    packages = [type(system).__module__.rpartition(".")[0] for system in systems().values()]
+    return ["sightword.miniature", *(name for name in packages if importlib.util.find_spec(f"{name}.demo"))]

@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from sightword.storage.atomic import write_atomically
 from sightword.errors import SightwordError, printable
+from sightword.storage.atomic import write_atomically
 
 
 def write_json(file: str | Path, value: object, *, indent: int | None = 2, sort_keys: bool = False) -> None:

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sightword.errors import SightwordError
+
 if TYPE_CHECKING:
-    from sightword.data.check import Report
+    from sightword.data.finding import CheckReport
     from sightword.data.image import Transform
 
 
@@ -64,10 +66,10 @@ def tokenize(
 
 def _check(on_error: str, **counts: int) -> None:
     if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error is raise or skip, got {on_error!r}")
+        raise SightwordError(f"on_error is raise or skip, got {on_error!r}")
     for name, value in counts.items():
         if value < 1:
-            raise ValueError(f"{name} is at least 1, got {value}")
+            raise SightwordError(f"{name} is at least 1, got {value}")
 
 
 class _Source(NamedTuple):
@@ -82,11 +84,12 @@ class _Source(NamedTuple):
         from sightword.towers.vq.published import open_tokenizer
 
         if bool(self.run) == bool(self.weights):
-            raise ValueError("say which tokenizer: run=<run folder>, or weights=<file or exported folder>")
+            raise SightwordError("say which tokenizer: run=<run folder>, or weights=<file or exported folder>")
         if self.run:
-            from sightword.engine.run import restore
+            from sightword.engine.run import load_predictor
+            from sightword.systems.tokenizer.predict import ImageTokenizer
 
-            return restore(Path(self.run))[0].model
+            return load_predictor(ImageTokenizer, self.run).model
         return open_tokenizer(self.weights, self.layout)
 
 
@@ -158,12 +161,8 @@ class _Tokenizer:
         self.cache.write_shard(shard, keys, {"ids": rows.astype(dtype)})
 
 
-def check_images(root: str) -> "Report":
+def check_images(root: str) -> "CheckReport":
     """A folder of images: every file is decoded once."""
     from sightword.data import check
 
     return check.check_images(root)
-
-
-COMMANDS = [tokenize]
-CHECKS = {"images": check_images}

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from sightword.engine.config import DataConfig, SystemConfig
+from sightword.errors import SightwordError
+
 NETWORK = (  # what describes the networks and the codebook: a file that is loaded has its own
     *("in_channels", "latent_channels", "encoder_channels", "decoder_channels", "num_res_blocks", "num_embeddings"),
     *("embedding_dim", "metric", "codebook", "decay", "kmeans", "restart_after"),
@@ -9,7 +12,7 @@ NETWORK = (  # what describes the networks and the codebook: a file that is load
 
 
 @dataclass
-class TokenizerConfig:
+class TokenizerConfig(SystemConfig):
     """The networks, the codebook and the objective."""
 
     in_channels: int = 3
@@ -49,7 +52,7 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         if len(self.encoder_channels) != len(self.decoder_channels):
-            raise ValueError(
+            raise SightwordError(
                 f"encoder_channels has {len(self.encoder_channels)} stages and decoder_channels "
                 f"{len(self.decoder_channels)}: each halving needs its doubling, so give both as many"
             )
@@ -59,19 +62,21 @@ class TokenizerConfig:
             ("disc_loss", ("hinge", "non_saturating")),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"system.{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+                raise SightwordError(f"system.{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         if self.codebook == "gradient" and (self.kmeans or self.restart_after):
-            raise ValueError("system.kmeans and system.restart_after move an ema codebook; codebook=gradient has none")
+            raise SightwordError(
+                "system.kmeans and system.restart_after are for codebook=ema; codebook=gradient has neither"
+            )
         if self.disc_layers < 1:
-            raise ValueError(f"system.disc_layers is at least 1, got {self.disc_layers}")
+            raise SightwordError(f"system.disc_layers is at least 1, got {self.disc_layers}")
         brought = [name for name in NETWORK if getattr(self, name) != _default(name)] if self.weights else []
         if brought:
-            raise ValueError(
+            raise SightwordError(
                 f"system.weights brings its own networks, so system.{brought[0]}={getattr(self, brought[0])} would do "
                 "nothing: leave it as it is"
             )
         if self.layout and not self.weights:
-            raise ValueError(f"system.layout={self.layout} describes a file: set system.weights too")
+            raise SightwordError(f"system.layout={self.layout} describes a file: set system.weights too")
 
 
 def _default(name: str) -> object:
@@ -80,7 +85,7 @@ def _default(name: str) -> object:
 
 
 @dataclass
-class TokenizerData:
+class TokenizerData(DataConfig):
     """A folder of images, of any sizes and formats, in folders of any depth."""
 
     root: str = ""
@@ -99,8 +104,8 @@ class TokenizerData:
 
     def __post_init__(self) -> None:
         if not 0 < self.val_split < 1:
-            raise ValueError(f"data.val_split is a share between 0 and 1, got {self.val_split}")
+            raise SightwordError(f"data.val_split is a share between 0 and 1, got {self.val_split}")
         if self.image_size < 11:
-            raise ValueError(f"data.image_size is at least 11, the side of SSIM's window, got {self.image_size}")
+            raise SightwordError(f"data.image_size is at least 11, the side of SSIM's window, got {self.image_size}")
         if self.on_error not in ("raise", "skip"):
-            raise ValueError(f"data.on_error is raise or skip, got {self.on_error!r}")
+            raise SightwordError(f"data.on_error is raise or skip, got {self.on_error!r}")

@@ -6,19 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from sightword.data.image import ImageFolder, center_crop, collate_images, list_images, random_crop
+from sightword.data.image import ImageBatch, ImageFolder, center_crop, collate_images, list_images, random_crop
 from sightword.data.loader import Loaders, Stream, ordered
+from sightword.errors import SightwordError
 from sightword.systems.tokenizer.config import TokenizerData
 
 
-def make_loaders(data: TokenizerData, seed: int = 0) -> Loaders:
+def make_loaders(data: TokenizerData, seed: int = 0) -> Loaders[ImageBatch]:
     """Batches are `ImageBatch`: images (B, 3, S, S) in [-1, 1].
 
     With data.on_error=skip an unreadable file is left out of validation, where a batch may come out empty; in
     training another takes its place, so that all batches, and all ranks', stay of one size. Both are counted.
     """
     if not data.root:
-        raise ValueError("data.root is not set: give a folder of images, data.root=/path/to/images")
+        raise SightwordError("data.root is not set: give a folder of images, data.root=/path/to/images")
     train, val = split(data, seed)
     size, scale = data.image_size, (data.min_scale, data.max_scale)
     options: dict[str, Any] = {
@@ -44,12 +45,12 @@ def split(data: TokenizerData, seed: int) -> tuple[list[Path], list[Path]]:
         seen = {path.resolve() for path in held_out}
         rest = [path for path in found if path.resolve() not in seen]
         if not rest:
-            raise ValueError(
+            raise SightwordError(
                 f"every image of data.root={data.root} is in data.val_root={data.val_root}: none is left to train on"
             )
         return rest, held_out
     if len(found) < 2:
-        raise ValueError(f"{data.root} holds one image, which cannot be split: add images, or set data.val_root")
+        raise SightwordError(f"{data.root} holds one image, which cannot be split: add images, or set data.val_root")
     held = min(max(1, round(data.val_split * len(found))), len(found) - 1)
     order = np.random.default_rng(seed).permutation(len(found))
     return _pick(found, order[held:]), _pick(found, order[:held])

@@ -11,6 +11,8 @@ from PIL import Image
 
 from sightword.data.image import read_image, to_image, to_tensor
 from sightword.engine import run as runs
+from sightword.systems.tokenizer.predict import ImageTokenizer
+from sightword.systems.tokenizer.task import TokenizerTask
 from sightword.towers.vq.image import VQImage
 from sightword.viz import chart, grid, overlay
 from sightword.viz.page import Figure, Section, Train, logged
@@ -32,9 +34,10 @@ def section(out: Path, train: Train) -> Section:
     if not train(run, ["experiment=tokenizer/mini", *_data(photos)]):
         raise KeyboardInterrupt
     task, config, _ = runs.restore(run)
-    task.export(out / "model")
+    assert isinstance(task, TokenizerTask)
+    ImageTokenizer.from_task(task).save_pretrained(out / "model")
     return _section(
-        run, VQImage.from_pretrained(out / "model"), _usage(task.model, runs.make_loaders(config).val), photos
+        run, VQImage.from_pretrained(out / "model"), _usage(task.model, runs.make_loaders(config, task).val), photos
     )
 
 

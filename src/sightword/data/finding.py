@@ -1,0 +1,52 @@
+"""What a check or a reader found about data: one list for `sightword check`, for readers and for whoever calls them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["error", "warning", "note"]
+SHOWN = 5  # findings of one kind that a report prints
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with data, or worth knowing."""
+
+    level: Level  # error: a result would be wrong or impossible; warning: it may be; note: only worth knowing
+    kind: str  # the same short words for findings that are alike: "unreadable image"
+    message: str  # one line: what, with the value
+    files: tuple[str, ...] = ()  # concerned, the first of them at least
+    count: int = 1  # of things concerned
+    fix: str = ""  # what to do, as a command or a config key; one line
+
+    def __str__(self) -> str:
+        return f"{self.message}: {self.fix}" if self.fix else self.message
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a check found; `str()` is what to print."""
+
+    count: int  # things looked at
+    findings: tuple[Finding, ...] = ()
+    unit: str = "images"
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == "error"]
+
+    def __str__(self) -> str:
+        """Notes first, then warnings, then errors; of each kind the first few, with the number of the others."""
+        lines = [line for level in ("note", "warning", "error") for line in self._lines(level)]
+        verdict = f"{len(self.errors)} with a problem" if self.errors else "all readable"
+        return "\n".join([*lines, f"{self.count} {self.unit}, {verdict}"])
+
+    def _lines(self, level: str) -> Iterable[str]:
+        kinds: dict[str, list[Finding]] = {}
+        for finding in self.findings:
+            if finding.level == level:
+                kinds.setdefault(finding.kind, []).append(finding)
+        for kind, found in kinds.items():
+            yield from (str(finding) for finding in found[:SHOWN])
+            if len(found) > SHOWN:
+                yield f"… and {len(found) - SHOWN} more: {kind}"

@@ -1,0 +1,59 @@
+"""The system `tokenizer`: images to discrete codes and back. VQ-VAE and VQ-GAN."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sightword.engine.contract import Check, Command, Evaluator, Predictor, System
+from sightword.errors import SightwordError
+from sightword.systems.tokenizer import commands
+from sightword.systems.tokenizer.config import TokenizerConfig, TokenizerData
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from sightword.data.image import ImageBatch
+    from sightword.data.loader import Loaders
+    from sightword.systems.tokenizer.task import TokenizerTask
+
+
+class TokenizerSystem(System[TokenizerConfig, TokenizerData, "TokenizerTask", "ImageBatch"]):
+    """What the engine asks of the tokenizer."""
+
+    name = "tokenizer"
+    Config, Data = TokenizerConfig, TokenizerData
+
+    def task(self, config: TokenizerConfig) -> "TokenizerTask":
+        from sightword.systems.tokenizer.task import make_task
+
+        return make_task(config)
+
+    def loaders(self, data: TokenizerData, seed: int, task: "TokenizerTask") -> "Loaders[ImageBatch]":
+        from sightword.systems.tokenizer.data import make_loaders
+
+        return make_loaders(data, seed)
+
+    def held_out(self, data: TokenizerData, seed: int, split: str, task: "TokenizerTask") -> "DataLoader[ImageBatch]":
+        if split != "val":
+            raise SightwordError(f"split={split}: a tokenizer has the split val alone, which data.* describes")
+        return self.loaders(data, seed, task).val
+
+    def evaluator(self, task: "TokenizerTask") -> "Evaluator[ImageBatch]":
+        from sightword.systems.tokenizer.evaluate import TokenizerEvaluator
+
+        return TokenizerEvaluator(task)
+
+    def predictor(self) -> type[Predictor]:
+        from sightword.systems.tokenizer.predict import ImageTokenizer
+
+        return ImageTokenizer
+
+    @property
+    def commands(self) -> Sequence[Command]:
+        return [commands.tokenize]
+
+    @property
+    def checks(self) -> Mapping[str, Check]:
+        return {"images": commands.check_images}
+
+
+SYSTEM = TokenizerSystem()
