@@ -66,7 +66,7 @@ class CheckpointCallback(Callback):
     """
 
     def __init__(self, loop: Progressing, log: RunLogger, config: Run, val_every: int) -> None:
-        self.loop, self.log, self.config, self.val_every = loop, log, config, val_every
+        self.loop, self.logger, self.config, self.val_every = loop, log, config, val_every
         self.folder = log.root / "checkpoints"
         self.best: Metrics = {}  # the metrics of best.ckpt, and its "batches"
         self.owed = False  # a checkpoint is due
@@ -105,7 +105,7 @@ class CheckpointCallback(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        self.log.begin()
+        self.logger.begin()
         self.loop.finish_batch(batch)  # before anything of it is saved
         done = self.loop.batches
         if trainer.world_size > 1:

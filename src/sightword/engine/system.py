@@ -20,7 +20,7 @@ from sightword.engine.contract import Check, Command, System
 from sightword.errors import SightwordError
 
 if TYPE_CHECKING:
-    pass
+    from sightword.engine.task import Task
 
 AnySystem: TypeAlias = "System[SystemConfig, DataConfig, Task[object], object]"
 GROUP = "sightword.systems"
