@@ -6,8 +6,7 @@ from pathlib import Path
 
 from sightword.cli.arguments import read_arguments
 from sightword.cli.compose import change_config
-from sightword.cli.table import measured, write_table
-from sightword.cli.train import train_in
+from sightword.cli.train import measured, train_in
 from sightword.engine import run as runs
 from sightword.engine.contract import Command
 from sightword.engine.system import closest, demo_parts, experiments, presets, system_checks, system_of
@@ -26,6 +25,7 @@ def evaluate(
     system.fid_weights=pt_inception-2015-12-05-6726825d.pth.
     """
     from sightword.engine.fit import evaluate as measure
+    from sightword.storage.table import write_table
     from sightword.storage.writer import write_json
 
     config = change_config(runs.read_config(Path(run)), fields)

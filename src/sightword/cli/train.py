@@ -2,12 +2,11 @@
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightword.cli.compose import change_config, compose_config, train_by_hydra, without_preset
-from sightword.cli.table import measured
 from sightword.engine import run as runs
 from sightword.engine.system import system_of, systems
 
@@ -89,3 +88,8 @@ def _fields(prefix: str, kind: type) -> list[str]:
 
 def _default(value: str) -> str:
     return re.sub(r"field\(default_factory=(?:lambda: )?(.*)\)", r"\1", value).replace("list", "[]").replace('"', "")
+
+
+def measured(metrics: Mapping[str, float], notes: Mapping[str, str]) -> list[str]:
+    """Return a line for each metric, with the note on it."""
+    return [f"  {name:<20} {value:<10.4g} {notes.get(name, '')}".rstrip() for name, value in metrics.items()]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 from sightword.data.finding import CheckReport as CheckReport
 from sightword.data.finding import Finding as Finding
 from sightword.engine.config import DataConfig, Run, SystemConfig
+from sightword.storage.table import Row as Row
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,8 +32,6 @@ DataT = TypeVar("DataT", bound=DataConfig)
 TaskT = TypeVar("TaskT", bound="Task")
 
 Metrics = dict[str, float]
-Cell = str | int | float | None
-Row = Mapping[str, Cell]  # of a table; all rows of one have the same columns
 
 #: A command: a function whose keyword arguments are the command line's, and whose docstring is its help.
 Command = Callable[..., None]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sightword.errors import SightwordError
 from sightword.towers.hub import plain
 
 if TYPE_CHECKING:
@@ -112,3 +113,18 @@ def _pair(kind: str, name: str, **options: Any) -> Any:
     pair = clip.CLIP.load(with_weights(name, FILES, weights), **options)
     pair.image.name = pair.text.name = name
     return pair
+
+
+def joint_width(name: str, tag: str = "") -> int:
+    """Return the width of a CLIP's joint space, read from its config alone: no weights are opened.
+
+    Raises SightwordError if the name is not a CLIP, or its files are missing.
+    """
+    from sightword.towers.clip import checkpoint
+    from sightword.towers.clip import encoder as clip
+
+    model, usual = clip.presets.get(name, (name, ""))
+    try:
+        return int(checkpoint.find(model, tag or usual, clip.presets).model_cfg["embed_dim"])
+    except (ValueError, FileNotFoundError, KeyError) as error:
+        raise SightwordError(f"the config of {name!r} does not tell the width of its joint space: {error}") from error
