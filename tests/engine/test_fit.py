@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 
 from sightword.data.loader import Loaders, Stream, generator_of, ordered
 from sightword.engine import callbacks, fit, logger
-from sightword.engine import optim as optim_module
 from sightword.engine.config import Optim, Run, Trainer
-from sightword.engine.contract import Task
+from sightword.engine.contract import Evaluator
 from sightword.engine.optim import lr_factor, make_optimizer
+from sightword.engine.task import Task
 from sightword.storage.checkpoint import read_checkpoint
 
 
@@ -51,23 +51,37 @@ class Toy(Task):
     def stats(self):
         return {"before": float(self.batches), "nothing": math.nan}
 
-    def evaluate(self, batch):
-        assert not self.training
-        self.weight = self.head.weight[0, 0].item()
-        self.errors.append((self.head(self.body(batch)) - batch.sum(1, True)).abs().mean().item())
+    def parameter_groups(self):
+        return {"body": list(self.body.parameters()), "head": list(self.head.parameters())}
 
-    def measures(self):
+
+class ToyEvaluator(Evaluator):
+    """The mean error, and the head's first weight. `told` of the task: errors to give out instead."""
+
+    def __init__(self, task):
+        self.task, self.errors = task, []
+
+    def metric_names(self):
+        return frozenset({"error", "weight"})
+
+    def update(self, batch):
+        assert not self.task.training
+        self.weight = self.task.head.weight[0, 0].item()
+        self.errors.append((self.task.head(self.task.body(batch)) - batch.sum(1, True)).abs().mean().item())
+
+    def compute(self):
         error, self.errors = sum(self.errors) / len(self.errors), []
-        return {"error": self.told.pop(0) if self.told else error, "weight": self.weight}
+        return {"error": self.task.told.pop(0) if self.task.told else error, "weight": self.weight}
 
     def protocol(self):
         return {"error": "absolute"}
 
-    def pictures(self, batch):
-        return {"dot": Image.new("RGB", (len(batch), 1))}
+    def notes(self):
+        return {"error": "of sums"}
 
-    def roles(self):
-        return {"body": list(self.body.parameters()), "head": list(self.head.parameters())}
+    def images(self, batch):
+        assert not self.task.training
+        return {"dot": Image.new("RGB", (len(batch), 1))}
 
 
 class Rivals(Toy):
@@ -81,16 +95,14 @@ class Rivals(Toy):
         return {"discriminator_loss": (self.discriminator(batch) - 1).square().mean()}
 
 
-def start(folder, make=Toy, optim=None, **trainer):
+def start(folder, make=Toy, optim=None, evaluator=ToyEvaluator, **trainer):
     """Train what `make` makes: three batches an epoch, one for validation."""
     torch.manual_seed(0)
     task = make()
     defaults = {"accelerator": "cpu", "steps": 6, "val_every": 3, "log_every": 1, "images_every": 1000}
-    config = Run(
-        experiment="toy/sum", system={}, data={}, optim=Optim(**optim or {}), trainer=Trainer(**defaults | trainer)
-    )
+    config = Run(experiment="toy/sum", optim=Optim(**optim or {}), trainer=Trainer(**defaults | trainer))
     loaders = Loaders(Stream(Numbers(), 2), ordered(Numbers(), 6))
-    return fit.run(task, loaders, config, folder)
+    return fit.fit(task, evaluator(task), loaders, config, folder)
 
 
 def table(folder):
@@ -120,7 +132,7 @@ def watched(monkeypatch):
         )
         return optimizer
 
-    monkeypatch.setattr(optim_module, "make_optimizer", make_watched)
+    monkeypatch.setattr(fit, "make_optimizer", make_watched)
     return seen
 
 
@@ -136,32 +148,32 @@ def test_the_learning_rate_by_hand():
     assert lr_factor(Optim(schedule="cosine", warmup=6), 6, 6) == 1  # all of it warm-up
 
 
-def test_the_schedule_and_the_scale_of_each_role_reach_the_optimiser(watched, tmp_path):
+def test_the_schedule_and_the_scale_of_each_group_reach_the_optimiser(watched, tmp_path):
     start(tmp_path, optim={"lr": 0.1, "warmup": 2, "schedule": "cosine", "lr_scale": {"head": 0.5}})
     factors = [0.5, 1, 1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]
     assert [rates for rates, _ in watched] == [pytest.approx([0.1 * f, 0.05 * f]) for f in factors]
     assert list(column(tmp_path, "train/lr").values()) == pytest.approx([0.1 * f for f in factors], rel=1e-4)
 
 
-def test_a_role_of_scale_zero_stays_where_it_is(tmp_path):
+def test_a_group_of_scale_zero_stays_where_it_is(tmp_path):
     task = Toy()
     before = {name: p.clone() for name, p in task.named_parameters()}
     start(tmp_path, lambda: task, optim={"lr": 0.1, "lr_scale": {"body": 0.0}})
     assert all(torch.equal(p, before[name]) == name.startswith("body") for name, p in task.named_parameters())
 
 
-def test_a_role_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"optim.lr_scale names tail; this task's roles are body, head"):
+def test_a_group_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"optim.lr_scale names tail; the parameter groups are body, head"):
         start(tmp_path, optim={"lr_scale": {"tail": 0.1}})
 
 
-def test_each_parameter_stands_in_one_role(tmp_path):
+def test_each_parameter_stands_in_one_group(tmp_path):
     twice, missing = Toy(), Toy()
-    twice.roles = lambda: {"body": list(twice.parameters()), "head": list(twice.head.parameters())}
-    missing.roles = lambda: {"body": list(missing.body.parameters())}
-    with pytest.raises(AssertionError, match="a parameter stands in two roles"):
+    twice.parameter_groups = lambda: {"body": list(twice.parameters()), "head": list(twice.head.parameters())}
+    missing.parameter_groups = lambda: {"body": list(missing.body.parameters())}
+    with pytest.raises(AssertionError, match="a parameter stands in two groups"):
         start(tmp_path, lambda: twice)
-    with pytest.raises(AssertionError, match="2 trainable parameters stand in no role"):
+    with pytest.raises(AssertionError, match="2 trainable parameters stand in no group"):
         start(tmp_path, lambda: missing)
     missing.head.requires_grad_(False)
     make_optimizer(Optim(), missing)  # what is frozen needs none
@@ -176,7 +188,7 @@ def test_the_optimiser_is_the_one_named(name, kind):
     assert optimizer.defaults.get("momentum", 0.8) == 0.8
 
 
-def test_a_critic_has_an_optimiser_of_its_own_and_does_not_count_as_a_step(tmp_path):
+def test_a_discriminator_has_an_optimiser_of_its_own_and_does_not_count_as_a_step(tmp_path):
     task = Rivals()
     before = task.discriminator.weight.clone()
     start(
@@ -247,10 +259,11 @@ def test_without_a_monitor_no_best_is_kept(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
-def test_a_monitor_that_is_not_measured_is_said_in_a_line_with_what_is(tmp_path):
+def test_a_monitor_that_is_not_measured_is_refused_before_the_first_batch_with_what_is(tmp_path):
     with pytest.raises(ValueError) as caught:
         start(tmp_path, monitor="val/accuracy")
     assert str(caught.value) == "trainer.monitor=val/accuracy is not measured; these are: val/error, val/weight"
+    assert not list(tmp_path.iterdir())  # before the first batch
 
 
 # ----------------------------------------------------------------------------------------------------- the run's folder
@@ -269,7 +282,7 @@ def test_a_monitor_that_is_not_measured_is_said_in_a_line_with_what_is(tmp_path)
 def test_the_last_batch_is_always_validated(trainer, at, tmp_path):
     result = start(tmp_path, **trainer)
     assert list(column(tmp_path, "val/error")) == at
-    assert result.measures["val/error"] == pytest.approx(column(tmp_path, "val/error")[at[-1]], rel=1e-4)
+    assert result.metrics["val/error"] == pytest.approx(column(tmp_path, "val/error")[at[-1]], rel=1e-4)
 
 
 def test_metrics_csv_has_a_row_for_what_was_logged_when(tmp_path):
@@ -290,9 +303,9 @@ def test_metrics_csv_has_a_row_for_what_was_logged_when(tmp_path):
         )
 
 
-def test_pictures_are_files_named_by_stage_and_batch(tmp_path):
+def test_images_are_files_named_by_stage_and_batch(tmp_path):
     start(tmp_path, images_every=4)
-    sizes = {path.name: Image.open(path).size for path in (tmp_path / "pictures").iterdir()}
+    sizes = {path.name: Image.open(path).size for path in (tmp_path / "images").iterdir()}
     assert sizes == {"val_dot_0000003.png": (6, 1), "train_dot_0000004.png": (2, 1), "val_dot_0000006.png": (6, 1)}
 
 
@@ -301,9 +314,9 @@ def test_the_summary_says_what_came_of_it_how_and_at_what_cost(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert result.finished
     assert summary["experiment"] == "toy/sum"
-    assert (summary["last"], summary["best"]) == (result.measures, result.best)
+    assert (summary["last"], summary["best"]) == (result.metrics, result.best)
     assert (summary["last"]["val/error"], summary["best"]["val/error"], summary["best"]["batches"]) == (4, 3, 3)
-    assert summary["protocol"] == {"error": "absolute"}
+    assert summary["protocol"] == {"error": "absolute", "metrics": {"error": "of sums"}}
     assert (summary["cost"]["batches"], summary["cost"]["from_batch"]) == (6, 0)
     assert 0 < summary["cost"]["seconds"] < 60
     assert summary["versions"]["torch"] == torch.__version__
@@ -391,15 +404,16 @@ def test_a_run_made_longer_ends_as_one_that_was_to_be_so_long(kind, steps, tmp_p
 
 def test_a_finished_run_is_not_begun_again(tmp_path):
     start(tmp_path, steps=3)
-    with pytest.raises(ValueError, match=r"is finished \(3 of 3 batches\): raise trainer.steps to go on"):
+    with pytest.raises(ValueError, match=r"is finished \(3 of 3 batches\). Raise trainer.steps to train longer"):
         start(tmp_path, steps=3)
 
 
-def test_evaluation_alone_gives_the_runs_measures(tmp_path):
+def test_evaluation_alone_gives_the_runs_metrics(tmp_path):
     task = Toy()
     result = start(tmp_path, lambda: task)
-    measures = fit.evaluate(task, ordered(Numbers(), 4), Run(trainer=Trainer(accelerator="cpu")))
-    assert measures["weight"] == result.measures["val/weight"]
+    evaluator, config = ToyEvaluator(task), Run(trainer=Trainer(accelerator="cpu"))
+    metrics = fit.evaluate(task, evaluator, ordered(Numbers(), 4), config)
+    assert metrics["weight"] == result.metrics["val/weight"]
     assert not task.training
 
 
@@ -439,20 +453,23 @@ def test_weights_that_are_no_numbers_overwrite_no_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("make", [Toy, Rivals])
-def test_pictures_are_drawn_after_the_step_and_disturb_nothing_that_it_needs(make, tmp_path):
-    class Overwriting(make):
-        """Keeps a canvas that its losses read and its pictures overwrite."""
+def test_images_are_drawn_after_the_step_and_disturb_nothing_that_it_needs(make, tmp_path):
+    class Keeping(make):
+        """Keeps a canvas that its losses read."""
 
         def losses(self, batch):
             self.canvas = batch * 1.0
             return {"fit": (self.body(self.canvas)).square().mean(), "size": self.head.weight.square().sum()}
 
-        def pictures(self, batch):
-            self.canvas.zero_()
-            return super().pictures(batch)
+    class Overwriting(ToyEvaluator):
+        """Draws on that canvas."""
 
-    result = start(tmp_path, Overwriting, images_every=2, log_every=2, optim={"accumulate": 2})
-    assert result.finished
-    assert sorted(path.name for path in (tmp_path / "pictures").glob("train*")) == [
+        def images(self, batch):
+            self.task.canvas.zero_()
+            return super().images(batch)
+
+    options = {"images_every": 2, "log_every": 2, "optim": {"accumulate": 2}}
+    assert start(tmp_path, Keeping, evaluator=Overwriting, **options).finished
+    assert sorted(path.name for path in (tmp_path / "images").glob("train*")) == [
         f"train_dot_{step:07d}.png" for step in (2, 4, 6)
     ]

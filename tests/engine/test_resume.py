@@ -100,7 +100,7 @@ def test_a_finished_run_says_how_to_train_longer(tiny, tmp_path, capsys):
     assert main(["train", *PLAIN, *tiny, "trainer.steps=2", "data.val_crops=1", f"out={tmp_path}"]) == 0
     folder = folder_of(tmp_path)
     assert main(["train", f"resume={folder}"]) == 2
-    assert "raise trainer.steps" in capsys.readouterr().err
+    assert "Raise trainer.steps" in capsys.readouterr().err
     assert main(["train", f"resume={folder}", "trainer.steps=3"]) == 0
     assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["batches"] == 3
 
