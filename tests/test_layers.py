@@ -8,13 +8,41 @@ import pytest
 import sightword
 
 ROOT = Path(sightword.__file__).parent
-TOP = {"cli", "run", "modules", "demo", "miniature"}  # stand on top and may see all
-FILES = sorted(path for path in ROOT.rglob("*.py"))
+FILES = sorted(ROOT.rglob("*.py"))
+
+# Which other rooms a room imports, from the top floor down: exactly these.
+ROOMS: dict[str, set[str]] = {
+    "cli": {"engine", "miniature", "storage", "towers", "version", "viz"},
+    "compat": {"data", "engine", "metrics", "systems"},
+    "miniature": {"ops", "storage", "systems", "towers", "viz"},
+    "systems": {"data", "engine", "metrics", "ops", "storage", "towers", "version", "viz"},
+    "engine": {"data", "storage", "version"},
+    "towers": {"data", "ops", "storage"},
+    "metrics": {"ops", "storage"},
+    "viz": {"storage", "version"},
+    "data": set(),
+    "storage": set(),
+    "ops": set(),
+    "configs": set(),
+    "version": set(),
+    "__init__": {"version"},  # its public names are imported when they are first used
+}
+FLOORS = [
+    {"cli", "compat"},
+    {"systems", "miniature"},
+    {"engine", "towers", "metrics", "viz"},
+    {"data", "storage", "ops"},
+    {"configs", "version"},
+]
+BESIDE = {("miniature", "systems")}  # the arrows between rooms of one floor
 
 
 def module_of(path: Path) -> str:
     parts = ("sightword", *path.relative_to(ROOT).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -27,121 +55,91 @@ def imports_of(path: Path) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in MODULES else node.module or "")
     return found
 
 
+IMPORTS = {module: imports_of(path) & MODULES.keys() for module, path in MODULES.items()}
+
+
 def room_of(module: str) -> str:
-    """core, top, or a system's name."""
+    """sightword.data.image → data."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def system_of(module: str) -> str:
+    """sightword.systems.intent.task → intent; nothing for what is no part of a system."""
     parts = module.split(".")
-    if len(parts) > 2 and parts[1] == "systems":
-        return parts[2]
-    return "top" if len(parts) > 1 and parts[1] in TOP else "core"
+    return parts[2] if parts[1:2] == ["systems"] and len(parts) > 2 else ""
+
+
+def floor_of(room: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def circles(arrows: dict[str, set[str]]) -> list[str]:
+    """What is left when all that imports nothing that is left is taken away, again and again."""
+    left = {name: set(others) - {name} for name, others in arrows.items()}
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
 
 
 def test_every_rule_reads_the_whole_package():
-    assert len(FILES) > 20
-    assert {room_of(module_of(path)) for path in FILES} >= {"core", "top", "tokenizer"}
+    assert len(FILES) > 100
+    assert {"intent", "points", "retrieval", "skeleton", "tokenizer"} <= {system_of(module) for module in MODULES}
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_core_imports_no_system_and_no_system_another(path):
-    room = room_of(module_of(path))
-    for module in imports_of(path):
-        if room != "top" and module.startswith("sightword.systems."):
-            assert room_of(module) == room, f"{module_of(path)} imports {module}"
+def test_the_rooms_are_those_that_are_named_and_import_exactly_what_is_said():
+    used: dict[str, set[str]] = {room_of(module): set() for module in MODULES}
+    for module, imported in IMPORTS.items():
+        used[room_of(module)] |= {room_of(other) for other in imported} - {room_of(module)}
+    assert used == ROOMS
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_core_and_systems_do_not_stand_on_the_top(path):
-    module = module_of(path)
-    if room_of(module) == "top" or path.name in ("verbs.py", "demo.py"):  # a system's share of the top
-        return
-    for imported in imports_of(path):
-        assert imported.split(".")[:2] not in [["sightword", top] for top in TOP], f"{module} imports {imported}"
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_file_imports_what_its_room_may(module):
+    for imported in IMPORTS[module]:
+        assert room_of(imported) in {room_of(module), *ROOMS[room_of(module)]}, f"{module} imports {imported}"
+
+
+def test_imports_go_down_the_floors_and_beside_only_where_it_is_said():
+    for room, allowed in ROOMS.items():
+        for other in allowed if room != "__init__" else set():
+            beside = floor_of(room) == floor_of(other) and (room, other) in BESIDE
+            assert floor_of(room) < floor_of(other) or beside, f"{room} imports {other}"
+
+
+def test_no_rooms_and_no_files_import_each_other_in_a_circle():
+    assert circles(ROOMS) == []
+    assert circles(IMPORTS) == []
+
+
+@pytest.mark.parametrize("module", [module for module in sorted(MODULES) if system_of(module)])
+def test_no_system_imports_another(module):
+    for imported in IMPORTS[module]:
+        assert system_of(imported) in ("", system_of(module)), f"{module} imports {imported}"
 
 
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("lightning", {"sightword.train", "sightword.modules"}),
+        ("lightning", {"engine.fit", "engine.callbacks", "engine.logger", "compat.lightning"}),
         ("pytorch_lightning", set()),
-        ("hydra", {"sightword.cli"}),
-        ("omegaconf", {"sightword.cli"}),
+        ("hydra", {"cli.compose"}),
+        ("omegaconf", {"cli.compose"}),
+        ("triton", {"ops.nearest.triton"}),
     ],
 )
-def test_frameworks_stay_in_their_rooms(library, homes):
-    users = {module_of(p) for p in FILES if any(name.split(".")[0] == library for name in imports_of(p))}
-    assert users <= homes
-    assert users or not homes
-
-
-def test_train_knows_no_system():
-    assert not [name for name in imports_of(ROOT / "train.py") if name.startswith("sightword.systems")]
-
-
-def test_towers_build_on_the_core_only():
-    allowed = {"towers", "quantize", "nearest", "align", "cache", "data", "metrics", "pictures", "checkpoint", "atomic"}
-    for path in (ROOT / "towers").glob("*.py"):
-        for module in imports_of(path):
-            if module.startswith("sightword."):
-                assert module.split(".")[1] in allowed, f"{path.name} imports {module}"
-
-
-# Which rooms of the core a room may import, besides itself.
-CHAIN = {
-    "__init__": set(),
-    "align": set(),
-    "atomic": set(),
-    "cache": {"atomic", "cache_lmdb"},
-    "cache_lmdb": set(),
-    "checkpoint": {"atomic"},
-    "configs": set(),
-    "data": set(),
-    "job": set(),
-    "metrics": {"checkpoint"},
-    "momentum": set(),
-    "nearest": {"nearest_triton"},
-    "nearest_triton": {"nearest"},
-    "pictures": set(),
-    "quantize": {"nearest"},
-    "ranking": {"nearest"},
-    "systems": set(),
-    "task": set(),
-    "tokens": {"atomic", "cache", "data", "job", "towers"},
-    "towers": {"atomic", "checkpoint", "nearest", "quantize"},
-    "train": {"atomic", "checkpoint", "configs", "data", "task"},
-}
-
-
-def core_room(module: str) -> str:
-    """sightword.data.image → data."""
-    return module.split(".")[1] if "." in module else "__init__"
-
-
-CORE = [path for path in FILES if room_of(module_of(path)) == "core"]
-
-
-@pytest.mark.parametrize("path", CORE, ids=module_of)
-def test_the_core_is_a_chain(path):
-    room = core_room(module_of(path))
-    assert room in CHAIN, f"{module_of(path)} has no place in the chain: say what it may import"
-    used = {core_room(module) for module in imports_of(path) if module.startswith("sightword.")} - {room}
-    assert used <= CHAIN[room], f"{module_of(path)} imports {', '.join(sorted(used - CHAIN[room]))}"
-
-
-def test_the_chain_names_no_room_that_is_gone():
-    rooms = {core_room(module_of(path)) for path in CORE}
-    assert set(CHAIN) == rooms
-    assert {room for allowed in CHAIN.values() for room in allowed} <= rooms
-
-
-def test_the_chain_has_no_circle():
-    """Save one: nearest asks its twin for a GPU's ids inside a function."""
-    left = {room: allowed - {"nearest_triton"} for room, allowed in CHAIN.items()}
-    while left:
-        free = {room for room, allowed in left.items() if not allowed & left.keys()}
-        assert free, f"a circle among {', '.join(sorted(left))}"
-        left = {room: allowed for room, allowed in left.items() if room not in free}
+def test_frameworks_stay_in_their_files(library, homes):
+    users = {
+        module.removeprefix("sightword.")
+        for module, path in MODULES.items()
+        if any(name.split(".")[0] == library for name in imports_of(path))
+    }
+    assert users == homes

@@ -149,14 +149,14 @@ def test_it_ends_by_saying_what_to_type_next(photos, exported, tmp_path, capsys,
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
-from sightword import cli
+from sightword.cli.main import main
 write = Path.write_bytes
 def deadly(self, data):
     if "00002" not in self.name: return write(self, data)
     write(self, data[:len(data) // 2])
     os.kill(os.getpid(), signal.SIGKILL)
 Path.write_bytes = deadly
-cli.main(sys.argv[1:])
+main(sys.argv[1:])
 """
 
 

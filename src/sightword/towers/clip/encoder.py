@@ -47,7 +47,7 @@ class CLIPImage(ImageTower):
         architecture: Mapping[str, Any] | None = None,
     ) -> None:
         """visual: open_clip's VisionTransformer, as `clip_checkpoint.build` lets it in. form: the tokens that calling
-        it gives; `clip_dense` has the list."""
+        it gives; `dense` has the list."""
         super().__init__()
         self.architecture = dict(architecture or {})
         self.visual, self.preprocess, self.name, self.token_type = visual, preprocess, name, token_type
@@ -147,7 +147,7 @@ class CLIP(nn.Module):
         name: one of `presets`; an open_clip model ("ViT-B-16") with the tag of published weights or a weights file; or
         a folder as open_clip's `local-dir:` has it, read without network, with its own weights or, as tag, a file of
         others. size, length: another image size (H, W) or text length than the weights have; positions are resampled.
-        form: the image tokens, see `clip_dense`.
+        form: the image tokens, see `dense`.
         """
         TokenType.parse(token_type)
         name, usual = presets.get(str(name), (str(name), ""))
