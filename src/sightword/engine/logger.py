@@ -1,7 +1,6 @@
 """What a run leaves for people: metrics.csv, images/, summary.json, and the trackers that a config asks for."""
 
 import csv
-import json
 import math
 import os
 import platform
@@ -14,10 +13,11 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from PIL.Image import Image
 
-import sightword
 from sightword.engine.config import Run
 from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
+from sightword.storage.writer import write_json
+from sightword.version import VERSION
 
 
 class RunLogger(Logger):
@@ -137,20 +137,14 @@ def write_summary(
     protocol: Mapping[str, object],
     cost: Mapping[str, float],
 ) -> None:
-    """Write summary.json: the metrics, how they were measured, what it cost, with what versions. NaN becomes null."""
+    """Write summary.json: the metrics, how they were measured, what it cost, with what versions."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "lightning": lightning.__version__}
     summary = {
         "experiment": config.experiment,
-        "last": numbers(last),
-        "best": numbers(best),
+        "last": dict(last),
+        "best": dict(best),
         "protocol": dict(protocol),
         "cost": dict(cost),
-        "versions": versions | {"sightword": sightword.__version__},
+        "versions": versions | {"sightword": VERSION},
     }
-    with write_atomically(folder / "summary.json") as part:
-        Path(part).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def numbers(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """Return metrics as JSON has them: None for NaN and infinity."""
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    write_json(folder / "summary.json", summary)

@@ -14,7 +14,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-import sightword
 from sightword.engine.config import DataConfig, SystemConfig
 from sightword.engine.contract import Check, Command, System
 from sightword.errors import SightwordError
@@ -79,7 +78,8 @@ def presets() -> dict[str, dict[str, list[str]]]:
 
 def config_folders() -> list[Path]:
     """Return the folders of YAML files: this package's, those beside it, those of other packages' systems."""
-    own = [folder for place in sightword.__path__ if (folder := Path(place) / "configs").is_dir()]
+    package = importlib.import_module(GROUP.partition(".")[0])  # others may add folders to it
+    own = [folder for place in package.__path__ if (folder := Path(place) / "configs").is_dir()]
     points = entry_points(group=GROUP)
     others = [system.configs for system in systems().values() if system.configs] if points else []
     return [*own, *others]

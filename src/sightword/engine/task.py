@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from sightword.engine.contract import BatchT
+from sightword.data.loader import BatchT
 
 
 class Task(nn.Module, Generic[BatchT]):
