@@ -104,3 +104,11 @@ def small_clip():
     from sightword.miniature.clip import tiny_clip
 
     return tiny_clip()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory, random_clip, photos):
+    """Data for every system, so small that any experiment trains on it in a second: see `worlds`."""
+    from worlds import write_worlds
+
+    return write_worlds(tmp_path_factory.mktemp("world"), random_clip[0], photos)
