@@ -93,5 +93,5 @@ class CodeUsage:
 
 
 def bits_per_pixel(num_codes: int, tokens: int, pixels: int) -> float:
-    """Return the bits per pixel of an image of H * W `pixels` that is stored as `tokens` ids of log2(num_codes) bits."""
+    """Return the bits per pixel of an image of H * W `pixels`, stored as `tokens` ids of log2(num_codes) bits."""
     return tokens * math.log2(num_codes) / pixels
