@@ -85,7 +85,7 @@ def test_small_pairs_are_enlarged_and_unlike_shapes_refused() -> None:
         pairs(flat(0.0), flat(0.0, 1.0), 2)
 
 
-def test_a_data_uri_holds_the_figure() -> None:
+def test_a_data_uri_holds_the_image() -> None:
     image = grid(flat(0.3, -0.3), 2)
     head, data = to_data_uri(image).split(",", 1)
     assert head == "data:image/png;base64"
