@@ -218,5 +218,5 @@ def test_rstp_has_img_path_and_one_flat_folder(tmp_path: Path) -> None:
 def test_nothing_is_drawn_from_a_global_generator() -> None:
     np.random.seed(0)
     before = np.random.get_state()[1].tolist()
-    list(world.pictures(Sizes(4, 0, 0), 1, 1, 0, (96, 32)))
+    list(world.captioned_images(Sizes(4, 0, 0), 1, 1, 0, (96, 32)))
     assert np.random.get_state()[1].tolist() == before

@@ -1,4 +1,4 @@
-"""A rendered cloud: near points cover far ones, surfaces that face away are left out, and everything is in the image."""
+"""A rendered cloud: near points cover far ones, what faces away is left out, everything is in the image."""
 
 import numpy as np
 import pytest

@@ -63,7 +63,7 @@ class CodeUsage:
             self._add(self._recent.popleft().to(ids.device), -1)
 
     def _add(self, ids: Tensor, times: int) -> None:
-        # not bincount: on a GPU that waits for the largest id
+        """Add `times` to the count of each id, without bincount, which waits for a GPU to find the largest id."""
         ids = ids.long()
         self.counts.scatter_add_(0, ids, torch.full_like(ids, times))
 

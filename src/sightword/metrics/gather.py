@@ -14,7 +14,8 @@ from torch import Tensor, distributed
 class Rows(Protocol):
     """A NamedTuple whose fields are CPU tensors with equally many rows, `number` (N,) among them."""
 
-    def _asdict(self) -> Mapping[str, Tensor]: ...
+    def _asdict(self) -> Mapping[str, Tensor]:
+        """Return the fields by name."""
 
 
 RowsT = TypeVar("RowsT", bound=Rows)

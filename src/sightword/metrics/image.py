@@ -98,5 +98,6 @@ def frechet_distance(weights: str) -> "FrechetInceptionDistance":
 
 
 def _same_shape(x: Tensor, y: Tensor) -> None:
+    """Raise ValueError if shapes differ."""
     if x.shape != y.shape:
         raise ValueError(f"the images compared differ in shape: {tuple(x.shape)} and {tuple(y.shape)}")

@@ -32,9 +32,7 @@ def section(out: Path, train: Train) -> Section:
             "captions, classifies each patch of a new scene; its training had no labels of patches."
         ),
         figures=[
-            Figure(
-                patch_figure(clip, scene), f"The caption of this scene, which the model did not get: {scene.caption}."
-            )
+            Figure(patch_figure(clip, scene), f"The scene's caption, which the model did not get: {scene.caption}.")
             for scene in _scenes()
         ],
         metrics=_metrics(measure(clip)),
@@ -46,8 +44,8 @@ def section(out: Path, train: Train) -> Section:
             ),
         ],
         page_note=(
-            f"Measured on 600 held-out scenes. {out} contains {len(contents.PARTS)} datasets and encoders in the formats of "
-            "published ones. The CLIP is trained once per machine, in about a minute."
+            f"Measured on 600 held-out scenes. {out} contains {len(contents.PARTS)} datasets and encoders in the formats "
+            "of published ones. The CLIP is trained once per machine, in about a minute."
         ),
     )
 
