@@ -44,8 +44,8 @@ def section(out: Path, train: Train) -> Section:
             ),
         ],
         page_note=(
-            f"Measured on 600 held-out scenes. {out} contains {len(contents.PARTS)} datasets and encoders in the formats "
-            "of published ones. The CLIP is trained once per machine, in about a minute."
+            f"Measured on 600 held-out scenes. {out} contains {len(contents.PARTS)} datasets and encoders in published "
+            "formats. The CLIP is trained once per machine, in about a minute."
         ),
     )
 
