@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sightword.errors import SightwordError
 from sightword.miniature import clip
 from sightword.miniature.clip import HELD_OUT, Recipe, measure, tiny_clip
 from sightword.towers.clip.encoder import CLIP, CONFIG, WEIGHTS
@@ -116,7 +117,7 @@ def test_only_the_words_of_the_world_have_vectors(small_clip):
 
 
 def test_the_held_out_scenes_are_not_trained_on():
-    with pytest.raises(ValueError, match="held out"):
+    with pytest.raises(SightwordError, match="held-out scenes"):
         Recipe(seed=HELD_OUT)
 
 
