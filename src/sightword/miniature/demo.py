@@ -27,8 +27,8 @@ def section(out: Path, train: Train) -> Section:
     return Section(
         title="synthetic data: patches aligned with words",
         lead=(
-            f"The demos of this page use data that was drawn here: scenes of {len(PLACES)} places and {len(OBJECTS)} "
-            f"kinds of objects, with people in {len(ACTIONS)} actions. A small CLIP, trained on such scenes and their "
+            f"Most demos on this page use synthetic data, such as scenes of {len(PLACES)} places, {len(OBJECTS)} kinds "
+            f"of objects and {len(ACTIONS)} actions of people. A small CLIP, trained on such scenes and their "
             "captions, classifies each patch of a new scene; its training had no labels of patches."
         ),
         figures=[
@@ -100,12 +100,12 @@ def patch_figure(clip: CLIP, scene: Scene) -> Image.Image:
     large = image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
     own = np.array([(255, 255, 255), *(thing.colour for thing in OBJECTS.values())], np.uint8)
     of_places = np.array([place.colour for place in PLACES.values()], np.uint8)
-    truth = overlay.class_map(scene.labels, ["place", *OBJECTS], large, scene.labels > 0, own, top=4, opacity=1)
+    truth = overlay.class_map(scene.labels, ["place", *OBJECTS], large, scene.labels > 0, own, top=2, opacity=1)
     return grid.titled(
         {
             "new scene": large,
             "label map": truth,
-            "predicted object": overlay.class_map(things, list(OBJECTS), large, is_thing, own[1:], 4, 0.9),
-            "predicted place": overlay.class_map(places, list(PLACES), large, colours=of_places, top=4),
+            "predicted object": overlay.class_map(things, list(OBJECTS), large, is_thing, own[1:], 2, 0.9),
+            "predicted place": overlay.class_map(places, list(PLACES), large, colours=of_places, top=2),
         }
     )
