@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from sightword.metrics import ranking as ranks
-from sightword.metrics.ranking import PROTOCOL, best, measures_of, ranking
+from sightword.metrics.ranking import PROTOCOL, best, ranking, retrieval_metrics
 
 
 def sorted_out(queries, gallery, query_ids, gallery_ids):
-    """First rank, AP and INP (Q, 3) by sorting; among equal scores strangers come first."""
+    """First rank, AP and INP (Q, 3) by sorting; among equal scores, non-matching rows come first."""
     scores = (queries.double() @ gallery.double().T).numpy()
     found = []
     for row, who in zip(scores, query_ids.numpy(), strict=True):
@@ -62,7 +62,7 @@ def test_ranks_are_those_of_a_full_sort(shape, options, whole):
 @pytest.mark.parametrize("columns", [1000, 120])
 @pytest.mark.parametrize("noise", [0.3, 0.6, 0.9])
 def test_ranks_of_a_network_that_finds_most_are_those_of_a_sort(noise, columns):
-    """Few strangers above, so that they are counted one by one."""
+    """Few non-matching rows above, so that they are counted one by one."""
     generator = torch.Generator().manual_seed(0)
     asked, there = (torch.arange(n) % 60 for n in (120, 1000))
     centres = torch.randn(60, 24, generator=generator)
@@ -85,7 +85,7 @@ def test_a_few_numbers_by_hand():
     assert found.chance == pytest.approx(40)
 
 
-def test_a_stranger_with_the_same_vector_stands_above():
+def test_a_non_matching_row_with_the_same_vector_ranks_above():
     """A picture that is there under two names, at every place of a tile."""
     generator = torch.Generator().manual_seed(0)
     gallery = F.normalize(torch.randn(300, 96, generator=generator), dim=1)
@@ -123,13 +123,13 @@ def test_a_query_without_a_match_is_counted_and_left_out():
     alone = ranking(x, y, asked, there)
     found = ranking(torch.cat([x, x]), y, torch.cat([asked, asked + 1000]), there)
     assert found.unmatched == 30
-    assert found.measures() == alone.measures() | {"unmatched": 30.0}
-    assert "unmatched" not in alone.measures()
+    assert found.metrics() == alone.metrics() | {"unmatched": 30.0}
+    assert "unmatched" not in alone.metrics()
     assert np.isnan(found.precision[30:]).all()
 
 
 def test_no_query_with_a_match_is_one_line():
-    with pytest.raises(ValueError, match="not one of 2 queries has a match among 3 rows"):
+    with pytest.raises(ValueError, match="none of the 2 queries has a match among the 3 rows"):
         ranking(torch.eye(3)[:2], torch.eye(3), torch.tensor([1, 2]), torch.tensor([3, 4, 5]))
 
 
@@ -183,7 +183,7 @@ def test_half_precision_and_autocast_change_nothing_but_the_vectors():
 
 def test_the_table_has_both_directions():
     images, texts, image_pids, text_pids = world(40, 90, 16, 8)
-    found = measures_of(images, image_pids, texts, text_pids)
+    found = retrieval_metrics(images, image_pids, texts, text_pids)
     assert list(found)[:6] == ["rank1", "rank5", "rank10", "map", "minp", "chance"]
     asked = ranking(texts, images, text_pids, image_pids)
     assert found["map"] == asked.mAP

@@ -14,7 +14,7 @@ from sightword.towers.vq.image import VQImage
 
 @pytest.fixture(scope="module", autouse=True)
 def few_people():
-    """Not 700 of them, and rooms in few pixels: what is drawn is tested elsewhere."""
+    """Write few people and rooms of few pixels: what they show is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(person, "write_cuhk", partial(person.write_cuhk, sizes=person.Sizes(8, 4, 4)))
         small = {"frames": 2, "color": (36, 48), "depth": (24, 32), "voxel": 0.3}
@@ -56,6 +56,6 @@ def test_the_command_says_what_is_where_and_writes_the_same_bytes_again(folder, 
     assert main(["mini", f"out={folder}"]) == 0
     assert _digests(folder) == before
     said = capsys.readouterr().out
-    for part in contents.parts(list):
+    for part in contents.PARTS:
         assert str(folder / part.folder) in said
         assert part.what in said

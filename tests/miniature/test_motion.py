@@ -1,4 +1,4 @@
-"""The small world of people who move: what tells its actions apart, what does not, and pyskl's file."""
+"""Synthetic skeleton sequences: what distinguishes their actions, what does not, and the file in pyskl's format."""
 
 import json
 import pickle
@@ -223,7 +223,7 @@ def test_unseen_actions_are_made_of_words_that_the_others_have() -> None:
     assert all(action.prompts[0] == name for name, action in (ACTIONS | UNSEEN).items())
 
 
-def test_the_same_seed_writes_the_same_bytes_and_another_another_world(tmp_path: Path) -> None:
+def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
     sizes = Sizes(1, 1, 0, 1)
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
         write_motion(tmp_path / name, sizes, seed)

@@ -1,4 +1,4 @@
-"""The small world of people: who they are, what is said of them, and the three published layouts."""
+"""Synthetic people: their attributes, their captions, and the three published layouts."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightword.miniature import person as world
+from sightword.miniature import person as miniature_person
 from sightword.miniature.figure import COLOURS, Person, draw
 from sightword.miniature.person import (
     CHOICES,
@@ -63,11 +63,11 @@ def words_of(text: str) -> set[str]:
 
 def test_a_caption_tells_what_it_says_it_tells_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
-    told = 0
+    mentioned = 0
     for person, _ in people(60, seed=1):
         for _ in range(5):
             text, names = describe(person, rng)
-            told += len(names)
+            mentioned += len(names)
             words = words_of(text)
             for name in names:
                 assert shows(person, name)
@@ -78,7 +78,7 @@ def test_a_caption_tells_what_it_says_it_tells_and_nothing_else() -> None:
                 assert not words & {"left", "right"}
             if "sex" not in names:
                 assert not words & {"he", "she", "his", "her", *SYNONYMS["man"], *SYNONYMS["woman"]}
-    assert 6 < told / 300 < 12
+    assert 6 < mentioned / 300 < 12
 
 
 def test_an_attribute_is_left_out_one_time_in_five() -> None:
@@ -91,7 +91,7 @@ def test_an_attribute_is_left_out_one_time_in_five() -> None:
         assert counts[name] == pytest.approx(800, abs=50), name
 
 
-def test_nothing_is_told_that_a_picture_from_behind_hides() -> None:
+def test_captions_mention_nothing_that_an_image_from_behind_hides() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         text, names = describe(SOMEBODY, rng, behind=True)
@@ -128,7 +128,7 @@ def test_a_bag_is_in_the_persons_own_hand_so_mirrored_from_the_front() -> None:
 
 
 @pytest.mark.parametrize("name", ["top_colour", "bottom_colour", "shoe_colour"])
-def test_a_colour_that_is_told_is_there(name: str) -> None:
+def test_a_mentioned_colour_is_in_the_image(name: str) -> None:
     plain = SOMEBODY._replace(pattern="plain", top="jacket", hair="short", bag="none")
     for number, colour in enumerate(CHOICES[name]):
         other = next(word for word in ("blue", "red") if word != colour)
@@ -142,7 +142,7 @@ def test_a_colour_that_is_told_is_there(name: str) -> None:
 
 
 def test_every_attribute_can_be_seen() -> None:
-    """Some other word for it changes the picture, where it shows; where it does not, none does."""
+    """Some other word for it changes the image, where it is visible; where it does not, none does."""
     bald = SOMEBODY._replace(hair="bald")
     for name, words in CHOICES.items():
         front = next(n for n in range(20) if not draw(SOMEBODY, 0, np.random.default_rng(n), (96, 32)).behind)
@@ -164,7 +164,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_same_seed_writes_the_same_bytes_and_another_another_world(tmp_path: Path) -> None:
+def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
         write_cuhk(tmp_path / name, Sizes(4, 4, 4), 2, seed=seed, size=(96, 32))
     write_cuhk(tmp_path / "one", Sizes(4, 4, 4), 2, seed=1, size=(96, 32))  # over what is there
@@ -218,5 +218,5 @@ def test_rstp_has_img_path_and_one_flat_folder(tmp_path: Path) -> None:
 def test_nothing_is_drawn_from_a_global_generator() -> None:
     np.random.seed(0)
     before = np.random.get_state()[1].tolist()
-    list(world.pictures(Sizes(4, 0, 0), 1, 1, 0, (96, 32)))
+    list(miniature_person.captioned_images(Sizes(4, 0, 0), 1, 1, 0, (96, 32)))
     assert np.random.get_state()[1].tolist() == before

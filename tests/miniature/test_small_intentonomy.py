@@ -47,7 +47,7 @@ def test_every_scene_has_an_intent_and_many_have_several(scenes):
     assert (counts > 1).mean() > 0.5
 
 
-def test_most_intents_are_told_by_no_stream_alone(scenes):
+def test_most_intents_follow_from_no_stream_alone(scenes):
     """For most rules, neither the place, nor the things, nor the action decides: the same one goes with and without."""
     streams = [lambda s: s.place, lambda s: frozenset(s.objects), lambda s: s.action]
 
@@ -100,30 +100,30 @@ def test_train_has_the_shares_of_three_annotators_and_the_others_what_most_said(
             assert set(note["category_ids"]) <= set(range(28))
 
 
-def test_the_real_reader_and_its_check_find_it_whole(folder):
+def test_the_reader_and_the_check_of_the_real_files_accept_it(folder):
     report = check_intentonomy(str(folder))
-    assert report.problems == []
-    assert report.found == sum(SIZES.values())
+    assert report.errors == []
+    assert report.count == sum(SIZES.values())
     targets = read_annotations(folder / "intentonomy_train2020.json").targets
     assert targets.shape == (SIZES["train"], 28)
 
 
-def test_no_picture_is_in_two_splits_and_each_can_be_drawn_again(folder):
+def test_no_image_is_in_two_splits_and_each_can_be_drawn_again(folder):
     ids = [image["id"] for split in SIZES for image in _content(folder, split)["images"]]
     drawn = json.loads((folder / "drawn.json").read_text())
     assert list(drawn) == ids
     assert len(set(ids)) == len(ids) == len(list((folder / "low").iterdir()))
-    for id_, said in list(drawn.items())[::7]:
-        scene = draw(said["seed"], said["index"])
-        assert (scene.place, list(scene.objects), scene.action) == (said["place"], said["objects"], said["action"])
-        assert list(intents_of(scene)) == said["intents"]
+    for id_, truth in list(drawn.items())[::7]:
+        scene = draw(truth["seed"], truth["index"])
+        assert (scene.place, list(scene.objects), scene.action) == (truth["place"], truth["objects"], truth["action"])
+        assert list(intents_of(scene)) == truth["intents"]
         pixels = np.asarray(Image.open(folder / "low" / f"{id_}.jpg"), int)
         assert np.abs(pixels - scene.image).mean() < 4
-        assert said["place"] in PLACES
-        assert set(said["objects"]) <= set(OBJECTS)
+        assert truth["place"] in PLACES
+        assert set(truth["objects"]) <= set(OBJECTS)
 
 
-def test_it_is_written_the_same_each_time_and_another_seed_is_another_world(folder, tmp_path):
+def test_it_is_written_the_same_each_time_and_another_seed_gives_other_scenes(folder, tmp_path):
     def files(root):
         return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*.*")}
 

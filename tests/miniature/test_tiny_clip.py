@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sightword.errors import SightwordError
 from sightword.miniature import clip
 from sightword.miniature.clip import HELD_OUT, Recipe, measure, tiny_clip
 from sightword.towers.clip.encoder import CLIP, CONFIG, WEIGHTS
@@ -15,29 +16,29 @@ SHORT = Recipe(scenes=64, steps=3, batch=8)
 
 
 @pytest.fixture(scope="module")
-def measures(small_clip):
+def metrics(small_clip):
     return measure(CLIP.load(small_clip), 400)
 
 
-def test_new_pictures_are_told_by_place_thing_and_action(measures):
-    assert measures["place"] >= 0.95
-    assert measures["object"] >= 0.95
-    assert measures["action"] >= 0.95
+def test_new_images_are_classified_by_place_object_and_action(metrics):
+    assert metrics["place"] >= 0.95
+    assert metrics["object"] >= 0.95
+    assert metrics["action"] >= 0.95
 
 
-def test_patches_know_their_thing_and_action_by_the_values_of_the_last_attention(measures):
-    assert measures["object/value"] >= 0.8
-    assert measures["action/value"] >= 0.8
+def test_value_tokens_classify_the_object_and_the_action_of_a_patch(metrics):
+    assert metrics["object/value"] >= 0.8
+    assert metrics["action/value"] >= 0.8
 
 
-def test_its_last_tokens_have_the_flaw_of_the_published_clips(measures):
-    """SCLIP, ClearCLIP and NACLIP found it: the dense forms name what a patch shows better than the last tokens do."""
+def test_joint_tokens_classify_patches_worse_than_dense_ones_as_in_published_clips(metrics):
+    """SCLIP, ClearCLIP and NACLIP found it: dense token types classify patches better than those of the last layer."""
     for token_type in ("value", "qq", "kk", "kk+gauss"):
-        assert measures[f"object/{token_type}"] > measures["object/joint"] + 0.05
+        assert metrics[f"object/{token_type}"] > metrics["object/joint"] + 0.05
 
 
-def test_its_last_tokens_know_the_place_better_than_the_values_do(measures):
-    assert measures["place/joint"] > measures["place/value"] + 0.1
+def test_joint_tokens_classify_the_place_better_than_value_tokens(metrics):
+    assert metrics["place/joint"] > metrics["place/value"] + 0.1
 
 
 def test_it_is_trained_once(small_clip, monkeypatch):
@@ -116,7 +117,7 @@ def test_only_the_words_of_the_world_have_vectors(small_clip):
 
 
 def test_the_held_out_scenes_are_not_trained_on():
-    with pytest.raises(ValueError, match="held out"):
+    with pytest.raises(SightwordError, match="held-out scenes"):
         Recipe(seed=HELD_OUT)
 
 

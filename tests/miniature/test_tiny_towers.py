@@ -5,7 +5,7 @@ import torch
 
 from sightword.miniature import scene, tower
 from sightword.towers.factory import image_tower, text_tower
-from sightword.towers.prompt import word_vectors
+from sightword.towers.prompt import class_embeddings
 from sightword.towers.vq.image import VQImage
 
 CAPTIONS = ["a photo of a", *scene.PLACES, *scene.OBJECTS, "a dog, a tv and a home office"]
@@ -84,15 +84,15 @@ def test_a_tower_of_texts_reads_no_images_and_has_no_tag(folders):
         text_tower(folders / "bert", tag="openai")
 
 
-def test_word_vectors_are_the_mean_direction_of_their_prompts(folders):
+def test_class_embeddings_are_the_mean_direction_of_their_prompts(folders):
     texts = text_tower(folders / "bert")
     templates = ("a photo of a {}", "{}")
-    vectors = word_vectors(texts, ["dog", "tv"], templates, batch_size=3)
+    vectors = class_embeddings(texts, ["dog", "tv"], templates, batch_size=3)
     parts = [texts.encode([template.format("tv")]).pooled[0] for template in templates]
     wanted = sum(part / part.norm() for part in parts)
     torch.testing.assert_close(vectors[1], wanted / wanted.norm(), rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="no {} for the word"):
-        word_vectors(texts, ["dog"], ["a photo"])
+        class_embeddings(texts, ["dog"], ["a photo"])
 
 
 @pytest.mark.parametrize("write", [tower.write_siglip, tower.write_t5, tower.write_bert])

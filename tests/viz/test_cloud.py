@@ -1,4 +1,4 @@
-"""A cloud's picture: near covers far, what faces away is gone, and all of it is in the picture."""
+"""A rendered cloud: near points cover far ones, what faces away is left out, everything is in the image."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_a_ceiling_seen_from_the_side_is_left_out_too():
 
 
 @pytest.mark.parametrize("azimuth", [-130, 0, 75])
-def test_all_of_it_is_in_the_picture_and_fills_it(azimuth):
+def test_the_cloud_is_inside_the_image_and_fills_it(azimuth):
     rng = np.random.default_rng(0)
     xyz = rng.random((4000, 3)) * (6, 4, 2.5) + (100, -50, 7)
     image = cloud.cloud(xyz, np.tile(np.array(RED, np.uint8), (4000, 1)), (320, 240), azimuth=azimuth)

@@ -6,14 +6,15 @@ Legend: N items, C classes. A confusion matrix has the true class in its rows an
 import torch
 from torch import Tensor
 
-# Legend: N items, C classes. A confusion matrix has the true class in its rows and the predicted one in its columns.
+from sightword.errors import SightwordError
 
 
 def top_k(scores: Tensor, labels: Tensor, k: int = 1) -> Tensor:
-    """The share of items whose label is among the k best scores. scores: (N, C), labels: (N,) → scalar float64.
+    """Return the fraction of items whose label is among the k best scores, a scalar float64 in [0, 1].
 
-    Classes of equal score share the places they stand on: a network that gives all of them the same has k / C, not
-    1 or 0 by the order they happen to be in. NaN is never right. NaN without items, 1 where k is C or more.
+    scores: (N, C). labels: (N,) integers in [0, C). Classes with equal scores share their ranks, so a network that
+    gives every class the same score gets k / C, whatever the order of the classes. A label whose score is NaN counts
+    as wrong. Returns NaN for N = 0. Raises SightwordError for a label outside [0, C).
     """
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or k < 1:
         shapes = f"{tuple(scores.shape)} and {tuple(labels.shape)}"
@@ -26,9 +27,10 @@ def top_k(scores: Tensor, labels: Tensor, k: int = 1) -> Tensor:
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """How often a class was taken for another. predicted, labels: (N,) → (C, C) int64, rows true, columns predicted.
+    """Return how often each class was predicted for each true class: (C, C) int64, rows true, columns predicted.
 
-    Sums of them are the matrix of all items, so batches and ranks can be added.
+    predicted, labels: (N,) integers in [0, C). Matrices of batches or ranks add up to the matrix of all their items.
+    Raises SightwordError for a class outside [0, C).
     """
     if predicted.shape != labels.shape or labels.ndim != 1:
         raise ValueError(f"predictions and labels are (N,); these {tuple(predicted.shape)} and {tuple(labels.shape)}")
@@ -39,7 +41,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def class_accuracy(confusion: Tensor) -> Tensor:
-    """Of each class the share that is told right, its recall. (C, C) → (C,) float64; NaN where a class has no item."""
+    """Return the recall of each class from a confusion matrix: (C, C) → (C,) float64; NaN for a class without items."""
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
         raise ValueError(f"a confusion matrix is (C, C), this is {tuple(confusion.shape)}")
     counts = confusion.double()
@@ -47,14 +49,16 @@ def class_accuracy(confusion: Tensor) -> Tensor:
 
 
 def mean_class_accuracy(confusion: Tensor) -> Tensor:
-    """The mean of `class_accuracy` over the classes that have items; scalar float64, NaN where none has.
+    """Return the mean of `class_accuracy` over the classes that have items, a scalar float64; NaN if none has.
 
-    pyskl and mmaction2 take the mean over the classes that are true or predicted, so there a wrong guess of a class
-    without items adds a 0; the two agree where every class has items.
+    pyskl and mmaction2 average over the classes that are true or predicted, so there a wrong prediction of a class
+    without items adds a 0. The two agree where every class has items.
     """
     return class_accuracy(confusion).nanmean()
 
 
 def _in_classes(name: str, values: Tensor, classes: int) -> None:
+    """Raise SightwordError if an index is not that of a class."""
     if values.numel() and (int(values.min()) < 0 or int(values.max()) >= classes):
-        raise ValueError(f"{name} run from {int(values.min())} to {int(values.max())}, and there are {classes} classes")
+        low, high = int(values.min()), int(values.max())
+        raise SightwordError(f"{name} run from {low} to {high}, and there are {classes} classes")

@@ -1,7 +1,6 @@
-"""How well a codebook is used.
+"""Metrics of codebook usage: perplexity, usage rate, bits per pixel.
 
-Legend: K codes in a codebook. An accumulator's `reduce()` returns a new one over all ranks and leaves the old one
-counting its own.
+Legend: K codes in a codebook. `reduce()` returns a new accumulator over all ranks and leaves the old one as it is.
 """
 
 import math
@@ -14,7 +13,7 @@ from sightword.metrics.gather import over_ranks
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """How many codes are in use, as if all were used alike: exp of the entropy in nats, 1 to K.
+    """Return the perplexity of code usage: exp of its entropy in nats, in [1, K]; K if all are used alike.
 
     counts: (..., K) how often each code was used → (...) float64; 0 where nothing was counted.
     """
@@ -26,19 +25,19 @@ def perplexity(counts: Tensor) -> Tensor:
 
 
 def usage(counts: Tensor) -> Tensor:
-    """The share of codes used at least once. counts: (..., K) → (...) float64 in [0, 1]."""
+    """Return the fraction of codes that were used at least once. counts: (..., K) → (...) float64 in [0, 1]."""
     return (counts > 0).double().mean(-1)
 
 
 class CodeUsage:
-    """Counts how often each of K codes is used, to tell whether a codebook is alive.
+    """Counter of how often each of K codes is used, to detect dead codes and codebook collapse.
 
-    One batch of N tokens can show at most N / K of the codes: 256 tokens of a book of 1024 never more than a quarter,
-    however healthy the book. So count over an epoch, or over a running `window` of the last updates, before judging;
-    and compare perplexity / K between books, not perplexity.
+    One batch of N tokens can show at most N / K of the codes: 256 tokens never more than a quarter of 1024 codes. Count
+    over an epoch, or over a sliding `window` of updates, before you judge. Between codebooks of different size compare
+    perplexity / K, not perplexity.
 
-    Stays on the device of the ids and never waits for it: ask `float(usage.perplexity())` when a number is needed.
-    With a window it keeps the ids of that many updates (4 bytes a token), whatever K is.
+    The counts stay on the device of the ids; nothing here synchronises with it until you take `float(…perplexity())`.
+    With a window, the ids of the last `window` updates are kept (4 bytes per token), whatever K is.
     """
 
     def __init__(self, num_codes: int, window: int | None = None) -> None:
@@ -48,11 +47,12 @@ class CodeUsage:
         self.reset()
 
     def reset(self) -> None:
+        """Set all counts to zero."""
         self.counts = torch.zeros(self.num_codes, dtype=torch.int64)  # (K,)
         self._recent: deque[Tensor] = deque()
 
     def update(self, ids: Tensor) -> None:
-        """ids: integers in [0, K), any shape."""
+        """Count ids, integers in [0, K) of any shape."""
         ids = ids.detach().flatten()
         self.counts = self.counts.to(ids.device)
         self._add(ids, 1)
@@ -63,34 +63,35 @@ class CodeUsage:
             self._add(self._recent.popleft().to(ids.device), -1)
 
     def _add(self, ids: Tensor, times: int) -> None:
-        # not bincount: on a GPU that waits for the largest id
+        """Add `times` to the count of each id, without bincount, which waits for a GPU to find the largest id."""
         ids = ids.long()
         self.counts.scatter_add_(0, ids, torch.full_like(ids, times))
 
     def perplexity(self) -> Tensor:
-        """Scalar float64, see `perplexity`."""
+        """Return the perplexity of the counts, a scalar float64; see `perplexity`."""
         return perplexity(self.counts)
 
     def usage(self) -> Tensor:
-        """Scalar float64, see `usage`."""
+        """Return the fraction of codes in use, a scalar float64; see `usage`."""
         return usage(self.counts)
 
     def state_dict(self) -> dict[str, list[Tensor]]:
-        """The window's ids, an update each, so that a resumed run reports what an undisturbed one would."""
+        """Return the ids of each update in the window, so that a resumed run reports what an uninterrupted one does."""
         return {"recent": list(self._recent)}
 
     def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        """Restore what `state_dict` returned."""
         self.reset()
         for ids in state["recent"]:
             self.update(ids)
 
     def reduce(self) -> "CodeUsage":
-        """A new CodeUsage with the counts of all ranks (a collective: call it on every one); a copy when alone."""
+        """Return a new CodeUsage with the counts of all ranks (a collective: call it on every rank)."""
         total = CodeUsage(self.num_codes)
         total.counts = over_ranks(self.counts)
         return total
 
 
 def bits_per_pixel(num_codes: int, tokens: int, pixels: int) -> float:
-    """What an image costs as ids of fixed length: `tokens` ids out of `num_codes` for `pixels` pixels (H * W)."""
+    """Return the bits per pixel of an image of H * W `pixels`, stored as `tokens` ids of log2(num_codes) bits."""
     return tokens * math.log2(num_codes) / pixels

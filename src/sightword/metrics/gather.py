@@ -1,39 +1,51 @@
 """Sums, means and rows over batches and over ranks.
 
-An accumulator's `reduce()` returns a new one over all ranks and leaves the old one counting its own.
+`reduce()` returns a new accumulator over all ranks and leaves the old one as it is.
 """
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 
 
+class Rows(Protocol):
+    """A NamedTuple whose fields are CPU tensors with equally many rows, `number` (N,) among them."""
+
+    def _asdict(self) -> Mapping[str, Tensor]:
+        """Return the fields by name."""
+
+
+RowsT = TypeVar("RowsT", bound=Rows)
+
+
 class Mean:
-    """The mean of per-image values over batches and ranks, in float64, on their device."""
+    """Running mean of per-image values over batches and ranks, in float64, on the device of the values."""
 
     def __init__(self) -> None:
         self.sum = torch.zeros(2, dtype=torch.float64)  # (sum of the values, their number)
 
     def update(self, values: Tensor) -> None:
-        """values: any shape, each counts alike."""
+        """Add values of any shape; each counts equally."""
         values = values.detach().double()
         number = torch.full((), values.numel(), dtype=torch.float64, device=values.device)
         self.sum = self.sum.to(values.device) + torch.stack([values.sum(), number])
 
     def value(self) -> Tensor:
-        """Scalar float64; NaN before the first update."""
+        """Return the mean, a scalar float64; NaN before the first update."""
         return self.sum[0] / self.sum[1]
 
     def reduce(self) -> "Mean":
-        """A new Mean over the values of all ranks (a collective: call it on every one)."""
+        """Return a new Mean over the values of all ranks (a collective: call it on every rank)."""
         total = Mean()
         total.sum = over_ranks(self.sum)
         return total
 
 
 def over_ranks(values: Tensor) -> Tensor:
-    """The sum over the ranks there are now, on the device of `values`; a copy when there is no process group."""
+    """Return the sum over all ranks, on the device of `values`; a copy if there is no process group."""
     total = values.clone()
     if distributed.is_available() and distributed.is_initialized():
         if distributed.get_backend() == "nccl" and not total.is_cuda:  # a rank that has counted nothing yet
@@ -42,17 +54,16 @@ def over_ranks(values: Tensor) -> Tensor:
     return total.to(values.device)
 
 
-def gathered(kind: type[Any], parts: list[Any]) -> Any:
-    """Rows of all ranks (a collective) as one: in the order of their field `number`; None if there is not one row.
+def gathered(kind: Callable[..., RowsT], parts: Sequence[RowsT]) -> RowsT | None:
+    """Return the rows of all ranks (a collective) as one `kind`, in the order of their field `number`.
 
-    kind: of the parts, a NamedTuple whose fields are tensors on the CPU with as many rows, `number` (N,) among them.
-    A rank may have none.
+    kind: the NamedTuple class of the parts, see `Rows`. A rank may have no parts; if none has any, returns None.
     """
     rows = [part._asdict() for part in parts]
     if distributed.is_available() and distributed.is_initialized():
-        ranks: list[Any] = [None] * distributed.get_world_size()
+        ranks: list[list[dict[str, np.ndarray]] | None] = [None] * distributed.get_world_size()
         distributed.all_gather_object(ranks, [{k: v.numpy() for k, v in row.items()} for row in rows])
-        rows = [{k: torch.from_numpy(v) for k, v in row.items()} for rank in ranks for row in rank]
+        rows = [{k: torch.from_numpy(v) for k, v in row.items()} for rank in ranks for row in rank or ()]
     if not rows:
         return None
     whole = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}

@@ -1,17 +1,18 @@
-"""How well one set of vectors finds another: Rank-k, mAP and mINP, from the ranks of the matches, without sorting.
+"""Retrieval metrics: Rank-k, mAP and mINP of a gallery ranked for each query, exact, without sorting.
 
-Whatever the field reports depends on where the matches stand, and a match's rank is 1 + how many others stand above it.
-So a tile of scores is multiplied, compared with the few scores of the matches, and forgotten: memory does not grow with
-queries × gallery, and most of the time goes into the product.
+All of these metrics follow from the ranks of the matches, and the rank of a match is 1 + the number of gallery rows
+with a higher score. So scores are computed tile by tile and only compared with the few scores of the matches. Memory
+does not grow with queries × gallery, and most of the time is spent in matrix products.
 
-Exact: a float32 product that is too near to a match's score to tell which is higher is computed again in float64. The
-measures are therefore those of a full sort in float64, for every size of tile and number of threads.
+Exact: where a float32 score is within rounding error of a match's score, it is computed again in float64. The metrics
+therefore equal those of a full sort in float64, for every tile size and number of threads.
 
-Tie rule: a stranger whose score agrees with a match's, to the rounding of float64, stands above it. (An unstable sort,
-as usual elsewhere, gives a collapsed network, whose scores are all alike, whatever it finds.)
-No-match rule: a query without a match in the gallery is counted and left out.
+Ties: a non-matching row whose score equals a match's, to the rounding of float64, ranks above it. (With an unstable
+sort, a collapsed network, whose scores are all equal, would get arbitrary metrics.)
+Queries without a match in the gallery are counted and excluded.
 
-Legend: Q queries; G rows of the gallery; D width; M matches of a query; n matches of a block of queries.
+Legend: Q queries; G rows of the gallery; D dimension; M matches of a query; n matches of a block of queries; a
+non-match is a row of the gallery whose id differs from the query's.
 """
 
 import math
@@ -22,32 +23,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sightword.errors import SightwordError
 from sightword.ops.nearest import true_float32
 
-ROWS, COLUMNS = 1024, 8192  # of a tile: 32 MiB, high enough for the product to reach its full speed
-PAIRS = 2**20  # matches that a block of queries may have; their ranks are all that is kept
+ROWS, COLUMNS = 1024, 8192  # of a tile: 32 MiB, large enough for the matrix product to reach its full speed
+PAIRS = 2**20  # most matches of a block of queries; only their ranks are kept
 SURE = 8  # standard deviations of a bound on a product's rounding (Higham and Mary 2019, theorem 3.1)
-FEW = 32  # comparisons of a whole row that are quicker than sorting it
-STRIP = 16  # rows of a tile that are compared while they are in the cache
-RARE = 1 / 8  # of a strip: strangers above a query's lowest match from which its rows are compared as a whole
-BLURRED = 512  # doubts of a row from which it is quicker multiplied again in float64
+FEW = 32  # up to so many comparisons of a whole row are faster than sorting it
+STRIP = 16  # rows of a tile that are compared while they are in the CPU's cache
+RARE = 1 / 8  # of a strip: from this fraction of scores above the lowest match, whole rows are compared
+BLURRED = 512  # from so many scores within rounding error, a row is faster computed again in float64
 CHUNK = 4096  # rows of float64 at a time
-CROWD = 256  # matches of the queries of one id from which they are multiplied at once, not pair by pair
+CROWD = 256  # from so many matches for the queries of one id, one matrix product replaces products of pairs
 
 PROTOCOL = {
     "queries": "every caption; the gallery is every image of the split, each once. i2t_: the other way round",
     "match": "same person; no camera is filtered out. score: cosine of unit vectors, exact to float64",
-    "rank": "1 + how many images stand above; in per cent of queries, rank_k: a match among the first k",
+    "rank": "1 + how many images score higher; in per cent of queries, rank_k: a match among the first k",
     "mAP": "mean over matches of (matches so far / rank), then over queries",
     "mINP": "matches / rank of the last match, mean over queries",
-    "ties": "a stranger with a match's score stands above it",
-    "no_match": "queries without a match are counted (unmatched) and left out",
-    "chance": "rank1 of an order at random",
+    "ties": "a non-matching image with a match's score ranks above it",
+    "no_match": "queries without a match are counted (unmatched) and excluded",
+    "chance": "expected rank1 of a random order",
 }
 
 
 class Ranking(NamedTuple):
-    """Where the matches of each query stand. A query without a match has 0 and NaN."""
+    """Ranks of the matches of each query, counted from 1. A query without a match has 0 and NaN."""
 
     first: np.ndarray  # (Q,) int64, rank of the best match, from 1
     precision: np.ndarray  # (Q,) float64, average precision
@@ -56,55 +58,61 @@ class Ranking(NamedTuple):
     gallery: int  # G
 
     def rank(self, k: int) -> float:
-        """Per cent of queries with a match among their first k."""
+        """Return the per cent of queries with a match among their first k."""
         return 100 * float((self.first[self.matches > 0] <= k).mean())
 
     @property
     def rank1(self) -> float:
+        """Return Rank-1 in per cent."""
         return self.rank(1)
 
     @property
     def rank5(self) -> float:
+        """Return Rank-5 in per cent."""
         return self.rank(5)
 
     @property
     def rank10(self) -> float:
+        """Return Rank-10 in per cent."""
         return self.rank(10)
 
     @property
     def mAP(self) -> float:  # noqa: N802  # the field's own spelling
+        """Return the mean average precision in per cent."""
         return 100 * float(np.nanmean(self.precision))
 
     @property
     def mINP(self) -> float:  # noqa: N802
+        """Return the mean inverse negative penalty (Ye et al. 2021) in per cent."""
         return 100 * float(np.nanmean(self.penalty))
 
     @property
     def chance(self) -> float:
-        """rank1 of an order at random."""
+        """Return the expected Rank-1 of a random order, in per cent."""
         return 100 * float(self.matches[self.matches > 0].mean()) / self.gallery
 
     @property
     def unmatched(self) -> int:
-        """Queries left out, as they have no match."""
+        """Return the number of queries excluded because they have no match."""
         return int((self.matches == 0).sum())
 
-    def measures(self) -> dict[str, float]:
-        """In the order of the field's tables, in per cent; `unmatched` only where there are any."""
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics in per cent, in the order of published tables; `unmatched` only if there are any."""
         names = ("rank1", "rank5", "rank10", "mAP", "mINP", "chance")
         found = {name.lower(): float(getattr(self, name)) for name in names}
         return found | ({"unmatched": float(self.unmatched)} if self.unmatched else {})
 
 
-def measures_of(
+def retrieval_metrics(
     image_embeddings: Tensor, image_pids: Tensor, text_embeddings: Tensor, text_pids: Tensor
 ) -> dict[str, float]:
-    """The table of a text-to-image search, and under i2t_… that of the other direction. How: `PROTOCOL`.
+    """Return the metrics of text-to-image retrieval in per cent, and under i2t_… those of image-to-text retrieval.
 
-    Embeddings (N, D) and (C, D) of unit rows, on any device; pids (N,) and (C,), who is shown or described.
+    image_embeddings (N, D), text_embeddings (C, D): unit rows, on any device. image_pids (N,), text_pids (C,): integer
+    person ids. `PROTOCOL` states the rules. Raises SightwordError if no caption has an image of its person.
     """
-    found = ranking(text_embeddings, image_embeddings, text_pids, image_pids).measures()
-    back = ranking(image_embeddings, text_embeddings, image_pids, text_pids).measures()
+    found = ranking(text_embeddings, image_embeddings, text_pids, image_pids).metrics()
+    back = ranking(image_embeddings, text_embeddings, image_pids, text_pids).metrics()
     return found | {f"i2t_{name}": value for name, value in back.items()}
 
 
@@ -114,16 +122,17 @@ def ranking(
 ) -> Ranking:
     """Rank the gallery (G, D) for each of the queries (Q, D) by inner product; rows of equal id are matches.
 
-    Unit rows make the scores cosines. query_ids (Q,), gallery_ids (G,): integers. rows, columns: of a tile.
-    Computed on the CPU, in float32 and where that is not enough in float64, by torch's threads.
-    ValueError if shapes do not fit, if a number is not finite, or if no query has a match.
+    The scores of unit rows are cosines. query_ids (Q,), gallery_ids (G,): integers. rows, columns: size of a tile.
+    Runs on the CPU, in float32 and, where that is not exact enough, in float64. Raises ValueError if shapes do not fit,
+    SightwordError if a number is not finite or no query has a match.
     """
     queries, gallery = _vectors("queries", queries), _vectors("gallery", gallery)
     matches = _Matches.of(queries, gallery, query_ids, gallery_ids)
     counts = matches.stops - matches.starts  # (Q,)
     if not counts.any():
-        raise ValueError(
-            f"not one of {len(counts)} queries has a match among {len(gallery)} rows: are their ids of one split?"
+        raise SightwordError(
+            f"none of the {len(counts)} queries has a match among the {len(gallery)} rows of the gallery. "
+            "Take queries and gallery from the same split"
         )
     found = Ranking(
         np.zeros(len(counts), np.int64),
@@ -137,7 +146,9 @@ def ranking(
         for block in _blocks(matches, counts, rows):
             ranks, ends = _ranks(scores, block, matches)
             starts = ends - counts[block]
-            hits = np.arange(len(ranks)) - np.repeat(starts, counts[block]) + 1  # the how-manieth of its query's
+            hits = (
+                np.arange(len(ranks)) - np.repeat(starts, counts[block]) + 1
+            )  # position of this match among the query's matches, from 1
             found.first[block] = ranks[starts]
             found.precision[block] = np.add.reduceat(hits / ranks, starts) / counts[block]
             found.penalty[block] = counts[block] / ranks[ends - 1]
@@ -145,9 +156,9 @@ def ranking(
 
 
 def best(queries: Tensor, gallery: Tensor, k: int, columns: int = COLUMNS) -> tuple[Tensor, Tensor]:
-    """The k rows of the gallery (G, D) with the highest inner product: scores (Q, k) and rows (Q, k), best first.
+    """Return scores (Q, k) and row indices (Q, k) of the k gallery rows with the highest inner product, best first.
 
-    For a few queries, as all their best are kept. Fewer than k if the gallery is smaller; of equals the first.
+    queries: (Q, D), gallery: (G, D). Returns min(k, G) columns; of equal scores the lower row index comes first.
     """
     queries, gallery = _vectors("queries", queries), _vectors("gallery", gallery)
     values, rows = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
@@ -165,7 +176,7 @@ def best(queries: Tensor, gallery: Tensor, k: int, columns: int = COLUMNS) -> tu
 
 
 class _Matches(NamedTuple):
-    """Which rows of the gallery match each query: order[starts[q]:stops[q]]."""
+    """Rows of the gallery that match each query: order[starts[q]:stops[q]]."""
 
     order: np.ndarray  # (G,) rows of the gallery by id
     starts: np.ndarray  # (Q,)
@@ -173,6 +184,7 @@ class _Matches(NamedTuple):
 
     @classmethod
     def of(cls, queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Tensor) -> "_Matches":
+        """Return the matches by equal id. Raises ValueError if shapes do not fit."""
         asked, there = np.asarray(torch.as_tensor(query_ids).cpu()), np.asarray(torch.as_tensor(gallery_ids).cpu())
         if asked.shape != (len(queries),) or there.shape != (len(gallery),) or queries.shape[1] != gallery.shape[1]:
             shapes = [tuple(part.shape) for part in (queries, asked, gallery, there)]
@@ -186,7 +198,7 @@ class _Matches(NamedTuple):
 
 
 def _blocks(matches: _Matches, counts: np.ndarray, rows: int) -> Iterator[np.ndarray]:
-    """The queries that have a match, those of one id together, in blocks of few queries and of few matches."""
+    """Yield the queries that have a match, grouped by id, in blocks of up to `rows` queries and about PAIRS matches."""
     queries = np.flatnonzero(counts)
     queries = queries[np.argsort(matches.starts[queries], kind="stable")]
     first, pairs = 0, 0
@@ -202,18 +214,18 @@ def _blocks(matches: _Matches, counts: np.ndarray, rows: int) -> Iterator[np.nda
 
 
 class _Scores:
-    """The vectors, and the tile that their products are written to."""
+    """Queries, gallery, and the buffer that a tile of their scores is written to."""
 
     def __init__(self, queries: Tensor, gallery: Tensor, rows: int, columns: int) -> None:
         self.queries, self.gallery, self.columns = queries, gallery, columns
         self.tile = torch.empty(rows * columns)
-        size = queries.norm(dim=1).double().numpy() * float(gallery.norm(dim=1).max())  # (Q,) no score is larger
+        size = queries.norm(dim=1).double().numpy() * float(gallery.norm(dim=1).max())  # (Q,) upper bound of the scores
         depth = queries.shape[1]
         self.error = (SURE * math.sqrt(depth) + 4) * 2.0**-24 * size  # (Q,) of a float32 product
         self.slack = 2 * (depth + 8) * 2.0**-53 * size  # (Q,) of a float64 one
 
     def product(self, queries: Tensor, start: int) -> np.ndarray:
-        """Float32 scores (R, W) of queries (R, D) and the columns from `start` on; valid until the next call."""
+        """Return float32 scores (R, W) of queries (R, D) and W gallery rows from `start`; valid until the next call."""
         some = self.gallery[start : start + self.columns]
         out = self.tile[: len(queries) * len(some)].view(len(queries), len(some))
         return torch.mm(queries, some.T, out=out).numpy()
@@ -223,21 +235,22 @@ class _Block(NamedTuple):
     """Some queries and all their matches, query by query, those of a query from low to high scores."""
 
     queries: Tensor  # (R, D)
-    rows: np.ndarray  # (n,) which of these queries
-    columns: np.ndarray  # (n,) which row of the gallery
-    low: np.ndarray  # (n,) float32: what scores less is below the match
-    high: np.ndarray  # (n,) float32: what scores more is above it
+    rows: np.ndarray  # (n,) index of the query in this block
+    columns: np.ndarray  # (n,) row of the gallery
+    low: np.ndarray  # (n,) float32: rows that score less rank below the match
+    high: np.ndarray  # (n,) float32: rows that score more rank above the match
     next: np.ndarray  # (n,) float32: `low` of the query's next match; infinite for its last
-    limit: np.ndarray  # (n,) what scores as much in float64 is above it
-    ends: np.ndarray  # (R,) a query's matches end before this one
-    above: np.ndarray  # (n,) int64, strangers above the match, counted tile by tile
+    limit: np.ndarray  # (n,) float64: rows that score at least this rank above the match
+    ends: np.ndarray  # (R,) where each query's matches end
+    above: np.ndarray  # (n,) int64, number of non-matches above the match, counted tile by tile
 
     def of(self, row: int) -> slice:
+        """Return where the matches of a query are."""
         return slice(int(self.ends[row - 1]) if row else 0, int(self.ends[row]))
 
 
 def _ranks(scores: _Scores, queries: np.ndarray, matches: _Matches) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks (n,) of the matches of some queries, ascending within each query, and where each query's end, (R,)."""
+    """Return the ranks (n,) of the matches of some queries, ascending per query, and where each query's end, (R,)."""
     block = _block(scores, queries, matches)
     for start in range(0, len(scores.gallery), scores.columns):
         tile = scores.product(block.queries, start)  # (R, W)
@@ -250,7 +263,7 @@ def _ranks(scores: _Scores, queries: np.ndarray, matches: _Matches) -> tuple[np.
 
 
 def _block(scores: _Scores, queries: np.ndarray, matches: _Matches) -> _Block:
-    """The scores of matches are computed in float64 at once. Queries of one id stand together and have the same."""
+    """Return a block with the float64 scores of all matches. Queries of one id are adjacent and share their matches."""
     starts, counts = matches.starts[queries], matches.stops[queries] - matches.starts[queries]
     x, ends = scores.queries[torch.from_numpy(queries)], np.cumsum(counts)
     rows = np.repeat(np.arange(len(queries)), counts)
@@ -272,13 +285,13 @@ def _block(scores: _Scores, queries: np.ndarray, matches: _Matches) -> _Block:
 
 
 def _blank(tile: np.ndarray, block: _Block, start: int) -> None:
-    """Take the matches out of a tile (R, W): they are no strangers."""
+    """Set the scores of matches in a tile (R, W) to -inf, so that only non-matches are counted."""
     here = (block.columns >= start) & (block.columns < start + tile.shape[1])
     tile[block.rows[here], block.columns[here] - start] = -math.inf
 
 
 def _count(tile: np.ndarray, block: _Block, start: int, gallery: Tensor) -> list[int]:
-    """Count the strangers of a tile (R, W) that stand above; the rows too blurred for float32, left uncounted."""
+    """Count the non-matches of a tile (R, W) above each match; return the rows that need float64, left uncounted."""
     flags = np.empty((STRIP, tile.shape[1]), bool)
     blurred: list[int] = []
     doubts, rare = [], []
@@ -312,9 +325,10 @@ def _count(tile: np.ndarray, block: _Block, start: int, gallery: Tensor) -> list
 def _climb(
     match: np.ndarray, columns: np.ndarray, values: np.ndarray, block: _Block
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Count strangers (c,) that may stand above the lowest `match` (c,) of their query; the doubtful: (match, column).
+    """Count candidates (c,) that may rank above the lowest `match` (c,) of their query, from match to match upwards.
 
-    From match to match, upwards: of most queries only one match is low, so that few go on.
+    Returns the candidates within rounding error as (match, column). Few candidates rank above a second match, so the
+    arrays shrink quickly.
     """
     doubts = []
     while len(match):
@@ -327,7 +341,7 @@ def _climb(
 
 
 def _count_again(rows: list[int], block: _Block, start: int, gallery: Tensor) -> None:
-    """`_count` in float64, of some rows and the part of the gallery (W, D) that begins at `start`."""
+    """Do what `_count` does in float64, for some rows and the part of the gallery (W, D) that begins at `start`."""
     some = block.queries[rows].double()
     below = np.nextafter(block.limit, -math.inf)
     for at, part in zip(range(start, start + len(gallery), CHUNK), gallery.split(CHUNK), strict=True):
@@ -343,9 +357,9 @@ def _count_again(rows: list[int], block: _Block, start: int, gallery: Tensor) ->
 def _compare(
     row: np.ndarray, low: np.ndarray, high: np.ndarray, flags: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How many of a row (W,) are above each `high` (M,); and those from `low` to `high`: (which match, column) each.
+    """Return how many scores of a row (W,) exceed each `high` (M,), and those in [low, high] as (match, column).
 
-    flags: (W,) bool, to be written to. Most of a row stands below all matches of a trained network.
+    flags: (W,) bool, overwritten. With a trained network, most of a row scores below all matches.
     """
     np.greater_equal(row, low.min(), out=flags)
     columns, count = None, np.count_nonzero(flags)
@@ -369,24 +383,26 @@ def _compare(
 
 
 def _products(queries: Tensor, gallery: Tensor, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Float64 scores (n,) of pairs."""
+    """Return the float64 scores (n,) of pairs of a query and a row of the gallery."""
     pairs = zip(torch.from_numpy(rows).split(CHUNK), torch.from_numpy(columns).split(CHUNK), strict=True)
     found = [(queries[some].double() * gallery[others].double()).sum(1) for some, others in pairs]
     return torch.cat(found or [torch.empty(0)]).numpy()
 
 
 def _crossed(queries: Tensor, gallery: Tensor, columns: Tensor) -> np.ndarray:
-    """Float64 scores of each of the queries (R, D) with each of the columns (M,), query by query: (R·M,)."""
+    """Return float64 scores of all queries (R, D) with all `columns` (M,) of the gallery, query by query: (R·M,)."""
     some = queries.double()
     return torch.cat([some @ gallery[part].double().T for part in columns.split(CHUNK)], 1).flatten().numpy()
 
 
 def _vectors(name: str, values: Tensor) -> Tensor:
+    """Return vectors (N, D) as float32 on the CPU. Raises SightwordError if a number is not finite."""
     values = torch.as_tensor(values).detach().cpu().float()
     if values.ndim != 2 or not len(values):
         raise ValueError(f"{name} are (N, D) of at least one vector, these are {tuple(values.shape)}")
     if wrong := int((~values.norm(dim=1).isfinite()).sum()):
-        raise ValueError(
-            f"{wrong} of {len(values)} {name} are not finite: the run has diverged (lower the learning rate)"
+        raise SightwordError(
+            f"{wrong} of {len(values)} {name} are not finite: the training has diverged. "
+            "Lower the learning rate, optim.lr"
         )
     return values

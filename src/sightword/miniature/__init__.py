@@ -1,1 +1,1 @@
-"""Small worlds in the real data sets' formats and tiny towers in the real checkpoint formats: no download anywhere."""
+"""Synthetic datasets and tiny encoders in the formats of the real ones, for demos and tests without a network."""

@@ -1,12 +1,12 @@
-"""A tiny CLIP that is trained here, in half a minute, and then really ties patches to words.
+"""A tiny CLIP, trained in half a minute on synthetic scenes, whose patch tokens are aligned with words.
 
-open_clip's own network, tokenizer and loss, on the scenes of `scene` and their captions; nothing says where in the
-picture a thing is. Its images are pooled by a class token, as the published CLIPs' are, and it has their well-known
-flaw: its last tokens say little about their own patch (`joint`), the values of its last attention much (`value`). So
-that half a minute is enough, the class token begins as nothing and there is no MLP: all that it knows of a picture has
-come by attention, from where it is to be seen.
+Network, tokenizer and loss are open_clip's; the data are the scenes of `scene` and their captions, without any labels
+of patches. Images are pooled by a class token, as in the published CLIPs, and the tokens have the same known property:
+those of the last layer (`joint`) say little about their own patch, the values of the last attention (`value`) much. To
+make half a minute enough, the class token is initialised with zeros and there is no MLP, so all information about the
+image reaches the class token by attention.
 
-Legend: B batch; N patches; E width of the joint space; K words.
+Legend: B batch; N patches; E dimension of the joint space; K words.
 """
 
 import ast
@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import trange
 
+from sightword.errors import SightwordError
 from sightword.miniature import scene
 from sightword.miniature.scene import ACTIONS, HELD_OUT, OBJECTS, PLACES, Scene
 from sightword.storage.atomic import write_atomically
@@ -35,13 +36,17 @@ from sightword.towers.clip.encoder import CLIP, CONFIG, WEIGHTS
 from sightword.towers.preprocess import OPENAI_MEAN, OPENAI_STD
 from sightword.towers.prompt import class_embeddings
 
+if TYPE_CHECKING:
+    from open_clip.model import CLIP as Network  # noqa: N811
+
 DAY = 24 * 3600  # seconds; no training takes so long
+VOCABULARY = 49408  # of open_clip's tokenizer
 TOKEN_TYPES = ("joint", "value", "qq", "kk", "kk+gauss")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the weights, besides the world itself."""
+    """Everything that determines the weights besides the scenes. Raises SightwordError for seed HELD_OUT."""
 
     seed: int = 0
     scenes: int = 2560
@@ -60,29 +65,42 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.seed == HELD_OUT:
-            raise ValueError(f"seed {HELD_OUT} draws the scenes that are held out")
+            raise SightwordError(f"seed {HELD_OUT} draws the held-out scenes. Choose another seed")
 
     @property
-    def model_cfg(self) -> dict[str, Any]:
-        """The network, as open_clip's configs say it."""
-        vision: dict[str, Any] = {"image_size": self.image, "patch_size": self.patch, "width": self.width, "layers": 1}
-        vision |= {"head_width": self.head_width, "mlp_ratio": 0.05, "no_ln_pre": True}
-        text = {"context_length": self.context, "vocab_size": 49408, "width": self.text_width, "heads": 2, "layers": 1}
-        return {"embed_dim": self.embed_dim, "vision_cfg": vision, "text_cfg": text}
+    def vision_cfg(self) -> dict[str, float]:
+        """Return open_clip's config of the image encoder."""
+        sizes: dict[str, float] = {"image_size": self.image, "patch_size": self.patch, "width": self.width, "layers": 1}
+        return sizes | {"head_width": self.head_width, "mlp_ratio": 0.05, "no_ln_pre": True}
+
+    def text_cfg(self, tokens: int = VOCABULARY) -> dict[str, int]:
+        """Return open_clip's config of the text encoder. tokens: size of the vocabulary."""
+        sizes = {"context_length": self.context, "vocab_size": tokens}
+        return sizes | {"width": self.text_width, "heads": 2, "layers": 1}
 
     @property
     def digest(self) -> str:
-        """12 hex digits of the recipe, and of the code (comments apart) of the world and of the training."""
+        """Return 12 hex digits of the recipe and the code, without comments and docstrings, of scenes and training."""
         total = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
         for file in (scene.__file__, __file__):
-            total.update(ast.dump(ast.parse(Path(file).read_text(encoding="utf-8"))).encode())
+            total.update(_code(Path(file).read_text(encoding="utf-8")).encode())
         return total.hexdigest()[:12]
 
 
-def tiny_clip(root: str | Path | None = None, recipe: Recipe = Recipe()) -> Path:
-    """A folder in open_clip's `local-dir` format; trained the first time, kept under `root` by the recipe's digest.
+def _code(source: str) -> str:
+    """Return the syntax tree of a module without its docstrings, as text."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:]
+    return ast.dump(tree)
 
-    root: $SIGHTWORD_CACHE/miniature if None, ~/.cache/sightword/miniature where that is not set.
+
+def tiny_clip(root: str | Path | None = None, recipe: Recipe = Recipe()) -> Path:
+    """Return the folder of the tiny CLIP, in open_clip's `local-dir` format; the first call trains it.
+
+    root: where trained CLIPs are kept, each in a folder named by its recipe's digest; $SIGHTWORD_CACHE/miniature if
+    None, or ~/.cache/sightword/miniature if that variable is not set.
     """
     cache = os.environ.get("SIGHTWORD_CACHE", "~/.cache/sightword")
     root = Path(root or Path(cache) / "miniature").expanduser()
@@ -90,16 +108,16 @@ def tiny_clip(root: str | Path | None = None, recipe: Recipe = Recipe()) -> Path
     if (folder / CONFIG).exists():
         return folder
     root.mkdir(parents=True, exist_ok=True)
-    for left_by_the_dead in root.glob(".*"):
-        if time.time() - left_by_the_dead.stat().st_mtime > DAY:
-            shutil.rmtree(left_by_the_dead, ignore_errors=True)
+    for left_over in root.glob(".*"):
+        if time.time() - left_over.stat().st_mtime > DAY:
+            shutil.rmtree(left_over, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".") as beside:
         part = Path(beside) / "clip"
         part.mkdir()
         _save(train(recipe), recipe, part)
         try:
             part.rename(folder)
-        except OSError:  # another process was faster, and made the same
+        except OSError:  # another process finished first, with the same weights
             if not (folder / CONFIG).exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 part.rename(folder)
@@ -109,18 +127,21 @@ def tiny_clip(root: str | Path | None = None, recipe: Recipe = Recipe()) -> Path
 # ---------------------------------------------------------------------------------------------------------- training
 
 
-def train(recipe: Recipe) -> Any:
-    """open_clip's CLIP, trained. Same recipe and threads, same weights; the global generator is left alone."""
-    with torch.random.fork_rng(devices=[]):  # from which open_clip draws its weights
+def train(recipe: Recipe) -> "Network":
+    """Train open_clip's CLIP: equal weights for an equal number of threads. Torch's global RNG is restored."""
+    with torch.random.fork_rng(devices=[]):  # open_clip draws its weights from the global generator
         torch.manual_seed(recipe.seed)
         return _train(recipe)
 
 
-def _train(recipe: Recipe) -> Any:
+def _train(recipe: Recipe) -> "Network":
+    """Train with the global generator as it is."""
     import open_clip
 
     images, ids = _data(recipe)
-    used, ids = ids.unique(return_inverse=True)  # of 49 408 token vectors a world uses some dozens: only those train
+    used, ids = ids.unique(
+        return_inverse=True
+    )  # the captions use some dozens of 49 408 token embeddings; only these are trained
     model = _network(recipe, len(used))
     optimizer = _optimizer(recipe, model)
     loss, generator = open_clip.ClipLoss(), torch.Generator().manual_seed(recipe.seed)
@@ -141,7 +162,7 @@ def _train(recipe: Recipe) -> Any:
 
 
 def _data(recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Images (scenes, 3, 64, 64), normalised, and the ids of their captions (scenes, captions, L)."""
+    """Return images (scenes, 3, 64, 64), normalised, and the token ids of their captions (scenes, captions, L)."""
     import open_clip
 
     scenes = [scene.draw(recipe.seed, number, (recipe.image, recipe.image)) for number in range(recipe.scenes)]
@@ -154,9 +175,11 @@ def _data(recipe: Recipe) -> tuple[Tensor, Tensor]:
 
 
 def _captions(drawn: Scene, number: int) -> list[str]:
-    """Twelve captions, of which a batch draws one: all of a scene; its place or one thing alone, with and without an
-    article, as either stands in the templates that people use; and what its person does, alone, for whole captions
-    differ in so much else that they hardly teach it."""
+    """Return twelve captions of a scene, of which a batch draws one.
+
+    They are the scene's own caption, its place or one thing alone, with and without an article as in common prompt
+    templates, and the action alone, which whole captions teach too slowly.
+    """
     one = drawn.objects[number % len(drawn.objects)] if drawn.objects else drawn.place
     place, thing = ([f"a photo of a {word}", f"a photo of {word}"] for word in (drawn.place, one))
     if drawn.action is None:
@@ -164,12 +187,11 @@ def _captions(drawn: Scene, number: int) -> list[str]:
     return [*[drawn.caption] * 3, *place, *thing, "a photo of a person", *[f"a photo of a person {drawn.action}"] * 4]
 
 
-def _network(recipe: Recipe, tokens: int) -> Any:
-    """open_clip's CLIP, whose class token begins as nothing and whose images pass no MLP."""
+def _network(recipe: Recipe, tokens: int) -> "Network":
+    """Return open_clip's CLIP with a class token of zeros and an image encoder whose MLP adds nothing."""
     from open_clip.model import CLIP as Network  # noqa: N811
 
-    config = recipe.model_cfg
-    model = Network(**{**config, "text_cfg": {**config["text_cfg"], "vocab_size": tokens}})
+    model = Network(recipe.embed_dim, recipe.vision_cfg, recipe.text_cfg(tokens))
     nn.init.normal_(model.token_embedding.weight, std=0.5)  # open_clip's 0.02 needs more steps
     last = model.visual.transformer.resblocks[-1]
     for parameter in (model.visual.class_embedding, *last.mlp.c_proj.parameters()):
@@ -179,6 +201,7 @@ def _network(recipe: Recipe, tokens: int) -> Any:
 
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.AdamW:
+    """Return AdamW with weight decay for matrices only."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decays = {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay}
     return torch.optim.AdamW(
@@ -187,31 +210,32 @@ def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.AdamW:
 
 
 def _rate(recipe: Recipe, step: int) -> float:
-    """The learning rate: up in `warm_up` steps, then down along a cosine."""
+    """Return the learning rate of a step: linear warm-up over `warm_up` steps, times a cosine decay."""
     return recipe.lr * min(1, (step + 1) / recipe.warm_up) * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps))
 
 
 def _normalised(images: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 to (B, 3, H, W), as CLIP's preprocessing does."""
+    """Return images (B, H, W, 3) uint8 as (B, 3, H, W), normalised as by CLIP."""
     mean, std = (255 * torch.tensor(values) for values in (OPENAI_MEAN, OPENAI_STD))
     return ((images.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
 def _whole_table(trained: nn.Embedding, used: Tensor) -> nn.Embedding:
-    """The trained rows where the whole vocabulary has them; a token that was never seen is zero."""
-    table = torch.zeros(49408, trained.embedding_dim)
+    """Return the embedding of the whole vocabulary: trained rows in their place, zeros for tokens never trained."""
+    table = torch.zeros(VOCABULARY, trained.embedding_dim)
     table[used] = trained.weight.detach()
     return nn.Embedding.from_pretrained(table, freeze=False)
 
 
-def _save(model: Any, recipe: Recipe, folder: Path) -> None:
-    """open_clip's two files. The table is kept in half precision: most of it is zeros, and it is most of the file."""
+def _save(model: "Network", recipe: Recipe, folder: Path) -> None:
+    """Write open_clip's two files. The token embedding, most of the bytes and mostly zeros, is stored as float16."""
     weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     weights["token_embedding.weight"] = weights["token_embedding.weight"].half()
     with write_atomically(folder / WEIGHTS) as part:
         save_file(weights, part)
     preprocess = {"size": [recipe.image] * 2, "mean": OPENAI_MEAN, "std": OPENAI_STD, "resize_mode": "squash"}
-    config = {"model_cfg": recipe.model_cfg, "preprocess_cfg": {**preprocess, "interpolation": "bicubic"}}
+    model_cfg = {"embed_dim": recipe.embed_dim, "vision_cfg": recipe.vision_cfg, "text_cfg": recipe.text_cfg()}
+    config = {"model_cfg": model_cfg, "preprocess_cfg": {**preprocess, "interpolation": "bicubic"}}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -220,12 +244,12 @@ def _save(model: Any, recipe: Recipe, folder: Path) -> None:
 
 @torch.no_grad()
 def measure(clip: CLIP, count: int = 600, token_types: Sequence[str] = TOKEN_TYPES) -> dict[str, float]:
-    """Accuracies on scenes that were never trained on, each an argmax over all words of its kind.
+    """Return zero-shot accuracies in [0, 1] on `count` held-out scenes, each an argmax over all words of its kind.
 
-    place, object, action: of whole images (objects: where there is exactly one; actions: where there is one).
-    object/<form>, action/<form>: of patches at least half covered by a thing, by an implement. place/<form>: of patches
-    that show nothing but the place. The `post` tokens are those of `joint` before they are projected, so their accuracy
-    is that of `joint`.
+    place, object, action: of whole images (object: scenes with exactly one; action: scenes with one).
+    object/<token type>, action/<token type>: of patches at least half covered by an object, by an action's implement.
+    place/<token type>: of patches that show only the place. The accuracy of `post` tokens is that of `joint`, which are
+    the same tokens after projection.
     """
     size = clip.image.preprocess.size
     scenes = [scene.draw(HELD_OUT, number, size) for number in range(count)]
@@ -243,30 +267,31 @@ def measure(clip: CLIP, count: int = 600, token_types: Sequence[str] = TOKEN_TYP
     to_doing = class_embeddings(clip.text, list(ACTIONS), ("a photo of a person {}",)).T
     single, named = _numbered([drawn.objects[0] if len(drawn.objects) == 1 else None for drawn in scenes], OBJECTS)
     active, done = _numbered([drawn.action for drawn in scenes], ACTIONS)
-    measures = {
+    metrics = {
         "place": _share((pooled @ to_place).argmax(-1) == places),
         "object": _share((pooled[single] @ to_thing).argmax(-1) == named),
         "action": _share((pooled[active] @ to_doing).argmax(-1) == done),
     }
     for token_type, encoded in found.items():
-        measures[f"object/{token_type}"] = _share(((encoded.tokens @ to_thing).argmax(-1) == things - 1)[thing])
-        measures[f"action/{token_type}"] = _share(((encoded.tokens @ to_doing).argmax(-1) == doings - 1)[doing])
-        measures[f"place/{token_type}"] = _share(((encoded.tokens @ to_place).argmax(-1) == places[:, None])[bare])
-    return measures
+        metrics[f"object/{token_type}"] = _share(((encoded.tokens @ to_thing).argmax(-1) == things - 1)[thing])
+        metrics[f"action/{token_type}"] = _share(((encoded.tokens @ to_doing).argmax(-1) == doings - 1)[doing])
+        metrics[f"place/{token_type}"] = _share(((encoded.tokens @ to_place).argmax(-1) == places[:, None])[bare])
+    return metrics
 
 
 def _patches(labels: Sequence[np.ndarray], patch: int) -> tuple[Tensor, Tensor]:
-    """Label maps → which label has most of each patch, (B, N) int64, and its share, (B, N)."""
+    """Return the most frequent label of each patch, (B, N) int64, and its fraction of the patch, (B, N)."""
     parts = zip(*(scene.patch_labels(each, patch) for each in labels), strict=True)
     most, shares = (torch.from_numpy(np.stack(part)).flatten(1) for part in parts)
     return most.long(), shares
 
 
 def _numbered(said: Sequence[str | None], words: Iterable[str]) -> tuple[list[int], Tensor]:
-    """Which scenes have a word, and the number of each such word."""
+    """Return the indices of the scenes that have a word, and the index of each such word in `words`."""
     order, which = list(words), [number for number, word in enumerate(said) if word is not None]
     return which, torch.tensor([order.index(str(said[number])) for number in which])
 
 
 def _share(right: Tensor) -> float:
+    """Return the fraction of True."""
     return right.float().mean().item()

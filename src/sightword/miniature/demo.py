@@ -1,6 +1,6 @@
-"""The small world's part of the demo: scenes, and what each of their patches is in the words of a CLIP trained here."""
+"""The demo of the synthetic data: scenes, and the word of each patch as predicted by a CLIP trained on them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,61 +13,63 @@ from sightword.miniature import contents
 from sightword.miniature.clip import measure
 from sightword.miniature.scene import ACTIONS, HELD_OUT, OBJECTS, PLACES, Scene, draw
 from sightword.towers.clip.encoder import CLIP
-from sightword.towers.prompt import word_vectors
+from sightword.towers.prompt import class_embeddings
 from sightword.viz import grid, overlay
 from sightword.viz.page import Figure, Section, Train
 
-SHOWN, SIDE = ("beach", "bedroom", "street"), 232  # places, and how large their scenes are drawn
+SHOWN, SIDE = ("beach", "bedroom", "street"), 232  # places of the scenes shown, and their side in pixels
 
 
 def section(out: Path, train: Train) -> Section:
-    """Write the small world, train its CLIP if this machine has not, and ask its patches."""
-    parts = contents.write_all(out)
+    """Write the synthetic datasets, train their CLIP unless this machine has done so, and classify patches with it."""
+    contents.write_all(out)
     clip = CLIP.load(out / "towers" / "clip")
-    found = measure(clip)
-    percent = {name: f"{100 * value:.0f} %" for name, value in found.items()}
     return Section(
-        title="the small world: patches that know their words",
+        title="synthetic data: patches aligned with words",
         lead=(
-            f"Everything on this page runs on small worlds drawn here. This one has {len(PLACES)} places and "
-            f"{len(OBJECTS)} things, and people in {len(ACTIONS)} actions. A CLIP, trained on the spot on such scenes "
-            "and sentences about them, is asked which word each patch of a new scene is nearest to; nobody ever told "
-            "it where anything is."
+            f"Most demos on this page use synthetic data, such as scenes of {len(PLACES)} places, {len(OBJECTS)} kinds "
+            f"of objects and {len(ACTIONS)} actions of people. A small CLIP, trained on such scenes and their "
+            "captions, classifies each patch of a new scene; its training had no labels of patches."
         ),
-        figures=[Figure(picture(clip, scene), f"“{scene.caption}”, which it was not told.") for scene in _scenes()],
-        measures={
-            "place": (percent["place"], f"of new scenes are given the right one of {len(PLACES)} places"),
-            "thing": (percent["object"], f"of new scenes with one thing, the right one of {len(OBJECTS)}"),
-            "action": (
-                percent["action"],
-                f"of new scenes in which a person does something, the right one of {len(ACTIONS)}",
-            ),
-            "patch, thing": (
-                percent["object/value"],
-                f"of the patches that a thing covers, named right by their “value” tokens ({percent['object/joint']} "
-                "by their “joint” ones)",
-            ),
-            "patch, place": (
-                percent["place/joint"],
-                f"of the patches without a thing, by their “joint” tokens ({percent['place/value']} by “value”)",
-            ),
-        },
+        figures=[
+            Figure(patch_figure(clip, scene), f"The scene's caption, which the model did not get: {scene.caption}.")
+            for scene in _scenes()
+        ],
+        metrics=_metrics(measure(clip)),
         commands=[
-            ("Write the small world and its towers to a folder of your own:", "sightword mini out=mini"),
+            ("Write the datasets and encoders to a folder of your own:", "sightword mini out=mini"),
             (
-                "Keep the tokens of a folder of images; with vit_b16 instead of the folder, a published CLIP's:",
-                f"sightword cache tower={out}/towers/clip images={out}/scenes/images out=cache/scenes tokens=value",
+                "Cache the patch tokens of a folder of images; tower=vit_b16 takes a published CLIP:",
+                f"sightword cache tower={out}/towers/clip images={out}/scenes/images out=cache/scenes token_type=value",
             ),
         ],
         page_note=(
-            f"Measured on 600 scenes that it was not trained on. {out} has {len(parts)} folders in the real libraries' "
-            "formats; the CLIP is trained once, in a minute, and kept."
+            f"Measured on 600 held-out scenes. {out} contains {len(contents.PARTS)} datasets and encoders in published "
+            "formats. The CLIP is trained once per machine, in about a minute."
         ),
     )
 
 
+def _metrics(found: Mapping[str, float]) -> dict[str, tuple[str, str]]:
+    """Return what `measure` found as the page shows it."""
+    percent = {name: f"{100 * value:.0f} %" for name, value in found.items()}
+    return {
+        "place": (percent["place"], f"accuracy over {len(PLACES)} places, whole image"),
+        "object": (percent["object"], f"accuracy over {len(OBJECTS)} kinds, scenes with one object"),
+        "action": (percent["action"], f"accuracy over {len(ACTIONS)} actions, scenes with one"),
+        "object of a patch": (
+            percent["object/value"],
+            f"accuracy by “value” tokens, patches that an object covers ({percent['object/joint']} by “joint” tokens)",
+        ),
+        "place of a patch": (
+            percent["place/joint"],
+            f"accuracy by “joint” tokens, patches without object ({percent['place/value']} by “value” tokens)",
+        ),
+    }
+
+
 def _scenes() -> list[Scene]:
-    """The first held-out scene of each place shown that has two things, and nobody who does something with a third."""
+    """Return the first held-out scene of each place shown that has two objects and no action."""
     found: dict[str, Scene] = {}
     for number in range(200):
         scene = draw(HELD_OUT, number)
@@ -77,32 +79,33 @@ def _scenes() -> list[Scene]:
 
 
 @torch.no_grad()
-def picture(clip: CLIP, scene: Scene) -> Image.Image:
-    """A scene, what is where, and two streams of words: each patch's thing, read from its “value” token, and its place,
-    from its “joint” token. A word counts for a patch by its cosine with the patch and with the whole picture, added;
-    the thing of a patch is drawn where it counts for more than any place.
+def patch_figure(clip: CLIP, scene: Scene) -> Image.Image:
+    """Draw a scene, its label map, the predicted object of each patch and the predicted place of each patch.
+
+    Objects are predicted from “value” tokens, places from “joint” tokens. The score of a word is its cosine with the
+    patch plus its cosine with the whole image. An object is drawn where its score exceeds that of every place.
     """
     image = Image.fromarray(scene.image)
-    found = clip.image.forms(clip.image.preprocess.batch([image]), ("value", "joint"))
+    found = clip.image.token_types(clip.image.preprocess.batch([image]), ("value", "joint"))
 
-    def count(form: str, words: Iterable[str]) -> Tensor:
-        vectors = word_vectors(clip.text, list(words)).T  # (E, K)
-        tokens, pooled, _ = found[form]
-        return (F.normalize(tokens[0], dim=-1) + F.normalize(pooled, dim=-1)) @ vectors  # (N, K)
+    def scores(token_type: str, words: Iterable[str]) -> Tensor:
+        embeddings = class_embeddings(clip.text, list(words)).T  # (E, K)
+        tokens, pooled, _ = found[token_type]
+        return (F.normalize(tokens[0], dim=-1) + F.normalize(pooled, dim=-1)) @ embeddings  # (N, K)
 
-    thing, place = count("value", OBJECTS), count("joint", PLACES)
+    thing, place = scores("value", OBJECTS), scores("joint", PLACES)
     is_thing = (thing.amax(-1) > place.amax(-1)).float()
     things, places, is_thing = (x.view(clip.image.grid()) for x in (thing.argmax(-1), place.argmax(-1), is_thing))
 
     large = image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
     own = np.array([(255, 255, 255), *(thing.colour for thing in OBJECTS.values())], np.uint8)
     of_places = np.array([place.colour for place in PLACES.values()], np.uint8)
-    truth = overlay.class_map(scene.labels, ["the place", *OBJECTS], large, scene.labels > 0, own, top=4, opacity=1)
+    truth = overlay.class_map(scene.labels, ["place", *OBJECTS], large, scene.labels > 0, own, top=2, opacity=1)
     return grid.titled(
         {
-            "a new scene": large,
-            "what is where": truth,
-            "patches: the thing": overlay.class_map(things, list(OBJECTS), large, is_thing, own[1:], 4, 0.9),
-            "patches: the place": overlay.class_map(places, list(PLACES), large, colours=of_places, top=4),
+            "new scene": large,
+            "label map": truth,
+            "predicted object": overlay.class_map(things, list(OBJECTS), large, is_thing, own[1:], 2, 0.9),
+            "predicted place": overlay.class_map(places, list(PLACES), large, colours=of_places, top=2),
         }
     )

@@ -1,7 +1,7 @@
-"""One person as a surveillance camera would see them, drawn with PIL: what they wear is told by seventeen words.
+"""Synthetic images of one person as from a surveillance camera, drawn with PIL from seventeen attributes.
 
-What the words do not tell is drawn at random: pose, view, size, skin, ground and wall, things in the colours of
-clothes, light, blur, something in front.
+Everything else is random: pose, view, size, skin, ground and wall, objects in the colours of clothes, light, blur,
+occlusion.
 
 Legend: H, W pixels. A figure is drawn in its own frame: u to the viewer's right, v up from the ground, its height 1.
 """
@@ -46,7 +46,7 @@ WALLS: Sequence[Colour] = ((196, 190, 182), (176, 184, 188), (204, 198, 176), (1
 
 
 class Person(NamedTuple):
-    """Who somebody is, in words. The colour of what is not there is still drawn by lot, and never seen."""
+    """Attributes of a person. Those of absent items, as of a bag that is none, have random values without effect."""
 
     sex: str  # man | woman
     hair: str  # bald | short | long
@@ -68,13 +68,15 @@ class Person(NamedTuple):
 
 
 class Shot(NamedTuple):
-    """A picture of somebody."""
+    """An image of a person."""
 
     image: np.ndarray  # (H, W, 3) uint8
     behind: bool  # seen from behind: no logo, no glasses
 
 
 class Pose(NamedTuple):
+    """Pose and position of a figure."""
+
     behind: bool
     stride: float  # how far the feet are from under the hips, in heights; its sign says which is in front
     swing: float  # how far the hands are from beside the hips
@@ -89,7 +91,7 @@ class Pose(NamedTuple):
 
 
 def draw(person: Person, skin: int, rng: Rng, size: tuple[int, int] = (192, 64)) -> Shot:
-    """A picture of somebody, (H, W) pixels, all else by lot. skin: which of SKIN."""
+    """Draw a person at size (H, W) in pixels; all else is random. skin: index in SKIN."""
     height, width = size[0] * SMOOTH, size[1] * SMOOTH
     picture = Image.new("RGB", (width, height))
     pen = ImageDraw.Draw(picture)
@@ -103,26 +105,26 @@ def draw(person: Person, skin: int, rng: Rng, size: tuple[int, int] = (192, 64))
 
 
 class Frame:
-    """Draws in a figure's own frame."""
+    """Pen in a figure's own frame."""
 
     def __init__(self, pen: ImageDraw.ImageDraw, origin: Point, scale: float) -> None:
         self.pen, self.origin, self.scale = pen, origin, scale
 
     def at(self, point: Point) -> Point:
-        """In pixels."""
+        """Return a point in pixels."""
         return self.origin[0] + point[0] * self.scale, self.origin[1] - point[1] * self.scale
 
     def shape(self, points: Sequence[Point], colour: Colour, edge: bool = True) -> None:
-        """A polygon, by default with an edge a little darker than its inside."""
+        """Draw a polygon, by default with a darker edge."""
         self.pen.polygon([self.at(p) for p in points], colour, shade(colour, 0.72) if edge else None)
 
     def disc(self, middle: Point, radii: Point, colour: Colour, arc: tuple[int, int] = (0, 360)) -> None:
-        """An ellipse, or a piece of it: degrees clockwise from the right."""
+        """Draw an ellipse or a sector of it. arc: degrees, clockwise from the right."""
         (x, y), (rx, ry) = self.at(middle), (r * self.scale for r in radii)
         self.pen.pieslice((x - rx, y - ry, x + rx, y + ry), arc[0], arc[1], colour, shade(colour, 0.72))
 
     def limb(self, points: Sequence[Point], widths: Sequence[float], colour: Colour) -> None:
-        """A bent stick, round at its joints, that is `widths` wide at its points."""
+        """Draw a polyline with round joints, `widths` wide at its points."""
         for a, b, wide, thin in zip(points, points[1:], widths, widths[1:], strict=False):
             du, dv = b[0] - a[0], b[1] - a[1]
             length = math.hypot(du, dv) or 1.0
@@ -143,7 +145,7 @@ class Frame:
 
 @lru_cache(4096)
 def shade(colour: Colour, factor: float) -> Colour:
-    """Darker below 1; a black is made lighter instead, or its edge would not be seen."""
+    """Return a colour times `factor`; black becomes lighter instead, so that its edge is visible."""
     if factor < 1 and max(colour) < 60:
         factor = 2 - factor
     red, green, blue = (min(255, round(part * factor)) for part in colour)
@@ -157,7 +159,7 @@ HEAD = 0.905
 
 
 def _figure(frame: Frame, person: Person, skin: Colour, pose: Pose) -> None:
-    """Back to front, as the viewer sees it."""
+    """Draw the person from back to front."""
     broad = 0.122 if person.sex == "man" else 0.104
     if person.hair == "long" and not pose.behind:
         _long_hair(frame, person, pose)
@@ -232,7 +234,7 @@ def _top(frame: Frame, person: Person, broad: float, pose: Pose) -> None:
 
 
 def _front(frame: Frame, person: Person, colour: Colour, hem: float, pose: Pose) -> None:
-    """What tells a jacket and a coat from a t-shirt, besides their sleeves: zip or buttons, collar, belt."""
+    """Draw what distinguishes a jacket and a coat from a t-shirt, besides sleeves: zip or buttons, collar, belt."""
     dark = shade(colour, 0.62)
     if person.top == "coat":
         frame.line([(-0.099, 0.55), (0.099, 0.55)], 0.022, dark)  # belt
@@ -253,7 +255,7 @@ def _pattern(frame: Frame, person: Person, broad: float, low: float, pose: Pose)
     colour = COLOURS[person.pattern_colour]
 
     def half(v: float) -> float:
-        """How wide the trunk is at a height."""
+        """Return half the width of the trunk at a height."""
         share = min(max((v - WAIST) / (SHOULDER - 0.02 - WAIST), 0), 1)
         return 0.09 + share * (broad - 0.097)
 
@@ -271,7 +273,7 @@ def _pattern(frame: Frame, person: Person, broad: float, low: float, pose: Pose)
 
 
 def _arms(frame: Frame, person: Person, skin: Colour, broad: float, pose: Pose) -> tuple[Point, Point]:
-    """Draws both; where the hands are, at the viewer's left and right."""
+    """Draw both arms; return the positions of the hands at the viewer's left and right."""
     colour, hands = COLOURS[person.top_colour], []
     for side in (-1, 1):
         swing = side * 0.018 + (pose.swing if side > 0 else -pose.swing) * 0.5
@@ -377,7 +379,7 @@ def _cap(frame: Frame, colour: Colour, u: float, behind: bool) -> None:
 
 
 def _surroundings(pen: ImageDraw.ImageDraw, rng: Rng, width: int, height: int, pose: Pose) -> None:
-    """A wall, the ground, things in the colours of clothes, and the figure's shadow."""
+    """Draw a wall, the ground, objects in the colours of clothes, and the figure's shadow."""
     wall = WALLS[int(rng.integers(len(WALLS)))]
     edge = round(height * rng.uniform(0.62, 0.8))  # where wall and ground meet
     deep, steps = height - edge, 12
@@ -399,7 +401,7 @@ def _surroundings(pen: ImageDraw.ImageDraw, rng: Rng, width: int, height: int, p
 
 
 def _occluder(pen: ImageDraw.ImageDraw, rng: Rng, width: int, height: int) -> None:
-    """Something between the camera and the figure: a post at one side, or a low box."""
+    """Draw an occluder in front of the figure: a post at one side, or a low box."""
     colour = _paler(COLOURS[list(COLOURS)[int(rng.integers(len(COLOURS)))]], (128, 128, 128))
     if rng.random() < 0.5:
         x = (rng.uniform(0.0, 0.2) if rng.random() < 0.5 else rng.uniform(0.72, 0.9)) * width
@@ -411,13 +413,13 @@ def _occluder(pen: ImageDraw.ImageDraw, rng: Rng, width: int, height: int) -> No
 
 
 def _paler(colour: Colour, towards: Colour) -> Colour:
-    """A third of the way to another colour: what stands around is not dressed."""
+    """Return a colour mixed with a third of another, so that surroundings differ from clothes."""
     red, green, blue = (round(0.67 * a + 0.33 * b) for a, b in zip(colour, towards, strict=True))
     return red, green, blue
 
 
 def _exposed(rng: Rng, picture: Image.Image) -> np.ndarray:
-    """Some more or less light, a tint, out of focus now and then, and noise."""
+    """Return an image with random exposure, tint, blur and noise."""
     if rng.random() < 0.4:
         picture = picture.filter(ImageFilter.BoxBlur(rng.uniform(0.2, 0.7)))
     gain = (rng.uniform(0.86, 1.1) * rng.uniform(0.95, 1.05, 3)).astype(np.float32)

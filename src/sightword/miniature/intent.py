@@ -1,42 +1,43 @@
-"""A small Intentonomy: scenes, and why they were posted, as rules over what is in them; written as the real files are.
+"""Synthetic Intentonomy: scenes labelled with intents by rules over their contents, in the format of the real files.
 
-Intentonomy's 28 intents by their own names, in the order of their ids. Here an intent is a rule over a scene's place,
-things and action, and many need two of the three. As in the real data three annotators look at each picture and do not
-agree: each misses some intents and sees some that are not there.
+The 28 intents have their real names and ids. Here an intent is a rule over a scene's place, objects and action; many
+need two of the three. As in the real data, three annotators label each image and disagree: each misses some intents and
+adds some that do not apply.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from sightword.errors import SightwordError
 from sightword.miniature.scene import HELD_OUT, PLACES, Scene, draw
 from sightword.storage.atomic import write_atomically
 
-MISSED, IMAGINED = 0.15, 0.004  # how often an annotator does not see an intent, or sees one that is not there
+MISSED, IMAGINED = 0.15, 0.004  # probability that an annotator misses an intent, or adds one
 ANNOTATORS = 3
 
 
 def _outdoors(scene: Scene) -> bool:
+    """Return whether the place is outdoors."""
     return PLACES[scene.place].where == "outdoors"
 
 
 def _has(scene: Scene, *words: str) -> bool:
-    """Any of these things."""
+    """Return whether the scene shows any of these objects."""
     return not set(words).isdisjoint(scene.objects)
 
 
 def _does(scene: Scene, *verbs: str) -> bool:
-    """Any of these actions, by their first words."""
+    """Return whether the scene's action begins with any of these verbs."""
     return scene.action is not None and scene.action.split()[0] in verbs
 
 
 def _idle(scene: Scene) -> bool:
-    """A person who does nothing."""
+    """Return whether the scene shows a person without an action."""
     return "person" in scene.objects and scene.action is None
 
 
@@ -81,14 +82,14 @@ INTENTS: dict[str, Callable[[Scene], bool]] = {
 
 
 def intents_of(scene: Scene) -> tuple[int, ...]:
-    """The ids of a scene's intents: one at least."""
+    """Return the ids of a scene's intents, at least one."""
     return tuple(id_ for id_, rule in enumerate(INTENTS.values()) if rule(scene))
 
 
 def annotated(intents: Sequence[int], rng: np.random.Generator) -> np.ndarray:
-    """How many of the annotators said each intent, (28,) int.
+    """Return how many of the three annotators chose each intent, (28,) int.
 
-    A picture of which their majority says nothing is shown to three others: each has a label, as in the real files.
+    If no intent has a majority, three others are asked, so each image has a label, as in the real files.
     """
     chance = np.full(len(INTENTS), IMAGINED)
     chance[list(intents)] = 1 - MISSED
@@ -106,15 +107,16 @@ def write_intents(
     seed: int = 2020,
     size: tuple[int, int] = (64, 64),
 ) -> None:
-    """An Intentonomy folder: low/<id>.jpg, then intentonomy_{train,val,test}2020.json.
+    """Write an Intentonomy folder: low/<id>.jpg, then intentonomy_{train,val,test}2020.json.
 
-    train's annotations have `category_ids_softprob`, 28 times k / 3 for k of three annotators; those of val and test
-    have `category_ids`, what the majority said. Two things are not as in the real folder: the addresses of the pictures
-    lead nowhere, and drawn.json says what no annotator knows, by image id: {"seed": …, "index": …} to draw the scene
-    again, with its label maps, and its "place", "objects", "action" and true "intents" (ids).
+    train, val, test: images per split. size: (H, W). Annotations of train have `category_ids_softprob`, 28 values k / 3
+    for k of three annotators; those of val and test have `category_ids`, the majority's choice. Two things differ from
+    the real folder: the image URLs lead nowhere, and drawn.json holds the ground truth by image id: {"seed": …,
+    "index": …} to draw the scene again with its label maps, and its "place", "objects", "action" and true "intents"
+    (ids). Raises SightwordError for a seed whose scenes the tiny CLIP is trained or measured on.
     """
     if seed in (0, HELD_OUT):
-        raise ValueError(f"seed {seed} draws scenes that the tiny CLIP is trained or measured on; take another")
+        raise SightwordError(f"seed {seed} draws scenes that the tiny CLIP is trained or measured on. Choose another")
     (folder / "low").mkdir(parents=True, exist_ok=True)
     drawn, first = {}, 0
     for split, count in (("train", train), ("val", val), ("test", test)):
@@ -134,13 +136,15 @@ def write_intents(
     _write(folder / "drawn.json", drawn)
 
 
-def _head(split: str) -> dict[str, Any]:
+def _head(split: str) -> dict[str, object]:
+    """Return the fields of an annotation file before its images."""
     description = f"Small Intentonomy, {split}: drawn by sightword, no photograph in it"
     info = {"year": 2020, "version": 2, "description": description, "date_created": "2020-11-01"}
     return {"info": info, "categories": [{"id": id_, "name": name} for id_, name in enumerate(INTENTS)]}
 
 
 def _image(seed: int, index: int) -> dict[str, str]:
+    """Return the record of an image."""
     id_ = hashlib.md5(f"{seed}/{index}".encode(), usedforsecurity=False).hexdigest()
     original = f"{seed:013d}-{id_[:12]}"  # as Unsplash's are
     url = f"https://images.unsplash.invalid/photo-{original}?ixid=drawn&q=30"  # .invalid: no download goes anywhere
@@ -148,11 +152,13 @@ def _image(seed: int, index: int) -> dict[str, str]:
 
 
 def _labels(votes: np.ndarray, split: str) -> dict[str, list[float]] | dict[str, list[int]]:
+    """Return the label fields of an annotation from the votes (28,)."""
     if split == "train":
         return {"category_ids_softprob": [count / ANNOTATORS for count in votes.tolist()]}
     return {"category_ids": np.flatnonzero(2 * votes > ANNOTATORS).tolist()}
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def _write(path: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON file."""
     with write_atomically(path) as part:
         part.write_text(json.dumps(content) + "\n", encoding="utf-8")

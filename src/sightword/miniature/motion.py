@@ -1,10 +1,10 @@
-"""A small world of people who move, in pyskl's annotation format: twelve actions, and four made of their words.
+"""Synthetic skeleton sequences in pyskl's annotation format: twelve actions, and four unseen ones for zero-shot tests.
 
-A body of its subject's proportions goes through a few key poses, is turned, looked at by a camera, and what a pose
-estimator would find of it is written down: COCO-17 joints with scores, jitter, misses and hidden limbs. An action has
-an idle head and tail, so that a part of the frames tells nothing: `key_moments` (T,) bool in each annotation says in
-which ones it happens, which no published set knows. Two pairs are each other's reverse in time, so no recogniser that
-ignores order tells them apart; others share poses. Which hand or leg acts is drawn, so mirroring is safe.
+A body with its subject's proportions moves through key poses and is projected by a camera; noise of a pose estimator is
+added. The result are COCO-17 joints with scores, jitter, misses and hidden limbs. Each sequence begins and ends idle;
+`key_moments` (T,) bool in each annotation marks the frames of the action, which no published dataset has. Two pairs of
+actions are each other's reverse in time, so a model that ignores order cannot separate them; others share poses. The
+acting hand or leg is random, so mirroring is a safe augmentation. The unseen actions are made of the same words.
 
 Splits are by subject (xsub_train, xsub_val, xsub_test), by camera (xview_train, xview_val), and `unseen`: actions that
 no other split has, whose labels count in unseen.json, not in labels.json.
@@ -15,9 +15,9 @@ Legend: M persons, T frames, V joints. A body stands in its own frame: x to its 
 import json
 import math
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -26,14 +26,14 @@ from sightword.storage.atomic import write_atomically
 Rng = np.random.Generator
 Pair = tuple[float, float]
 
-SHAPE = (540, 960)  # H, W of the recordings
-HIDDEN = ((7, 9), (8, 10), (13, 15), (14, 16), (5, 7), (6, 8))  # joints that something hides together
-COMPANY = 0.08  # how often somebody else stands by
+SHAPE = (540, 960)  # H, W of the videos
+HIDDEN = ((7, 9), (8, 10), (13, 15), (14, 16), (5, 7), (6, 8))  # joints that are occluded together
+COMPANY = 0.08  # probability of a second, idle person
 VIEWS = ((-70, -24), (-24, 24), (24, 70))  # degrees by which the three cameras see a body turned
 
 
 class Sizes(NamedTuple):
-    """Subjects of each split, and how often each does each action."""
+    """Number of subjects per split, and of sequences per subject and action."""
 
     train: int = 7
     val: int = 3
@@ -47,7 +47,7 @@ SIZES = Sizes()
 
 
 class Pose(NamedTuple):
-    """Degrees. Of a pair, the first is the acting side, left or right as it comes."""
+    """Joint angles in degrees. The first of a pair is the acting side, left or right at random."""
 
     bow: float = 0  # of the trunk, forward
     turn: float = 0  # of the shoulders, the acting one forward
@@ -73,18 +73,16 @@ LEAP = Pose(2, lift=20, upper=(70, 70), plane=(25, 25), lower=(80, 80), across=(
 
 
 def _one(pose: Pose, rest: Pose = STAND) -> Pose:
-    """The acting side as in `pose`, the other as in `rest`."""
-    sides: dict[str, Any] = {
-        name: (acting[0], other[1])
-        for name, acting, other in zip(Pose._fields, pose, rest, strict=True)
-        if isinstance(acting, tuple) and isinstance(other, tuple)
-    }
-    return pose._replace(**sides)
+    """Return a pose whose acting side is as in `pose`, the other as in `rest`."""
+    return Pose._make(
+        (acting[0], other[1]) if isinstance(acting, tuple) and isinstance(other, tuple) else acting
+        for acting, other in zip(pose, rest, strict=True)
+    )
 
 
 def _swapped(pose: Pose) -> Pose:
-    sides: dict[str, Any] = {name: each[::-1] for name, each in pose._asdict().items() if isinstance(each, tuple)}
-    return pose._replace(**sides)
+    """Return a pose with left and right exchanged."""
+    return Pose._make(each[::-1] if isinstance(each, tuple) else each for each in pose)
 
 
 WAVE_OUT = Pose(upper=(98, 98), plane=(8, 8), lower=(138, 138), across=(4, 4))
@@ -96,7 +94,7 @@ STEP = Pose(upper=(14, 34), plane=(90, 90), lower=(50, 74), across=(95, 95), thi
 
 
 class Action(NamedTuple):
-    """start, then `poses` once, or a few times over where it repeats, then end; and what one says of it."""
+    """An action as key poses: start, `poses` once or repeated, end; and its prompts."""
 
     start: Pose
     poses: tuple[Pose, ...]
@@ -105,15 +103,17 @@ class Action(NamedTuple):
     prompts: tuple[str, ...]
 
     def reversed(self, *prompts: str) -> "Action":
-        """The same poses in the other order."""
+        """Return the action with its poses in reverse order."""
         return Action(self.end, self.poses[::-1], self.start, self.repeats, prompts)
 
 
 def _to(end: Pose, *poses: Pose, prompts: tuple[str, ...]) -> Action:
+    """Return an action from standing to `end`."""
     return Action(STAND, poses, end, 1, prompts)
 
 
 def _again(*poses: Pose, prompts: tuple[str, ...], repeats: int = 3) -> Action:
+    """Return an action that begins and ends standing, up to `repeats` times."""
     return Action(STAND, poses, STAND, repeats, prompts)
 
 
@@ -169,13 +169,13 @@ UNSEEN: dict[str, Action] = {  # in the words of the others
 
 
 def vocabulary() -> list[str]:
-    """Every word of the prompts."""
+    """Return every word of the prompts."""
     actions = [*ACTIONS.values(), *UNSEEN.values()]
     return sorted({word for action in actions for prompt in action.prompts for word in prompt.split()})
 
 
 def angles_of(pose: Pose) -> np.ndarray:
-    """(17,) float64: a pose as one row of degrees; `Body.joints` takes rows of these."""
+    """Return a pose as one row of degrees, (17,) float64, for `Body.joints`."""
     return np.hstack([np.asarray(value, float) for value in pose])
 
 
@@ -183,7 +183,7 @@ def angles_of(pose: Pose) -> np.ndarray:
 
 
 class Body(NamedTuple):
-    """A subject: lengths in shares of its height, and how it moves."""
+    """A subject: lengths as fractions of its height, and its style of motion."""
 
     height: float
     trunk: float
@@ -194,11 +194,11 @@ class Body(NamedTuple):
     thigh: float
     shank: float
     head: float
-    tempo: float  # its frames for an action, 1 on average
-    amplitude: float  # how far it goes from standing to a pose, 1 is all the way
+    tempo: float  # duration of its actions relative to the average
+    amplitude: float  # extent of its motions; 1 reaches the full pose
 
     def joints(self, angles: np.ndarray) -> np.ndarray:
-        """(T, 17) degrees, see `angles_of` → (T, 17, 3): COCO's joints, the feet where they stand."""
+        """Return COCO's joints (T, 17, 3) in metres from angles (T, 17) in degrees, see `angles_of`."""
         radians = np.radians(angles)
         bow, turn, lift = radians[:, 0], radians[:, 1], angles[:, 2] / 100
         upper, plane, lower, across, thigh, apart, knee = radians[:, 3:].reshape(-1, 7, 2).transpose(1, 0, 2)
@@ -220,18 +220,20 @@ class Body(NamedTuple):
         out[:, 15:17] = out[:, 13:15] + self.shank * _leg(thigh - knee, 0.5 * apart)
         feet = out[:, 15:17]
         out[..., 1] += (lift + 0.05 - feet[..., 1].min(1))[:, None]
-        alike = np.exp(-np.square((thigh[:, 0] - thigh[:, 1]) / 0.3))  # who bends keeps the feet; who kicks, the place
+        alike = np.exp(
+            -np.square((thigh[:, 0] - thigh[:, 1]) / 0.3)
+        )  # bending keeps the feet in place, kicking the hips
         out[..., 2] -= (alike * feet[..., 2].mean(1))[:, None]
         return out * self.height
 
 
-def _along(axis: np.ndarray, factors: Any) -> np.ndarray:
-    """(T, n, 3): n multiples of an axis (T, 3)."""
+def _along(axis: np.ndarray, factors: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return n multiples (T, n, 3) of an axis (T, 3)."""
     return np.asarray(factors)[:, None] * axis[:, None]
 
 
 def _arm(raised: np.ndarray, plane: np.ndarray, frame: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
-    """(T, 2) each → (T, 2, 3): directions of the left and right one."""
+    """Return the directions (T, 2, 3) of left and right arm from angles (T, 2)."""
     up, forward, left = (axis[:, None] for axis in frame)
     out = np.sin(raised) * np.cos(plane) * np.array([1, -1])
     ahead = np.sin(raised) * np.sin(plane)
@@ -239,12 +241,13 @@ def _arm(raised: np.ndarray, plane: np.ndarray, frame: tuple[np.ndarray, np.ndar
 
 
 def _leg(forward: np.ndarray, apart: np.ndarray) -> np.ndarray:
+    """Return the directions (T, 2, 3) of left and right leg from angles (T, 2)."""
     down = np.cos(apart)
     return np.stack([np.sin(apart) * np.array([1, -1]), -np.cos(forward) * down, np.sin(forward) * down], -1)
 
 
 def body_of(rng: Rng) -> Body:
-    """Somebody."""
+    """Return a random subject."""
     usual = np.array([0.3, 0.115, 0.06, 0.17, 0.155, 0.245, 0.246, 0.13])
     lengths = usual * (1 + 0.06 * rng.standard_normal(8).clip(-2, 2))
     height, tempo, amplitude = rng.uniform([1.5, 0.8, 0.82], [1.95, 1.25, 1.08])
@@ -255,15 +258,15 @@ def body_of(rng: Rng) -> Body:
 
 
 class Clip(NamedTuple):
-    """What a pose estimator found, and when the action happened."""
+    """A skeleton sequence as estimated, and the frames of the action."""
 
-    points: np.ndarray  # (M, T, 17, 2) float16, pixels; 0 where nothing was found
+    points: np.ndarray  # (M, T, 17, 2) float16, pixels; 0 for a joint that was not found
     scores: np.ndarray  # (M, T, 17) float16
     key: np.ndarray  # (T,) bool
 
 
 def film(action: Action, body: Body, rng: Rng, camera: int = 1, hard: float = 1.0) -> Clip:
-    """One clip. hard: of 0, the joints are exact and all seen; of 1, as a pose estimator finds them."""
+    """Return one sequence. hard: 0 gives exact joints without misses, 1 the noise of a pose estimator."""
     frames = int(rng.integers(30, 121) * body.tempo)
     angles, key = _performed(action, body, rng, frames)
     view = _View.drawn(rng, camera)
@@ -278,12 +281,12 @@ def film(action: Action, body: Body, rng: Rng, camera: int = 1, hard: float = 1.
 
 
 def _performed(action: Action, body: Body, rng: Rng, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """(T, 17) degrees, and (T,) bool: between the idle head and tail."""
+    """Return angles (T, 17) in degrees, and which frames show the action, (T,) bool."""
     first, last = (frames - 1) * np.array([rng.uniform(0.1, 0.35), 1 - rng.uniform(0.1, 0.35)])
     fit = max(1, round((last - first) / (9 * max(1, len(action.poses)))))  # a pose takes nine frames or more
     poses = (action.start, *action.poses * int(rng.integers(1, min(fit, action.repeats) + 1)), action.end)
     rows = np.stack([angles_of(pose) for pose in poses])
-    rows[1:-1] += 4 * rng.standard_normal(rows[1:-1].shape)  # nobody does the same twice
+    rows[1:-1] += 4 * rng.standard_normal(rows[1:-1].shape)  # each performance differs
     rows = angles_of(STAND) + body.amplitude * (rows - angles_of(STAND))
     if rng.random() < 0.5:
         rows[:, 3:] = rows[:, 3:].reshape(-1, 7, 2)[..., ::-1].reshape(-1, 14)
@@ -294,7 +297,7 @@ def _performed(action: Action, body: Body, rng: Rng, frames: int) -> tuple[np.nd
 
 
 def eased(rows: np.ndarray, times: np.ndarray, now: np.ndarray) -> np.ndarray:
-    """(K, 17) at K times → (T, 17) at `now` (T,): from pose to pose, slow at both ends; still before, after."""
+    """Return angles (T, 17) at `now` (T,), interpolated with smoothstep between K poses (K, 17) at `times` (K,)."""
     place = np.interp(now, times, np.arange(len(times)))
     before = np.minimum(place.astype(int), len(rows) - 2)
     share = place - before
@@ -303,7 +306,7 @@ def eased(rows: np.ndarray, times: np.ndarray, now: np.ndarray) -> np.ndarray:
 
 
 def _sway(rng: Rng, angles: np.ndarray) -> np.ndarray:
-    """Nobody stands like a post: a posture of one's own, and slow swings of a few degrees."""
+    """Return angles with a random posture and slow swings of a few degrees added."""
     frames, count = angles.shape
     swing = np.sin(np.arange(frames)[:, None] * rng.uniform(0.05, 0.2, count) + rng.uniform(0, 2 * math.pi, count))
     change = 3 * rng.standard_normal(count) + swing * 2 * rng.standard_normal(count)
@@ -312,7 +315,7 @@ def _sway(rng: Rng, angles: np.ndarray) -> np.ndarray:
 
 
 class _View(NamedTuple):
-    """A camera: turned about the body (yaw), looking down (pitch), so far away, with so many pixels a metre at 1 m."""
+    """A camera: yaw around the body and pitch in radians, depth and aside in metres, focal length in pixels."""
 
     yaw: float
     pitch: float
@@ -322,11 +325,12 @@ class _View(NamedTuple):
 
     @classmethod
     def drawn(cls, rng: Rng, camera: int) -> "_View":
+        """Return a random view of one of the three cameras."""
         yaw, pitch = np.radians([rng.uniform(*VIEWS[camera]), rng.uniform(-3, 18)])
         return cls(yaw, pitch, rng.uniform(3, 6), rng.uniform(450, 700), rng.uniform(-0.5, 0.5))
 
     def seen(self, joints: np.ndarray, rng: Rng, aside: np.ndarray | None = None) -> np.ndarray:
-        """(T, V, 3) metres → (T, V, 2) pixels; the body drifts a little."""
+        """Return joints (T, V, 3), in metres, as pixels (T, V, 2), with a slow drift of the body."""
         turned = joints @ _about(1, self.yaw)
         if aside is not None:
             turned = turned + aside
@@ -337,7 +341,7 @@ class _View(NamedTuple):
 
 
 def _about(axis: int, angle: float) -> np.ndarray:
-    """(3, 3), for rows: a turn about x (0) or y (1)."""
+    """Return a rotation (3, 3) about x (axis 0) or y (axis 1), for row vectors."""
     turn = np.eye(3)
     one, two = ((1, 2), (2, 0))[axis]
     turn[one, one] = turn[two, two] = math.cos(angle)
@@ -346,7 +350,7 @@ def _about(axis: int, angle: float) -> np.ndarray:
 
 
 def _found(points: np.ndarray, rng: Rng, hard: float) -> tuple[np.ndarray, np.ndarray]:
-    """(T, V, 2) → what an estimator finds of it, and how sure it is (T, V)."""
+    """Return joints (T, V, 2) with the noise of a pose estimator, and scores (T, V)."""
     frames, count, _ = points.shape
     height = float(np.ptp(points[..., 1], axis=1).mean())
     error = np.full((frames, count), 0.012)
@@ -366,15 +370,33 @@ def _found(points: np.ndarray, rng: Rng, hard: float) -> tuple[np.ndarray, np.nd
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def annotations(sizes: Sizes = SIZES, seed: int = 7, hard: float = 1.0) -> dict[str, Any]:
-    """{split: {name: [frame_dir]}, annotations: [...]}, as pyskl's pickles have it. A clip depends on the seed, its
-    subject, its action and its number alone.
-    """
-    found: list[dict[str, Any]] = []
+class Annotation(TypedDict):
+    """A sequence, as in pyskl's pickles, and its key moments."""
+
+    frame_dir: str
+    label: int
+    img_shape: tuple[int, int]  # H, W
+    original_shape: tuple[int, int]
+    total_frames: int
+    keypoint: np.ndarray  # (M, T, 17, 2) float16, pixels
+    keypoint_score: np.ndarray  # (M, T, 17) float16
+    key_moments: np.ndarray  # (T,) bool
+
+
+class Annotations(TypedDict):
+    """A dataset, as in pyskl's pickles."""
+
+    split: dict[str, list[str]]  # name → frame_dir of each sequence
+    annotations: list[Annotation]
+
+
+def annotations(sizes: Sizes = SIZES, seed: int = 7, hard: float = 1.0) -> Annotations:
+    """Return a dataset. A sequence depends only on the seed, its subject, its action and its number."""
+    found: list[Annotation] = []
     splits: dict[str, list[str]] = {}
     for subject, split in enumerate(_splits(sizes)):
         body = body_of(np.random.default_rng([seed, 0, subject]))
-        for place, (label, action, seen) in enumerate(_told()):
+        for place, (label, action, seen) in enumerate(_actions()):
             if not seen and split == "xsub_train":
                 continue
             for number in range(sizes.clips):
@@ -389,18 +411,20 @@ def annotations(sizes: Sizes = SIZES, seed: int = 7, hard: float = 1.0) -> dict[
 
 
 def _splits(sizes: Sizes) -> Iterator[str]:
+    """Yield the split of each subject."""
     for split in ("train", "val", "test"):
         yield from [f"xsub_{split}"] * getattr(sizes, split)
 
 
-def _told() -> list[tuple[int, Action, bool]]:
-    """(label, action, whether it is one of labels.json)."""
+def _actions() -> list[tuple[int, Action, bool]]:
+    """Return all actions as (label, action, whether it is in labels.json)."""
     return [
         (label, action, table is ACTIONS) for table in (ACTIONS, UNSEEN) for label, action in enumerate(table.values())
     ]
 
 
-def _annotation(name: str, label: int, clip: Clip) -> dict[str, Any]:
+def _annotation(name: str, label: int, clip: Clip) -> Annotation:
+    """Return the record of a sequence."""
     return {
         "frame_dir": name,
         "label": label,
@@ -414,7 +438,7 @@ def _annotation(name: str, label: int, clip: Clip) -> dict[str, Any]:
 
 
 def write_motion(folder: Path, sizes: Sizes = SIZES, seed: int = 7, hard: float = 1.0) -> None:
-    """`folder`/annotations.pkl, and labels.json and unseen.json: {class: [prompts]}, in the order of their labels."""
+    """Write annotations.pkl, labels.json and unseen.json; the latter two map classes, ordered by label, to prompts."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in (("labels", ACTIONS), ("unseen", UNSEEN)):
         prompts = {title: list(action.prompts) for title, action in table.items()}

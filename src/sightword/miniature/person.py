@@ -1,18 +1,18 @@
-"""A small world of people and sentences about them, in the formats of CUHK-PEDES, ICFG-PEDES and RSTPReid.
+"""Synthetic person images with descriptions, in the formats of CUHK-PEDES, ICFG-PEDES and RSTPReid.
 
-Who somebody is, is told by seventeen words (`figure.Person`). Identities come in families of four: the first, and three
-that differ from it in one word each, so that a jacket's colour alone finds nobody. A sentence leaves out each word one
-time in five, and says the others in one of several ways; it tells nothing that its own picture hides. The truth is in
-attributes.json beside the annotations, which no reader of the published sets opens:
+A person has seventeen attributes (`figure.Person`). Identities come in families of four: the first, and three that
+differ from it in one attribute each, so that one attribute alone, as the jacket's colour, identifies nobody. A caption
+omits each attribute with probability 0.2 and words the others in one of several ways; it mentions nothing that its own
+image hides. The ground truth is in attributes.json beside the annotations:
 
     identities  id → {attribute: word}
-    images      file → {behind: seen from behind?, mentioned: for each caption, the attributes that it tells}
+    images      file → {behind: seen from behind?, mentioned: for each caption, the attributes that it mentions}
 """
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,7 +21,7 @@ from sightword.miniature.figure import COLOURS, HAIR, SKIN, Person, Rng, draw
 from sightword.storage.atomic import write_atomically
 
 FAMILY = 4
-DROP = 0.2  # how often a sentence leaves an attribute out
+DROP = 0.2  # probability that a caption omits an attribute
 SHOE_COLOURS = ("black", "white", "red", "blue", "brown")
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -43,7 +43,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "cap_colour": tuple(COLOURS),
     "glasses": ("none", "glasses"),
 }
-SHOWN_BY: dict[str, tuple[str, tuple[str, ...]]] = {  # attribute → the attribute, and its words, without which it hides
+SHOWN_BY: dict[str, tuple[str, tuple[str, ...]]] = {  # attribute → the attribute and its words that make it visible
     "hair_colour": ("hair", ("short", "long")),
     "pattern_colour": ("pattern", ("striped", "dotted", "logo")),
     "bag_colour": ("bag", ("backpack", "handbag")),
@@ -69,7 +69,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 
 
 class Sizes(NamedTuple):
-    """Identities of each split, best in whole families."""
+    """Number of identities per split, best in whole families of four."""
 
     train: int = 600
     val: int = 40
@@ -79,8 +79,8 @@ class Sizes(NamedTuple):
 SIZES = Sizes()
 
 
-class Picture(NamedTuple):
-    """One image of somebody, and what is said of it."""
+class CaptionedImage(NamedTuple):
+    """An image of a person with its captions."""
 
     split: str
     id: int  # from 0, through all splits
@@ -89,14 +89,14 @@ class Picture(NamedTuple):
     image: np.ndarray  # (H, W, 3) uint8
     behind: bool
     captions: list[str]
-    mentioned: list[list[str]]  # for each caption, attributes
+    mentioned: list[list[str]]  # attributes that each caption mentions
 
 
 # ------------------------------------------------------------------------------------------------------------ people
 
 
 def shows(person: Person, attribute: str, behind: bool = False) -> bool:
-    """Whether an attribute can be seen: a bald head has no hair's colour, a back no logo and no glasses."""
+    """Return whether an attribute is visible: a bald head has no hair colour, a back shows no logo and no glasses."""
     if behind and (attribute == "glasses" or (attribute.startswith("pattern") and person.pattern == "logo")):
         return False
     by, words = SHOWN_BY.get(attribute, ("sex", CHOICES["sex"]))
@@ -104,7 +104,7 @@ def shows(person: Person, attribute: str, behind: bool = False) -> bool:
 
 
 def people(count: int, seed: int) -> list[tuple[Person, int]]:
-    """`count` identities that all look different, family after family, each with the number of its skin."""
+    """Return `count` identities with distinct looks, family after family, each with its index in SKIN."""
     rng = np.random.default_rng([seed, 0])
     found: list[tuple[Person, int]] = []
     seen: set[tuple[str, ...]] = set()
@@ -120,7 +120,7 @@ def people(count: int, seed: int) -> list[tuple[Person, int]]:
 
 
 def _family(rng: Rng) -> list[Person]:
-    """One, and three others that differ from it in one attribute that shows, each in another."""
+    """Return a person, and three others that differ from it in one visible attribute each."""
     first = Person(**{name: _pick(rng, words) for name, words in CHOICES.items()})
     first = first._replace(pattern_colour=_other(rng, first, "pattern_colour"))
     names = rng.permutation([name for name in CHOICES if shows(first, name)])[: FAMILY - 1].tolist()
@@ -128,7 +128,7 @@ def _family(rng: Rng) -> list[Person]:
 
 
 def _other(rng: Rng, person: Person, name: str) -> str:
-    """Another word for an attribute; a pattern is never of its garment's colour."""
+    """Return another value for an attribute; a pattern never has its garment's colour."""
     taken = {getattr(person, name)}
     if name in ("top_colour", "pattern_colour"):
         taken |= {person.top_colour, person.pattern_colour}
@@ -139,25 +139,30 @@ def _pick(rng: Rng, words: Sequence[str]) -> str:
     return words[int(rng.integers(len(words)))]
 
 
-def pictures(sizes: Sizes, images: int, captions: int, seed: int, size: tuple[int, int]) -> Iterator[Picture]:
-    """Every image of the world, identity after identity; each a function of (seed, identity, number) alone."""
+def captioned_images(
+    sizes: Sizes, images: int, captions: int, seed: int, size: tuple[int, int]
+) -> Iterator[CaptionedImage]:
+    """Yield all images, identity after identity; each depends only on (seed, identity, number).
+
+    images: per identity. captions: per image. size: (H, W) in pixels.
+    """
     splits = [split for split, count in sizes._asdict().items() for _ in range(count)]
     for id_, (split, (person, skin)) in enumerate(zip(splits, people(len(splits), seed), strict=True)):
         for number in range(images):
             rng = np.random.default_rng([seed, 1, id_, number])
             shot = draw(person, skin, rng, size)
-            told = [describe(person, rng, shot.behind) for _ in range(captions)]
-            texts, mentioned = [text for text, _ in told], [names for _, names in told]
-            yield Picture(split, id_, number, person, shot.image, shot.behind, texts, mentioned)
+            described = [describe(person, rng, shot.behind) for _ in range(captions)]
+            texts, mentioned = [text for text, _ in described], [names for _, names in described]
+            yield CaptionedImage(split, id_, number, person, shot.image, shot.behind, texts, mentioned)
 
 
 # --------------------------------------------------------------------------------------------------------- sentences
 
 
 def describe(person: Person, rng: Rng, behind: bool = False) -> tuple[str, list[str]]:
-    """A description of what shows, one to four sentences, and which attributes it tells."""
-    told = {name for name in CHOICES if shows(person, name, behind) and rng.random() >= DROP}
-    words = _Words(person, told, rng)
+    """Return a description of the visible attributes, one to four sentences, and the attributes it mentions."""
+    mentioned = {name for name in CHOICES if shows(person, name, behind) and rng.random() >= DROP}
+    words = _Words(person, mentioned, rng)
     subject = f"{_pick(rng, ('a', 'the', 'this'))} {words.subject()}"
     clauses = [clause for make in CLAUSES if (clause := make(words))] or ["walks by"]
     clauses = [clauses[number] for number in rng.permutation(len(clauses))]
@@ -171,42 +176,46 @@ def describe(person: Person, rng: Rng, behind: bool = False) -> tuple[str, list[
 
 
 class _Words:
-    """Words for a person's attributes; keeps in mind which were used."""
+    """Words for a person's attributes; records in `used` which were mentioned."""
 
-    def __init__(self, person: Person, told: set[str], rng: Rng) -> None:
-        self.person, self.told, self.rng, self.used = person, told, rng, set[str]()
+    def __init__(self, person: Person, mentioned: set[str], rng: Rng) -> None:
+        self.person, self.mentioned, self.rng, self.used = person, mentioned, rng, set[str]()
 
     def __call__(self, name: str, otherwise: str = "") -> str:
-        """The attribute's word, or one that means the same; `otherwise` if it is not to be told."""
-        if name not in self.told:
+        """Return the attribute's word or a synonym; `otherwise` if it is to be omitted."""
+        if name not in self.mentioned:
             return otherwise
         self.used.add(name)
         word = getattr(self.person, name)
         return _pick(self.rng, SYNONYMS.get(word, (word,)))
 
     def any(self, *words: str) -> str:
+        """Return one of the words at random."""
         return _pick(self.rng, words)
 
     def subject(self) -> str:
+        """Return the noun for the person."""
         return self("sex", self.any("person", "pedestrian"))
 
     def pronoun(self) -> str:
-        return {"man": "he", "woman": "she"}[self.person.sex] if "sex" in self.told else "the person"
+        """Return the pronoun for the person."""
+        return {"man": "he", "woman": "she"}[self.person.sex] if "sex" in self.mentioned else "the person"
 
     def own(self) -> str:
-        return {"man": "his", "woman": "her"}[self.person.sex] if "sex" in self.told else "the"
+        """Return the possessive for the person."""
+        return {"man": "his", "woman": "her"}[self.person.sex] if "sex" in self.mentioned else "the"
 
     def absent(self, name: str, text: str) -> str:
-        """Now and then, that something is not there."""
-        if name not in self.told or self.rng.random() < 0.8:
+        """Return, with probability 0.2, a remark that something is absent."""
+        if name not in self.mentioned or self.rng.random() < 0.8:
             return ""
         self.used.add(name)
         return text
 
 
 def _top(words: _Words) -> str:
-    pattern = words.person.pattern if "pattern" in words.told else ""
-    if not words.told & {"top", "top_colour"} and pattern in ("", "plain"):
+    pattern = words.person.pattern if "pattern" in words.mentioned else ""
+    if not words.mentioned & {"top", "top_colour"} and pattern in ("", "plain"):
         return ""
     plain = "plain" if pattern == "plain" and words.rng.random() < 0.3 else ""
     if (pattern != "plain" and pattern) or plain:
@@ -224,17 +233,17 @@ def _top(words: _Words) -> str:
 
 
 def _bottom(words: _Words) -> str:
-    if not words.told & {"bottom", "bottom_colour"}:
+    if not words.mentioned & {"bottom", "bottom_colour"}:
         return ""
     verb = words.any("wears", "is in", "has on")
-    if words.person.bottom == "skirt" and "bottom" in words.told:
+    if words.person.bottom == "skirt" and "bottom" in words.mentioned:
         return f"{verb} {_a(_joined(words('bottom_colour'), words('bottom')))}"
     pair = "a pair of" if words.rng.random() < 0.3 else ""
     return _joined(verb, pair, words("bottom_colour"), words("bottom", "bottoms"))
 
 
 def _shoes(words: _Words) -> str:
-    if not words.told & {"shoes", "shoe_colour"}:
+    if not words.mentioned & {"shoes", "shoe_colour"}:
         return ""
     return _joined(words.any("has", "wears", "walks in"), words("shoe_colour"), words("shoes", "shoes"))
 
@@ -242,7 +251,7 @@ def _shoes(words: _Words) -> str:
 def _bag(words: _Words) -> str:
     if words.person.bag == "none":
         return words.absent("bag", "carries no bag")
-    if "bag" not in words.told:
+    if "bag" not in words.mentioned:
         return ""
     bag = _a(_joined(words("bag_colour"), words("bag")))
     side = words("bag_side")
@@ -251,8 +260,8 @@ def _bag(words: _Words) -> str:
 
 def _hair(words: _Words) -> str:
     if words.person.hair == "bald":
-        return f"is {words('hair')}" if "hair" in words.told else ""
-    if not words.told & {"hair", "hair_colour"}:
+        return f"is {words('hair')}" if "hair" in words.mentioned else ""
+    if not words.mentioned & {"hair", "hair_colour"}:
         return ""
     return _joined("has", words("hair"), words("hair_colour"), "hair")
 
@@ -262,7 +271,7 @@ def _cap(words: _Words) -> str:
         return words.absent("cap", "wears no cap")
     return (
         f"{words.any('wears', 'has on')} {_a(_joined(words('cap_colour'), words('cap')))}"
-        if "cap" in words.told
+        if "cap" in words.mentioned
         else ""
     )
 
@@ -270,7 +279,7 @@ def _cap(words: _Words) -> str:
 def _glasses(words: _Words) -> str:
     if words.person.glasses == "none":
         return words.absent("glasses", "wears no glasses")
-    return f"{words.any('wears', 'has')} {words('glasses')}" if "glasses" in words.told else ""
+    return f"{words.any('wears', 'has')} {words('glasses')}" if "glasses" in words.mentioned else ""
 
 
 CLAUSES: Sequence[Callable[[_Words], str]] = (_top, _bottom, _shoes, _bag, _hair, _cap, _glasses)
@@ -300,19 +309,25 @@ def write_cuhk(
     seed: int = 7,
     size: tuple[int, int] = (192, 64),
 ) -> None:
-    """CUHK-PEDES: `folder`/CUHK-PEDES with imgs/{cam_a,cam_b,CUHK01}/00001_0.jpg and reid_raw.json; ids from 1."""
+    """Write `folder`/CUHK-PEDES with imgs/{cam_a,cam_b,CUHK01}/00001_0.jpg and reid_raw.json; ids from 1."""
 
-    def record(picture: Picture) -> dict[str, Any]:
-        camera, kind = (("cam_a", "jpg"), ("cam_b", "jpg"), ("CUHK01", "png"))[picture.number % 3]
+    def record(one: CaptionedImage) -> dict[str, object]:
+        camera, kind = (("cam_a", "jpg"), ("cam_b", "jpg"), ("CUHK01", "png"))[one.number % 3]
         return {
-            "split": picture.split,
-            "captions": picture.captions,
-            "file_path": f"{camera}/{picture.id + 1:05d}_{picture.number}.{kind}",
-            "processed_tokens": _tokens(picture.captions),
-            "id": picture.id + 1,
+            "split": one.split,
+            "captions": one.captions,
+            "file_path": f"{camera}/{one.id + 1:05d}_{one.number}.{kind}",
+            "processed_tokens": _tokens(one.captions),
+            "id": one.id + 1,
         }
 
-    _write(folder / "CUHK-PEDES", "reid_raw.json", pictures(sizes, images, captions, seed, size), record, "file_path")
+    _write(
+        folder / "CUHK-PEDES",
+        "reid_raw.json",
+        captioned_images(sizes, images, captions, seed, size),
+        record,
+        "file_path",
+    )
 
 
 def write_icfg(
@@ -322,24 +337,26 @@ def write_icfg(
     seed: int = 7,
     size: tuple[int, int] = (192, 64),
 ) -> None:
-    """ICFG-PEDES: `folder`/ICFG-PEDES with imgs/{train,test}/0000/0000_000_00.jpg and ICFG-PEDES.json.
+    """Write `folder`/ICFG-PEDES with imgs/{train,test}/0000/0000_000_00.jpg and ICFG-PEDES.json.
 
-    One caption an image, ids from 0, no validation split: the identities of `sizes.val` are training ones. As in
-    MSMT17, the folder is not the split: every fourth identity lies in the other one.
+    One caption per image, ids from 0, no validation split: the identities of `sizes.val` are for training. As in the
+    real dataset, the folder is not the split: the images of every fourth identity lie in the other folder.
     """
 
-    def record(picture: Picture) -> dict[str, Any]:
-        split = "test" if picture.split == "test" else "train"
-        place = split if picture.id % 4 else {"train": "test", "test": "train"}[split]
+    def record(one: CaptionedImage) -> dict[str, object]:
+        split = "test" if one.split == "test" else "train"
+        place = split if one.id % 4 else {"train": "test", "test": "train"}[split]
         return {
             "split": split,
-            "captions": picture.captions,
-            "file_path": f"{place}/{picture.id:04d}/{picture.id:04d}_{picture.number:03d}_00.jpg",
-            "processed_tokens": _tokens(picture.captions),
-            "id": picture.id,
+            "captions": one.captions,
+            "file_path": f"{place}/{one.id:04d}/{one.id:04d}_{one.number:03d}_00.jpg",
+            "processed_tokens": _tokens(one.captions),
+            "id": one.id,
         }
 
-    _write(folder / "ICFG-PEDES", "ICFG-PEDES.json", pictures(sizes, images, 1, seed, size), record, "file_path")
+    _write(
+        folder / "ICFG-PEDES", "ICFG-PEDES.json", captioned_images(sizes, images, 1, seed, size), record, "file_path"
+    )
 
 
 def write_rstp(
@@ -350,39 +367,52 @@ def write_rstp(
     seed: int = 7,
     size: tuple[int, int] = (192, 64),
 ) -> None:
-    """RSTPReid: `folder`/RSTPReid with flat imgs/0000_c0_0000.jpg and data_captions.json; ids from 0, `img_path`."""
+    """Write `folder`/RSTPReid with flat imgs/0000_c0_0000.jpg and data_captions.json; ids from 0, `img_path`."""
 
-    def record(picture: Picture) -> dict[str, Any]:
-        file = f"{picture.id:04d}_c{picture.number}_{picture.id * images + picture.number:04d}.jpg"
-        return {"id": picture.id, "img_path": file, "captions": picture.captions, "split": picture.split}
+    def record(one: CaptionedImage) -> dict[str, object]:
+        file = f"{one.id:04d}_c{one.number}_{one.id * images + one.number:04d}.jpg"
+        return {"id": one.id, "img_path": file, "captions": one.captions, "split": one.split}
 
-    _write(folder / "RSTPReid", "data_captions.json", pictures(sizes, images, captions, seed, size), record, "img_path")
+    _write(
+        folder / "RSTPReid",
+        "data_captions.json",
+        captioned_images(sizes, images, captions, seed, size),
+        record,
+        "img_path",
+    )
 
 
 def _write(
-    folder: Path, name: str, world: Iterator[Picture], record: Callable[[Picture], dict[str, Any]], path: str
+    folder: Path,
+    name: str,
+    images: Iterator[CaptionedImage],
+    record: Callable[[CaptionedImage], dict[str, object]],
+    path: str,
 ) -> None:
-    """The images, attributes.json, and the annotations last: where they are, all else is."""
+    """Write images and attributes.json, then the annotations, so that these exist only if everything else does.
+
+    path: the field of a record with the file's path.
+    """
     records, identities, truth = [], {}, {}
-    for picture in world:
-        entry = record(picture)
-        file = folder / "imgs" / entry[path]
+    for one in images:
+        entry = record(one)
+        file = folder / "imgs" / str(entry[path])
         file.parent.mkdir(parents=True, exist_ok=True)
-        _save(Image.fromarray(picture.image), file)
+        _save(Image.fromarray(one.image), file)
         records.append(entry)
-        identities[str(entry["id"])] = picture.person._asdict()
-        truth[entry[path]] = {"behind": picture.behind, "mentioned": picture.mentioned}
+        identities[str(entry["id"])] = one.person._asdict()
+        truth[str(entry[path])] = {"behind": one.behind, "mentioned": one.mentioned}
     _dump(folder / "attributes.json", json.dumps({"identities": identities, "images": truth}))
     _dump(folder / name, _lines(records))
 
 
-def _save(picture: Image.Image, file: Path) -> None:
-    """Beside, then renamed; not flushed to the disk each, as the annotations, which come last, are."""
+def _save(image: Image.Image, file: Path) -> None:
+    """Write an image under another name and rename it, without the fsync that the annotations at the end do."""
     beside = file.with_name(f".{file.name}")
     if file.suffix == ".png":
-        picture.save(beside, "PNG", compress_level=1)
+        image.save(beside, "PNG", compress_level=1)
     else:
-        picture.save(beside, "JPEG", quality=95, subsampling=0)
+        image.save(beside, "JPEG", quality=95, subsampling=0)
     beside.replace(file)
 
 
@@ -391,8 +421,8 @@ def _dump(file: Path, text: str) -> None:
         part.write_text(text + "\n", encoding="utf-8")
 
 
-def _lines(records: Sequence[Any]) -> str:
-    """A JSON list, a record a line."""
+def _lines(records: Sequence[object]) -> str:
+    """Return a JSON list with one record per line."""
     return "[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]"
 
 
@@ -401,7 +431,7 @@ def _tokens(captions: Sequence[str]) -> list[list[str]]:
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption may have: what a tokenizer of this world must know."""
+    """Return every word that a caption may contain."""
     rng, found = np.random.default_rng(0), set[str]()
     for word in (word for words in CHOICES.values() for word in words):
         found |= set(SYNONYMS.get(word, (word,))) - {"none"}

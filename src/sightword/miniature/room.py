@@ -1,9 +1,9 @@
-"""Furnished rooms to be walked through with a depth camera, in ScanNet's layout: all that is seen is known exactly.
+"""Synthetic RGB-D recordings of furnished rooms in ScanNet's layout, with exact depth, labels and visibility.
 
 A studio is one large room of three places side by side: a bedroom, a kitchen and a home office, each with walls and
-floor of its own, and things of `scene` along the walls, built of the same boxes, in the same colours and light; so
-whatever has learned the words of `scene` knows them here. Rays are cast at convex solids, so depth, labels, instances
-and visibility are exact, at any pixel and for any point.
+floor of its own, and things of `scene` along the walls, built of the same boxes, in the same colours and light. A model
+trained on `scene` therefore transfers to these rooms. Rays are cast at convex solids, so depth, labels, instances and
+visibility are exact, at any pixel and for any point.
 
 World: x right, y away, z up, in metres; the floor is z = 0, the middle of the room x = y = 0. Camera: x right, y down,
 z forward; pixel centres on whole numbers; a pose is camera-to-world. Depth is along z.
@@ -27,11 +27,11 @@ from sightword.systems.points.lift.cloud import Cloud, write_ply
 
 WORDS = (*OBJECTS, *PLACES)  # label 1 is the first of them
 WIDE, DEEP, HIGH = 6.4, 5.4, 2.5  # metres
-WALK = 1.05  # how far from the middle the camera walks
-FREE = 1.6  # how far from the middle there is nothing
+WALK = 1.05  # radius of the camera's path, metres
+FREE = 1.6  # radius around the middle without things, metres
 TEXEL = 0.02
-SMOOTH = 2  # how many rays a side a pixel's colour is the mean of
-NEAR = 0.1  # what is nearer to the camera is not seen
+SMOOTH = 2  # rays per pixel and axis that a colour is the mean of
+NEAR = 0.1  # least depth that a camera sees, metres
 SIDES = np.array([*scene.SIDES, (0, 2, 3, 1)])  # front back left right top bottom
 FACING = np.array([*NORMALS, (0, 0, -1)])
 
@@ -43,7 +43,7 @@ LOW, TOP = np.array((-WIDE / 2, -DEEP / 2, 0)), np.array((WIDE / 2, DEEP / 2, HI
 
 
 class Stand(NamedTuple):
-    """A thing in a room."""
+    """Position of a thing in a room, in metres and radians."""
 
     word: str
     at: tuple[float, float, float]
@@ -52,14 +52,14 @@ class Stand(NamedTuple):
 
 
 class Paper(NamedTuple):
-    """What is painted on an inner face of the room, from its lower left corner, a texel a value."""
+    """Texture of an inner face of the room, from its lower left corner; one value per texel of TEXEL metres."""
 
     colours: np.ndarray  # (h, w, 3) float32
     labels: np.ndarray  # (h, w) uint8
 
 
 class Solids(NamedTuple):
-    """Convex, of six faces each: x is inside where normals · x <= reach for all six."""
+    """Convex solids of six faces each: x is inside where normals · x <= reach for all six."""
 
     normals: np.ndarray  # (S, 6, 3), outwards
     reach: np.ndarray  # (S, 6)
@@ -71,6 +71,8 @@ class Solids(NamedTuple):
 
 
 class Studio(NamedTuple):
+    """A furnished room."""
+
     seed: int
     places: tuple[str, ...]  # three, from the left to the right
     stands: tuple[Stand, ...]
@@ -79,19 +81,21 @@ class Studio(NamedTuple):
 
 
 class Camera(NamedTuple):
+    """A pinhole camera with its pose."""
+
     K: np.ndarray  # (3, 3)
     pose: np.ndarray  # (4, 4) camera-to-world
     size: tuple[int, int]  # H, W
 
     def rays(self) -> np.ndarray:
-        """One a pixel, in the world: (3, H·W), as long as depth 1."""
+        """Return one ray per pixel in world coordinates, (3, H·W), of length 1 along the optical axis."""
         v, u = np.indices(self.size).reshape(2, -1).astype(float)
         seen = np.stack([(u - self.K[0, 2]) / self.K[0, 0], (v - self.K[1, 2]) / self.K[1, 1], np.ones_like(u)])
         return self.pose[:3, :3] @ seen
 
 
 class Hits(NamedTuple):
-    """Where rays end."""
+    """Surfaces hit by rays."""
 
     length: np.ndarray  # (R,) in lengths of the ray
     colours: np.ndarray  # (R, 3) float, 0 to 255
@@ -100,7 +104,7 @@ class Hits(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a camera sees."""
+    """Ground truth of a frame."""
 
     depth: np.ndarray  # (H, W) metres
     labels: np.ndarray  # (H, W) uint8
@@ -111,7 +115,7 @@ class View(NamedTuple):
 
 
 def furnish(seed: int) -> Studio:
-    """A studio: the same for the same seed."""
+    """Return the studio of a seed."""
     rng = np.random.default_rng([seed, 2])
     places = tuple(rng.permutation(list(ROOMS)).tolist())
     towards = rng.uniform((-0.6, -1, 0.5), (0.6, -0.2, 1))
@@ -121,7 +125,7 @@ def furnish(seed: int) -> Studio:
 
 
 def _stands(rng: np.random.Generator) -> tuple[Stand, ...]:
-    """Every thing that belongs indoors, and a few again: no two where they touch, and none where the camera walks."""
+    """Place every indoor thing, and some twice, without contact and away from the camera's path."""
     words = [word for word, thing in OBJECTS.items() if thing.where != "outdoors"]
     small = ["chair", "potted plant", "dog", "chair", "tv", "person", "dog", "potted plant"]
     stands: list[Stand] = []
@@ -143,7 +147,7 @@ def _radius(stand: Stand) -> float:
 
 
 def _against_a_wall(rng: np.random.Generator, word: str) -> Stand:
-    """Its back to it, its front to the room."""
+    """Place a thing with its back to a random wall."""
     face, scale = int(rng.integers(4)), float(rng.uniform(0.9, 1.1))
     across, deep, _ = (scale * side for side in OBJECTS[word].size)
     half, far = (WIDE / 2, DEEP / 2) if face < 2 else (DEEP / 2, WIDE / 2)
@@ -153,7 +157,7 @@ def _against_a_wall(rng: np.random.Generator, word: str) -> Stand:
 
 
 def _anywhere(rng: np.random.Generator, word: str) -> Stand:
-    """It looks at the middle of the room, more or less."""
+    """Place a thing anywhere, facing roughly the middle of the room."""
     scale = float(rng.uniform(0.85, 1.15))
     margin = _radius(Stand(word, (0, 0, 0), 0, scale)) + 0.05
     x, y = rng.uniform(-1, 1, 2) * (WIDE / 2 - margin, DEEP / 2 - margin)
@@ -161,7 +165,7 @@ def _anywhere(rng: np.random.Generator, word: str) -> Stand:
 
 
 def _solids(stands: Sequence[Stand], light: Light) -> Solids:
-    """Six planes a box; the light falls on a box as if it had no taper, as in `scene`."""
+    """Return the boxes of all things as solids; shading ignores the taper of boxes, as in `scene`."""
     parts = []
     for number, (word, at, yaw, scale) in enumerate(stands, 1):
         corners, tones, turn = scene.boxes_of(word, at, yaw, scale)  # (P, 8, 3), (P, 3), (3, 3)
@@ -180,7 +184,7 @@ def _solids(stands: Sequence[Stand], light: Light) -> Solids:
 
 
 def _papers(rng: np.random.Generator, places: Sequence[str], light: Light) -> tuple[Paper, ...]:
-    """What `scene` paints on the far wall of a place is on each of its walls here."""
+    """Return the textures of all faces; each wall of a place has what `scene` draws on its far wall."""
     papers = tuple(_blank(face) for face in range(6))
     bright = light.shade(INWARDS).tolist()
     edges = np.linspace(-WIDE / 2, WIDE / 2, len(places) + 1)
@@ -203,22 +207,22 @@ def _blank(face: int) -> Paper:
 
 
 def _drawn(rng: np.random.Generator, place: str, half: float, back: float, up: float) -> tuple[np.ndarray, np.ndarray]:
-    """The faces (F, 4, 3) of a place in `scene`, and their colours (F, 3), a tenth paler as there."""
+    """Return the faces (F, 4, 3) of a place in `scene`, and their colours (F, 3), mixed with grey as there."""
     faces = PLACES[place].faces(rng, scene.Room(-half, half, DEEP, HIGH, (back, back), back, up))
     tones = np.array([np.array(face.colour) * face.bright for face in faces])
     return np.array([face.corners for face in faces]), 0.9 * tones + 0.1 * tones.mean(-1, keepdims=True)
 
 
 def _flat(corners: np.ndarray, tones: np.ndarray, axis: int, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """The faces that lie at a level of an axis: their edges (F, 4), left low right top, and colours (F, 3)."""
+    """Return the faces in the plane axis = level: edges (F, 4), left low right top, and colours (F, 3)."""
     kept = np.isclose(corners[:, :, axis], level).all(1)
     across = np.delete(corners[kept], axis, axis=2)  # (F, 4, 2)
     return np.concatenate([across.min(1), across.max(1)], 1), tones[kept]
 
 
 def _paint(paper: Paper, place: str, at: float, half: float, edges: np.ndarray, tones: np.ndarray) -> None:
-    """Rectangles onto a place's part of a paper, `at` its middle, the later over the earlier. The first, which covers
-    all, also goes where it does not reach: `scene` begins its floors a little before the camera."""
+    """Draw rectangles onto the texture of a place around `at`, later ones over earlier ones. The first one, the
+    background, also fills what it does not reach, because floors in `scene` begin a little before the camera."""
     high, wide = paper.labels.shape
     start, stop = (round((at + side * half) / TEXEL + wide / 2) for side in (-1, 1))
     paper.labels[:, start:stop] = 1 + WORDS.index(place)
@@ -234,7 +238,7 @@ def _paint(paper: Paper, place: str, at: float, half: float, edges: np.ndarray, 
 
 @np.errstate(divide="ignore", invalid="ignore")
 def cast(studio: Studio, origin: np.ndarray, rays: np.ndarray) -> Hits:
-    """Where rays (3, R) from one origin (3,) inside the room end."""
+    """Return what rays (3, R) from one origin (3,) inside the room hit first."""
     length, colours, labels = _walls(studio, origin, rays)
     instances = np.zeros(len(length), np.uint16)
     solids, squared = studio.solids, (rays**2).sum(0)
@@ -254,15 +258,15 @@ def cast(studio: Studio, origin: np.ndarray, rays: np.ndarray) -> Hits:
 
 
 def _passes(origin: np.ndarray, rays: np.ndarray, squared: np.ndarray, middle: np.ndarray, radius: float) -> np.ndarray:
-    """Which rays (3, R), of lengths² (R,), meet a ball, (R,): their distance² from its middle is what remains of the
-    way there, squared, without the part along the ray."""
+    """Return which rays (3, R), of squared lengths (R,), meet a ball, (R,) bool: those whose squared distance from its
+    middle, |middle − origin|² less the squared part along the ray, is at most radius²."""
     towards = middle - origin
     along = towards @ rays
     return along * np.abs(along) >= (towards @ towards - radius**2) * squared
 
 
 def _walls(studio: Studio, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where rays leave the room, and what is painted there."""
+    """Return where rays leave the room: length, colour and label."""
     ends = np.where(rays > 0, (TOP - origin)[:, None], (LOW - origin)[:, None]) / rays  # (3, R)
     ends[rays == 0] = np.inf
     axis = ends.argmin(0)
@@ -281,7 +285,7 @@ def _walls(studio: Studio, origin: np.ndarray, rays: np.ndarray) -> tuple[np.nda
 
 
 def _enters(solids: Solids, number: int, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far along rays (3, R) a solid begins, infinite where they miss it, and at which of its faces."""
+    """Return the distance along rays (3, R) to a solid, infinite for a miss, and the index of the face hit."""
     slope = solids.normals[number] @ rays  # (6, R)
     at = (solids.reach[number] - solids.normals[number] @ origin)[:, None] / slope  # ±inf along a face, nan in it
     inwards = np.where(slope < 0, at, -np.inf)
@@ -293,13 +297,13 @@ def _enters(solids: Solids, number: int, origin: np.ndarray, rays: np.ndarray) -
 
 
 def view(studio: Studio, camera: Camera) -> View:
-    """Depth, labels and instances at the middles of the pixels."""
+    """Return depth, labels and instances at the pixel centres."""
     hits = cast(studio, camera.pose[:3, 3], camera.rays())
     return View(*(part.reshape(camera.size) for part in (hits.length, hits.labels, hits.instances)))
 
 
 def photo(studio: Studio, camera: Camera) -> np.ndarray:
-    """(H, W, 3) uint8: a pixel is the mean of SMOOTH² rays."""
+    """Return the colour image of a camera, (H, W, 3) uint8; each pixel is the mean of SMOOTH² rays."""
     h, w = camera.size
     K = camera.K.copy()
     K[:2] *= SMOOTH
@@ -310,7 +314,7 @@ def photo(studio: Studio, camera: Camera) -> np.ndarray:
 
 
 def seen(studio: Studio, xyz: np.ndarray, camera: Camera, slack: float = 0.005) -> np.ndarray:
-    """Which points (N, 3) of the room's surfaces a camera sees: (N,) bool, by casting a ray at each of them.
+    """Return which points (N, 3) of the room's surfaces are visible to a camera, (N,) bool, by casting a ray at each.
 
     slack: how many metres nearer than the point the ray may end; a point of a rounded file lies a little inside.
     """
@@ -327,7 +331,7 @@ def seen(studio: Studio, xyz: np.ndarray, camera: Camera, slack: float = 0.005) 
 
 
 def orbit(studio: Studio, count: int) -> np.ndarray:
-    """Where a camera is on its walk around the middle of a room, looking across it: poses (V, 4, 4)."""
+    """Return the poses (V, 4, 4) of a camera on a circle around the middle of a room, looking across it."""
     rng = np.random.default_rng([studio.seed, 3])
     turns = 2 * np.pi * (np.arange(count) + rng.random()) / count
     poses = np.tile(np.eye(4), (count, 1, 1))
@@ -345,13 +349,13 @@ def orbit(studio: Studio, count: int) -> np.ndarray:
 
 
 def intrinsics(size: tuple[int, int], focal: float = 0.85) -> np.ndarray:
-    """(3, 3) of a camera whose focal length is `focal` times the height of its picture."""
+    """Return intrinsics (3, 3) with a focal length of `focal` times the image height. size: (H, W)."""
     h, w = size
     return np.array([(focal * h, 0, (w - 1) / 2), (0, focal * h, (h - 1) / 2), (0, 0, 1)])
 
 
 def scan(studio: Studio, voxel: float = 0.05, looks: int = 16) -> Cloud:
-    """The surfaces that a walk through the room shows, a point a voxel: each exactly where a ray has ended."""
+    """Return a labelled cloud of the surfaces visible from `looks` poses, one point per voxel of `voxel` metres."""
     size = (72, 96)
     found = []
     for pose in orbit(studio, looks):
@@ -372,13 +376,14 @@ def scan(studio: Studio, voxel: float = 0.05, looks: int = 16) -> Cloud:
 
 # ----------------------------------------------------------------------------------------------------------- writing
 
-SPLITS = {"train": (0, 1, 2), "val": (3,), "test": (4,)}  # seeds; nothing is ever fitted to the last
+SPLITS = {"train": (0, 1, 2), "val": (3,), "test": (4,)}  # seeds
 SEEDS = [seed for seeds in SPLITS.values() for seed in seeds]
 STEP = 20  # from one frame's number to the next, as in scannet200-mv
 COLOR, DEPTH = (144, 192), (96, 128)  # H, W
 
 
 def name_of(seed: int) -> str:
+    """Return the scene name of a seed."""
     return f"scene{seed:04d}_00"
 
 
@@ -392,11 +397,11 @@ def write_scene(
     noise: float = 0.0,
     holes: float = 0.0,
 ) -> Studio:
-    """A studio's frames in 2D/<scene> and its labelled cloud in 3D/<scene>, as scannet200-mv has them.
+    """Write a studio's frames to 2D/<scene> and its labelled cloud to 3D/<scene>, in the layout of scannet200-mv.
 
-    label/ and instance/ are pictures of the depth frames' size. noise: standard deviation of the depth, as a share of
-    depth² a metre (a Kinect's is 0.002); holes: the share of pixels whose depth is unknown. At 0 depth is exact but for
-    its rounding to millimetres.
+    label/ and instance/ are images of the depth frames' size. color, depth: (H, W). noise: standard deviation of the
+    depth in metres at 1 m; it grows with depth² (a Kinect's is 0.002). holes: fraction of pixels without depth. Without
+    both, depth is exact up to rounding to millimetres.
     """
     studio, name = furnish(seed), name_of(seed)
     folder = root / "2D" / name
@@ -426,8 +431,8 @@ def write_rooms(
     depth: tuple[int, int] = DEPTH,
     voxel: float = 0.05,
 ) -> None:
-    """The rooms of `sightword mini`: three to train on, one to validate on, one unseen, with the lists of their names
-    and the meaning of their labels."""
+    """Write the rooms of `sightword mini`: three for training, one for validation, one for testing, with split lists
+    and the names of the labels."""
     meta = root / "meta_data"
     meta.mkdir(parents=True, exist_ok=True)
     for split, seeds in SPLITS.items():
@@ -438,14 +443,14 @@ def write_rooms(
 
 
 def write_classes(folder: Path) -> None:
-    """scannetv2-labels.combined.tsv: what is found indoors, by its label."""
+    """Write scannetv2-labels.combined.tsv: the indoor classes by label."""
     indoors = [word for word in WORDS if (OBJECTS.get(word) or PLACES[word]).where != "outdoors"]
     rows = [f"{1 + WORDS.index(word)}\t{word}\t{word}\n" for word in indoors]
     _write_text(folder / "scannetv2-labels.combined.tsv", "id\traw_category\tcategory\n" + "".join(rows))
 
 
 def _write_cloud(folder: Path, name: str, cloud: Cloud) -> None:
-    """Two clouds of the same points, as ScanNet has them: one in their colours, one in those of their labels."""
+    """Write the cloud twice, as ScanNet does: in its own colours, and in those of its labels."""
     assert cloud.label is not None
     folder.mkdir(parents=True, exist_ok=True)
     palette = [(0, 0, 0), *((OBJECTS.get(word) or PLACES[word]).colour for word in WORDS)]
@@ -457,13 +462,13 @@ def _write_cloud(folder: Path, name: str, cloud: Cloud) -> None:
 
 
 def _grainy(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
-    """Some more or less light, and noise: less than in `scene`, for it is one camera's film of one room."""
+    """Return pixels with random exposure and noise, less than in `scene`, as all frames are of one camera."""
     noise = rng.integers(-3, 3, pixels.shape, dtype=np.int8, endpoint=True)
     return (pixels * rng.uniform(0.96, 1.04) + noise).clip(0, 255).astype(np.uint8)
 
 
 def _measured(rng: np.random.Generator, depth: np.ndarray, noise: float, holes: float) -> np.ndarray:
-    """What a depth camera says: (H, W) uint16 in millimetres, 0 where it does not know."""
+    """Return depth as a sensor measures it: (H, W) uint16 in millimetres, 0 where unknown."""
     said = depth + noise * depth**2 * rng.standard_normal(depth.shape)
     return np.where(rng.random(depth.shape) < holes, 0, np.rint(1000 * said)).astype(np.uint16)
 
@@ -475,7 +480,7 @@ def _four(K: np.ndarray) -> np.ndarray:
 
 
 def _write_matrix(path: Path, matrix: np.ndarray) -> None:
-    """Six digits, as ScanNet's exporter writes."""
+    """Write a matrix with six decimals, as ScanNet's exporter does."""
     _write_text(path, "".join(" ".join(f"{value:.6f}" for value in row) + "\n" for row in matrix.tolist()))
 
 

@@ -1,9 +1,9 @@
-"""A small world with words: six places, eight things and four actions, drawn with captions and with label maps.
+"""Synthetic scenes of six places, eight objects ("things") and four actions, with captions and label maps.
 
-The words are Places365's, COCO's and Stanford-40's. Every place and thing takes the article "a": a word that alone had
-"an" would be learned by it. An action is a person with an implement and is asked for as a whole, "a photo of a person
-riding a horse". Each thing and each implement has a colour that no other has and is built of a few boxes; each place
-is made of large flat faces. All of it is three-dimensional and lit, so that a room rendered elsewhere from the same
+The words are Places365's, COCO's and Stanford-40's. Every place and thing takes the article "a": the only word with
+"an" would be recognised by its article. An action is a person with an implement and is queried as a whole, "a photo of
+a person riding a horse". Each thing and each implement has a colour of its own and is built of a few boxes; each place
+consists of large flat faces. Everything is three-dimensional and lit, so that a room rendered elsewhere from the same
 boxes (`boxes_of`), colours (`OBJECTS`, `ROOMS`) and light (`Light`) looks alike. World: x right, y away from the
 camera, z up, in metres; the ground is z = 0.
 
@@ -22,8 +22,8 @@ from sightword.storage.atomic import write_atomically
 
 Colour = tuple[int, int, int]
 Corner = tuple[float, float, float]
-SMOOTH = 2  # how many times too large scenes are drawn
-HELD_OUT = 10_000  # a seed: of scenes that no tiny CLIP is trained on
+SMOOTH = 2  # scenes are drawn so many times too large, then reduced
+HELD_OUT = 10_000  # seed of scenes that no tiny CLIP is trained on
 
 
 class Box(NamedTuple):
@@ -40,6 +40,8 @@ class Box(NamedTuple):
 
 
 class Thing(NamedTuple):
+    """An object, built of boxes."""
+
     colour: Colour  # no other thing's
     size: tuple[float, float, float]  # metres across, deep, high
     where: str  # "indoors", "outdoors" or "anywhere"
@@ -47,8 +49,7 @@ class Thing(NamedTuple):
 
 
 class Implement(NamedTuple):
-    """What a person does something with: a Thing, and where it and the person are in the world when the middle of both
-    stands at the origin and the person faces -y."""
+    """The object of an action, and the positions of it and the person relative to their common origin, facing -y."""
 
     colour: Colour  # no thing's, and no other implement's
     size: tuple[float, float, float]
@@ -59,18 +60,22 @@ class Implement(NamedTuple):
 
 
 class Light(NamedTuple):
-    towards: np.ndarray  # (3,) unit vector to where it comes from
-    ambient: float  # how bright a face is that is turned away from it
+    """A directional light with an ambient part."""
+
+    towards: np.ndarray  # (3,) unit vector towards the light
+    ambient: float  # brightness of faces turned away from it
 
     def shade(self, normals: np.ndarray) -> np.ndarray:
-        """How bright faces are by their normals: (..., 3) → (...), `ambient` to 1."""
+        """Return the brightness of faces by their normals: (..., 3) → (...) in [ambient, 1]."""
         return self.ambient + (1 - self.ambient) * np.maximum(normals @ self.towards, 0)
 
 
 class Scene(NamedTuple):
+    """An image with its ground truth."""
+
     image: np.ndarray  # (H, W, 3) uint8
     labels: np.ndarray  # (H, W) uint8: 0 is no thing, i the i-th word of OBJECTS, counted from 1
-    action_labels: np.ndarray  # (H, W) uint8: i where the implement of the i-th of ACTIONS is seen, which is no thing
+    action_labels: np.ndarray  # (H, W) uint8: i where the implement of the i-th of ACTIONS is visible; no thing there
     place: str
     objects: tuple[str, ...]
     action: str | None  # what its person is doing
@@ -144,7 +149,7 @@ NORMALS = np.array([(0, -1, 0), (0, 1, 0), (-1, 0, 0), (1, 0, 0), (0, 0, 1)])
 
 
 def boxes_of(word: str, at: Corner, yaw: float, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A thing stood in the world: its boxes' corners (P, 8, 3) in the order of CORNERS, colours (P, 3), turn (3, 3).
+    """Return a thing placed in the world: box corners (P, 8, 3) as in CORNERS, colours (P, 3), rotation (3, 3).
 
     word: of OBJECTS, or of ACTIONS for its implement. at: where its middle stands on the ground. yaw: radians,
     counterclockwise from above. Row vectors: x @ turn.
@@ -163,13 +168,15 @@ def boxes_of(word: str, at: Corner, yaw: float, scale: float = 1.0) -> tuple[np.
 
 
 class Face(NamedTuple):
+    """A flat quadrilateral."""
+
     corners: tuple[Corner, Corner, Corner, Corner]
     colour: Colour
     bright: float = 1.0
 
 
 class Room(NamedTuple):
-    """What a place is drawn with. Outdoors there are no walls."""
+    """Measures and brightness of a place, in metres; only indoor places have walls."""
 
     left: float
     right: float
@@ -181,6 +188,8 @@ class Room(NamedTuple):
 
 
 class Palette(NamedTuple):
+    """Colours of a room."""
+
     wall: Colour
     floor: Colour
     ceiling: Colour
@@ -209,7 +218,7 @@ def _side(y0: float, y1: float, z0: float, z1: float, x: float, colour: Colour, 
 
 
 def _sky(*bands: Colour) -> list[Face]:
-    """From the horizon up."""
+    """Return the sky as bands of colour, from the horizon up."""
     return [_front(-3 * FAR, 3 * FAR, z, 3 * FAR, FAR, band) for z, band in zip((-20, 30, 75, 130), bands, strict=True)]
 
 
@@ -323,7 +332,9 @@ def _home_office(rng: Rng, room: Room) -> list[Face]:
 
 
 class Place(NamedTuple):
-    colour: Colour  # in maps: no other place's
+    """A kind of place and how it is drawn."""
+
+    colour: Colour  # in maps; no other place has it
     where: str
     preposition: str
     faces: Callable[[Rng, Room], list[Face]]
@@ -342,21 +353,21 @@ PLACES: dict[str, Place] = {
 
 
 class Camera(NamedTuple):
-    """Looks along y. Its picture is 1 high, its middle (0, 0), v downwards."""
+    """A camera that looks along y. Its image has height 1 and its centre at (0, 0), v downwards."""
 
     height: float
     focal: float
     middle: tuple[float, float]  # the vanishing point
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        """(..., 3) metres → (..., 2)"""
+        """Return the projection of points (..., 3), in metres, onto the image, (..., 2)."""
         scale = self.focal / points[..., 1]
         u, v = points[..., 0] * scale, (self.height - points[..., 2]) * scale
         return np.stack([u + self.middle[0], v + self.middle[1]], -1)
 
 
 def draw(seed: int, index: int, size: tuple[int, int] = (64, 64)) -> Scene:
-    """One scene: the same for the same (seed, index), at any size (H, W) in pixels."""
+    """Draw a scene, a function of (seed, index) alone, at any size (H, W) in pixels."""
     rng = np.random.default_rng([seed, index])
     place = list(PLACES)[rng.integers(len(PLACES))]
     objects, action = _cast(rng, PLACES[place].where)
@@ -386,7 +397,7 @@ def draw(seed: int, index: int, size: tuple[int, int] = (64, 64)) -> Scene:
 
 
 def _cast(rng: Rng, where: str) -> tuple[tuple[str, ...], str | None]:
-    """What there is, and what its person is doing, if anything: nobody else is in the picture."""
+    """Return the objects of a scene, and the action of its person or None; with an action there is one person."""
     words = rng.permutation([word for word, thing in OBJECTS.items() if thing.where in ("anywhere", where)]).tolist()
     actions = [phrase for phrase, implement in ACTIONS.items() if implement.where in ("anywhere", where)]
     if rng.random() >= ACTIVE[where]:
@@ -399,8 +410,8 @@ def _cast(rng: Rng, where: str) -> tuple[tuple[str, ...], str | None]:
 def _stood(
     rng: Rng, word: str, action: str | None, at: Corner
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A thing, turned at random, with its implement if it is a person who does something: corners (P, 8, 3), colours
-    (P, 3), turn (3, 3), labels (P,); an implement's label is its number in ACTIONS after all of OBJECTS."""
+    """Return a thing in a random orientation, and the implement of its action: corners (P, 8, 3), colours (P, 3),
+    rotation (3, 3), labels (P,). The labels of implements follow those of OBJECTS, in the order of ACTIONS."""
     hidden_from_behind = action is not None and ACTIONS[action].at[1] < 0
     yaw = rng.uniform(-0.9, 0.9) * (0.6 if action else 1) + np.pi * (rng.random() < 0.3) * (not hidden_from_behind)
     scale = rng.uniform(0.85, 1.2)
@@ -417,7 +428,7 @@ def _stood(
 
 
 def _extent(word: str, action: str | None) -> tuple[float, float]:
-    """Metres across and high, of a person with what is needed for the action."""
+    """Return width and height in metres of a thing, with the implement of its action."""
     across, _, high = OBJECTS[word].size
     if action is None:
         return across, high
@@ -438,7 +449,7 @@ def _surroundings(rng: Rng) -> tuple[Light, Room]:
 def _view(
     rng: Rng, objects: Sequence[str], action: str | None, room: Room | None
 ) -> tuple[Camera, list[tuple[str, Corner]]]:
-    """A camera, and where each object stands, the far ones first: side by side, in the picture and in the room."""
+    """Return a camera, and the position of each object, far ones first; side by side, in view and inside the room."""
     camera = Camera(rng.uniform(1.2, 1.7), rng.uniform(0.75, 1), (rng.uniform(-0.15, 0.15), rng.uniform(-0.25, 0.1)))
     stands, tilts = [], []
     for slot, word in enumerate(objects):
@@ -467,18 +478,18 @@ def _paint(
 
 
 def _paler(colours: np.ndarray) -> np.ndarray:
-    """Colours (F, 3) a tenth of the way to grey: so a place has no thing's colour."""
+    """Return colours (F, 3) mixed with a tenth of grey, so that no place has the colour of a thing."""
     return 0.9 * colours + 0.1 * colours.mean(-1, keepdims=True)
 
 
 def _outside(faces: np.ndarray) -> np.ndarray:
-    """(F, 4, 2) → (F,) bool: those whose outside is seen."""
+    """Return which faces (F, 4, 2) show their outside, (F,) bool."""
     one, other = faces[:, 2] - faces[:, 0], faces[:, 3] - faces[:, 1]
     return one[:, 0] * other[:, 1] < one[:, 1] * other[:, 0]
 
 
 def _exposed(rng: Rng, pixels: np.ndarray) -> np.ndarray:
-    """Some more or less light, a tint, and noise."""
+    """Return pixels with random exposure, tint and noise."""
     gain = (rng.uniform(0.9, 1.1) * rng.uniform(0.95, 1.05, 3)).astype(np.float32)
     most = int(rng.integers(1, 10))
     noise = rng.integers(-most, most, pixels.shape, dtype=np.int8, endpoint=True)
@@ -499,7 +510,7 @@ def _caption(rng: Rng, place: str, objects: Sequence[str], action: str | None) -
 
 
 def patch_labels(labels: np.ndarray, patch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (H, W), of things or of actions → which has most of each patch, (h, w) uint8, and its share, (h, w)."""
+    """Return the most frequent label of each patch, (h, w) uint8, and its fraction, (h, w), from labels (H, W)."""
     h, w = labels.shape[0] // patch, labels.shape[1] // patch
     tiles = labels[: h * patch, : w * patch].reshape(h, patch, w, patch)
     most = max(len(OBJECTS), len(ACTIONS))
@@ -508,11 +519,10 @@ def patch_labels(labels: np.ndarray, patch: int) -> tuple[np.ndarray, np.ndarray
 
 
 def write(folder: Path, count: int, seed: int, size: tuple[int, int] = (64, 64)) -> None:
-    """`count` scenes: images/00000.png …, labels/00000.png … and action_labels/00000.png … (palette pictures),
-    captions.json last.
+    """Write `count` scenes: images/00000.png …, label maps in labels/ and action_labels/, and captions.json.
 
-    captions.json is a list of {"image": "images/00000.png", "caption": …, "place": …, "objects": […], "action": …},
-    the action null where there is none.
+    Label maps are palette images. captions.json is written last: a list of {"image": "images/00000.png",
+    "caption": …, "place": …, "objects": […], "action": …}, the action null if there is none. size: (H, W) in pixels.
     """
     entries = []
     for name in ("images", "labels", "action_labels"):
@@ -522,8 +532,13 @@ def write(folder: Path, count: int, seed: int, size: tuple[int, int] = (64, 64))
         _save(Image.fromarray(scene.image), folder / "images" / name)
         _save(_paletted(scene.labels, OBJECTS), folder / "labels" / name)
         _save(_paletted(scene.action_labels, ACTIONS), folder / "action_labels" / name)
-        said = {"caption": scene.caption, "place": scene.place, "objects": list(scene.objects), "action": scene.action}
-        entries.append({"image": f"images/{name}", **said})
+        fields = {
+            "caption": scene.caption,
+            "place": scene.place,
+            "objects": list(scene.objects),
+            "action": scene.action,
+        }
+        entries.append({"image": f"images/{name}", **fields})
     with write_atomically(folder / "captions.json") as part:
         part.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 

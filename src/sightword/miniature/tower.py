@@ -1,21 +1,25 @@
-"""Tiny towers in the real libraries' own formats, for whoever needs an encoder and no meaning.
+"""Tiny encoders with random weights, in the formats of the published checkpoints.
 
-They are drawn at random and never trained (the CLIP of `miniature.clip` is); their tokenizers are trained, on captions
-of the small worlds, so that every word of those is a token of its own. The published checkpoints are folders of the
-very same files, opened by the very same code.
+Only the CLIP of `miniature.clip` is trained. The tokenizers here have a token for every word of the synthetic captions.
+The published checkpoints are folders of the same files, and the same code opens both.
 """
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from torch import nn
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 IMAGE, PATCH, WIDTH, LENGTH = 64, 8, 64, 64
 
 
 def write_siglip(folder: Path, captions: Iterable[str]) -> None:
-    """A SigLIP as google/siglip-base-patch16-224 is: read by `towers.siglip` and transformers."""
+    """Write a SigLIP in the format of google/siglip-base-patch16-224, for `towers.siglip` and transformers."""
     from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
 
     tokenizer = _unigram(captions, {"pad_token": "</s>", "eos_token": "</s>", "unk_token": "<unk>"})
@@ -30,7 +34,7 @@ def write_siglip(folder: Path, captions: Iterable[str]) -> None:
 
 
 def write_t5(folder: Path, captions: Iterable[str]) -> None:
-    """A T5 with its decoder, as google-t5/t5-small is: read by `towers.t5` and transformers."""
+    """Write a T5 with its decoder in the format of google-t5/t5-small, for `towers.t5` and transformers."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     tokenizer = _unigram(captions, {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"})
@@ -48,7 +52,7 @@ def write_t5(folder: Path, captions: Iterable[str]) -> None:
 
 
 def write_bert(folder: Path, captions: Iterable[str]) -> None:
-    """A BERT as google-bert/bert-base-uncased is: read by `towers.bert` and transformers."""
+    """Write a BERT in the format of google-bert/bert-base-uncased, for `towers.bert` and transformers."""
     from transformers import BertConfig, BertForMaskedLM
 
     tokenizer = _wordpiece(captions)
@@ -59,13 +63,14 @@ def write_bert(folder: Path, captions: Iterable[str]) -> None:
         num_attention_heads=2,
         intermediate_size=2 * WIDTH,
         max_position_embeddings=LENGTH,
-        initializer_range=WIDTH**-0.5,  # the usual 0.02 is for wide ones: here all texts would come out alike
+        initializer_range=WIDTH
+        ** -0.5,  # with the usual 0.02, made for wide networks, all texts would get nearly the same features
     )
     _save(folder, lambda: BertForMaskedLM(config), tokenizer)
 
 
 def write_vq(folder: Path) -> None:
-    """An image tokenizer as `sightword export` writes it: 64 × 64 pixels to 8 × 8 ids of 64 codes."""
+    """Write an image tokenizer in the format of `sightword export`: 64 × 64 pixels to 8 × 8 ids of 64 codes."""
     from sightword.ops.quantize import VectorQuantizer
     from sightword.towers.vq.image import VQImage
     from sightword.towers.vq.network import Decoder, Encoder
@@ -78,7 +83,8 @@ def write_vq(folder: Path) -> None:
     _seeded(build).save_pretrained(folder)
 
 
-def _save(folder: Path, build: Callable[[], Any], tokenizer: Any) -> None:
+def _save(folder: Path, build: "Callable[[], PreTrainedModel]", tokenizer: "PreTrainedTokenizerFast") -> None:
+    """Write a network with its tokenizer."""
     from sightword.towers.hugging_face import quiet
 
     with quiet():
@@ -86,20 +92,21 @@ def _save(folder: Path, build: Callable[[], Any], tokenizer: Any) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def _seeded(build: Callable[[], Any]) -> Any:
-    """The same weights each time, and the global generator untouched."""
+def _seeded(build: Callable[[], ModuleT]) -> ModuleT:
+    """Return a network with the same weights each time; torch's global RNG is restored."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build().eval()
 
 
 def _words(captions: Iterable[str]) -> list[str]:
+    """Return the distinct words and punctuation marks, lower case, sorted."""
     apart = str.maketrans({",": " , ", ".": " . "})
     return sorted({word for caption in captions for word in caption.lower().translate(apart).split()})
 
 
-def _unigram(captions: Iterable[str], names: dict[str, str]) -> Any:
-    """SentencePiece's kind, as of T5 and SigLIP: pieces with a mark for the space, </s> at the end of each text."""
+def _unigram(captions: Iterable[str], names: dict[str, str]) -> "PreTrainedTokenizerFast":
+    """Return a SentencePiece tokenizer as of T5 and SigLIP: ▁ marks a space, </s> ends each text."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -118,8 +125,8 @@ def _unigram(captions: Iterable[str], names: dict[str, str]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
-def _wordpiece(captions: Iterable[str]) -> Any:
-    """BERT's kind: [CLS] … [SEP], words or their pieces."""
+def _wordpiece(captions: Iterable[str]) -> "PreTrainedTokenizerFast":
+    """Return a WordPiece tokenizer as of BERT: [CLS] … [SEP], whole words or their pieces."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""Charts in pure PIL and NumPy: bars, curves, matrices, the terms of a sum.
+"""Charts: bars, curves, matrices, the terms of a sum.
 
 Charts are drawn three times too large and reduced, which smooths their lines; their text is drawn afterwards.
 """
@@ -31,9 +31,9 @@ from sightword.viz.style import (
 
 
 def terms(values: Mapping[str, float], width: int = 300, total: str = "") -> Image.Image:
-    """The terms of a sum, a line each: its name, a bar to the right if it adds and to the left if it takes away.
+    """Draw the terms of a sum, one per line: its name, its value, and a bar, right if positive, else left.
 
-    total: the last line, under a rule.
+    width: of the figure in pixels. total: text of a last line below a rule.
     """
     line, middle, reach = LABEL + 8, round(width * 0.7), round(width * 0.14)
     page = Image.new("RGB", (width, line * (len(values) + bool(total)) + 4), "white")
@@ -51,15 +51,16 @@ def terms(values: Mapping[str, float], width: int = 300, total: str = "") -> Ima
 
 
 def matrix(values: Array, rows: Sequence[str], columns: Sequence[str], cell: int = 18) -> Image.Image:
-    """Signed values (rows, columns) as coloured cells: red for, blue against; columns named at a slant above."""
+    """Draw signed values (R, C) as cells of `cell` pixels: red positive, blue negative; columns named above."""
     signed = as_numpy(values).astype(np.float64)
     if signed.shape != (len(rows), len(columns)):
         raise ValueError(f"values are {signed.shape}, for {len(rows)} rows and {len(columns)} columns")
     share = np.clip(signed / (np.abs(signed).max() or 1.0), -1, 1)[..., None]
     colours = np.rint(255 + np.abs(share) * (np.where(share > 0, FOR, AGAINST) - 255.0)).astype(np.uint8)
-    left, above = max(round(font_of(LABEL).getlength(name)) for name in rows) + 10, 150
     slanted = [slanted_text(name) for name in columns]
-    page = Image.new("RGB", (left + cell * len(columns) + above, above + cell * len(rows) + 2), "white")
+    left = max(round(font_of(LABEL).getlength(name)) for name in rows) + 10
+    above, after = max(label.height for label in slanted) + 4, max(label.width for label in slanted)
+    page = Image.new("RGB", (left + cell * len(columns) + after, above + cell * len(rows) + 2), "white")
     for number, label in enumerate(slanted):
         where = (left + cell * number + 2, above - label.height - 2)
         page.paste(label, where, Image.eval(label.convert("L"), inverse))
@@ -72,16 +73,16 @@ def matrix(values: Array, rows: Sequence[str], columns: Sequence[str], cell: int
     return page
 
 
-RIGHT_CELL, WRONG_CELL = (31, 111, 184), (214, 60, 40)  # full colour on the diagonal and beside it
-WIDEST_NAME = 230  # pixels of a class name
+RIGHT_CELL, WRONG_CELL = (31, 111, 184), (214, 60, 40)  # full colours on and off the diagonal
+WIDEST_NAME = 230  # pixels; longer class names are cut
 
 
 def confusion(counts: Array, names: Sequence[str], title: str = "", worst: int = 5) -> Image.Image:
-    """What was taken for what: counts (C, C), rows the true class, columns the predicted one, in percent of the row.
+    """Draw a confusion matrix: counts (C, C), rows the true class, columns the predicted one, in per cent of the row.
 
-    Right answers are blue, wrong ones red; a cell under half a percent has no number. At the right each class's number
-    of items; below, the `worst` most frequent mistakes in words, by their share of the class. Readable to 60 classes
-    and more: cells shrink to 22 pixels, and names that are too long are cut.
+    Correct predictions are blue, wrong ones red; a cell under half a per cent has no number. At the right stands the
+    number of items of each class; below, the `worst` most frequent confusions, by their fraction of the class.
+    Readable up to 60 classes and more: cells shrink to 22 pixels, and long names are cut.
     """
     values = as_numpy(counts).astype(np.float64)
     if values.shape != (len(names), len(names)) or not len(names):
@@ -89,20 +90,13 @@ def confusion(counts: Array, names: Sequence[str], title: str = "", worst: int =
     totals = values.sum(1, keepdims=True)
     share = np.divide(values, totals, out=np.zeros_like(values), where=totals > 0)
     cell, small = (34, 12) if len(names) <= 20 else (26, 11) if len(names) <= 40 else (22, 10)
-    shown = [cut(name, WIDEST_NAME) for name in names]
-    slanted = [slanted_text(name) for name in shown]
-    label = font_of(LABEL)
+    shown, label = [cut(name, WIDEST_NAME) for name in names], font_of(LABEL)
+    slanted, mistakes = [slanted_text(name) for name in shown], _mistakes(share, names, worst)
     left = 12 + math.ceil(max(label.getlength(name) for name in shown)) + 8
     head = 12 + (TITLE + 10 if title else 0) + 2 * (LABEL + 6)
-    above = head + max(image.height for image in slanted) + 4
-    side = cell * len(names)
-    mistakes = _mistakes(share, names, worst)
-    wide = [label.getlength(line) for line in mistakes] + [
-        font_of(TITLE).getlength(title),
-        label.getlength(_READING[1]),
-    ]
-    right = max(64, slanted[-1].width + 8)
-    width = max(left + side + right, math.ceil(max(wide)) + 24)
+    above, side = head + max(image.height for image in slanted) + 4, cell * len(names)
+    longest = max([label.getlength(line) for line in (*mistakes, _READING[1])] + [font_of(TITLE).getlength(title)])
+    width = max(left + side + max(64, slanted[-1].width + 8), math.ceil(longest) + 24)
     page = Image.new("RGB", (width, above + side + 14 + (LABEL + 7) * len(mistakes) + 8), "white")
     for number, image in enumerate(slanted):
         where = (left + cell * number + cell // 3, above - image.height - 4)
@@ -121,12 +115,13 @@ def confusion(counts: Array, names: Sequence[str], title: str = "", worst: int =
 
 
 _READING = (
-    "a row is what it is, a column what it was called",
-    "percent of the row: blue right, red wrong; at the right the number of items",
+    "rows: true class, columns: predicted class",
+    "per cent of the row: blue correct, red wrong; at the right the number of items",
 )
 
 
 def _write_lines(pen: ImageDraw.ImageDraw, title: str, head: int) -> None:
+    """Write the title and how to read the matrix; `head` pixels high."""
     if title:
         pen.text((12, 12), title, INK, font_of(TITLE))
     for number, line in enumerate(_READING):
@@ -140,7 +135,7 @@ def _cells(
     cell: int,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """share: (C, C) of each row."""
+    """Draw the cells of a confusion matrix. share: (C, C), fractions of each row."""
     full = np.where(np.eye(len(share), dtype=bool)[..., None], RIGHT_CELL, WRONG_CELL)
     strength = np.where(share > 0, 0.08 + 0.92 * share, 0)[..., None]
     colours = np.rint(255 + strength * (full - 255.0)).astype(int)
@@ -154,19 +149,21 @@ def _cells(
 
 
 def _mistakes(share: np.ndarray, names: Sequence[str], worst: int) -> list[str]:
-    """The largest cells beside the diagonal as sentences, under a heading."""
+    """Return the largest cells off the diagonal as sentences, below a heading."""
     wrong = share * (1 - np.eye(len(share)))
     order = np.argsort(-wrong, axis=None, kind="stable")[:worst]
     cells = [divmod(int(place), len(share)) for place in order]
-    lines = [f"{100 * wrong[i, j]:.0f} % of “{names[i]}” called “{names[j]}”" for i, j in cells if wrong[i, j] > 0]
-    return ["most frequent mistakes", *lines] if lines else []
+    lines = [
+        f"{100 * wrong[i, j]:.0f} % of “{names[i]}” predicted as “{names[j]}”" for i, j in cells if wrong[i, j] > 0
+    ]
+    return ["most frequent confusions", *lines] if lines else []
 
 
 def bars(counts: Array, title: str = "", size: tuple[int, int] = (640, 280)) -> Image.Image:
-    """How evenly a codebook is used. counts: (K,) how often each code was used; drawn most used first, on a log axis.
+    """Draw how often each code of a codebook is used: counts (K,), most used first, on a log axis.
 
-    A flat top that reaches the right edge is a healthy book; the shaded part at the right was never used. The dashed
-    line is where all would stand if all were used alike.
+    A flat top that reaches the right edge means that all codes are used about equally; the dashed line is the count of
+    exactly equal use. The shaded part at the right marks codes that were never used.
     """
     values = np.sort(as_numpy(counts).astype(np.float64))[::-1]
     used, total, num_codes = int((values > 0).sum()), values.sum(), len(values)
@@ -201,9 +198,10 @@ def curve(
     y_label: str = "",
     y_range: tuple[float, float] | None = None,
 ) -> Image.Image:
-    """Lines over steps, a dot at each one's last point. series: name → points (step, value), the finite ones drawn.
+    """Draw lines over steps, with a dot at each last point. series: name → points (step, value); non-finite skipped.
 
-    y_range: the ends of the value axis; None fits it to the lines, which magnifies what hardly moves.
+    size: (width, height) in pixels. y_range: ends of the value axis; None fits it to the lines, which magnifies small
+    changes.
     """
     finite = {name: _finite(points) for name, points in series.items()}
     points = [point for line in finite.values() for point in line]
@@ -222,16 +220,19 @@ def curve(
 
 
 def _usage_title(values: np.ndarray, used: int) -> str:
+    """Return the title of `bars`: codes in use, and perplexity."""
     share = values[values > 0] / max(values.sum(), 1)
     even = math.exp(-(share * np.log(share)).sum()) if used else 0
     return f"{used:,} of {len(values):,} codes used · perplexity {even:,.0f}"
 
 
 def _finite(points: Sequence[Point]) -> list[Point]:
+    """Return the points without NaN or infinity."""
     return [(float(x), float(y)) for x, y in points if math.isfinite(x) and math.isfinite(y)]
 
 
 def _widened(low: float, high: float, share: float) -> tuple[float, float]:
+    """Return an interval widened by a fraction of its length at both ends; never empty."""
     if low == high:
         half = abs(low) * 0.1 or 1.0
         return low - half, high + half
@@ -239,7 +240,7 @@ def _widened(low: float, high: float, share: float) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float, most: int, least_step: float = 0.0) -> list[tuple[float, str]]:
-    """Round places within [low, high], at most about `most` of them, with their labels."""
+    """Return about `most` round values within [low, high] or fewer, with their labels."""
     rough = max((high - low) / most, least_step)
     unit = 10 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
@@ -248,13 +249,13 @@ def _ticks(low: float, high: float, most: int, least_step: float = 0.0) -> list[
 
 
 def _decades(top: float) -> list[tuple[float, str]]:
-    """Powers of ten on a log axis; every second or third where there are many."""
+    """Return the powers of ten up to `top` as ticks of a log axis; every second or third if there are many."""
     last = math.floor(math.log10(top))
     return [(float(power), _short(10.0**power, 10.0**power)) for power in range(0, last + 1, 1 + last // 6)]
 
 
 def _short(value: float, step: float) -> str:
-    """A tick's label: no more digits than the step between ticks needs."""
+    """Return a tick's label, with no more digits than the step between ticks needs."""
     if abs(value) < step / 2:
         return "0"
     if abs(value) >= 1e9 or step < 1e-4:
@@ -267,7 +268,7 @@ def _short(value: float, step: float) -> str:
 
 
 class _Chart:
-    """A frame with axes on which lines and blocks are put in pixels; `scale` sets how values become pixels."""
+    """A frame with axes. Lines and blocks are drawn in pixels; `scale` sets how `x` and `y` map values to pixels."""
 
     def __init__(
         self, title: str, x_label: str, y_label: str, size: tuple[int, int], legend: Sequence[str] = ()
@@ -287,6 +288,7 @@ class _Chart:
             self.top += 20
 
     def _legend(self, names: Sequence[str]) -> None:
+        """Draw the legend, in as many rows as it needs."""
         x, y = self.left, self.top
         for number, name in enumerate(names):
             width = 24 + font_of(LABEL).getlength(name) + 16
@@ -300,18 +302,21 @@ class _Chart:
             self.top = y + 24
 
     def scale(self, x_range: Point, y_range: Point) -> None:
+        """Set the values at the ends of both axes."""
         self.x_range, self.y_range = x_range, y_range
 
     def x(self, value: float) -> float:
+        """Return the pixel of a value on the x axis."""
         low, high = self.x_range
         return self.left + (value - low) / (high - low) * (self.right - self.left)
 
     def y(self, value: float) -> float:
+        """Return the pixel of a value on the y axis."""
         low, high = self.y_range
         return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
 
     def axes(self, x_ticks: list[tuple[float, str]], y_ticks: list[tuple[float, str]]) -> None:
-        """Horizontal rules at the y ticks, a base line with the x ticks, and the labels of both."""
+        """Draw rules at the y ticks, a base line with the x ticks, and the labels of both."""
         self.left += math.ceil(max([font_of(LABEL).getlength(label) for _, label in y_ticks], default=0)) + 8
         for value, label in y_ticks:
             y = self.y(value)
@@ -325,11 +330,13 @@ class _Chart:
         self.text(((self.left + self.right) / 2, self.size[1] - 8), self.x_label, "mb", GREY)
 
     def block(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
+        """Draw a filled rectangle."""
         x0, y0, x1, y1 = (round(value * SMOOTH) for value in (left, top, right, bottom))
         if x1 > x0 and y1 > y0:
             self.pen.rectangle((x0, y0, x1 - 1, y1 - 1), colour)
 
     def line(self, points: Sequence[Point], colour: str, width: float = 2) -> None:
+        """Draw a line, `width` pixels wide, with a dot at its end; a larger dot for a single point."""
         large = [(x * SMOOTH, y * SMOOTH) for x, y in points]
         if len(large) > 1:
             self.pen.line(large, colour, round(width * SMOOTH), joint="curve")
@@ -338,13 +345,16 @@ class _Chart:
             self.pen.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
 
     def dashes(self, y: float, colour: str) -> None:
+        """Draw a dashed horizontal line."""
         for x in range(self.left, self.right, 8):
             self.block(x, y - 0.5, min(x + 4, self.right), y + 0.5, colour)
 
     def text(self, at: Point, text: str, anchor: str, colour: str, size: int = LABEL) -> None:
+        """Write a text when the chart is finished; anchor as in PIL."""
         self.texts.append(lambda pen: pen.text(at, text, colour, font_of(size), anchor=anchor))
 
     def finish(self) -> Image.Image:
+        """Return the chart in its own size, with its texts."""
         page = self.page.resize(self.size, Image.Resampling.BOX)
         pen = ImageDraw.Draw(page)
         for text in self.texts:

@@ -1,4 +1,4 @@
-"""A point cloud as a picture, in pure NumPy."""
+"""Render a point cloud as an image."""
 
 import math
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from PIL import Image
 
 from sightword.viz.style import Array, as_numpy
 
-FIELD = 40.0  # degrees that a cloud's picture spans downwards
+FIELD = 40.0  # vertical field of view, degrees
 BACKGROUND = (232, 235, 239)  # darker than white walls
-WIDEST_SPLAT = 14  # pixels around a point's own, of a picture that is drawn SHRINK times too large
-SHRINK = 2
+WIDEST_SPLAT = 14  # largest radius of a point in pixels of the enlarged image
+SHRINK = 2  # the image is rendered so many times too large, then reduced
 
 
 def cloud(
@@ -23,11 +23,12 @@ def cloud(
     azimuth: float | None = None,
     elevation: float = 38.0,
 ) -> Image.Image:
-    """A coloured point cloud in perspective, from above and outside: xyz (N, 3) in any unit, rgb (N, 3) uint8.
+    """Draw a coloured point cloud in perspective, from above and outside: xyz (N, 3) in any unit, rgb (N, 3) uint8.
 
-    facing: (N, 3), from each point to where it was seen from; what faces away is left out, so that one looks into a
-    room past its near walls and its ceiling. azimuth: degrees around `up`, of where one looks from; None: the side from
-    which most was seen. Near points cover far ones; edges in depth are darkened, which separates things of one colour.
+    size: (width, height) in pixels. facing: (N, 3), direction from each point to the camera that saw it; surfaces that
+    face away are left out, so the interior of a room shows behind its near walls and its ceiling. azimuth: viewpoint in
+    degrees around `up`; None takes the side from which most points were seen. elevation: degrees above the horizon.
+    Near points cover far ones. Depth edges are darkened, which separates objects of one colour.
     """
     points, colours, axis = as_numpy(xyz).astype(np.float64), as_numpy(rgb), np.asarray(up, float)
     if points.ndim != 2 or points.shape[1] != 3 or colours.shape != points.shape or not len(points):
@@ -54,7 +55,7 @@ def cloud(
 
 
 def _from_where(up: np.ndarray, facing: np.ndarray | None, azimuth: float | None, elevation: float) -> np.ndarray:
-    """The direction from the cloud to the eye."""
+    """Return the unit vector from the cloud to the viewpoint."""
     right = np.cross((0.0, 1.0, 0.0) if abs(up[1]) < 0.9 else (0.0, 0.0, 1.0), up)
     right /= np.linalg.norm(right)
     ahead = np.cross(up, right)
@@ -70,19 +71,22 @@ def _from_where(up: np.ndarray, facing: np.ndarray | None, azimuth: float | None
 
 
 def _looking(back: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Return the rotation (3, 3) from world to camera; rows right, down, ahead."""
     right = np.cross(-back, up)
     right /= np.linalg.norm(right)
     return np.stack([right, np.cross(-back, right), -back])
 
 
 def _fitting(points: np.ndarray, turn: np.ndarray, focal: float, size: tuple[int, int]) -> np.ndarray:
-    """Where the eye stands so that the cloud, less its outliers, fills the picture."""
+    """Return the viewpoint (3,) from which the cloud, without its outliers, fills the image."""
     seen = points @ turn.T
     low, high = np.percentile(seen, (0.03, 99.97), axis=0)
     inner = ((seen >= low) & (seen <= high)).all(1)
     kept, middle = seen[inner if inner.any() else slice(None)], (low + high) / 2
     wide, tall = 0.9 * size[0] / 2 / focal, 0.9 * size[1] / 2 / focal
-    for turns_left in range(5, -1, -1):  # near parts look larger: the cloud's middle is not that of its picture
+    for turns_left in range(
+        5, -1, -1
+    ):  # near parts look larger, so the middle of the cloud is not the middle of the image
         x, y, z = (kept - middle).T
         far = max(float((abs(x) / wide - z).max()), float((abs(y) / tall - z).max()), float(-1.05 * z.min()), 1e-6)
         if turns_left:
@@ -92,14 +96,14 @@ def _fitting(points: np.ndarray, turn: np.ndarray, focal: float, size: tuple[int
 
 
 def _spacing(points: np.ndarray) -> float:
-    """The usual distance of a point to the next, by a few of them."""
+    """Return the median distance between nearest neighbours, estimated from 64 points."""
     some = points[:: max(1, len(points) // 64)][:64]
     nearest = [np.sort(((points - point) ** 2).sum(1))[1:2] if len(points) > 1 else np.zeros(1) for point in some]
     return float(np.sqrt(np.median(np.concatenate(nearest))))
 
 
 def _normals(points: np.ndarray, facing: np.ndarray, cell: float) -> np.ndarray:
-    """(N, 3) of the surface around each point, on the side of `facing`; by the spread of the points in its cell."""
+    """Return surface normals (N, 3) on the side of `facing`, from the scatter of the points in each cell."""
     cells = np.floor((points - points.min(0)) / max(cell, 1e-9)).astype(np.int64)
     _, which, counts = np.unique(cells @ (1 << 42, 1 << 21, 1), return_inverse=True, return_counts=True)
     means = np.stack([np.bincount(which, points[:, i]) for i in range(3)], 1) / counts[:, None]
@@ -113,7 +117,7 @@ def _normals(points: np.ndarray, facing: np.ndarray, cell: float) -> np.ndarray:
 def _splat(
     u: np.ndarray, v: np.ndarray, z: np.ndarray, reach: np.ndarray, rgb: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Discs, the nearer over the farther: (H, W, 3) float and the depth (H, W), infinite where nothing is."""
+    """Draw discs, near over far: colours (H, W, 3) and depth (H, W), infinite where no point is."""
     order = np.argsort(-z, kind="stable")
     u, v, z, reach, rgb = u[order], v[order], z[order], reach[order], rgb[order]
     around = np.arange(-int(reach.max()), int(reach.max()) + 1)
@@ -125,12 +129,12 @@ def _splat(
         inside = (dx**2 + dy**2 <= reach[some][:, None] ** 2) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
         which, _ = np.nonzero(inside)
         at = (y * width + x)[inside]
-        pixels[at], depth[at] = rgb[some][which], z[some][which]  # of one pixel's, the last stays
+        pixels[at], depth[at] = rgb[some][which], z[some][which]  # the last write to a pixel stays
     return pixels.reshape(height, width, 3), depth.reshape(height, width)
 
 
 def _edges(depth: np.ndarray, strength: float = 12.0) -> np.ndarray:
-    """(H, W): 1, and less where a neighbour is much nearer (eye-dome lighting, Boucheny 2009)."""
+    """Return a brightness (H, W) in (0, 1], low where a neighbour is much nearer (eye-dome lighting, Boucheny 2009)."""
     with np.errstate(invalid="ignore"):
         log = np.log(depth)
         total = np.zeros_like(depth)

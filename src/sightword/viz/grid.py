@@ -1,4 +1,4 @@
-"""Images side by side: grids, inputs beside reconstructions, titled rows.
+"""Arrange images: grids, inputs above reconstructions, titled rows.
 
 Legend: N images, H height, W width. Images are (N, 3, H, W) in [-1, 1], tensors on any device or arrays.
 """
@@ -15,7 +15,7 @@ from sightword.viz.style import GREY, INK, LABEL, Array, as_numpy, font_of
 
 
 def grid(images: Array, columns: int, pad: int = 2, scale: int = 1) -> Image.Image:
-    """Images side by side, row by row, on white. scale: each pixel becomes scale x scale."""
+    """Draw images (N, 3, H, W) in rows of `columns` on white, `pad` pixels apart, each enlarged `scale` times."""
     tiles = _tiles(images, scale)
     columns = max(1, min(columns, len(tiles)))
     width, height = tiles[0].size
@@ -34,9 +34,9 @@ def pairs(
     labels: tuple[str, str] = ("input", "reconstruction"),
     scale: int | None = None,
 ) -> Image.Image:
-    """Each reconstruction under its input, rows labelled at the left.
+    """Draw each reconstruction below its input, both (N, 3, H, W), with the rows labelled at the left.
 
-    scale: None enlarges small images by a whole factor to at least 64 pixels, so that they can be told apart.
+    scale: enlargement, a whole number; None enlarges small images to at least 64 pixels a side.
     """
     if inputs.shape != reconstructions.shape:
         raise ValueError(f"inputs are {tuple(inputs.shape)}, reconstructions {tuple(reconstructions.shape)}")
@@ -66,7 +66,7 @@ def pairs(
 
 
 def titled(images: Mapping[str, Image.Image], gap: int = 16) -> Image.Image:
-    """Pictures side by side on white, each under its title, tops aligned."""
+    """Draw images side by side on white, each below its title, `gap` pixels apart, tops aligned."""
     above = 24
     width = sum(image.width for image in images.values()) + gap * (len(images) - 1)
     page = Image.new("RGB", (width, above + max(image.height for image in images.values())), "white")
@@ -79,13 +79,14 @@ def titled(images: Mapping[str, Image.Image], gap: int = 16) -> Image.Image:
 
 
 def to_data_uri(image: Image.Image) -> str:
-    """The picture as a PNG inside a string, for the src of an HTML page's <img>."""
+    """Return the image as a data URI of a PNG, for the src of an <img> in HTML."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _tiles(images: Array, scale: int) -> list[Image.Image]:
+    """Return one PIL image per image (N, 3, H, W) of [-1, 1], enlarged; NaN as 0, other values clamped."""
     pixels = as_numpy(images)
     if pixels.ndim != 4 or pixels.shape[1] != 3 or len(pixels) == 0:
         raise ValueError(f"images are (N, 3, H, W) with N at least 1, these are {pixels.shape}")

@@ -1,6 +1,6 @@
-"""Codes, classes and signed values laid over an image.
+"""Overlays on an image: maps of codes, of classes, and of signed values.
 
-Legend: K codes; h, w tokens a side. Arrays or tensors on any device.
+Legend: K codes or classes; h, w tokens per side. Arrays, or tensors on any device.
 """
 
 import zlib
@@ -13,11 +13,11 @@ from sightword.viz.style import AGAINST, FOR, GREY, INK, LABEL, Array, as_numpy,
 
 
 def code_colours(ids: np.ndarray) -> np.ndarray:
-    """A colour for each code: the same id always gets the same, near ids get unlike ones. ids (…) → (…, 3) uint8.
+    """Return a colour for each code, ids (…) → (…, 3) uint8: a fixed one per id, dissimilar for neighbouring ids.
 
-    Hue, lightness and chroma walk by three irrational steps (the golden ratio's cousin in three dimensions), so any
-    first K ids are spread evenly. In OKLCH, where equal steps look equal (Björn Ottosson, 2020); the ranges are the
-    widest that hardly leave sRGB, so that no two of the first 1024 codes are cut to one colour.
+    Hue, lightness and chroma advance by three irrational steps (a generalised golden ratio), so the first K ids are
+    spread evenly for any K. The colours are in OKLCH, where equal steps look equal (Björn Ottosson, 2020). Its ranges
+    barely leave sRGB, so no two of the first 1024 codes are clipped to the same colour.
     """
     g = 1.2207440846057596  # the real root of x^4 = x + 1
     walk = (ids[..., None].astype(np.float64) * (1 / g, 1 / g**2, 1 / g**3) + 0.5) % 1
@@ -42,9 +42,9 @@ _CONES_TO_RGB = np.array(
 
 
 def code_map(ids: Array, num_codes: int, scale: int = 16, size: tuple[int, int] | None = None) -> Image.Image:
-    """Which code stands where: ids (h, w), each id in its own colour (`code_colours`), each token a square.
+    """Draw ids (h, w) of [0, K) as squares, each id in its own colour (`code_colours`).
 
-    scale: pixels per token. size: (width, height) of the whole instead, say that of the image it was made from.
+    scale: pixels per token. size: (width, height) of the whole figure instead, such as that of the encoded image.
     """
     values = as_numpy(ids)
     if values.ndim != 2:
@@ -56,7 +56,7 @@ def code_map(ids: Array, num_codes: int, scale: int = 16, size: tuple[int, int] 
 
 
 def word_colours(words: Sequence[str]) -> np.ndarray:
-    """A colour for each word, (K, 3) uint8: a word has the same in every picture."""
+    """Return a colour for each word, (K, 3) uint8. A word has the same colour in every figure."""
     return code_colours(np.array([zlib.crc32(word.encode()) % 2**16 for word in words]))
 
 
@@ -69,11 +69,11 @@ def class_map(
     top: int = 5,
     opacity: float = 0.65,
 ) -> Image.Image:
-    """Which word each patch of an image is nearest to: its colour laid over the patch, and a legend by area below.
+    """Draw a class map over an image: the colour of each patch's word, and below a legend with fractions of the area.
 
-    ids: (h, w), indices into `words`. strength: (h, w) in [0, 1], how sure; where it is low the image shines through,
-    and where it is 0 the legend does not count the patch.
-    colours: (K, 3) uint8, `word_colours` if None. top: words in the legend, the others together are its last line.
+    ids: (h, w), indices into `words`. strength: (h, w) in [0, 1], confidence; where it is low the image shows through,
+    and where it is 0 the legend does not count the patch. colours: (K, 3) uint8, `word_colours` if None.
+    top: number of words in the legend; its last line sums up all others.
     """
     values = as_numpy(ids)
     if values.ndim != 2 or values.min() < 0 or values.max() >= len(words):
@@ -82,37 +82,39 @@ def class_map(
     sure = np.ones(values.shape) if strength is None else np.clip(as_numpy(strength), 0, 1)
     paint = Image.fromarray(palette[values].astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
     cover = Image.fromarray(np.rint(255 * opacity * sure).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
-    picture = Image.composite(paint, image.convert("RGB"), cover)
+    painted = Image.composite(paint, image.convert("RGB"), cover)
     shares = np.bincount(values.ravel(), sure.ravel() > 0, len(words)) / values.size
-    return _with_legend(picture, shares, words, palette, top)
+    return _with_legend(painted, shares, words, palette, top)
 
 
 def _with_legend(
-    picture: Image.Image, shares: np.ndarray, words: Sequence[str], palette: np.ndarray, top: int
+    image: Image.Image, shares: np.ndarray, words: Sequence[str], palette: np.ndarray, top: int
 ) -> Image.Image:
-    """shares: (K,) of the area."""
+    """Return the image with a legend below. shares: (K,) fractions of the area. palette: (K, 3) uint8."""
     order = [int(number) for number in np.argsort(-shares, kind="stable") if shares[number]]
     rest = shares[order[top:]].sum()
     lines = [(words[number], shares[number], tuple(palette[number].tolist())) for number in order[:top]]
     lines += [(f"{len(order) - top} other words", rest, (255, 255, 255))] if rest else []
     line, square = LABEL + 8, LABEL
+    # as high as the longest legend, so that maps of the same words have the same size
     page = Image.new(
-        "RGB", (picture.width, picture.height + 8 + line * (min(top, len(words)) + (len(words) > top))), "white"
+        "RGB", (image.width, image.height + 8 + line * (min(top, len(words)) + (len(words) > top))), "white"
     )
-    page.paste(picture, (0, 0))
+    page.paste(image, (0, 0))
     pen = ImageDraw.Draw(page)
     for number, (word, share, colour) in enumerate(lines):
-        y = picture.height + 8 + line * number
+        y = image.height + 8 + line * number
         pen.rectangle((0, y + 1, square, y + 1 + square), fill=colour, outline=GREY)
         pen.text((square + 8, y), word, INK, font_of(LABEL))
-        pen.text((picture.width - 1, y), f"{100 * share:.0f} %", GREY, font_of(LABEL), anchor="ra")
+        pen.text((image.width - 1, y), f"{100 * share:.0f} %", GREY, font_of(LABEL), anchor="ra")
     return page
 
 
 def heat_map(values: Array, image: Image.Image, limit: float | None = None) -> Image.Image:
-    """Signed values (h, w) laid over an image: red for, blue against, clear where they are zero.
+    """Draw signed values (h, w) over an image: red positive, blue negative, transparent at zero.
 
-    limit: the value of full colour, the largest there is if None; give one limit to pictures that are compared.
+    limit: absolute value of the full colour; None takes the largest of this figure. Give figures that are compared the
+    same limit.
     """
     signed = as_numpy(values).astype(np.float64)
     if signed.ndim != 2:

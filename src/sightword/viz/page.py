@@ -1,14 +1,12 @@
-"""The demo: every system in miniature, offline, on one page.
+"""The page of `sightword demo`: one HTML file with the figures, metrics and commands of every demo.
 
-A package takes part by having a `demo.py` with `section(out: Path, train: Train) -> Section`; `train` trains in a
-folder, by the words of the command line. The page is one file: pictures are inside it, and it asks nothing of the
-network.
+A package takes part in the demo by a module `demo` with `section(out: Path, train: Train) -> Section`. The page holds
+its images and its style itself and requests nothing from a network.
 """
 
-import csv
 import html
 import importlib
-import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,115 +15,161 @@ from typing import NamedTuple
 from PIL.Image import Image
 
 from sightword.storage.atomic import write_atomically
+from sightword.storage.reader import read_csv, read_json
 from sightword.version import VERSION
 from sightword.viz.grid import to_data_uri
 
-Train = Callable[[Path, list[str]], bool]  # (folder, words as on the command line) → whether it was finished
+Train = Callable[[Path, list[str]], bool]  # (run directory, overrides as on the command line) → whether it finished
 
 
 class Figure(NamedTuple):
-    """A picture and what to see in it."""
+    """An image of the page and its caption."""
 
     image: Image
     caption: str
 
 
 class Section(NamedTuple):
-    """What a system shows."""
+    """The demo of one system."""
 
-    title: str
-    lead: str  # two sentences for somebody who has never heard of it
+    title: str  # "name: what it does"; the page shows the name above the rest
+    lead: str  # two sentences for readers who do not know the system
     figures: Sequence[Figure]
-    measures: Mapping[str, tuple[str, str]]  # name → (value, what it means)
-    commands: Sequence[tuple[str, str]]  # (what for, what to type)
-    page_note: str  # how the numbers came about
+    metrics: Mapping[str, tuple[str, str]]  # name → (value with its unit, what it means)
+    commands: Sequence[tuple[str, str]]  # (purpose, command line)
+    page_note: str  # data, split and duration behind the numbers
 
 
 def make_page(out: Path, packages: Sequence[str], train: Train) -> Path:
-    """Run the demos of the packages named and write <out>/index.html."""
+    """Run the demos of the named packages, each in a folder below `out`, and write out/index.html."""
     began = time.perf_counter()
     sections = []
     for package in packages:
-        part = importlib.import_module(f"{package}.demo")
-        sections.append(part.section(out / package.rpartition(".")[2], train))
+        demo = importlib.import_module(f"{package}.demo")
+        sections.append(demo.section(out / package.rpartition(".")[2], train))
     page = out / "index.html"
-    with write_atomically(page) as beside:
-        beside.write_text(_page(sections, time.perf_counter() - began), encoding="utf-8")
-    print(f"\nthe page: {page}")
+    with write_atomically(page) as part:
+        part.write_text(page_of(sections, time.perf_counter() - began), encoding="utf-8")
+    print(f"\nWrote {page}: open it in a browser.")
     return page
 
 
 def logged(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Name → [(batch, value)] of everything in a run's metrics.csv."""
+    """Return the columns of a run's metrics.csv: name → [(batch, value)], empty cells left out.
+
+    Raises SightwordError if the file does not exist or is damaged.
+    """
     series: dict[str, list[tuple[int, float]]] = {}
-    with (run / "metrics.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value and name != "step":
-                    series.setdefault(name, []).append((int(row["step"]), float(value)))
+    columns, rows = read_csv(run / "metrics.csv", ["step"])
+    for row in rows:
+        for name in columns:
+            if name != "step" and name in row:
+                series.setdefault(name, []).append((row.integer("step"), row.number(name, finite=False)))
     return series
 
 
 def seconds(run: Path) -> float:
-    """How long a run trained."""
-    return float(json.loads((run / "summary.json").read_text(encoding="utf-8"))["cost"]["seconds"])
+    """Return the duration of a run's training in seconds. Raises SightwordError if its summary.json is missing."""
+    return read_json(run / "summary.json").mapping("cost").number("seconds")
 
 
-def _page(sections: Sequence[Section], seconds: float) -> str:
-    body = "\n".join(_section(section) for section in sections)
-    return _TEMPLATE.format(version=VERSION, minutes=f"{seconds / 60:.1f}", body=body)
+def page_of(sections: Sequence[Section], seconds: float) -> str:
+    """Return the page as HTML. seconds: how long it took to compute."""
+    links = "".join(
+        f'<a href="#s{number}">{html.escape(_name(section)[0] or section.title)}</a>'
+        for number, section in enumerate(sections)
+    )
+    body = "\n".join(_section(section, number) for number, section in enumerate(sections))
+    return _PAGE.format(style=_STYLE, version=VERSION, minutes=f"{seconds / 60:.1f}", links=links, body=body)
 
 
-def _section(section: Section) -> str:
+def _name(section: Section) -> tuple[str, str]:
+    """Return the name of a system and the rest of its title; the name is empty if the title has no colon."""
+    name, colon, rest = section.title.partition(": ")
+    return (name, rest[:1].upper() + rest[1:]) if colon else ("", section.title)
+
+
+def _section(section: Section, number: int) -> str:
+    """Return a section as HTML."""
+    name, title = _name(section)
     figures = "\n".join(
-        f'<figure><img src="{to_data_uri(figure.image)}" width="{figure.image.width}" '
-        f'alt="{html.escape(figure.caption)}"><figcaption>{html.escape(figure.caption)}</figcaption></figure>'
+        f'<figure><div class="scroll"><img src="{to_data_uri(figure.image)}" width="{figure.image.width}" '
+        f'height="{figure.image.height}" alt="{html.escape(figure.caption)}"></div>'
+        f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>"
         for figure in section.figures
     )
-    rows = "\n".join(
-        f"<tr><th>{html.escape(name)}<td class=number>{html.escape(value)}<td>{html.escape(meaning)}</tr>"
-        for name, (value, meaning) in section.measures.items()
+    metrics = "\n".join(
+        f"<div><dt>{html.escape(name)}</dt><dd><b>{html.escape(value)}</b>{html.escape(meaning)}</dd></div>"
+        for name, (value, meaning) in section.metrics.items()
     )
+    rows = math.ceil(len(section.metrics) / 5)
+    columns = max(3, math.ceil(len(section.metrics) / max(1, rows)))  # rows of about equally many
     commands = "\n".join(
-        f"<p>{html.escape(what)}</p><pre>{html.escape(command)}</pre>" for what, command in section.commands
+        f"<p>{html.escape(what)}</p><pre><code>{html.escape(command)}</code></pre>"
+        for what, command in section.commands
     )
     return (
-        f"<section><h2>{html.escape(section.title)}</h2><p class=lead>{html.escape(section.lead)}</p>{figures}"
-        f"<table>{rows}</table><p class=note>{html.escape(section.page_note)}</p>"
-        f"<h3>What to type next</h3>{commands}</section>"
+        f'<section id="s{number}"><p class="name">{html.escape(name)}</p><h2>{html.escape(title)}</h2>'
+        f'<p class="lead">{html.escape(section.lead)}</p><dl style="--columns: {columns}">{metrics}</dl>'
+        f'<p class="note">{html.escape(section.page_note)}</p>{figures}'
+        f'<div class="next"><h3>What to run next</h3>{commands}</div></section>'
     )
 
 
-_TEMPLATE = """<!doctype html>
+_STYLE = """
+:root { color-scheme: light; --ink: #1d2530; --soft: #4a5563; --rule: #e4e7eb; --blue: #1f5fc4; }
+* { box-sizing: border-box; }
+html { scroll-behavior: smooth; scroll-padding-top: 64px; }
+body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; color: var(--ink); background: #f4f5f7;
+  margin: 0; }
+header, section, footer { max-width: 1080px; margin: 0 auto; padding: 0 32px; }
+header { padding-top: 44px; }
+h1 { font-size: 40px; line-height: 1.1; margin: 0; letter-spacing: -0.02em; }
+header p { font-size: 19px; color: var(--soft); margin: 8px 0 20px; }
+nav { position: sticky; top: 0; z-index: 1; background: #f4f5f7ee; border-bottom: 1px solid var(--rule);
+  margin-bottom: 28px; }
+nav div { max-width: 1080px; margin: 0 auto; padding: 10px 22px; display: flex; flex-wrap: wrap; gap: 4px; }
+nav a { color: var(--soft); text-decoration: none; font-size: 15px; padding: 4px 10px; border-radius: 6px; }
+nav a:hover, nav a:focus-visible { color: var(--blue); background: #fff; }
+section { background: #fff; border-radius: 12px; padding: 30px 32px 8px; box-shadow: 0 1px 3px #0002;
+  margin-bottom: 28px; overflow: hidden; }
+.name { color: var(--blue); font-size: 13px; font-weight: 600; letter-spacing: 0.08em; text-transform: uppercase;
+  margin: 0 0 2px; }
+h2 { margin: 0 0 10px; font-size: 26px; line-height: 1.25; letter-spacing: -0.01em; }
+h3 { margin: 0 0 8px; font-size: 17px; }
+.lead { font-size: 17px; max-width: 44em; margin: 0; }
+dl { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: 12px; margin: 24px 0 0; }
+dl div { border: 1px solid var(--rule); border-radius: 8px; padding: 11px 14px 12px; }
+dt { font-size: 13px; font-weight: 600; color: var(--soft); }
+dd { margin: 0; font-size: 14px; line-height: 1.4; color: var(--soft); }
+dd b { display: block; font-size: 25px; line-height: 1.3; font-weight: 650; color: var(--ink);
+  font-variant-numeric: tabular-nums; }
+figure { margin: 30px 0; }
+.scroll { overflow-x: auto; }
+img { max-width: 100%; height: auto; display: block; }
+figcaption { color: var(--soft); font-size: 14px; margin-top: 8px; max-width: 54em; }
+.note { color: var(--soft); font-size: 14px; margin: 10px 0 0; max-width: 54em; }
+.next { background: #f8f9fb; border-top: 1px solid var(--rule); margin: 32px -32px -8px; padding: 22px 32px 16px; }
+.next p { margin: 12px 0 4px; font-size: 15px; }
+pre { background: var(--ink); color: #e8edf3; padding: 11px 15px; border-radius: 8px; margin: 0; font-size: 14px;
+  line-height: 1.5; white-space: pre-wrap; overflow-wrap: anywhere; }
+code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+footer { color: #6b7683; font-size: 14px; padding-bottom: 40px; }
+@media (max-width: 600px) { section, header, footer { padding-left: 18px; padding-right: 18px; }
+  section { border-radius: 0; }
+  .next { margin-left: -18px; margin-right: -18px; padding-left: 18px; padding-right: 18px; }
+  dl { grid-template-columns: repeat(2, minmax(0, 1fr)); } img { max-width: none; } }
+@media print { nav { display: none; } body { background: #fff; } section { box-shadow: none; } }
+"""
+
+_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Sightword demo</title>
-<style>
-:root {{ color-scheme: light; }}
-body {{ font: 17px/1.55 system-ui, sans-serif; color: #1d2530; background: #f4f5f7; margin: 0; }}
-header, section, footer {{ max-width: 1080px; margin: 0 auto; padding: 0 28px; }}
-header {{ padding-top: 40px; }}
-h1 {{ font-size: 40px; margin: 0; letter-spacing: -0.02em; }}
-header p {{ font-size: 20px; color: #4a5563; margin: 6px 0 28px; }}
-section {{ background: #fff; border-radius: 14px; padding: 28px; box-shadow: 0 1px 3px #0002;
-  margin-bottom: 28px; }}
-h2 {{ margin: 0 0 6px; font-size: 26px; }}
-h3 {{ margin: 28px 0 4px; }}
-.lead {{ font-size: 18px; max-width: 46em; margin-top: 0; }}
-figure {{ margin: 26px 0; }}
-img {{ max-width: 100%; height: auto; display: block; }}
-figcaption {{ color: #4a5563; font-size: 15px; margin-top: 8px; max-width: 50em; }}
-table {{ border-collapse: collapse; width: 100%; font-size: 16px; }}
-th, td {{ text-align: left; padding: 7px 14px 7px 0; border-bottom: 1px solid #e4e7eb; vertical-align: top; }}
-th {{ font-weight: 600; white-space: nowrap; }}
-.number {{ font-variant-numeric: tabular-nums; white-space: nowrap; }}
-.note {{ color: #4a5563; font-size: 15px; }}
-pre {{ background: #1d2530; color: #e8edf3; padding: 11px 15px; border-radius: 8px; white-space: pre-wrap;
-  margin: 4px 0 14px; }}
-section p:has(+ pre) {{ margin-bottom: 4px; }}
-footer {{ color: #6b7683; font-size: 14px; padding-bottom: 40px; }}
-</style></head><body>
-<header><h1>Sightword</h1><p>Tie what is seen to words: research systems on one small core.</p></header>
+<title>Sightword demo</title><link rel="icon" href="data:,">
+<style>{style}</style></head><body>
+<header><h1>Sightword</h1><p>Five research systems that tie what is seen to words, each in miniature.</p></header>
+<nav><div>{links}</div></nav>
 {body}
-<footer>Sightword {version}. Everything on this page was computed here in {minutes} minutes, without a network.</footer>
+<footer>Sightword {version}. Everything on this page was computed on this machine in {minutes} minutes, without a
+network.</footer>
 </body></html>
 """

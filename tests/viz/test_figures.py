@@ -1,4 +1,4 @@
-"""Pictures say what the arrays hold, pixel by pixel where that can be asked."""
+"""Figures show what the arrays hold, checked pixel by pixel where possible."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ def rgb(colour: str) -> tuple[int, ...]:
 
 
 def close(image: Image.Image, colour: str) -> np.ndarray:
-    """(H, W) bool: where a picture has about this colour."""
+    """(H, W) bool: where an image has about this colour."""
     return (np.abs(np.asarray(image).astype(int) - rgb(colour)) < 8).all(-1)
 
 
@@ -85,7 +85,7 @@ def test_small_pairs_are_enlarged_and_unlike_shapes_refused() -> None:
         pairs(flat(0.0), flat(0.0, 1.0), 2)
 
 
-def test_a_data_uri_holds_the_picture() -> None:
+def test_a_data_uri_holds_the_image() -> None:
     image = grid(flat(0.3, -0.3), 2)
     head, data = to_data_uri(image).split(",", 1)
     assert head == "data:image/png;base64"
@@ -183,26 +183,26 @@ def test_any_series_can_be_drawn(points: list[tuple[float, float]]) -> None:
 
 def test_a_class_map_lays_each_words_colour_over_its_patch_and_names_words_by_area() -> None:
     words, image = ["sea", "sand", "dog"], Image.new("RGB", (60, 40), "white")
-    picture = class_map(np.array([[0, 0, 1], [0, 0, 2]]), words, image, opacity=1)
+    figure = class_map(np.array([[0, 0, 1], [0, 0, 2]]), words, image, opacity=1)
     colours = word_colours(words)
     for x, y, word in [(10, 10, 0), (50, 10, 1), (50, 30, 2), (30, 30, 0)]:
-        assert picture.getpixel((x, y)) == tuple(colours[word])
-    legend = [picture.getpixel((6, 40 + 8 + 20 * line + 7)) for line in range(3)]
+        assert figure.getpixel((x, y)) == tuple(colours[word])
+    legend = [figure.getpixel((6, 40 + 8 + 20 * line + 7)) for line in range(3)]
     assert legend == [tuple(colours[word]) for word in (0, 1, 2)]
 
 
 def test_an_unsure_patch_lets_the_image_shine_through() -> None:
     image = Image.new("RGB", (20, 10), (10, 200, 30))
-    picture = class_map(np.array([[0, 0]]), ["sea"], image, strength=np.array([[0.0, 1.0]]), opacity=1)
-    assert picture.getpixel((5, 5)) == (10, 200, 30)
-    assert picture.getpixel((15, 5)) == tuple(word_colours(["sea"])[0])
+    figure = class_map(np.array([[0, 0]]), ["sea"], image, strength=np.array([[0.0, 1.0]]), opacity=1)
+    assert figure.getpixel((5, 5)) == (10, 200, 30)
+    assert figure.getpixel((15, 5)) == tuple(word_colours(["sea"])[0])
 
 
 def test_the_legend_leaves_out_words_that_are_not_seen() -> None:
     image = Image.new("RGB", (100, 10), "white")
-    picture = class_map(np.array([[0, 1]]), ["sea", "sand"], image, strength=np.array([[0.0, 1.0]]))
-    assert picture.getpixel((6, 10 + 8 + 7)) == tuple(word_colours(["sand"])[0])
-    assert picture.getpixel((6, 10 + 8 + 20 + 7)) == (255, 255, 255)
+    figure = class_map(np.array([[0, 1]]), ["sea", "sand"], image, strength=np.array([[0.0, 1.0]]))
+    assert figure.getpixel((6, 10 + 8 + 7)) == tuple(word_colours(["sand"])[0])
+    assert figure.getpixel((6, 10 + 8 + 20 + 7)) == (255, 255, 255)
 
 
 def test_the_legend_counts_area_however_sure_a_patch_is() -> None:
@@ -212,7 +212,7 @@ def test_the_legend_counts_area_however_sure_a_patch_is() -> None:
     assert np.array_equal(np.asarray(sure)[10:], np.asarray(unsure)[10:])
 
 
-def test_a_word_has_one_colour_in_every_picture() -> None:
+def test_a_word_has_one_colour_in_every_figure() -> None:
     assert (word_colours(["a", "dog", "b"])[1] == word_colours(["dog"])[0]).all()
     assert (word_colours(["cat"])[0] != word_colours(["dog"])[0]).any()
 
@@ -233,8 +233,8 @@ def test_ids_without_a_word_are_refused() -> None:
 
 
 def test_a_heat_map_is_red_where_it_speaks_for_and_blue_where_against():
-    picture = np.array(heat_map(np.array([[1.0, -1.0], [0.0, 0.5]]), Image.new("RGB", (8, 8), "white")), int)
-    red, blue, clear, faint = picture[0, 0], picture[0, 7], picture[7, 0], picture[7, 7]
+    figure = np.array(heat_map(np.array([[1.0, -1.0], [0.0, 0.5]]), Image.new("RGB", (8, 8), "white")), int)
+    red, blue, clear, faint = figure[0, 0], figure[0, 7], figure[7, 0], figure[7, 7]
     assert red[0] > red[2] + 100
     assert blue[2] > blue[0] + 100
     assert clear.tolist() == [255, 255, 255]
@@ -246,16 +246,16 @@ def test_a_heat_map_is_red_where_it_speaks_for_and_blue_where_against():
 
 
 def test_terms_are_drawn_to_the_side_of_their_sign_and_as_long_as_they_are():
-    picture = np.array(terms({"for": 2.0, "against": -1.0}, width=300), int)
-    red = (picture[..., 0] > picture[..., 2] + 100).any(0).nonzero()[0]
-    blue = (picture[..., 2] > picture[..., 0] + 100).any(0).nonzero()[0]
+    figure = np.array(terms({"for": 2.0, "against": -1.0}, width=300), int)
+    red = (figure[..., 0] > figure[..., 2] + 100).any(0).nonzero()[0]
+    blue = (figure[..., 2] > figure[..., 0] + 100).any(0).nonzero()[0]
     assert blue.max() <= red.min() + 1
     assert len(red) == pytest.approx(2 * len(blue), rel=0.06)
 
 
 def test_a_matrix_has_a_cell_for_each_pair():
-    picture = np.array(matrix(np.array([[1.0, -1.0, 0.0]]), ["row"], ["a", "b", "c"], cell=20), int)
-    line = picture[150 + 8]
+    figure = np.array(matrix(np.array([[1.0, -1.0, 0.0]]), ["row"], ["a", "b", "c"], cell=20), int)
+    line = figure[-14]  # through the middle of the only row
     assert ((line[:, 0] > line[:, 2] + 100).sum(), (line[:, 2] > line[:, 0] + 100).sum()) == (19, 19)
     with pytest.raises(ValueError, match="1 rows and 2 columns"):
         matrix(np.zeros((1, 3)), ["row"], ["a", "b"])
@@ -284,9 +284,9 @@ def test_right_answers_are_blue_and_wrong_ones_red_by_the_share_of_the_class() -
 
 def test_the_row_is_the_true_class() -> None:
     """A mistake of the first class is above the diagonal: to the right of its blue cell."""
-    picture = np.asarray(confusion(np.array([[1, 3], [0, 4]]), ["sit", "stand"], worst=0)).astype(int)
-    red = np.argwhere(picture[..., 0] > picture[..., 2] + 60).mean(0)
-    blue = np.argwhere(picture[..., 2] > picture[..., 0] + 120).mean(0)  # the full one, of the second class
+    figure = np.asarray(confusion(np.array([[1, 3], [0, 4]]), ["sit", "stand"], worst=0)).astype(int)
+    red = np.argwhere(figure[..., 0] > figure[..., 2] + 60).mean(0)
+    blue = np.argwhere(figure[..., 2] > figure[..., 0] + 120).mean(0)  # the full one, of the second class
     assert abs(red[1] - blue[1]) < 6, "of one column"
     assert red[0] < blue[0] - 20
 
@@ -295,7 +295,7 @@ def test_the_worst_mistakes_are_told_in_words_the_worst_first() -> None:
     counts = np.array([[8, 2, 0], [0, 4, 6], [0, 0, 0]])
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     lines = _mistakes(share, ["sit", "stand", "bow"], 5)
-    assert lines[1:] == ["60 % of “stand” called “bow”", "20 % of “sit” called “stand”"]
+    assert lines[1:] == ["60 % of “stand” predicted as “bow”", "20 % of “sit” predicted as “stand”"]
     assert _mistakes(np.eye(3), ["a", "b", "c"], 5) == []
     assert (
         confusion(counts, ["sit", "stand", "bow"], worst=0).height < confusion(counts, ["sit", "stand", "bow"]).height
@@ -305,8 +305,8 @@ def test_the_worst_mistakes_are_told_in_words_the_worst_first() -> None:
 @pytest.mark.parametrize("classes", [1, 12, 21, 60])
 def test_any_number_of_classes_has_a_cell_that_holds_its_number(classes: int) -> None:
     names = [f"doing the thing number {number} with both hands and much more" for number in range(classes)]
-    picture = confusion(np.eye(classes, dtype=int), names, "title")
-    assert picture.width >= 22 * classes + 230
-    assert picture.width < 34 * classes + 700, "names that are too long are cut"
+    figure = confusion(np.eye(classes, dtype=int), names, "title")
+    assert figure.width >= 22 * classes + 230
+    assert figure.width < 34 * classes + 700, "names that are too long are cut"
     with pytest.raises(ValueError, match=f"of {classes} classes"):
         confusion(np.zeros((classes, classes + 1)), names)
