@@ -13,8 +13,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeAlias, TypeVar, get_args
 
-from sightword.engine.config import at_least, one_of
 from sightword.errors import SightwordError
+from sightword.storage.job import ImageJobOptions as ImageJobOptions
+from sightword.storage.job import JobOptions as JobOptions
 
 ValueT = TypeVar("ValueT", covariant=True)
 
@@ -239,37 +240,3 @@ Positional: TypeAlias = Annotated[Sequence[str], Rest.POSITIONAL]
 Overrides: TypeAlias = Annotated[Sequence[str], Rest.OVERRIDES]
 #: Any other key=value.
 Others: TypeAlias = Annotated[Sequence[str], Rest.OTHERS]
-
-
-# ---------------------------------------------------------------------------------------------------------------- jobs
-
-
-@dataclass(frozen=True)
-class JobOptions:
-    """How a long job is executed. A command takes one as a parameter; its fields are keys of the command."""
-
-    engine: Literal["inline", "ray"] = "inline"  # inline (also under torchrun), or ray
-    workers: int = 0  # Ray actors; 0: as many as fit
-    gpus: float = 0.0  # GPUs of each Ray actor; a fraction shares one
-
-    def __post_init__(self) -> None:
-        one_of("engine", self.engine, ("inline", "ray"))
-        at_least("", self, 0, "workers", "gpus")
-        if self.engine != "inline":
-            from sightword.storage import shards
-
-            shards.check_engine(self.engine)
-
-
-@dataclass(frozen=True)
-class ImageJobOptions(JobOptions):
-    """How a job over a folder of images is executed."""
-
-    on_error: Literal["raise", "skip"] = "raise"  # an unreadable image stops the job, or is left out and counted
-    batch_size: int = 32  # images of one pass through the network
-    shard_size: int = 256  # images of one file of the output
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of("on_error", self.on_error, ("raise", "skip"))
-        at_least("", self, 1, "batch_size", "shard_size")

@@ -90,7 +90,7 @@ def parts(captions: Callable[[], list[str]]) -> list[Part]:
         Part(
             "towers/vq",
             "an image tokenizer, drawn at random",
-            "sightword tokenize images=… weights={} out=…",
+            "sightword tokenize images=… model={} out=…",
             tower.write_vq,
         ),
     ]

@@ -1,8 +1,9 @@
-"""The commands only a tokenizer has. Nothing heavy is imported before one runs."""
+"""The commands of the tokenizer. Nothing heavy is imported before one is executed."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sightword.errors import SightwordError
+from sightword.engine.argument import ImageJobOptions, Model, Out, Size, size_text
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
@@ -10,68 +11,49 @@ if TYPE_CHECKING:
 
 
 def tokenize(
-    images: str,
-    out: str,
-    run: str = "",
-    weights: str = "",
-    layout: str = "",
-    size: int = 256,
-    width: int = 0,
-    batch_size: int = 16,
-    shard_size: int = 1024,
-    on_error: str = "raise",
-    engine: str = "inline",
-    workers: int = 0,
-    gpus: float = 0,
+    images: Path,  # a folder of images
+    out: Out,  # the folder of the cache; an image's key in it is the path below images=
+    model: Model,  # a run directory, an exported folder, or with layout= a published file
+    layout: str = "",  # of a published file: taming_f16_1024, llamagen_vq16, …
+    size: Size = 256,  # 256: shorter side resized, centre crop; 384x128: the whole image resized to height x width
+    job: ImageJobOptions = ImageJobOptions(batch_size=16, shard_size=1024),
 ) -> None:
-    """Turn a folder of images into a cache of code ids; started again, it does only what is missing.
+    """Encode a folder of images as code ids, into a cache that other programs can read.
 
-    images: the folder. out: the cache; its key for an image is the path below `images`.
-    run: a run whose best checkpoint to use, or weights: a published file with its layout=, or an exported folder.
-    size: images are resized and centre-cropped to size × size. width: bent to size (height) × width instead, whole.
-    on_error: raise, or skip unreadable images.
-    engine: inline (also under torchrun), or ray with so many workers, each with a share of so many gpus.
+    After Ctrl-C, run the same command again to encode the rest.
     """
-    from sightword.towers.vq.ids import Job, View, write_ids
+    from sightword.towers.vq.ids import View, write_ids
 
-    for name, value in (("size", size), ("width", width or size)):
-        if value < 1:
-            raise SightwordError(f"{name} is at least 1, got {value}")
-    source, view = _Source(run, weights, layout), View(size, width)
-    job = Job(batch_size, shard_size, on_error, engine, workers, gpus)
-    cache, count, summary = write_ids(source.load, images, out, view, job)
+    view = View(size) if isinstance(size, int) else View(*size)
+    cache, count, summary = write_ids(_Source(model, layout).load, images, out, view, job)
     height, width = cache.header["shapes"]["ids"]
     skipped = f", {count - len(cache)} unreadable images skipped" if cache.done and len(cache) < count else ""
     print(
-        f"{len(cache)} of {count} images in {out} ({height}×{width} ids of {cache.header['num_codes']} codes; "
-        f"{summary.done} shards done now, {summary.skipped} before{skipped})"
+        f"{len(cache)} of {count} images of size {size_text(size)} in {out} ({height}×{width} ids of "
+        f"{cache.header['num_codes']} codes; {summary.done} shards done now, {summary.skipped} before{skipped})"
     )
     if (key := next(iter(cache), None)) is not None:
-        print(f"read it: FeatureCache({out!r})[{key!r}]['ids']")
+        print(f"read it: FeatureCache({str(out)!r})[{key!r}]['ids']")
 
 
 class _Source(NamedTuple):
-    """Where a tokenizer comes from: a run, or weights with the layout of a published file."""
+    """Where a tokenizer comes from; Ray's workers open it again."""
 
-    run: str
-    weights: str
+    model: str
     layout: str
 
     def load(self) -> "VQImage":
         """Return the network, in eval mode."""
-        from sightword.towers.vq.published import open_tokenizer
+        from sightword.engine.run import load_predictor
+        from sightword.systems.tokenizer.predict import ImageTokenizer
+        from sightword.towers.vq.published import load_published
 
-        if bool(self.run) == bool(self.weights):
-            raise SightwordError("say which tokenizer: run=<run folder>, or weights=<file or exported folder>")
-        if self.run:
-            from sightword.engine.run import load_predictor
-            from sightword.systems.tokenizer.predict import ImageTokenizer
-
-            return load_predictor(ImageTokenizer, self.run).model
-        return open_tokenizer(self.weights, self.layout)
+        if self.layout:
+            return load_published(self.model, self.layout)
+        return load_predictor(ImageTokenizer, self.model).model
 
 
-def check_images(root: str) -> "CheckReport":
+def check_images(root: Path) -> "CheckReport":
     """A folder of images: every file is decoded once."""
     from sightword.data import check
 

@@ -3,6 +3,7 @@
 Legend: B images of a batch; h, w ids of an image.
 """
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ import numpy as np
 import torch
 
 from sightword.data.image import ImageFolder, Transform, center_crop, list_images, squash
-from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.cache import FeatureCache, digest, header_for, id_dtype
+from sightword.storage.job import ImageJobOptions
 from sightword.towers.vq.image import VQImage, inference_weights
 
 WRITER = "sightword tokenize"
@@ -43,23 +44,11 @@ class View:
 
 
 @dataclass(frozen=True)
-class Job:
-    """How the work is cut and where it runs; see `storage.shards`."""
+class Job(ImageJobOptions):
+    """How the work is cut and where it is executed."""
 
     batch_size: int = 16
-    shard_size: int = 1024  # images of a file
-    on_error: str = "raise"  # raise | skip unreadable images
-    engine: str = "inline"  # inline (also under torchrun) | ray
-    workers: int = 0  # of Ray; 0: as many as fit
-    gpus: float = 0  # share of each of Ray's workers
-
-    def __post_init__(self) -> None:
-        if self.on_error not in ("raise", "skip"):
-            raise SightwordError(f"on_error is raise or skip, got {self.on_error!r}")
-        for name in ("batch_size", "shard_size"):
-            if getattr(self, name) < 1:
-                raise SightwordError(f"{name} is at least 1, got {getattr(self, name)}")
-        shards.check_engine(self.engine)
+    shard_size: int = 1024
 
 
 class Written(NamedTuple):
@@ -70,7 +59,9 @@ class Written(NamedTuple):
     summary: shards.Summary
 
 
-def write_ids(opener: Callable[[], VQImage], images: str | Path, out: str | Path, view: View, job: Job) -> Written:
+def write_ids(
+    opener: Callable[[], VQImage], images: str | Path, out: str | Path, view: View, job: ImageJobOptions
+) -> Written:
     """Write the ids of every image below a folder that are not there yet. Keys are the paths below that folder.
 
     opener: loads the tokenizer; called again in each process of Ray. Raises SightwordError if the folder has no
@@ -102,16 +93,22 @@ def write_ids(opener: Callable[[], VQImage], images: str | Path, out: str | Path
 
 def tokenize_command(weights: str, layout: str, images: str | Path, out: str | Path, view: View) -> str:
     """Return the command line that does the same as `write_ids`."""
-    known = {"weights": weights or "…", "layout": layout, "images": images, "out": out}
-    size = {"size": view.height, "width": view.width or ""}
-    return " ".join(["sightword tokenize", *(f"{key}={value}" for key, value in (known | size).items() if value)])
+    size = f"{view.height}x{view.width}" if view.width else str(view.height)
+    known = {"model": weights or "…", "layout": layout, "images": str(images), "out": str(out), "size": size}
+    return " ".join(["sightword tokenize", *(shlex.quote(f"{key}={value}") for key, value in known.items() if value)])
 
 
 class _Writer:
     """Turns shard number i into the ids of keys[i·S : (i+1)·S]."""
 
     def __init__(
-        self, cache: FeatureCache, model: VQImage, paths: Sequence[Path], keys: Sequence[str], view: View, job: Job
+        self,
+        cache: FeatureCache,
+        model: VQImage,
+        paths: Sequence[Path],
+        keys: Sequence[str],
+        view: View,
+        job: ImageJobOptions,
     ) -> None:
         self.cache, self.keys, self.batch_size = cache, keys, job.batch_size
         self.device = shards.device()
