@@ -10,28 +10,28 @@ from sightword.cli.main import main
 from sightword.engine import run as runs
 
 QUICK = (
-    "import sys; from sightword.cli.main import main; code = main({words}); "
+    "import sys; from sightword.cli.main import main; code = main({argv}); "
     "assert 'torch' not in sys.modules; sys.exit(code)"
 )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list"], ["tokenize", "--help"], ["train", "--help"], ["--version"]])
-def test_help_and_list_do_not_import_torch(words):
-    assert subprocess.run([sys.executable, "-c", QUICK.format(words=words)], capture_output=True).returncode == 0
+@pytest.mark.parametrize("argv", [["--help"], ["list"], ["tokenize", "--help"], ["train", "--help"], ["--version"]])
+def test_help_and_list_do_not_import_torch(argv):
+    assert subprocess.run([sys.executable, "-c", QUICK.format(argv=argv)], capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("word", ["system.num_embedings=3", "optm.lr=1", "system.metric=cosin", "optim.lr=fast"])
+@pytest.mark.parametrize("override", ["system.num_embedings=3", "optm.lr=1", "system.metric=cosin", "optim.lr=fast"])
 def test_a_mistake_in_the_config_fails_before_torch_is_imported(word):
-    words = ["train", "experiment=tokenizer/mini", word]
-    done = subprocess.run([sys.executable, "-c", QUICK.format(words=words)], capture_output=True, text=True)
+    argv = ["train", "experiment=tokenizer/mini", override]
+    done = subprocess.run([sys.executable, "-c", QUICK.format(argv=argv)], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
     assert word.split("=")[0].split(".")[-1] in done.stderr or word.split("=")[0].split(".")[0] in done.stderr
 
 
-def mistake(capsys, *words):
+def mistake(capsys, *argv):
     """The one line that a mistake prints."""
-    assert main(list(words)) == 2
+    assert main(list(argv)) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1, err
     assert err.startswith("sightword: ")
@@ -39,7 +39,7 @@ def mistake(capsys, *words):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("argv", "told"),
     [
         (["evalute"], ["evalute", "did you mean 'evaluate'"]),
         (["train"], ["experiment=", "tokenizer/mini"]),
@@ -59,9 +59,9 @@ def mistake(capsys, *words):
         (["tokenize", "images=x", "out=y", "size=large"], ["size=large", "int"]),
     ],
 )
-def test_a_mistake_gets_one_helpful_line(words, told, capsys, tmp_path, monkeypatch):
+def test_a_mistake_gets_one_helpful_line(argv, told, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    line = mistake(capsys, *words)
+    line = mistake(capsys, *argv)
     for part in told:
         assert part in line
     assert not list(tmp_path.iterdir())
@@ -83,10 +83,10 @@ def test_a_folder_without_images_is_named_and_leaves_nothing(capsys, tmp_path, m
 def run(photos, tmp_path_factory):
     """A finished tiny run."""
     out = tmp_path_factory.mktemp("runs")
-    words = ["system.encoder_channels=[8,8]", "system.decoder_channels=[8,8]", "system.latent_channels=8"]
-    words += ["system.num_embeddings=16", "system.embedding_dim=8", "data.image_size=16", "data.batch_size=2"]
-    words += [f"data.root={photos}", f"out={out}", "trainer.steps=2", "data.val_crops=1", "trainer.threads=1"]
-    assert main(["train", "experiment=tokenizer/mini", *words]) == 0
+    argv = ["system.encoder_channels=[8,8]", "system.decoder_channels=[8,8]", "system.latent_channels=8"]
+    argv += ["system.num_embeddings=16", "system.embedding_dim=8", "data.image_size=16", "data.batch_size=2"]
+    argv += [f"data.root={photos}", f"out={out}", "trainer.steps=2", "data.val_crops=1", "trainer.threads=1"]
+    assert main(["train", "experiment=tokenizer/mini", *argv]) == 0
     (folder,) = (out / "tokenizer" / "mini").iterdir()
     return folder
 
@@ -126,10 +126,10 @@ def test_a_checkpoint_of_another_experiment_is_refused(run, tmp_path, capsys):
 
 
 def test_a_mistake_that_shows_late_leaves_no_run_behind(photos, tmp_path, capsys):
-    words = ["experiment=tokenizer/mini", f"data.root={photos}", f"out={tmp_path}", "trainer.threads=1"]
-    words += ["system.encoder_channels=[8,8]", "system.decoder_channels=[8,8]", "data.val_crops=1", "trainer.steps=1"]
-    assert "csvv" in mistake(capsys, "train", *words, "logger=[csvv]")
-    assert main(["train", *words, "trainer.monitor=val/pnsr"]) == 2
+    argv = ["experiment=tokenizer/mini", f"data.root={photos}", f"out={tmp_path}", "trainer.threads=1"]
+    argv += ["system.encoder_channels=[8,8]", "system.decoder_channels=[8,8]", "data.val_crops=1", "trainer.steps=1"]
+    assert "csvv" in mistake(capsys, "train", *argv, "logger=[csvv]")
+    assert main(["train", *argv, "trainer.monitor=val/pnsr"]) == 2
     assert "val/pnsr is not measured" in capsys.readouterr().err
     assert not list(tmp_path.rglob("config.yaml"))
 
@@ -161,8 +161,8 @@ def test_check_names_the_broken_file_and_fails(photos, tmp_path, capsys):
 
 
 def test_a_runs_name_is_its_folder_and_is_not_given_twice(run, photos, capsys):
-    words = ["experiment=tokenizer/mini", f"out={run.parents[2]}", f"name={run.name}", f"data.root={photos}"]
-    line = mistake(capsys, "train", *words)
+    argv = ["experiment=tokenizer/mini", f"out={run.parents[2]}", f"name={run.name}", f"data.root={photos}"]
+    line = mistake(capsys, "train", *argv)
     assert f"resume={run}" in line
 
 
@@ -213,8 +213,8 @@ def test_a_path_may_hold_any_sign(root, capsys, tmp_path, monkeypatch):
     ["trainer.log_every=0", "optim.betas=[0.9]", "data.image_size=8", "trainer.precision=32bit", "trainer.devices=0"],
 )
 def test_a_value_out_of_range_is_one_line_and_leaves_nothing(word, photos, tmp_path, capsys):
-    words = ["train", "experiment=tokenizer/mini", f"data.root={photos}", f"out={tmp_path}", word]
-    assert word.partition("=")[2].strip("[]") in mistake(capsys, *words)
+    argv = ["train", "experiment=tokenizer/mini", f"data.root={photos}", f"out={tmp_path}", override]
+    assert word.partition("=")[2].strip("[]") in mistake(capsys, *argv)
     assert not list(tmp_path.iterdir())
 
 
@@ -256,18 +256,18 @@ def test_under_torchrun_a_run_wants_a_name(photos, tmp_path, monkeypatch, capsys
 
 def test_hydras_flags_work(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["experiment=tokenizer/mini", f"data.root={photos}"]
-    monkeypatch.setattr(sys, "argv", ["sightword", "train", *words, "--cfg", "job"])
-    assert main(["train", *words, "--cfg", "job"]) == 0
+    argv = ["experiment=tokenizer/mini", f"data.root={photos}"]
+    monkeypatch.setattr(sys, "argv", ["sightword", "train", *argv, "--cfg", "job"])
+    assert main(["train", *argv, "--cfg", "job"]) == 0
     assert "num_embeddings: 512" in capsys.readouterr().out
     assert sys.argv[1] == "train"
     assert not list(tmp_path.iterdir())
 
 
 def test_words_that_are_no_key_and_value_go_to_a_verb_that_takes_them():
-    def find(index: str, top: int = 3, *, words: list[str]) -> None: ...
+    def find(index: str, top: int = 3, *, argv: list[str]) -> None: ...
 
     given = read_arguments("find", find, ["index=here", "a shirt with x=1", "top=2", "on it"])
-    assert given == {"index": "here", "top": 2, "words": ["a shirt with x=1", "on it"]}
+    assert given == {"index": "here", "top": 2, "argv": ["a shirt with x=1", "on it"]}
     with pytest.raises(ValueError, match="takes no 'tpo'"):
         read_arguments("find", find, ["index=here", "tpo=2"])

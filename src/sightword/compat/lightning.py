@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from sightword.errors import SightwordError
 from sightword.data.image import ImageBatch
 from sightword.engine.config import Optim
 from sightword.engine.fit import Loop
@@ -80,12 +81,12 @@ class VQVAEModel(Loop):
     ) -> None:
         values = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         if commitment_cost not in (0.25, lambda_commit):
-            raise ValueError(
+            raise SightwordError(
                 f"commitment_cost={commitment_cost} and lambda_commit={lambda_commit} weigh the same term: "
                 "set lambda_commit"
             )
         if not lambda_gan and (accumulate != 1 or clip):
-            raise ValueError(
+            raise SightwordError(
                 "accumulate and clip are for lambda_gan > 0; without it give accumulate_grad_batches and "
                 "gradient_clip_val to the Trainer"
             )
@@ -155,7 +156,7 @@ class VQVAEModel(Loop):
             epochs, rest = divmod(steps, math.ceil(epoch / per_step)) if math.isfinite(epoch) else (0, steps)
             by_steps = (epochs * epoch if epochs else 0) + rest * per_step
         if math.isinf(min(by_epochs, by_steps)):
-            raise ValueError(
+            raise SightwordError(
                 f"schedule={self.optim.schedule} needs an end: give max_steps or max_epochs to the Trainer"
             )
         return int(min(by_epochs, by_steps))
@@ -194,7 +195,7 @@ class AnimeDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         trainer: Any = self.trainer
         if trainer is not None and trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
-            raise ValueError(
+            raise SightwordError(
                 "these loaders share the data among ranks themselves: Trainer(use_distributed_sampler=False)"
             )
         self.loaders = make_loaders(self.data, self.seed)

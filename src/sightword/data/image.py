@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from sightword.data.loader import Draw as Draw
 from sightword.data.loader import generator_of
+from sightword.errors import SightwordError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -31,12 +32,12 @@ def list_images(root: str | Path) -> list[Path]:
     """
     root = Path(root).expanduser()
     if not root.exists():
-        raise ValueError(f"{root} does not exist: give a folder of images")
+        raise SightwordError(f"{root} does not exist: give a folder of images")
     if not root.is_dir():
-        raise ValueError(f"{root} is a file: give the folder that holds the images")
+        raise SightwordError(f"{root} is a file: give the folder that holds the images")
     found = [path for path in _walk(root) if path.suffix.lower() in SUFFIXES]
     if not found:
-        raise ValueError(f"{root} holds no image (looked for {' '.join(SUFFIXES)}, in its folders too)")
+        raise SightwordError(f"{root} holds no image (looked for {' '.join(SUFFIXES)}, in its folders too)")
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
@@ -74,7 +75,7 @@ def read_image(path: str | Path) -> Image.Image:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError, IndexError, …
-        raise ValueError(
+        raise SightwordError(
             f"{path} is not readable as an image ({_reason(path, error)}): replace or delete it, or set on_error=skip"
         ) from error
 
@@ -134,7 +135,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 def to_image(tensor: Tensor) -> Image.Image:
     """The 8 bit image of (3, H, W) in [-1, 1]: clamped and rounded (truncation would darken by half a level)."""
     if tensor.ndim != 3 or tensor.shape[0] != 3:
-        raise ValueError(f"an image is (3, H, W), this is {tuple(tensor.shape)}")
+        raise SightwordError(f"an image is (3, H, W), this is {tuple(tensor.shape)}")
     pixels = tensor.detach().float().cpu().clamp(-1, 1).add(1).mul(127.5).round()
     return Image.fromarray(pixels.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
@@ -150,7 +151,7 @@ def random_crop(size: int, scale: tuple[float, float] | None = (0.5, 1.0), flip:
     that nothing is enlarged, unless the image itself is smaller. None keeps the pixels' scale: the side is `size`.
     """
     if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(f"scale is {scale}: two shares of the short side, 0 < least <= most <= 1")
+        raise SightwordError(f"scale is {scale}: two shares of the short side, 0 < least <= most <= 1")
     return partial(_random_crop, size=_positive(size), scale=scale, flip=flip)
 
 
@@ -166,7 +167,7 @@ def squash(height: int, width: int) -> Transform:
 
 def _positive(size: int) -> int:
     if size < 1:
-        raise ValueError(f"size is {size}: an image has at least one pixel")
+        raise SightwordError(f"size is {size}: an image has at least one pixel")
     return size
 
 
@@ -179,7 +180,7 @@ def _random_crop(
     flip: bool,
 ) -> Tensor:
     if generator is None:
-        raise ValueError("random_crop needs a generator: nothing here draws from the global one")
+        raise SightwordError("random_crop needs a generator: nothing here draws from the global one")
     share, x, y, coin = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
     short = min(image.size)
     side = size if scale is None else round((scale[0] + share * (scale[1] - scale[0])) * short)
@@ -248,7 +249,7 @@ class ImageFolder(Dataset[ImageItem | None]):
         cache_mb: int = 256,
     ) -> None:
         if on_error not in ("raise", "skip", "replace"):
-            raise ValueError(f"on_error is {on_error!r}: use 'raise', 'skip' or 'replace'")
+            raise SightwordError(f"on_error is {on_error!r}: use 'raise', 'skip' or 'replace'")
         self.paths = [str(path) for path in paths]
         self.transform, self.seed, self.on_error, self.cache_mb = transform, seed, on_error, cache_mb
         self._kept: dict[str, np.ndarray] = {}  # path → (H, W, 3) uint8; a path may be listed many times
@@ -281,7 +282,7 @@ class ImageFolder(Dataset[ImageItem | None]):
                 return self._read(path), path
             except ValueError:
                 self._unreadable.add(path)
-        raise ValueError(f"not one of {len(self._unreadable)} images is readable: `sightword check` says why")
+        raise SightwordError(f"not one of {len(self._unreadable)} images is readable: `sightword check` says why")
 
     def _read(self, path: str) -> Image.Image:
         if path in self._kept:
@@ -309,7 +310,7 @@ def collate_images(items: Sequence[ImageItem | None]) -> ImageBatch:
         return ImageBatch(torch.empty(0, 3, 0, 0), [], len(items))
     sizes = {tuple(item.image.shape) for item in read}
     if len(sizes) > 1:
-        raise ValueError(f"the images of a batch differ in size {sorted(sizes)}: crop them to one size")
+        raise SightwordError(f"the images of a batch differ in size {sorted(sizes)}: crop them to one size")
     images = torch.stack([item.image for item in read])  # (B, 3, H, W)
     skipped = len(items) - len(read) + sum(item.replaced for item in read)
     return ImageBatch(images, [item.path for item in read], skipped)

@@ -13,6 +13,8 @@ import torch
 from torch import distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from sightword.errors import SightwordError
+
 BatchT = TypeVar("BatchT")
 
 
@@ -56,11 +58,11 @@ class Shuffled(Sampler[list[Draw]]):
         world: int | None = None,
     ) -> None:
         if size < 1 or batch_size < 1:
-            raise ValueError(
+            raise SightwordError(
                 f"a loader needs items and a batch size of at least 1: size {size}, batch_size {batch_size}"
             )
         if (rank is None) != (world is None):
-            raise ValueError(f"rank and world go together: rank {rank}, world {world}")
+            raise SightwordError(f"rank and world go together: rank {rank}, world {world}")
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.shuffle, self.drop_last = shuffle, drop_last
         self.rank, self.world = rank, world
@@ -103,7 +105,7 @@ class Shuffled(Sampler[list[Draw]]):
         _, world = self.place()
         if self.drop_last and self.size < self.batch_size * world:
             ranks = f" x {world} ranks" if world > 1 else ""
-            raise ValueError(
+            raise SightwordError(
                 f"{self.size} items do not fill one batch of {self.batch_size}{ranks}: lower the batch size to at most "
                 f"{max(1, self.size // world)}, or give more data"
             )
@@ -141,7 +143,7 @@ class Stream(DataLoader[BatchT]):
         **options: Any,
     ) -> None:
         if steps is not None and steps < 1:
-            raise ValueError(f"steps is {steps}: give at least 1, or None for whole epochs")
+            raise SightwordError(f"steps is {steps}: give at least 1, or None for whole epochs")
         size = len(dataset)  # type: ignore[arg-type]
         shuffled = shuffled or Shuffled(size, batch_size, seed, shuffle, drop_last, rank, world)
         schedule = _Schedule(shuffled, steps)
@@ -277,4 +279,4 @@ def _one_line(start: Callable[[], Iterator[BatchT]]) -> Iterator[BatchT]:
         text = str(error)
         if not text.startswith("Caught ValueError in DataLoader worker"):
             raise
-        raise ValueError(text.strip().rsplit("\nValueError: ", 1)[-1]) from None
+        raise SightwordError(text.strip().rsplit("\nValueError: ", 1)[-1]) from None
