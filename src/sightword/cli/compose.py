@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
-from sightword.cli.override import for_hydra, is_for, kind_of, literal, literal_fields, typed_value, values_of
+from sightword.cli.override import for_hydra, is_for, literal_fields, values_of
 from sightword.engine.system import closest, config_folders, experiments, presets, scales, system_of
 from sightword.errors import SightwordError
 
@@ -44,26 +44,16 @@ def compose_config(overrides: Sequence[str]) -> "Run":
 
 def change_config(config: "Run", overrides: Sequence[str]) -> "Run":
     """Return a copy of a config with the overrides' values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
     with _short_errors():
         changed = OmegaConf.structured(literal_fields(config))
+        parser = OverridesParser.create()
         for override in overrides:
-            key, _, text = override.partition("=")
-            value = typed_value(text, kind_of(key, config.experiment))
-            if value is None:
-                changed = OmegaConf.merge(changed, OmegaConf.from_dotlist([override if text else f"{override}''"]))
-            else:
-                OmegaConf.update(changed, key, _literal(value))
-        return _as_run(cast("DictConfig", changed), config.experiment)
-
-
-def _literal(value: str | list[str] | dict[str, str]) -> str | list[str] | dict[str, str]:
-    if isinstance(value, str):
-        return literal(value)
-    if isinstance(value, list):
-        return [literal(item) for item in value]
-    return {name: literal(item) for name, item in value.items()}
+            parsed = parser.parse_override(for_hydra(override, config.experiment))
+            OmegaConf.update(changed, parsed.key_or_group, parsed.value())
+        return _as_run(changed, config.experiment)
 
 
 def _as_run(config: "DictConfig", name: str) -> "Run":
