@@ -59,8 +59,8 @@ def _section(best: dict[str, dict[str, float]], seconds: float, data: Path, out:
         title="intent: why was this photo posted? An exact sum over words and patches",
         lead=(
             "Every patch of an image is replaced by the nearest word of each codebook, and 28 intents are predicted "
-            "from the words alone. A score is therefore a sum that you can check by hand: so much for the beach in this "
-            "patch, so much against the car in that one."
+            "from the words alone. A score is therefore a sum that you can check by hand: so much for the beach in "
+            "this patch, so much against the car in that one."
         ),
         figures=[
             *(figure for found, said in _predictions(classifier, data) for figure in _figures(found, said)),

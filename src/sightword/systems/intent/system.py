@@ -1,7 +1,7 @@
 """The system `intent`: why was this photo posted? 28 intents, computed through codebooks whose codes are words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from copy import copy
 from typing import TYPE_CHECKING, cast
 
 from sightword.engine.config import Run
@@ -64,7 +64,11 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
 
 def _readable(data: IntentData, task: "IntentTask") -> IntentData:
     """Tokens instead of ids for a task that trains codes or adapters, or has no codebooks."""
-    return replace(data, ids="") if data.ids and data.cache and not task.reads_ids else data
+    if not (data.ids and data.cache) or task.reads_ids:
+        return data
+    found = copy(data)
+    found.ids = ""
+    return found
 
 
 SYSTEM = IntentSystem()

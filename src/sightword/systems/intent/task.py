@@ -5,6 +5,7 @@ stage 1: total = asl_loss;  stage 2: + commitment_weight·vq_loss + semantic_con
 Legend: B batch; N patches; D dimension of tokens; E of the pooled vector; K codes; S streams; C classes.
 """
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,7 +15,6 @@ from torch.nn import Parameter
 
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
-from sightword.metrics.codebook import CodeUsage
 from sightword.systems.intent.anchors import Anchors
 from sightword.systems.intent.config import STREAMS, IntentConfig
 from sightword.systems.intent.data import IntentBatch
@@ -25,6 +25,8 @@ from sightword.systems.intent.model import Baseline, MultiStream, Read
 from sightword.towers.base import ImageTower
 from sightword.towers.factory import joint_width
 from sightword.towers.frozen import FrozenModel
+
+RECENT = 100  # batches over which `stats` counts used codes
 
 
 def make_task(config: IntentConfig) -> "IntentTask":
@@ -138,7 +140,7 @@ class MultiStreamTask(IntentTask):
         self.frozen = all(model.book(name).frozen for name in model.streams)
         self.reads_ids = self.frozen and not model.adapters
         self.digest = anchors_digest({name: anchors[name].codes for name in model.streams})
-        self.usage = {name: CodeUsage(model.book(name).num_codes, window=100) for name in model.streams}
+        self.used = {name: deque[Tensor](maxlen=RECENT) for name in model.streams}  # (K,) bool for each recent batch
         self._commitment = torch.zeros(())
         self.register_load_state_dict_pre_hook(_refuse_other_anchors)
 
@@ -179,8 +181,9 @@ class MultiStreamTask(IntentTask):
         return terms
 
     def stats(self) -> dict[str, float]:
-        """Return, for each stream, the fraction of codes used in 100 batches, and the drift of trained codes."""
-        found = {f"{name}_usage": float(usage.usage()) for name, usage in self.usage.items()}
+        """Return, for each stream, the fraction of codes used in the last batches, and the drift of trained codes."""
+        used = {name: torch.stack([*masks]).any(0) for name, masks in self.used.items() if masks}
+        found = {f"{name}_usage": float(mask.double().mean()) for name, mask in used.items()}
         found["commitment"] = float(self._commitment)
         if not self.frozen:
             for name in self.model.streams:
@@ -212,10 +215,11 @@ class MultiStreamTask(IntentTask):
         """Keep what `stats` reports of a batch."""
         self._commitment = read.commitment.detach()
         for name in self.model.streams:
-            if read.ids:
-                self.usage[name].update(read.ids[name])
-            elif batch.counts is not None:
-                self.usage[name].update(batch.counts[name].sum(0).nonzero().flatten())
+            if batch.counts is not None:
+                self.used[name].append(batch.counts[name].sum(0) > 0)
+            else:
+                mask = torch.zeros(self.model.book(name).num_codes, dtype=torch.bool, device=read.logits.device)
+                self.used[name].append(mask.index_fill_(0, read.ids[name].flatten(), True))
 
     def _check_counts(self, batch: IntentBatch, counts: Mapping[str, Tensor]) -> None:
         """Raise SightwordError unless counts are of this task's streams, anchors and token types."""
