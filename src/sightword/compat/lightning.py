@@ -16,8 +16,10 @@ from sightword.data.image import ImageBatch
 from sightword.engine.config import Optim
 from sightword.engine.fit import Loop
 from sightword.metrics.codebook import perplexity, usage
-from sightword.systems.intent import config as intent_config
+from sightword.systems.intent.config import IntentConfig
 from sightword.systems.intent.data import IntentBatch
+from sightword.systems.intent.evaluate import IntentEvaluator
+from sightword.systems.intent.show import get_code_indices
 from sightword.systems.intent.task import MultiStreamTask
 from sightword.systems.intent.task import make_task as make_intent_task
 from sightword.systems.tokenizer.config import TokenizerConfig, TokenizerData
@@ -208,9 +210,9 @@ class AnimeDataModule(pl.LightningDataModule):
 
 
 class IntentonomyClipViTMultiStreamModule(Loop):
-    """Frozen CLIP → codebooks of words → sum → mean → linear, to `fit` with any Trainer. Document 000, step 3.
+    """Frozen CLIP → codebooks of words → sum → mean → linear, to `fit` with any Trainer.
 
-    Arguments up to `lr_vq_actions` are the document's; a rate that is None is a tenth of `lr`. Batches are an
+    A rate that is None is a tenth of `lr`. Batches are an
     `IntentBatch`, or (images (B, 3, H, W) in [-1, 1], targets (B, 28)).
     """
 
@@ -229,7 +231,7 @@ class IntentonomyClipViTMultiStreamModule(Loop):
         *,
         tower: str = "vit_h14",
         tag: str = "",
-        tokens: dict[str, str] | None = None,
+        token_types: dict[str, str] | None = None,
         lr: float = 1e-2,
         weight_decay: float = 1e-4,
         **system: Any,
@@ -239,10 +241,11 @@ class IntentonomyClipViTMultiStreamModule(Loop):
         scales = {role: 0.1 if rate is None else rate / lr for role, rate in rates.items()} | {"vq_other": 0.1}
         told: dict[str, Any] = {"semantic_anchors_path": semantic_anchors_path, "freeze_codebook": freeze_codebook}
         told |= {"semantic_consistency_weight": semantic_consistency_weight, "tower": tower, "tag": tag}
-        config = intent_config.System(**told | ({"tokens": tokens} if tokens else {}) | system)
+        config = IntentConfig(**told | ({"token_types": token_types} if token_types else {}) | system)
         task = cast(MultiStreamTask, make_intent_task(config))
-        present = {role: scale for role, scale in scales.items() if role in task.roles()}
-        super().__init__(task, Optim(name="adamw", lr=lr, weight_decay=weight_decay, lr_scale=present))
+        present = {role: scale for role, scale in scales.items() if role in task.parameter_groups()}
+        optim = Optim(name="adamw", lr=lr, weight_decay=weight_decay, lr_scale=present)
+        super().__init__(task, IntentEvaluator(task), optim)
         self.save_hyperparameters(values | system)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -250,8 +253,8 @@ class IntentonomyClipViTMultiStreamModule(Loop):
         return self.task.logits(IntentBatch(images.new_zeros(len(images), 0), [], images))
 
     def get_code_indices(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
-        """See `MultiStreamTask.get_code_indices`."""
-        return self.task.get_code_indices(images)
+        """See `sightword.systems.intent.show.get_code_indices`."""
+        return get_code_indices(self.task, images)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> IntentBatch:
         if isinstance(batch, IntentBatch):
