@@ -134,7 +134,7 @@ class Loop(pl.LightningModule, Generic[BatchT]):
             return
         self.metrics = metrics
         fitting = self.trainer.state.fn == "fit"
-        # For the user's callbacks, and outside of `fit` for what `Trainer.validate` returns. Reduced over ranks already.
+        # For callbacks; outside of `fit` also for what `Trainer.validate` returns. Reduced over ranks already.
         self.log_dict(metrics, logger=not fitting)
         for logger in self.loggers if fitting else []:
             logger.log_metrics(finite(metrics), step=self.batches)
