@@ -266,3 +266,56 @@ def test_hydras_flags_work(photos, tmp_path, monkeypatch, capsys):
     assert "num_embeddings: 512" in capsys.readouterr().out
     assert sys.argv[1] == "train"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_in_a_sweep_is_one_line(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = ["train", "experiment=tokenizer/mini", "-m", "optim.lr=1e-3,1e-4"]
+    monkeypatch.setattr(sys, "argv", ["sightword", *argv])
+    assert "nowhere does not exist" in mistake(capsys, *argv, "data.root=nowhere")
+    assert "optm" in mistake(capsys, *argv, "optm.lr=1")
+    assert "could not be converted" in mistake(capsys, *argv, "seed=many")
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_a_run_of_a_sweep_that_was_stopped_is_told_by_the_status(photos, tmp_path, monkeypatch, capsys):
+    from sightword.cli.compose import train_by_hydra
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sightword"])
+    seen, statuses = [], iter([1, 0])
+
+    def start(config):
+        seen.append((config.optim.lr, config.data.root))
+        return next(statuses)
+
+    argv = ["experiment=tokenizer/mini", "optim.lr=1e-3,1e-4", "data.root=2024_01_15", "-m"]
+    assert train_by_hydra(argv, start) == 1
+    assert seen == [(1e-3, "2024_01_15"), (1e-4, "2024_01_15")]
+
+
+def test_prepare_executes_what_is_not_done_and_says_what_to_type_next(tmp_path, monkeypatch, capsys):
+    from sightword.engine.contract import Step
+    from sightword.engine.system import systems
+
+    done = {"tokens": True, "ids": False}
+
+    def step(name):
+        return Step(f"{name} of 3 images", tmp_path / name, lambda: done[name], lambda: done.update({name: True}), "…")
+
+    monkeypatch.setattr(type(systems()["tokenizer"]), "prepare", lambda self, run: [step("tokens"), step("ids")])
+    argv = ["experiment=tokenizer/mini", "data.root=a b"]
+    assert main(["prepare", *argv]) == 0
+    said = capsys.readouterr()
+    assert done == {"tokens": True, "ids": True}
+    assert said.err == f"preparing {tmp_path / 'ids'}: ids of 3 images\n"
+    assert said.out.splitlines() == [
+        f"{tmp_path / 'tokens'}: tokens of 3 images, was there already",
+        f"{tmp_path / 'ids'}: ids of 3 images",
+        "next: sightword train experiment=tokenizer/mini 'data.root=a b'",
+    ]
+
+
+def test_prepare_of_an_experiment_that_needs_nothing_says_so(capsys):
+    assert main(["prepare", "experiment=tokenizer/mini", "data.root=x"]) == 0
+    assert "needs nothing to be computed before training" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Make a run's config from YAML files and the overrides of the command line. Nothing else imports Hydra."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -132,10 +133,11 @@ def _one_line(error: Exception) -> str:
     return f"{key}: {told}" if key and key not in told else told
 
 
-def train_by_hydra(argv: Sequence[str], start: Callable[["Run"], object]) -> int:
-    """Call `start` with each config that Hydra's own front makes of the arguments; it reads its flags."""
-    import hydra
+def train_by_hydra(argv: Sequence[str], start: Callable[["Run"], int]) -> int:
+    """Call `start` with each config that Hydra's own front makes of the arguments; it reads its flags.
 
+    Return the worst exit status of `start`. What `start` raises ends a sweep, and is raised here.
+    """
     flags = [argument for argument in argv if argument.startswith("-") or "=" not in argument]
     overrides = [argument for argument in argv if argument not in flags]
     sweep = any(flag in ("-m", "--multirun") for flag in flags)
@@ -148,15 +150,33 @@ def train_by_hydra(argv: Sequence[str], start: Callable[["Run"], object]) -> int
     else:
         compose_config(overrides)  # Hydra's own message on a mistake is a page
 
+    before, statuses, failed = list(sys.argv), [0], list[Exception]()
+
     def job(config: "DictConfig") -> None:
         sys.argv = before  # from which Lightning starts the other processes of a DDP run
-        start(_as_run(config, name))
+        try:
+            statuses.extend([] if failed else [start(_as_run(config, name))])
+        except Exception as error:  # Hydra would print a line of its own
+            failed.append(error)
 
-    before = list(sys.argv)
     typed = [for_hydra(override, system, sweep) for override in _scaled(name, overrides)]
-    sys.argv = [before[0], *flags, *typed, *_groups(name), *_search_path()]
-    try:
+    with _short_errors(), _hydras_argv([*flags, *typed, *_groups(name), *_search_path()]):
+        import hydra
+
         hydra.main(version_base=None, config_path="pkg://sightword.configs", config_name="train")(job)()
+        if failed:
+            raise failed[0]
+    return max(statuses)
+
+
+@contextmanager
+def _hydras_argv(argv: Sequence[str]) -> Iterator[None]:
+    """Set what Hydra's front reads. Its errors are raised, instead of a page and an exit."""
+    before, full = list(sys.argv), os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [before[0], *argv], "1"
+    try:
+        yield
     finally:
         sys.argv = before
-    return 0
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        os.environ.update({"HYDRA_FULL_ERROR": full} if full is not None else {})
