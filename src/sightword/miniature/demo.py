@@ -56,7 +56,7 @@ def section(out: Path, train: Train) -> Section:
             ("Write the small world and its towers to a folder of your own:", "sightword mini out=mini"),
             (
                 "Keep the tokens of a folder of images; with vit_b16 instead of the folder, a published CLIP's:",
-                f"sightword cache tower={out}/towers/clip images={out}/scenes/images out=cache/scenes tokens=value",
+                f"sightword cache tower={out}/towers/clip images={out}/scenes/images out=cache/scenes token_type=value",
             ),
         ],
         page_note=(
