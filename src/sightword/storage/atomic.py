@@ -1,9 +1,7 @@
 """Whole files or none: write beside, flush, rename."""
 
-import errno
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,24 +29,8 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         _flush(beside)
         beside.replace(path)
         _flush(path.parent)  # the rename itself
-    except OSError as error:
-        if error.filename is None or Path(str(error.filename)) == beside:
-            error.filename = str(path)  # the message is for somebody who knows that name
-        raise
-    except Exception as error:
-        if _is_full(path.parent):  # torch and safetensors say so in words of their own
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
     finally:
         beside.unlink(missing_ok=True)
-
-
-def _is_full(folder: Path) -> bool:
-    """Return whether a disk has no room for another block."""
-    try:
-        return shutil.disk_usage(folder).free < 2**16
-    except OSError:
-        return False
 
 
 def _flush(path: Path) -> None:

@@ -22,7 +22,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.storage.cache_lmdb import Rows, import_lmdb
 
@@ -47,7 +46,7 @@ class FeatureCache:
         wanted = flatten(plain(expect or {}))
         if found := differences(flatten(self.header), wanted, wanted):
             writer = self.header.get("writer")
-            raise SightwordError(f"{path} does not fit: {found}. Read another cache, or have {writer} write it anew")
+            raise ValueError(f"{path} does not fit: {found}. Read another cache, or have {writer} write it anew")
 
     @classmethod
     def create(cls, path: str | Path, header: Mapping[str, Any]) -> "FeatureCache":
@@ -59,13 +58,11 @@ class FeatureCache:
         if (path / "header.json").exists():
             old, new = flatten(read_header(path)), flatten(header)
             if found := differences(old, new, sorted(old | new)):
-                raise SightwordError(
+                raise ValueError(
                     f"{path} already holds another cache: {found}. Give another out=, or delete the folder"
                 )
         elif others:
-            raise SightwordError(
-                f"{path} holds other files ({others}) and no header.json: give out= a folder of its own"
-            )
+            raise ValueError(f"{path} holds other files ({others}) and no header.json: give out= a folder of its own")
         else:
             path.mkdir(parents=True, exist_ok=True)
             with write_atomically(path / "header.json") as part:
@@ -76,13 +73,13 @@ class FeatureCache:
         """Write `arrays`, name → (n, *row shape), as the rows of the n `keys`. Same rows, same bytes."""
         keys, path = list(keys), self._store.where(number)
         if not 0 <= number < self.shards:
-            raise SightwordError(f"{path}: the header announces shards 0 to {self.shards - 1}")
+            raise ValueError(f"{path}: the header announces shards 0 to {self.shards - 1}")
         if len(set(keys)) < len(keys):
-            raise SightwordError(f"{path}: key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+            raise ValueError(f"{path}: key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
         found = {name: (array.dtype.name, [*array.shape]) for name, array in arrays.items()}
         wanted = {name: (dtype, self._stacked(name, keys)) for name, dtype in self.header["dtypes"].items()}
         if found != wanted:
-            raise SightwordError(f"{path}: arrays are {found}; the header and {len(keys)} keys want {wanted}")
+            raise ValueError(f"{path}: arrays are {found}; the header and {len(keys)} keys want {wanted}")
         rows = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         self._store.write(number, keys, rows)
         if number in self._shards:
@@ -157,13 +154,13 @@ class FeatureCache:
             rows = {key: (number, row) for row, key in enumerate(keys)}
             for name, stack in slices.items():
                 if stack.get_shape() != self._stacked(name, keys):
-                    raise SightwordError(f"{name} is {stack.get_shape()}, not {self._stacked(name, keys)}")
+                    raise ValueError(f"{name} is {stack.get_shape()}, not {self._stacked(name, keys)}")
         except (SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise SightwordError(f"{path} is damaged ({error}): delete it and start the job again") from error
+            raise ValueError(f"{path} is damaged ({error}): delete it and start the job again") from error
         if twice := self._rows.keys() & rows.keys():
             key = min(twice)
             other = self._store.where(self._rows[key][0])
-            raise SightwordError(f"{path}: key {key!r} is in {Path(other).name}, too: delete the wrong one of the two")
+            raise ValueError(f"{path}: key {key!r} is in {Path(other).name}, too: delete the wrong one of the two")
         self._rows |= rows
         self._shards[number] = slices
 
@@ -254,7 +251,7 @@ def header_for(
         "shard_size": shard_size,
     }
     if backend not in BACKENDS:
-        raise SightwordError(f"backend={backend!r} is none of {', '.join(BACKENDS)}")
+        raise ValueError(f"backend={backend!r} is none of {', '.join(BACKENDS)}")
     return plain(extra | header | ({} if backend == BACKENDS[0] else {"backend": backend}))
 
 
@@ -285,7 +282,7 @@ def digest(arrays: Mapping[str, Any]) -> str:
             data = np.asarray(value)
             dtype = data.dtype.name
             if data.dtype.hasobject:  # its bytes would be addresses
-                raise SightwordError(f"{name} is no array but a {type(value).__name__}: leave it out of the digest")
+                raise ValueError(f"{name} is no array but a {type(value).__name__}: leave it out of the digest")
         total.update(json.dumps([name, dtype, list(np.shape(value))]).encode())
         total.update(data.tobytes())
     return total.hexdigest()[:16]
@@ -303,15 +300,13 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads((path / "header.json").read_text())
     except FileNotFoundError:
-        raise SightwordError(f"{path} holds no cache (no header.json): start the job that writes it first") from None
+        raise ValueError(f"{path} holds no cache (no header.json): start the job that writes it first") from None
     except ValueError as error:
-        raise SightwordError(f"{path}/header.json is damaged ({error}): delete the folder and start again") from error
+        raise ValueError(f"{path}/header.json is damaged ({error}): delete the folder and start again") from error
     if not isinstance(header, dict):
-        raise SightwordError(f"{path}/header.json is no header but a {type(header).__name__}: it is not a cache's")
+        raise ValueError(f"{path}/header.json is no header but a {type(header).__name__}: it is not a cache's")
     if header.get("format") != FORMAT:
-        raise SightwordError(
-            f"{path} has format {header.get('format')}, not {FORMAT}: write it anew with this Sightword"
-        )
+        raise ValueError(f"{path} has format {header.get('format')}, not {FORMAT}: write it anew with this Sightword")
     return header
 
 

@@ -20,8 +20,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sightword.errors import SightwordError
-
 FILE = "rows.mdb"
 PAGE, SPARE = 4096, 1 << 26  # bytes; the file is as large as its rows, the map only has to be larger
 READERS = 1024  # processes and threads at once; LMDB's own 126 are few for loaders on a large machine
@@ -61,7 +59,7 @@ class Rows:
             keys = json.loads(bytes(txn.get(_shard(number)) or b""))
             for row in {0, len(keys) - 1} if keys else ():
                 if (size := len(txn.get(_row(number, row)) or b"")) != self.row_bytes:
-                    raise SightwordError(f"row {row} has {size} bytes, not {self.row_bytes}")
+                    raise ValueError(f"row {row} has {size} bytes, not {self.row_bytes}")
         stacks, offset = {}, 0
         for name in sorted(self.kinds):
             dtype, shape = self.kinds[name]
@@ -106,7 +104,7 @@ class Rows:
                 with _begin(env) as txn:
                     yield txn
             except lmdb.Error as error:
-                raise SightwordError(f"{self.file} cannot be read ({error}): if it is damaged, delete it") from error
+                raise ValueError(f"{self.file} cannot be read ({error}): if it is damaged, delete it") from error
 
 
 class Stack(NamedTuple):
@@ -137,7 +135,7 @@ def import_lmdb() -> Any:
     try:
         import lmdb
     except ImportError:
-        raise SightwordError("a cache in LMDB needs py-lmdb: pip install 'sightword[lmdb]'") from None
+        raise ValueError("a cache in LMDB needs py-lmdb: pip install 'sightword[lmdb]'") from None
     return lmdb
 
 
@@ -170,13 +168,11 @@ def _opened(path: str, room: int) -> Any:
     try:
         env = lmdb.open(path, map_size=room, max_readers=READERS, **options)
     except lmdb.Error as error:
-        raise SightwordError(
-            f"{path} is damaged or no LMDB file ({error}): delete it and start the job again"
-        ) from error
+        raise ValueError(f"{path} is damaged or no LMDB file ({error}): delete it and start the job again") from error
     size, wanted = os.path.getsize(path), _extent(env)
     if size < wanted:  # reading beyond a file's end kills the process
         env.close()
-        raise SightwordError(
+        raise ValueError(
             f"{path} is damaged ({size:,} bytes, {wanted:,} are wanted): delete it and start the job again"
         )
     if writable:

@@ -19,8 +19,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch._utils import _rebuild_tensor
 
-from sightword.errors import MissingFileError, SightwordError
-
 ZIP, PICKLE, TORCH_PICKLE = b"PK\x03\x04", b"\x80", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
@@ -30,7 +28,7 @@ def read_weights(path: str | Path, under: Sequence[str] = ("state_dict", "model"
     try:
         return weights_in(checkpoint, under)
     except ValueError as error:
-        raise SightwordError(f"{path} {error}") from None
+        raise ValueError(f"{path} {error}") from None
 
 
 def weights_in(checkpoint: Mapping[str, Any], under: Sequence[str] = ("state_dict", "model")) -> dict[str, Tensor]:
@@ -38,7 +36,7 @@ def weights_in(checkpoint: Mapping[str, Any], under: Sequence[str] = ("state_dic
     found = next((checkpoint[key] for key in under if isinstance(checkpoint.get(key), Mapping)), checkpoint)
     weights = {name: value.detach() for name, value in found.items() if isinstance(value, Tensor)}
     if not weights:
-        raise SightwordError(f"holds no weights, neither itself nor under {', '.join(under)}; it has {_few(found)}")
+        raise ValueError(f"holds no weights, neither itself nor under {', '.join(under)}; it has {_few(found)}")
     return weights
 
 
@@ -62,7 +60,7 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], source: str 
     """
     wanted = module.state_dict()
     if found := differences(wanted, weights):
-        raise SightwordError(f"{source} does not fit {type(module).__name__}: {found}")
+        raise ValueError(f"{source} does not fit {type(module).__name__}: {found}")
     module.load_state_dict({name: weights[name].to(wanted[name].dtype) for name in wanted}, assign=True)
 
 
@@ -74,16 +72,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         why = "is a folder; name the file in it" if path.is_dir() else "does not exist"
-        raise MissingFileError(f"{path} {why}")
+        raise FileNotFoundError(f"{path} {why}")
     with path.open("rb") as file:
         head = file.read(48)
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return _read_safetensors(path)
     if not head.startswith((ZIP, PICKLE)):
-        raise SightwordError(f"{path} is not a checkpoint, it begins with {head[:24]!r}; was the real file downloaded?")
+        raise ValueError(f"{path} is not a checkpoint, it begins with {head[:24]!r}; was the real file downloaded?")
     checkpoint = _read_torch(path, head)
     if not isinstance(checkpoint, dict):
-        raise SightwordError(f"{path} holds {_kind(checkpoint)}, not a dictionary of weights; save a state_dict()")
+        raise ValueError(f"{path} holds {_kind(checkpoint)}, not a dictionary of weights; save a state_dict()")
     return checkpoint
 
 
@@ -91,7 +89,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise SightwordError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
 
 
 def _read_torch(path: Path, head: bytes) -> Any:
@@ -106,8 +104,8 @@ def _read_torch(path: Path, head: bytes) -> Any:
     except Exception as error:  # bytes of unknown origin can fail in any way that the readers of torch have
         reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
         if head.startswith((ZIP, TORCH_PICKLE)):
-            raise SightwordError(f"{path} cannot be read, it is damaged or no checkpoint: {reason}") from error
-        raise SightwordError(f"{path} is a pickle, but not one that torch.save wrote: {reason}") from error
+            raise ValueError(f"{path} cannot be read, it is damaged or no checkpoint: {reason}") from error
+        raise ValueError(f"{path} is a pickle, but not one that torch.save wrote: {reason}") from error
 
 
 class _Inert:

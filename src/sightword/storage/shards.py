@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from sightword.errors import SightwordError
-
 Worker = Callable[[int], None]
 
 
@@ -137,7 +135,7 @@ def fitting(free: dict[str, float], workers: int, gpus: float) -> int:
     cpu, gpu = free.get("CPU", 0), free.get("GPU", 0)
     fit = int(min(cpu, gpu / gpus) if gpus else cpu)
     if fit < 1:
-        raise SightwordError(f"Ray has {cpu:g} CPUs and {gpu:g} GPUs free, a worker needs 1 and {gpus:g}: ask for less")
+        raise ValueError(f"Ray has {cpu:g} CPUs and {gpu:g} GPUs free, a worker needs 1 and {gpus:g}: ask for less")
     return min(workers, fit) if workers else fit
 
 
@@ -147,15 +145,15 @@ ENGINES = {"inline": inline, "ray": on_ray}
 def check_engine(engine: str) -> None:
     """ValueError unless jobs can run on it here. `run` asks; ask before, where something is written first."""
     if engine not in ENGINES:
-        raise SightwordError(f"engine={engine} is none of {', '.join(ENGINES)}")
+        raise ValueError(f"engine={engine} is none of {', '.join(ENGINES)}")
     if engine == "ray" and find_spec("ray") is None:
-        raise SightwordError("engine=ray needs Ray: pip install 'sightword[ray]'")
+        raise ValueError("engine=ray needs Ray: pip install 'sightword[ray]'")
 
 
 def check_written(todo: list[int], missing: list[int], unit: str) -> None:
     if lost := sorted(set(todo) & set(missing)):
         where = "is the output folder one that all machines share?"
-        raise SightwordError(f"{len(lost)} {unit}s were done but are not there, {lost[0]} the first: {where}")
+        raise ValueError(f"{len(lost)} {unit}s were done but are not there, {lost[0]} the first: {where}")
 
 
 @contextmanager

@@ -28,7 +28,6 @@ from PIL import Image
 from torch import Tensor
 
 from sightword.data.image import list_images, read_image
-from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.atomic import write_atomically
 from sightword.storage.cache import FeatureCache, differences, digest, flatten, header_for, items_digest
@@ -51,7 +50,7 @@ class TokenCache:
         self.out = Path(out).expanduser()
         self.parts = _parts(self.out, expect)
         if not self.parts:
-            raise SightwordError(f"{out} holds no tokens: sightword cache tower=… images=… out={out} writes them")
+            raise ValueError(f"{out} holds no tokens: sightword cache tower=… images=… out={out} writes them")
         self.index = {path: entry[-1] for path, entry in read_index(self.out).images.items()}
 
     @property
@@ -105,7 +104,7 @@ def size_of(text: str) -> tuple[int, int] | None:
     """(H, W) of "224x304"; None of nothing. ValueError for anything else."""
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if text and not found:
-        raise SightwordError(f"size is height x width, as 224x304; got {text!r}")
+        raise ValueError(f"size is height x width, as 224x304; got {text!r}")
     return (int(found[1]), int(found[2])) if found else None
 
 
@@ -214,7 +213,7 @@ def read_index(out: Path) -> Index:
     except FileNotFoundError:
         return Index("", {})
     except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise SightwordError(f"{out / INDEX} is damaged ({error}): delete it, it is made anew") from error
+        raise ValueError(f"{out / INDEX} is damaged ({error}): delete it, it is made anew") from error
 
 
 def write_index(index: Index, out: Path) -> None:
@@ -265,7 +264,7 @@ def _check_recipe(parts: Sequence[FeatureCache], recipe: _Recipe) -> None:
     for part in parts:
         found = flatten({name: part.header.get(name, {}) for name in RECIPE})
         if told := differences(found, wanted, sorted(found | wanted)):
-            raise SightwordError(f"{part.path.parent} holds tokens of another kind: {told}. Give another out=")
+            raise ValueError(f"{part.path.parent} holds tokens of another kind: {told}. Give another out=")
 
 
 class _Plan(NamedTuple):
@@ -311,7 +310,7 @@ def _announce(images: int, plan: _Plan, recipe: _Recipe, out: Path) -> str:
     needed = todo * recipe.row_bytes
     place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     if needed > (free := shutil.disk_usage(place).free):
-        raise SightwordError(
+        raise ValueError(
             f"{todo} images need {_size(needed)} and {place} has {_size(free)}: fewer tokens=, or another out="
         )
     unread = f"; {len(plan.unread)} could not be read, on_error=raise says why" if plan.unread else ""
@@ -397,20 +396,20 @@ class _Encoder:
         worst = int(peaks.argmax())
         if not (peak := float(peaks[worst])) < math.inf:
             advice = "are its weights whole?" if self.tower.dtype == torch.float32 else "compute in dtype=float32"
-            raise SightwordError(f"{files[worst]}: {self.tower.name} gives {name} that is {peak}: {advice}")
+            raise ValueError(f"{files[worst]}: {self.tower.name} gives {name} that is {peak}: {advice}")
         if peak > float(np.finfo(dtype).max):
-            raise SightwordError(f"{files[worst]}: {name} reaches {peak:.3g}, more than {dtype} holds: disk=float32")
+            raise ValueError(f"{files[worst]}: {name} reaches {peak:.3g}, more than {dtype} holds: disk=float32")
         return values.cpu().numpy().astype(dtype)
 
 
 def _check(images: str | Path, out: str | Path, disk: str, on_error: str, **counts: int) -> None:
     for name, folder in (("images", images), ("out", out)):
         if not str(folder):
-            raise SightwordError(f"{name} is empty: give a folder ({name}=. is this one)")
+            raise ValueError(f"{name} is empty: give a folder ({name}=. is this one)")
     if disk not in ("float16", "float32"):
-        raise SightwordError(f"disk is float16 or float32, got {disk!r}")
+        raise ValueError(f"disk is float16 or float32, got {disk!r}")
     if on_error not in ("raise", "skip"):
-        raise SightwordError(f"on_error is raise or skip, got {on_error!r}")
+        raise ValueError(f"on_error is raise or skip, got {on_error!r}")
     for name, value in counts.items():
         if value < 1:
-            raise SightwordError(f"{name} is at least 1, got {value}")
+            raise ValueError(f"{name} is at least 1, got {value}")

@@ -19,7 +19,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sightword.errors import MissingFileError, SightwordError
 from sightword.ops.quantize import FrozenQuantizer, Quantized, VectorQuantizer, VectorQuantizerEMA
 from sightword.storage.atomic import write_atomically
 from sightword.storage.checkpoint import differences, read_checkpoint
@@ -54,7 +53,7 @@ class VQImage(nn.Module):
     ) -> None:
         super().__init__()
         if encoder.factor != decoder.factor:
-            raise SightwordError(
+            raise ValueError(
                 f"the encoder makes images {encoder.factor} times smaller, the decoder latents {decoder.factor} times "
                 "larger; give both as many channels, one a stage"
             )
@@ -106,7 +105,7 @@ class VQImage(nn.Module):
         ids = self._grid(ids, shape)
         full = (ids.shape[1] * self.factor, ids.shape[2] * self.factor)
         if size is not None and not (0 < size[0] <= full[0] and 0 < size[1] <= full[1]):
-            raise SightwordError(
+            raise ValueError(
                 f"ids {tuple(ids.shape)} decode to {full} pixels, of which no {tuple(size)} can be cropped"
             )
         return self._images(self.quantizer.decode(ids), size or full).clamp(-1, 1)
@@ -120,13 +119,11 @@ class VQImage(nn.Module):
     def _latents(self, images: Tensor) -> Tensor:
         channels = self.encoder.conv_in.in_channels
         if images.dim() != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
-            raise SightwordError(f"images are (B, {channels}, H, W), got {tuple(images.shape)}")
+            raise ValueError(f"images are (B, {channels}, H, W), got {tuple(images.shape)}")
         if not images.is_floating_point():
-            raise SightwordError(
-                f"images are floats in [-1, 1], got {images.dtype}; x.float() / 127.5 - 1 makes them so"
-            )
+            raise ValueError(f"images are floats in [-1, 1], got {images.dtype}; x.float() / 127.5 - 1 makes them so")
         if images.shape[1] != (wanted := self.encoder.conv_in.in_channels):
-            raise SightwordError(f"images have {images.shape[1]} channels, the encoder takes {wanted}")
+            raise ValueError(f"images have {images.shape[1]} channels, the encoder takes {wanted}")
         return self.to_codes(self.encoder(pad_to(images, self.factor))).permute(0, 2, 3, 1)  # (B, h, w, D)
 
     def _images(self, codes: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -136,17 +133,17 @@ class VQImage(nn.Module):
     def _grid(self, ids: Tensor, shape: tuple[int, int] | None) -> Tensor:
         """Ids (B, h, w), int64, known to be in the codebook."""
         if ids.is_floating_point():
-            raise SightwordError(f"ids are whole numbers, got {ids.dtype}")
+            raise ValueError(f"ids are whole numbers, got {ids.dtype}")
         ids = ids.long()
         if ids.dim() == 2:
             ids = _unflatten(ids, shape)
         elif ids.dim() != 3 or (shape is not None and tuple(shape) != ids.shape[1:]):
-            raise SightwordError(f"ids are (B, h, w), or (B, N) with shape=(h, w); got {tuple(ids.shape)}, {shape=}")
+            raise ValueError(f"ids are (B, h, w), or (B, N) with shape=(h, w); got {tuple(ids.shape)}, {shape=}")
         if ids.numel():
             low, high = (int(end) for end in torch.stack(ids.aminmax()).tolist())
             worst = low if -low > high - self.num_codes else high
             if low < 0 or high >= self.num_codes:
-                raise SightwordError(f"id {worst} is not in the codebook of {self.num_codes} codes")
+                raise ValueError(f"id {worst} is not in the codebook of {self.num_codes} codes")
         return ids
 
     @classmethod
@@ -156,7 +153,7 @@ class VQImage(nn.Module):
             encoder, quantizer, decoder = (_build(config[name]) for name in ("encoder", "quantizer", "decoder"))
             return cls(encoder, quantizer, decoder, config["project"])
         except (KeyError, TypeError) as error:
-            raise SightwordError(f"not the config of a VQImage ({type(error).__name__}: {error})") from error
+            raise ValueError(f"not the config of a VQImage ({type(error).__name__}: {error})") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write what inference needs: config.json and model.safetensors, which holds the config too.
@@ -182,10 +179,10 @@ class VQImage(nn.Module):
         try:
             model = without_weights(lambda: cls.from_config(config))
         except ValueError as error:
-            raise SightwordError(f"{path}: {error}") from error
+            raise ValueError(f"{path}: {error}") from error
         weights = read_checkpoint(file)
         if found := differences(inference_weights(model), weights):
-            raise SightwordError(f"{file} does not fit its config: {found}")
+            raise ValueError(f"{file} does not fit its config: {found}")
         model.load_state_dict(weights, strict=False, assign=True)  # strict was `differences`
         if isinstance(model.quantizer, VectorQuantizerEMA):
             model.quantizer.settle()
@@ -210,10 +207,10 @@ def _unflatten(ids: Tensor, shape: tuple[int, int] | None) -> Tensor:
     count = ids.shape[1]
     side = math.isqrt(count)
     if shape is None and side * side != count:
-        raise SightwordError(f"{count} ids are no square; say which grid they are: decode(ids, shape=(h, w))")
+        raise ValueError(f"{count} ids are no square; say which grid they are: decode(ids, shape=(h, w))")
     height, width = shape or (side, side)
     if height * width != count:
-        raise SightwordError(f"{count} ids do not fill shape {height} × {width} = {height * width}")
+        raise ValueError(f"{count} ids do not fill shape {height} × {width} = {height * width}")
     return ids.unflatten(1, (height, width))
 
 
@@ -254,21 +251,21 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], Path]:
     config, weights = folder / "config.json", folder / "model.safetensors"
     for file in (config, weights):
         if not file.is_file():
-            raise MissingFileError(f"{folder} has no {file.name}; a VQImage is config.json and model.safetensors")
+            raise FileNotFoundError(f"{folder} has no {file.name}; a VQImage is config.json and model.safetensors")
     try:
         return json.loads(config.read_text(encoding="utf-8")), weights
     except ValueError as error:
-        raise SightwordError(f"{config} is not JSON: {error}") from error
+        raise ValueError(f"{config} is not JSON: {error}") from error
 
 
 def _read_metadata(file: Path) -> dict[str, Any]:
     if not file.exists():
-        raise MissingFileError(f"{file} does not exist")
+        raise FileNotFoundError(f"{file} does not exist")
     try:
         with safe_open(file, "pt") as weights:
             return json.loads((weights.metadata() or {})["config"])
     except (SafetensorError, KeyError, ValueError) as error:
-        raise SightwordError(
+        raise ValueError(
             f"{file} is no safetensors file with a VQImage's config in it; for the published files use load_published"
         ) from error
 
