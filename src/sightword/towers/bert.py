@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from sightword.towers.base import Encoded, border, readable
+from sightword.towers.base import Encoded, readable
 from sightword.towers.hugging_face import HFText, check_vocabulary, config_of, open_tokenizer, open_weights, quiet
 from sightword.towers.tokenizer import HFTokenizer
 
@@ -94,11 +94,31 @@ class BertText(HFText):
         self, ids: Tensor | None = None, mask: Tensor | None = None, inputs_embeds: Tensor | None = None
     ) -> Encoded:
         """ids, mask: (B, L). inputs_embeds: (B, L, ·) instead of ids, as `embed` gives them."""
-        given = self.either(ids, mask, inputs_embeds)
-        mask = None if mask is None else mask.bool()
-        attention_mask = None if mask is None else mask.long()
-        tokens = self.model(**given, attention_mask=attention_mask).last_hidden_state  # (B, L, D)
-        return border(tokens, self.pool(tokens, mask), mask)
+        try:
+            words = inputs_embeds if ids is None else ids
+            assert words is not None
+            assert words.numel()
+            assert words.shape[1] <= self.tokenizer.length
+            assert mask is None or mask.shape == words.shape[:2]
+            attention_mask = None if mask is None else mask.bool().long()
+            vectors = None if inputs_embeds is None else inputs_embeds.to(self.model.dtype)
+            tokens = self.model(input_ids=ids, inputs_embeds=vectors, attention_mask=attention_mask)[0].float()
+            pooled = self._pool(tokens, mask)
+        except Exception:
+            self.check_either(ids, mask, inputs_embeds)  # says what is wrong with them
+            raise
+        return Encoded(tokens, pooled, None if mask is None else mask.bool())
+
+    def _pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens (B, L, D) float32 to (B, D). On the CPU, AssertionError for a text that begins with padding."""
+        if mask is not None and mask.is_cpu and not torch.compiler.is_compiling():
+            assert mask[:, 0].all()
+        if self.pooling == "cls":
+            return tokens[:, 0]
+        if mask is None:
+            return tokens.mean(1)
+        real = mask.bool().to(tokens.dtype)  # (B, L)
+        return (tokens * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
 
 
 def positions(model: Any) -> int | None:

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.storage.checkpoint import differences
-from sightword.towers.base import TextTower, readable
+from sightword.towers.base import TextTower
 from sightword.towers.hub import reason
 from sightword.towers.tokenizer import HFTokenizer
 
@@ -55,40 +56,20 @@ class HFText(TextTower):
     def vocabulary(self) -> int:
         return self.model.get_input_embeddings().num_embeddings
 
-    def either(self, ids: Tensor | None, mask: Tensor | None, inputs_embeds: Tensor | None) -> dict[str, Tensor]:
-        """The one of the two that is given, checked, as an argument of transformers' models."""
-        if ids is not None and inputs_embeds is None:
-            self.check(ids, mask)
-            return {"input_ids": ids}
-        if ids is not None or inputs_embeds is None:
-            raise ValueError("a text is ids or inputs_embeds, one of the two")
+    def check_either(self, ids: Tensor | None, mask: Tensor | None, inputs_embeds: Tensor | None) -> None:
+        """Raise SightwordError unless exactly one of ids and inputs_embeds is given, and it is a batch of texts."""
+        if (ids is None) == (inputs_embeds is None):
+            raise SightwordError("a text is given as ids or as inputs_embeds, exactly one of the two")
+        if inputs_embeds is not None:
+            ids = self._ids_like(inputs_embeds)
+        assert ids is not None
+        self.check(ids, mask)
+
+    def _ids_like(self, inputs_embeds: Tensor) -> Tensor:
         width = self.model.get_input_embeddings().embedding_dim
         if inputs_embeds.ndim != 3 or inputs_embeds.shape[2] != width:
-            raise ValueError(f"inputs_embeds are (B, L, {width}), these are {tuple(inputs_embeds.shape)}")
-        self.check(inputs_embeds.new_zeros(inputs_embeds.shape[:2], dtype=torch.long), mask)
-        return {"inputs_embeds": inputs_embeds.to(self.dtype)}
-
-    def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens (B, L, D) to (B, D), in float32. Padding has no part in it; of nothing but padding is a ValueError.
-
-        That is seen on the CPU only; a GPU would have to be waited for.
-        """
-        tokens = tokens.float()
-        if mask is not None and readable(mask) and not mask.any(1).all():
-            number = int(mask.any(1).int().argmin())
-            raise ValueError(
-                f"text {number} of {len(mask)} is all padding by its mask; {self.name} has nothing to pool"
-            )
-        if self.pooling == "cls":
-            return tokens[:, 0]
-        if mask is None:
-            return tokens.mean(1) if self.pooling == "mean" else tokens[:, -1]
-        real = mask.to(tokens.dtype)  # (B, L)
-        if self.pooling == "mean":
-            return (tokens * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
-        place = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-        last = (real * place).argmax(1)  # (B,)
-        return tokens[torch.arange(len(tokens), device=tokens.device), last]
+            raise SightwordError(f"expected inputs_embeds (B, L, {width}), got {tuple(inputs_embeds.shape)}")
+        return inputs_embeds.new_zeros(inputs_embeds.shape[:2], dtype=torch.long)
 
 
 def fetched(name: str | Path, files: Iterable[str]) -> Path:

@@ -50,15 +50,13 @@ class Preprocess:
         if picture.mode != "RGB":
             raise ValueError(f"the picture's mode is {picture.mode}, a tower reads RGB: use read_image, or convert it")
         pixels = torch.from_numpy(np.array(self._fit(picture)))  # (H, W, 3) uint8
-        return self._normalised(pixels.permute(2, 0, 1).float().div_(255))
+        images = pixels.permute(2, 0, 1).float().div_(255)
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return images.sub_(mean).div_(std)
 
     def batch(self, pictures: Sequence[Image.Image]) -> Tensor:
         """(B, 3, H, W)"""
         return torch.stack([self(picture) for picture in pictures])
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Images (..., 3, H, W) in [-1, 1], as `sightword.data` gives them, in this tower's units; any H, W."""
-        return self._normalised(images.float().add(1).div_(2))
 
     def to(self, size: tuple[int, int]) -> "Preprocess":
         """The same for another input size."""
@@ -72,10 +70,6 @@ class Preprocess:
     def from_dict(cls, config: Mapping[str, Any]) -> "Preprocess":
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
         return cls(**values)
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        return images.sub_(mean).div_(std)
 
     def _fit(self, picture: Image.Image) -> Image.Image:
         height, width = self.size

@@ -101,7 +101,7 @@ def test_a_picture_is_what_the_tower_saw_when_its_tokens_were_kept(whole, random
     (batch,) = split_loader(data_of(whole, batch_size=3), "val")
     for image, file in zip(batch.images, val.files, strict=True):
         wanted = tower.preprocess(Image.open(whole / file).convert("RGB"))
-        torch.testing.assert_close(tower.preprocess.normalise(image), wanted, atol=1e-5, rtol=0)
+        torch.testing.assert_close(tower.normalise(image), wanted, atol=1e-5, rtol=0)
 
 
 def test_tokens_of_a_batch_are_the_rows_of_the_cache(whole, tokens):
