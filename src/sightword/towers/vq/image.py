@@ -158,7 +158,7 @@ class VQImage(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write what inference needs: config.json and model.safetensors, which holds the config too.
 
-        The statistics of an EMA codebook stay out: training goes on from a checkpoint, or from settled codes.
+        The statistics of an EMA codebook stay out: training resumes from a checkpoint, or starts from the codes alone.
         """
         folder, config = Path(folder), json.dumps(self.config, indent=1)
         weights = {name: weight.detach().cpu().contiguous() for name, weight in inference_weights(self).items()}
@@ -172,7 +172,7 @@ class VQImage(nn.Module):
     def from_pretrained(cls, path: str | Path) -> "VQImage":
         """What `save_pretrained` wrote, from the folder or from its model.safetensors alone; in eval mode.
 
-        An EMA codebook is settled: training goes on from its codes instead of replacing them.
+        An EMA codebook keeps its codes: training resumes from them instead of replacing them.
         """
         path = Path(path)
         config, file = _read_folder(path) if path.is_dir() else (_read_metadata(path), path)
@@ -185,7 +185,7 @@ class VQImage(nn.Module):
             raise ValueError(f"{file} does not fit its config: {found}")
         model.load_state_dict(weights, strict=False, assign=True)  # strict was `differences`
         if isinstance(model.quantizer, VectorQuantizerEMA):
-            model.quantizer.settle()
+            model.quantizer.keep_codes()
         return model.eval()
 
 
