@@ -185,16 +185,16 @@ def test_rows_of_another_recipe_never_mix(random_clip, pictures, tmp_path, optio
 
 def test_forms_fewer_than_the_cache_has_are_another_recipe_too(source, pictures, tmp_path):
     cache_tokens(source, pictures, tmp_path / "out", ["post", "value"])
-    with pytest.raises(ValueError, match="shapes.value is .*, wanted None"):
+    with pytest.raises(ValueError, match="shapes.value is .*, expected None"):
         cache_tokens(source, pictures, tmp_path / "out", ["post"])
 
 
 @pytest.mark.parametrize(
     ("options", "vision", "told"),
     [
-        ({"quick_gelu": True}, {}, "quick_gelu is False, wanted True"),
-        ({}, {"head_width": 24}, "vision_cfg.head_width is 16, wanted 24"),
-        ({}, {"pool_type": "avg"}, "vision_cfg.pool_type is 'tok', wanted 'avg'"),
+        ({"quick_gelu": True}, {}, "quick_gelu is False, expected True"),
+        ({}, {"head_width": 24}, "vision_cfg.head_width is 16, expected 24"),
+        ({}, {"pool_type": "avg"}, "vision_cfg.pool_type is 'tok', expected 'avg'"),
     ],
 )
 def test_a_network_of_the_same_weights_that_computes_otherwise_is_another(
@@ -214,7 +214,7 @@ def test_a_reader_says_what_it_relies_on(source, pictures, tmp_path):
     TokenCache(tmp_path / "out", expect={"shapes": {"post": [16, 48]}})
     with pytest.raises(ValueError, match="shapes.post"):
         TokenCache(tmp_path / "out", expect={"shapes": {"post": [16, 24]}})
-    with pytest.raises(ValueError, match="holds no tokens"):
+    with pytest.raises(ValueError, match="contains no cached tokens"):
         TokenCache(tmp_path)
 
 
@@ -235,7 +235,7 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(source, pictures
 
 def test_numbers_beyond_half_precision_are_refused(source, pictures, tmp_path, monkeypatch):
     spoil(monkeypatch, lambda tokens: tokens * 1e5)
-    with pytest.raises(ValueError, match=r"\.png: post reaches .* more than float16 holds: disk=float32"):
+    with pytest.raises(ValueError, match=r"\.png: post reaches .* more than float16 can represent: disk=float32"):
         cache_tokens(source, pictures, tmp_path / "out", ["post"])
     assert len(cache_tokens(source, pictures, tmp_path / "full", ["post"], disk="float32")) == 8
 
@@ -261,7 +261,7 @@ def test_what_is_no_number_is_refused_with_the_images_name(random_clip, pictures
 
 def test_advice_that_is_followed_already_is_not_given(source, pictures, tmp_path, monkeypatch):
     spoil(monkeypatch, lambda tokens: tokens * float("nan"))
-    with pytest.raises(ValueError, match="is nan: are its weights whole") as error:
+    with pytest.raises(ValueError, match="is nan: are its weights complete") as error:
         cache_tokens(source, pictures, tmp_path / "out", ["post"], disk="float32")
     assert "float32" not in str(error.value)
 
