@@ -14,6 +14,7 @@ from PIL import Image
 
 from sightword.cli.main import main
 from sightword.data.image import list_images
+from sightword.errors import SightwordError
 from sightword.storage import shards as job
 from sightword.storage.cache import FeatureCache
 from sightword.towers.clip.encoder import CLIPImage
@@ -68,7 +69,7 @@ def spoil(monkeypatch, change):
     token_types = CLIPImage.token_types
     monkeypatch.setattr(
         CLIPImage,
-        "forms",
+        "token_types",
         lambda *args: {k: v._replace(tokens=change(v.tokens)) for k, v in token_types(*args).items()},
     )
 
@@ -98,7 +99,7 @@ def computed(monkeypatch):
             counts.append(len(images))
         return token_types(self, images, names)
 
-    monkeypatch.setattr(CLIPImage, "forms", counting)
+    monkeypatch.setattr(CLIPImage, "token_types", counting)
     return counts
 
 
@@ -168,7 +169,7 @@ def test_an_image_is_found_by_its_bytes_wherever_it_lies(source, pictures, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("options", "forms", "told"),
+    ("options", "token_types", "told"),
     [
         ({"size": (48, 32)}, ["post"], "preprocessing.size"),
         ({"dtype": torch.bfloat16}, ["post"], "weights is"),
@@ -300,7 +301,7 @@ def test_an_image_that_can_be_read_another_time_is_tried_again_with_raise_only(s
     counts = computed(monkeypatch)
 
     def fails(path):
-        raise ValueError(f"{path} is not readable")
+        raise SightwordError(f"{path} is not readable")
 
     with monkeypatch.context() as patch:
         patch.setattr("sightword.towers.token_cache.read_image", fails)
@@ -387,7 +388,7 @@ def test_a_part_that_fits_again_is_not_filled_with_rows_of_another(source, pictu
 def test_a_damaged_index_says_so(source, pictures, tmp_path):
     cache_tokens(source, pictures, tmp_path / "out", ["post"])
     (tmp_path / "out" / INDEX).write_text("[1")
-    with pytest.raises(ValueError, match=r"index\.json is damaged"):
+    with pytest.raises(ValueError, match=r"index\.json: ends in the middle of its JSON.*Delete it"):
         TokenCache(tmp_path / "out")
 
 
@@ -522,7 +523,7 @@ def test_the_verb_tells_how_to_read_what_it_wrote(random_clip, pictures, tmp_pat
         ("tower=nobody", "there is no folder and no CLIP 'nobody'"),
         ("images=/nowhere", "nowhere"),
         ("tokens=patch", "value, qq, kk"),
-        ("size=224", "height x width"),
+        ("size=224,", "height x width"),
         ("dtype=half", "float32, bfloat16, float16"),
         ("disk=int8", "disk is float16 or float32"),
         ("on_error=ignore", "raise or skip"),

@@ -235,7 +235,8 @@ def moved(batch: BatchT, device: torch.device | str) -> BatchT:
 
 def _moved(batch: object, device: torch.device | str) -> object:
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_moved(part, device) for part in batch))
+        parts = [_moved(part, device) for part in batch]
+        return cast(Callable[..., object], type(batch))(*parts)
     return batch.to(device) if isinstance(batch, torch.Tensor) else batch
 
 

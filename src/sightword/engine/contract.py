@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BatchT = TypeVar("BatchT")
 ConfigT = TypeVar("ConfigT", bound=SystemConfig)
 DataT = TypeVar("DataT", bound=DataConfig)
-TaskT = TypeVar("TaskT", bound="Task")
+TaskT = TypeVar("TaskT", bound="Task[Any]")
 
 Metrics = dict[str, float]
 

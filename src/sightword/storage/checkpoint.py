@@ -13,7 +13,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeAlias, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +25,8 @@ from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.atomic import write_atomically
 
 Loaded = TypeVar("Loaded")
+#: What a file contains, by name: tensors, numbers, texts, and containers of these.
+Checkpoint: TypeAlias = dict[str, Any]
 
 ZIP, PICKLE, TORCH_PICKLE = b"PK\x03\x04", b"\x80", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -85,7 +87,7 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], source: str 
     module.load_state_dict({name: weights[name].to(wanted[name].dtype) for name in wanted}, assign=True)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, object]:
+def read_checkpoint(path: str | Path) -> Checkpoint:
     """Return all that a safetensors or torch file (zip or older) contains, on the CPU; unknown objects are inert.
 
     Raises MissingFileError, or SightwordError if it is something else, was cut short, or is not a dictionary.
@@ -106,7 +108,7 @@ def read_checkpoint(path: str | Path) -> dict[str, object]:
     return checkpoint
 
 
-def _read_safetensors(path: Path) -> dict[str, object]:
+def _read_safetensors(path: Path) -> Checkpoint:
     try:
         return dict(load_file(path))
     except SafetensorError as error:

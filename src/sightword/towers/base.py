@@ -1,7 +1,7 @@
 """What all pretrained encoders share: freezing, precision, and the way from pictures or words to `Encoded`."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from PIL import Image
@@ -57,7 +57,7 @@ class ImageTower(Tower):
 
     preprocess: Preprocess
     patch: tuple[int, int]  # pixels (height, width) of one token
-    architecture: dict[str, Any]  # plain data: what its outputs depend on besides weights and preprocessing
+    architecture: dict[str, object]  # plain data: what its outputs depend on besides weights and preprocessing
 
     def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Tokens (h, w) of an image of `size` (H, W); of the tower's own size if None."""

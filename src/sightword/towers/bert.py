@@ -8,12 +8,13 @@ Legend: B batch; L tokens of a text; D token width.
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from sightword.towers.base import Encoded, readable
+from sightword.towers.foreign import Foreign
 from sightword.towers.hugging_face import HFText, check_vocabulary, config_of, open_tokenizer, open_weights, quiet
 from sightword.towers.tokenizer import HFTokenizer
 
@@ -42,7 +43,7 @@ class BertText(HFText):
 
     poolings = ("cls", "mean")
 
-    def __init__(self, model: Any, tokenizer: HFTokenizer, name: str = "BERT", pooling: str = "cls") -> None:
+    def __init__(self, model: Foreign, tokenizer: HFTokenizer, name: str = "BERT", pooling: str = "cls") -> None:
         super().__init__(model, tokenizer, name, pooling)
 
     @classmethod
@@ -121,7 +122,7 @@ class BertText(HFText):
         return (tokens * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
 
 
-def positions(model: Any) -> int | None:
+def positions(model: Foreign) -> int | None:
     """The most tokens that a model has positions for. RoBERTa's kind counts its own from behind the padding's."""
     limit = getattr(model.config, "max_position_embeddings", None)
     table = next((part for name, part in model.named_modules() if name.endswith("position_embeddings")), None)
@@ -129,7 +130,7 @@ def positions(model: Any) -> int | None:
     return limit if limit is None or padding is None else limit - padding - 1
 
 
-def _kind(config: Any, name: str) -> Any:
+def _kind(config: Foreign, name: str) -> Foreign:
     """The class of transformers for a config, if it is an encoder of texts trained on masked words."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
@@ -151,7 +152,7 @@ def _kind(config: Any, name: str) -> Any:
     return MODEL_MAPPING[type(config)]
 
 
-def _add_tokens(model: Any, tokenizer: Any, special: Sequence[str]) -> None:
+def _add_tokens(model: Foreign, tokenizer: Foreign, special: Sequence[str]) -> None:
     """Put special tokens into the vocabulary, and rows for them into the embedding table."""
     tokens = {"additional_special_tokens": list(special)}
     added = tokenizer.add_special_tokens(tokens, replace_extra_special_tokens=False) if special else 0

@@ -9,10 +9,9 @@ Legend: B texts; L tokens; D token width.
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,13 +20,14 @@ from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.storage.checkpoint import differences
 from sightword.towers.base import TextTower
+from sightword.towers.foreign import Config, Foreign
 from sightword.towers.hub import reason
 from sightword.towers.tokenizer import HFTokenizer
 
 #: All of a repository that is read here but weights.
 FILES = ("*.json", "*.txt", "*.model")
 #: For every from_pretrained: nothing but files is asked of a folder, and no code of its own is run.
-SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+SAFELY = {"local_files_only": True, "trust_remote_code": False}
 
 
 class HFText(TextTower):
@@ -36,7 +36,7 @@ class HFText(TextTower):
     tokenizer: HFTokenizer
     poolings: tuple[str, ...]  # of cls, mean, last, those that mean something for this kind
 
-    def __init__(self, model: Any, tokenizer: HFTokenizer, name: str, pooling: str) -> None:
+    def __init__(self, model: Foreign, tokenizer: HFTokenizer, name: str, pooling: str) -> None:
         super().__init__()
         if pooling not in self.poolings:
             raise ValueError(f"pooling {pooling!r} is not known; {type(self).__name__} has {', '.join(self.poolings)}")
@@ -133,7 +133,7 @@ def model_type(name: str | Path) -> str:
     return config_of(name).model_type
 
 
-def config_of(name: str | Path) -> Any:
+def config_of(name: str | Path) -> Foreign:
     """The config of a folder or a Hugging Face name. FileNotFoundError or ValueError says in a line what is wrong."""
     from transformers import AutoConfig
 
@@ -147,7 +147,7 @@ def config_of(name: str | Path) -> Any:
             raise ValueError(f"the config of {name} cannot be read: {reason(error)}") from error
 
 
-def open_tokenizer(name: str | Path) -> Any:
+def open_tokenizer(name: str | Path) -> Foreign:
     """The tokenizer of a folder or a Hugging Face name; it knows words and has a padding token."""
     from transformers import AutoTokenizer
 
@@ -168,7 +168,7 @@ def open_tokenizer(name: str | Path) -> Any:
     return tokenizer
 
 
-def open_weights(kind: Any, name: str | Path, config: Any, dtype: torch.dtype, **options: Any) -> Any:
+def open_weights(kind: Foreign, name: str | Path, config: Foreign, dtype: torch.dtype, **options: object) -> Foreign:
     """`kind` (a class of transformers), in eval mode, with every weight from the file; its heads are left out.
 
     ValueError names what is missing, has another shape, or belongs to the encoder and has no place in it.
@@ -196,7 +196,7 @@ def open_weights(kind: Any, name: str | Path, config: Any, dtype: torch.dtype, *
     return model
 
 
-def check_vocabulary(tokenizer: Any, model: Any, name: str | Path) -> None:
+def check_vocabulary(tokenizer: Foreign, model: Foreign, name: str | Path) -> None:
     """A tokenizer of another model may give ids that the embedding table does not have."""
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
@@ -205,7 +205,7 @@ def check_vocabulary(tokenizer: Any, model: Any, name: str | Path) -> None:
         )
 
 
-def _differences(model: Any, info: Mapping[str, Any]) -> str:
+def _differences(model: Foreign, info: Config) -> str:
     """What did not load, in a line. Heads that a file has besides the encoder are not the encoder's business."""
     wanted = model.state_dict()
     parts = {part for part, _ in model.named_children()}

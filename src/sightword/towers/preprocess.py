@@ -6,12 +6,13 @@ Legend: B batch; H, W pixels.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from sightword.towers.foreign import Config
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 RESIZES = ("shortest", "squash")
@@ -62,13 +63,13 @@ class Preprocess:
         """The same for another input size."""
         return replace(self, size=(int(size[0]), int(size[1])))
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain data: what a cache's header says of it."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> "Preprocess":
-        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
+    def from_dict(cls, config: Mapping[str, object]) -> "Preprocess":
+        values: Config = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
         return cls(**values)
 
     def _fit(self, picture: Image.Image) -> Image.Image:
@@ -79,7 +80,7 @@ class Preprocess:
         return _cover(picture, (width, height), filter_)
 
 
-def _numbers(values: Any, count: int) -> bool:
+def _numbers(values: object, count: int) -> bool:
     return (
         isinstance(values, tuple | list)
         and len(values) == count

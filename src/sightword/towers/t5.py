@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sightword.errors import SightwordError
 from sightword.towers.base import Encoded
+from sightword.towers.foreign import Foreign
 from sightword.towers.hugging_face import HFText, check_vocabulary, config_of, open_tokenizer, open_weights
 from sightword.towers.tokenizer import HFTokenizer
 
@@ -58,7 +59,7 @@ class T5Text(HFText):
 
     def __init__(
         self,
-        model: Any,
+        model: Foreign,
         tokenizer: HFTokenizer,
         name: str = "T5",
         pooling: str = "mean",
@@ -178,7 +179,7 @@ class T5Text(HFText):
             parts.append(image_tokens.to(dtype))
         if ids is not None or inputs_embeds is not None:
             assert ids is None or inputs_embeds is None
-            words = inputs_embeds.to(dtype) if ids is None else self.model.get_input_embeddings()(ids)
+            words = self.model.get_input_embeddings()(ids) if inputs_embeds is None else inputs_embeds.to(dtype)
             assert words.numel()
             assert words.shape[1] <= self.tokenizer.length
             assert mask is None or mask.shape == words.shape[:2]
@@ -293,7 +294,7 @@ class T5Decoder(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     @classmethod
-    def like(cls, tower: T5Text, num_codes: int, grid: tuple[int, int], layers: int = 2, **options: Any) -> Self:
+    def like(cls, tower: T5Text, num_codes: int, grid: tuple[int, int], layers: int = 2, **options: Foreign) -> Self:
         """A new decoder with the sizes of a tower, whose tokens are its memory. options: as for a new one."""
         config = tower.model.config
         sizes = {
@@ -403,7 +404,7 @@ class T5Decoder(nn.Module):
         mask: Tensor,
         memory: Tensor,
         memory_mask: Tensor | None,
-        cache: Any = None,
+        cache: Foreign = None,
     ) -> Tensor:
         vectors = self.stack.embed_tokens(codes) + places  # (B, N, D)
         tokens = run_blocks(self.stack, vectors, bias, mask, memory, memory_mask, cache)
@@ -434,12 +435,12 @@ class T5Decoder(nn.Module):
         return ids
 
 
-def _bare_stack(**sizes: Any) -> Any:
+def _bare_stack(**sizes: Foreign) -> Foreign:
     """transformers' T5Stack of a decoder, without a position bias of its own: every call brings one."""
     from transformers import T5Config
     from transformers.models.t5.modeling_t5 import T5Stack
 
-    stack: Any = T5Stack(T5Config(**sizes, is_decoder=True, pad_token_id=None, eos_token_id=None))
+    stack: Foreign = T5Stack(T5Config(**sizes, is_decoder=True, pad_token_id=None, eos_token_id=None))
     nn.init.normal_(stack.embed_tokens.weight)  # as T5's own; a stack by itself gets another
     attention = _first_attention(stack)
     del attention.relative_attention_bias
@@ -448,13 +449,13 @@ def _bare_stack(**sizes: Any) -> Any:
 
 
 def run_blocks(
-    stack: Any,
+    stack: Foreign,
     vectors: Tensor,
     bias: Tensor,
     mask: Tensor | None,
     memory: Tensor | None = None,
     memory_mask: Tensor | None = None,
-    cache: Any = None,
+    cache: Foreign = None,
 ) -> Tensor:
     """The blocks of transformers' T5Stack as it runs them, but with a position bias (1, A, L, L) from outside.
 
@@ -504,7 +505,7 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(~mask, torch.finfo(like.dtype).min)
 
 
-def _first_attention(stack: Any) -> Any:
+def _first_attention(stack: Foreign) -> Foreign:
     """The one self-attention of a T5 that has a position bias, which the others share."""
     return stack.block[0].layer[0].SelfAttention
 

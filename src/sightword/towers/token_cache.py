@@ -119,7 +119,8 @@ class Source(NamedTuple):
     def open(self) -> ImageTower:
         from sightword.towers.factory import image_tower
 
-        return image_tower(self.name, **self.options).freeze()
+        load: Callable[..., ImageTower] = image_tower
+        return load(self.name, **self.options).freeze()
 
 
 class Opener(Protocol):
@@ -167,7 +168,7 @@ def cache_tokens(
     if not _todo(plan):
         return TokenCache(out)
     keys, places = plan.keys, [root / files[key] for key in plan.keys]
-    cache = plan.segment or rows.begin(keys, recipe.header_of(keys, shard_size), kind)
+    cache = plan.segment if plan.segment is not None else rows.begin(keys, recipe.header_of(keys, shard_size), kind)
     ours = tower if engine == "inline" else None  # not sent to Ray's workers: they open it where they are
 
     def worker() -> Callable[[int], None]:
@@ -237,7 +238,8 @@ class _Recipe(NamedTuple):
     """All that decides a row besides the image."""
 
     rows: dict[str, tuple[str, tuple[int, ...]]]  # name → dtype, shape
-    header: dict[str, object]  # the fields of its header besides the usual ones
+    architecture: dict[str, object]
+    grid: list[int]
     weights: str
     preprocessing: dict[str, object]
     writer: str
@@ -251,7 +253,8 @@ class _Recipe(NamedTuple):
             weights=self.weights,
             preprocessing=self.preprocessing,
             shard_size=shard_size,
-            **self.header,
+            architecture=self.architecture,
+            grid=self.grid,
         )
 
     @property
@@ -263,8 +266,8 @@ class _Recipe(NamedTuple):
 def _recipe(tower: ImageTower, token_types: Sequence[str], disk: str, writer: str) -> _Recipe:
     probe = _encode(tower, torch.zeros(1, 3, *tower.preprocess.size, device=tower.device), token_types)
     rows = {name: (disk, tuple(values.shape[1:])) for name, values in probe.items()}
-    network = {"architecture": tower.architecture, "grid": list(tower.grid())}
-    return _Recipe(rows, network, digest(tower.state_dict()), tower.preprocess.as_dict(), writer)
+    weights, preprocessing = digest(tower.state_dict()), tower.preprocess.as_dict()
+    return _Recipe(rows, tower.architecture, list(tower.grid()), weights, preprocessing, writer)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ Legend: B batch; H, W pixels; h, w patches a side, N = h·w; L text tokens; D to
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from sightword.towers.clip import checkpoint as clip_checkpoint
 from sightword.towers.clip.checkpoint import CONFIG, WEIGHTS
 from sightword.towers.clip.dense import PLAIN, TokenType, attend
 from sightword.towers.clip.positions import causal_mask, resample, resize_image_positions
+from sightword.towers.foreign import Config, Foreign
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.tokenizer import TextTokenizer
 
@@ -40,11 +41,11 @@ class CLIPImage(ImageTower):
 
     def __init__(
         self,
-        visual: Any,
+        visual: Foreign,
         preprocess: Preprocess,
         name: str,
         token_type: str = "joint",
-        architecture: Mapping[str, Any] | None = None,
+        architecture: Mapping[str, object] | None = None,
     ) -> None:
         """visual: open_clip's VisionTransformer, as `clip_checkpoint.build` lets it in. form: the tokens that calling
         it gives; `clip_dense` has the list."""
@@ -110,7 +111,7 @@ class CLIPImage(ImageTower):
 class CLIPText(TextTower):
     """Ids (B, L) to tokens (B, L, E) in the joint space and the vector (B, E) at each text's end."""
 
-    def __init__(self, text: Any, tokenizer: TextTokenizer, name: str) -> None:
+    def __init__(self, text: Foreign, tokenizer: TextTokenizer, name: str) -> None:
         """text: open_clip's TextTransformer, as `clip_checkpoint.build` lets it in."""
         super().__init__()
         self.text, self.tokenizer, self.name = text, tokenizer, name
@@ -142,7 +143,7 @@ class CLIPText(TextTower):
 class CLIP(nn.Module):
     """The pair. `scores` are open_clip's logits per image."""
 
-    def __init__(self, image: CLIPImage, text: CLIPText, logit_scale: Tensor, model_cfg: Mapping[str, Any]) -> None:
+    def __init__(self, image: CLIPImage, text: CLIPText, logit_scale: Tensor, model_cfg: Config) -> None:
         """model_cfg: open_clip's description of the networks, for `save`."""
         super().__init__()
         self.image, self.text, self.logit_scale = image, text, nn.Parameter(logit_scale)

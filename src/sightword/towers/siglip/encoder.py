@@ -12,7 +12,7 @@ Legend: B batch; H, W pixels; h, w patches a side, N = h·w; L text tokens; D to
 import copy
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sightword.towers.base import Encoded, ImageTower, TextTower
+from sightword.towers.foreign import Foreign
 from sightword.towers.hub import plain
 from sightword.towers.hugging_face import FILES, fetched, quiet, whole_files, with_weights
 from sightword.towers.preprocess import Preprocess
@@ -58,7 +59,7 @@ ARCHITECTURE = (
 class SigLIPImage(ImageTower):
     """Images (B, 3, H, W) of any whole number of patches; positions are resampled as Hugging Face resamples them."""
 
-    def __init__(self, network: Any, preprocess: Preprocess, name: str) -> None:
+    def __init__(self, network: Foreign, preprocess: Preprocess, name: str) -> None:
         """network: transformers' SiglipVisionModel."""
         super().__init__()
         config = network.config
@@ -93,7 +94,7 @@ class SigLIPText(TextTower):
 
     tokenizer: HFTokenizer
 
-    def __init__(self, network: Any, tokenizer: HFTokenizer, name: str) -> None:
+    def __init__(self, network: Foreign, tokenizer: HFTokenizer, name: str) -> None:
         """network: transformers' SiglipTextModel."""
         super().__init__()
         self.network, self.tokenizer, self.name = network, tokenizer, name
