@@ -130,14 +130,12 @@ def cache(
 
     After Ctrl-C, run the same command again to encode the rest.
     """
-    import torch
-
+    from sightword.towers.dtype import dtype_of
     from sightword.towers.token_cache import Source, cache_tokens
 
-    exact: torch.dtype = getattr(torch, dtype)
-    source = Source(tower, {"tag": tag, "size": height_width(size) if size else None, "dtype": exact})
+    options = {"tag": tag, "size": height_width(size) if size else None, "dtype": dtype_of(dtype)}
     kept = cache_tokens(
-        source,
+        Source(tower, options),
         images,
         out,
         token_type,

@@ -55,7 +55,9 @@ def write_ids(
     def worker() -> Callable[[int], None]:
         return _Reader(TokenCache(tokens), cache, keys, anchors, token_types)
 
-    shards.run(worker, cache.shards, cache.missing, engine=engine, desc="looking up ids", workers=workers, gpus=gpus)
+    shards.execute(
+        worker, cache.shards, cache.missing, engine=engine, desc="looking up ids", workers=workers, gpus=gpus
+    )
     return cache
 
 

@@ -114,7 +114,7 @@ class IntentTask(Task[IntentBatch]):
     def encode_image(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return (token type → tokens (B, N, D), pooled (B, E)) of images (B, 3, H, W) in [-1, 1]."""
         tower = self.tower.on(images.device)
-        found = tower.token_types(tower.preprocess.normalise(images), self.reads)
+        found = tower.token_types(tower.normalise(images), self.reads)
         return {name: encoded.tokens for name, encoded in found.items()}, next(iter(found.values())).pooled
 
 

@@ -85,7 +85,7 @@ def write_ids(
     def worker() -> "_Writer":
         return _Writer(cache, opener() if ours is None else ours, paths, keys, view, job)
 
-    summary = shards.run(
+    summary = shards.execute(
         worker, cache.shards, cache.missing, engine=job.engine, desc="tokenizing", workers=job.workers, gpus=job.gpus
     )
     return Written(cache, len(keys), summary)
