@@ -1,53 +1,25 @@
-"""Sightword: tie what is seen to words. Names are imported when they are first used, so that `import` costs nothing."""
+"""Sightword: tie what is seen to words. Names are imported when they are first used, so that `import` costs nothing.
 
+The imports below are the one list of public names. Type checkers read them; so does `__getattr__`, from this source.
+"""
+
+from functools import cache
 from importlib import import_module
 from pkgutil import extend_path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sightword.version import VERSION
 
 __path__ = extend_path(__path__, __name__)
 __version__ = VERSION
 
-_HOMES = {
-    "AnimeDataModule": "compat.lightning",
-    "BiFusionEncoder": "systems.points.model",
-    "ClipConsCriterion": "systems.points.loss",
-    "Decoder": "towers.vq.network",
-    "Encoder": "towers.vq.network",
-    "FeatureCache": "storage.cache",
-    "FrozenQuantizer": "ops.quantize",
-    "FusionGate": "systems.points.model",
-    "IntentonomyClipViTMultiStreamModule": "compat.lightning",
-    "LPIPS": "systems.tokenizer.loss",
-    "Quantized": "ops.quantize",
-    "ResBlock": "towers.vq.network",
-    "ResNet3dSlowOnly": "systems.skeleton.network",
-    "SemanticSpatialVQ": "systems.intent.model",
-    "TinySA2D": "systems.points.model",
-    "TinySAModule": "systems.points.model",
-    "TokenCache": "towers.token_cache",
-    "VQImage": "towers.vq.image",
-    "VQVAEModel": "compat.lightning",
-    "VectorQuantizer": "ops.quantize",
-    "VectorQuantizerEMA": "ops.quantize",
-    "ball_query": "systems.points.lift.neighbour",
-    "build_geo_pe": "systems.points.model",
-    "build_uv_index": "systems.points.lift.link",
-    "build_uv_index_batch": "systems.points.lift.link",
-    "generate_semantic_anchors": "systems.intent.anchors",
-    "image_tower": "towers.factory",
-    "load_published": "towers.vq.published",
-    "sample_img_feat": "systems.points.lift.link",
-    "text_tower": "towers.factory",
-    "class_embeddings": "towers.prompt",
-}
-__all__ = sorted(_HOMES)
-
 if TYPE_CHECKING:
+    from swanlab.integration.pytorch_lightning import SwanLabLogger as SwanLabLogger
+
     from sightword.compat.lightning import AnimeDataModule as AnimeDataModule
     from sightword.compat.lightning import IntentonomyClipViTMultiStreamModule as IntentonomyClipViTMultiStreamModule
     from sightword.compat.lightning import VQVAEModel as VQVAEModel
+    from sightword.errors import SightwordError as SightwordError
     from sightword.ops.quantize import FrozenQuantizer as FrozenQuantizer
     from sightword.ops.quantize import Quantized as Quantized
     from sightword.ops.quantize import VectorQuantizer as VectorQuantizer
@@ -78,12 +50,35 @@ if TYPE_CHECKING:
     from sightword.towers.vq.published import load_published as load_published
 
 
-def __getattr__(name: str) -> Any:
-    if name == "SwanLabLogger":  # Lightning has none: document 003 imports it from a place where it is not
+@cache
+def _homes() -> dict[str, str]:
+    """Return name → module, from the imports above."""
+    import ast
+    import inspect
+    import sys
+
+    blocks = [node for node in ast.parse(inspect.getsource(sys.modules[__name__])).body if isinstance(node, ast.If)]
+    lines = [node for node in blocks[0].body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: str(line.module) for line in lines for alias in line.names}
+
+
+def _public() -> list[str]:
+    return sorted(name for name, home in _homes().items() if home.startswith("sightword."))
+
+
+if not TYPE_CHECKING:  # with a `__getattr__`, type checkers would accept every name
+
+    def __getattr__(name: str) -> object:
+        if name == "__all__":
+            return _public()
+        if name.startswith("__") or name not in _homes():
+            raise AttributeError(f"module 'sightword' has no attribute {name!r}")
         try:
-            return import_module("swanlab.integration.pytorch_lightning").SwanLabLogger
+            return getattr(import_module(_homes()[name]), name)
         except ImportError as error:
+            if name != "SwanLabLogger":  # which Lightning does not have
+                raise
             raise ImportError("SwanLabLogger needs SwanLab: pip install 'sightword[swanlab]'") from error
-    if name not in _HOMES:
-        raise AttributeError(f"module 'sightword' has no attribute {name!r}")
-    return getattr(import_module(f"sightword.{_HOMES[name]}"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_homes(), "__all__"})

@@ -13,6 +13,13 @@ class MissingFileError(SightwordError, FileNotFoundError):
     """A file or folder that the user named, or that a named folder should contain, does not exist."""
 
 
+class Unfinished(SightwordError):
+    """A command did what it could, and something is left undone. The command line exits with status 1.
+
+    Raise it at the end of a command, after everything else is done and said: `2 of 5 scenes were not lifted`.
+    """
+
+
 def printable(text: str) -> str:
     """Return a text as one line that is safe to print in a terminal.
 

@@ -5,33 +5,33 @@ import sys
 
 import pytest
 
-from sightword.cli.arguments import read_arguments
 from sightword.cli.main import main
 from sightword.engine import run as runs
 
 QUICK = (
-    "import sys; from sightword.cli.main import main; code = main({words}); "
+    "import sys; from sightword.cli.main import main; code = main({argv}); "
     "assert 'torch' not in sys.modules; sys.exit(code)"
 )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list"], ["tokenize", "--help"], ["train", "--help"], ["--version"]])
-def test_help_and_list_do_not_import_torch(words):
-    assert subprocess.run([sys.executable, "-c", QUICK.format(words=words)], capture_output=True).returncode == 0
+@pytest.mark.parametrize("argv", [["--help"], ["list"], ["tokenize", "--help"], ["train", "--help"], ["--version"]])
+def test_help_and_list_do_not_import_torch(argv):
+    assert subprocess.run([sys.executable, "-c", QUICK.format(argv=argv)], capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("word", ["system.num_embedings=3", "optm.lr=1", "system.metric=cosin", "optim.lr=fast"])
-def test_a_mistake_in_the_config_fails_before_torch_is_imported(word):
-    words = ["train", "experiment=tokenizer/mini", word]
-    done = subprocess.run([sys.executable, "-c", QUICK.format(words=words)], capture_output=True, text=True)
+@pytest.mark.parametrize("override", ["system.num_embedings=3", "optm.lr=1", "system.metric=cosin", "optim.lr=fast"])
+def test_a_mistake_in_the_config_fails_before_torch_is_imported(override):
+    argv = ["train", "experiment=tokenizer/mini", override]
+    done = subprocess.run([sys.executable, "-c", QUICK.format(argv=argv)], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
-    assert word.split("=")[0].split(".")[-1] in done.stderr or word.split("=")[0].split(".")[0] in done.stderr
+    key = override.split("=")[0].split(".")
+    assert key[-1] in done.stderr or key[0] in done.stderr
 
 
-def mistake(capsys, *words):
+def mistake(capsys, *argv):
     """The one line that a mistake prints."""
-    assert main(list(words)) == 2
+    assert main(list(argv)) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1, err
     assert err.startswith("sightword: ")
@@ -39,7 +39,7 @@ def mistake(capsys, *words):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("argv", "told"),
     [
         (["evalute"], ["evalute", "did you mean 'evaluate'"]),
         (["train"], ["experiment=", "tokenizer/mini"]),
@@ -52,23 +52,27 @@ def mistake(capsys, *words):
         (["evaluate", "run=nowhere"], ["nowhere"]),
         (["export", "rnu=x", "out=y"], ["rnu", "did you mean 'run'"]),
         (["check", "dataset=image", "root=."], ["image", "did you mean 'images'"]),
-        (["check", "dataset=images", "root=.", "images=x"], ["dataset=images", "takes no 'images'", "it takes root"]),
+        (
+            ["check", "dataset=images", "root=.", "images=x"],
+            ["dataset=images", "has no key 'images'", "its keys are root"],
+        ),
         (["check", "dataset=images", "root"], ["'root' is not key=value"]),
-        (["tokenize", "images=nowhere", "out=x"], ["nowhere", "does not exist"]),
+        (["tokenize", "images=nowhere", "out=x", "model=y"], ["nowhere", "does not exist"]),
         (["tokenize", "images"], ["'images' is not key=value"]),
-        (["tokenize", "images=x", "out=y", "size=large"], ["size=large", "int"]),
+        (["tokenize", "images=x", "out=y", "size=large"], ["size='large' is not a size", "384x128"]),
+        (["mini", "out="], ["out='' is not a path", "out=. is this folder"]),
     ],
 )
-def test_a_mistake_gets_one_helpful_line(words, told, capsys, tmp_path, monkeypatch):
+def test_a_mistake_gets_one_helpful_line(argv, told, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    line = mistake(capsys, *words)
+    line = mistake(capsys, *argv)
     for part in told:
         assert part in line
     assert not list(tmp_path.iterdir())
 
 
 def test_debug_shows_the_traceback():
-    with pytest.raises(ValueError, match="no verb"):
+    with pytest.raises(ValueError, match="no command"):
         main(["evalute", "--debug"])
 
 
@@ -83,21 +87,21 @@ def test_a_folder_without_images_is_named_and_leaves_nothing(capsys, tmp_path, m
 def run(photos, tmp_path_factory):
     """A finished tiny run."""
     out = tmp_path_factory.mktemp("runs")
-    words = ["system.encoder_channels=[8,8]", "system.decoder_channels=[8,8]", "system.latent_channels=8"]
-    words += ["system.num_embeddings=16", "system.embedding_dim=8", "data.image_size=16", "data.batch_size=2"]
-    words += [f"data.root={photos}", f"out={out}", "trainer.steps=2", "data.val_crops=1", "trainer.threads=1"]
-    assert main(["train", "experiment=tokenizer/mini", *words]) == 0
+    argv = ["system.encoder_channels=[8,8]", "system.decoder_channels=[8,8]", "system.latent_channels=8"]
+    argv += ["system.num_embeddings=16", "system.embedding_dim=8", "data.image_size=16", "data.batch_size=2"]
+    argv += [f"data.root={photos}", f"out={out}", "trainer.steps=2", "data.val_crops=1", "trainer.threads=1"]
+    assert main(["train", "experiment=tokenizer/mini", *argv]) == 0
     (folder,) = (out / "tokenizer" / "mini").iterdir()
     return folder
 
 
-def test_evaluate_repeats_the_runs_own_measures_and_writes_the_protocol(run, capsys):
+def test_evaluate_repeats_the_runs_own_metrics_and_writes_the_protocol(run, capsys):
     import json
 
     assert main(["evaluate", f"run={run}"]) == 0
     report = json.loads((run / "evaluation.json").read_text())
     best = json.loads((run / "summary.json").read_text())["best"]
-    assert report["measures"]["psnr"] == pytest.approx(best["val/psnr"], abs=1e-6)
+    assert report["metrics"]["psnr"] == pytest.approx(best["val/psnr"], abs=1e-6)
     assert report["protocol"]["split"]
     assert "psnr" in capsys.readouterr().out
 
@@ -126,10 +130,10 @@ def test_a_checkpoint_of_another_experiment_is_refused(run, tmp_path, capsys):
 
 
 def test_a_mistake_that_shows_late_leaves_no_run_behind(photos, tmp_path, capsys):
-    words = ["experiment=tokenizer/mini", f"data.root={photos}", f"out={tmp_path}", "trainer.threads=1"]
-    words += ["system.encoder_channels=[8,8]", "system.decoder_channels=[8,8]", "data.val_crops=1", "trainer.steps=1"]
-    assert "csvv" in mistake(capsys, "train", *words, "logger=[csvv]")
-    assert main(["train", *words, "trainer.monitor=val/pnsr"]) == 2
+    argv = ["experiment=tokenizer/mini", f"data.root={photos}", f"out={tmp_path}", "trainer.threads=1"]
+    argv += ["system.encoder_channels=[8,8]", "system.decoder_channels=[8,8]", "data.val_crops=1", "trainer.steps=1"]
+    assert "csvv" in mistake(capsys, "train", *argv, "logger=[csvv]")
+    assert main(["train", *argv, "trainer.monitor=val/pnsr"]) == 2
     assert "val/pnsr is not measured" in capsys.readouterr().err
     assert not list(tmp_path.rglob("config.yaml"))
 
@@ -161,8 +165,8 @@ def test_check_names_the_broken_file_and_fails(photos, tmp_path, capsys):
 
 
 def test_a_runs_name_is_its_folder_and_is_not_given_twice(run, photos, capsys):
-    words = ["experiment=tokenizer/mini", f"out={run.parents[2]}", f"name={run.name}", f"data.root={photos}"]
-    line = mistake(capsys, "train", *words)
+    argv = ["experiment=tokenizer/mini", f"out={run.parents[2]}", f"name={run.name}", f"data.root={photos}"]
+    line = mistake(capsys, "train", *argv)
     assert f"resume={run}" in line
 
 
@@ -175,7 +179,7 @@ def test_a_resume_that_cannot_be_leaves_the_run_as_it_was(run, photos, tmp_path,
 
 
 def test_a_system_of_one_split_says_so(run, capsys):
-    assert "tokenizer/mini has no split 'test'" in mistake(capsys, "evaluate", f"run={run}", "split=test")
+    assert "split=test: a tokenizer has the split val alone" in mistake(capsys, "evaluate", f"run={run}", "split=test")
 
 
 def test_a_checkpoint_that_is_not_there_is_not_replaced_by_another(run, capsys):
@@ -189,7 +193,7 @@ def test_export_and_tokenize_do_not_need_the_training_images(run, photos, tmp_pa
     shutil.copytree(run, other)
     (other / "config.yaml").write_text((run / "config.yaml").read_text().replace(str(photos), "/nowhere"))
     assert main(["export", f"run={other}", f"out={tmp_path / 'model'}"]) == 0
-    assert main(["tokenize", f"run={other}", f"images={photos}", f"out={tmp_path / 'cache'}", "size=16"]) == 0
+    assert main(["tokenize", f"model={other}", f"images={photos}", f"out={tmp_path / 'cache'}", "size=16"]) == 0
     capsys.readouterr()
     assert "nowhere" in mistake(capsys, "evaluate", f"run={other}")
     assert main(["evaluate", f"run={other}", f"data.root={photos}"]) == 0
@@ -209,12 +213,12 @@ def test_a_path_may_hold_any_sign(root, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "word",
+    "override",
     ["trainer.log_every=0", "optim.betas=[0.9]", "data.image_size=8", "trainer.precision=32bit", "trainer.devices=0"],
 )
-def test_a_value_out_of_range_is_one_line_and_leaves_nothing(word, photos, tmp_path, capsys):
-    words = ["train", "experiment=tokenizer/mini", f"data.root={photos}", f"out={tmp_path}", word]
-    assert word.partition("=")[2].strip("[]") in mistake(capsys, *words)
+def test_a_value_out_of_range_is_one_line_and_leaves_nothing(override, photos, tmp_path, capsys):
+    argv = ["train", "experiment=tokenizer/mini", f"data.root={photos}", f"out={tmp_path}", override]
+    assert override.partition("=")[2].strip("[]") in mistake(capsys, *argv)
     assert not list(tmp_path.iterdir())
 
 
@@ -256,18 +260,62 @@ def test_under_torchrun_a_run_wants_a_name(photos, tmp_path, monkeypatch, capsys
 
 def test_hydras_flags_work(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["experiment=tokenizer/mini", f"data.root={photos}"]
-    monkeypatch.setattr(sys, "argv", ["sightword", "train", *words, "--cfg", "job"])
-    assert main(["train", *words, "--cfg", "job"]) == 0
+    argv = ["experiment=tokenizer/mini", f"data.root={photos}"]
+    monkeypatch.setattr(sys, "argv", ["sightword", "train", *argv, "--cfg", "job"])
+    assert main(["train", *argv, "--cfg", "job"]) == 0
     assert "num_embeddings: 512" in capsys.readouterr().out
     assert sys.argv[1] == "train"
     assert not list(tmp_path.iterdir())
 
 
-def test_words_that_are_no_key_and_value_go_to_a_verb_that_takes_them():
-    def find(index: str, top: int = 3, *, words: list[str]) -> None: ...
+def test_a_mistake_in_a_sweep_is_one_line(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = ["train", "experiment=tokenizer/mini", "-m", "optim.lr=1e-3,1e-4"]
+    monkeypatch.setattr(sys, "argv", ["sightword", *argv])
+    assert "nowhere does not exist" in mistake(capsys, *argv, "data.root=nowhere")
+    assert "optm" in mistake(capsys, *argv, "optm.lr=1")
+    assert "could not be converted" in mistake(capsys, *argv, "seed=many")
+    assert not list(tmp_path.rglob("checkpoints"))
 
-    given = read_arguments("find", find, ["index=here", "a shirt with x=1", "top=2", "on it"])
-    assert given == {"index": "here", "top": 2, "words": ["a shirt with x=1", "on it"]}
-    with pytest.raises(ValueError, match="takes no 'tpo'"):
-        read_arguments("find", find, ["index=here", "tpo=2"])
+
+def test_a_run_of_a_sweep_that_was_stopped_is_told_by_the_status(photos, tmp_path, monkeypatch, capsys):
+    from sightword.cli.compose import train_by_hydra
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sightword"])
+    seen, statuses = [], iter([1, 0])
+
+    def start(config):
+        seen.append((config.optim.lr, config.data.root))
+        return next(statuses)
+
+    argv = ["experiment=tokenizer/mini", "optim.lr=1e-3,1e-4", "data.root=2024_01_15", "-m"]
+    assert train_by_hydra(argv, start) == 1
+    assert seen == [(1e-3, "2024_01_15"), (1e-4, "2024_01_15")]
+
+
+def test_prepare_executes_what_is_not_done_and_says_what_to_type_next(tmp_path, monkeypatch, capsys):
+    from sightword.engine.contract import Step
+    from sightword.engine.system import systems
+
+    done = {"tokens": True, "ids": False}
+
+    def step(name):
+        return Step(f"{name} of 3 images", tmp_path / name, lambda: done[name], lambda: done.update({name: True}), "…")
+
+    monkeypatch.setattr(type(systems()["tokenizer"]), "prepare", lambda self, run: [step("tokens"), step("ids")])
+    argv = ["experiment=tokenizer/mini", "data.root=a b"]
+    assert main(["prepare", *argv]) == 0
+    said = capsys.readouterr()
+    assert done == {"tokens": True, "ids": True}
+    assert said.err == f"preparing {tmp_path / 'ids'}: ids of 3 images\n"
+    assert said.out.splitlines() == [
+        f"{tmp_path / 'tokens'}: tokens of 3 images, was there already",
+        f"{tmp_path / 'ids'}: ids of 3 images",
+        "next: sightword train experiment=tokenizer/mini 'data.root=a b'",
+    ]
+
+
+def test_prepare_of_an_experiment_that_needs_nothing_says_so(capsys):
+    assert main(["prepare", "experiment=tokenizer/mini", "data.root=x"]) == 0
+    assert "needs nothing to be computed before training" in capsys.readouterr().out

@@ -1,8 +1,10 @@
-"""The documents' modules through a plain Lightning Trainer: 003's examples, names, defaults and schedules; 000's."""
+"""The modules through a plain Lightning Trainer: their specifications' examples, names, defaults and schedules."""
 
 import copy
 import inspect
 import json
+import re
+import runpy
 import sys
 import types
 
@@ -18,7 +20,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import vgg16
 
 import sightword
-from sightword.compat.lightning import AnimeDataModule, IntentonomyClipViTMultiStreamModule, VQVAEModel, check_vqvae
+from sightword.compat.lightning import AnimeDataModule, IntentonomyClipViTMultiStreamModule, VQVAEModel
+from sightword.errors import SightwordError
 from sightword.storage.checkpoint import read_checkpoint
 from sightword.systems.intent.anchors import Anchors, Book
 
@@ -160,8 +163,8 @@ def test_commitment_is_never_weighed_twice():
         model_of(commitment_cost=0.3)
 
 
-def test_accumulate_and_clip_are_refused_where_the_trainer_has_them():
-    for options in ({"accumulate": 2}, {"clip": 1.0}):
+def test_accumulate_and_max_grad_norm_are_refused_where_the_trainer_has_them():
+    for options in ({"accumulate": 2}, {"max_grad_norm": 1.0}):
         with pytest.raises(ValueError, match="give accumulate_grad_batches and gradient_clip_val to the Trainer"):
             model_of(**options)
 
@@ -259,7 +262,8 @@ def test_example_5_runs_without_lpips(data):
 
 
 def test_the_documents_own_check_runs(capsys):
-    check_vqvae()
+    """python -m sightword.compat.lightning"""
+    runpy.run_module("sightword.compat.lightning", run_name="__main__")
     said = capsys.readouterr().out
     for part in (
         "(2, 3, 256, 256) → (2, 3, 256, 256)",
@@ -284,7 +288,9 @@ def test_images_that_are_no_squares_need_their_shape():
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda x: x, lambda x: (x, torch.zeros(2)), lambda x: [x]], ids=["tensor", "pair", "list"]
+    "wrap",
+    [lambda x: x, lambda x: (x, torch.zeros(2)), lambda x: [x], lambda x: {"image": x, "label": 1}],
+    ids=["tensor", "pair", "list", "mapping"],
 )
 def test_any_loader_of_images_will_do(wrap):
     batches = [wrap(torch.rand(2, 3, 16, 16) * 2 - 1) for _ in range(2)]
@@ -292,7 +298,36 @@ def test_any_loader_of_images_will_do(wrap):
     model = model_of()
     trainer_of(max_epochs=1).fit(model, loader, loader)
     assert model.batches == 2
-    assert model.measures["val/psnr"] > 0
+    assert model.metrics["val/psnr"] > 0
+
+
+def test_a_batch_without_images_is_one_line():
+    for batch, told in (
+        ({"pixels": 1}, "a dict with the keys pixels"),
+        (3, "a int"),
+        ([], "a list"),
+        (["x"], "a list"),
+    ):
+        with pytest.raises(SightwordError, match=re.escape(f"a batch is {told}")):
+            model_of().on_after_batch_transfer(batch, 0)
+
+
+def test_predict_and_validate_return_their_values(data):
+    model = model_of().eval()
+    trainer = trainer_of()
+    loader = torch.utils.data.DataLoader([torch.rand(2, 3, 16, 16) * 2 - 1 for _ in range(2)], batch_size=None)
+    (images, info), _ = trainer.predict(model, loader)
+    assert images.shape == (2, 3, 16, 16)
+    assert info["indices"].shape == (2, 4, 4)
+    (metrics,) = trainer.validate(model, datamodule=data)
+    assert {"val/psnr", "val/total_loss", "val/perplexity"} <= metrics.keys()
+
+
+def test_a_wrong_argument_is_refused_by_name():
+    with pytest.raises(TypeError, match="num_embedings"):
+        VQVAEModel(num_embedings=3)
+    with pytest.raises(SightwordError, match="system.metric"):
+        model_of(metric="cosin")
 
 
 # ------------------------------------------------------------------------------------------------------------- logging
@@ -337,7 +372,7 @@ def test_several_loggers_get_the_same_and_images_in_their_own_way(data):
     assert not blind.images
 
 
-def test_pictures_wake_nothing_and_disturb_nothing(data):
+def test_images_wake_nothing_and_disturb_nothing(data):
     states = []
     for every in (1, 1000):
         model = model_of(log_images_every_n_steps=every)
@@ -402,16 +437,16 @@ def test_max_steps_counts_batches_with_two_optimisers_too(data):
     assert {name: len(each) for name, each in norms.items()} == {"main": 10, "discriminator": 10}
 
 
-def test_clip_bounds_both_gradients(data):
-    free, bound = (fit(model_of(**GAN, clip=clip), data) for clip in (0.0, 1e-3))
+def test_max_grad_norm_bounds_both_gradients(data):
+    free, bound = (fit(model_of(**GAN, max_grad_norm=norm), data) for norm in (0.0, 1e-3))
     for name in ("main", "discriminator"):
         assert min(free[name]) > 2e-3
         assert bound[name] == [pytest.approx(1e-3, rel=1e-3)] * 6
 
 
-def test_clip_bounds_gradients_at_their_true_size_where_float16_scales_them(data):
+def test_max_grad_norm_bounds_gradients_at_their_true_size_where_float16_scales_them(data):
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    norms = fit(model_of(**GAN, clip=1e-3), data, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+    norms = fit(model_of(**GAN, max_grad_norm=1e-3), data, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
     assert norms["main"] == [pytest.approx(1e-3, rel=1e-2)] * 6
 
 
@@ -434,7 +469,7 @@ def test_accumulated_gradients_are_their_mean():
     assert first[1] == pytest.approx(first[0], rel=1e-4)
 
 
-def test_adam_and_its_betas_are_the_documents_and_the_critic_has_its_own():
+def test_adam_and_its_betas_are_the_documents_and_the_discriminator_has_its_own():
     main, discriminator = model_of(**GAN, learning_rate=3e-4, weight_decay=0.1).configure_optimizers()
     assert isinstance(main, torch.optim.Adam)  # AdamW is one: the two are the same where nothing decays
     assert (main.defaults["lr"], main.defaults["betas"], main.defaults["weight_decay"]) == (3e-4, (0.9, 0.99), 0.1)
@@ -556,18 +591,18 @@ def test_each_codebook_has_its_own_rate_or_a_tenth_of_the_heads(intent_values):
     module = IntentonomyClipViTMultiStreamModule(**intent_values, freeze_codebook=False, lr=2e-2, lr_vq_places=5e-3)
     trainer = pl.Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.fit(module, _intent_batches())
-    rates = {group["role"]: group["lr"] for group in trainer.optimizers[0].param_groups}
+    rates = {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}
     assert rates == pytest.approx({"head": 2e-2, "vq_coco": 2e-3, "vq_places": 5e-3})
 
 
 def test_intents_train_on_plain_pairs_and_load_again(intent_values, tmp_path):
-    module = IntentonomyClipViTMultiStreamModule(**intent_values, tokens={"coco": "value"}, gamma_neg=1.0)
+    module = IntentonomyClipViTMultiStreamModule(**intent_values, token_types={"coco": "value"}, gamma_neg=1.0)
     head, codes = module.task.model.head.weight.detach().clone(), module.task.model.book("coco").codes().clone()
     trainer = pl.Trainer(max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.fit(module, _intent_batches())
     assert not torch.equal(module.task.model.head.weight, head)
     assert torch.equal(module.task.model.book("coco").codes(), codes)
-    assert (module.task.asl[0], module.task.token_types) == (1.0, {"coco": "value", "places": "joint"})
+    assert (module.task.config.gamma_neg, module.task.token_types) == (1.0, {"coco": "value", "places": "joint"})
     trainer.save_checkpoint(tmp_path / "it.ckpt")
     again = IntentonomyClipViTMultiStreamModule.load_from_checkpoint(tmp_path / "it.ckpt", weights_only=True).eval()
     images, _ = next(iter(_intent_batches()))
@@ -575,7 +610,7 @@ def test_intents_train_on_plain_pairs_and_load_again(intent_values, tmp_path):
         torch.testing.assert_close(again(images), module.eval()(images))
     assert again(images).shape == (4, 28)
     found = again.get_code_indices(images)
-    h, w = again.task.tower(images.device).grid(tuple(images.shape[2:]))
+    h, w = again.task.tower.on(images.device).grid(tuple(images.shape[2:]))
     assert {name: each["codes"].shape for name, each in found.items()} == dict.fromkeys(("coco", "places"), (4, h, w))
 
 

@@ -1,54 +1,156 @@
-"""Turn `key=value` arguments into the keyword arguments of a command, which is a Python function."""
+"""Read `key=value` arguments as the keyword arguments of a command, which is a Python function.
 
+The annotations of its parameters say how: see `sightword.engine.argument`.
+"""
+
+import dataclasses
 import inspect
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from sightword.engine.contract import Command
+from sightword.engine.argument import PLAIN, Parser, Rest, choice, read_value
 from sightword.engine.system import closest
+from sightword.errors import SightwordError
 
 
-def read_arguments(verb: str, function: Command, words: Sequence[str]) -> dict[str, Any]:
-    """`key=value` words as the function's keyword arguments, by its annotations.
+@dataclass(frozen=True)
+class Option:
+    """A key that a command takes."""
 
-    A function with the keyword-only argument `fields` is given the words whose key has a dot: the config's own fields.
-    One with `others` is given the words whose key it does not know.
-    One with `words` is given those that are no key=value, as a sentence is.
+    key: str
+    parser: Parser[object]
+    default: object
+    required: bool
+    optional: bool  # whether nothing after the = means none
+    parameter: str  # of the function
+    owner: type | Callable[..., object]  # in whose source its comment stands
+
+
+def options_of(command: Callable[..., object]) -> dict[str, Option]:
+    """Return the keys of a command, in the order of its parameters."""
+    found: list[Option] = []
+    for parameter in inspect.signature(command).parameters.values():
+        kind, optional = _kind(command, parameter)
+        if isinstance(kind, Rest):
+            continue
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            found += _fields(parameter, kind)
+            continue
+        required = parameter.default is parameter.empty
+        parser = _parser(kind, f"{command.__name__}({parameter.name})")
+        found.append(Option(parameter.name, parser, parameter.default, required, optional, parameter.name, command))
+    return {option.key: option for option in found}
+
+
+def read_arguments(name: str, command: Callable[..., object], argv: Sequence[str]) -> dict[str, object]:
+    """Return a command's keyword arguments. Raises SightwordError for one that is unknown, missing or of another type.
+
+    name: the command's, as typed, for messages.
     """
-    every: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
-    parameters = {name: p for name, p in every.items() if p.kind is not p.KEYWORD_ONLY}
-    given: dict[str, Any] = {}
-    if "fields" in every:
-        given["fields"] = [word for word in words if "." in word.partition("=")[0]]
-        words = [word for word in words if word not in given["fields"]]
-    if "others" in every:
-        given["others"] = [word for word in words if "=" in word and word.partition("=")[0] not in parameters]
-        words = [word for word in words if word not in given["others"]]
-    if "words" in every:
-        given["words"] = [word for word in words if not re.match(r"\w+=", word)]
-        words = [word for word in words if word not in given["words"]]
-    for word in words:
-        key, equals, value = word.partition("=")
+    options = options_of(command)
+    given, argv = _collected(command, argv, options)
+    nested: dict[str, dict[str, object]] = {}
+    for argument in argv:
+        key, equals, text = argument.partition("=")
         if not equals:
-            raise ValueError(f"{word!r} is not key=value; sightword {verb} --help says what there is")
-        if key not in parameters:
-            raise ValueError(
-                f"sightword {verb} takes no {key!r}{closest(key, parameters)}; it takes {', '.join(parameters)}"
-            )
-        given[key] = _value(key, value, parameters[key].annotation)
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in given:
-            raise ValueError(f"sightword {verb} needs {name}=…; sightword {verb} --help says more")
+            raise SightwordError(f"{argument!r} is not key=value. sightword {name} --help lists the keys")
+        if key not in options:
+            near = closest(key, options)
+            raise SightwordError(f"sightword {name} has no key {key!r}{near}; its keys are {', '.join(options)}")
+        option = options[key]
+        value = None if option.optional and not text else read_value(key, text, option.parser)
+        place = given if option.owner is command else nested.setdefault(option.parameter, {})
+        place[key] = value
+    _require(name, options.values(), given)
+    for parameter, values in nested.items():
+        given[parameter] = _changed(inspect.signature(command).parameters[parameter], values)
     return given
 
 
-def _value(key: str, text: str, kind: Any) -> Any:
-    """kind: str, int, float or bool, or its name, where annotations are kept as text."""
-    kind = {"str": str, "int": int, "float": float, "bool": bool}.get(kind, kind)
-    try:
-        if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        return kind(text)
-    except (ValueError, KeyError):
-        raise ValueError(f"{key}={text}: {getattr(kind, '__name__', kind)} is wanted") from None
+def _collected(
+    command: Callable[..., object], argv: Sequence[str], options: Mapping[str, Option]
+) -> tuple[dict[str, object], list[str]]:
+    """Return the parameters that collect arguments, filled, and the arguments that are left."""
+    given: dict[str, object] = {}
+    left = list(argv)
+    for parameter in inspect.signature(command).parameters.values():
+        kind, _ = _kind(command, parameter)
+        if isinstance(kind, Rest):
+            taken = [argument for argument in left if _is_rest(argument, kind, options)]
+            given[parameter.name] = taken
+            left = [argument for argument in left if argument not in taken]
+    return given, left
+
+
+def _is_rest(argument: str, kind: Rest, options: Mapping[str, Option]) -> bool:
+    key = argument.partition("=")[0]
+    if kind is Rest.POSITIONAL:
+        return not re.match(r"[\w.]+=", argument)
+    if kind is Rest.OVERRIDES:
+        return "=" in argument and "." in key
+    return "=" in argument and key not in options
+
+
+def _require(name: str, options: typing.Iterable[Option], given: Mapping[str, object]) -> None:
+    for option in options:
+        if option.required and option.key not in given:
+            raise SightwordError(f"sightword {name} needs {option.key}=…; sightword {name} --help says more")
+
+
+def _changed(parameter: inspect.Parameter, values: Mapping[str, object]) -> object:
+    """Return the default of a parameter, a dataclass, with other values."""
+    change: Callable[..., object] = dataclasses.replace
+    return change(parameter.default, **values)
+
+
+# --------------------------------------------------------------------------------------------------------- annotations
+
+
+def _kind(command: Callable[..., object], parameter: inspect.Parameter) -> tuple[object, bool]:
+    """Return what a parameter takes, a type, a Parser or a Rest, and whether it can be None."""
+    annotation: object = parameter.annotation
+    if isinstance(annotation, str):  # the module postpones annotations
+        annotation = eval(annotation, vars(inspect.getmodule(command)))
+    arguments, optional = typing.get_args(annotation), False
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType) and type(None) in arguments:
+        (annotation,), optional = [kind for kind in arguments if kind is not type(None)], True
+    if typing.get_origin(annotation) is typing.Annotated:
+        return typing.get_args(annotation)[1], optional
+    if typing.get_origin(annotation) is Sequence:
+        return Rest.POSITIONAL, optional
+    return annotation, optional
+
+
+def _parser(kind: object, where: str) -> Parser[object]:
+    if isinstance(kind, Parser):
+        return kind
+    if typing.get_origin(kind) is typing.Literal:
+        return choice("choice", typing.get_args(kind))
+    if kind not in PLAIN:
+        raise TypeError(f"{where}: the command line cannot read a {kind}. Use a type of sightword.engine.argument")
+    return PLAIN[kind]
+
+
+def _fields(parameter: inspect.Parameter, kind: type) -> list[Option]:
+    """Return the keys of a parameter whose type is a dataclass."""
+    assert dataclasses.is_dataclass(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return [
+        Option(
+            field.name,
+            _parser(_unwrapped(hints[field.name]), f"{kind.__name__}.{field.name}"),
+            getattr(parameter.default, field.name),
+            False,
+            False,
+            parameter.name,
+            kind,
+        )
+        for field in dataclasses.fields(kind)
+    ]
+
+
+def _unwrapped(kind: object) -> object:
+    return typing.get_args(kind)[1] if typing.get_origin(kind) is typing.Annotated else kind

@@ -1,169 +1,197 @@
-"""The commands that every system shares. Nothing heavy is imported before one runs."""
+"""The commands that every system shares. Nothing heavy is imported before one is executed."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sightword.cli.arguments import read_arguments
+from sightword.cli.completion import completion
 from sightword.cli.compose import change_config
-from sightword.cli.train import measured, train_in
+from sightword.cli.train import metric_lines, train_in
 from sightword.engine import run as runs
+from sightword.engine.argument import (
+    Dtype,
+    ImageJobOptions,
+    Others,
+    Out,
+    Overrides,
+    Size,
+    TokenTypes,
+    file_in,
+    height_width,
+)
 from sightword.engine.contract import Command
-from sightword.engine.system import closest, demo_parts, experiments, presets, system_checks, system_of
+from sightword.engine.system import closest, demo_parts, experiments, presets, scales, system_checks, system_of, systems
 from sightword.errors import SightwordError
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from sightword.engine.contract import Evaluator
 
 
 def evaluate(
-    run: str, checkpoint: str = "best", out: str = "", split: str = "val", *, fields: Sequence[str] = ()
+    run: Path,  # a run directory
+    checkpoint: str = "best",  # best, last, or a file
+    out: Out | None = None,  # the JSON file, or a folder for it; if empty, in the run directory
+    split: str = "val",  # val, or test where the data have one
+    overrides: Overrides = (),
 ) -> None:
-    """Measure a run's checkpoint on data it was not trained on, and write the measures with their protocol.
+    """Measure a run's checkpoint on data it was not trained on, and write the metrics with their protocol.
 
-    run: a run's folder. checkpoint: best, last or a file. split: val, or test where the data have one; what validation
-    chose, as thresholds, is used there as it is. out: the JSON; if empty, evaluation.json in the run's folder
-    (evaluation_test.json of test). Tables are written beside it, as CSV and as text, and pictures where there are any.
+    Writes evaluation.json (evaluation_test.json for split=test); beside it tables, as CSV and text, and images.
+    What validation chose, such as thresholds, is used for the test split as it is.
     Fields of the config can be given too: data.val_root=photos, system.use_lpips=true system.lpips_weights=vgg16.pth,
     system.fid_weights=pt_inception-2015-12-05-6726825d.pth.
     """
     from sightword.engine.fit import evaluate as measure
+
+    config = change_config(runs.read_config(run), overrides)
+    task, config, used = runs.restore(run, checkpoint, config)
+    evaluator, loader = runs.make_evaluator(config, task), runs.held_out(config, split, task)
+    metrics = measure(task, evaluator, loader, config)
+    file = file_in(out or run, "evaluation.json" if split == "val" else f"evaluation_{split}.json")
+    written = _write_evaluation(file, evaluator, loader, metrics, {"run": str(run), "checkpoint": str(used)})
+    protocol, notes = evaluator.protocol(), evaluator.notes()
+    print("\n".join([*([protocol["split"]] if "split" in protocol else []), *metric_lines(metrics, notes)]))
+    beside = f"; beside it {', '.join(str(path) for path in written)}" if written else ""
+    print(f"evaluated {used}; metrics and protocol written to {file}{beside}")
+
+
+def _write_evaluation(
+    file: Path,
+    evaluator: "Evaluator[object]",
+    loader: "DataLoader[object]",
+    metrics: Mapping[str, float],
+    source: Mapping[str, str],
+) -> list[Path]:
+    """Write the JSON, the tables and the figures. Return the files beside the JSON."""
     from sightword.storage.table import write_table
     from sightword.storage.writer import write_json
 
-    config = change_config(runs.read_config(Path(run)), fields)
-    task, config, used = runs.restore(Path(run), checkpoint, config)
-    evaluator, loader = runs.make_evaluator(config, task), runs.held_out(config, split, task)
-    metrics = measure(task, evaluator, loader, config)
-    file = Path(out or Path(run) / ("evaluation.json" if split == "val" else f"evaluation_{split}.json"))
     file.parent.mkdir(parents=True, exist_ok=True)
-    protocol, notes, tables = evaluator.protocol(), evaluator.notes(), evaluator.tables()
-    report = {"run": run, "checkpoint": str(used), "metrics": metrics, "tables": tables}
-    write_json(file, report | {"protocol": {**protocol, "metrics": notes}})
+    protocol, tables = evaluator.protocol(), evaluator.tables()
+    report = {**source, "metrics": dict(metrics), "tables": tables}
+    write_json(file, report | {"protocol": {**protocol, "metrics": evaluator.notes()}})
     written = [path for name, rows in tables.items() for path in write_table(file, name, rows, protocol)]
-    written += evaluator.draw(loader, file.with_name(f"{file.stem}_images"))
-    print("\n".join([*([protocol["split"]] if "split" in protocol else []), *measured(metrics, notes)]))
-    beside = f", {', '.join(str(path) for path in written)} beside it" if written else ""
-    print(f"{used}, measured; written to {file} with the protocol{beside}")
+    return written + evaluator.draw(loader, file.with_name(f"{file.stem}_images"))
 
 
-def export(run: str, out: str, checkpoint: str = "best") -> None:
-    """Write what inference needs of a run, and nothing else: safetensors and a config.
-
-    run: a run's folder. out: the folder to write. checkpoint: best, last or a file.
-    """
-    kind = system_of(runs.read_config(Path(run)).experiment).predictor()
+def export(
+    run: Path,  # a run directory
+    out: Out,  # the folder to write
+    checkpoint: str = "best",  # best, last, or a file
+) -> None:
+    """Write what inference needs of a run, and nothing else: safetensors and config.json."""
+    kind = system_of(runs.read_config(run).experiment).predictor()
     if kind is None:
-        raise SightwordError(f"{run} is a run of a system that has no predictor, so there is nothing to export")
-    runs.load_predictor(kind, run, checkpoint).save_pretrained(Path(out))
-    print(f"{run} ({checkpoint}) written to {out}")
+        raise SightwordError(f"{run} is a run of a system without a predictor, so there is nothing to export")
+    runs.load_predictor(kind, run, checkpoint).save_pretrained(out)
+    print(f"{run} ({checkpoint}) exported to {out}")
 
 
-def check(dataset: str, root: str = "", path: str = "", *, others: Sequence[str] = ()) -> None:
-    """Is this data set whole? Names every missing or broken file.
+def check(
+    dataset: str,  # images, or a dataset that a system trains on
+    root: Path | None = None,  # its folder
+    path: Path | None = None,  # or its file
+    others: Others = (),
+) -> None:
+    """Check that a dataset is whole, and name every missing or broken file. Exit status 1 if there is one.
 
-    dataset: images, or one that a system trains on. root: its folder, or path: its file; the two are one. Some can be
-    told more: of intentonomy images= is the folder of the pictures, where they do not lie below root.
+    Some datasets take more keys. For intentonomy, images= is the folder of the images, if they do not lie below root.
     """
-    if bool(root) == bool(path):
-        wanted = "root and path are the same thing, give one" if root else "sightword check needs root=…, or path=…"
-        raise SightwordError(f"{wanted}: where the data set lies; sightword check --help says more")
+    if (root is None) == (path is None):
+        wrong = "root and path mean the same, give one" if root else "sightword check needs root=…, or path=…"
+        raise SightwordError(f"{wrong}: where the dataset lies; sightword check --help says more")
     checks = system_checks()
     if dataset not in checks:
-        raise SightwordError(
-            f"there is no data set {dataset!r}{closest(dataset, checks)}; these can be checked: {', '.join(checks)}"
-        )
-    told = read_arguments(f"check dataset={dataset}", checks[dataset], [f"root={root or path}", *others])
-    report = checks[dataset](**told)
+        near = closest(dataset, checks)
+        raise SightwordError(f"there is no dataset {dataset!r}{near}; these can be checked: {', '.join(checks)}")
+    given = read_arguments(f"check dataset={dataset}", checks[dataset], [f"root={root or path}", *others])
+    report = checks[dataset](**given)
     print(report)
     if report.errors:
         raise SystemExit(1)
 
 
 def cache(
-    tower: str,
-    images: str,
-    out: str,
-    tokens: str = "",
-    tag: str = "",
-    size: str = "",
-    dtype: str = "float32",
-    disk: str = "float16",
-    batch_size: int = 32,
-    shard_size: int = 256,
-    on_error: str = "raise",
-    engine: str = "inline",
-    workers: int = 0,
-    gpus: float = 0,
+    tower: str,  # vit_b16, vit_l14, siglip_b16 …; an open_clip model with tag=; a Hugging Face name; a folder of either
+    images: Path,  # a folder of images
+    out: Out,  # the folder of the cache
+    token_type: TokenTypes = ("post",),  # with commas: post, and for a CLIP joint, value, qq, kk, qq+gauss, kk+gauss
+    tag: str = "",  # of an open_clip model: the name or the file of its weights
+    size: Size | None = None,  # of the images in the tower, height x width; empty: the tower's own
+    dtype: Dtype = "float32",  # to compute in: fp32, bf16, fp16
+    disk: Dtype = "float16",  # to keep: fp16, fp32
+    job: ImageJobOptions = ImageJobOptions(),
 ) -> None:
-    """Keep what a frozen tower sees in a folder of images: its tokens; only images that are new are computed.
+    """Encode a folder of images by a frozen tower and keep the tokens; only images that are new are computed.
 
-    tower: vit_b16, vit_l14, vit_h14, siglip_b16 …, an open_clip model with tag= (or a weights file), a Hugging Face
-    name, or a folder of either. images: the folder. out: the cache.
-    tokens: which, with commas: post, and of a CLIP joint, value, qq, kk, qq+gauss, kk+gauss; post if empty.
-    size: of the images, 224x304 is height x width; the tower's own if empty. dtype: to compute in (float32, bfloat16,
-    float16); disk: to keep (float16, float32). on_error: raise, or skip unreadable images.
-    engine: inline (also under torchrun), or ray with so many workers, each with a share of so many gpus.
+    After Ctrl-C, run the same command again to encode the rest.
     """
-    import torch
+    from sightword.towers.dtype import dtype_of
+    from sightword.towers.token_cache import Source, cache_tokens
 
-    from sightword.towers.token_cache import Source, cache_tokens, size_of
-
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in kinds:
-        raise SightwordError(f"dtype is {', '.join(kinds)}; got {dtype!r}")
-    source = Source(tower, {"tag": tag, "size": size_of(size), "dtype": kinds[dtype]})
-    token_types = tokens.split(",") if tokens else ["post"]
+    options = {"tag": tag, "size": height_width(size) if size else None, "dtype": dtype_of(dtype)}
     kept = cache_tokens(
-        source,
+        Source(tower, options),
         images,
         out,
-        token_types,
+        token_type,
         disk,
-        batch_size,
-        shard_size,
-        on_error,
-        engine=engine,
-        workers=workers,
-        gpus=gpus,
+        job.batch_size,
+        job.shard_size,
+        job.on_error,
+        engine=job.engine,
+        workers=job.workers,
+        gpus=job.gpus,
     )
-    lacking = len(set(kept.index.values()) - kept.keys())
-    print(f"{len(kept)} images in {out}" + (f"; {lacking} of {images} without tokens" if lacking else ""))
+    missing = len(set(kept.index.values()) - kept.keys())
+    print(f"{len(kept)} images in {out}" + (f"; {missing} of {images} without tokens" if missing else ""))
     if (path := next(iter(kept), None)) is not None:
-        print(f"read it: TokenCache({out!r})[{path!r}][{token_types[0]!r}]")
+        print(f"read it: TokenCache({str(out)!r})[{path!r}][{token_type[0]!r}]")
 
 
 def list_experiments() -> None:
-    """List the experiments: what, data, cost, expected score."""
+    """List the experiments (what, data, cost, expected score), their scales and the presets."""
+    width = max(len(name) for name, _ in experiments())
     for name, file in experiments():
         header = [line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
         what, *rest = [line for line in header if line and not line.startswith(("@", "sightword "))] or [""]
-        print(f"{name:<20} {what}")
+        print(f"{name:<{width}} {what}")
         for line in rest:
-            print(f"{'':<20}   {line}")
-    for system, known in presets().items():
-        if known:
-            told = textwrap.fill(", ".join(known), 112, initial_indent="  ", subsequent_indent="  ")
-            print(f"{system}, preset=\n{told}")
+            print(f"{'':<{width}}   {line}")
+    print("\nscale=")
+    for system in systems():
+        if known := scales(system):
+            print(f"  {system:<{width - 1}} {', '.join(known)}")
+    for system, rows in presets().items():
+        listed = textwrap.fill(", ".join(rows), 112, initial_indent="  ", subsequent_indent="  ")
+        print(f"\npreset= of {system}\n{listed}")
 
 
-def mini(out: str = "mini") -> None:
-    """Write small worlds and tiny towers in the formats of the real ones, to try everything without a network.
+def mini(
+    out: Out = Path("mini"),  # the folder
+) -> None:
+    """Write synthetic datasets and tiny towers in the formats of the real ones, to try everything without a network.
 
-    out: the folder. The CLIP among them is trained here, half a minute once, and kept for the next time.
+    The CLIP among them is trained, about half a minute, and kept for the next time.
     """
     from sightword.miniature.contents import write_all
 
-    if not out:
-        raise SightwordError("out is empty: give a folder (out=. is this one)")
-    root = Path(out).expanduser()
-    for part in write_all(root):
-        print(f"{root / part.folder}: {part.what}")
-        print(f"    {part.opened.format(root / part.folder)}")
+    for part in write_all(out):
+        print(f"{out / part.folder}: {part.what}")
+        print(f"    {part.opened.format(out / part.folder)}")
 
 
-def demo(out: str = "runs/demo") -> None:
-    """Run everything in miniature, offline, and write one page with the pictures."""
+def demo(
+    out: Out = Path("runs/demo"),  # the folder for the page and the runs
+) -> None:
+    """Train and show every system in miniature, offline, and write one page with the images."""
     from sightword.viz.page import make_page
 
-    make_page(Path(out), demo_parts(), train_in)
+    make_page(out, demo_parts(), train_in)
 
 
 COMMANDS: dict[str, Command] = {
@@ -174,4 +202,5 @@ COMMANDS: dict[str, Command] = {
     "export": export,
     "mini": mini,
     "demo": demo,
+    "completion": completion,
 }

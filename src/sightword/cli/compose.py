@@ -1,89 +1,88 @@
-"""Make a run's config of YAML files and the values given on the command line. Nothing else knows Hydra."""
+"""Make a run's config from YAML files and the overrides of the command line. Nothing else imports Hydra."""
 
-import re
+import os
 import sys
-import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
+from sightword.cli.override import for_hydra, is_for, literal_fields, values_of
 from sightword.engine.system import closest, config_folders, experiments, presets, scales, system_of
+from sightword.errors import SightwordError
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from sightword.engine.config import Run
 
 
-def without_preset(words: list[str]) -> list[str]:
-    """preset=<name> as the words that it stands for, before all others."""
-    named = [word.removeprefix("preset=") for word in words if word.startswith("preset=")]
+def without_preset(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with preset=<name> replaced by those it stands for, before all others."""
+    named = values_of(overrides, "preset")
     if not named:
-        return words
+        return list(overrides)
     known = {name: arguments for rows in presets().values() for name, arguments in rows.items()}
     if named[-1] not in known:
-        raise ValueError(f"there is no preset {named[-1]!r}{closest(named[-1], known)}; sightword list names them")
-    others = [word for word in words if not word.startswith("preset=")]
-    if any(word.startswith(("experiment=", "resume=")) for word in others):
-        raise ValueError(f"preset={named[-1]} knows its experiment: leave experiment= and resume= away")
+        raise SightwordError(f"there is no preset {named[-1]!r}{closest(named[-1], known)}; sightword list names them")
+    others = [override for override in overrides if not is_for(override, "preset")]
+    if any(is_for(override, "experiment", "resume") for override in others):
+        raise SightwordError(f"preset={named[-1]} sets the experiment. Remove experiment= and resume=")
     return [*known[named[-1]], *others]
 
 
-def compose_config(words: list[str]) -> "Run":
-    """The config of an experiment, with the words' values in it."""
+def compose_config(overrides: Sequence[str]) -> "Run":
+    """Return the config of an experiment, with the overrides' values."""
     from hydra import compose, initialize_config_module
 
-    name = _experiment(words)
-    _register_schemas(name.split("/")[0])
-    with _hydra_says(), initialize_config_module("sightword.configs", version_base=None):
-        config = compose("train", overrides=[*_groups(name), *_search_path(), *map(_quoted, _scaled(name, words))])
+    name = _experiment(overrides)
+    system = name.split("/")[0]
+    _register_schemas(system)
+    with _short_errors(), initialize_config_module("sightword.configs", version_base=None):
+        typed = [for_hydra(override, system) for override in _scaled(name, overrides)]
+        config = compose("train", overrides=[*_groups(name), *_search_path(), *typed])
         return _as_run(config, name)
 
 
-def change_config(config: "Run", words: Sequence[str]) -> "Run":
-    """A config with the words' values in it."""
+def change_config(config: "Run", overrides: Sequence[str]) -> "Run":
+    """Return a copy of a config with the overrides' values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
-    with _hydra_says():
-        words = [f"{word}''" if word.endswith("=") else word for word in words]  # nothing is a text, as for Hydra
-        parsed = OmegaConf.from_dotlist([word.replace("=~/", f"={Path.home()}/", 1) for word in words])
-        return _as_run(OmegaConf.merge(OmegaConf.structured(config), parsed), config.experiment)
+    with _short_errors():
+        changed = OmegaConf.structured(literal_fields(config))
+        parser = OverridesParser.create()
+        for override in overrides:
+            parsed = parser.parse_override(for_hydra(override, config.experiment))
+            OmegaConf.update(changed, parsed.key_or_group, parsed.value())
+        return _as_run(changed, config.experiment)
 
 
-def _as_run(config: Any, name: str) -> "Run":
+def _as_run(config: "DictConfig", name: str) -> "Run":
     from omegaconf import OmegaConf
 
     config.experiment = name
-    return typing.cast("Run", OmegaConf.to_object(config))
-
-
-def _quoted(word: str) -> str:
-    """A word in Hydra's grammar, in which most signs of a path mean something: ~ ( ) , and spaces."""
-    key, equals, value = word.partition("=")
-    if not equals or re.fullmatch(r"[\w\-./:+%@]*", value) or value[0] in "[{'\"$":
-        return word
-    value = str(Path(value).expanduser()) if value.startswith("~/") else value
-    return f"{key}='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return cast("Run", OmegaConf.to_object(config))
 
 
 @contextmanager
-def _hydra_says() -> Iterator[None]:
-    """Turn what Hydra and OmegaConf raise into one line."""
+def _short_errors() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise into SightwordError, in one line."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_hydra_line(error)) from error
+        raise SightwordError(_one_line(error)) from error
 
 
-def _experiment(words: Sequence[str]) -> str:
-    names = [word.removeprefix("experiment=") for word in words if word.startswith("experiment=")]
-    known = [name for name, _ in experiments()]
+def _experiment(overrides: Sequence[str]) -> str:
+    names, known = values_of(overrides, "experiment"), [name for name, _ in experiments()]
     if not names:
-        raise ValueError(f"name what to train, experiment=…: {', '.join(known)}")
+        raise SightwordError(f"experiment= is missing. Pass one of {', '.join(known)}")
     if names[-1] not in known:
-        raise ValueError(f"there is no experiment {names[-1]!r}{closest(names[-1], known)}; sightword list shows them")
+        near = closest(names[-1], known)
+        raise SightwordError(f"there is no experiment {names[-1]!r}{near}; sightword list shows them")
     return names[-1]
 
 
@@ -99,16 +98,16 @@ def _register_schemas(system: str) -> None:
     store.store(group="data", name=system, node=found.Data)
 
 
-def _scaled(experiment: str, words: Sequence[str]) -> list[str]:
-    """scale=mini as the file configs/scale/<system>/mini.yaml."""
-    system, found = experiment.split("/")[0], []
-    for word in words:
-        key, _, scale = word.partition("=")
-        known = scales(system)
-        if key == "scale" and scale not in known:
-            raise ValueError(f"{system} has no scale {scale!r}; it has {', '.join(known) or 'one only'}")
-        found.append(f"scale={system}/{scale}" if key == "scale" else word)
-    return found
+def _scaled(experiment: str, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with scale=mini as the file configs/scale/<system>/mini.yaml."""
+    system, known = experiment.split("/")[0], scales(experiment.split("/")[0])
+    for scale in values_of(overrides, "scale"):
+        if scale not in known:
+            raise SightwordError(f"{system} has no scale {scale!r}; it has {', '.join(known) or 'one only'}")
+    return [
+        f"scale={system}/{override.removeprefix('scale=')}" if is_for(override, "scale") else override
+        for override in overrides
+    ]
 
 
 def _groups(experiment: str) -> list[str]:
@@ -121,43 +120,63 @@ def _search_path() -> list[str]:
     return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in others)}]"] if others else []
 
 
-def _hydra_line(error: Exception) -> str:
-    """The sentence of a Hydra error that a user can act on."""
+def _one_line(error: Exception) -> str:
+    """Return the sentence of a Hydra error that a user can act on."""
     causes = [error, *([error.__cause__] if error.__cause__ else [])]
     lines = [line.strip() for cause in reversed(causes) for line in str(cause).splitlines() if line.strip()]
     told = next((line for line in lines if "Key '" in line or "could not be converted" in line.lower()), lines[0])
     if "not in struct" in told or told.startswith("Key "):
-        told = f"{told}; sightword train experiment=… --cfg job shows every key"
+        told = f"{told}; sightword train experiment=… --help shows every key"
     key = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), "")
     if "not in struct" in told and "." in key:
         told = f"{told}, +{key}=… adds one"
     return f"{key}: {told}" if key and key not in told else told
 
 
-def train_by_hydra(words: list[str], start: Callable[["Run"], object]) -> int:
-    """Start what the words say through Hydra's own front, which knows its flags. start: given each config."""
-    import hydra
+def train_by_hydra(argv: Sequence[str], start: Callable[["Run"], int]) -> int:
+    """Call `start` with each config that Hydra's own front makes of the arguments; it reads its flags.
 
-    flags = [word for word in words if word.startswith("-") or "=" not in word]
-    values = [word for word in words if word not in flags]
-    sweep = any(word in ("-m", "--multirun") for word in flags)
-    if sweep and any("ddp" in word or word.startswith("trainer.devices=") for word in values):
-        raise ValueError("a sweep cannot start several processes, each would sweep again: run them one at a time")
-    name = _experiment(values)
-    words = _scaled(name, values)
+    Return the worst exit status of `start`. What `start` raises ends a sweep, and is raised here.
+    """
+    flags = [argument for argument in argv if argument.startswith("-") or "=" not in argument]
+    overrides = [argument for argument in argv if argument not in flags]
+    sweep = any(flag in ("-m", "--multirun") for flag in flags)
+    if sweep and any("ddp" in override or is_for(override, "trainer.devices") for override in overrides):
+        raise SightwordError("a sweep cannot start several processes, each would sweep again. Train them one at a time")
+    name = _experiment(overrides)
+    system = name.split("/")[0]
     if sweep:
-        _register_schemas(name.split("/")[0])
+        _register_schemas(system)
     else:
-        compose_config(values)  # Hydra's own words on a mistake are a page
+        compose_config(overrides)  # Hydra's own message on a mistake is a page
 
-    def job(config: Any) -> None:
+    before, statuses, failed = list(sys.argv), [0], list[Exception]()
+
+    def job(config: "DictConfig") -> None:
         sys.argv = before  # from which Lightning starts the other processes of a DDP run
-        start(_as_run(config, name))
+        try:
+            statuses.extend([] if failed else [start(_as_run(config, name))])
+        except Exception as error:  # Hydra would print a line of its own
+            failed.append(error)
 
-    before = list(sys.argv)
-    sys.argv = [before[0], *flags, *(words if sweep else map(_quoted, words)), *_groups(name), *_search_path()]
-    try:
+    typed = [for_hydra(override, system, sweep) for override in _scaled(name, overrides)]
+    with _short_errors(), _hydras_argv([*flags, *typed, *_groups(name), *_search_path()]):
+        import hydra
+
         hydra.main(version_base=None, config_path="pkg://sightword.configs", config_name="train")(job)()
+        if failed:
+            raise failed[0]
+    return max(statuses)
+
+
+@contextmanager
+def _hydras_argv(argv: Sequence[str]) -> Iterator[None]:
+    """Set what Hydra's front reads. Its errors are raised, instead of a page and an exit."""
+    before, full = list(sys.argv), os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [before[0], *argv], "1"
+    try:
+        yield
     finally:
         sys.argv = before
-    return 0
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        os.environ.update({"HYDRA_FULL_ERROR": full} if full is not None else {})

@@ -1,86 +1,116 @@
-"""sightword <command> [key=value ...]: the command line. Nothing heavy is imported before a command runs.
+"""sightword <command> [key=value ...]: the command line. Nothing heavy is imported before a command is executed.
 
 `train` is configured by Hydra: experiments are YAML files under configs/experiment, fields are dataclasses. All other
-commands are Python functions whose signature says what they take. A system's own commands are the functions that
-`systems/<name>/commands.py` lists in `COMMANDS`.
+commands are Python functions whose signature says what they take. A system's own commands are those of its `System`.
 """
 
-import inspect
+import re
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 
 from sightword.cli.arguments import read_arguments
 from sightword.cli.commands import COMMANDS
-from sightword.cli.train import train
+from sightword.cli.completion import complete
+from sightword.cli.help import overview, usage
+from sightword.cli.stream import Streams, lasting_streams
+from sightword.cli.train import RUN_COMMANDS, run_usage
 from sightword.engine.contract import Command
 from sightword.engine.system import closest, system_commands
+from sightword.errors import SightwordError, Unfinished, printable
 from sightword.version import VERSION
+
+DONE, LEFT, MISTAKE, DEFECT = 0, 1, 2, 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 interrupted (resumable), 2 a mistake of the user's, said in one line."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    """Execute a command and return its exit status.
+
+    0: done. 1: stopped, or something is left undone (`Unfinished`; output that did not fit on the disk). 2: an error in
+    what the user gave, or a file that could not be read or written, in one line. 3: a defect of Sightword, with its
+    traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    with lasting_streams() as streams:
+        status = _status([argument for argument in arguments if argument != "--debug"], debug)
+        return status or _lost(streams)
+
+
+def _status(argv: list[str], debug: bool) -> int:
     try:
-        return _dispatch(words)
-    except BrokenPipeError:  # sightword list | head
-        sys.stderr.close()
-        return 0
-    except (ValueError, OSError, KeyError) as error:  # what our own code tells users; anything else is our defect
+        return _dispatch(argv)
+    except KeyboardInterrupt:
+        return _tell("stopped", LEFT)
+    except (SightwordError, OSError, MemoryError) as error:
         if debug:
             raise
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"sightword: {' '.join(str(text).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("sightword: stopped", file=sys.stderr)
-        return 1
+        return _tell(_described(error), LEFT if isinstance(error, Unfinished) else MISTAKE)
+    except Exception as error:
+        if debug:
+            raise
+        if (known := _known(error)) is not None:
+            return _tell(known, MISTAKE)
+        traceback.print_exc()
+        return _tell("this is a defect of Sightword. Please report it, with the traceback, to its maintainers", DEFECT)
 
 
-def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_help())
-        return 0
-    if words[0] == "--version":
+def _tell(message: str, status: int) -> int:
+    print(f"sightword: {printable(message)}", file=sys.stderr)
+    return status
+
+
+def _lost(streams: Streams) -> int:
+    """Return the status of what was printed."""
+    if (failure := streams.failure()) is None:
+        return DONE
+    return _tell(f"part of the output is lost: {failure.strerror or failure}", LEFT)
+
+
+def _described(error: Exception) -> str:
+    """Return an error as one line; of an OSError its files, the operation's own words after them."""
+    if isinstance(error, MemoryError):
+        return f"out of memory. Use smaller sizes or batches. {error}".rstrip(". ")
+    if isinstance(error, OSError) and not isinstance(error, SightwordError):
+        files = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        reason = error.strerror or str(error) or type(error).__name__
+        return f"{files}: {reason}" if files else reason
+    return str(error)
+
+
+def _known(error: Exception) -> str | None:
+    """Return the line for what libraries raise, as errors of their own, if the disk or the memory is full."""
+    text = str(error)
+    if found := re.search(r"([^(\n]*)\(os error \d+\)", text):  # safetensors, tokenizers
+        return found[1].strip()
+    if "PytorchStreamWriter" in text or "unexpected pos" in text:  # torch.save
+        return f"a file could not be written whole. Is the disk full? {text.splitlines()[0]}"
+    if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in text:  # torch
+        return f"out of memory. Use smaller sizes or batches. {text.splitlines()[0]}"
+    return None
+
+
+def _dispatch(argv: list[str]) -> int:
+    commands: dict[str, Command] = {**COMMANDS, **system_commands()}
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview({**RUN_COMMANDS, **commands}))
+    elif argv[0] == "--version":
         print(f"sightword {VERSION}")
-        return 0
-    verb, rest = words[0], words[1:]
-    if verb == "train":
-        return train(rest)
-    verbs = {**COMMANDS, **system_commands()}
-    if verb not in verbs:
-        raise ValueError(f"there is no verb {verb!r}{closest(verb, ['train', *verbs])}; sightword --help lists them")
-    if any(word in ("-h", "--help") for word in rest):
-        print(_usage(verb, verbs[verb]))
-        return 0
-    verbs[verb](**read_arguments(verb, verbs[verb], rest))
-    return 0
+    elif argv[0] == "--complete":  # the scripts of `sightword completion` ask
+        print("\n".join(complete(" ".join(argv[1:]), commands)))
+    elif argv[0] not in [*RUN_COMMANDS, *commands]:
+        near = closest(argv[0], [*RUN_COMMANDS, *commands])
+        raise SightwordError(f"there is no command {argv[0]!r}{near}; sightword --help lists them")
+    else:
+        return _execute(argv[0], argv[1:], commands)
+    return DONE
 
 
-def _help() -> str:
-    lines = [
-        f"sightword {VERSION}: tie what is seen to words",
-        "",
-        "usage: sightword <verb> [key=value ...]",
-        "",
-    ]
-    listed = {"train": train, **COMMANDS, **system_commands()}
-    width = max(map(len, listed))
-    lines += [f"  {name:<{width}}  {_summary(function)}" for name, function in listed.items()]
-    lines += ["", "sightword <verb> --help explains one; --debug shows the traceback of an error."]
-    return "\n".join(lines)
-
-
-def _summary(function: Command) -> str:
-    return inspect.getdoc(function).split("\n")[0] if function.__doc__ else ""  # type: ignore[union-attr]
-
-
-def _usage(verb: str, function: Command) -> str:
-    lines = [f"sightword {verb}: {inspect.getdoc(function)}", ""]
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            continue
-        needed = parameter.default is parameter.empty
-        lines.append(f"  {name}=" + ("…  (needed)" if needed else f"{parameter.default}"))
-    return "\n".join(lines)
+def _execute(name: str, argv: Sequence[str], commands: Mapping[str, Command]) -> int:
+    if any(argument in ("-h", "--help") for argument in argv):
+        print(run_usage(name, argv) if name in RUN_COMMANDS else usage(name, commands[name]))
+        return DONE
+    if name in RUN_COMMANDS:
+        return RUN_COMMANDS[name](argv)
+    commands[name](**read_arguments(name, commands[name], argv))
+    return DONE

@@ -1,95 +1,110 @@
-"""The command `train`: start a run, or go on with one, and say how it ended."""
+"""The commands `train` and `prepare`: start or resume a run, or only compute what it needs first."""
 
 import inspect
-import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightword.cli.compose import change_config, compose_config, train_by_hydra, without_preset
+from sightword.cli.override import is_for, values_of
 from sightword.engine import run as runs
-from sightword.engine.system import system_of, systems
+from sightword.engine.argument import expanded
+from sightword.engine.contract import Step
+from sightword.engine.system import systems
+from sightword.errors import SightwordError
 
 if TYPE_CHECKING:
+    from sightword.engine.config import Run
     from sightword.engine.fit import Fitted
 
 
-def train(words: list[str]) -> int:
+def train(argv: Sequence[str]) -> int:
     """Train an experiment: sightword train experiment=tokenizer/mini data.root=photos
 
-    Any field of the config can be given as key=value. preset=<name> stands for an experiment and some values, which
-    those given besides it overrule; sightword list names them. resume=<run folder> goes on with a run that was stopped,
-    to the result it would have had. Hydra's flags work as well: --cfg job prints the config, -m sweeps over lists of
-    values.
+    Any field of the config can be given as key=value. preset=<name> stands for an experiment and some values; values
+    given beside it count more. sightword list shows the presets. scale=<name> sets names and sizes.
+    resume=<run directory> resumes a run that was stopped; the result is that of an uninterrupted run.
+    Hydra's flags work as well: --cfg job prints the config, -m sweeps over lists of values.
+    experiment=<name> --help lists the fields of that system alone.
     """
-    if any(word in ("-h", "--help") for word in words):
-        print(_train_usage(words))
-        return 0
-    words = without_preset(words)
-    if any(word.startswith("-") for word in words):
-        return train_by_hydra(words, lambda config: _tell(runs.start(config)))
-    resumed = [word.removeprefix("resume=") for word in words if word.startswith("resume=")]
-    others = [word for word in words if not word.startswith("resume=")]
-    if resumed:
-        folder = Path(resumed[-1])
-        if any(word.startswith("experiment=") for word in others):
-            raise ValueError(f"resume={folder} knows its experiment: leave experiment= away")
-        return _tell(runs.start(change_config(runs.read_config(folder), others), folder))
-    return _tell(runs.start(compose_config(others)))
+    overrides = without_preset(argv)
+    if any(override.startswith("-") for override in overrides):
+        return train_by_hydra(overrides, lambda config: _tell(runs.start(config)))
+    config, folder = _config_of(overrides)
+    return _tell(runs.start(config, folder))
 
 
-def train_in(folder: Path, words: list[str]) -> bool:
-    """`train` in a folder of the caller's choice; whether it was finished."""
+def prepare(argv: Sequence[str]) -> int:
+    """Compute what training needs first, such as cached tokens: sightword prepare experiment=…, with train's arguments.
+
+    `train` does the same before its first batch. Under torchrun it does not: prepare before.
+    What is there already is not computed again; after Ctrl-C, run the same command again to compute the rest.
+    """
+    overrides = without_preset(argv)
+    config, _ = _config_of(overrides)
+    runs.set_threads(config.trainer.threads, 1)
+    wanted, executed = runs.steps(config), runs.prepare(config)
+    print("\n".join(_prepared(wanted, executed)))
+    print(f"next: {shlex.join(['sightword', 'train', *argv])}")
+    return 0
+
+
+def train_in(folder: Path, argv: Sequence[str]) -> bool:
+    """Train in a folder of the caller's choice. Return whether the run is finished."""
     saved = (folder / "checkpoints" / "last.ckpt").exists()
-    config = change_config(runs.read_config(folder), []) if saved else compose_config(words)
+    config = change_config(runs.read_config(folder), []) if saved else compose_config(argv)
     return _tell(runs.start(config, folder)) == 0
 
 
+def _config_of(overrides: Sequence[str]) -> "tuple[Run, Path | None]":
+    """Return the config to train, and the directory of a run to resume."""
+    resumed = values_of(overrides, "resume")
+    if not resumed:
+        return compose_config(overrides), None
+    folder, others = expanded(resumed[-1]), [override for override in overrides if not is_for(override, "resume")]
+    if values_of(others, "experiment"):
+        raise SightwordError(f"resume={folder} sets the experiment. Remove experiment=")
+    return change_config(runs.read_config(folder), others), folder
+
+
+def _prepared(wanted: Sequence[Step], executed: Sequence[Step]) -> list[str]:
+    """Return a line for each step."""
+    outs = [step.out for step in executed]
+    lines = [f"{step.out}: {step.name}" + ("" if step.out in outs else ", was there already") for step in wanted]
+    return lines or ["this experiment needs nothing to be computed before training"]
+
+
 def _tell(result: "Fitted") -> int:
-    """Say how a run ended and what to type next. Exit status."""
+    """Print how a run ended and what to type next. Return the exit status."""
     if runs.is_first_process():
         print(_ending(result))
     return 0 if result.finished else 1
 
 
 def _ending(result: "Fitted") -> str:
+    folder = shlex.quote(str(result.folder))
     if not result.finished:
-        return f"stopped; go on with: sightword train resume={result.folder}"
+        return f"stopped; resume it with: sightword train resume={folder}"
     shown = result.best or result.metrics
-    shown_plain = {name.removeprefix("val/"): value for name, value in shown.items() if name != "batches"}
-    lines = measured(shown_plain, result.notes)
+    metrics = {name.removeprefix("val/"): value for name, value in shown.items() if name != "batches"}
     at = f"best, batch {shown['batches']:.0f}" if result.best else "last"
-    return "\n".join(
-        [f"validation ({at})", *lines, f"written to {result.folder}", f"next: sightword evaluate run={result.folder}"]
-    )
+    lines = [f"validation ({at})", *metric_lines(metrics, result.notes)]
+    return "\n".join([*lines, f"written to {result.folder}", f"next: sightword evaluate run={folder}"])
 
 
-def _train_usage(words: Sequence[str]) -> str:
-    """Every field a run can be told, with the comment that stands beside it in its dataclass."""
-    from sightword.engine.config import Optim, Run, Trainer
-
-    named = [word.removeprefix("experiment=") for word in words if word.startswith("experiment=")]
-    systems_told = [name.split("/")[0] for name in named] or list(systems())
-    lines = [f"sightword train: {inspect.getdoc(train)}", "", *_fields("", Run)]
-    for name in systems_told:
-        system = system_of(name)
-        lines += ["", f"{name}:", *_fields("system.", system.Config), *_fields("data.", system.Data)]
-    return "\n".join([*lines, "", *_fields("optim.", Optim), "", *_fields("trainer.", Trainer)])
-
-
-def _fields(prefix: str, kind: type) -> list[str]:
-    found = re.findall(r"^    (\w+): ([^=\n]+) = (.+?)(?:  # (.*))?$", inspect.getsource(kind), re.MULTILINE)
-    plain = [
-        (name, value, told) for name, hint, value, told in found if name not in ("system", "data", "optim", "trainer")
-    ]
-    shown = [(f"{prefix}{name}={_default(value)}", told) for name, value, told in plain]
-    return [f"  {field:<44} {told}".rstrip() for field, told in shown]
-
-
-def _default(value: str) -> str:
-    return re.sub(r"field\(default_factory=(?:lambda: )?(.*)\)", r"\1", value).replace("list", "[]").replace('"', "")
-
-
-def measured(metrics: Mapping[str, float], notes: Mapping[str, str]) -> list[str]:
+def metric_lines(metrics: Mapping[str, float], notes: Mapping[str, str]) -> list[str]:
     """Return a line for each metric, with the note on it."""
     return [f"  {name:<20} {value:<10.4g} {notes.get(name, '')}".rstrip() for name, value in metrics.items()]
+
+
+#: The commands whose arguments are a run's config.
+RUN_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "prepare": prepare}
+
+
+def run_usage(name: str, argv: Sequence[str]) -> str:
+    """Return the help of such a command: every field of the config, of the experiment's system if one is given."""
+    from sightword.cli.help import config_help
+
+    named = [experiment.split("/")[0] for experiment in values_of(argv, "experiment")]
+    return f"sightword {name}: {inspect.getdoc(RUN_COMMANDS[name])}\n\n{config_help(named or systems())}"

@@ -1,113 +1,159 @@
-"""The systems as LightningModules, for people who bring their own Trainer. Source: documents 003 and 000.
+"""The systems as LightningModules, for people who bring their own Trainer.
 
-`python -m sightword.compat.lightning` runs the document's three checks: forward, encode and decode, loss.
+`python -m sightword.compat.lightning` checks a small VQ-VAE: forward, encode and decode, loss.
 """
 
+import inspect
 import math
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, fields
+from typing import Concatenate, ParamSpec, TypeVar
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from sightword.data.image import ImageBatch
+from sightword.data.loader import Stream
 from sightword.engine.config import Optim
 from sightword.engine.fit import Loop
+from sightword.errors import SightwordError
 from sightword.metrics.codebook import perplexity, usage
-from sightword.systems.intent import config as intent_config
+from sightword.systems.intent.config import IntentConfig
 from sightword.systems.intent.data import IntentBatch
+from sightword.systems.intent.evaluate import IntentEvaluator
+from sightword.systems.intent.show import get_code_indices
 from sightword.systems.intent.task import MultiStreamTask
 from sightword.systems.intent.task import make_task as make_intent_task
 from sightword.systems.tokenizer.config import TokenizerConfig, TokenizerData
 from sightword.systems.tokenizer.data import make_loaders
+from sightword.systems.tokenizer.evaluate import TokenizerEvaluator
 from sightword.systems.tokenizer.task import TokenizerTask, make_task
 
+P = ParamSpec("P")
+ArgumentsT = TypeVar("ArgumentsT")
+SelfT = TypeVar("SelfT")
 
-class VQVAEModel(Loop):
+
+def takes(
+    arguments: Callable[P, ArgumentsT],
+) -> Callable[[Callable[[SelfT, ArgumentsT], None]], Callable[Concatenate[SelfT, P], None]]:
+    """Return a decorator that gives a constructor the parameters of a dataclass, and the constructor an instance of it.
+
+    The constructor may not use `super()`: Lightning looks into the frames of those that do.
+    """
+
+    def decorate(init: Callable[[SelfT, ArgumentsT], None]) -> Callable[Concatenate[SelfT, P], None]:
+        def construct(self: SelfT, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            init(self, arguments(*args, **kwargs))
+
+        itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        signature = inspect.Signature([itself, *inspect.signature(arguments).parameters.values()])
+        vars(construct).update(__signature__=signature, __doc__=init.__doc__)
+        return construct
+
+    return decorate
+
+
+@dataclass
+class VQVAEArguments:
+    """What `VQVAEModel` takes. Fields of `TokenizerConfig` and `Optim` have their names and meanings."""
+
+    in_channels: int = 3
+    latent_channels: int = 256
+    encoder_channels: Sequence[int] = (128, 256, 256, 256)
+    decoder_channels: Sequence[int] = (256, 256, 256, 128)
+    num_res_blocks: int = 2
+    num_embeddings: int = 1024
+    embedding_dim: int = 256
+    commitment_cost: float = 0.25  # lambda_commit by another name
+    decay: float = 0.99
+    lambda_rec: float = 1.0
+    lambda_vq: float = 1.0
+    lambda_commit: float = 0.25
+    lambda_perc: float = 0.5
+    lambda_gan: float = 0.0
+    use_lpips: bool = True
+    learning_rate: float = 2e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    log_every_n_steps: int = 100
+    log_images_every_n_steps: int = 500
+    _: KW_ONLY
+    metric: str = TokenizerConfig.metric
+    codebook: str = TokenizerConfig.codebook
+    kmeans: bool = TokenizerConfig.kmeans
+    restart_after: int = TokenizerConfig.restart_after
+    lpips_weights: str = TokenizerConfig.lpips_weights
+    disc_start: int = TokenizerConfig.disc_start
+    disc_weight: float = TokenizerConfig.disc_weight
+    disc_layers: int = TokenizerConfig.disc_layers
+    disc_loss: str = TokenizerConfig.disc_loss
+    disc_warmup: int = TokenizerConfig.disc_warmup
+    lecam_weight: float = TokenizerConfig.lecam_weight
+    warmup: int = Optim.warmup
+    schedule: str = Optim.schedule
+    accumulate: int = Optim.accumulate
+    max_grad_norm: float = Optim.max_grad_norm
+
+    def __post_init__(self) -> None:
+        self.encoder_channels, self.decoder_channels = list(self.encoder_channels), list(self.decoder_channels)
+        if self.commitment_cost not in (0.25, self.lambda_commit):
+            raise SightwordError(
+                f"commitment_cost={self.commitment_cost} and lambda_commit={self.lambda_commit} weigh the same term. "
+                "Set lambda_commit"
+            )
+        if not self.lambda_gan and (self.accumulate != 1 or self.max_grad_norm):
+            raise SightwordError(
+                "accumulate and max_grad_norm are for lambda_gan > 0. Without it, give accumulate_grad_batches and "
+                "gradient_clip_val to the Trainer"
+            )
+
+    def config(self) -> TokenizerConfig:
+        """Return the fields that the tokenizer's config has, too."""
+        make: Callable[..., TokenizerConfig] = TokenizerConfig
+        return make(**{each.name: getattr(self, each.name) for each in fields(self) if each.name in _TOKENIZER})
+
+    def optim(self) -> Optim:
+        """Return the settings of the optimiser."""
+        make: Callable[..., Optim] = Optim
+        shared = {each.name: getattr(self, each.name) for each in fields(self) if each.name in _OPTIM}
+        return make(**shared | {"name": "adamw", "lr": self.learning_rate, "betas": list(self.betas)})
+
+
+_TOKENIZER = {each.name for each in fields(TokenizerConfig)}
+_OPTIM = {each.name for each in fields(Optim)}
+
+
+class VQVAEModel(Loop[ImageBatch]):
     """A VQ-VAE, or with `lambda_gan` a VQ-GAN, to `fit` with any Trainer. Images are RGB in [-1, 1].
 
-    Arguments up to `log_images_every_n_steps` are document 003's, with its defaults; those after it were added.
+    Its arguments are the fields of `VQVAEArguments`.
     total = λ_rec·L_rec + λ_vq·L_vq + λ_commit·L_commit + λ_perc·L_perc (+ λ_gan·w·L_gan). L_commit is raw, so
     `lambda_commit` alone weighs it; `commitment_cost` is kept for the signature and must stay 0.25 or equal
     `lambda_commit` (both together would weigh the term twice). With an EMA codebook L_vq is measured and in the
-    total, but trains nothing. Batches are an `ImageBatch`, a tensor, or a sequence that begins with one.
+    total, but trains nothing. Batches are an `ImageBatch`, a tensor, a sequence that begins with one, or a mapping
+    with one under "images", "image" or "pixel_values".
 
     With lambda_gan = 0 Lightning optimises by itself. Otherwise the module drives both optimisers: give `accumulate`
-    and `clip` here, as the Trainer refuses its own.
+    and `max_grad_norm` here, as the Trainer refuses its own.
     """
 
     task: TokenizerTask
 
-    def __init__(
-        self,
-        in_channels: int = 3,
-        latent_channels: int = 256,
-        encoder_channels: Sequence[int] = (128, 256, 256, 256),
-        decoder_channels: Sequence[int] = (256, 256, 256, 128),
-        num_res_blocks: int = 2,
-        num_embeddings: int = 1024,
-        embedding_dim: int = 256,
-        commitment_cost: float = 0.25,
-        decay: float = 0.99,
-        lambda_rec: float = 1.0,
-        lambda_vq: float = 1.0,
-        lambda_commit: float = 0.25,
-        lambda_perc: float = 0.5,
-        lambda_gan: float = 0.0,
-        use_lpips: bool = True,
-        learning_rate: float = 2e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
-        log_every_n_steps: int = 100,
-        log_images_every_n_steps: int = 500,
-        *,
-        metric: str = "euclidean",
-        codebook: str = "ema",
-        kmeans: bool = False,
-        restart_after: int = 0,
-        lpips_weights: str = "",
-        disc_start: int = 0,
-        disc_weight: float = 0.8,
-        disc_layers: int = 3,
-        disc_loss: str = "hinge",
-        disc_warmup: int = 0,
-        lecam_weight: float = 0.0,
-        warmup: int = 0,
-        schedule: str = "constant",
-        accumulate: int = 1,
-        clip: float = 0.0,
-    ) -> None:
-        values = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        if commitment_cost not in (0.25, lambda_commit):
-            raise ValueError(
-                f"commitment_cost={commitment_cost} and lambda_commit={lambda_commit} weigh the same term: "
-                "set lambda_commit"
-            )
-        if not lambda_gan and (accumulate != 1 or clip):
-            raise ValueError(
-                "accumulate and clip are for lambda_gan > 0; without it give accumulate_grad_batches and "
-                "gradient_clip_val to the Trainer"
-            )
-        named = {name: value for name, value in values.items() if name in TokenizerConfig.__dataclass_fields__}
-        lists = {name: list(values[name]) for name in ("encoder_channels", "decoder_channels")}
-        optim = Optim(
-            name="adamw",
-            lr=learning_rate,
-            betas=list(betas),
-            weight_decay=weight_decay,
-            warmup=warmup,
-            schedule=schedule,
-            accumulate=accumulate,
-            clip=clip,
+    @takes(VQVAEArguments)
+    def __init__(self, arguments: VQVAEArguments) -> None:
+        task = make_task(arguments.config())
+        Loop.__init__(
+            self,
+            task,
+            TokenizerEvaluator(task),
+            arguments.optim(),
+            log_every=arguments.log_every_n_steps,
+            images_every=arguments.log_images_every_n_steps,
         )
-        super().__init__(
-            make_task(TokenizerConfig(**named | lists)),
-            optim,
-            log_every=log_every_n_steps,
-            images_every=log_images_every_n_steps,
-        )
-        self.save_hyperparameters(values | lists)
+        self.save_hyperparameters(asdict(arguments))
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction (B, 3, H, W) of x; its vq_loss, commitment_loss, perplexity, code_usage_rate, indices."""
@@ -136,7 +182,12 @@ class VQVAEModel(Loop):
         """
         return self.task.model.decode(indices, shape, size)
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> ImageBatch:
+    def predict_step(self, batch: ImageBatch, batch_idx: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what `forward` returns, for a batch of the Trainer's `predict`."""
+        reconstructed: tuple[Tensor, dict[str, Tensor]] = self(batch.images)
+        return reconstructed
+
+    def on_after_batch_transfer(self, batch: object, dataloader_idx: int) -> ImageBatch:
         return _as_batch(batch)
 
     def on_train_start(self) -> None:
@@ -155,20 +206,32 @@ class VQVAEModel(Loop):
             epochs, rest = divmod(steps, math.ceil(epoch / per_step)) if math.isfinite(epoch) else (0, steps)
             by_steps = (epochs * epoch if epochs else 0) + rest * per_step
         if math.isinf(min(by_epochs, by_steps)):
-            raise ValueError(
+            raise SightwordError(
                 f"schedule={self.optim.schedule} needs an end: give max_steps or max_epochs to the Trainer"
             )
         return int(min(by_epochs, by_steps))
 
 
-def _as_batch(batch: Any) -> ImageBatch:
+def _as_batch(batch: object) -> ImageBatch:
+    """Return a batch of any loader as ours. Raises SightwordError if there are no images in it."""
     if isinstance(batch, ImageBatch):
         return batch
-    return ImageBatch(batch if isinstance(batch, Tensor) else batch[0], [], 0)
+    found: object = batch
+    if isinstance(batch, Mapping):
+        found = next((batch[key] for key in ("images", "image", "pixel_values") if key in batch), None)
+    elif isinstance(batch, Sequence) and len(batch):
+        found = batch[0]
+    if not isinstance(found, Tensor):
+        keys = f" with the keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
+        raise SightwordError(
+            f"a batch is a {type(batch).__name__}{keys}. Let the loader give a tensor of images, a sequence that "
+            'begins with one, or a mapping with one under "images"'
+        )
+    return ImageBatch(found, [], 0)
 
 
 class AnimeDataModule(pl.LightningDataModule):
-    """Any folder of images, with a share of them held out for validation."""
+    """Any folder of images; the fraction `val_split` of them is held out for validation."""
 
     def __init__(
         self,
@@ -192,25 +255,27 @@ class AnimeDataModule(pl.LightningDataModule):
         self.seed = seed
 
     def setup(self, stage: str | None = None) -> None:
-        trainer: Any = self.trainer
-        if trainer is not None and trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
-            raise ValueError(
-                "these loaders share the data among ranks themselves: Trainer(use_distributed_sampler=False)"
+        connector = getattr(self.trainer, "_accelerator_connector", None)
+        divides = getattr(connector, "use_distributed_sampler", False)
+        if self.trainer is not None and self.trainer.world_size > 1 and divides:
+            raise SightwordError(
+                "these loaders divide the data among ranks themselves. Pass Trainer(use_distributed_sampler=False)"
             )
         self.loaders = make_loaders(self.data, self.seed)
 
-    def train_dataloader(self) -> Any:
+    def train_dataloader(self) -> Stream[ImageBatch]:
         return self.loaders.train
 
-    def val_dataloader(self) -> Any:
+    def val_dataloader(self) -> DataLoader[ImageBatch]:
         return self.loaders.val
 
 
-class IntentonomyClipViTMultiStreamModule(Loop):
-    """Frozen CLIP → codebooks of words → sum → mean → linear, to `fit` with any Trainer. Document 000, step 3.
+class IntentonomyClipViTMultiStreamModule(Loop[IntentBatch]):
+    """Frozen CLIP → codebooks of words → sum → mean → linear, to `fit` with any Trainer.
 
-    Arguments up to `lr_vq_actions` are the document's; a rate that is None is a tenth of `lr`. Batches are an
-    `IntentBatch`, or (images (B, 3, H, W) in [-1, 1], targets (B, 28)).
+    The rates lr_vq_… are those of the codebooks; a rate that is None is a tenth of `lr`. system: other fields of
+    `IntentConfig`, such as tower, tag and token_types. Batches are an `IntentBatch`, or a pair (images (B, 3, H, W) in
+    [-1, 1], targets (B, 28)).
     """
 
     task: MultiStreamTask
@@ -226,41 +291,50 @@ class IntentonomyClipViTMultiStreamModule(Loop):
         lr_vq_ava: float | None = None,
         lr_vq_actions: float | None = None,
         *,
-        tower: str = "vit_h14",
-        tag: str = "",
-        tokens: dict[str, str] | None = None,
         lr: float = 1e-2,
         weight_decay: float = 1e-4,
-        **system: Any,
+        **system: object,
     ) -> None:
-        values = {name: value for name, value in locals().items() if name not in ("self", "__class__", "system")}
-        rates = {name.removeprefix("lr_"): rate for name, rate in values.items() if name.startswith("lr_vq_")}
-        scales = {role: 0.1 if rate is None else rate / lr for role, rate in rates.items()} | {"vq_other": 0.1}
-        told: dict[str, Any] = {"semantic_anchors_path": semantic_anchors_path, "freeze_codebook": freeze_codebook}
-        told |= {"semantic_consistency_weight": semantic_consistency_weight, "tower": tower, "tag": tag}
-        config = intent_config.System(**told | ({"tokens": tokens} if tokens else {}) | system)
-        task = cast(MultiStreamTask, make_intent_task(config))
-        present = {role: scale for role, scale in scales.items() if role in task.roles()}
-        super().__init__(task, Optim(name="adamw", lr=lr, weight_decay=weight_decay, lr_scale=present))
-        self.save_hyperparameters(values | system)
+        told: dict[str, object] = {
+            "semantic_anchors_path": semantic_anchors_path,
+            "freeze_codebook": freeze_codebook,
+            "semantic_consistency_weight": semantic_consistency_weight,
+        }
+        rates = {"vq_coco": lr_vq_coco, "vq_places": lr_vq_places, "vq_emotion": lr_vq_emotion}
+        rates |= {"vq_ava": lr_vq_ava, "vq_actions": lr_vq_actions}
+        scales = {group: 0.1 if rate is None else rate / lr for group, rate in rates.items()} | {"vq_other": 0.1}
+        make: Callable[..., IntentConfig] = IntentConfig
+        task = make_intent_task(make(**told | system))
+        assert isinstance(task, MultiStreamTask)
+        present = {group: scale for group, scale in scales.items() if group in task.parameter_groups()}
+        optim = Optim(name="adamw", lr=lr, weight_decay=weight_decay, lr_scale=present)
+        Loop.__init__(self, task, IntentEvaluator(task), optim)
+        named = {f"lr_{group}": rate for group, rate in rates.items()}
+        self.save_hyperparameters({**told, **named, "lr": lr, "weight_decay": weight_decay, **system})
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, 28) of images (B, 3, H, W) in [-1, 1]."""
         return self.task.logits(IntentBatch(images.new_zeros(len(images), 0), [], images))
 
     def get_code_indices(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
-        """See `MultiStreamTask.get_code_indices`."""
-        return self.task.get_code_indices(images)
+        """See `sightword.systems.intent.show.get_code_indices`."""
+        return get_code_indices(self.task, images)
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> IntentBatch:
+    def predict_step(self, batch: IntentBatch, batch_idx: int) -> Tensor:
+        """Return logits (B, 28), for a batch of the Trainer's `predict`."""
+        return self.task.logits(batch)
+
+    def on_after_batch_transfer(self, batch: object, dataloader_idx: int) -> IntentBatch:
         if isinstance(batch, IntentBatch):
             return batch
+        if not (isinstance(batch, Sequence) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+            raise SightwordError(f"a batch is a {type(batch).__name__}. Let the loader give pairs (images, targets)")
         images, targets = batch
         return IntentBatch(targets.float(), [str(number) for number in range(len(targets))], images)
 
 
 def check_vqvae() -> None:
-    """Document 003's self-test: forward, encode and decode, and the loss, on a small model."""
+    """Print what a small model does with random images: forward, encode and decode, loss."""
     model = VQVAEModel(encoder_channels=(32, 32, 32, 32), decoder_channels=(32, 32, 32, 32), use_lpips=False)
     x = torch.rand(2, 3, 256, 256) * 2 - 1
     images, info = model(x)

@@ -133,8 +133,10 @@ class Loop(pl.LightningModule, Generic[BatchT]):
         if self.trainer.sanity_checking:
             return
         self.metrics = metrics
-        self.log_dict(metrics, logger=False)  # for the user's callbacks; compute() has reduced over the ranks
-        for logger in self.loggers:
+        fitting = self.trainer.state.fn == "fit"
+        # For callbacks; outside of `fit` also for what `Trainer.validate` returns. Reduced over ranks already.
+        self.log_dict(metrics, logger=not fitting)
+        for logger in self.loggers if fitting else []:
             logger.log_metrics(finite(metrics), step=self.batches)
 
     # ------------------------------------------------------------------------------- what callbacks ask (`Progressing`)

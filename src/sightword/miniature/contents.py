@@ -126,7 +126,7 @@ PARTS = (  # in this order: the tokenizers of the towers read the captions of th
     Part(
         "towers/vq",
         "an image tokenizer with random weights",
-        "sightword tokenize images=… weights={} out=…",
+        "sightword tokenize images=… model={} out=…",
         tower.write_vq,
     ),
 )

@@ -10,6 +10,7 @@ from torch import nn
 
 from sightword.systems.tokenizer.config import TokenizerConfig
 from sightword.systems.tokenizer.loss import LPIPS
+from sightword.systems.tokenizer.predict import ImageTokenizer
 from sightword.systems.tokenizer.task import make_task
 
 SMALL = {"latent_channels": 8, "encoder_channels": [8, 8], "decoder_channels": [8, 8], "num_embeddings": 16}
@@ -88,15 +89,15 @@ def test_training_the_model_wakes_no_dropout_and_frees_no_weight(alex):
     alex[0].eval()
 
 
-def test_it_is_in_no_state_parameter_role_or_export_of_the_model(alex, tmp_path):
+def test_it_is_in_no_state_parameter_group_or_export_of_the_model(alex, tmp_path):
     task = make_task(TokenizerConfig(**SMALL))
     without = set(task.state_dict()), len(list(task.parameters())), len(list(task.buffers()))
     task.lpips.net, task.lpips.weights = "alex", str(alex[2])
     task.lpips(images(), images())
     assert (set(task.state_dict()), len(list(task.parameters())), len(list(task.buffers()))) == without
     assert not [name for name in task.state_dict() if "lpips" in name]
-    assert set(task.roles()["model"]) == set(task.model.parameters())
-    task.export(tmp_path)
+    assert set(task.parameter_groups()["model"]) == set(task.model.parameters())
+    ImageTokenizer.from_task(task).save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").stat().st_size < 2**20
 
 

@@ -15,7 +15,7 @@ from sightword.data.image import center_crop, read_image, squash
 from sightword.engine import run as runs
 from sightword.ops.quantize import VectorQuantizerEMA
 from sightword.storage.cache import FeatureCache
-from sightword.systems.tokenizer import commands
+from sightword.towers.vq import ids as vq_ids
 from sightword.towers.vq.image import VQImage
 from sightword.towers.vq.network import Decoder, Encoder
 
@@ -48,13 +48,13 @@ def folder(photos, tmp_path):
     return shutil.copytree(photos, tmp_path / "photos")
 
 
-def words(images, weights, out, *more):
-    source = [f"weights={weights}"] if weights else []
+def arguments(images, model, out, *more):
+    source = [f"model={model}"] if model else []
     return ["tokenize", f"images={images}", f"out={out}", *source, "size=32", "shard_size=2", "batch_size=2", *more]
 
 
-def tokenize(images, weights, out, *more):
-    return main(words(images, weights, out, *more))
+def tokenize(images, model, out, *more):
+    return main(arguments(images, model, out, *more))
 
 
 def shards(out):
@@ -79,7 +79,7 @@ def test_keys_are_paths_and_ids_a_grid_of_small_integers(photos, undisturbed):
 def test_keys_keep_the_folders_and_any_size_fits(photos, exported, tmp_path):
     nested = tmp_path / "nested"
     shutil.copytree(photos, nested / "deep" / "er")
-    assert main(["tokenize", f"images={nested}", f"out={tmp_path / 'ids'}", f"weights={exported}", "size=30"]) == 0
+    assert main(["tokenize", f"images={nested}", f"out={tmp_path / 'ids'}", f"model={exported}", "size=30"]) == 0
     assert FeatureCache(tmp_path / "ids")["deep/er/0.png"]["ids"].shape == (8, 8)  # 30 pixels, padded to 8 tokens of 4
 
 
@@ -98,8 +98,8 @@ def test_ids_are_what_the_model_encodes_and_decode_to_its_reconstruction(photos,
         assert torch.allclose(model.decode(ids), shown, atol=1e-6)
 
 
-def test_with_a_width_whole_images_are_bent_and_the_header_says_so(photos, exported, tmp_path):
-    assert tokenize(photos, exported, tmp_path / "ids", "size=48", "width=16") == 0
+def test_a_size_of_height_and_width_resizes_whole_images_and_the_header_says_so(photos, exported, tmp_path):
+    assert tokenize(photos, exported, tmp_path / "ids", "size=48x16") == 0
     model, cache = VQImage.from_pretrained(exported), FeatureCache(tmp_path / "ids")
     assert cache.header["shapes"] == {"ids": [12, 4]}
     assert cache.header["preprocessing"] == {"resize": "48x16, bicubic", "crop": "none", "range": [-1, 1]}
@@ -119,7 +119,7 @@ def test_a_run_gives_the_ids_of_its_best_checkpoint_and_its_export_the_same_cach
     ]
     assert main(["train", "experiment=tokenizer/mini", *train]) == 0
     (run,) = (tmp_path / "runs" / "tokenizer" / "mini").iterdir()
-    assert tokenize(photos, "", tmp_path / "ids", f"run={run}") == 0
+    assert tokenize(photos, "", tmp_path / "ids", f"model={run}") == 0
     task = runs.restore(run)[0]
     cache = FeatureCache(tmp_path / "ids")
     ids = np.stack([cache[key]["ids"] for key in cache])
@@ -132,7 +132,7 @@ def test_a_run_gives_the_ids_of_its_best_checkpoint_and_its_export_the_same_cach
 
 def test_a_second_start_does_nothing(photos, exported, undisturbed, monkeypatch, capsys):
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in undisturbed.iterdir()}
-    monkeypatch.setattr(commands, "_Tokenizer", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(vq_ids, "_Writer", lambda *_: pytest.fail("work was begun"))
     assert tokenize(photos, exported, undisturbed) == 0
     assert "8 of 8 images" in capsys.readouterr().out
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in undisturbed.iterdir()} == before
@@ -149,7 +149,7 @@ def test_it_ends_by_saying_what_to_type_next(photos, exported, tmp_path, capsys,
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
-from sightword.cli.main import main
+from sightword.cli import main as cli
 write = Path.write_bytes
 def deadly(self, data):
     if "00002" not in self.name: return write(self, data)
@@ -162,7 +162,7 @@ main(sys.argv[1:])
 
 def test_a_killed_job_leaves_a_readable_cache_and_its_restart_the_same_bytes(photos, exported, undisturbed, tmp_path):
     out = tmp_path / "ids"
-    command = [sys.executable, "-c", KILLED_WHILE_WRITING, *words(photos, exported, out)]
+    command = [sys.executable, "-c", KILLED_WHILE_WRITING, *arguments(photos, exported, out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     assert subprocess.run(command, capture_output=True, timeout=120, env=environment).returncode == -signal.SIGKILL
     assert any("00002" in path.name for path in out.iterdir())  # the half that was written
@@ -223,11 +223,10 @@ def test_a_broken_image_stops_the_job_or_is_skipped(folder, exported, tmp_path, 
     assert FeatureCache(out).done
 
 
-@pytest.mark.parametrize("source", [[], ["run=runs/x", "weights=x"]], ids=["neither", "both"])
-def test_one_tokenizer_has_to_be_named(photos, source, tmp_path, capsys):
-    assert tokenize(photos, "", tmp_path / "ids", *source) == 2
+def test_a_model_has_to_be_given(photos, tmp_path, capsys):
+    assert tokenize(photos, "", tmp_path / "ids") == 2
     said = capsys.readouterr().err
-    assert "say which tokenizer: run=<run folder>, or weights=" in said
+    assert "sightword tokenize needs model=…" in said
     assert said.count("\n") == 1
     assert not (tmp_path / "ids").exists()
 
@@ -235,13 +234,13 @@ def test_one_tokenizer_has_to_be_named(photos, source, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "line"),
     [
-        (["on_error=ignore"], "on_error is raise or skip, got 'ignore'"),
-        (["engine=slurm"], "engine=slurm is none of inline, ray"),
-        (["size=large"], "size=large: int is wanted"),
+        (["on_error=ignore"], "on_error='ignore' is not one of raise, skip"),
+        (["engine=slurm"], "engine='slurm' is not one of inline, ray"),
+        (["size=large"], "size='large' is not a size in pixels. Pass one side, 256, or height x width, 384x128"),
         (["layout=taming"], "layout 'taming' is not known"),
-        (["size=0"], "size is at least 1, got 0"),
-        (["batch_size=0"], "batch_size is at least 1, got 0"),
-        (["shard_size=-1"], "shard_size is at least 1, got -1"),
+        (["size=0"], "size='0' is not a size in pixels"),
+        (["batch_size=0"], "batch_size=0 is too small. Pass at least 1"),
+        (["shard_size=-1"], "shard_size=-1 is too small. Pass at least 1"),
         (["engine=ray"], "engine=ray needs Ray"),
     ],
 )

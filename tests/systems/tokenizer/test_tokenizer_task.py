@@ -11,10 +11,13 @@ from torch import nn
 
 from sightword.cli.main import main
 from sightword.data.image import ImageBatch
+from sightword.errors import SightwordError
 from sightword.ops.quantize import Quantized, VectorQuantizerEMA
 from sightword.systems.tokenizer.config import TokenizerConfig
+from sightword.systems.tokenizer.evaluate import TokenizerEvaluator
 from sightword.systems.tokenizer.loss import LeCam, WithGradient, adaptive_weight, discriminator_loss, generator_loss
 from sightword.systems.tokenizer.model import PatchGAN
+from sightword.systems.tokenizer.predict import ImageTokenizer
 from sightword.systems.tokenizer.task import TokenizerTask, make_task
 from sightword.towers.vq.image import Reconstruction, VQImage
 from sightword.towers.vq.network import Decoder, Encoder
@@ -87,16 +90,16 @@ def test_a_term_of_weight_zero_costs_nothing():
 
 @pytest.mark.parametrize("gan", [0.0, 0.5], ids=["vqvae", "vqgan"])
 def test_what_a_run_logs_adds_up_to_its_total(gan, tiny, tmp_path):
-    words = [f"system.{name}={value}" for name, value in LAMBDAS.items()]
-    words += [f"system.lambda_gan={gan}", "system.disc_start=0", "system.disc_warmup=1"]
-    words += [
+    argv = [f"system.{name}={value}" for name, value in LAMBDAS.items()]
+    argv += [f"system.lambda_gan={gan}", "system.disc_start=0", "system.disc_warmup=1"]
+    argv += [
         "system.disc_channels=4",
         "system.disc_layers=1",
         "trainer.steps=4",
         "data.val_crops=1",
         f"out={tmp_path}",
     ]
-    assert main(["train", "experiment=tokenizer/mini", *tiny, *words]) == 0
+    assert main(["train", "experiment=tokenizer/mini", *tiny, *argv]) == 0
     (file,) = tmp_path.rglob("metrics.csv")
     with file.open(newline="") as opened:
         rows = [row for row in csv.DictReader(opened) if row["train/total_loss"]]
@@ -221,7 +224,7 @@ def test_a_known_gradient_is_handed_back_scaled():
     assert image.grad.tolist() == [3, -6]
 
 
-def test_the_generators_pass_leaves_no_gradient_at_the_critic():
+def test_the_generators_pass_leaves_no_gradient_at_the_discriminator():
     task = task_of(lambda_gan=1.0)
     task.total(task.losses(batch_of())).backward()
     assert all(p.grad is None for p in task.discriminator.parameters())
@@ -229,7 +232,7 @@ def test_the_generators_pass_leaves_no_gradient_at_the_critic():
     assert all(p.grad is not None for p in task.discriminator.parameters())
 
 
-def test_the_critic_is_shown_images_as_real_and_this_batchs_reconstructions_as_false():
+def test_the_discriminator_is_shown_images_as_real_and_this_batchs_reconstructions_as_false():
     task, batch = task_of(lambda_gan=1.0), batch_of()
     shown = copy.deepcopy(task.model)(batch.images).images
     task.losses(batch)
@@ -239,14 +242,14 @@ def test_the_critic_is_shown_images_as_real_and_this_batchs_reconstructions_as_f
     assert abs(expected - swapped) > 1e-3
 
 
-def test_the_critics_pass_leaves_no_gradient_at_the_generator():
+def test_the_discriminators_pass_leaves_no_gradient_at_the_generator():
     task = task_of(lambda_gan=1.0, lecam_weight=0.1)
     task.losses(batch_of())
     task.total(task.discriminator_losses(batch_of())).backward()
     assert not gradients(task)
 
 
-def test_the_critic_learns_from_disc_start_and_is_heard_after_its_warmup(tiny, tmp_path, monkeypatch):
+def test_the_discriminator_learns_from_disc_start_and_is_heard_after_its_warmup(tiny, tmp_path, monkeypatch):
     losses, seen, states = TokenizerTask.losses, [], []
 
     def watched(self, batch):
@@ -255,9 +258,9 @@ def test_the_critic_learns_from_disc_start_and_is_heard_after_its_warmup(tiny, t
         return seen[-1]
 
     monkeypatch.setattr(TokenizerTask, "losses", watched)
-    words = ["experiment=tokenizer/vqgan", *tiny, "system.disc_start=2", "system.disc_warmup=2", "system.disc_layers=1"]
-    words += ["system.disc_channels=4", "trainer.steps=6", "data.val_crops=1", f"out={tmp_path}"]
-    assert main(["train", *words]) == 0
+    argv = ["experiment=tokenizer/vqgan", *tiny, "system.disc_start=2", "system.disc_warmup=2", "system.disc_layers=1"]
+    argv += ["system.disc_channels=4", "trainer.steps=6", "data.val_crops=1", f"out={tmp_path}"]
+    assert main(["train", *argv]) == 0
 
     def same(one, other):
         return all(torch.equal(states[one][name], states[other][name]) for name in states[0])
@@ -323,7 +326,7 @@ def test_the_discriminator_has_the_published_shape(layers, count, side):
         assert PatchGAN(layers=layers)(torch.empty(1, 3, 256, 256)).shape == (1, 1, side, side)
 
 
-# ------------------------------------------------------------------------------------------------ measures and the rest
+# ------------------------------------------------------------------------------------------------ metrics and the rest
 
 
 class Fake(nn.Module):
@@ -350,15 +353,15 @@ def halves(white_first):
     return image if white_first else -image
 
 
-def measured(task, *batches):
+def measured(evaluator, *batches):
     for images in batches:
-        task.evaluate(ImageBatch(torch.stack(images), [], 0))
-    return task.measures()
+        evaluator.update(ImageBatch(torch.stack(images), [], 0))
+    return evaluator.compute()
 
 
-def test_measures_by_hand():
+def test_metrics_by_hand():
     task = TokenizerTask(Fake([[[0, 1], [1, 1]], [[2, 2]]]), rec=2.0, vq=3.0, commit=4.0)
-    values = measured(task, [halves(True), halves(True)], [halves(False)])
+    values = measured(TokenizerEvaluator(task), [halves(True), halves(True)], [halves(False)])
     psnr = (2 * -20 * math.log10(51 / 255) - 20 * math.log10(20 / 255)) / 3
     assert values["psnr"] == pytest.approx(psnr, abs=1e-4)
     assert values["psnr_mean_colour"] == pytest.approx(-10 * math.log10(0.25), abs=1e-3)
@@ -376,9 +379,9 @@ def test_measures_by_hand():
     assert "skipped_images" not in values
 
 
-def test_measures_forget_what_they_gathered():
-    task = TokenizerTask(Fake([[[0, 1]], [[3, 3]]]))
-    first, second = measured(task, [halves(True)]), measured(task, [halves(False)])
+def test_an_evaluator_forgets_what_it_gathered():
+    evaluator = TokenizerEvaluator(TokenizerTask(Fake([[[0, 1]], [[3, 3]]])))
+    first, second = measured(evaluator, [halves(True)]), measured(evaluator, [halves(False)])
     assert (first["code_usage_rate"], second["code_usage_rate"]) == (0.5, 0.25)
     assert second["perplexity"] == pytest.approx(1.0)
     assert second["recon_loss"] == pytest.approx(40 / 255)
@@ -389,7 +392,7 @@ def test_evaluation_trains_nothing():
     task = task_of(kmeans=True, restart_after=1).eval()
     before = copy.deepcopy(task.state_dict())
     with torch.no_grad():
-        task.evaluate(batch_of())
+        TokenizerEvaluator(task).update(batch_of())
     assert task.state_dict().keys() == before.keys()
     assert all(torch.equal(before[name], t) for name, t in task.state_dict().items() if isinstance(t, torch.Tensor))
 
@@ -404,39 +407,49 @@ def test_unreadable_images_are_counted_where_there_were_any():
     restored = task_of()
     restored.load_state_dict(task.state_dict())
     assert restored.skipped == 3
-    task.evaluate(batch_of(skipped=1))
-    task.evaluate(batch_of(skipped=3))
-    assert task.measures()["skipped_images"] == 4
-    task.evaluate(batch_of())
-    assert "skipped_images" not in task.measures()
+    evaluator = TokenizerEvaluator(task)
+    evaluator.update(batch_of(skipped=1))
+    evaluator.update(batch_of(skipped=3))
+    assert evaluator.compute()["skipped_images"] == 4
+    evaluator.update(batch_of())
+    assert "skipped_images" not in evaluator.compute()
 
 
-def test_a_batch_without_a_readable_image_changes_no_measure():
-    task, empty = task_of().eval(), ImageBatch(torch.empty(0, 3, 0, 0), [], 5)
+def test_a_batch_without_a_readable_image_changes_no_metric():
+    evaluator, empty = TokenizerEvaluator(task_of().eval()), ImageBatch(torch.empty(0, 3, 0, 0), [], 5)
     with torch.no_grad():
-        task.evaluate(batch_of())
-        alone = task.measures()
+        evaluator.update(batch_of())
+        alone = evaluator.compute()
         for batch in (empty, batch_of(), empty):
-            task.evaluate(batch)
-        assert task.measures() == alone | {"skipped_images": 10}
-        assert task.pictures(empty) == {}
-        task.evaluate(empty)
-    with pytest.raises(ValueError, match="not one of the 5 validation images is readable"):
-        task.measures()
+            evaluator.update(batch)
+        assert evaluator.compute() == alone | {"skipped_images": 10}
+        assert evaluator.images(empty) == {}
+        evaluator.update(empty)
+    with pytest.raises(SightwordError, match="none of the 5 validation images is readable"):
+        evaluator.compute()
+
+
+@pytest.mark.parametrize("options", [{}, {"use_lpips": True}], ids=str)
+def test_every_metric_is_announced(options):
+    task = task_of(**options)
+    evaluator = TokenizerEvaluator(task.eval())
+    with torch.no_grad():
+        evaluator.update(batch_of(skipped=1))
+    assert evaluator.compute().keys() <= evaluator.metric_names()
 
 
 @pytest.mark.parametrize("options", [{}, {"codebook": "gradient"}, {"lambda_gan": 1.0}, {"embedding_dim": 4}], ids=str)
-def test_roles_hold_each_trainable_parameter_once_and_none_of_the_critics(options):
+def test_parameter_groups_hold_each_trainable_parameter_once_and_none_of_the_discriminators(options):
     task = task_of(**options)
-    held = [p for parameters in task.roles().values() for p in parameters]
+    held = [p for parameters in task.parameter_groups().values() for p in parameters]
     assert len(held) == len(set(held))
     assert set(held) == set(task.model.parameters())
     assert ("quantizer.weight" in dict(task.model.named_parameters())) == (options.get("codebook") == "gradient")
 
 
-def test_pictures_show_eight_images_over_their_reconstructions():
-    task = task_of().eval()
-    few, many = (task.pictures(batch_of(count))["reconstruction"] for count in (2, 12))
+def test_images_show_eight_originals_over_their_reconstructions():
+    evaluator = TokenizerEvaluator(task_of().eval())
+    few, many = (evaluator.images(batch_of(count))["reconstruction"] for count in (2, 12))
     assert few.mode == "RGB"
     assert few.height == many.height
     assert 8 * 64 <= many.width < 12 * 64
@@ -462,13 +475,14 @@ def test_stats_tell_the_last_batch_from_the_last_hundred():
 
 
 def test_the_protocol_names_the_perceptual_net_or_says_that_there_is_none():
-    assert "vgg" in make_task(TokenizerConfig(**(TINY | {"use_lpips": True}))).protocol()["lpips"]
-    assert "not measured" in make_task(TokenizerConfig(**TINY)).protocol()["lpips"]
+    with_it, without = (make_task(TokenizerConfig(**(TINY | {"use_lpips": use}))) for use in (True, False))
+    assert "vgg" in TokenizerEvaluator(with_it).protocol()["lpips"]
+    assert "not measured" in TokenizerEvaluator(without).protocol()["lpips"]
 
 
 def test_an_exported_tokenizer_gives_the_tasks_ids(tmp_path):
     task = task_of()
     task.losses(batch_of())
-    task.export(tmp_path)
+    ImageTokenizer.from_task(task).save_pretrained(tmp_path)
     images = batch_of().images
     assert torch.equal(VQImage.from_pretrained(tmp_path).encode(images), task.model.encode(images))

@@ -1,68 +1,73 @@
-"""Everything the reading of intents can be told. Names and defaults are document 000's where it has them."""
+"""Configuration of the system `intent`: every key under `system.` and `data.`, with its default."""
 
 from dataclasses import dataclass, field
 
-STREAMS = ("coco", "places", "emotion", "ava", "actions")  # the document's; an anchors file may have others
+from sightword.engine.config import DataConfig, SystemConfig, at_least, one_of
+from sightword.errors import SightwordError
+
+STREAMS = ("coco", "places", "emotion", "ava", "actions")  # of the built-in vocabularies; a file may have others
 TOKEN_TYPES = {"coco": "value", "places": "joint", "emotion": "value", "ava": "joint", "actions": "value"}
 
 
 @dataclass
-class IntentConfig:
-    """The tower, the codebooks of words, the fusion, the head and the objective."""
+class IntentConfig(SystemConfig):
+    """The image encoder, the codebooks, the fusion, the head and the objective."""
 
-    model: str = "multistream"  # multistream | baseline: frozen CLIP, class token and mean patch, an MLP of two layers
-    tower: str = "vit_h14"  # as `image_tower` takes it; the anchors must be its own
-    tag: str = ""
-    semantic_anchors_path: str = ""  # what `sightword anchors` wrote
-    streams: list[str] = field(default_factory=list)  # of the anchors file; empty: all it has
-    tokens: dict[str, str] = field(
+    model: str = "multistream"  # multistream | baseline: an MLP on CLIP's pooled vector and mean patch, no codebooks
+    tower: str = "vit_h14"  # the frozen CLIP, as `sightword cache` takes it; it must be the one that made the anchors
+    tag: str = ""  # of an open_clip model's weights
+    semantic_anchors_path: str = ""  # the codebooks; `sightword prepare` writes them if there are none
+    vocabulary: str = ""  # the words to write them of: JSON files or a folder of such; empty: the built-in vocabularies
+    streams: list[str] = field(default_factory=list)  # of the anchors file; empty: all that it has
+    token_types: dict[str, str] = field(
         default_factory=lambda: dict(TOKEN_TYPES)
-    )  # stream → form of patch tokens; others: joint
+    )  # stream → type of its patch tokens: joint, value, qq or kk; other streams: joint
 
-    fusion: str = "sum"  # sum | weighted (a scalar a stream) | gated (weights for each image)
-    center: bool = True  # take the mean of each codebook off its codes: what all words share tells images nothing
-    standardise: bool = True  # features to mean 0 and variance 1 (batch norm without weights, as linear probes have it)
-    adapter: bool = False  # a linear layer, first the identity, before each codebook; it ends exact words at places
-    embed_dim: int = 0  # of the tower's joint space, for the baseline; 0 reads it off the tower's config
-    hidden: int = 512  # of the baseline's MLP
+    fusion: str = "sum"  # sum | weighted (one scalar per stream) | gated (weights computed for each image)
+    center: bool = True  # subtract the mean of each codebook from its codes: it is the same for all images
+    standardise: bool = True  # features to mean 0 and variance 1 (batch norm without weights)
+    adapter: bool = False  # a linear layer before each codebook, initially the identity; logits are then less exact
+    embed_dim: int = 0  # of the encoder's joint space, for the baseline; 0 reads it from the encoder's config
+    hidden: int = 512  # width of the baseline's MLP
 
-    freeze_codebook: bool = True  # stage 1; stage 2 lets the codes move, at optim.lr_scale.vq_<stream> of the rate
+    freeze_codebook: bool = True  # stage 1; stage 2 trains the codes, at optim.lr_scale.vq_<stream> of the rate
 
-    gamma_neg: float = 2.0  # of the asymmetric loss
-    gamma_pos: float = 0.0
-    clip: float = 0.05
-    commitment_weight: float = 0.25  # 2 − 2cos of tokens and codes; trains adapters and moving codes only
-    semantic_consistency_weight: float = 1.0  # squared drift of a code from its anchor, mean over codes
+    gamma_neg: float = 2.0  # asymmetric loss: focusing exponent of absent classes
+    gamma_pos: float = 0.0  # and of present ones
+    margin: float = 0.05  # and how much the probability of absent classes is shifted down, in [0, 1)
+    commitment_weight: float = 0.25  # of 2 − 2cos between tokens and codes; trains adapters and unfrozen codes only
+    semantic_consistency_weight: float = 1.0  # of the squared drift of a code from its anchor, mean over codes
 
     def __post_init__(self) -> None:
-        for name, allowed in (("model", ("multistream", "baseline")), ("fusion", ("sum", "weighted", "gated"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"system.{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}")
-        if min(self.gamma_neg, self.gamma_pos) < 0 or not 0 <= self.clip < 1:
-            asl = f"{self.gamma_neg}, {self.gamma_pos} and {self.clip}"
-            raise ValueError(f"system.gamma_neg and gamma_pos are 0 at least, clip from 0 to below 1; got {asl}")
+        one_of("system.model", self.model, ("multistream", "baseline"))
+        one_of("system.fusion", self.fusion, ("sum", "weighted", "gated"))
+        at_least("system", self, 0, "gamma_neg", "gamma_pos", "embed_dim")
+        at_least("system", self, 1, "hidden")
+        if not 0 <= self.margin < 1:
+            raise SightwordError(f"system.margin={self.margin} is not in [0, 1)")
         if len(set(self.streams)) < len(self.streams):
-            raise ValueError(f"system.streams names a stream twice: {', '.join(self.streams)}")
+            raise SightwordError(f"system.streams={self.streams} names a stream twice")
         if self.model == "multistream" and not self.semantic_anchors_path:
-            raise ValueError("system.semantic_anchors_path is not set: sightword anchors tower=… out=… writes the file")
+            raise SightwordError(
+                "system.semantic_anchors_path is not set. Pass the folder that sightword anchors wrote, or a new one: "
+                "it is written before training"
+            )
 
 
 @dataclass
-class IntentData:
-    """Intentonomy, or any set in its form."""
+class IntentData(DataConfig):
+    """Intentonomy, or another data set in its format."""
 
     root: str = ""  # the folder with intentonomy_{train,val,test}2020.json
     images: str = ""  # the folder with low/<id>.jpg; empty: root
-    cache: str = ""  # tokens by `sightword cache`, found by each image's path or bytes; empty: the tower runs each time
-    codes: str = ""  # words by `sightword codes`, where codebooks are frozen: no token is read; wins over cache
-    image_size: int = 224  # the tower's own; matters where it runs each time, without cache or codes
-    labels: str = "any"  # any (a share above 0 is a label) | soft (the shares themselves) | majority (two of three)
+    cache: str = ""  # patch tokens, computed once before training; empty: the encoder runs in every batch
+    ids: str = ""  # ids of codes, computed once; read instead of tokens where codebooks are frozen, without adapters
+    image_size: int = 224  # pixels, the encoder's own; matters without cache and ids only
+    labels: str = "any"  # any (of the annotators) | soft (the fraction of annotators) | majority (two of three)
     batch_size: int = 256
     num_workers: int = 4
 
     def __post_init__(self) -> None:
-        if self.labels not in ("any", "soft", "majority"):
-            raise ValueError(f"data.labels is any, soft or majority; got {self.labels!r}")
-        for name in ("image_size", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} is at least 1; got {getattr(self, name)}")
+        one_of("data.labels", self.labels, ("any", "soft", "majority"))
+        at_least("data", self, 1, "image_size", "batch_size")
+        at_least("data", self, 0, "num_workers")

@@ -1,25 +1,26 @@
-"""Photos with the reasons why they were posted: pictures, the tokens a tower saw in them, or the words found there.
+"""Photos with their intent labels, as batches of images, of cached patch tokens, or of counts of codes.
 
-Pictures if nothing else is said (the tower runs each time), tokens with data.cache, counts of words with data.codes.
-Labels and their order are the same whichever it is.
+Batches contain images unless a cache is configured: tokens with data.cache, counts of codes with data.ids. Labels and
+their order are the same for all three. Nothing is computed here: `prepare.py` writes caches.
 
-Legend: B batch; M images of a split that are there; C classes; N patches; D token width; E pooled width; K codes.
+Legend: B batch; M images of a split that exist; C classes; N patches; D token dimension; E pooled dimension; K codes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import dropwhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from sightword.data.image import ImageFolder, ImageItem, collate_images, read_image
 from sightword.data.loader import Draw, Loaders, Stream, ordered
+from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.cache import FeatureCache
 from sightword.systems.intent.config import IntentData
@@ -29,90 +30,91 @@ from sightword.towers.token_cache import TokenCache, content_key
 
 
 class IntentBatch(NamedTuple):
-    """Labels and one of: pictures, tokens with the pooled vector, counts. What it has not is None.
+    """Labels, and one of: images; tokens with the pooled vector; counts of codes. The others are None.
 
-    In evaluation a batch of pictures has B = 0 where not one file of it could be read.
+    In evaluation a batch of images has B = 0 if none of its files could be read.
     """
 
     targets: Tensor  # (B, C) float32 in [0, 1]
     image_ids: list[str]  # B
     images: Tensor | None = None  # (B, 3, S, S) float32 in [-1, 1]
-    tokens: dict[str, Tensor] | None = None  # form → (B, N, D), in the cache's dtype
+    tokens: dict[str, Tensor] | None = None  # token type → (B, N, D), in the cache's dtype
     pooled: Tensor | None = None  # (B, E), in the cache's dtype
-    counts: dict[str, Tensor] | None = None  # stream → (B, K) float32
-    anchors: str = ""  # digest of the codebooks that the counts are of, where a file says so
-    token_types: dict[str, str] | None = None  # stream → the tokens whose words were counted, where a file says so
-    skipped: int = 0  # unreadable files of this batch: replaced in training, left out of evaluation
-    missing: int = 0  # annotated images of the whole split that are not there; in each batch the same
-    split: str = "val"  # where it is from; only validation may choose a threshold
+    counts: dict[str, Tensor] | None = None  # stream → (B, K) float32, how many patches have each code
+    anchors: str = ""  # digest of the codebooks that the counts are of; empty if unknown
+    token_types: dict[str, str] | None = None  # stream → the type of the tokens that were looked up; None if unknown
+    skipped: int = 0  # unreadable files of this batch: replaced in training, left out in evaluation
+    missing: int = 0  # annotated images of the whole split that do not exist; the same in each batch
+    split: str = "val"  # train, val or test; only validation may choose a threshold
 
 
-class TokenRows(NamedTuple):
-    """What a tower saw in some images, and which."""
-
-    rows: Tensor  # (B,) int64, their numbers in the list that was asked for
-    tokens: dict[str, Tensor]  # form → (B, N, D), in the cache's dtype
-    pooled: Tensor  # (B, E)
-
-
-Count = Callable[[TokenRows], Mapping[str, Tensor]]  # tokens to name → (B, K), numbers that stand for each image
-
-
-# ----------------------------------------------------------------------------------------------------------- a split
+# ------------------------------------------------------------------------------------------------------------ a split
 
 
 class Split(NamedTuple):
-    """A split and what of it there is."""
+    """A split, and which of its images exist."""
 
-    annotations: Annotations  # all that is annotated, whether there or not
+    annotations: Annotations  # all that are annotated
     available: list[int]  # M rows of the annotations
-    keys: list[str]  # M: the paths of pictures; of tokens the content keys; of codes their keys
-    missing: list[str]  # files that are annotated and not there, or not readable
+    keys: list[str]  # M: paths of images, or content keys in a cache of tokens, or keys in a cache of ids
+    missing: list[str]  # annotated files that do not exist or cannot be read
     name: str = "val"
 
 
 def load_split(data: IntentData, split: str) -> Split:
-    """Which images of train, val or test are there; says how many are not.
+    """Return which images of train, val or test exist; prints how many do not.
 
-    With a cache, an image is there if its row is, whether or not the picture still lies on this disk. ValueError if a
-    picture is there and its row is not: that cache is not finished.
+    With a cache an image exists if the cache has its row, whether or not its file is still on this disk. Raises
+    SightwordError if a readable file has no row: then the cache is incomplete.
     """
-    if not data.root:
-        raise ValueError("data.root is not set: give the folder with intentonomy_{train,val,test}2020.json")
-    notes = read_annotations(annotation_file(data.root, split))
-    find = _finder(data)
-    keys = {row: key for row, file in enumerate(notes.files) if (key := find(file)) is not None}
+    notes, keys = find_keys(data, split)
     missing = [file for row, file in enumerate(notes.files) if row not in keys]
-    if data.cache or data.codes:
-        _refuse_unfinished(data, missing)
+    if (data.cache or data.ids) and (left := without_row(data, missing)):
+        raise _incomplete(data, left)
     if not keys:
-        raise ValueError(
-            f"{data.codes or data.cache or images_of(data)} has not one of the {len(notes.files)} images of {split}, "
-            f"the first is {notes.files[0]}: data.images is the folder that these lie below, also when they are cached"
+        raise SightwordError(
+            f"{data.ids or data.cache or images_of(data)} has none of the {len(notes.files)} images of {split}; the "
+            f"first is {notes.files[0]}. Set data.images to the folder that contains these files, also if they are "
+            "cached"
         )
     if missing:
-        shards.say(f"{split}: {len(missing)} of {len(notes.files)} images are not there, the first is {missing[0]}")
+        shards.say(f"{split}: {len(missing)} of {len(notes.files)} images do not exist, the first is {missing[0]}")
     return Split(notes, list(keys), list(keys.values()), missing, split)
 
 
+def find_keys(data: IntentData, split: str) -> tuple[Annotations, dict[int, str]]:
+    """Return the annotations of a split, and row → key of those whose image, tokens or ids exist."""
+    if not data.root:
+        raise SightwordError("data.root is not set. Pass the folder with intentonomy_{train,val,test}2020.json")
+    notes = read_annotations(annotation_file(data.root, split))
+    find = finder(data)
+    return notes, {row: key for row, file in enumerate(notes.files) if (key := find(file)) is not None}
+
+
 def images_of(data: IntentData) -> Path:
-    """The folder that the files of the annotations lie below."""
+    """Return the folder that contains the files of the annotations."""
     return Path(data.images or data.root).expanduser()
 
 
 def labels_of(annotations: Annotations, kind: str) -> Tensor:
-    """(N, C) float32: soft, the shares of annotators themselves; any, 1 where a share is above 0; majority, 2 of 3."""
+    """Return (N, C) float32: soft, the fractions of annotators; any, 1 where above 0; majority, 1 for 2 of 3."""
     if kind == "soft":
         return annotations.targets
     return (annotations.targets > {"any": 0.0, "majority": 0.5}[kind]).float()
 
 
-def _finder(data: IntentData) -> Callable[[str], str | None]:
-    """From a file of the annotations to the key of its row; None if there is none."""
+def without_row(data: IntentData, files: Sequence[str]) -> list[Path]:
+    """Return those of these files that exist, from the first readable one on: a cache should have their rows."""
+    existing = (path for file in files if (path := images_of(data) / file).is_file())
+    return list(dropwhile(_is_unreadable, existing))
+
+
+def finder(data: IntentData) -> Callable[[str], str | None]:
+    """Return a function from an annotated file to the key of its image, tokens or ids; to None if there is none."""
     folder = images_of(data)
-    if data.codes:
-        codes = _open_codes(data)
-        return lambda file: file if file in codes else None
+    if data.ids:
+        ids = open_ids(data)
+        return lambda file: file if file in ids else None
     if not data.cache:
         return lambda file: str(folder / file) if (folder / file).is_file() else None
     cache = TokenCache(data.cache)
@@ -127,123 +129,109 @@ def _finder(data: IntentData) -> Callable[[str], str | None]:
     return find
 
 
-def _refuse_unfinished(data: IntentData, files: Sequence[str]) -> None:
-    """ValueError if a readable picture has no row: a missing or broken one is not to blame on the cache."""
-    paths = [path for file in files if (path := images_of(data) / file).is_file()]
-    first = next(filter(_readable, paths), None)
-    if first is None:
-        return
-    if data.codes:
-        raise ValueError(
-            f"{len(paths)} images have no words in data.codes={data.codes}, the first is {first}: sightword codes "
-            "finds them in a whole cache of tokens that is made of this folder of images"
+def _incomplete(data: IntentData, left: Sequence[Path]) -> SightwordError:
+    """The error for readable images without a row."""
+    if data.ids:
+        return SightwordError(
+            f"{len(left)} images have no ids in data.ids={data.ids}, the first is {left[0]}. Look them up with "
+            "sightword ids, from a complete cache of the tokens of this folder of images"
         )
-    token_types = ",".join(forms_of(TokenCache(data.cache)))
-    raise ValueError(
-        f"{len(paths)} images have no tokens in data.cache={data.cache}, the first is {first}: sightword cache tower=… "
-        f"images={images_of(data)} tokens={token_types} out={data.cache} computes them"
+    token_types = ",".join(types_of(TokenCache(data.cache)))
+    return SightwordError(
+        f"{len(left)} images have no tokens in data.cache={data.cache}, the first is {left[0]}. Compute them with "
+        f"sightword cache tower=… images={images_of(data)} token_type={token_types} out={data.cache}"
     )
 
 
-def _readable(path: Path) -> bool:
+def _is_unreadable(path: Path) -> bool:
     try:
         read_image(path)
     except ValueError:
-        return False
-    return True
+        return True
+    return False
 
 
-# ---------------------------------------------------------------------------------------------------------- loaders
+# ------------------------------------------------------------------------------------------------------------ loaders
 
 
-def make_loaders(
-    data: IntentData, seed: int = 0, count: Count | None = None, token_types: Sequence[str] = ()
-) -> Loaders:
-    """Batches are `IntentBatch`: counts if `data.codes` or `count` says how, tokens with `data.cache`, else pictures.
+def make_loaders(data: IntentData, seed: int = 0, token_types: Sequence[str] = ()) -> Loaders[IntentBatch]:
+    """Return loaders of `IntentBatch`: counts with `data.ids`, tokens with `data.cache`, else images.
 
-    Training has the labels of `data.labels`; validation has 0 and 1, also where the labels trained on are soft.
-    count: makes numbers of all tokens in `data.cache` once, before the first batch. forms: of the tokens, all if empty.
+    Training has the labels of `data.labels`; validation has 0 and 1, also if the training labels are soft.
+    token_types: those to read from the cache; empty: all that it has.
     """
     train, val = load_split(data, "train"), load_split(data, "val")
     if train.annotations.names != val.annotations.names:
-        raise ValueError(f"train and val in {data.root} differ in their categories: they are of two sets")
-    items = _items(data, train, labels_of(train.annotations, data.labels), seed, count, token_types, training=True)
-    stream = Stream(items.dataset, data.batch_size, seed, **_options(data, items))
-    return Loaders(stream, _held_out(data, val, count, token_types))
+        raise SightwordError(f"the categories of train and val in {data.root} differ: they are of two data sets")
+    items = _items(data, train, labels_of(train.annotations, data.labels), seed, token_types, training=True)
+    stream = Stream[IntentBatch](
+        items.dataset,
+        data.batch_size,
+        seed,
+        collate_fn=items.collate,
+        num_workers=data.num_workers if items.slow else 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return Loaders(stream, _held_out(data, val, token_types))
 
 
-def split_loader(
-    data: IntentData, split: str, count: Count | None = None, token_types: Sequence[str] = ()
-) -> DataLoader:
-    """One split for evaluation: each image once, in order, labels 0 and 1."""
-    return _held_out(data, load_split(data, split), count, token_types)
+def split_loader(data: IntentData, split: str, token_types: Sequence[str] = ()) -> DataLoader[IntentBatch]:
+    """Return the loader of one split for evaluation: each image once, in order, labels 0 and 1."""
+    return _held_out(data, load_split(data, split), token_types)
 
 
-def _held_out(data: IntentData, split: Split, count: Count | None, token_types: Sequence[str]) -> DataLoader:
+def _held_out(data: IntentData, split: Split, token_types: Sequence[str]) -> DataLoader[IntentBatch]:
     labels = labels_of(split.annotations, "any" if data.labels == "soft" else data.labels)
-    items = _items(data, split, labels, 0, count, token_types, training=False)
-    return ordered(items.dataset, data.batch_size, **_options(data, items))
+    items = _items(data, split, labels, 0, token_types, training=False)
+    return ordered(
+        items.dataset,
+        data.batch_size,
+        collate_fn=items.collate,
+        num_workers=data.num_workers if items.slow else 0,
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
 class _Items(NamedTuple):
-    """A data set, how its items make a batch, and whether workers help."""
+    """A data set, how its items become a batch, and whether worker processes help."""
 
-    dataset: Dataset[Any]
-    collate: Callable[[Any], IntentBatch]
+    dataset: "Dataset[IntentBatch] | ImageFolder"
+    collate: "Callable[[IntentBatch], IntentBatch] | Callable[[Sequence[ImageItem | None]], IntentBatch]"
     slow: bool = True
 
 
 def _items(
-    data: IntentData,
-    split: Split,
-    labels: Tensor,
-    seed: int,
-    count: Count | None,
-    token_types: Sequence[str],
-    training: bool,
+    data: IntentData, split: Split, labels: Tensor, seed: int, token_types: Sequence[str], training: bool
 ) -> _Items:
     ids = [split.annotations.ids[row] for row in split.available]
     known = Labelled(labels[split.available], ids, split.missing, split.name)
-    if data.codes:
-        codes = _open_codes(data)
-        said = codes.header
-        counted = Counts(known, count_codes(codes, split.keys), said["anchors"], said["forms"])
-        return _Items(counted, _as_it_is, slow=False)
-    if count is not None:
-        if not data.cache:
-            raise ValueError("counts are of tokens, and data.cache is not set: sightword cache writes them")
-        counts = count_tokens(TokenCache(data.cache), split.keys, count, token_types)
-        return _Items(Counts(known, counts), _as_it_is, slow=False)
+    if data.ids:
+        cache = open_ids(data)
+        header = cache.header
+        counts = Counts(known, count_ids(cache, split.keys), header["anchors"], header["token_types"])
+        return _Items(counts, _same, slow=False)
     if data.cache:
-        return _Items(Tokens(known, TokenCache(data.cache), split.keys, token_types), _as_it_is)
+        return _Items(Tokens(known, TokenCache(data.cache), split.keys, token_types), _same)
     on_error = "replace" if training else "skip"
     folder = ImageFolder(split.keys, _view(data.image_size), seed, on_error, cache_mb=0)
     row_of = {path: row for row, path in enumerate(split.keys)}
-    return _Items(folder, partial(_collate_pictures, known=known, row_of=row_of))
+    return _Items(folder, partial(_collate_images, known=known, row_of=row_of))
 
 
-def _options(data: IntentData, items: _Items) -> dict[str, Any]:
-    return {
-        "collate_fn": items.collate,
-        "num_workers": data.num_workers if items.slow else 0,
-        "pin_memory": torch.cuda.is_available(),
-    }
-
-
-def _as_it_is(batch: IntentBatch) -> IntentBatch:
+def _same(batch: IntentBatch) -> IntentBatch:
     return batch
 
 
 class Labelled(NamedTuple):
-    """The M images of a split that are there."""
+    """The labels of the M images of a split that exist."""
 
     targets: Tensor  # (M, C) float32
     image_ids: list[str]  # M
-    missing: list[str]  # files that are not there
+    missing: list[str]  # files that do not exist
     split: str = "val"
 
     def batch(self, rows: Sequence[int]) -> IntentBatch:
-        """Their labels and names only."""
+        """Return a batch with labels and image ids only."""
         ids = [self.image_ids[row] for row in rows]
         return IntentBatch(self.targets[list(rows)], ids, missing=len(self.missing), split=self.split)
 
@@ -252,29 +240,29 @@ def _rows(draws: Sequence[Draw | int]) -> list[int]:
     return [draw.index if isinstance(draw, Draw) else int(draw) for draw in draws]
 
 
-# --------------------------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------------------------------- images
 
 
 def _view(size: int) -> Callable[[Image.Image, torch.Generator | None], Tensor]:
-    """What a CLIP sees of a photo, (3, S, S), but in [-1, 1]; a tower's `preprocess.normalise` does the rest."""
+    """CLIP's preprocessing to (3, S, S), but in [-1, 1]: the encoder's `preprocess.normalise` does the rest."""
     return partial(_preprocessed, preprocess=Preprocess((size, size), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
 
 
-def _preprocessed(picture: Image.Image, generator: torch.Generator | None = None, *, preprocess: Preprocess) -> Tensor:
-    return preprocess(picture)
+def _preprocessed(image: Image.Image, generator: torch.Generator | None = None, *, preprocess: Preprocess) -> Tensor:
+    return preprocess(image)
 
 
-def _collate_pictures(items: Sequence[ImageItem | None], *, known: Labelled, row_of: Mapping[str, int]) -> IntentBatch:
-    pictures = collate_images(items)
-    batch = known.batch([row_of[path] for path in pictures.paths])  # a picture that stands in brings its own labels
-    return batch._replace(images=pictures.images, skipped=pictures.skipped)
+def _collate_images(items: Sequence[ImageItem | None], *, known: Labelled, row_of: Mapping[str, int]) -> IntentBatch:
+    images = collate_images(items)
+    batch = known.batch([row_of[path] for path in images.paths])  # a replacement comes with its own labels
+    return batch._replace(images=images.images, skipped=images.skipped)
 
 
-# ----------------------------------------------------------------------------------------------------------- tokens
+# ------------------------------------------------------------------------------------------------------------- tokens
 
 
-def forms_of(cache: TokenCache) -> list[str]:
-    """The forms of patch tokens that a cache has."""
+def types_of(cache: TokenCache) -> list[str]:
+    """Return the types of patch tokens that a cache has."""
     return [name for name in cache.header["shapes"] if name != "pooled"]
 
 
@@ -284,6 +272,7 @@ class Tokens(Dataset[IntentBatch]):
     def __init__(
         self, known: Labelled, cache: TokenCache, keys: Sequence[str], token_types: Sequence[str] = ()
     ) -> None:
+        """keys: M content keys. token_types: empty for all that the cache has."""
         self.known, self.cache, self.keys = known, cache, list(keys)
         self.token_types = _chosen(cache, token_types)
 
@@ -299,52 +288,30 @@ class Tokens(Dataset[IntentBatch]):
         return self.known.batch(rows)._replace(pooled=tokens.pop("pooled"), tokens=tokens)
 
 
-def each_tokens(
-    cache: TokenCache, keys: Sequence[str], token_types: Sequence[str] = (), batch: int = 64
-) -> Iterator[TokenRows]:
-    """All images of a split, each once, in the order in which they lie on the disk; `batch` of them in memory.
-
-    keys: content keys, as `Split` has them. `rows` says which an image is, so `out[rows] = …` puts it in its place.
-    forms: all that the cache has if empty. ValueError if a key has no row.
-    """
-    token_types = _chosen(cache, token_types)
-    numbers: dict[str, list[int]] = {}  # a picture may be in a set twice
-    for number, key in enumerate(keys):
-        numbers.setdefault(key, []).append(number)
-    stored = [key for part in cache.parts for key in part if key in numbers]
-    if len(set(stored)) < len(numbers):
-        raise ValueError(f"{cache.out} has no tokens of {len(numbers) - len(set(stored))} of {len(numbers)} images")
-    rows = [number for key in dict.fromkeys(stored) for number in numbers[key]]
-    for start in range(0, len(rows), batch):
-        some = rows[start : start + batch]
-        tokens = _read(cache, [keys[row] for row in some], [*token_types, "pooled"])
-        yield TokenRows(torch.tensor(some), pooled=tokens.pop("pooled"), tokens=tokens)
-
-
 def _chosen(cache: TokenCache, token_types: Sequence[str]) -> list[str]:
-    there = forms_of(cache)
-    if lacking := sorted(set(token_types) - set(there)):
-        raise ValueError(
-            f"{cache.out} has {', '.join(there)} tokens and no {', '.join(lacking)}: sightword cache "
-            f"tokens={','.join([*there, *lacking])} out=… writes another cache"
+    found = types_of(cache)
+    if lacking := sorted(set(token_types) - set(found)):
+        raise SightwordError(
+            f"{cache.out} has {', '.join(found)} tokens and no {', '.join(lacking)}. Write another cache with "
+            f"sightword cache token_type={','.join([*found, *lacking])} out=…"
         )
-    return list(dict.fromkeys(token_types)) or there
+    return list(dict.fromkeys(token_types)) or found
 
 
 def _read(cache: TokenCache, keys: Sequence[str], names: Sequence[str]) -> dict[str, Tensor]:
-    """Name → (B, …). By content key: a path that the index does not know would be read and hashed each time."""
-    parts = [next(part for part in cache.parts if key in part) for key in keys]
+    """Name → (B, …). By content key: a path that the index lacks would be read and hashed each time."""
+    parts = [next(part for part in cache.segments if key in part) for key in keys]
     return {
         name: torch.from_numpy(np.stack([part.get(key, name) for part, key in zip(parts, keys, strict=True)]))
         for name in names
     }
 
 
-# ----------------------------------------------------------------------------------------------------------- counts
+# ------------------------------------------------------------------------------------------------------------- counts
 
 
 class Counts(Dataset[IntentBatch]):
-    """A few numbers for each image, all in memory: how often each word was found, or whatever else `Count` made."""
+    """How often each code occurs in each image, all in memory."""
 
     def __init__(
         self,
@@ -353,9 +320,9 @@ class Counts(Dataset[IntentBatch]):
         anchors: str = "",
         token_types: Mapping[str, str] | None = None,
     ) -> None:
-        """counts: stream → (M, K), of any dtype; batches are float32. anchors, forms: as `IntentBatch` has them."""
+        """counts: stream → (M, K), of any dtype; batches are float32. Others: as `IntentBatch` has them."""
         if wrong := {name: len(values) for name, values in counts.items() if len(values) != len(known.image_ids)}:
-            raise ValueError(f"there are {len(known.image_ids)} images and counts of {wrong}")
+            raise ValueError(f"expected counts of {len(known.image_ids)} images, got {wrong}")
         self.known, self.counts, self.anchors = known, dict(counts), anchors
         self.token_types = None if token_types is None else dict(token_types)
 
@@ -371,39 +338,22 @@ class Counts(Dataset[IntentBatch]):
         return self.known.batch(rows)._replace(counts=counts, anchors=self.anchors, token_types=self.token_types)
 
 
-def count_tokens(
-    cache: TokenCache, keys: Sequence[str], count: Count, token_types: Sequence[str] = (), batch: int = 64
-) -> dict[str, Tensor]:
-    """Name → (M, K), on the CPU, in the dtype that `count` gives: each batch of tokens is read, counted, forgotten."""
-    found: dict[str, Tensor] = {}
-    progress = tqdm(total=len(keys), desc="counting words", unit=" images", disable=None)
-    for some in each_tokens(cache, keys, token_types, batch):
-        with torch.no_grad():
-            counted = count(some)
-        for name, values in counted.items():
-            if name not in found:
-                found[name] = torch.empty(len(keys), *values.shape[1:], dtype=values.dtype)
-            found[name][some.rows] = values.detach().cpu()
-        progress.update(len(some.rows))
-    progress.close()
-    return found
-
-
-def count_codes(codes: FeatureCache, keys: Sequence[str]) -> dict[str, Tensor]:
-    """Stream → (M, K) int32: how many patches of an image take each code, from the ids that `sightword codes` wrote."""
-    ids = np.stack([codes.get(key, "ids") for key in keys])  # (M, S, N)
+def count_ids(cache: FeatureCache, keys: Sequence[str]) -> dict[str, Tensor]:
+    """Return stream → (M, K) int32, how many patches of an image have each code, of what `sightword ids` wrote."""
+    ids = np.stack([cache.get(key, "ids") for key in keys])  # (M, S, N)
     found = {}
-    for number, (stream, size) in enumerate(sorted(codes.header["streams"].items())):
+    for number, (stream, size) in enumerate(sorted(cache.header["streams"].items())):
         each = torch.from_numpy(ids[:, number].astype(np.int64))  # (M, N)
         found[stream] = torch.zeros(len(keys), size, dtype=torch.int32)
         found[stream].scatter_add_(1, each, torch.ones_like(each, dtype=torch.int32))
     return found
 
 
-def _open_codes(data: IntentData) -> FeatureCache:
-    codes = FeatureCache(data.codes)
-    if lacking := [name for name in ("streams", "anchors", "forms") if name not in codes.header]:
-        raise ValueError(
-            f"data.codes={data.codes} says no {' and no '.join(lacking)}: sightword codes did not write it"
+def open_ids(data: IntentData) -> FeatureCache:
+    """Open data.ids. Raises SightwordError if another program wrote it."""
+    cache = FeatureCache(Path(data.ids).expanduser())
+    if lacking := [name for name in ("streams", "anchors", "token_types") if name not in cache.header]:
+        raise SightwordError(
+            f"the header of data.ids={data.ids} has no {' and no '.join(lacking)}: sightword ids did not write it"
         )
-    return codes
+    return cache

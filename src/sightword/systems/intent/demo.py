@@ -1,127 +1,129 @@
-"""Its part of the demo: the intents of the small world, from anchors to reasons."""
+"""Intent's part of the demo: the intents of the synthetic data set, from words to explanations."""
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-from sightword.data.image import read_image
-from sightword.engine.run import restore
-from sightword.systems.intent import commands, intentonomy, show
-from sightword.systems.intent.task import MultiStreamTask
-from sightword.towers.token_cache import Source, cache_tokens
+from sightword.engine.run import load_predictor
+from sightword.storage.reader import read_json
+from sightword.systems.intent import intentonomy, show
+from sightword.systems.intent.predict import IntentClassifier, IntentPrediction
 from sightword.viz.page import Figure, Section, Train
 
 EXPERIMENTS = {
-    "stage1": "frozen words, a linear head",
-    "stage2": "the words may move a little",
-    "baseline": "no words: CLIP's vectors and an MLP",
+    "stage1": "frozen codebooks, a linear head",
+    "stage2": "the codes are trained, too",
+    "baseline": "no codebooks: CLIP's vectors and an MLP",
 }
 
 
 def section(out: Path, train: Train) -> Section:
-    """Anchors, tokens, codes, three runs, and a look inside. The small world is the demo's, beside this part."""
-    small = out.parent / "miniature"
-    tower, data = small / "towers" / "clip", small / "intentonomy"
-    commands.anchors(str(tower), str(out / "anchors"), vocabulary=str(small / "vocabulary"))
-    _tokens(tower, data, out)
-    commands.codes(str(out / "anchors"), str(out / "tokens"), str(out / "codes"))
-    runs = {name: _run(out, name, tower, data, train) for name in EXPERIMENTS}
-    task, _, _ = restore(out / "runs" / "stage1")
-    return _section(runs, task, data, out)
+    """Train three experiments and explain two predictions. Uses the synthetic data that the demo wrote beside `out`."""
+    data = out.parent / "miniature" / "intentonomy"
+    if all((out / "runs" / name / "summary.json").exists() for name in EXPERIMENTS):
+        for name in ("anchors", "tokens", "ids"):  # a second demo may be of another version
+            shutil.rmtree(out / name, ignore_errors=True)
+    best, seconds = dict[str, dict[str, float]](), 0.0
+    for name in EXPERIMENTS:
+        folder = _run(out, name, data, train)
+        summary = read_json(folder / "summary.json")
+        found = summary.mapping("best")
+        best[name] = {key.removeprefix("val/"): found.number(key) for key in found}
+        seconds = seconds or summary.mapping("cost").number("seconds")
+    return _section(best, seconds, data, out)
 
 
-def _tokens(tower: Path, data: Path, out: Path) -> None:
-    """What the CLIP sees; made anew if what is there is of another version's."""
-    try:
-        cache_tokens(Source(str(tower), {}), data, out / "tokens", ["value", "joint"])
-    except ValueError:
-        for folder in ("tokens", "codes"):
-            shutil.rmtree(out / folder, ignore_errors=True)
-        cache_tokens(Source(str(tower), {}), data, out / "tokens", ["value", "joint"])
-
-
-def _run(out: Path, name: str, tower: Path, data: Path, train: Train) -> dict[str, Any]:
-    """One experiment on the small world, anew if it was finished; its summary."""
-    folder = out / "runs" / name
+def _run(out: Path, name: str, data: Path, train: Train) -> Path:
+    """Train one experiment, again if it was finished. Anchors, tokens and ids are made before the first one."""
+    folder, small = out / "runs" / name, data.parent
     if (folder / "summary.json").exists():
         shutil.rmtree(folder)
-    source = f"data.codes={out / 'codes'}" if name == "stage1" else f"data.cache={out / 'tokens'}"
-    places = [f"system.tower={tower}", f"system.semantic_anchors_path={out / 'anchors'}", f"data.root={data}"]
-    if not train(folder, [f"experiment=intent/{name}", "scale=mini", *places, source]):
+    paths = {
+        "system.tower": small / "towers" / "clip",
+        "system.vocabulary": small / "vocabulary",
+        "system.semantic_anchors_path": out / "anchors",
+        "data.root": data,
+        "data.cache": out / "tokens",
+        "data.ids": out / "ids",
+    }
+    given = [f"{key}={path}" for key, path in paths.items()]
+    if not train(folder, [f"experiment=intent/{name}", "scale=mini", *given]):
         raise KeyboardInterrupt
-    return json.loads((folder / "summary.json").read_text())
+    return folder
 
 
-def _section(runs: dict[str, dict[str, Any]], task: MultiStreamTask, data: Path, out: Path) -> Section:
-    best = {name: {key.removeprefix("val/"): v for key, v in run["best"].items()} for name, run in runs.items()}
+def _section(best: dict[str, dict[str, float]], seconds: float, data: Path, out: Path) -> Section:
+    classifier = load_predictor(IntentClassifier, out / "runs" / "stage1")
     stage1 = best["stage1"]
     times = stage1["macro_f1"] / stage1["all_ones_macro_f1"]
     return Section(
-        title="intent: why was this posted, as an exact sum of words at places",
+        title="intent: why was this photo posted? An exact sum over words and patches",
         lead=(
-            "Every patch of a picture is replaced by the nearest word of each codebook, and 28 intents are read from "
-            "the words alone. So a score is a sum that can be checked by hand: so much for the beach here, so much "
-            "against the car there."
+            "Every patch of an image is replaced by the nearest word of each codebook, and 28 intents are predicted "
+            "from the words alone. A score is therefore a sum that you can check by hand: so much for the beach in "
+            "this patch, so much against the car in that one."
         ),
         figures=[
-            *(figure for inside, said in _pictures(task, data) for figure in _figures(task, inside, said)),
+            *(figure for found, said in _predictions(classifier, data) for figure in _figures(found, said)),
             Figure(
-                show.table(task), "The whole model on one page: what a word adds to an intent, if it is everywhere."
+                classifier.table(), "The whole model in one table: what a word adds to an intent if every patch has it."
             ),
         ],
         measures={
-            "stage 1": (f"{100 * stage1['macro_f1']:.0f} %", f"macro F1, {times:.1f} times that of saying yes to all"),
-            "stage 2": (f"{100 * best['stage2']['macro_f1']:.0f} %", "the same, the codes moving near their words"),
+            "stage 1": (f"{100 * stage1['macro_f1']:.0f} %", f"macro F1, {times:.1f} times the all-positive baseline"),
+            "stage 2": (f"{100 * best['stage2']['macro_f1']:.0f} %", "the same, with trained codes"),
             "without words": (
                 f"{100 * best['baseline']['macro_f1']:.0f} %",
-                "an MLP on the tower: the price of reasons",
+                "an MLP on the image encoder: what explanations cost",
             ),
             "threshold": (
                 f"{stage1['threshold']:.2f}",
-                "the one with the best macro F1 on validation, as the papers do",
+                "the one with the best macro F1 on validation, as in the papers",
             ),
         },
         commands=[
             (
-                "Why was a picture of your own posted, in the small world's eyes:",
+                "Explain the prediction for an image of your own:",
                 f"sightword show run={out / 'runs/stage1'} image={_file(data)} out=show",
             ),
             (
-                "The real thing, once its photos are there:",
+                "Check the real data set, once you have its photos:",
                 "sightword check dataset=intentonomy root=/data/intentonomy",
             ),
         ],
         page_note=(
-            f"{runs['stage1']['cost']['seconds']:.0f} s of training from codes. The labels are the small world's rules "
-            "as three noisy annotators see them, so no model reaches 100 %. Measured on its validation pictures."
+            f"{seconds:.0f} s of training from ids. The labels are rules, applied by three "
+            "noisy annotators, so no model reaches 100 %. Measured on the validation images."
         ),
     )
 
 
-def _figures(task: MultiStreamTask, inside: show.Inside, said: str) -> list[Figure]:
-    """What was read in a picture, and what follows from it."""
+def _figures(prediction: IntentPrediction, said: str) -> list[Figure]:
+    """The words of an image, and what follows from them."""
+    assert prediction.explanation is not None
     return [
-        Figure(show.maps(task, inside), "What it read, patch by patch; pale where two words were nearly as near."),
         Figure(
-            show.reasons(task, inside),
-            "The three likeliest intents: red speaks for one, blue against it, and the lines add up to its score. "
-            f"Its annotators said: {said}.",
+            show.maps(prediction.explanation),
+            "The nearest word of each patch; transparent where two words were almost equally near.",
+        ),
+        Figure(
+            prediction.plot(),
+            "The three likeliest intents: red contributes positively, blue negatively, and the lines add up to the "
+            f"score. Its annotators said: {said}.",
         ),
     ]
 
 
-def _pictures(task: MultiStreamTask, data: Path) -> list[tuple[show.Inside, str]]:
-    """Two test pictures of several things, one of somebody who does something, and what people said of each."""
+def _predictions(classifier: IntentClassifier, data: Path) -> list[tuple[IntentPrediction, str]]:
+    """Of two test images, one without and one with an action: the prediction, and what the annotators said."""
     notes = intentonomy.read_annotations(intentonomy.annotation_file(data, "test"))
-    drawn = json.loads((data / "drawn.json").read_text(encoding="utf-8"))
-    found: dict[bool, tuple[show.Inside, str]] = {}
+    drawn = read_json(data / "drawn.json")
+    found: dict[bool, tuple[IntentPrediction, str]] = {}
     for file, row in zip(notes.files, notes.targets, strict=True):
-        scene = drawn[Path(file).stem]
-        active = scene["action"] is not None
-        if active not in found and len(scene["objects"]) > 1 and (row > 0).sum() > 1:
+        scene = drawn.mapping(Path(file).stem)
+        active = scene.value("action") is not None
+        if active not in found and len(scene.texts("objects")) > 1 and (row > 0).sum() > 1:
             said = ", ".join(name for name, share in zip(intentonomy.CLASSES, row, strict=True) if share > 0)
-            found[active] = show.look(task, read_image(data / file)), said
+            found[active] = classifier([data / file])[0], said
     return [found[True], found[False]]
 
 

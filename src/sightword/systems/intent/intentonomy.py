@@ -1,23 +1,28 @@
-"""Intentonomy's annotations as they are published, and whether a copy of the set is whole (Jia et al., CVPR 2021).
+"""Read Intentonomy's annotations as they are published, and check a copy of the data set (Jia et al., CVPR 2021).
 
     intentonomy_{train,val,test}2020.json
         categories   {id, name}
         images       {id, filename "low/<id>.jpg", …}
-        annotations  {image_id, category_ids_softprob: a share of the three annotators for each class}    train
-                     {image_id, category_ids: the classes}                                                val, test
+        annotations  {image_id, category_ids_softprob: for each class, the fraction of annotators who chose it}  train
+                     {image_id, category_ids: the classes}                                                   val, test
 
-The classes are the file's own, so any other set in this form is read too. Legend: N images, C classes.
+The classes are those that the file lists, so any other data set in this format can be read too.
+
+Legend: N images; C classes.
 """
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sightword.data.check import Report, problems_of
+from sightword.data.check import find_bad_images
+from sightword.data.finding import CheckReport, Finding
+from sightword.errors import SightwordError
+from sightword.storage.fields import Fields
+from sightword.storage.reader import read_json
 
 SPLITS = ("train", "val", "test")
 
@@ -52,7 +57,7 @@ CLASSES = (
     "WorkILike",
 )
 
-# Two partitions of the 28 classes, from the authors' evaluation: how hard, and what the eye goes by.
+# Two partitions of the 28 classes in the authors' evaluation: by difficulty, and by the visual cue.
 SUBSETS: Mapping[str, tuple[int, ...]] = {
     "easy": (0, 7, 19),
     "medium": (1, 3, 4, 6, 9, 10, 11, 12, 13, 14, 15, 16, 18, 22, 26),
@@ -68,170 +73,153 @@ class Annotations(NamedTuple):
 
     ids: list[str]  # N, of the images
     files: list[str]  # N, below the folder of images
-    targets: Tensor  # (N, C) float32: shares k/3 in train, 0 or 1 elsewhere
+    targets: Tensor  # (N, C) float32: fractions k/3 in train, 0 or 1 elsewhere
     names: list[str]  # C, by class id
-    unlabelled: list[str] = []  # files that the list of images names and no annotation does; they are no part of N
+    unlabelled: list[str] = []  # files in the list of images without an annotation; not among the N
 
 
 def annotation_file(root: str | Path, split: str) -> Path:
+    """Return the file of a split. Raises SightwordError unless the split is train, val or test."""
     if split not in SPLITS:
-        raise ValueError(f"a split is {', '.join(SPLITS)}; got {split!r}")
+        raise SightwordError(f"split={split!r} is none of {', '.join(SPLITS)}")
     return Path(root).expanduser() / f"intentonomy_{split}2020.json"
 
 
 def read_annotations(file: str | Path) -> Annotations:
-    """ValueError, one line with the file and the entry, for whatever is not as published."""
-    file = Path(file)
-    try:
-        return _parse(_load(file))
-    except _Malformed as error:
-        raise ValueError(f"{file}: {error}") from None
-
-
-class _Malformed(Exception):
-    """What is wrong, without the file's name."""
-
-
-def _load(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        expected = ", ".join(annotation_file("", split).name for split in SPLITS)
-        raise ValueError(f"{file} is not there: data.root is the folder with {expected}") from None
-    except ValueError as error:  # UnicodeDecodeError is one, too
-        raise _Malformed(f"not JSON ({error}): download it again") from None
-
-
-def _parse(content: Any) -> Annotations:
-    categories = {_field(entry, "id", int): _field(entry, "name", str) for entry in _field(content, "categories", list)}
-    if not categories:
-        raise _Malformed("its categories are none")
+    """Read a split. Raises SightwordError, with the file and the place in it, if it is not as published."""
+    expected = ", ".join(annotation_file("", split).name for split in SPLITS)
+    fields = read_json(
+        file,
+        missing=f"data.root is the folder with {expected}",
+        damaged="Download the file again, or correct this entry",
+    )
+    categories = {entry.integer("id"): entry.text("name") for entry in fields.mappings("categories", least=1)}
     column = {category: number for number, category in enumerate(sorted(categories))}
-    file_of = _files(_field(content, "images", list))
-    annotations = _field(content, "annotations", list)
-    if not annotations:
-        raise _Malformed("it annotates no image")
-    ids = [_field(entry, "image_id", str) for entry in annotations]
-    if lost := next((image for image in ids if image not in file_of), None):
-        raise _Malformed(f"image {lost} is annotated and not among its {len(file_of)} images")
-    if twice := _repeated(ids):
-        raise _Malformed(f"image {twice} is annotated twice")
-    targets = torch.tensor([_row(entry, column) for entry in annotations], dtype=torch.float32)  # (N, C)
-    annotated = set(ids)
+    file_of = _files(fields)
+    ids, targets, seen = list[str](), list[list[float]](), set[str]()
+    for entry in fields.mappings("annotations", least=1):
+        image = entry.text("image_id")
+        if image not in file_of:
+            raise entry.error(f"{image!r} is none of the {len(file_of)} images", "image_id")
+        if image in seen:
+            raise entry.error(f"{image!r} is annotated twice", "image_id")
+        seen.add(image)
+        ids.append(image)
+        targets.append(_row(entry, column))
     return Annotations(
         ids,
         [file_of[image] for image in ids],
-        targets,
+        torch.tensor(targets, dtype=torch.float32),  # (N, C)
         [categories[category] for category in column],
-        [file for image, file in file_of.items() if image not in annotated],
+        [name for image, name in file_of.items() if image not in seen],
     )
 
 
-def _files(images: list[Any]) -> dict[str, str]:
-    """Image id → file; each once."""
-    ids = [_field(entry, "id", str) for entry in images]
-    files = [_field(entry, "filename", str) for entry in images]
-    for names in (ids, files):
-        if twice := _repeated(names):
-            raise _Malformed(f"image {twice} is listed twice")
-    return dict(zip(ids, files, strict=True))
+def _files(fields: Fields) -> dict[str, str]:
+    """Image id → file. Raises SightwordError if an id or a file is listed twice."""
+    found: dict[str, str] = {}
+    files: set[str] = set()
+    for entry in fields.mappings("images"):
+        image, file = entry.text("id"), entry.text("filename")
+        if image in found or file in files:
+            raise entry.error(
+                f"{image if image in found else file!r} is listed twice", "id" if image in found else "filename"
+            )
+        found[image] = file
+        files.add(file)
+    return found
 
 
-def _row(entry: dict[str, Any], column: Mapping[int, int]) -> list[float]:
-    """C numbers of one annotation, whichever of the two forms it has."""
-    image = entry["image_id"]
+def _row(entry: Fields, column: Mapping[int, int]) -> list[float]:
+    """C numbers of one annotation, in either of the two forms."""
     if "category_ids_softprob" in entry:
-        shares = _field(entry, "category_ids_softprob", list)
+        shares = entry.sequence("category_ids_softprob")
         if len(shares) != len(column):
-            raise _Malformed(f"image {image} has {len(shares)} shares for {len(column)} categories")
-        if bad := [share for share in shares if not (isinstance(share, int | float) and 0 <= share <= 1)]:
-            raise _Malformed(f"image {image} has the share {bad[0]!r}: they are numbers from 0 to 1")
-        return shares
+            raise entry.error(
+                f"expected {len(column)} fractions, one per category, got {len(shares)}", "category_ids_softprob"
+            )
+        return [shares.number(number, least=0, most=1) for number in range(len(shares))]
     row = [0.0] * len(column)
-    for category in _field(entry, "category_ids", list):
-        if not isinstance(category, int) or category not in column:
-            raise _Malformed(f"image {image} has category {category!r}; there are {min(column)} to {max(column)}")
+    for category in entry.integers("category_ids"):
+        if category not in column:
+            raise entry.error(
+                f"there is no category {category}; they are {min(column)} to {max(column)}", "category_ids"
+            )
         row[column[category]] = 1.0
     return row
-
-
-def _field(entry: Any, name: str, kind: type) -> Any:
-    if not isinstance(entry, dict) or name not in entry:
-        raise _Malformed(f"{name!r} is missing in {_short(entry)}")
-    if not isinstance(entry[name], kind):
-        raise _Malformed(f"{name!r} is no {kind.__name__} but {_short(entry[name])}")
-    return entry[name]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:79] + "…"
-
-
-def _repeated(names: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
 
 
 # ------------------------------------------------------------------------------------------------------------- check
 
 
-def check_intentonomy(root: str, images: str = "") -> Report:
-    """Intentonomy: its annotations are read, every image that they name is decoded once.
+def check_intentonomy(root: str, images: str = "") -> CheckReport:
+    """Read the annotations and decode each image that they name once, with a progress bar on a terminal.
 
     root: the folder with the annotations. images: the folder with low/<id>.jpg; root if empty.
     """
-    splits, problems = _readable_splits(root)
+    splits, findings = _readable_splits(root)
     folder = Path(images or root).expanduser()
-    there: list[Path] = []
+    existing: list[Path] = []
     named = 0
     for split, notes in splits.items():
         files = [folder / file for file in notes.files]
         named += len(files)
-        there += [file for file in files if file.is_file()]
-        problems += [f"{file} is missing ({split})" for file in files if not file.is_file()]
-        problems += [f"{folder / file} is in {split} without an annotation" for file in notes.unlabelled]
-    problems += _leaks(splits) + problems_of(there, f"check {folder}")
-    return Report(named, problems, _statistics(splits, folder))
+        existing += [file for file in files if file.is_file()]
+        lost = [file for file in files if not file.is_file()]
+        findings += [Finding("error", "missing images", f"{file} is missing ({split})", (str(file),)) for file in lost]
+        findings += [_unlabelled(folder / file, split) for file in notes.unlabelled]
+    findings += [*_leaks(splits), *find_bad_images(existing, f"check {folder}"), *_statistics(splits, folder)]
+    return CheckReport(named, tuple(findings))
 
 
-def _readable_splits(root: str) -> tuple[dict[str, Annotations], list[str]]:
-    """The splits that can be read, and a line for each that cannot. ValueError if there is none."""
-    splits, problems = {}, []
+def _readable_splits(root: str) -> tuple[dict[str, Annotations], list[Finding]]:
+    """The splits that can be read, and a finding for each that cannot. Raises SightwordError if none can."""
+    splits: dict[str, Annotations] = {}
+    findings = []
     for split in SPLITS:
+        file = annotation_file(root, split)
         try:
-            splits[split] = read_annotations(annotation_file(root, split))
-        except ValueError as error:
-            problems.append(str(error))
+            splits[split] = read_annotations(file)
+        except SightwordError as error:
+            findings.append(Finding("error", "unreadable annotations", str(error), (str(file),)))
     if not splits:
-        raise ValueError(problems[0])
-    return splits, problems
+        raise SightwordError(findings[0].message)
+    return splits, findings
 
 
-def _leaks(splits: Mapping[str, Annotations]) -> list[str]:
-    """What no two splits of one set may do: share images, or differ in classes."""
-    lines: list[str] = []
-    home: dict[str, str] = {}  # image id → the first split that has it
+def _unlabelled(file: Path, split: str) -> Finding:
+    return Finding("error", "images without an annotation", f"{file} is in {split} without an annotation", (str(file),))
+
+
+def _leaks(splits: Mapping[str, Annotations]) -> list[Finding]:
+    """Images that are in two splits, and splits whose categories differ."""
+    found: list[Finding] = []
+    home: dict[str, str] = {}  # image id → the first split that contains it
     first = next(iter(splits))
     for split, notes in splits.items():
-        lines += [f"image {image} is in {home[image]} and in {split}" for image in notes.ids if image in home]
+        for image in notes.ids:
+            if image in home:
+                told = f"image {image} is in {home[image]} and in {split}"
+                found.append(Finding("error", "images in two splits", told, (image,)))
         home |= dict.fromkeys(notes.ids, split)
         if notes.names != splits[first].names:
-            lines.append(f"the categories of {split} are not those of {first}")
-    return lines
+            told = f"the categories of {split} are not those of {first}"
+            found.append(Finding("error", "categories that differ", told))
+    return found
 
 
-def _statistics(splits: Mapping[str, Annotations], folder: Path) -> list[str]:
-    """Images of each split, then each class with its positives (a share above 0)."""
-    lines = []
-    for split, notes in splits.items():
-        there = sum((folder / file).is_file() for file in notes.files)
-        each = float((notes.targets > 0).sum() / len(notes.ids))
-        lines.append(f"{split}: {there} of {len(notes.ids)} images are there, {each:.2f} labels each")
+def _statistics(splits: Mapping[str, Annotations], folder: Path) -> list[Finding]:
+    """The images of each split, then each class with its positives (a fraction above 0)."""
+    notes = []
+    for split, annotations in splits.items():
+        existing = sum((folder / file).is_file() for file in annotations.files)
+        each = float((annotations.targets > 0).sum() / len(annotations.ids))
+        told = f"{split}: {existing} of {len(annotations.ids)} images exist, {each:.2f} labels each"
+        notes.append(Finding("note", f"size of {split}", told))
     names = next(iter(splits.values())).names
     width = len(str(len(names) - 1))
-    positives = {split: (notes.targets > 0).sum(0).tolist() for split, notes in splits.items()}
+    positives = {split: (annotations.targets > 0).sum(0).tolist() for split, annotations in splits.items()}
     for number, name in enumerate(names):
         counts = ", ".join(f"{split} {each[number]}" for split, each in positives.items() if number < len(each))
-        lines.append(f"{number:>{width}} {name}: {counts}")
-    return lines
+        notes.append(Finding("note", f"images of {name}", f"{number:>{width}} {name}: {counts}"))
+    return notes

@@ -1,14 +1,14 @@
-"""Intents as sums of words at places.
+"""Intent logits as exact sums over streams and patches: codebooks of text embeddings, a fusion, a linear head.
 
-    tokens of each stream (B, N, D) → nearest word of its codebook → counts (B, K) → ÷ N · values (K, D) ┐
+    tokens of each stream (B, N, D) → nearest code of its codebook → counts (B, K) → ÷ N · values (K, D) ┐
     …                                                                                                   ├ fused (B, D)
-    tokens of each stream (B, N, D) → nearest word of its codebook → counts (B, K) → ÷ N · values (K, D) ┘
+    tokens of each stream (B, N, D) → nearest code of its codebook → counts (B, K) → ÷ N · values (K, D) ┘
     fused → standardised → linear → logits (B, C)
 
-The mean over patches of a sum of codes is a histogram times the codebook, so nothing of size (B, N, D) is ever built,
-and a logit is a sum over streams and patches, exact to rounding: `attribute` gives its terms, `table` each word's.
+The mean of codes over patches is a histogram times the codebook, so no tensor (B, N, D) of codes is built. A logit is a
+sum over streams and patches, exact to rounding: `attribute` returns its terms, `table` the term of each code.
 
-Legend: B batch; N patches; D width of codes; S streams; K codes of a stream; C classes.
+Legend: B batch; N patches; D dimension of codes; S streams; K codes of a stream; C classes.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightword.errors import SightwordError
 from sightword.ops.nearest import nearest_in_each, unit
 from sightword.ops.quantize import Codebook, Quantized
 
@@ -26,17 +27,17 @@ FUSIONS = ("sum", "weighted", "gated")
 
 
 class SemanticSpatialVQ(Codebook):
-    """A codebook whose codes are words: each patch of x (B, N, D) takes the nearest by cosine and keeps its place.
+    """A codebook of text embeddings: each patch of x (B, N, D) is replaced by the code of largest cosine.
 
     Returns `Quantized`: codes (B, N, D), ids (B, N), loss = 2 − 2cos averaged over patches, in [0, 4]. If the codes
-    learn and x carries no gradient, the gradient of what is done with the codes goes to the codes (a gather);
-    straight-through, it would go to x and be lost. Document 000, step 2.
+    are trained and x carries no gradient, the gradient flows to the codes (a gather); straight-through, it would flow
+    to x and be lost.
     """
 
-    anchors: Tensor  # (K, D), where the codes began
+    anchors: Tensor  # (K, D), the initial codes
 
     def __init__(self, anchors: Tensor, freeze_codebook: bool = True) -> None:
-        """anchors: (K, D), one row a word; brought to length one."""
+        """anchors: (K, D), one row per code; normalised to length one."""
         super().__init__(anchors.shape[0], anchors.shape[1], commitment_cost=1.0, metric="cosine")
         self.register_buffer("anchors", unit(anchors.detach().float()).clone())
         if freeze_codebook:
@@ -56,28 +57,31 @@ class SemanticSpatialVQ(Codebook):
 
     @torch.no_grad()
     def drift(self) -> dict[str, float]:
-        """cosine: of codes with their anchors, the mean. strayed: the share whose nearest anchor is another's."""
+        """Return how far the codes are from their anchors.
+
+        cosine: between a code and its anchor, the mean. off_anchor: fraction of codes nearest to another anchor.
+        """
         codes = self.codes()
         nearest = nearest_in_each(codes, [self.anchors], "cosine")[0]
         own = torch.arange(len(codes), device=codes.device)
         return {
             "cosine": (codes * self.anchors).sum(1).mean().item(),
-            "strayed": (nearest != own).float().mean().item(),
+            "off_anchor": (nearest != own).float().mean().item(),
         }
 
 
 class Read(NamedTuple):
-    """What a batch was read as."""
+    """The output of `MultiStream`."""
 
     logits: Tensor  # (B, C)
     ids: dict[str, Tensor]  # stream → (B, N) int64, patches row by row; empty if counts were given
-    gates: Tensor  # (B, S), what each stream counts for; ones where the fusion is a plain sum
-    fused: Tensor  # (B, D), before it is standardised
+    gates: Tensor  # (B, S), weights of the streams; ones if the fusion is a plain sum
+    fused: Tensor  # (B, D), before standardisation
     commitment: Tensor  # scalar, 2 − 2cos summed over streams; zero if counts were given
 
 
 class MultiStream(nn.Module):
-    """Codebooks of words, a fusion and a linear head over tokens that a frozen tower gave."""
+    """Codebooks, a fusion and a linear head over the patch tokens of a frozen image encoder."""
 
     def __init__(
         self,
@@ -89,16 +93,16 @@ class MultiStream(nn.Module):
         freeze_codebook: bool = True,
         adapter: bool = False,
     ) -> None:
-        """anchors: stream → (K, D). center: take each codebook's mean anchor off its codes when they are summed; what
-        all words share says nothing of an image (it moves no nearest code). adapter: a linear layer on the tokens of
-        each stream, first the identity.
+        """anchors: stream → (K, D). center: subtract each codebook's mean anchor from its codes before they are summed;
+        nearest codes stay the same. standardise: batch norm without weights before the head. adapter: a linear layer
+        on the tokens of each stream, initially the identity.
         """
         super().__init__()
         if fusion not in FUSIONS:
-            raise ValueError(f"fusion is one of {', '.join(FUSIONS)}; got {fusion!r}")
+            raise SightwordError(f"fusion={fusion!r} is none of {', '.join(FUSIONS)}")
         widths = {name: codes.shape[1] for name, codes in anchors.items()}
         if len(set(widths.values())) != 1:
-            raise ValueError(f"the anchors of all streams have one width, these have {widths}")
+            raise SightwordError(f"expected anchors of one dimension in all streams, got {widths}")
         dim = next(iter(widths.values()))
         self.fusion = fusion
         self.books = nn.ModuleDict({name: SemanticSpatialVQ(codes, freeze_codebook) for name, codes in anchors.items()})
@@ -107,7 +111,7 @@ class MultiStream(nn.Module):
         self.register_buffer("centres", means * center)
         self.weights = nn.Parameter(torch.full((len(anchors),), 1.0).expm1().log()) if fusion == "weighted" else None
         self.gate = nn.Linear(len(anchors) * dim, len(anchors)) if fusion == "gated" else None
-        # No weights of its own: He et al. 2022 (MAE, appendix A.1) put the same before a linear probe.
+        # without weights of its own, as before the linear probe of He et al. 2022 (MAE, appendix A.1)
         self.norm = nn.BatchNorm1d(dim, affine=False) if standardise else None
         self.head = nn.Linear(dim, num_classes)
 
@@ -121,30 +125,30 @@ class MultiStream(nn.Module):
         return cast(SemanticSpatialVQ, self.books[stream])
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Read:
-        """tokens: stream → (B, N, D), of the tower's joint space; one tensor may serve several streams."""
+        """tokens: stream → (B, N, D), in the encoder's joint space; one tensor may serve several streams."""
         tokens = self.adapted(tokens)
         ids = self.nearest(tokens)
         counts = {name: self.count(name, ids[name]) for name in self.streams}
         pooled = {name: self.pool(name, counts[name]) for name in self.streams}
         commitment = self._commitment(tokens, ids)
-        if self.adapters:  # straight through the choice of a word
+        if self.adapters:  # straight through the choice of a code
             soft = {name: unit(tokens[name].float()).mean(1) for name in self.streams}
             pooled = {name: pooled[name] + soft[name] - soft[name].detach() for name in self.streams}
         logits, gates, fused = self.classify(pooled)
         return Read(logits, ids, gates, fused, commitment)
 
     def adapted(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What words are looked up in: the tokens themselves, or what the adapters make of them."""
+        """Return the tokens whose nearest codes are looked up: after the adapters, if there are any."""
         return {name: self.adapters[name](x) if name in self.adapters else x for name, x in tokens.items()}
 
     def from_counts(self, counts: Mapping[str, Tensor]) -> Read:
-        """The same from histograms: stream → (B, K), how many patches took each code."""
+        """Return the same from histograms: stream → (B, K), how many patches have each code."""
         pooled = {name: self.pool(name, counts[name]) for name in self.streams}
         logits, gates, fused = self.classify(pooled)
         return Read(logits, {}, gates, fused, logits.new_zeros(()))
 
     def nearest(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Adapted tokens to stream → ids (B, N). Streams that read the same tokens are looked up in one product."""
+        """Return stream → ids (B, N) of adapted tokens. Streams with the same tokens share one matrix product."""
         found: dict[str, Tensor] = {}
         for names in self._readers(tokens):
             books = [self.book(name).weight for name in names]
@@ -152,28 +156,28 @@ class MultiStream(nn.Module):
         return {name: found[name] for name in self.streams}
 
     def count(self, stream: str, ids: Tensor) -> Tensor:
-        """Ids (B, N) to histograms (B, K) float32."""
+        """Return histograms (B, K) float32 of ids (B, N)."""
         counts = torch.zeros(len(ids), self.book(stream).num_codes, device=ids.device)
         return counts.scatter_add_(1, ids, torch.ones_like(ids, dtype=counts.dtype))
 
     def pool(self, stream: str, counts: Tensor) -> Tensor:
-        """Histograms (B, K) to the mean of their codes (B, D)."""
+        """Return the mean (B, D) of the codes in histograms (B, K)."""
         counts = counts.float()
         return counts / counts.sum(1, keepdim=True) @ self.values(stream)
 
     def values(self, stream: str) -> Tensor:
-        """What each code (K, D) adds to the sum: its unit vector, less the centre of its codebook."""
+        """Return what each code adds to the sum (K, D): its unit vector minus the centre of its codebook."""
         return self.book(stream).codes() - self.centres[self.streams.index(stream)]
 
     def classify(self, pooled: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Stream → (B, D) to logits (B, C), gates (B, S), fused (B, D)."""
+        """Return logits (B, C), gates (B, S), fused (B, D) of stream → (B, D)."""
         each = torch.stack([pooled[name] for name in self.streams], 1)  # (B, S, D)
         gates = self.gates(each)
         fused = (gates[..., None] * each).sum(1)  # (B, D)
         return self.head(self.norm(fused) if self.norm is not None else fused), gates, fused
 
     def gates(self, each: Tensor) -> Tensor:
-        """(B, S, D) to what each stream counts for, (B, S): 1; learned; or learned for each image, adding up to S."""
+        """Return the weight of each stream (B, S): 1; or learned; or computed from `each` (B, S, D), with sum S."""
         if self.weights is not None:
             return F.softplus(self.weights).expand(len(each), -1)
         if self.gate is not None:
@@ -183,22 +187,22 @@ class MultiStream(nn.Module):
     # ----------------------------------------------------------------------------------------------------- inside
 
     def table(self, stream: str) -> Tensor:
-        """(K, C): what a code adds to each logit if every patch takes it, and its stream counts for 1."""
+        """Return (K, C): what a code adds to each logit if every patch has it and its stream has weight 1."""
         weight, _ = self._plain_head()
         return self.values(stream) @ weight.T
 
     def bias(self) -> Tensor:
-        """(C,): the logits of no word at all."""
+        """Return (C,): the logits without any code."""
         return self._plain_head()[1]
 
     def attribute(self, read: Read) -> dict[str, Tensor]:
-        """Stream → (B, N, C): what each patch's word adds to each logit. All of them and `bias` sum to the logits.
+        """Return stream → (B, N, C): what each patch's code adds to each logit. Their sum plus `bias` is the logits.
 
-        ValueError unless in eval mode: in training, standardising depends on the batch. With adapters it is as exact,
-        but words were looked up in tokens that are no longer the tower's.
+        The model must be in eval mode: in training, standardisation depends on the batch. With adapters the sum is as
+        exact, but the codes were looked up with adapted tokens.
         """
         if self.training:
-            raise ValueError("contributions are of a model in eval mode: call eval() first")
+            raise ValueError("contributions need a model in eval mode: call eval() first")
         found = {}
         for number, name in enumerate(self.streams):
             ids = read.ids[name]  # (B, N)
@@ -207,7 +211,7 @@ class MultiStream(nn.Module):
         return found
 
     def _plain_head(self) -> tuple[Tensor, Tensor]:
-        """The head with the standardising folded in: weight (C, D), bias (C,)."""
+        """The head with the standardisation folded in: weight (C, D), bias (C,)."""
         weight, bias = self.head.weight, self.head.bias
         if self.norm is None:
             return weight, bias
@@ -218,16 +222,16 @@ class MultiStream(nn.Module):
         return weight, bias - weight @ mean
 
     def _readers(self, tokens: Mapping[str, Tensor]) -> list[list[str]]:
-        """Streams that read the same tensor stand together."""
+        """Streams, grouped by the tensor that they read."""
         readers: dict[int, list[str]] = {}
         for name in self.streams:
             readers.setdefault(id(tokens[name]), []).append(name)
         return list(readers.values())
 
     def _commitment(self, tokens: Mapping[str, Tensor], ids: Mapping[str, Tensor]) -> Tensor:
-        """2 − 2cos of tokens and their codes, the mean over patches, summed over streams; pulls whichever learns.
+        """2 − 2cos of tokens and their codes, the mean over patches, summed over streams.
 
-        Cosines of one token with several codes add up to one product with the sum of these, so tokens are read once.
+        The cosines of one token with several codes are one product with the sum of these, so tokens are read once.
         """
         terms = []
         for names in self._readers(tokens):
@@ -243,7 +247,7 @@ class MultiStream(nn.Module):
 
 
 class Baseline(nn.Module):
-    """What exact words cost: frozen CLIP's pooled vector (B, E) and mean patch (B, D), through an MLP of two layers."""
+    """A baseline without codebooks: frozen CLIP's pooled vector (B, E) and mean patch (B, D) through an MLP."""
 
     def __init__(self, pooled_dim: int, token_dim: int, num_classes: int = 28, hidden: int = 512) -> None:
         super().__init__()
@@ -256,7 +260,7 @@ class Baseline(nn.Module):
         )
 
     def forward(self, pooled: Tensor, tokens: Tensor) -> Tensor:
-        """Pooled (B, E) and tokens (B, N, D) to logits (B, C)."""
+        """Return logits (B, C) of pooled (B, E) and tokens (B, N, D)."""
         both = [F.normalize(pooled.float(), dim=-1), F.normalize(tokens.float().mean(1), dim=-1)]
         return self.layers(torch.cat(both, 1))
 

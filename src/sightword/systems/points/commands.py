@@ -187,11 +187,12 @@ def _source(tower: str, tag: str, size: str, dtype: str) -> Any:
     import torch
 
     from sightword.storage import shards
-    from sightword.towers.token_cache import Source, size_of
+    from sightword.data.size import size_of
+    from sightword.towers.token_cache import Source
 
     if dtype not in DTYPES:
         raise ValueError(f"dtype is bf16, fp32 or fp16; got {dtype!r}")
-    pixels = size_of(size)
+    pixels = size_of(size) if size else None
     kind = DTYPES[dtype]
     if kind == "float16" and shards.device() == "cpu":
         shards.say("note: fp16 is ten times slower than bf16 on a CPU; bf16 is used")

@@ -120,7 +120,7 @@ def _section(run: Path, model: VQImage, counts: np.ndarray, photos: Path) -> Sec
 
 
 def _tokenize(run: Path, photos: Path) -> str:
-    return f"sightword tokenize run={run} images={photos / 'held_out'} out=cache/held_out size=256"
+    return f"sightword tokenize model={run} images={photos / 'held_out'} out=cache/held_out size=256"
 
 
 @torch.no_grad()

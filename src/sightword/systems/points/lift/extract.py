@@ -324,7 +324,7 @@ def extract(
     workers: int = 0,
     gpus: float = 0,
 ) -> Summary:
-    """Lift every scene of a list; resumable, by torchrun or on Ray, see `shards.run`. ValueError if not one could be.
+    """Lift every scene of a list; resumable, by torchrun or on Ray, see `shards.execute`. ValueError if not one could be.
 
     frames: of each scene, spread evenly. cache: a folder for CLIP's maps, which then are computed once; empty: none.
     """
@@ -342,11 +342,12 @@ def extract(
         planned = plan(cache, scenes, known.recipe, backend) if str(cache) else None
         if planned:
             remember(planned.cache.out, known.state, known.recipe)
-        told = {name: known.recipe[name] for name in ("weights", "form", "preprocessing")}
+        recipe = known.recipe
+        told = {"weights": recipe["weights"], "form": recipe["form"], "preprocessing": recipe["preprocessing"]}
         made = Extraction(source, token_type, scenes, out, options, planned, told)
         _forget_failures(made)
         ours = known.encoder if engine == "inline" else None
-        shards.run(
+        shards.execute(
             lambda: made.worker(ours),
             len(scenes),
             made.missing,

@@ -1,9 +1,9 @@
-"""Each image's words, looked up once: the ids of every stream and patch, two bytes each, by path.
+"""Ids of codes, looked up once: for each image, stream and patch the index of the nearest code, two bytes each.
 
-Frozen codebooks make a patch's word a pure function of its token, so what stage 1 trains on is this and no token:
-2.5 kB an image instead of 0.5 MB. A job like any other: shards, resumable, under torchrun or on Ray.
+With frozen codebooks an id is a function of the patch token alone, so stage 1 trains on the ids and reads no tokens:
+2.5 kB per image instead of 0.5 MB (ViT-H/14, five streams). The job is resumable, and runs under torchrun or on Ray.
 
-Legend: B images of a shard; S streams; N patches; D width; K codes of a stream.
+Legend: B images of a shard; S streams; N patches; D dimension; K codes of a stream.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sightword.errors import SightwordError
 from sightword.ops.nearest import nearest_in_each
 from sightword.storage import shards
 from sightword.storage.cache import FeatureCache, digest, header_for, id_dtype
 from sightword.towers.token_cache import TokenCache
 
 
-def write_codes(
+def write_ids(
     tokens: str | Path,
     anchors: Mapping[str, Tensor],
     token_types: Mapping[str, str],
@@ -29,17 +30,18 @@ def write_codes(
     workers: int = 0,
     gpus: float = 0,
 ) -> FeatureCache:
-    """Write a FeatureCache of "ids" (S, N) by the paths of a TokenCache; streams in alphabetical order.
+    """Write a FeatureCache of "ids" (S, N), with the keys of a TokenCache; streams in alphabetical order.
 
-    anchors: stream → (K, D). forms: stream → which tokens it reads. ValueError if the tokens do not fit the anchors.
+    anchors: stream → (K, D). token_types: stream → the type of its tokens. Computes only what is missing.
+    Raises SightwordError if the tokens do not fit the anchors.
     """
     source = TokenCache(tokens)
-    keys, grid = list(source), check_fits(source, anchors, token_types)
+    keys, patches = list(source), check_fits(source, anchors, token_types)
     largest = max(map(len, anchors.values()))
     header = header_for(
         keys,
-        {"ids": (id_dtype(largest), (len(anchors), grid))},
-        writer="sightword codes",
+        {"ids": (id_dtype(largest), (len(anchors), patches))},
+        writer="sightword ids",
         weights=source.header["weights"],
         shard_size=shard_size,
         num_codes=largest,
@@ -53,30 +55,36 @@ def write_codes(
     def worker() -> Callable[[int], None]:
         return _Reader(TokenCache(tokens), cache, keys, anchors, token_types)
 
-    shards.run(worker, cache.shards, cache.missing, engine=engine, desc="reading words", workers=workers, gpus=gpus)
+    shards.execute(
+        worker, cache.shards, cache.missing, engine=engine, desc="looking up ids", workers=workers, gpus=gpus
+    )
     return cache
 
 
 def anchors_digest(anchors: Mapping[str, Tensor]) -> str:
-    """Of all codebooks: codes that are read with one file of anchors mean nothing with another."""
+    """Return 16 hex digits over all codebooks; ids of one file of anchors are meaningless with another."""
     return digest({name: codes.float() for name, codes in anchors.items()})
 
 
 def check_fits(tokens: TokenCache, anchors: Mapping[str, Tensor], token_types: Mapping[str, str]) -> int:
-    """How many patches an image has. ValueError unless each stream finds its form of tokens, as wide as its codes."""
+    """Return the number of patches of an image.
+
+    Raises SightwordError unless each stream finds tokens of its type and of the dimension of its codes.
+    """
     shapes: dict[str, Sequence[int]] = tokens.header["shapes"]
     for name, codes in anchors.items():
         token_type = token_types[name]
         if token_type not in shapes:
-            there = ", ".join(sorted(shapes.keys() - {"pooled"}))
-            raise ValueError(
-                f"stream {name} reads {token_type} tokens, {tokens.out} has {there}: sightword cache tokens={there},{token_type}, "
-                f"or system.tokens.{name}=…"
+            found = ",".join(sorted(shapes.keys() - {"pooled"}))
+            raise SightwordError(
+                f"stream {name} reads {token_type} tokens, {tokens.out} has {found}. Set "
+                f"system.token_types.{name}=…, or write another cache with sightword cache "
+                f"token_type={found},{token_type} out=…"
             )
         if shapes[token_type][1] != codes.shape[1]:
-            raise ValueError(
-                f"the {token_type} tokens of {tokens.out} are {shapes[token_type][1]} wide, the anchors of {name} "
-                f"{codes.shape[1]}: they are of two towers"
+            raise SightwordError(
+                f"the {token_type} tokens of {tokens.out} have dimension {shapes[token_type][1]}, the anchors of "
+                f"{name} {codes.shape[1]}: they are of two encoders"
             )
     return next(iter({shapes[token_types[name]][0] for name in anchors}))
 

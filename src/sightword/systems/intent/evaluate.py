@@ -1,0 +1,232 @@
+"""Multi-label metrics by three rules for the threshold, with notes on each and a table of the classes.
+
+    official    of 0.05, 0.10 … 0.95 the first with the best macro F1 on validation, also on test (Jia et al. 2021)
+    per_split_  the same, chosen on the split that is measured: optimistic on test, where some papers use it
+    fixed_      0.5, on any split
+
+Legend: N images; C classes; K codes of a stream.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sightword.engine.contract import Evaluator, Metrics, Row
+from sightword.errors import SightwordError
+from sightword.metrics import multilabel
+from sightword.metrics.codebook import perplexity, usage
+from sightword.metrics.gather import Mean, over_ranks
+from sightword.metrics.multilabel import (
+    THRESHOLDS,
+    Decisions,
+    average_precision,
+    best_threshold,
+    mean_average_precision,
+    precision_recall,
+)
+from sightword.storage.cache import digest
+from sightword.systems.intent.data import IntentBatch
+from sightword.systems.intent.intentonomy import CLASSES, SUBSETS
+from sightword.systems.intent.task import IntentTask, MultiStreamTask, check_classes
+
+FIXED = 0.5
+AVERAGES = ("macro", "micro", "samples")
+HARDNESS, CUES = ("easy", "medium", "hard"), ("object", "context", "other")  # the two partitions in SUBSETS
+
+
+class IntentEvaluator(Evaluator[IntentBatch]):
+    """Gathers the scores of a split. Validation chooses the threshold, which is kept in the task for other splits."""
+
+    def __init__(self, task: IntentTask) -> None:
+        self.task = task
+        self._fingerprint, self._images = 0, 0
+        self._classes: list[Row] = []  # tables of the last metrics
+        self._codebooks: list[Row] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self.decisions, self.missing, self.skipped = Decisions(), 0, Mean()
+        task = self.task
+        books = (
+            {name: task.model.book(name) for name in task.model.streams} if isinstance(task, MultiStreamTask) else {}
+        )
+        self.counts = {name: torch.zeros(book.num_codes, dtype=torch.int64) for name, book in books.items()}  # (K,)
+
+    def metric_names(self) -> frozenset[str]:
+        return frozenset(notes_of(self.split))
+
+    def update(self, batch: IntentBatch) -> None:
+        """Raises SightwordError if a test batch comes before the threshold was chosen, or if its labels do not fit."""
+        check_classes(batch)
+        if not len(self.decisions):
+            self._fingerprint = fingerprint(self.task.model)
+        if batch.split != "val":
+            self._check_threshold(batch.split)
+        self.split, self.missing = batch.split, batch.missing
+        self.skipped.update(torch.tensor(float(batch.skipped)))
+        if len(batch.targets):
+            self.decisions.update(self._logits(batch).float().sigmoid(), batch.targets > 0)
+
+    @torch.no_grad()
+    def _logits(self, batch: IntentBatch) -> Tensor:
+        """Logits (B, C) of a batch; counts the codes that it uses."""
+        if not isinstance(self.task, MultiStreamTask):
+            return self.task.logits(batch)
+        read = self.task.read(batch)
+        for name, counts in self.counts.items():
+            if batch.counts is None:
+                counts += torch.bincount(read.ids[name].flatten().cpu(), minlength=len(counts))
+            else:
+                counts += batch.counts[name].sum(0).long().cpu()
+        return read.logits
+
+    def compute(self) -> Metrics:
+        """Return F1 at the threshold that validation chooses and by other rules, and average precision."""
+        gathered, skipped = self.decisions.reduce(), float(self.skipped.reduce().sum[0])
+        self._codebooks = [_codebook_row(name, over_ranks(counts)) for name, counts in self.counts.items()]
+        missing = self.missing
+        self._reset()
+        if not len(gathered):
+            raise SightwordError(
+                f"none of the {skipped:.0f} images of {self.split} can be read. The causes are listed by: sightword "
+                "check dataset=intentonomy root=…"
+            )
+        scores, targets = gathered.scores, gathered.targets
+        if self.split == "val":
+            self.task.threshold.fill_(best_threshold(scores, targets))
+            self.task.judged.fill_(self._fingerprint)
+        threshold = on_grid(float(self.task.threshold))
+        self._images, self._classes = len(gathered), class_table(scores, targets, threshold)
+        values = metrics_of(scores, targets, threshold)
+        return values | {name: float(n) for name, n in (("missing", missing), ("skipped", skipped)) if n}
+
+    def _check_threshold(self, split: str) -> None:
+        """Raise SightwordError unless the threshold was chosen for exactly these weights."""
+        if self.task.threshold.isnan():
+            told = "have none, as they are from before the first validation"
+        elif int(self.task.judged) != self._fingerprint:
+            told = "have that of others: they were trained on, or changed, since that validation"
+        else:
+            return
+        raise SightwordError(
+            f"{split} is measured with the threshold that validation chose, and these weights {told}. Pass "
+            "checkpoint=best, or resume the run up to its next validation"
+        )
+
+    def protocol(self) -> dict[str, str]:
+        return protocol_of(self.split, self._images)
+
+    def notes(self) -> dict[str, str]:
+        return notes_of(self.split)
+
+    def tables(self) -> dict[str, list[Row]]:
+        """Return a row for each class, and one for each codebook."""
+        found = {"classes": self._classes, "codebooks": self._codebooks}
+        return {name: rows for name, rows in found.items() if rows}
+
+
+def fingerprint(model: nn.Module) -> int:
+    """Return 63 bits that tell weights apart. Frozen weights are left out."""
+    moving = {name: value for name, value in model.named_buffers() if name.startswith("norm.")}
+    return int(digest({**dict(model.named_parameters()), **moving}), 16) >> 1
+
+
+def on_grid(threshold: float) -> float:
+    """Return the nearest official threshold: 0.1 in float32 is above a score of 0.1 in float64."""
+    return float(THRESHOLDS[np.abs(THRESHOLDS - threshold).argmin()])
+
+
+# ------------------------------------------------------------------------------------------------------------ metrics
+
+
+def metrics_of(scores: Tensor, targets: Tensor, threshold: float) -> Metrics:
+    """Return metrics of scores, targets (N, C). threshold: the official one, chosen on validation."""
+    found: Metrics = {}
+    for rule, t in {"": threshold, "per_split_": best_threshold(scores, targets), "fixed_": FIXED}.items():
+        predicted = scores.double() > t
+        found |= {f"{rule}{name}_f1": float(multilabel.f1(predicted, targets, name)) for name in AVERAGES}
+        found |= {} if rule == "fixed_" else {f"{rule}threshold": t}
+    each = multilabel.f1(scores.double() > threshold, targets, None)  # (C,)
+    if len(each) == len(CLASSES):
+        found |= {f"{name}_f1": float(each[list(ids)].mean()) for name, ids in SUBSETS.items()}
+    found["map"] = float(mean_average_precision(scores, targets))
+    found["map_voc"] = float(mean_average_precision(scores, targets, interpolated=True))
+    found["all_ones_macro_f1"] = float(multilabel.f1(torch.ones_like(targets), targets))
+    return found
+
+
+def protocol_of(split: str, images: int) -> dict[str, str]:
+    """Return how `metrics_of` a split were measured."""
+    chosen = "the threshold and best.ckpt were chosen on them" if split == "val" else "nothing was chosen on them"
+    seen = "trained on" if split == "train" else f"never trained on; {chosen}"
+    subsets = (f"{name} ({', '.join(CLASSES[number] for number in ids)})" for name, ids in SUBSETS.items())
+    return {
+        "split": f"{split}: {images} images, {seen}",
+        "official": "of 0.05, 0.10 … 0.95 the first with the best macro F1 on the validation images; score > threshold",
+        "per_split": "the same rule on the images that are measured: optimistic on any split but validation",
+        "fixed": f"score > {FIXED}",
+        "f1": "as scikit-learn: a class, or an image, with neither label nor prediction counts 0",
+        "map": "step average precision, as scikit-learn; map_voc: interpolated at all points, as in PASCAL VOC",
+        "subsets": "; ".join(subsets),
+    }
+
+
+def notes_of(split: str) -> dict[str, str]:
+    """Return a few words on each metric, by its name."""
+    own = "on these images, which are validation" if split == "val" else f"on {split} itself: optimistic"
+    notes = {f"{name}_f1": "official: score > threshold" for name in AVERAGES}
+    notes["threshold"] = "of 19, the first with the best macro F1 on validation"
+    notes |= {f"per_split_{name}_f1": "score > per_split_threshold" for name in AVERAGES}
+    notes["per_split_threshold"] = f"the same rule {own}"
+    notes |= {f"fixed_{name}_f1": f"score > {FIXED}" for name in AVERAGES}
+    notes |= {f"{name}_f1": f"official, mean over {len(ids)} classes" for name, ids in SUBSETS.items()}
+    return notes | {
+        "map": "step average precision, as scikit-learn",
+        "map_voc": "interpolated average precision, as in PASCAL VOC",
+        "all_ones_macro_f1": "all-positive baseline",
+        "missing": "annotated images that do not exist",
+        "skipped": "images that cannot be read",
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+def class_table(scores: Tensor, targets: Tensor, threshold: float) -> list[Row]:
+    """Return a row for each class, by the official rule. AP is None if the class has no positives."""
+    predicted = scores.double() > threshold
+    precision, recall = (values.tolist() for values in precision_recall(predicted, targets))
+    f1, ap = multilabel.f1(predicted, targets, None).tolist(), average_precision(scores, targets).tolist()
+    support, said = targets.bool().sum(0).tolist(), predicted.sum(0).tolist()
+    known = len(support) == len(CLASSES)
+    return [
+        {
+            "class": number,
+            "name": CLASSES[number] if known else str(number),
+            "support": support[number],
+            "predicted": said[number],
+            "threshold": round(threshold, 2),
+            "precision": precision[number],
+            "recall": recall[number],
+            "f1": f1[number],
+            "ap": ap[number] if support[number] else None,
+            "hardness": _subset(number, HARDNESS) if known else "",
+            "cue": _subset(number, CUES) if known else "",
+        }
+        for number in range(len(support))
+    ]
+
+
+def _subset(number: int, names: tuple[str, ...]) -> str:
+    return next(name for name in names if number in SUBSETS[name])
+
+
+def _codebook_row(stream: str, counts: Tensor) -> Row:
+    """How many codes the measured images use. counts: (K,)."""
+    return {
+        "stream": stream,
+        "codes": len(counts),
+        "used": int((counts > 0).sum()),
+        "usage": float(usage(counts)),
+        "perplexity": float(perplexity(counts)),
+    }

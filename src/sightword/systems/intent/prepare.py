@@ -1,0 +1,118 @@
+"""Steps before training: anchors, patch tokens and ids of codes, where a config names them and they do not exist yet.
+
+system.semantic_anchors_path   made from system.tower and system.vocabulary, as by `sightword anchors`
+data.cache                     made from system.tower and the images, as by `sightword cache`
+data.ids                       made from both, as by `sightword ids`; without data.cache the tokens are kept in
+                               <data.ids>_tokens
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from sightword.engine.contract import Step
+from sightword.errors import MissingFileError
+from sightword.storage import shards
+from sightword.systems.intent.anchors import Anchors, Recipe, find, write_anchors
+from sightword.systems.intent.config import TOKEN_TYPES, IntentConfig, IntentData
+from sightword.systems.intent.data import finder, images_of, without_row
+from sightword.systems.intent.ids import write_ids
+from sightword.systems.intent.intentonomy import annotation_file, read_annotations
+from sightword.systems.intent.task import streams_of
+from sightword.systems.intent.vocabulary import chosen_vocabularies
+from sightword.towers.token_cache import Source, cache_tokens
+
+
+def steps(config: IntentConfig, data: IntentData) -> list[Step]:
+    """Return the steps that a config needs, in their order, done or not."""
+
+    @cache
+    def files() -> list[str]:
+        """All annotated files; those of the test split only if it exists."""
+        test = annotation_file(data.root, "test")
+        paths = [annotation_file(data.root, "train"), annotation_file(data.root, "val"), *[test] * test.exists()]
+        return [file for path in paths for file in read_annotations(path).files]
+
+    anchors = [_anchors_step(config)] if config.model == "multistream" else []
+    if data.ids and config.model == "multistream" and config.freeze_codebook and not config.adapter:
+        tokens = replace(data, ids="", cache=data.cache or f"{data.ids}_tokens")
+        ids = _ids_step(config, data, Path(tokens.cache).expanduser(), files)
+        return [*anchors, _tokens_step(config, tokens, lambda: ids.is_done() or _is_complete(tokens, files)), ids]
+    if data.cache:
+        tokens = replace(data, ids="")
+        return [*anchors, _tokens_step(config, tokens, lambda: _is_complete(tokens, files))]
+    return anchors
+
+
+def _is_complete(data: IntentData, files: Callable[[], Sequence[str]]) -> bool:
+    """Whether a cache of tokens or ids exists, with a row of every annotated image that can be read."""
+    if data.ids:
+        exists = (Path(data.ids).expanduser() / "header.json").exists()
+    else:
+        exists = any(Path(data.cache).expanduser().glob("*/header.json"))
+    if not exists:
+        return False
+    key_of = finder(data)
+    return not without_row(data, [file for file in files() if key_of(file) is None])
+
+
+# ------------------------------------------------------------------------------------------------------------ anchors
+
+
+def _anchors_step(config: IntentConfig) -> Step:
+    out = Path(config.semantic_anchors_path).expanduser()
+
+    def is_done() -> bool:
+        try:
+            find(out)
+        except MissingFileError:
+            return False
+        return True
+
+    def execute() -> None:
+        streams, files = chosen_vocabularies(config.vocabulary)
+        for note in write_anchors(Recipe(config.tower, config.tag, streams, files), out).notes:
+            shards.say(f"note: {note}")
+
+    given = f" vocabulary={config.vocabulary}" if config.vocabulary else ""
+    command = f"sightword anchors tower={config.tower}{_tag(config)}{given} out={out}"
+    return Step("codebooks of text embeddings", out, is_done, execute, command)
+
+
+# ------------------------------------------------------------------------------------------------------ tokens and ids
+
+
+def _tokens_step(config: IntentConfig, data: IntentData, is_done: Callable[[], bool]) -> Step:
+    """The types of all streams are kept, also for the baseline, so that one cache serves every experiment."""
+    folder, out = images_of(data), Path(data.cache).expanduser()
+
+    def execute() -> None:
+        found = {*config.token_types.values(), "joint"}
+        if config.model == "multistream":
+            found = set(streams_of(config, Anchors.read(config.semantic_anchors_path)).values())
+        source = Source(config.tower, {"tag": config.tag})
+        cache_tokens(source, folder, out, sorted(found), on_error="skip")
+
+    told = ",".join(sorted({*config.token_types.values(), "joint"}))
+    command = f"sightword cache tower={config.tower}{_tag(config)} images={folder} token_type={told} out={out}"
+    return Step(f"patch tokens of the images in {folder}", out, is_done, execute, command)
+
+
+def _ids_step(config: IntentConfig, data: IntentData, tokens: Path, files: Callable[[], Sequence[str]]) -> Step:
+    out = Path(data.ids).expanduser()
+
+    def execute() -> None:
+        anchors = Anchors.read(config.semantic_anchors_path)
+        token_types = streams_of(config, anchors)
+        write_ids(tokens, {name: anchors[name].codes for name in token_types}, token_types, out)
+
+    streams = f" streams={','.join(config.streams)}" if config.streams else ""
+    changed = [f"{name}:{kind}" for name, kind in config.token_types.items() if TOKEN_TYPES.get(name, "joint") != kind]
+    types = f" token_type={','.join(changed)}" if changed else ""
+    command = f"sightword ids anchors={config.semantic_anchors_path} tokens={tokens}{streams}{types} out={out}"
+    return Step("ids of the nearest codes", out, lambda: _is_complete(data, files), execute, command)
+
+
+def _tag(config: IntentConfig) -> str:
+    return f" tag={config.tag}" if config.tag else ""

@@ -1,0 +1,74 @@
+"""The system `intent`: why was this photo posted? 28 intents, computed through codebooks whose codes are words."""
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from typing import TYPE_CHECKING, cast
+
+from sightword.engine.config import Run
+from sightword.engine.contract import Check, Command, Evaluator, Predictor, Step, System
+from sightword.systems.intent import commands
+from sightword.systems.intent.config import IntentConfig, IntentData
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from sightword.data.loader import Loaders
+    from sightword.systems.intent.data import IntentBatch
+    from sightword.systems.intent.task import IntentTask
+
+
+class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]):
+    """What the engine asks of intent classification."""
+
+    name = "intent"
+    Config, Data = IntentConfig, IntentData
+
+    def task(self, config: IntentConfig) -> "IntentTask":
+        from sightword.systems.intent.task import make_task
+
+        return make_task(config)
+
+    def loaders(self, data: IntentData, seed: int, task: "IntentTask") -> "Loaders[IntentBatch]":
+        from sightword.systems.intent.data import make_loaders
+
+        return make_loaders(_readable(data, task), seed, task.reads)
+
+    def held_out(self, data: IntentData, seed: int, split: str, task: "IntentTask") -> "DataLoader[IntentBatch]":
+        from sightword.systems.intent.data import split_loader
+
+        return split_loader(_readable(data, task), split, task.reads)
+
+    def evaluator(self, task: "IntentTask") -> "Evaluator[IntentBatch]":
+        from sightword.systems.intent.evaluate import IntentEvaluator
+
+        return IntentEvaluator(task)
+
+    def prepare(self, run: Run) -> list[Step]:
+        from sightword.systems.intent.prepare import steps
+
+        return steps(cast(IntentConfig, run.system), cast(IntentData, run.data))
+
+    def predictor(self) -> type[Predictor]:
+        from sightword.systems.intent.predict import IntentClassifier
+
+        return IntentClassifier
+
+    @property
+    def commands(self) -> Sequence[Command]:
+        return [commands.anchors, commands.ids, commands.show]
+
+    @property
+    def checks(self) -> Mapping[str, Check]:
+        return {"intentonomy": commands.check_intentonomy}
+
+
+def _readable(data: IntentData, task: "IntentTask") -> IntentData:
+    """Tokens instead of ids for a task that trains codes or adapters, or has no codebooks."""
+    if not (data.ids and data.cache) or task.reads_ids:
+        return data
+    found = copy(data)
+    found.ids = ""
+    return found
+
+
+SYSTEM = IntentSystem()

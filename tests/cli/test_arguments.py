@@ -1,0 +1,182 @@
+"""One grammar: the same key is read in the same way by every command."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from sightword.cli.arguments import options_of, read_arguments
+from sightword.cli.commands import COMMANDS
+from sightword.engine.argument import (
+    Count,
+    Dtype,
+    ImageJobOptions,
+    Model,
+    Names,
+    Others,
+    Out,
+    Overrides,
+    Pairs,
+    Size,
+    TokenType,
+    TokenTypes,
+    dtype_name,
+    file_in,
+    height_width,
+    size_text,
+)
+from sightword.engine.system import system_commands
+from sightword.errors import SightwordError
+
+
+def read(kind, text):
+    def command(key: kind) -> None: ...
+
+    return read_arguments("command", command, [f"key={text}"])["key"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (int, "32", 32),
+        (int, "-3", -3),
+        (float, "1e-3", 1e-3),
+        (bool, "true", True),
+        (bool, "0", False),
+        (Count, "1", 1),
+        (Size, "256", 256),
+        (Size, "384x128", (384, 128)),
+        (Size | None, "", None),
+        (Dtype, "bf16", "bfloat16"),
+        (Dtype, "float32", "float32"),
+        (Dtype, "fp16", "float16"),
+        (TokenType, "kk+gauss2.5", "kk+gauss2.5"),
+        (TokenType, "plain", "joint"),
+        (TokenTypes, "post, qq+gauss", ("post", "qq+gauss")),
+        (Names, "coco, places", ("coco", "places")),
+        (Names, "", ()),
+        (Pairs, "coco:256,ava:a b", (("coco", "256"), ("ava", "a b"))),
+        (Out, "runs/x", Path("runs/x")),
+        (Path | None, "", None),
+        (Model, "user/name", "user/name"),
+        (Literal["a", "b"], "b", "b"),
+        (str, "2024_01_15", "2024_01_15"),
+    ],
+    ids=str,
+)
+def test_a_value_is_read_by_the_type_of_its_parameter(kind, text, value):
+    found = read(kind, text)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "told"),
+    [
+        (int, "many", "key='many' is not an int. Pass a whole number, for example 32"),
+        (int, "1.5", "is not an int"),
+        (float, "fast", "key='fast' is not a number"),
+        (bool, "perhaps", "is not true or false"),
+        (Count, "0", "key='0' is not a whole number from 1 on. Pass 1 or more"),
+        (Size, "large", "key='large' is not a size in pixels. Pass one side, 256, or height x width, 384x128"),
+        (Size, "0", "is not a size"),
+        (Size, "3x0", "is not a size"),
+        (Dtype, "int8", "key='int8' is not a dtype. Pass fp32, bf16 or fp16"),
+        (TokenType, "value+gauss", "is not a token type. Pass one of post, joint, value, qq, kk"),
+        (TokenTypes, "post,", "is not a list of token types"),
+        (Pairs, "coco", "is not a list of name:value"),
+        (Out, "", "key='' is not a path. Pass where to write; out=. is this folder"),
+        (Literal["a", "b"], "c", "key='c' is not one of a, b"),
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_is_named_with_what_to_pass(kind, text, told):
+    with pytest.raises(SightwordError) as caught:
+        read(kind, text)
+    assert told in str(caught.value)
+
+
+def test_token_types_are_those_of_the_tower():
+    from sightword.towers.clip.dense import TokenType as InTower
+
+    for name in ("post", "joint", "value", "qq", "kk", "qq+gauss", "kk+gauss2.5", "kk+gauss3"):
+        InTower.parse(read(TokenType, name))
+    for name in ("valu", "post+gauss", "qq+gaus", "", "kk+gauss1.2.3"):
+        for parse in (InTower.parse, lambda text: read(TokenType, text)):
+            with pytest.raises(ValueError):
+                parse(name)
+
+
+def test_a_home_directory_is_found_and_none_is_no_error(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert read(Path, "~/x") == Path("/home/somebody/x")
+    assert read(Model, "~/x") == "/home/somebody/x"
+    assert read(Path, "~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
+
+
+def test_plain_values_can_be_used_from_python():
+    assert (height_width(8), height_width((4, 6))) == ((8, 8), (4, 6))
+    assert (size_text(8), size_text((4, 6))) == ("8", "4x6")
+    assert (file_in(Path("a.json"), "x.json"), file_in(Path("a"), "x.json")) == (Path("a.json"), Path("a/x.json"))
+    assert dtype_name("system.clip_dtype", "float32") == dtype_name("system.clip_dtype", "fp32") == "float32"
+    with pytest.raises(SightwordError, match="system.clip_dtype='fp8' is not a dtype"):
+        dtype_name("system.clip_dtype", "fp8")
+
+
+def test_the_fields_of_a_jobs_options_are_keys_of_the_command():
+    def job_of(*argv):
+        def embed(out: Out, job: ImageJobOptions = ImageJobOptions(shard_size=9)) -> None: ...
+
+        return read_arguments("embed", embed, ["out=x", *argv]).get("job")
+
+    assert job_of() is None  # the function's own default
+    assert job_of("workers=2", "gpus=0.5") == ImageJobOptions(workers=2, gpus=0.5, shard_size=9)
+    for argument, told in {
+        "engine=slurm": "engine='slurm' is not one of inline, ray",
+        "batch_size=0": "batch_size=0 is too small. Pass at least 1",
+        "on_error=ignore": "on_error='ignore' is not one of raise, skip",
+        "workers=-1": "workers=-1 is too small. Pass at least 0",
+        "gpus=nan": "gpus=nan is too small",
+    }.items():
+        with pytest.raises(SightwordError) as caught:
+            job_of(argument)
+        assert told in str(caught.value)
+
+
+def test_what_is_not_a_key_goes_where_the_command_collects_it():
+    def find(index: str, top: int = 3, sentence: Sequence[str] = ()) -> None: ...
+
+    given = read_arguments("find", find, ["index=here", "a shirt with x=1", "top=2", "on it"])
+    assert given == {"index": "here", "top": 2, "sentence": ["a shirt with x=1", "on it"]}
+    with pytest.raises(SightwordError, match="sightword find has no key 'tpo' .did you mean 'top'"):
+        read_arguments("find", find, ["index=here", "tpo=2"])
+
+    def measure(run: str, overrides: Overrides = (), others: Others = ()) -> None: ...
+
+    given = read_arguments("measure", measure, ["data.root=x", "run=r", "images=y"])
+    assert given == {"run": "r", "overrides": ["data.root=x"], "others": ["images=y"]}
+
+
+def test_a_missing_key_is_named():
+    def find(index: str) -> None: ...
+
+    with pytest.raises(SightwordError, match=r"sightword find needs index=…"):
+        read_arguments("find", find, [])
+
+
+def test_a_type_that_nothing_reads_is_a_defect():
+    def find(index: dict) -> None: ...
+
+    with pytest.raises(TypeError, match="find.index.: the command line cannot read"):
+        options_of(find)
+
+
+EVERY = {**COMMANDS, **system_commands()}
+SAME = {"size": "size", "dtype": "dtype", "engine": "choice", "workers": "int", "gpus": "float", "on_error": "choice"}
+SAME |= {"out": "path", "images": "path", "model": "model", "batch_size": "int", "shard_size": "int"}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_key_means_the_same_in_every_command(name):
+    for key, option in options_of(EVERY[name]).items():
+        assert option.parser.name == SAME.get(key, option.parser.name), f"{name} {key}="
