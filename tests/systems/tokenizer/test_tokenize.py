@@ -149,7 +149,7 @@ def test_it_ends_by_saying_what_to_type_next(photos, exported, tmp_path, capsys,
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
-from sightword.cli import main as cli
+from sightword.cli.main import main
 write = Path.write_bytes
 def deadly(self, data):
     if "00002" not in self.name: return write(self, data)
