@@ -76,9 +76,8 @@ def test_files_and_images_of_any_mode_give_the_same_result(classifier, image, tm
 def test_a_result_has_the_threshold_the_intents_above_it_and_a_word_per_patch(classifier, image):
     (found,) = classifier([image])
     assert found.threshold == pytest.approx(0.45)
-    assert found.intents == sorted(
-        (n for n, s in found.scores.items() if s > found.threshold), key=lambda n: -found.scores[n]
-    )
+    above = [name for name, score in found.scores.items() if score > found.threshold]
+    assert found.intents == sorted(above, key=lambda name: -found.scores[name])
     assert 0 < len(found.intents) < 28
     assert set(found.words) == {"coco", "places"}
     for stream, known in (("coco", OBJECTS), ("places", PLACES)):

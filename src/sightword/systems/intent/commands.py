@@ -95,8 +95,8 @@ def ids(
 def show(model: str, image: str = "", out: str = "show", checkpoint: str = "best") -> None:
     """Explain a model: the words of an image's patches, and what each of them adds to each intent.
 
-    model: a run directory, or what `sightword export` wrote. image: a file; without one only the table of the whole model
-    is drawn, what every word adds to every intent. out: the folder of figures, each with its values as JSON.
+    model: a run directory, or what `sightword export` wrote. image: a file; without one only the table of the whole
+    model is drawn: what every word adds to every intent. out: the folder of figures, each with its values as JSON.
     """
     from sightword.engine.run import load_predictor
     from sightword.systems.intent import show as figures
