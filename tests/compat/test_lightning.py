@@ -556,18 +556,18 @@ def test_each_codebook_has_its_own_rate_or_a_tenth_of_the_heads(intent_values):
     module = IntentonomyClipViTMultiStreamModule(**intent_values, freeze_codebook=False, lr=2e-2, lr_vq_places=5e-3)
     trainer = pl.Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.fit(module, _intent_batches())
-    rates = {group["role"]: group["lr"] for group in trainer.optimizers[0].param_groups}
+    rates = {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}
     assert rates == pytest.approx({"head": 2e-2, "vq_coco": 2e-3, "vq_places": 5e-3})
 
 
 def test_intents_train_on_plain_pairs_and_load_again(intent_values, tmp_path):
-    module = IntentonomyClipViTMultiStreamModule(**intent_values, tokens={"coco": "value"}, gamma_neg=1.0)
+    module = IntentonomyClipViTMultiStreamModule(**intent_values, token_types={"coco": "value"}, gamma_neg=1.0)
     head, codes = module.task.model.head.weight.detach().clone(), module.task.model.book("coco").codes().clone()
     trainer = pl.Trainer(max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.fit(module, _intent_batches())
     assert not torch.equal(module.task.model.head.weight, head)
     assert torch.equal(module.task.model.book("coco").codes(), codes)
-    assert (module.task.asl[0], module.task.token_types) == (1.0, {"coco": "value", "places": "joint"})
+    assert (module.task.config.gamma_neg, module.task.token_types) == (1.0, {"coco": "value", "places": "joint"})
     trainer.save_checkpoint(tmp_path / "it.ckpt")
     again = IntentonomyClipViTMultiStreamModule.load_from_checkpoint(tmp_path / "it.ckpt", weights_only=True).eval()
     images, _ = next(iter(_intent_batches()))
@@ -575,7 +575,7 @@ def test_intents_train_on_plain_pairs_and_load_again(intent_values, tmp_path):
         torch.testing.assert_close(again(images), module.eval()(images))
     assert again(images).shape == (4, 28)
     found = again.get_code_indices(images)
-    h, w = again.task.tower(images.device).grid(tuple(images.shape[2:]))
+    h, w = again.task.tower.on(images.device).grid(tuple(images.shape[2:]))
     assert {name: each["codes"].shape for name, each in found.items()} == dict.fromkeys(("coco", "places"), (4, h, w))
 
 
