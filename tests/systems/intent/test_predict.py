@@ -94,6 +94,8 @@ def test_a_result_has_the_threshold_the_intents_above_it_and_a_word_per_patch(cl
 def test_without_a_validation_there_is_no_threshold_and_no_intent(baseline, image):
     (found,) = baseline([image])
     assert (found.threshold, found.intents, dict(found.words)) == (None, [], {})
+    assert repr(found).endswith(", …; no threshold)")
+    assert max(found.scores, key=found.scores.get) in repr(found)
 
 
 @pytest.mark.parametrize("kind", ["classifier", "baseline"])
