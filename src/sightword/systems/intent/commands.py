@@ -92,17 +92,17 @@ def ids(
     print(f"next: sightword train experiment=intent/stage1 system.semantic_anchors_path={anchors} data.ids={folder}")
 
 
-def show(run: str, image: str = "", out: str = "show", checkpoint: str = "best") -> None:
+def show(model: str, image: str = "", out: str = "show", checkpoint: str = "best") -> None:
     """Explain a model: the words of an image's patches, and what each of them adds to each intent.
 
-    run: a run directory, or what `sightword export` wrote. image: a file; without one only the table of the whole model
-    is drawn, what every word adds to every intent. out: the folder of figures, each with its values as JSON.
+    model: a run directory, or what `sightword export` wrote. image: a file; without one only the table of the whole
+    model is drawn: what every word adds to every intent. out: the folder of figures, each with its values as JSON.
     """
     from sightword.engine.run import load_predictor
     from sightword.systems.intent import show as figures
     from sightword.systems.intent.predict import IntentClassifier
 
-    classifier, folder = load_predictor(IntentClassifier, run, checkpoint), Path(out).expanduser()
+    classifier, folder = load_predictor(IntentClassifier, model, checkpoint), Path(out).expanduser()
     files = figures.write_table(classifier.codebooks(), folder)
     if image:
         explanation = classifier([image])[0].explanation
