@@ -15,7 +15,7 @@ from sightword.data.image import center_crop, read_image, squash
 from sightword.engine import run as runs
 from sightword.ops.quantize import VectorQuantizerEMA
 from sightword.storage.cache import FeatureCache
-from sightword.systems.tokenizer import commands
+from sightword.towers.vq import ids as vq_ids
 from sightword.towers.vq.image import VQImage
 from sightword.towers.vq.network import Decoder, Encoder
 
@@ -132,7 +132,7 @@ def test_a_run_gives_the_ids_of_its_best_checkpoint_and_its_export_the_same_cach
 
 def test_a_second_start_does_nothing(photos, exported, undisturbed, monkeypatch, capsys):
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in undisturbed.iterdir()}
-    monkeypatch.setattr(commands, "_Tokenizer", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(vq_ids, "_Writer", lambda *_: pytest.fail("work was begun"))
     assert tokenize(photos, exported, undisturbed) == 0
     assert "8 of 8 images" in capsys.readouterr().out
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in undisturbed.iterdir()} == before
@@ -149,7 +149,7 @@ def test_it_ends_by_saying_what_to_type_next(photos, exported, tmp_path, capsys,
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
-from sightword import cli
+from sightword.cli import main as cli
 write = Path.write_bytes
 def deadly(self, data):
     if "00002" not in self.name: return write(self, data)

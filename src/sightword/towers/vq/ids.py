@@ -1,0 +1,136 @@
+"""The ids of a folder of images, computed once with a tokenizer and kept in a `FeatureCache`; resumable.
+
+Legend: B images of a batch; h, w ids of an image.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from sightword.data.image import ImageFolder, Transform, center_crop, list_images, squash
+from sightword.errors import SightwordError
+from sightword.storage import shards
+from sightword.storage.cache import FeatureCache, digest, header_for, id_dtype
+from sightword.towers.vq.image import VQImage, inference_weights
+
+WRITER = "sightword tokenize"
+
+
+@dataclass(frozen=True)
+class View:
+    """How an image is brought to the size that the tokenizer reads."""
+
+    height: int  # pixels
+    width: int = 0  # pixels: the whole image is resized to height × width; 0: a square crop from its centre
+
+    def transform(self) -> Transform:
+        """Return the function from a PIL image to a tensor (3, H, W) in [-1, 1]."""
+        return squash(self.height, self.width) if self.width else center_crop(self.height)
+
+    def preprocessing(self) -> dict[str, object]:
+        """Return the same in the words of a cache's header, which readers of the ids compare."""
+        if self.width:
+            return {"resize": f"{self.height}x{self.width}, bicubic", "crop": "none", "range": [-1, 1]}
+        return {"resize": f"shorter side to {self.height}, bicubic", "crop": "centre", "range": [-1, 1]}
+
+    def grid(self, factor: int) -> tuple[int, int]:
+        """Return (h, w), the ids of an image. factor: pixels of a side for one id."""
+        return -(-self.height // factor), -(-(self.width or self.height) // factor)
+
+
+@dataclass(frozen=True)
+class Job:
+    """How the work is cut and where it runs; see `storage.shards`."""
+
+    batch_size: int = 16
+    shard_size: int = 1024  # images of a file
+    on_error: str = "raise"  # raise | skip unreadable images
+    engine: str = "inline"  # inline (also under torchrun) | ray
+    workers: int = 0  # of Ray; 0: as many as fit
+    gpus: float = 0  # share of each of Ray's workers
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("raise", "skip"):
+            raise SightwordError(f"on_error is raise or skip, got {self.on_error!r}")
+        for name in ("batch_size", "shard_size"):
+            if getattr(self, name) < 1:
+                raise SightwordError(f"{name} is at least 1, got {getattr(self, name)}")
+        shards.check_engine(self.engine)
+
+
+class Written(NamedTuple):
+    """What a job left behind."""
+
+    cache: FeatureCache
+    images: int  # of the folder, those that could not be read included
+    summary: shards.Summary
+
+
+def write_ids(opener: Callable[[], VQImage], images: str | Path, out: str | Path, view: View, job: Job) -> Written:
+    """Write the ids of every image below a folder that are not there yet. Keys are the paths below that folder.
+
+    opener: loads the tokenizer; called again in each process of Ray. Raises SightwordError if the folder has no
+    images, or `out` has ids of other images, of another tokenizer or of another size.
+    """
+    paths = list_images(images)
+    keys = [path.relative_to(Path(images).expanduser()).as_posix() for path in paths]
+    model = opener()
+    header = header_for(
+        keys,
+        {"ids": (id_dtype(model.num_codes), view.grid(model.factor))},
+        writer=WRITER,
+        weights=digest(inference_weights(model)),  # the same from a run and from its export
+        shard_size=job.shard_size,
+        num_codes=model.num_codes,
+        preprocessing=view.preprocessing(),
+    )
+    cache = FeatureCache.create(out, header)
+    ours = model if job.engine == "inline" else None  # not sent to Ray's workers: they load it where they are
+
+    def worker() -> "_Writer":
+        return _Writer(cache, opener() if ours is None else ours, paths, keys, view, job)
+
+    summary = shards.run(
+        worker, cache.shards, cache.missing, engine=job.engine, desc="tokenizing", workers=job.workers, gpus=job.gpus
+    )
+    return Written(cache, len(keys), summary)
+
+
+def tokenize_command(weights: str, layout: str, images: str | Path, out: str | Path, view: View) -> str:
+    """Return the command line that does the same as `write_ids`."""
+    known = {"weights": weights or "…", "layout": layout, "images": images, "out": out}
+    size = {"size": view.height, "width": view.width or ""}
+    return " ".join(["sightword tokenize", *(f"{key}={value}" for key, value in (known | size).items() if value)])
+
+
+class _Writer:
+    """Turns shard number i into the ids of keys[i·S : (i+1)·S]."""
+
+    def __init__(
+        self, cache: FeatureCache, model: VQImage, paths: Sequence[Path], keys: Sequence[str], view: View, job: Job
+    ) -> None:
+        self.cache, self.keys, self.batch_size = cache, keys, job.batch_size
+        self.device = shards.device()
+        self.model = model.to(self.device).eval()
+        self.folder = ImageFolder(list(paths), view.transform(), on_error=job.on_error, cache_mb=0)
+
+    def __call__(self, shard: int) -> None:
+        header: Mapping[str, int] = self.cache.header
+        first = shard * header["shard_size"]
+        last = min(first + header["shard_size"], len(self.keys))
+        ids, keys = [], []
+        for start in range(first, last, self.batch_size):
+            numbers = range(start, min(start + self.batch_size, last))
+            read = [(self.keys[n], item) for n in numbers if (item := self.folder[n]) is not None]
+            if not read:
+                continue
+            images = torch.stack([item.image for _, item in read]).to(self.device)  # (B, 3, H, W)
+            ids.append(self.model.encode(images).cpu().numpy())  # (B, h, w)
+            keys += [key for key, _ in read]
+        dtype, shape = self.cache.header["dtypes"]["ids"], self.cache.header["shapes"]["ids"]
+        rows = np.concatenate(ids) if ids else np.empty((0, *shape))
+        self.cache.write_shard(shard, keys, {"ids": rows.astype(dtype)})
