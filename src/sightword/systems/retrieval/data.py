@@ -415,6 +415,11 @@ class Measured(Dataset[Batch]):
         )
 
 
+def whole_batch(batch: Batch) -> Batch:
+    """Return a batch as it is: the data sets above make whole batches, so a loader has nothing to collate."""
+    return batch
+
+
 def _as_draws(draws: Sequence[Draw | int]) -> list[Draw]:
     return [draw if isinstance(draw, Draw) else Draw(0, int(draw)) for draw in draws]
 

@@ -5,7 +5,7 @@ Legend: C captions of a split; P identities of a batch with K captions each.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict, TypeVar
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -15,11 +15,19 @@ from sightword.data.loader import Draw, Loaders, Shuffled, Stream, mix, ordered
 from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.systems.retrieval.config import RetrievalData
-from sightword.systems.retrieval.data import Augmentation, Batch, Captions, Cells, Hiding, Masking, Measured, Pairs
+from sightword.systems.retrieval.data import (
+    Augmentation,
+    Batch,
+    Captions,
+    Cells,
+    Hiding,
+    Masking,
+    Measured,
+    Pairs,
+    whole_batch,
+)
 from sightword.systems.retrieval.pedes import ImageIds, Split, annotation_file, image_folder, read_pedes
 from sightword.towers.tokenizer import TextTokenizer
-
-ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -112,12 +120,7 @@ class _Options(TypedDict):
 
 
 def _options(data: RetrievalData) -> _Options:
-    return {"collate_fn": _as_it_is, "num_workers": data.num_workers, "pin_memory": torch.cuda.is_available()}
-
-
-def _as_it_is(batch: ItemT) -> ItemT:
-    """The data sets here give whole batches."""
-    return batch
+    return {"collate_fn": whole_batch, "num_workers": data.num_workers, "pin_memory": torch.cuda.is_available()}
 
 
 # ----------------------------------------------------------------------------------------------------------- samplers

