@@ -215,9 +215,7 @@ def test_a_whole_set_has_no_problem_and_its_counts_stand_beside_the_published_on
     captions = 2 * train * (1 if dataset == "icfg_pedes" else 2)
     published = "{} identities, {} images, {} captions".format(*FORMATS[dataset].published["train"])
     notes = [str(finding) for finding in report.findings if finding.level == "note"]
-    assert notes[0] == (
-        f"train: {train} identities, {2 * train} images, {captions} captions (published: {published})"
-    )
+    assert notes[0] == (f"train: {train} identities, {2 * train} images, {captions} captions (published: {published})")
     assert ("val: not in this data set" in notes[1]) == (dataset == "icfg_pedes")
 
 
@@ -240,7 +238,7 @@ def test_a_check_names_everything_that_is_wrong(tmp_path: Path) -> None:
     for line in (
         "[0].captions: cam_a/0.png has 1 captions without a word",
         "[1].captions: cam_a/1.png has no caption",
-        "[2].id: expected a whole number from 0 to 9223372036854775807, got \"nine\"",
+        '[2].id: expected a whole number from 0 to 9223372036854775807, got "nine"',
         "cam_a/99.png is missing",
         "cam_a/3.png is not readable as an image",
         "cam_a/4.png is listed twice",
@@ -255,7 +253,9 @@ def test_a_check_names_splits_that_are_none_of_the_three(tmp_path: Path) -> None
     """They are read as validation: of a set that says "TRAIN" nothing would be trained on."""
     root = write_set(tmp_path, [*RECORDS, record(6, "TEST", 8), record(7, "TEST", 8)])
     report = check_pedes(str(root), "cuhk_pedes")
-    assert [str(finding).split(": ")[-1] for finding in report.errors] == ["2 records have the split 'TEST', read as val"]
+    assert [str(finding).split(": ")[-1] for finding in report.errors] == [
+        "2 records have the split 'TEST', read as val"
+    ]
 
 
 def test_a_check_of_what_is_no_set_is_one_line(tmp_path: Path) -> None:

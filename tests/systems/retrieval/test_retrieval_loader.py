@@ -379,14 +379,14 @@ def test_without_a_cache_the_whole_view_comes_along_with_a_warning(
     assert batch.vq_target_attn_mask.shape == (8, 12)
     shown = batch.masked_images != 0
     assert torch.equal(batch.vq_images[shown], batch.masked_images[shown])
-    with pytest.raises(ValueError, match=r"data\.vq_ids is not set\. Write them: sightword tokenize .*size=48 width=16"):
+    with pytest.raises(
+        ValueError, match=r"data\.vq_ids is not set\. Write them: sightword tokenize .*size=48 width=16"
+    ):
         make_loaders(data_of(root, hide=0.5), Words(), 4)
 
 
 def test_a_cache_that_does_not_fit_is_refused(root: Path, codes: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"resized to 48x16, bicubic \(crop: none\), expected whole images of 96x32"
-    ):
+    with pytest.raises(ValueError, match=r"resized to 48x16, bicubic \(crop: none\), expected whole images of 96x32"):
         ImageIds(codes, (96, 32))
     assert tokenize(codes.parent, root, tmp_path / "square", "size=16") == 0
     with pytest.raises(ValueError, match=r"shorter side to 16, bicubic \(crop: centre\).*size=48 width=16"):

@@ -45,7 +45,10 @@ def test_embeddings_are_unit_rows_of_one_width(encoder):
 @torch.no_grad()
 def test_a_text_is_encoded_without_the_images_it_comes_with_and_an_image_without_its_texts(encoder):
     batch = batch_for(encoder.tokenizer)
-    image, text = encoder.image_features(batch.images).unit, encoder.text_features(batch.caption_ids, batch.caption_attn_mask).unit
+    image, text = (
+        encoder.image_features(batch.images).unit,
+        encoder.text_features(batch.caption_ids, batch.caption_attn_mask).unit,
+    )
     for row in range(3):  # also alone, in a batch of one
         ids, mask = encoder.tokenizer(CAPTIONS[row])
         torch.testing.assert_close(encoder.encode_text(ids, mask)[0], text[row], rtol=0, atol=2e-5)
@@ -110,7 +113,10 @@ def test_no_text_weights_stand_beside_a_t5_and_no_parameter_goes_unused(towers):
         encoder = encoder_of(towers, **PHASES[phase])
         assert not [name for name, _ in encoder.named_parameters() if name.startswith(("image.text", "image.logit"))]
         batch = batch_for(encoder.tokenizer)
-        image, text = encoder.image_features(batch.images), encoder.text_features(batch.caption_ids, batch.caption_attn_mask)
+        image, text = (
+            encoder.image_features(batch.images),
+            encoder.text_features(batch.caption_ids, batch.caption_attn_mask),
+        )
         (image.unit * text.unit).sum().backward()
         unused = [name for name, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
         assert not unused, phase

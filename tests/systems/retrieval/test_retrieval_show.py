@@ -10,7 +10,17 @@ from PIL import Image
 
 from sightword.storage.atomic import write_picture
 from sightword.systems.retrieval import show
-from sightword.systems.retrieval.show import CONTROL, KINDS, Shown, probes_of, search, sensitivity, spread, strip, wrapped
+from sightword.systems.retrieval.show import (
+    CONTROL,
+    KINDS,
+    Shown,
+    probes_of,
+    search,
+    sensitivity,
+    spread,
+    strip,
+    wrapped,
+)
 
 CAPTION = "A man in an orange T-shirt and black trousers carries a red handbag in his left hand."
 
