@@ -148,7 +148,7 @@ def test_codes_of_another_grid_than_the_masks_or_the_configs_are_refused():
     memory, ids, hidden = given()
     with pytest.raises(ValueError, match=r"\(8,\) ids in data\.vq_ids and 6 × 2 in system\.vq_grid"):
         generator_of()(memory, None, ids[:, :8], hidden[:, :8])
-    with pytest.raises(ValueError, match=r"the mask has \(3, 12\) cells and there are \(3, 8\) ids"):
+    with pytest.raises(ValueError, match=r"the mask has \(3, 8\) cells and there are \(3, 12\) ids"):
         generator_of()(memory, None, ids, hidden[:, :8])
     with pytest.raises(ValueError, match=f"id {K} is not one of {K} codes"):
         generator_of()(memory, None, torch.full_like(ids, K), torch.zeros_like(hidden))
