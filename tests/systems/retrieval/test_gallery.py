@@ -86,7 +86,7 @@ def people(tmp_path):
 
 
 @pytest.fixture
-def verb(monkeypatch, model):
+def command(monkeypatch, model):
     """The command line over this model: what its words give back, and its lines."""
     answers(monkeypatch, model)
     return main
@@ -184,32 +184,32 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(model, people, tmp
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_other_weights_are_refused_in_one_line(model, people, tmp_path, verb, monkeypatch, capsys):
+def test_other_weights_are_refused_in_one_line(model, people, tmp_path, command, monkeypatch, capsys):
     out = tmp_path / "out"
-    assert verb(["index", "run=runs/a", f"images={people}", f"out={out}"]) == 0
+    assert command(["index", "run=runs/a", f"images={people}", f"out={out}"]) == 0
     answers(monkeypatch, ByColour(2.0))
     capsys.readouterr()
-    assert verb(["search", f"index={out}", "red"]) == 2
+    assert command(["search", f"index={out}", "red"]) == 2
     told = capsys.readouterr().err.strip()
     assert "was made with other weights" in told
     assert len(told.splitlines()) == 1
-    assert verb(["index", "run=runs/b", f"images={people}", f"out={out}"]) == 2
+    assert command(["index", "run=runs/b", f"images={people}", f"out={out}"]) == 2
     assert "weights is" in capsys.readouterr().err
     assert json.loads((out / "gallery.json").read_text())["run"].endswith("runs/a")
 
 
-def test_search_prints_paths_and_scores_and_draws_them(people, tmp_path, verb, capsys):
+def test_search_prints_paths_and_scores_and_draws_them(people, tmp_path, command, capsys):
     out, strip = tmp_path / "out", tmp_path / "strip.png"
-    assert verb(["index", "run=runs/a", f"images={people}", f"out={out}"]) == 0
+    assert command(["index", "run=runs/a", f"images={people}", f"out={out}"]) == 0
     assert "4 images in" in capsys.readouterr().out
-    assert verb(["search", f"index={out}", "top=2", f"out={strip}", "a", "person", "in", "blue"]) == 0
+    assert command(["search", f"index={out}", "top=2", f"out={strip}", "a", "person", "in", "blue"]) == 0
     first, second, last = capsys.readouterr().out.strip().splitlines()
     assert first.split()[0] == "1"
     assert first.split()[2] == str(people / "blue.png")
     assert -1 <= float(second.split()[1]) < float(first.split()[1]) <= 1
     assert str(strip) in last
     assert Image.open(strip).width > 200
-    assert verb(["search", f"index={out}", "out=", "red"]) == 0
+    assert command(["search", f"index={out}", "out=", "red"]) == 0
     assert "drawn" not in capsys.readouterr().out
 
 
@@ -223,41 +223,41 @@ def test_search_prints_paths_and_scores_and_draws_them(people, tmp_path, verb, c
         (["index=nowhere", "red"], "nowhere contains no gallery. sightword index"),
     ],
 )
-def test_a_question_that_cannot_be_asked_is_one_line(people, tmp_path, verb, capsys, words, told):
+def test_a_question_that_cannot_be_asked_is_one_line(people, tmp_path, command, capsys, words, told):
     out = tmp_path / "out"
-    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    command(["index", "run=runs/a", f"images={people}", f"out={out}"])
     capsys.readouterr()
-    assert verb(["search", f"index={out}", f"out={tmp_path / 'strip.png'}", *words]) == 2
+    assert command(["search", f"index={out}", f"out={tmp_path / 'strip.png'}", *words]) == 2
     error = capsys.readouterr().err.strip()
     assert told in error
     assert len(error.splitlines()) == 1
 
 
-def test_a_long_sentence_is_cut_and_said_to_be(people, tmp_path, verb, capsys):
+def test_a_long_sentence_is_cut_and_said_to_be(people, tmp_path, command, capsys):
     out = tmp_path / "out"
-    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    command(["index", "run=runs/a", f"images={people}", f"out={out}"])
     capsys.readouterr()
-    assert verb(["search", f"index={out}", "out=", "a person in a red red red red"]) == 0
+    assert command(["search", f"index={out}", "out=", "a person in a red red red red"]) == 0
     assert "1 of 1 sentences cut to the 6 tokens that this run takes" in capsys.readouterr().err
 
 
-def test_an_unreadable_image_is_named_or_skipped_and_counted(people, tmp_path, verb, capsys):
+def test_an_unreadable_image_is_named_or_skipped_and_counted(people, tmp_path, command, capsys):
     (people / "broken.png").write_bytes(b"no image")
     words = ["index", "run=runs/a", f"images={people}", f"out={tmp_path / 'out'}"]
-    assert verb(words) == 2
+    assert command(words) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "broken.png is not readable as an image" in error
-    assert verb([*words, "on_error=skip"]) == 0
+    assert command([*words, "on_error=skip"]) == 0
     assert "4 images in" in (told := capsys.readouterr().out)
     assert "1 of" in told
     assert len(Gallery(tmp_path / "out")) == 4
 
 
-def test_an_image_that_became_unreadable_is_still_listed(people, tmp_path, verb, capsys):
+def test_an_image_that_became_unreadable_is_still_listed(people, tmp_path, command, capsys):
     out = tmp_path / "out"
-    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    command(["index", "run=runs/a", f"images={people}", f"out={out}"])
     (people / "blue.png").unlink()
-    assert verb(["search", f"index={out}", f"out={tmp_path / 'strip.png'}", "blue"]) == 0
+    assert command(["search", f"index={out}", f"out={tmp_path / 'strip.png'}", "blue"]) == 0
     assert "blue.png" in capsys.readouterr().out
 
 
@@ -269,23 +269,23 @@ def test_a_damaged_note_is_one_line(model, people, tmp_path, text):
         Gallery(tmp_path / "out")
 
 
-def test_a_gallery_without_its_index_finds_nothing_and_says_so(people, tmp_path, verb, capsys):
+def test_a_gallery_without_its_index_finds_nothing_and_says_so(people, tmp_path, command, capsys):
     out = tmp_path / "out"
-    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    command(["index", "run=runs/a", f"images={people}", f"out={out}"])
     (out / "index.json").unlink()
     capsys.readouterr()
-    assert verb(["search", f"index={out}", "out=", "red"]) == 2
+    assert command(["search", f"index={out}", "out=", "red"]) == 2
     assert "has no vector of an image of its folder. sightword index" in capsys.readouterr().err
 
 
-def test_a_strip_shows_the_first_and_the_lines_all(people, tmp_path, verb, capsys, monkeypatch):
+def test_a_strip_shows_the_first_and_the_lines_all(people, tmp_path, command, capsys, monkeypatch):
     out, strip = tmp_path / "out", tmp_path / "strip.png"
-    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    command(["index", "run=runs/a", f"images={people}", f"out={out}"])
     monkeypatch.setattr("sightword.systems.retrieval.predict.DRAWN", 1)
     drawn = []
     for top in (1, 4):
         capsys.readouterr()
-        assert verb(["search", f"index={out}", f"top={top}", f"out={strip}", "red"]) == 0
+        assert command(["search", f"index={out}", f"top={top}", f"out={strip}", "red"]) == 0
         drawn.append(Image.open(strip).tobytes())
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
@@ -293,14 +293,14 @@ def test_a_strip_shows_the_first_and_the_lines_all(people, tmp_path, verb, capsy
     assert drawn[0] == drawn[1]
 
 
-def test_a_probe_writes_figures_and_their_values(people, tmp_path, verb, monkeypatch, capsys):
+def test_a_probe_writes_figures_and_their_values(people, tmp_path, command, monkeypatch, capsys):
     files = sorted(people.glob("**/*.png"))
     captions = [f"a person in {file.stem}" for file in files]
     split = SimpleNamespace(images=files, pids=np.arange(4), captions=captions, caption_image=np.arange(4))
     pedes = SimpleNamespace(read_pedes=lambda root, dataset, name, hold_out: split)
     monkeypatch.setitem(sys.modules, "sightword.systems.retrieval.pedes", pedes)
     out = tmp_path / "probe"
-    assert verb(["probe", "run=runs/a", f"out={out}", "dataset=cuhk_pedes", "root=here", "strips=2"]) == 0
+    assert command(["probe", "run=runs/a", f"out={out}", "dataset=cuhk_pedes", "root=here", "strips=2"]) == 0
     assert len(capsys.readouterr().out.split()) == 4
     assert {file.name for file in out.iterdir()} == {
         f"{a}.{b}" for a in ("strips", "word_swaps") for b in ("png", "json")
@@ -312,7 +312,7 @@ def test_a_probe_writes_figures_and_their_values(people, tmp_path, verb, monkeyp
     assert colour["fell"] == 1
 
 
-def test_a_probe_holds_out_whom_the_run_held_out(people, tmp_path, verb, monkeypatch, capsys):
+def test_a_probe_holds_out_whom_the_run_held_out(people, tmp_path, command, monkeypatch, capsys):
     """Else validation of ICFG-PEDES would be of people whom the run was trained on."""
     asked = []
     pedes = SimpleNamespace(read_pedes=lambda *args: asked.append(args) or (_ for _ in ()).throw(ValueError("enough")))
@@ -321,8 +321,8 @@ def test_a_probe_holds_out_whom_the_run_held_out(people, tmp_path, verb, monkeyp
     monkeypatch.setattr("sightword.engine.run.read_config", lambda folder: SimpleNamespace(data=data))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
-    assert verb(["probe", f"run={tmp_path / 'run'}"]) == 2
-    assert verb(["probe", f"run={tmp_path / 'exported'}", "dataset=icfg_pedes", "root=there"]) == 2
+    assert command(["probe", f"run={tmp_path / 'run'}"]) == 2
+    assert command(["probe", f"run={tmp_path / 'exported'}", "dataset=icfg_pedes", "root=there"]) == 2
     assert asked == [("here", "icfg_pedes", "val", 4), ("there", "icfg_pedes", "val", 100)]
 
 
