@@ -12,6 +12,7 @@ from sightword.systems.retrieval import show
 from sightword.systems.retrieval.config import RetrievalData
 from sightword.systems.retrieval.pedes import Split, read_pedes
 from sightword.systems.retrieval.predict import PersonRetriever
+from sightword.systems.retrieval.sensitivity import sensitivity, spread
 from sightword.viz.page import Figure, Section, Train, seconds
 
 SHOWN = 3  # captions
@@ -34,9 +35,9 @@ def section(out: Path, train: Train) -> Section:
 def _section(retriever: PersonRetriever, test: Split, run: Path, people: str) -> Section:
     texts, images = retriever.encode_text(test.captions), retriever.encode_image(test.images)
     found = measures_of(images, torch.from_numpy(test.pids), texts, torch.from_numpy(test.caption_pids))
-    chosen = show.spread(len(test.captions), SHOWN)
+    chosen = spread(len(test.captions), SHOWN)
     queries = show.search(test.captions, test.caption_image, texts, test.images, test.pids, images, chosen)
-    swaps = show.sensitivity(retriever.encode_text, test.captions, images[test.caption_image], len(test.captions))
+    swaps = sensitivity(retriever.encode_text, test.captions, images[test.caption_image], len(test.captions))
     persons = len(set(test.pids.tolist()))
     return Section(
         title="retrieval: find the person that a sentence describes",

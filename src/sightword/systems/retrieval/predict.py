@@ -16,10 +16,10 @@ from sightword.engine.contract import BatchT, Predictor, Result
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
 from sightword.storage.cache import digest
-from sightword.systems.retrieval import show
 from sightword.systems.retrieval.gallery import Embedder, Hit, MemoryGallery, Searchable
 from sightword.systems.retrieval.model import DualEncoder
 from sightword.systems.retrieval.pretrained import Origin, load_encoder, save_encoder
+from sightword.systems.retrieval.strip import Shown, strip
 from sightword.systems.retrieval.task import RetrievalTask
 
 DRAWN = 20  # images of a search's figure, at most: as many as a screen shows
@@ -44,7 +44,7 @@ class SearchResult(Result):
 
     def plot(self) -> Image.Image:
         """Return the text above the first 20 images; a file that cannot be read any more is a grey tile."""
-        return show.strip(self.text, [show.Shown.of(hit.path, hit.score) for hit in self.hits[:DRAWN]])
+        return strip(self.text, [Shown.of(hit.path, hit.score) for hit in self.hits[:DRAWN]])
 
     def to_dict(self) -> dict[str, object]:
         hits = [{"path": str(hit.path), "score": hit.score, "copies": hit.copies} for hit in self.hits]
