@@ -55,9 +55,9 @@ def batch_of(task: RetrievalTask) -> PedesBatch:
     images = torch.rand(BATCH, 3, *SIZE, generator=generator) * 2 - 1
     cells = GRID[0] * GRID[1]
     hidden = torch.rand(BATCH, cells, generator=generator) < 0.5
-    codes = torch.randint(0, CODES, (BATCH, cells), generator=generator)
+    vq_ids = torch.randint(0, CODES, (BATCH, cells), generator=generator)
     number = torch.arange(BATCH)
-    return PedesBatch(images, number, ids, mask, number, None, None, images, codes, hidden)
+    return PedesBatch(images, number, ids, mask, number, None, None, images, vq_ids, hidden)
 
 
 def step(task: RetrievalTask, batch: PedesBatch) -> None:

@@ -59,7 +59,7 @@ def test_it_takes_a_step(published, name):
     hidden = torch.rand(2, 192) < 0.5
     pids, codes = torch.arange(2), torch.randint(0, config.system.num_codes, (2, 192))
     batch = PedesBatch(images, pids, ids, mask, pids, ids, labels, torch.zeros_like(images), codes, hidden)
-    optimizer = torch.optim.SGD([p for role in task.roles().values() for p in role], lr=1e-4)
+    optimizer = torch.optim.SGD([p for role in task.parameter_groups().values() for p in role], lr=1e-4)
     losses = task.losses(batch)
     task.total(losses).backward()
     optimizer.step()

@@ -1,4 +1,4 @@
-"""A gallery: computed once, resumable, refused to other weights; and the question asked of it."""
+"""A gallery: computed once, resumable, refused to other weights; and searches in it."""
 
 import json
 import shutil
@@ -13,8 +13,12 @@ from PIL import Image
 from torch import nn
 
 from sightword.cli.main import main
+from sightword.errors import SightwordError
 from sightword.systems.retrieval import commands
-from sightword.systems.retrieval.gallery import Embedder, Gallery, write_gallery
+from sightword.systems.retrieval.config import RetrievalData
+from sightword.systems.retrieval.gallery import Embedder, Gallery, IndexJob, write_gallery
+from sightword.systems.retrieval.predict import PersonRetriever
+from sightword.systems.retrieval.system import SYSTEM
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.tokenizer import TextTokenizer
 
@@ -82,14 +86,19 @@ def people(tmp_path):
 
 
 @pytest.fixture
-def verb(monkeypatch, model):
+def command(monkeypatch, model):
     """The command line over this model: what its words give back, and its lines."""
-    monkeypatch.setattr(commands, "_encoder", lambda run, checkpoint: model)
+    answers(monkeypatch, model)
     return main
 
 
+def answers(monkeypatch, model):
+    """Have every run= of a command be this model."""
+    monkeypatch.setattr(commands.Model, "retriever", lambda self: PersonRetriever(model, name=self.run))
+
+
 def write(model, people, out, **options):
-    return write_gallery(Ready(model), people, out, {"run": "runs/colours", "checkpoint": "best"}, **options)
+    return write_gallery(Ready(model), people, out, {"run": "runs/colours", "checkpoint": "best"}, IndexJob(**options))
 
 
 def vectors(gallery):
@@ -111,7 +120,7 @@ def test_a_vector_is_what_the_encoder_gives_of_the_squashed_image(model, people,
 def test_the_nearest_image_comes_first(model, people, tmp_path):
     gallery = write(model, people, tmp_path / "out")
     embedder = Ready(model).open()
-    hits = gallery.search(embedder.embed(["a person in red"]), 3)
+    hits = gallery.search(embedder.encode_text(["a person in red"]), 3)
     assert hits[0].path == people / "cam" / "red.png"
     assert hits[0].score == pytest.approx(1, abs=0.02)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
@@ -124,7 +133,7 @@ def test_a_search_over_many_shards_is_the_search_over_one(model, tmp_path):
         Image.new("RGB", (8, 24), tuple(rng.integers(0, 256, 3).tolist())).save(tmp_path / "many" / f"{number}.png")
     one, many = (write(model, tmp_path / "many", tmp_path / f"out{size}", shard_size=size) for size in (100, 4))
     assert len(list(many.rows.parts[0].path.glob("*.safetensors"))) == 8
-    question = Ready(model).open().embed(["green"])
+    question = Ready(model).open().encode_text(["green"])
     assert one.search(question, 7) == many.search(question, 7)
     every = np.stack([vectors(one)[path] for path in one.rows.index]) @ question.numpy()[0]
     wanted = [list(one.rows.index)[row] for row in np.argsort(-every)[:7]]
@@ -140,7 +149,7 @@ def test_images_that_are_added_are_all_that_is_computed(model, people, tmp_path)
     gallery = write(model, people, tmp_path / "out")
     assert model.seen == before + 1 + 1  # the new one, and the probe that tells the width
     assert len(gallery) == 5
-    hits = gallery.search(Ready(model).open().embed(["blue"]), 9)
+    hits = gallery.search(Ready(model).open().encode_text(["blue"]), 9)
     assert len(hits) == 5
     assert (hits[0].path.name, hits[0].copies) == ("blue.png", 1)
     assert "moved.png" in [hit.path.name for hit in hits]
@@ -149,7 +158,7 @@ def test_images_that_are_added_are_all_that_is_computed(model, people, tmp_path)
 def test_an_image_that_is_gone_is_not_found(model, people, tmp_path):
     write(model, people, tmp_path / "out")
     (people / "cam" / "red.png").unlink()
-    hits = write(model, people, tmp_path / "out").search(Ready(model).open().embed(["red"]), 9)
+    hits = write(model, people, tmp_path / "out").search(Ready(model).open().encode_text(["red"]), 9)
     assert len(hits) == 3
     assert "red.png" not in [hit.path.name for hit in hits]
 
@@ -175,32 +184,32 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(model, people, tmp
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_other_weights_are_refused_in_one_line(model, people, tmp_path, verb, monkeypatch, capsys):
+def test_other_weights_are_refused_in_one_line(model, people, tmp_path, command, monkeypatch, capsys):
     out = tmp_path / "out"
-    assert verb(["index", "run=runs/a", f"images={people}", f"out={out}"]) == 0
-    monkeypatch.setattr(commands, "_encoder", lambda run, checkpoint: ByColour(2.0))
+    assert command(["index", "run=runs/a", f"images={people}", f"out={out}"]) == 0
+    answers(monkeypatch, ByColour(2.0))
     capsys.readouterr()
-    assert verb(["search", f"index={out}", "red"]) == 2
+    assert command(["search", f"index={out}", "red"]) == 2
     told = capsys.readouterr().err.strip()
     assert "was made with other weights" in told
     assert len(told.splitlines()) == 1
-    assert verb(["index", "run=runs/b", f"images={people}", f"out={out}"]) == 2
+    assert command(["index", "run=runs/b", f"images={people}", f"out={out}"]) == 2
     assert "weights is" in capsys.readouterr().err
     assert json.loads((out / "gallery.json").read_text())["run"].endswith("runs/a")
 
 
-def test_search_prints_paths_and_scores_and_draws_them(people, tmp_path, verb, capsys):
+def test_search_prints_paths_and_scores_and_draws_them(people, tmp_path, command, capsys):
     out, strip = tmp_path / "out", tmp_path / "strip.png"
-    assert verb(["index", "run=runs/a", f"images={people}", f"out={out}"]) == 0
+    assert command(["index", "run=runs/a", f"images={people}", f"out={out}"]) == 0
     assert "4 images in" in capsys.readouterr().out
-    assert verb(["search", f"index={out}", "top=2", f"out={strip}", "a", "person", "in", "blue"]) == 0
+    assert command(["search", f"index={out}", "top=2", f"out={strip}", "a", "person", "in", "blue"]) == 0
     first, second, last = capsys.readouterr().out.strip().splitlines()
     assert first.split()[0] == "1"
     assert first.split()[2] == str(people / "blue.png")
     assert -1 <= float(second.split()[1]) < float(first.split()[1]) <= 1
     assert str(strip) in last
     assert Image.open(strip).width > 200
-    assert verb(["search", f"index={out}", "out=", "red"]) == 0
+    assert command(["search", f"index={out}", "out=", "red"]) == 0
     assert "drawn" not in capsys.readouterr().out
 
 
@@ -209,46 +218,46 @@ def test_search_prints_paths_and_scores_and_draws_them(people, tmp_path, verb, c
     [
         ([], "the sentence is empty"),
         (["  "], "the sentence is empty"),
-        (["top=0", "red"], "top is at least 1"),
+        (["top=0", "red"], "top=0 is too small. Pass at least 1"),
         (["zebra"], "knows no word of 'zebra'"),
-        (["index=nowhere", "red"], "nowhere holds no gallery: sightword index"),
+        (["index=nowhere", "red"], "nowhere contains no gallery. sightword index"),
     ],
 )
-def test_a_question_that_cannot_be_asked_is_one_line(people, tmp_path, verb, capsys, words, told):
+def test_a_question_that_cannot_be_asked_is_one_line(people, tmp_path, command, capsys, words, told):
     out = tmp_path / "out"
-    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    command(["index", "run=runs/a", f"images={people}", f"out={out}"])
     capsys.readouterr()
-    assert verb(["search", f"index={out}", f"out={tmp_path / 'strip.png'}", *words]) == 2
+    assert command(["search", f"index={out}", f"out={tmp_path / 'strip.png'}", *words]) == 2
     error = capsys.readouterr().err.strip()
     assert told in error
     assert len(error.splitlines()) == 1
 
 
-def test_a_long_sentence_is_cut_and_said_to_be(people, tmp_path, verb, capsys):
+def test_a_long_sentence_is_cut_and_said_to_be(people, tmp_path, command, capsys):
     out = tmp_path / "out"
-    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    command(["index", "run=runs/a", f"images={people}", f"out={out}"])
     capsys.readouterr()
-    assert verb(["search", f"index={out}", "out=", "a person in a red red red red"]) == 0
-    assert "1 of 1 sentences cut to the 6 tokens that this run reads" in capsys.readouterr().err
+    assert command(["search", f"index={out}", "out=", "a person in a red red red red"]) == 0
+    assert "1 of 1 sentences cut to the 6 tokens that this run takes" in capsys.readouterr().err
 
 
-def test_an_unreadable_image_is_named_or_skipped_and_counted(people, tmp_path, verb, capsys):
+def test_an_unreadable_image_is_named_or_skipped_and_counted(people, tmp_path, command, capsys):
     (people / "broken.png").write_bytes(b"no image")
     words = ["index", "run=runs/a", f"images={people}", f"out={tmp_path / 'out'}"]
-    assert verb(words) == 2
+    assert command(words) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "broken.png is not readable as an image" in error
-    assert verb([*words, "on_error=skip"]) == 0
+    assert command([*words, "on_error=skip"]) == 0
     assert "4 images in" in (told := capsys.readouterr().out)
     assert "1 of" in told
     assert len(Gallery(tmp_path / "out")) == 4
 
 
-def test_an_image_that_became_unreadable_is_still_listed(people, tmp_path, verb, capsys):
+def test_an_image_that_became_unreadable_is_still_listed(people, tmp_path, command, capsys):
     out = tmp_path / "out"
-    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    command(["index", "run=runs/a", f"images={people}", f"out={out}"])
     (people / "blue.png").unlink()
-    assert verb(["search", f"index={out}", f"out={tmp_path / 'strip.png'}", "blue"]) == 0
+    assert command(["search", f"index={out}", f"out={tmp_path / 'strip.png'}", "blue"]) == 0
     assert "blue.png" in capsys.readouterr().out
 
 
@@ -260,23 +269,23 @@ def test_a_damaged_note_is_one_line(model, people, tmp_path, text):
         Gallery(tmp_path / "out")
 
 
-def test_a_gallery_without_its_index_finds_nothing_and_says_so(people, tmp_path, verb, capsys):
+def test_a_gallery_without_its_index_finds_nothing_and_says_so(people, tmp_path, command, capsys):
     out = tmp_path / "out"
-    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    command(["index", "run=runs/a", f"images={people}", f"out={out}"])
     (out / "index.json").unlink()
     capsys.readouterr()
-    assert verb(["search", f"index={out}", "out=", "red"]) == 2
-    assert "has no vector of an image of its folder: sightword index" in capsys.readouterr().err
+    assert command(["search", f"index={out}", "out=", "red"]) == 2
+    assert "has no vector of an image of its folder. sightword index" in capsys.readouterr().err
 
 
-def test_a_strip_shows_the_first_and_the_lines_all(people, tmp_path, verb, capsys, monkeypatch):
+def test_a_strip_shows_the_first_and_the_lines_all(people, tmp_path, command, capsys, monkeypatch):
     out, strip = tmp_path / "out", tmp_path / "strip.png"
-    verb(["index", "run=runs/a", f"images={people}", f"out={out}"])
-    monkeypatch.setattr(commands, "DRAWN", 1)
+    command(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    monkeypatch.setattr("sightword.systems.retrieval.predict.DRAWN", 1)
     drawn = []
     for top in (1, 4):
         capsys.readouterr()
-        assert verb(["search", f"index={out}", f"top={top}", f"out={strip}", "red"]) == 0
+        assert command(["search", f"index={out}", f"top={top}", f"out={strip}", "red"]) == 0
         drawn.append(Image.open(strip).tobytes())
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
@@ -284,14 +293,14 @@ def test_a_strip_shows_the_first_and_the_lines_all(people, tmp_path, verb, capsy
     assert drawn[0] == drawn[1]
 
 
-def test_a_set_is_probed_with_pictures_and_their_twins(people, tmp_path, verb, monkeypatch, capsys):
+def test_a_probe_writes_figures_and_their_values(people, tmp_path, command, monkeypatch, capsys):
     files = sorted(people.glob("**/*.png"))
     captions = [f"a person in {file.stem}" for file in files]
     split = SimpleNamespace(images=files, pids=np.arange(4), captions=captions, caption_image=np.arange(4))
     pedes = SimpleNamespace(read_pedes=lambda root, dataset, name, hold_out: split)
     monkeypatch.setitem(sys.modules, "sightword.systems.retrieval.pedes", pedes)
     out = tmp_path / "probe"
-    assert verb(["probe", "run=runs/a", f"out={out}", "dataset=cuhk_pedes", "root=here", "strips=2"]) == 0
+    assert command(["probe", "run=runs/a", f"out={out}", "dataset=cuhk_pedes", "root=here", "strips=2"]) == 0
     assert len(capsys.readouterr().out.split()) == 4
     assert {file.name for file in out.iterdir()} == {
         f"{a}.{b}" for a in ("strips", "word_swaps") for b in ("png", "json")
@@ -303,37 +312,32 @@ def test_a_set_is_probed_with_pictures_and_their_twins(people, tmp_path, verb, m
     assert colour["fell"] == 1
 
 
-def test_a_probe_holds_out_whom_the_run_held_out(people, tmp_path, verb, monkeypatch, capsys):
+def test_a_probe_holds_out_whom_the_run_held_out(people, tmp_path, command, monkeypatch, capsys):
     """Else validation of ICFG-PEDES would be of people whom the run was trained on."""
     asked = []
     pedes = SimpleNamespace(read_pedes=lambda *args: asked.append(args) or (_ for _ in ()).throw(ValueError("enough")))
     monkeypatch.setitem(sys.modules, "sightword.systems.retrieval.pedes", pedes)
-    data = SimpleNamespace(dataset="icfg_pedes", root="here", hold_out=4)
+    data = RetrievalData(dataset="icfg_pedes", root="here", hold_out=4)
     monkeypatch.setattr("sightword.engine.run.read_config", lambda folder: SimpleNamespace(data=data))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
-    assert verb(["probe", f"run={tmp_path / 'run'}"]) == 2
-    assert verb(["probe", f"run={tmp_path / 'exported'}", "dataset=icfg_pedes", "root=there"]) == 2
+    assert command(["probe", f"run={tmp_path / 'run'}"]) == 2
+    assert command(["probe", f"run={tmp_path / 'exported'}", "dataset=icfg_pedes", "root=there"]) == 2
     assert asked == [("here", "icfg_pedes", "val", 4), ("there", "icfg_pedes", "val", 100)]
 
 
-def test_a_run_of_another_system_embeds_no_sentences(tmp_path, monkeypatch):
-    (tmp_path / "config.yaml").touch()
-    monkeypatch.setattr("sightword.engine.run.read_config", lambda folder: SimpleNamespace(experiment="tokenizer/mini"))
-    with pytest.raises(ValueError, match="is a run of tokenizer, which embeds no sentences"):
-        commands._encoder(str(tmp_path), "best")
-
-
-def test_what_is_neither_a_run_nor_exported_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere is neither a run .* nor what sightword export writes .*: say run="):
-        commands._encoder(str(tmp_path / "nowhere"), "best")
+def test_what_is_neither_a_run_nor_exported_is_one_line(tmp_path, capsys):
+    assert main(["search", f"index={tmp_path}", "red"]) == 2
+    assert "contains no gallery" in capsys.readouterr().err
+    with pytest.raises(SightwordError, match=r"config\.json does not exist\. sightword export run=… out="):
+        commands.Model(str(tmp_path / "nowhere"), "best").retriever()
 
 
 def test_a_broken_image_of_a_set_is_told_to_be_checked(model, people):
     (people / "broken.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"broken\.png is not readable .*: sightword check names all such files"):
-        Embedder(model, "runs/colours").embed_files([people / "broken.png"])
+        Embedder(model, "runs/colours").encode_image([people / "broken.png"])
 
 
-def test_the_three_sets_can_be_checked():
-    assert set(commands.CHECKS) == {"cuhk_pedes", "icfg_pedes", "rstpreid"}
+def test_the_three_data_sets_can_be_checked():
+    assert set(SYSTEM.checks) == {"cuhk_pedes", "icfg_pedes", "rstpreid"}

@@ -10,14 +10,17 @@ from fakes import GRID, PHASE4, SIZE, K, batch_for, hidden_cells, pixels_of, sys
 
 from sightword.miniature.tower import write_vq
 from sightword.systems.retrieval.data import ImageRows
-from sightword.systems.retrieval.generation import Generator, LazyCodes, other_texts
+from sightword.systems.retrieval.evaluate import RetrievalEvaluator
+from sightword.systems.retrieval.loss import Generator, other_texts
+from sightword.systems.retrieval.system import _inputs
 from sightword.systems.retrieval.task import make_task
+from sightword.systems.retrieval.vq import FrozenTokenizer
 from sightword.towers.t5 import T5Decoder
 
 N, D = GRID[0] * GRID[1], 16
 WAYS = [
     {},
-    {"show_codes": False},
+    {"show_ids": False},
     {"gen_target": "whole"},
     {"gen_way": "autoregressive"},
     {"gen_way": "autoregressive", "gen_target": "whole"},
@@ -136,16 +139,16 @@ def test_the_whole_image_as_target_is_told_no_code_in_parallel_and_those_before_
 def test_the_decoder_need_not_be_shown_visible_codes():
     memory, ids, hidden = given()
     other = torch.where(hidden, ids, (ids + 1) % K)
-    blind, seeing = generator_of(show_codes=False), generator_of()
+    blind, seeing = generator_of(show_ids=False), generator_of()
     assert torch.equal(blind(memory, None, ids, hidden), blind(memory, None, other, hidden))
     assert not torch.equal(seeing(memory, None, ids, hidden), seeing(memory, None, other, hidden))
 
 
 def test_codes_of_another_grid_than_the_masks_or_the_configs_are_refused():
     memory, ids, hidden = given()
-    with pytest.raises(ValueError, match=r"\(8,\) codes in data\.vq_codes and 6 × 2 in system\.vq_grid"):
+    with pytest.raises(ValueError, match=r"\(8,\) ids in data\.vq_ids and 6 × 2 in system\.vq_grid"):
         generator_of()(memory, None, ids[:, :8], hidden[:, :8])
-    with pytest.raises(ValueError, match="of two grids"):
+    with pytest.raises(ValueError, match=r"the mask has \(3, 8\) cells and there are \(3, 12\) ids"):
         generator_of()(memory, None, ids, hidden[:, :8])
     with pytest.raises(ValueError, match=f"id {K} is not one of {K} codes"):
         generator_of()(memory, None, torch.full_like(ids, K), torch.zeros_like(hidden))
@@ -162,25 +165,25 @@ def tokenizer_folder(tmp_path_factory):
 
 
 def test_where_no_cache_has_them_codes_are_made_of_the_whole_view_by_the_tokenizer(towers, tokenizer_folder):
-    codes = LazyCodes(str(tokenizer_folder), "", 64, GRID)
+    codes = FrozenTokenizer(str(tokenizer_folder), "", 64, GRID)
     side = codes.factor
     view = torch.rand(6, 3, GRID[0] * side, GRID[1] * side) * 2 - 1
     ids = codes(view)
     assert ids.shape == (6, N)
     task = task_of(towers, num_codes=64, vq_weights=str(tokenizer_folder))
-    assert task.reads()["factor"] == side
-    assert task.reads()["expect"]["weights"] == codes.digest
+    assert _inputs(task).factor == side
+    assert _inputs(task).ids["weights"] == codes.digest
     batch = batch_for(task.model.tokenizer)
     by_cache = task.losses(batch._replace(vq_target_ids=ids))["gen_loss"]
     by_network = task.losses(batch._replace(vq_target_ids=None, vq_images=view))["gen_loss"]
     assert torch.equal(by_network, by_cache)
-    assert not [name for name in task.state_dict() if name.startswith("codes")]
+    assert not [name for name in task.state_dict() if name.startswith(("codes", "generation"))]
 
 
 def test_a_tokenizer_of_other_sizes_is_refused(tokenizer_folder):
-    with pytest.raises(ValueError, match=r"has 64 codes, system\.num_codes is 16"):
-        _ = LazyCodes(str(tokenizer_folder), "", K, GRID).factor
-    codes = LazyCodes(str(tokenizer_folder), "", 64, (5, 5))
+    with pytest.raises(ValueError, match=r"has 64 codes, and system\.num_codes is 16"):
+        _ = FrozenTokenizer(str(tokenizer_folder), "", K, GRID).factor
+    codes = FrozenTokenizer(str(tokenizer_folder), "", 64, (5, 5))
     with pytest.raises(ValueError, match=r"system\.vq_grid is \[5, 5\]"):
         codes(torch.zeros(1, 3, 8 * codes.factor, 4 * codes.factor))
 
@@ -232,12 +235,12 @@ def test_a_generator_that_learns_codes_from_texts_gains_by_them_and_not_before(t
     assert abs(before) < 0.05
     assert float(task.text_gain(batch).mean()) > 1
     assert task.stats()["text_gain"] > 1
-    picture = task.pictures(batch)["text_gain"]
+    picture = RetrievalEvaluator(task).images(batch)["text_gain"]
     assert picture.width > 2 * 6 * SIZE[1]
     maps = np.asarray(picture)[24:, picture.width // 2 :].reshape(-1, 3).astype(int)
     red, blue = (maps[:, 0] - maps[:, 2] > 60).sum(), (maps[:, 2] - maps[:, 0] > 60).sum()
     assert red > 5 * blue  # the texts help
-    assert task.pictures(ImageRows(batch.images, batch.pids, batch.index)) == {}
+    assert RetrievalEvaluator(task).images(ImageRows(batch.images, batch.pids, batch.index)) == {}
 
 
 def _with_mask(values):

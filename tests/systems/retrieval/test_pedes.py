@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightword.data.check import Report
+from sightword.data.finding import CheckReport
 from sightword.miniature.person import Sizes, write_cuhk, write_icfg, write_rstp
-from sightword.systems.retrieval.pedes import FORMATS, annotation_file, check_pedes, read_pedes
+from sightword.systems.retrieval.check import check_pedes
+from sightword.systems.retrieval.pedes import FORMATS, annotation_file, read_pedes
 
 WRITERS = {"cuhk_pedes": write_cuhk, "icfg_pedes": write_icfg, "rstpreid": write_rstp}
 SIZES = Sizes(8, 4, 4)
@@ -132,17 +133,17 @@ def test_captions_that_say_nothing_are_left_out_where_others_are(tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"captions": []}, r"record 1 has no caption$"),
-        ({"captions": ["", " "]}, r"record 1 has no caption that says something"),
-        ({"captions": "a person"}, r"record 1 has 'captions': \"a person\", a list is wanted"),
-        ({"captions": [7]}, r"record 1 \(cam_a/1.png\) has the caption 7, which is no text"),
-        ({"id": "4"}, r"record 1 has 'id': \"4\", a whole number is wanted"),
-        ({"id": -1}, r"record 1 \(cam_a/1.png\) has the id -1"),
-        ({"id": 10**30}, r"record 1 \(cam_a/1.png\) has the id 1000"),
-        ({"file_path": "../1.png"}, r"record 1 has the path '../1.png', which is not one below imgs/"),
-        ({"file_path": "/etc/1.png"}, r"not one below imgs/"),
-        ({"file_path": "C:\\1.png"}, r"not one below imgs/"),
-        ({"file_path": ""}, r"not one below imgs/"),
+        ({"captions": []}, r"\[1\]\.captions: has no caption$"),
+        ({"captions": ["", " "]}, r"\[1\]\.captions: has no caption with a word"),
+        ({"captions": "a person"}, r"\[1\]\.captions: expected a list, got \"a person\""),
+        ({"captions": [7]}, r"\[1\]\.captions\[0\]: expected a text, got 7"),
+        ({"id": "4"}, r"\[1\]\.id: expected a whole number .*, got \"4\""),
+        ({"id": -1}, r"\[1\]\.id: expected a whole number .*, got -1"),
+        ({"id": 10**30}, r"\[1\]\.id: expected a whole number .*, got 1000"),
+        ({"file_path": "../1.png"}, r"\[1\]\.file_path: '../1.png' is not a path below imgs/"),
+        ({"file_path": "/etc/1.png"}, r"not a path below imgs/"),
+        ({"file_path": "C:\\1.png"}, r"not a path below imgs/"),
+        ({"file_path": ""}, r"not a path below imgs/"),
     ],
 )
 def test_a_record_that_is_not_right_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -162,10 +163,10 @@ def test_a_file_that_is_no_list_of_records_is_refused_in_one_line(tmp_path: Path
 
 def test_records_of_another_set_are_recognised(tmp_path: Path, worlds: Path) -> None:
     foreign = (worlds / "RSTPReid" / "data_captions.json").read_text()
-    with pytest.raises(ValueError, match=r"has no 'file_path' \(as in dataset=rstpreid\)"):
+    with pytest.raises(ValueError, match=r"\.file_path: is missing \(as in dataset=rstpreid\)"):
         read_pedes(write_set(tmp_path, foreign), "cuhk_pedes", "train")
     without = [{key: value for key, value in r.items() if key != "split"} for r in RECORDS]
-    with pytest.raises(ValueError, match=r"has no 'split' \(as in caption_all.json"):
+    with pytest.raises(ValueError, match=r"\.split: is missing \(as in caption_all.json"):
         read_pedes(write_set(tmp_path, without), "cuhk_pedes", "train")
 
 
@@ -174,13 +175,13 @@ def test_a_missing_file_is_told_with_what_lies_there_instead(tmp_path: Path, wor
         read_pedes(worlds / "CUHK-PEDES", "rstpreid", "train")
     with pytest.raises(ValueError, match=r"has no reid_raw.json.*it has caption_all.json, which has no splits"):
         read_pedes(write_set(tmp_path, RECORDS, "caption_all.json"), "cuhk_pedes", "train")
-    with pytest.raises(ValueError, match="there is no such folder"):
+    with pytest.raises(ValueError, match="the folder does not exist"):
         read_pedes(tmp_path / "nowhere", "cuhk_pedes", "train")
     with pytest.raises(ValueError, match=r"data\.root is not set"):
         read_pedes("", "cuhk_pedes", "train")
-    with pytest.raises(ValueError, match="got 'cuhk'"):
+    with pytest.raises(ValueError, match="dataset='cuhk' is none of"):
         read_pedes(tmp_path, "cuhk", "train")
-    with pytest.raises(ValueError, match="a split is train, val, test; got 'dev'"):
+    with pytest.raises(ValueError, match="split='dev' is none of train, val, test"):
         read_pedes(worlds, "cuhk_pedes", "dev")
 
 
@@ -188,7 +189,7 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path: Path) -> No
     root = write_set(tmp_path)
     (root / "CUHK-PEDES" / "imgs" / "cam_a" / "1.png").unlink()
     with pytest.raises(
-        ValueError, match=r"1 of 3 images of train are not there, the first is .*1\.png: sightword check"
+        ValueError, match=r"1 of 3 images of train are missing, the first is .*1\.png\. sightword check"
     ):
         read_pedes(root, "cuhk_pedes", "train")
     assert len(read_pedes(root, "cuhk_pedes", "test").images) == 1
@@ -196,7 +197,7 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path: Path) -> No
 
 def test_a_split_without_a_record_is_said(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"has no record of split test: sightword check dataset=cuhk_pedes root=.* counts"
+        ValueError, match=r"has no record of split test\. sightword check dataset=cuhk_pedes root=.* counts"
     ):
         read_pedes(write_set(tmp_path, RECORDS[:4]), "cuhk_pedes", "test")
 
@@ -207,16 +208,15 @@ def test_a_split_without_a_record_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dataset", list(WRITERS))
 def test_a_whole_set_has_no_problem_and_its_counts_stand_beside_the_published_ones(worlds: Path, dataset: str) -> None:
     report = check_pedes(str(worlds), dataset)
-    assert isinstance(report, Report)
-    assert report.problems == []
-    assert report.found == 32
+    assert isinstance(report, CheckReport)
+    assert report.errors == []
+    assert report.count == 32
     train = 12 if dataset == "icfg_pedes" else 8
     captions = 2 * train * (1 if dataset == "icfg_pedes" else 2)
     published = "{} identities, {} images, {} captions".format(*FORMATS[dataset].published["train"])
-    assert report.notes[0] == (
-        f"train: {train} identities, {2 * train} images, {captions} captions (published: {published})"
-    )
-    assert ("val: not in this set" in report.notes[1]) == (dataset == "icfg_pedes")
+    notes = [str(finding) for finding in report.findings if finding.level == "note"]
+    assert notes[0] == (f"train: {train} identities, {2 * train} images, {captions} captions (published: {published})")
+    assert ("val: not in this data set" in notes[1]) == (dataset == "icfg_pedes")
 
 
 def test_a_check_names_everything_that_is_wrong(tmp_path: Path) -> None:
@@ -233,36 +233,40 @@ def test_a_check_names_everything_that_is_wrong(tmp_path: Path) -> None:
     root = write_set(tmp_path, records)
     (root / "CUHK-PEDES" / "imgs" / "cam_a" / "3.png").write_bytes(b"no image")
     report = check_pedes(str(root), "cuhk_pedes")
-    text = "\n".join(report.problems)
-    assert len(report.problems) == 7, text
+    text = "\n".join(map(str, report.errors))
+    assert len(report.errors) == 7, text
     for line in (
-        "record 0 (cam_a/0.png) has 1 captions that say nothing",
-        "record 1 (cam_a/1.png) has no caption",
-        "record 2 has 'id': \"nine\", a whole number is wanted",
+        "[0].captions: cam_a/0.png has 1 captions without a word",
+        "[1].captions: cam_a/1.png has no caption",
+        '[2].id: expected a whole number from 0 to 9223372036854775807, got "nine"',
         "cam_a/99.png is missing",
         "cam_a/3.png is not readable as an image",
         "cam_a/4.png is listed twice",
         "identity 9 is in train and in test",
     ):
         assert line in text
-    assert report.found == 7
-    assert report.notes[0].endswith("; ids 4 to 9 with gaps")
+    assert report.count == 7
+    assert str(report.findings[0]).endswith("; ids 4 to 9 with gaps")
 
 
 def test_a_check_names_splits_that_are_none_of_the_three(tmp_path: Path) -> None:
     """They are read as validation: of a set that says "TRAIN" nothing would be trained on."""
     root = write_set(tmp_path, [*RECORDS, record(6, "TEST", 8), record(7, "TEST", 8)])
     report = check_pedes(str(root), "cuhk_pedes")
-    assert [line.split(": ")[-1] for line in report.problems] == ['2 records have the split "TEST", read as val']
+    assert [str(finding).split(": ")[-1] for finding in report.errors] == [
+        "2 records have the split 'TEST', read as val"
+    ]
 
 
 def test_a_check_of_what_is_no_set_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="record 0 is 1, not an object"):
+    with pytest.raises(ValueError, match=r"\[0\]: expected an object, got 1"):
         check_pedes(str(write_set(tmp_path, [1, 2])), "cuhk_pedes")
 
 
 def test_counts_as_published_are_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = FORMATS["cuhk_pedes"]._replace(published={"train": (2, 3, 3), "val": (1, 1, 1), "test": (1, 1, 2)})
     monkeypatch.setattr("sightword.systems.retrieval.pedes.FORMATS", {**FORMATS, "cuhk_pedes": small})
-    notes = check_pedes(str(write_set(tmp_path)), "cuhk_pedes").notes
+    monkeypatch.setattr("sightword.systems.retrieval.check.FORMATS", {**FORMATS, "cuhk_pedes": small})
+    findings = check_pedes(str(write_set(tmp_path)), "cuhk_pedes").findings
+    notes = [str(finding) for finding in findings if finding.level == "note"]
     assert ["as published" in note for note in notes] == [True, True, False]

@@ -50,7 +50,7 @@ def test_each_phase_is_what_the_document_says():
     assert [name for name, s in parts.items() if s.enable_gen] == ["phase4"]
     assert [name for name, s in parts.items() if s.id_weight and s.mlm_weight] == ["irra"]
     assert [name for name, s in parts.items() if s.align == "itc_then_sdm"] == EXPERIMENTS[1:]
-    assert all(s.grid_bias and not s.mask_global_text and s.scale == 50 for s in parts.values())
+    assert all(s.grid_bias and not s.mask_global_text and s.logit_scale == 50 for s in parts.values())
 
 
 def test_irra_is_trained_as_published():

@@ -45,14 +45,17 @@ def test_embeddings_are_unit_rows_of_one_width(encoder):
 @torch.no_grad()
 def test_a_text_is_encoded_without_the_images_it_comes_with_and_an_image_without_its_texts(encoder):
     batch = batch_for(encoder.tokenizer)
-    image, text = encoder.see(batch.images).unit, encoder.read(batch.caption_ids, batch.caption_attn_mask).unit
+    image, text = (
+        encoder.image_features(batch.images).unit,
+        encoder.text_features(batch.caption_ids, batch.caption_attn_mask).unit,
+    )
     for row in range(3):  # also alone, in a batch of one
         ids, mask = encoder.tokenizer(CAPTIONS[row])
         torch.testing.assert_close(encoder.encode_text(ids, mask)[0], text[row], rtol=0, atol=2e-5)
         torch.testing.assert_close(encoder.encode_image(batch.images[row : row + 1])[0], image[row], rtol=0, atol=2e-5)
     other = batch_for(encoder.tokenizer, seed=1)  # the same texts with other images
     assert not torch.equal(other.images, batch.images)
-    assert torch.equal(encoder.read(other.caption_ids, other.caption_attn_mask).unit, text)
+    assert torch.equal(encoder.text_features(other.caption_ids, other.caption_attn_mask).unit, text)
 
 
 @torch.no_grad()
@@ -110,7 +113,10 @@ def test_no_text_weights_stand_beside_a_t5_and_no_parameter_goes_unused(towers):
         encoder = encoder_of(towers, **PHASES[phase])
         assert not [name for name, _ in encoder.named_parameters() if name.startswith(("image.text", "image.logit"))]
         batch = batch_for(encoder.tokenizer)
-        image, text = encoder.see(batch.images), encoder.read(batch.caption_ids, batch.caption_attn_mask)
+        image, text = (
+            encoder.image_features(batch.images),
+            encoder.text_features(batch.caption_ids, batch.caption_attn_mask),
+        )
         (image.unit * text.unit).sum().backward()
         unused = [name for name, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
         assert not unused, phase
@@ -132,7 +138,7 @@ def test_one_encoder_and_one_head_serve_both_sides_of_phase_three(towers):
     encoder = encoder_of(towers, **PHASE3)
     assert isinstance(encoder, SharedEncoder)
     assert len(encoder.heads) == 1
-    encoder.see(batch_for(encoder.tokenizer).images).unit.sum().backward()
+    encoder.image_features(batch_for(encoder.tokenizer).images).unit.sum().backward()
     assert encoder.text.model.encoder.block[0].layer[0].SelfAttention.q.weight.grad.abs().sum() > 0
     assert encoder.text.grid_bias.weight.grad.abs().sum() > 0
 
@@ -166,11 +172,11 @@ def test_a_tower_can_be_left_as_it_is(towers):
     ("values", "words"),
     [
         ({"image": "clip", "text": "siglip"}, "one half of a pair"),
-        ({"image": "siglip", "project": "none"}, "say separate, or shared"),
+        ({"image": "siglip", "project": "none"}, "Set system.project=separate, or shared"),
         ({"image": "siglip", "text": "siglip", "shared": True}, "needs a T5"),
-        ({"enable_gen": True}, r"set system\.shared=true"),
-        ({"mask_global_text": True}, "set mlm_weight above 0"),
-        ({"align": "infonce"}, "itc_then_sdm, itc, sdm, both; got 'infonce'"),
+        ({"enable_gen": True}, r"Set system\.shared=true"),
+        ({"mask_global_text": True}, r"Set system\.mlm_weight above 0"),
+        ({"align": "infonce"}, "align='infonce' is none of itc_then_sdm, itc, sdm, both"),
         ({"image_size": [384]}, "a height and a width"),
         ({"switch_at": 0.0}, r"share in \(0, 1\]"),
     ],
@@ -181,9 +187,9 @@ def test_what_two_settings_owe_each_other_is_said_in_a_line(towers, values, word
 
 
 def test_what_the_towers_cannot_do_is_said_in_a_line(towers):
-    with pytest.raises(ValueError, match="say project=separate"):
+    with pytest.raises(ValueError, match="Set system.project=separate"):
         make_task(system(towers, image="clip", project="shared"))
-    with pytest.raises(ValueError, match="text_length=0"):
+    with pytest.raises(ValueError, match=r"system\.text_length=16: a SigLIP"):
         make_task(system(towers, **PHASES["control"], text_length=16))
     with pytest.raises(ValueError, match="is a siglip"):
         make_task(system({**towers, "t5": towers["siglip"]}, **PHASES["phase2"]))

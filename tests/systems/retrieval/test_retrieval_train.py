@@ -1,23 +1,25 @@
 """From people and sentences to a gallery by the command line: every experiment, stopped and gone on with, exported."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from conftest import assert_same
 from fakes import write_towers
 
+from sightword.cli.compose import compose_config
 from sightword.cli.main import main
+from sightword.engine.run import prepare, steps
 from sightword.miniature import tower
 from sightword.miniature.person import Sizes, vocabulary, write_cuhk
 from sightword.storage.cache import FeatureCache
 from sightword.storage.checkpoint import read_checkpoint
-from sightword.systems.retrieval.gallery import Embedder
-from sightword.systems.retrieval.generation import LazyCodes
-from sightword.systems.retrieval.task import read_exported
+from sightword.systems.retrieval.predict import PersonRetriever
+from sightword.systems.retrieval.vq import FrozenTokenizer
 from sightword.towers.vq.published import open_tokenizer
 
-EXPERIMENTS = ["irra", "phase1", "phase2", "phase2_siglip_text", "phase3", "phase4"]
+EXPERIMENTS = ["irra", "irra_mini", "phase1", "phase2", "phase2_siglip_text", "phase3", "phase4"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def words_of(world, out, name, **more):
     values |= {"system.num_ids": 8, "system.mlm_heads": 4, "optim.warmup": 2, "trainer.accelerator": "cpu"}
     values |= {"trainer.steps": 4, "trainer.log_every": 1}
     if name == "phase4":
-        values["data.vq_codes"] = world / "codes"
+        values["data.vq_ids"] = world / "codes"
     return [f"experiment=retrieval/{name}", "scale=mini", *(f"{key}={value}" for key, value in (values | more).items())]
 
 
@@ -74,17 +76,16 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_been_stopped(world, trained, t
 
 
 def test_what_is_exported_of_phase_4_has_no_generator_and_the_same_embeddings(world, trained, tmp_path):
-    from sightword.engine.run import restore
+    from sightword.engine.run import load_predictor
 
     assert main(["export", f"run={trained['phase4']}", f"out={tmp_path}"]) == 0
     assert not [file for file in tmp_path.rglob("*") if "generator" in file.name or "vq" in file.name]
-    exported, whole = read_exported(tmp_path).eval(), restore(trained["phase4"])[0]
-    assert not [name for name in exported.state_dict() if "generator" in name or "decoder" in name]
-    one, other = Embedder(exported, "it").freeze(), Embedder(whole.model, "it").freeze()
+    one, other = PersonRetriever.from_folder(tmp_path), load_predictor(PersonRetriever, trained["phase4"])
+    assert not [name for name in one.embedder.state_dict() if "generator" in name or "decoder" in name]
     files = sorted((world / "CUHK-PEDES" / "imgs").rglob("*.png"))[:3]
-    assert torch.equal(one.embed_files(files), other.embed_files(files))
-    said = ["a man in a red coat", "a lady with a purse"]
-    assert torch.equal(one.embed(said), other.embed(said))
+    assert torch.equal(one.encode_image(files), other.encode_image(files))
+    texts = ["a man in a red coat", "a lady with a purse"]
+    assert torch.equal(one.encode_text(texts), other.encode_text(texts))
 
 
 def _rounded(told):
@@ -100,20 +101,18 @@ def test_a_gallery_is_asked_and_the_test_split_measured(world, trained, tmp_path
     run, gallery = trained["phase3"], tmp_path / "gallery"
     assert main(["evaluate", f"run={run}", "split=test", f"out={tmp_path / 'it.json'}"]) == 0
     report = json.loads((tmp_path / "it.json").read_text())
-    assert report["measures"]["chance"] == pytest.approx(25)
+    assert report["metrics"]["chance"] == pytest.approx(25)
     assert report["protocol"]["split"].startswith("test: never trained on")
     assert json.loads((run / "summary.json").read_text())["protocol"]["split"].startswith("val: ")
-    drawn = sorted(file.name for file in (tmp_path / "it_pictures").iterdir())
+    drawn = sorted(file.name for file in (tmp_path / "it_images").iterdir())
     assert drawn == ["strips.json", "strips.png", "word_swaps.json", "word_swaps.png"]
     assert main(["probe", f"run={run}", "split=test", f"out={tmp_path / 'probe'}"]) == 0
     for name in ("strips.json", "word_swaps.json"):  # the same, whichever way it is asked for
-        first, second = (
-            _rounded(json.loads((tmp_path / each / name).read_text())) for each in ("it_pictures", "probe")
-        )
+        first, second = (_rounded(json.loads((tmp_path / each / name).read_text())) for each in ("it_images", "probe"))
         assert first == second
-    plain = ["data.hide=0", "data.vq_codes="]  # phase 4 where its codes are no longer
+    plain = ["data.hide=0", "data.vq_ids="]  # phase 4 where its codes are no longer
     assert main(["evaluate", f"run={trained['phase4']}", f"out={tmp_path / 'it.json'}", *plain]) == 0
-    assert "text_gain" not in json.loads((tmp_path / "it.json").read_text())["measures"]
+    assert "text_gain" not in json.loads((tmp_path / "it.json").read_text())["metrics"]
     assert main(["index", f"run={run}", f"images={world / 'CUHK-PEDES' / 'imgs'}", f"out={gallery}"]) == 0
     capsys.readouterr()
     words = [f"index={gallery}", "top=3", f"out={tmp_path / 'found.png'}", "a man in a red coat"]
@@ -125,8 +124,30 @@ def test_a_gallery_is_asked_and_the_test_split_measured(world, trained, tmp_path
     assert capsys.readouterr().err.count("sightword: ") == 1
 
 
-def test_codes_by_another_tokenizer_than_the_one_that_is_named_are_refused(world, tmp_path, capsys):
-    own = LazyCodes(str(world / "vq"), "", 64, (12, 4))
+def test_missing_ids_are_written_before_training_and_then_left_alone(world, tmp_path, capsys):
+    """By the tokenizer of system.vq_weights, as the command that the step names writes them."""
+    ids = tmp_path / "ids"
+    told = {"system.vq_weights": world / "vq", "data.vq_ids": ids, "trainer.steps": 1}
+    (step,) = steps(config := compose_config(words_of(world, tmp_path, "phase4", **told)))
+    assert not step.is_done()
+    assert [done.command for done in prepare(config)] == [step.command]
+    assert step.is_done()
+    assert prepare(config) == []
+    written = {file.name: file.read_bytes() for file in ids.iterdir()}
+    assert written == {file.name: file.read_bytes() for file in (world / "codes").iterdir()}
+    shutil.rmtree(ids)
+    assert main(step.command.split()[1:]) == 0
+    assert written == {file.name: file.read_bytes() for file in ids.iterdir()}
+    shutil.rmtree(ids)
+    assert main(["train", *words_of(world, tmp_path, "phase4", **told)]) == 0
+    assert f"preparing {ids}: VQ ids of the images in" in capsys.readouterr().err
+    assert written == {file.name: file.read_bytes() for file in ids.iterdir()}
+    plain = words_of(world, tmp_path, "phase3")
+    assert steps(compose_config(plain)) == []
+
+
+def test_ids_by_another_tokenizer_than_the_one_that_is_named_are_refused(world, tmp_path, capsys):
+    own = FrozenTokenizer(str(world / "vq"), "", 64, (12, 4))
     assert own.digest == FeatureCache(world / "codes").header["weights"]
     other = open_tokenizer(world / "vq")
     with torch.no_grad():
@@ -144,7 +165,10 @@ def test_a_mistake_gets_one_line(world, tmp_path, capsys):
         assert "Traceback" not in err
         return err[err.index("sightword: ") :]
 
-    assert "sightword tokenize" in said("phase4", **{"data.vq_codes": "''"})
+    assert "sightword tokenize" in said("phase4", **{"data.vq_ids": "''"})
+    there = world / "CUHK-PEDES" / "imgs"
+    command = f"sightword tokenize weights=… images={there} out={tmp_path / 'none'} size=96 width=32"
+    assert command in said("phase4", **{"data.vq_ids": tmp_path / "none"})
     assert "has no reid_raw.json" in said("phase1", **{"data.root": world / "nowhere"})
     assert "[11, 4]" in said("phase4", **{"system.vq_grid": "[11,4]"})
-    assert "set system.num_ids" in said("irra", **{"system.num_ids": 3})
+    assert "Set system.num_ids" in said("irra", **{"system.num_ids": 3})

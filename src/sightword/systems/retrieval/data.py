@@ -1,46 +1,53 @@
-"""People and sentences as batches: pairs to train on, then all images and all captions apart to measure on.
+"""Images and captions as batches: what makes an item, and how it is augmented, masked and hidden.
 
-Legend: B batch; H, W pixels; L tokens; h·w image codes; M images and C captions of a split; P identities of a batch
-with K captions each.
+Everything random about an item is a function of (seed, epoch, index), whatever batch and process it is in.
+
+Legend: B batch; H, W pixels; L tokens of a batch's longest caption; V vocabulary; M images and C captions of a split;
+u×v cells, the units that are hidden of an image; h×w VQ ids of an image. Images are float32 in [-1, 1].
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from sightword.data.image import read_image, squash
-from sightword.data.loader import Draw, Loaders, Shuffled, Stream, generator_of, mix, ordered
-from sightword.storage import shards
-from sightword.systems.retrieval.caption import Captions, Masking
-from sightword.systems.retrieval.codes import Codes
-from sightword.systems.retrieval.config import RetrievalData
-from sightword.systems.retrieval.pedes import Split, annotation_file, image_folder, read_pedes
-from sightword.systems.retrieval.view import Augmentation, Cells
-from sightword.towers.tokenizer import TextTokenizer
+from sightword.data.loader import Draw, generator_of, mix
+from sightword.errors import SightwordError
+from sightword.systems.retrieval.pedes import ImageIds, Split
+from sightword.towers.tokenizer import Texts, TextTokenizer
 
-VIEW, WORDS, HIDE = 1, 2, 3  # what a draw's generator is for, so that none disturbs another
+IGNORED = -100  # the label that cross-entropy passes over
+SIDES = {"left": "right", "right": "left"}
+VIEW, WORDS, HIDE = 1, 2, 3  # what a draw's generator is for, so that one use does not change another
+
+
+# ------------------------------------------------------------------------------------------------------------ batches
 
 
 class PedesBatch(NamedTuple):
-    """Captions, each with its image. What nobody asked for is None."""
+    """Captions, each with its image. A field that the config does not ask for is None."""
 
-    images: Tensor  # (B, 3, H, W) float32 in [-1, 1]; a tower's own `preprocess.normalise` makes its input of them
+    images: Tensor  # (B, 3, H, W) float32 in [-1, 1]; an encoder's own `preprocess.normalise` makes its input of them
     pids: Tensor  # (B,) int64: 0 to P - 1 over the training identities; as read elsewhere
     caption_ids: Tensor  # (B, L) int64, padded on the right to the longest, or to the tokenizer's fixed length
     caption_attn_mask: Tensor  # (B, L) bool
     index: Tensor  # type: ignore[assignment]  # (B,) int64, which image of the split
-    masked_ids: Tensor | None = None  # (B, L) int64, caption_ids of which some are hidden
-    masked_labels: Tensor | None = None  # (B, L) int64, the hidden ids; -100 elsewhere
+    masked_ids: Tensor | None = None  # (B, L) int64, caption_ids of which some are masked
+    masked_labels: Tensor | None = None  # (B, L) int64, the ids that were masked; -100 elsewhere
     masked_images: Tensor | None = None  # (B, 3, H, W) generation view, hidden cells at 0
-    vq_target_ids: Tensor | None = None  # (B, h·w) int64, image codes of the generation view, rows first
+    vq_target_ids: Tensor | None = None  # (B, h·w) int64, VQ ids of the generation view, rows first
     vq_target_attn_mask: Tensor | None = None  # (B, h·w) bool, True where hidden, so to be predicted
-    vq_images: Tensor | None = None  # (B, 3, H, W) generation view, nothing hidden: only where no cache has its codes
+    vq_images: Tensor | None = None  # (B, 3, H, W) generation view, nothing hidden: only without data.vq_ids
 
 
 class ImageRows(NamedTuple):
@@ -53,7 +60,7 @@ class ImageRows(NamedTuple):
 
 
 class TextRows(NamedTuple):
-    """Captions of a split, to be encoded once; those of a batch are about as long."""
+    """Captions of a split, to be encoded once; those of a batch are of similar lengths."""
 
     caption_ids: Tensor  # (B, L) int64
     caption_attn_mask: Tensor  # (B, L) bool
@@ -61,224 +68,258 @@ class TextRows(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # (B,) int64, which caption of the split
 
 
-# ---------------------------------------------------------------------------------------------------------- loaders
+Batch = PedesBatch | ImageRows | TextRows
 
 
-def make_loaders(
-    data: RetrievalData,
-    tokenizer: TextTokenizer,
-    patch: tuple[int, int] | int = 1,
-    seed: int = 0,
-    expect: Mapping[str, Any] | None = None,
-    factor: int = 0,
-) -> Loaders:
-    """Training gives `PedesBatch`. Validation gives all images once as `ImageRows`, then all captions once as
-    `TextRows`, then, where cells are hidden, each image with its first caption as `PedesBatch`, undisturbed.
-
-    tokenizer, patch: of the text and the image tower of the run. expect: what the header of data.vq_codes must say, as
-    {"num_codes": 1024, "weights": digest}. factor: pixels of a code, where data.hide has no data.vq_codes and the
-    network encodes `vq_images` itself, slowly.
-    """
-    size, view = _sizes(data), _view(data, patch, expect, factor)
-    held = _measured(data, "val", tokenizer, view)
-    split = read_pedes(data.root, data.dataset, "train", data.hold_out)
-    captions = _captions(split, tokenizer, data, mirrored=data.flip == "swap")
-    augmentation = Augmentation(size, data.flip == "swap", data.pad, data.erase)
-    masking = Masking.of(tokenizer, data.mask_text) if data.mask_text else None
-    pairs = Pairs(split, captions, augmentation, masking, view and view.of(split, data), seed)
-    shuffled = None
-    if data.sampler == "identity":
-        shuffled = Identities(split.caption_pids, data.batch_size, data.instances, seed)
-    return Loaders(Stream(pairs, data.batch_size, seed, shuffled=shuffled, **_options(data)), held)
+# ----------------------------------------------------------------------------------------------------------- captions
 
 
-def split_loader(
-    data: RetrievalData,
-    split: str,
-    tokenizer: TextTokenizer,
-    patch: tuple[int, int] | int = 1,
-    expect: Mapping[str, Any] | None = None,
-    factor: int = 0,
-) -> DataLoader:
-    """A split to measure on, train, val or test; what it gives and what it is told is as `make_loaders` has it."""
-    return _measured(data, split, tokenizer, _view(data, patch, expect, factor))
+class Captions:
+    """Captions as ids, tokenised once for a whole run. Mirrored captions have left for right; most are the same."""
 
+    def __init__(self, texts: Sequence[str], tokenizer: TextTokenizer, length: int = 0, mirrored: bool = False) -> None:
+        """length: the most tokens of a caption, more are cut off and counted in `truncated`; 0: the tokenizer's own.
 
-def _measured(data: RetrievalData, split: str, tokenizer: TextTokenizer, view: "Generation | None") -> DataLoader:
-    known = read_pedes(data.root, data.dataset, split, data.hold_out)
-    measured = Measured(known, _captions(known, tokenizer, data), _sizes(data), view and view.of(known, data))
-    return ordered(measured, data.batch_size, shuffled=Kinds(measured.kinds(), data.batch_size), **_options(data))
-
-
-def _sizes(data: RetrievalData) -> tuple[int, int]:
-    return data.image_size[0], data.image_size[1]
-
-
-def _view(
-    data: RetrievalData, patch: tuple[int, int] | int, expect: Mapping[str, Any] | None, factor: int
-) -> "Generation | None":
-    patches = (patch, patch) if isinstance(patch, int) else patch
-    return _generation(data, patches, expect, factor) if data.hide else None
-
-
-def _captions(split: Split, tokenizer: TextTokenizer, data: RetrievalData, mirrored: bool = False) -> Captions:
-    captions = Captions(split.captions, tokenizer, data.text_length, mirrored)
-    if captions.truncated:
-        length = data.text_length or tokenizer.length
-        shards.say(
-            f"{split.name}: {captions.truncated} of {len(captions.starts) - 1} captions are cut to {length} tokens"
-        )
-    return captions
-
-
-def _options(data: RetrievalData) -> dict[str, Any]:
-    return {"collate_fn": _as_it_is, "num_workers": data.num_workers, "pin_memory": torch.cuda.is_available()}
-
-
-def _as_it_is(batch: Any) -> Any:
-    """The data sets here give whole batches."""
-    return batch
-
-
-# --------------------------------------------------------------------------------------------------------- samplers
-
-
-class Identities(Shuffled):
-    """Batches of P identities with K captions each, no identity twice; the ranks' batches together are such a one.
-
-    An epoch has as many batches as whole groups of K captions fill; an identity with fewer than K captions gives some
-    of them twice. The more groups of an identity are left, the likelier it is next, and near an epoch's end, when too
-    few have any left, others come again.
-    """
-
-    def __init__(
-        self,
-        pids: np.ndarray,
-        batch_size: int,
-        instances: int,
-        seed: int = 0,
-        rank: int | None = None,
-        world: int | None = None,
-    ) -> None:
-        """pids: (C,) of the captions. batch_size: of one rank, a multiple of `instances`."""
-        if batch_size % instances:
-            raise ValueError(f"batch_size {batch_size} is no multiple of {instances} instances of an identity")
-        self.instances = instances
-        _, inverse, counts = np.unique(pids, return_inverse=True, return_counts=True)
-        self.members = np.split(np.argsort(inverse, kind="stable"), counts.cumsum()[:-1])  # of each identity
-        self.groups = np.maximum(counts // instances, 1)  # each identity's in an epoch
-        super().__init__(int(self.groups.sum()) * instances, batch_size, seed, rank=rank, world=world)
-
-    def order(self, epoch: int) -> np.ndarray:
-        """Captions, batch after batch of all ranks."""
-        rng, (_, world) = np.random.default_rng(mix(self.seed, epoch)), self.place()
-        persons = self.batch_size * world // self.instances  # P
-        left, waiting = self.groups.copy(), [rng.permutation(self._filled(own)) for own in self.members]
-        chosen = []
-        for _ in range(self.size // (self.batch_size * world)):
-            # exponentials divided by weights, the least ones: a draw without replacement (Efraimidis 2006)
-            lot = rng.exponential(size=len(left)) / np.where(left > 0, left, 1e-9)
-            for person in np.argpartition(lot, persons - 1)[:persons].tolist():
-                left[person] = max(left[person] - 1, 0)
-                group, waiting[person] = np.split(waiting[person], [self.instances])
-                chosen.append(group)
-                if len(waiting[person]) < self.instances:
-                    waiting[person] = rng.permutation(self._filled(self.members[person]))
-        return np.concatenate(chosen)
-
-    def _filled(self, own: np.ndarray) -> np.ndarray:
-        """An identity's captions, over again until there are K."""
-        return np.resize(own, max(len(own), self.instances))
-
-    def _refuse_empty(self) -> None:
-        super()._refuse_empty()
-        persons = self.batch_size * self.place()[1] // self.instances
-        if persons > len(self.members):
-            raise ValueError(
-                f"a batch of {persons} identities with {self.instances} captions each, and there are "
-                f"{len(self.members)} identities: lower data.batch_size, or raise data.instances"
+        mirrored: tokenise the mirrored captions, too.
+        """
+        if length > tokenizer.length:
+            raise SightwordError(
+                f"data.text_length={length} is more than the {tokenizer.length} tokens that the text encoder takes"
             )
-
-
-class Kinds(Shuffled):
-    """Batches for evaluation, no batch of two kinds: the items of the first kind in the order given, then the next.
-
-    Every item comes exactly once; a batch is shared among the ranks as evenly as it can be.
-    """
-
-    def __init__(
-        self, kinds: Sequence[np.ndarray], batch_size: int, rank: int | None = None, world: int | None = None
-    ) -> None:
-        self.kinds = [np.asarray(kind) for kind in kinds]
-        super().__init__(sum(map(len, self.kinds)), batch_size, shuffle=False, drop_last=False, rank=rank, world=world)
+        cutter = copy.copy(tokenizer)  # the encoder's own keeps its length and its count
+        cutter.length, cutter.truncated = length or tokenizer.length, 0
+        swapped = [number for number, text in enumerate(texts) if mirrored and sides_swapped(text) != text]
+        # a tokenizer of fixed length belongs to an encoder that was trained on padding
+        self.pad, self.fixed = tokenizer.pad, tokenizer.length if tokenizer.fixed else 0
+        self.flat, self.starts = _tokenised([*texts, *(sides_swapped(texts[number]) for number in swapped)], cutter)
+        self.count = len(texts)
+        self.mirror_of = np.arange(self.count)
+        self.mirror_of[swapped] = self.count + np.arange(len(swapped))
+        self.truncated = cutter.truncated
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._shares())
+        return self.count
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Draw]]:
-        for number, share in enumerate(self._shares()):
-            if number >= start:
-                yield [Draw(epoch, int(index)) for index in share]
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each caption, (C,) int64."""
+        return np.diff(self.starts)[: self.count]
 
-    def order(self, epoch: int) -> np.ndarray:
-        return np.concatenate(self.kinds)
+    def __getitem__(self, number: int) -> Tensor:
+        """The ids of one caption, without padding, int64."""
+        return torch.from_numpy(self.flat[self.starts[number] : self.starts[number + 1]].astype(np.int64))
 
-    def _shares(self) -> Iterator[np.ndarray]:
-        rank, world = self.place()
-        step = self.batch_size * world
-        for kind in self.kinds:
-            for start in range(0, len(kind), step):
-                if len(share := np.array_split(kind[start : start + step], world)[rank]):
-                    yield share
+    def batch(self, numbers: Sequence[int] | np.ndarray, mirrored: Sequence[bool] | None = None) -> Texts:
+        """Return ids and mask, (B, L): padded to the longest, or to the tokenizer's fixed length."""
+        rows = np.asarray(numbers, dtype=np.int64)
+        if mirrored is not None:
+            rows = np.where(mirrored, self.mirror_of[rows], rows)
+        starts, ends = self.starts[rows], self.starts[rows + 1]
+        width = self.fixed or int((ends - starts).max(initial=0))
+        places = starts[:, None] + np.arange(width)  # (B, L)
+        real = places < ends[:, None]
+        ids = np.where(real, self.flat[np.minimum(places, len(self.flat) - 1)], self.pad).astype(np.int64)
+        return Texts(torch.from_numpy(ids), torch.from_numpy(real))
 
 
-# -------------------------------------------------------------------------------------------------------- data sets
+def _tokenised(texts: Sequence[str], tokenizer: TextTokenizer, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]:
+    """All ids one after another, int32, and where each text starts: (C + 1,)."""
+    flat, lengths = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
+    for start in range(0, len(texts), chunk):
+        ids, mask = tokenizer(texts[start : start + chunk], truncate=True)
+        flat.append(ids[mask].numpy().astype(np.int32))
+        lengths.append(mask.sum(1).numpy())
+    return np.concatenate(flat), np.concatenate(lengths).cumsum()
 
 
-class Generation(NamedTuple):
-    """What the generator is shown and asked: which cells are hidden, and the codes of all."""
+def sides_swapped(text: str) -> str:
+    """Return a caption as it describes the mirrored image: left for right and right for left, capitals kept."""
+    return re.sub(r"\b(left|right)\b", lambda found: _like(found[0], SIDES[found[0].lower()]), text, flags=re.I)
+
+
+def _like(old: str, new: str) -> str:
+    return new.upper() if old.isupper() else new.capitalize() if old[0].isupper() else new
+
+
+class Masking(NamedTuple):
+    """Masks tokens as for BERT (Devlin 2019, 3.1): 80 % of the chosen ones become the mask token, 10 % any token, 10 %
+    stay. Special tokens and padding are never chosen; at least one token always is, so that there is a target.
+    """
+
+    share: float
+    mask: int  # id of the mask token
+    ordinary: Tensor  # (V,) int64: ids of words
+    special: Tensor  # (S,) int64: ids that are never chosen
+
+    @classmethod
+    def of(cls, tokenizer: TextTokenizer, share: float) -> "Masking":
+        mask = mask_id(tokenizer)
+        special = {*tokenizer.special, tokenizer.eos, mask}
+        special |= {id_ for id_ in (tokenizer.unknown, getattr(tokenizer, "start", None)) if id_ is not None}
+        known = torch.arange(tokenizer.vocab_size)
+        barred = torch.tensor(sorted(special))
+        return cls(share, mask, known[~torch.isin(known, torch.cat([barred, torch.tensor([tokenizer.pad])]))], barred)
+
+    def __call__(self, ids: Tensor, real: Tensor, draws: Sequence[Draw], seed: int) -> tuple[Tensor, Tensor]:
+        """(B, L) ids and mask to (ids with some masked, labels): the masked tokens' own ids, IGNORED elsewhere."""
+        lot = torch.ones(3, *ids.shape)  # (3, B, L): chosen?, masked how?, replaced by which token?
+        for row, (draw, length) in enumerate(zip(draws, real.sum(1).tolist(), strict=True)):
+            lot[:, row, :length] = torch.rand(length, 3, generator=generator_of(seed, draw)).T
+        open_ = real & ~torch.isin(ids, self.special)
+        lot[0].masked_fill_(~open_, 2.0)
+        chosen = (lot[0] < self.share) | (lot[0] == lot[0].amin(1, keepdim=True))
+        chosen &= open_
+        other = self.ordinary[(lot[2] * len(self.ordinary)).long().clamp(max=len(self.ordinary) - 1)]
+        masked = torch.where(lot[1] < 0.8, torch.full_like(ids, self.mask), torch.where(lot[1] < 0.9, other, ids))
+        return torch.where(chosen, masked, ids), ids.masked_fill(~chosen, IGNORED)
+
+
+def mask_id(tokenizer: TextTokenizer) -> int:
+    """Return the id of the mask token: the tokenizer's own, T5's first sentinel, or its unknown token.
+
+    CLIP has none of these: as in IRRA its last piece (before the two special ones) is used.
+    """
+    hf = getattr(tokenizer, "hf", None)
+    if hf is None:
+        return tokenizer.vocab_size - 3
+    if hf.mask_token_id is not None:
+        return int(hf.mask_token_id)
+    found = hf.get_vocab().get("<extra_id_0>", tokenizer.unknown)
+    if found is None:
+        raise SightwordError(
+            "the text encoder's tokenizer has no mask token, <extra_id_0> or unknown token. Set data.mask_text=0"
+        )
+    return int(found)
+
+
+# ------------------------------------------------------------------------------------------------------------- images
+
+
+class Augmentation(NamedTuple):
+    """Augments a training image: mirrored, shifted, a rectangle erased (as in IRRA, datasets/build.py).
+
+    The result is a function of the generator alone, and always takes as many numbers from it.
+    """
+
+    size: tuple[int, int]  # H, W
+    mirror: bool = False  # half of the time
+    pad: int = 10  # pixels of black all around, of which a crop of H×W is taken
+    erase: float = 0.5  # probability
+
+    def __call__(self, picture: Image.Image, generator: torch.Generator) -> tuple[Tensor, bool]:
+        """Return (3, H, W), and whether it is mirrored: then left and right change places in its caption."""
+        coin, left, top, *rest = torch.rand(8, generator=generator, dtype=torch.float64).tolist()
+        image = squash(*self.size)(picture, None)
+        mirrored = self.mirror and coin < 0.5
+        if mirrored:
+            image = image.flip(-1)
+        if self.pad:
+            image = _shifted(image, self.pad, left, top)
+        if rest[0] < self.erase:
+            _erase(image, *rest[1:])
+        return image, mirrored
+
+
+def _shifted(image: Tensor, pad: int, left: float, top: float) -> Tensor:
+    height, width = image.shape[1:]
+    x, y = int(left * (2 * pad + 1)), int(top * (2 * pad + 1))
+    return F.pad(image, (pad, pad, pad, pad), value=-1.0)[:, y : y + height, x : x + width].contiguous()
+
+
+def _erase(image: Tensor, area: float, shape: float, left: float, top: float) -> None:
+    """Fill 2 to 40 % of the image with mid grey, height to width as 0.3 to 3.3 (Zhong 2020).
+
+    A rectangle that does not fit is cut where torchvision would draw another.
+    """
+    height, width = image.shape[1:]
+    pixels = (0.02 + 0.38 * area) * height * width
+    ratio = math.exp(math.log(0.3) + shape * (math.log(3.3) - math.log(0.3)))
+    h, w = min(round(math.sqrt(pixels * ratio)), height), min(round(math.sqrt(pixels / ratio)), width)
+    y, x = int(top * (height - h + 1)), int(left * (width - w + 1))
+    image[:, y : y + h, x : x + w] = 0.0
+
+
+class Cells(NamedTuple):
+    """The units that are hidden of an image: as large as the larger of an encoder's patch and the pixels of a VQ id.
+
+    So no visible pixel shares a patch or an id with a hidden one.
+    """
+
+    size: tuple[int, int]  # H, W
+    grid: tuple[int, int]  # u, v
+    ids: tuple[int, int]  # h, w
+
+    @classmethod
+    def of(cls, size: tuple[int, int], patch: tuple[int, int], ids: tuple[int, int]) -> "Cells":
+        """Raises SightwordError if patches, ids and image do not fit into each other."""
+        if any(side % number for side, number in zip(size, ids, strict=True)):
+            raise SightwordError(f"{_by(ids)} ids do not divide an image of {_by(size)} pixels. Set data.image_size")
+        pixels = (size[0] // ids[0], size[1] // ids[1])
+        unit = (max(patch[0], pixels[0]), max(patch[1], pixels[1]))
+        for name, part in (("a patch", patch), ("an id", pixels), ("the image", unit)):
+            whole = size if name == "the image" else unit
+            if any(side % other for side, other in zip(whole, part, strict=True)):
+                raise SightwordError(
+                    f"cells of {_by(unit)} pixels are hidden, the larger of a patch ({_by(patch)}) and an id "
+                    f"({_by(pixels)}): {name} does not fit an image of {_by(size)} that way. Choose a tokenizer whose "
+                    "factor divides the patch, or is a multiple of it"
+                )
+        return cls(size, (size[0] // unit[0], size[1] // unit[1]), ids)
+
+    @property
+    def number(self) -> int:
+        """u·v"""
+        return self.grid[0] * self.grid[1]
+
+    def draw(self, share: float, generator: torch.Generator) -> Tensor:
+        """Return (u·v,) bool: exactly this share is hidden, at least one cell, and at least one is visible."""
+        hidden = torch.zeros(self.number, dtype=torch.bool)
+        many = min(max(round(share * self.number), 1), max(self.number - 1, 1))
+        hidden[torch.randperm(self.number, generator=generator)[:many]] = True
+        return hidden
+
+    def hide(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Return images (B, 3, H, W) with hidden cells (B, u·v) at 0, mid grey."""
+        return images.masked_fill(self._spread(hidden, self.size)[:, None], 0.0)
+
+    def hidden_ids(self, hidden: Tensor) -> Tensor:
+        """Return hidden cells (B, u·v) as a mask over ids (B, h·w) bool, rows first."""
+        return self._spread(hidden, self.ids).flatten(1)
+
+    def _spread(self, hidden: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, u·v) → (B, *size)"""
+        rows, columns = (side // number for side, number in zip(size, self.grid, strict=True))
+        cells = hidden.unflatten(1, self.grid)
+        return cells.repeat_interleave(rows, 1).repeat_interleave(columns, 2)
+
+
+def _by(pair: tuple[int, int]) -> str:
+    return f"{pair[0]}×{pair[1]}"
+
+
+class Hiding(NamedTuple):
+    """The generation view: which cells are hidden, and the VQ ids of all."""
 
     cells: Cells
     share: float  # of the cells that are hidden
-    codes: Codes | None  # None: the network encodes `vq_images` itself
-    ids: Tensor | None = None  # (M, h·w) int32, the codes of a split's images
-
-    def of(self, split: Split, data: RetrievalData) -> "Generation":
-        """With the codes of a split."""
-        if self.codes is None:
-            return self
-        return self._replace(ids=self.codes.rows(split.images, image_folder(annotation_file(data.root, data.dataset))))
+    source: ImageIds | None  # None: the network encodes `vq_images` itself
+    ids: Tensor | None = None  # (M, h·w) int32, the ids of a split's images
 
     def batch(self, whole: Tensor, rows: Sequence[int], draws: Sequence[Draw], seed: int) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) and their rows in the split to the fields of a `PedesBatch`."""
+        """Return the fields of a `PedesBatch`, of images (B, 3, H, W) and their rows in the split."""
         hidden = torch.stack([self.cells.draw(self.share, generator_of(mix(seed, HIDE), draw)) for draw in draws])
         fields = {
             "masked_images": self.cells.hide(whole, hidden),
-            "vq_target_attn_mask": self.cells.hidden_codes(hidden),
+            "vq_target_attn_mask": self.cells.hidden_ids(hidden),
         }
         return fields | ({"vq_images": whole} if self.ids is None else {"vq_target_ids": self.ids[list(rows)].long()})
 
 
-def _generation(
-    data: RetrievalData, patch: tuple[int, int], expect: Mapping[str, Any] | None, factor: int
-) -> Generation:
-    size = (data.image_size[0], data.image_size[1])
-    if data.vq_codes:
-        codes = Codes(data.vq_codes, size, expect)
-        return Generation(Cells.of(size, patch, codes.grid), data.hide, codes)
-    command = f"sightword tokenize images=…/imgs size={size[0]} width={size[1]} out=…"
-    if not factor:
-        raise ValueError(
-            f"data.hide={data.hide} asks for image codes and data.vq_codes is not set: {command} writes them"
-        )
-    shards.say(f"image codes are computed anew for each batch, which is slow: {command} and data.vq_codes=… do it once")
-    if size[0] % factor or size[1] % factor:
-        raise ValueError(f"codes of {factor} pixels do not divide images of {size[0]}x{size[1]}: set data.image_size")
-    return Generation(Cells.of(size, patch, (size[0] // factor, size[1] // factor)), data.hide, None)
+# -------------------------------------------------------------------------------------------------------------- items
 
 
 class Pairs(Dataset[PedesBatch]):
-    """Captions by number, each with its image, a batch at a time; a function of (seed, epoch, caption) alone."""
+    """Captions by number, each with its image, a batch at a time: for training."""
 
     def __init__(
         self,
@@ -286,11 +327,11 @@ class Pairs(Dataset[PedesBatch]):
         captions: Captions,
         augmentation: Augmentation,
         masking: Masking | None = None,
-        generation: Generation | None = None,
+        hiding: Hiding | None = None,
         seed: int = 0,
     ) -> None:
         self.split, self.captions, self.seed = split, captions, seed
-        self.augmentation, self.masking, self.generation = augmentation, masking, generation
+        self.augmentation, self.masking, self.hiding = augmentation, masking, hiding
 
     def __len__(self) -> int:
         return len(self.split.captions)
@@ -303,52 +344,50 @@ class Pairs(Dataset[PedesBatch]):
         rows = self.split.caption_image[[draw.index for draw in draws]]
         pictures = [read_person(self.split.images[row]) for row in rows]
         seed = mix(self.seed, VIEW)
-        seen = [
+        views = [
             self.augmentation(picture, generator_of(seed, draw)) for picture, draw in zip(pictures, draws, strict=True)
         ]
-        ids, mask = self.captions.batch([draw.index for draw in draws], [mirrored for _, mirrored in seen])
+        ids, mask = self.captions.batch([draw.index for draw in draws], [mirrored for _, mirrored in views])
         batch = PedesBatch(
-            torch.stack([image for image, _ in seen]),
+            torch.stack([image for image, _ in views]),
             torch.from_numpy(self.split.pids[rows]),
             ids,
             mask,
             torch.from_numpy(rows),
         )
         if self.masking is not None:
-            hidden, labels = self.masking(ids, mask, draws, mix(self.seed, WORDS))
-            batch = batch._replace(masked_ids=hidden, masked_labels=labels)
-        if self.generation is not None:
+            masked, labels = self.masking(ids, mask, draws, mix(self.seed, WORDS))
+            batch = batch._replace(masked_ids=masked, masked_labels=labels)
+        if self.hiding is not None:
             whole = torch.stack([squash(*self.augmentation.size)(picture, None) for picture in pictures])
-            batch = batch._replace(**self.generation.batch(whole, rows.tolist(), draws, self.seed))
+            batch = batch._replace(**self.hiding.batch(whole, rows.tolist(), draws, self.seed))
         return batch
 
 
-class Measured(Dataset[Any]):
-    """A split as it is measured, a batch of one kind at a time; nothing is drawn but what is hidden, always the same.
+class Measured(Dataset[Batch]):
+    """A split for evaluation, a batch of one kind at a time. Only hidden cells are drawn, and always the same.
 
-    Items 0 to M - 1 are images, the next C are captions, and with `generation` the next M are pairs.
+    Items 0 to M - 1 are images, the next C are captions, and with `hiding` the next M are pairs.
     """
 
-    def __init__(
-        self, split: Split, captions: Captions, size: tuple[int, int], generation: Generation | None = None
-    ) -> None:
-        self.split, self.captions, self.size, self.generation = split, captions, size, generation
+    def __init__(self, split: Split, captions: Captions, size: tuple[int, int], hiding: Hiding | None = None) -> None:
+        self.split, self.captions, self.size, self.hiding = split, captions, size, hiding
         self.first = np.unique(split.caption_image, return_index=True)[1]  # (M,) each image's first caption
 
     def kinds(self) -> list[np.ndarray]:
-        """Items kind after kind: images, captions from the shortest to the longest, pairs."""
+        """Return items kind after kind: images, captions from the shortest to the longest, pairs."""
         images, captions = len(self.split.images), len(self.split.captions)
         texts = images + np.argsort(self.captions.lengths, kind="stable")
-        pairs = images + captions + np.arange(images if self.generation else 0)
+        pairs = images + captions + np.arange(images if self.hiding else 0)
         return [np.arange(images), texts, pairs]
 
     def __len__(self) -> int:
         return sum(map(len, self.kinds()))
 
-    def __getitem__(self, draw: Draw | int) -> ImageRows | TextRows | PedesBatch:
+    def __getitem__(self, draw: Draw | int) -> Batch:
         return self.__getitems__([draw])
 
-    def __getitems__(self, draws: Sequence[Draw | int]) -> ImageRows | TextRows | PedesBatch:
+    def __getitems__(self, draws: Sequence[Draw | int]) -> Batch:
         numbers = np.array([draw.index for draw in _as_draws(draws)])
         images, captions = len(self.split.images), len(self.split.captions)
         kind = np.searchsorted([images, images + captions], numbers, side="right")
@@ -367,13 +406,18 @@ class Measured(Dataset[Any]):
         return torch.stack([squash(*self.size)(read_person(self.split.images[row]), None) for row in rows])
 
     def _pairs(self, rows: np.ndarray) -> PedesBatch:
-        assert self.generation is not None
+        assert self.hiding is not None
         whole = self._images(rows)
         ids, mask = self.captions.batch(self.first[rows])
-        fields = self.generation.batch(whole, rows.tolist(), [Draw(0, int(row)) for row in rows], 0)
+        fields = self.hiding.batch(whole, rows.tolist(), [Draw(0, int(row)) for row in rows], 0)
         return PedesBatch(whole, torch.from_numpy(self.split.pids[rows]), ids, mask, torch.from_numpy(rows))._replace(
             **fields
         )
+
+
+def whole_batch(batch: Batch) -> Batch:
+    """Return a batch as it is: the data sets above make whole batches, so a loader has nothing to collate."""
+    return batch
 
 
 def _as_draws(draws: Sequence[Draw | int]) -> list[Draw]:
@@ -381,10 +425,10 @@ def _as_draws(draws: Sequence[Draw | int]) -> list[Draw]:
 
 
 def read_person(path: Path) -> Image.Image:
-    """`read_image`, and of one that cannot be read what to do about a set's."""
+    """Return an image of a data set. Raises SightwordError that names the command that finds all unreadable ones."""
     try:
         return read_image(path)
-    except ValueError as error:  # whose own advice is about options that are not here
-        raise ValueError(
-            f"{str(error).rpartition(': ')[0]}: sightword check names all such files of the set"
+    except ValueError as error:  # whose own advice is about options that do not apply here
+        raise SightwordError(
+            f"{str(error).rpartition(': ')[0]}: sightword check names all such files of the data set"
         ) from error

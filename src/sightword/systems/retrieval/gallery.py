@@ -1,28 +1,32 @@
-"""A gallery: every image of a folder as one vector, and which of them a sentence describes.
+"""A gallery: every image of a folder as one vector on disk, and which of the images a text describes.
 
-    out/gallery.json             the run that made the vectors, to ask it for those of sentences
+    out/gallery.json             the run that made the vectors, to encode texts with
     out/index.json, out/<hex>/   the vectors by the bytes of their images, kept as `towers.token_cache` keeps rows
 
-So of images that are added, moved or there twice only the new ones are computed, and vectors of other weights never
-mix. A search is exact: every vector is compared, shard by shard, and no more than a shard is in memory.
+So only new images are computed when images are added, moved or there twice, and vectors of other weights never mix.
+A search is exact: every vector is compared, shard by shard, and only one shard is in memory.
 
-Legend: B images; H, W pixels; D width of the embedding.
+Legend: B images; H, W pixels; N images of a gallery; E width of the embedding.
 """
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
+from sightword.errors import SightwordError
 from sightword.metrics.ranking import best
 from sightword.storage import shards
-from sightword.storage.atomic import write_atomically
 from sightword.storage.cache import digest
+from sightword.storage.reader import read_json
+from sightword.storage.writer import write_json
 from sightword.systems.retrieval.data import read_person
+from sightword.systems.retrieval.model import DualEncoder
 from sightword.towers.base import Encoded, ImageTower
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.token_cache import Opener, TokenCache, cache_tokens, read_index
@@ -32,15 +36,15 @@ HALF = (0.5, 0.5, 0.5)  # mean and deviation that bring [0, 1] to [-1, 1], which
 
 
 class Embedder(ImageTower):
-    """A dual encoder as a tower: of an image it gives its embedding, as the only token and as the pooled vector.
+    """A dual encoder as a tower: an image's embedding is its only token, and its pooled vector.
 
-    Its weights are those of both sides, since a sentence is only comparable with what the same network saw.
+    Its weights are those of both sides, since a text is only comparable with images that the same network encoded.
     """
 
-    model: Any
+    model: DualEncoder
 
-    def __init__(self, model: nn.Module, name: str) -> None:
-        """model: has `encode_image` and `image.preprocess`, as `model.DualEncoder`. name: for messages, its run."""
+    def __init__(self, model: DualEncoder, name: str) -> None:
+        """name: for messages, the run of the model."""
         super().__init__()
         self.model, self.name = model, name
         height, width = self.model.image.preprocess.size
@@ -53,30 +57,33 @@ class Embedder(ImageTower):
         return Encoded(vectors[:, None].float(), vectors.float(), None)
 
     def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """One vector for the whole image."""
+        """Return one by one: the whole image has one vector."""
         return 1, 1
 
-    def embed(self, sentences: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Unit rows (n, D) of sentences, on the CPU. Those that are too long are cut off, and said to be."""
-        if any(not sentence.strip() for sentence in sentences):
-            raise ValueError('the sentence is empty: sightword search index=… "a woman in a red coat"')
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Return unit rows (n, E) of texts, on the CPU. Texts that are too long are cut off, with a line on stderr."""
+        if any(not text.strip() for text in texts):
+            raise SightwordError('the text is empty. Pass a sentence, as in sightword search index=… "a red coat"')
         tokenizer, rows = self.model.tokenizer, []
         before = tokenizer.truncated
-        with torch.no_grad():
-            for start in range(0, len(sentences), batch_size):
-                ids, mask = tokenizer(list(sentences[start : start + batch_size]), truncate=True)
-                rows.append(self.model.encode_text(ids.to(self.device), mask.to(self.device)).float().cpu())
+        for start in range(0, len(texts), batch_size):
+            ids, mask = tokenizer(list(texts[start : start + batch_size]), truncate=True)
+            rows.append(self.model.encode_text(ids.to(self.device), mask.to(self.device)).float().cpu())
         if cut := tokenizer.truncated - before:
-            shards.say(f"{cut} of {len(sentences)} sentences cut to the {tokenizer.length} tokens that this run reads")
+            shards.say(f"{cut} of {len(texts)} sentences cut to the {tokenizer.length} tokens that this run takes")
         return torch.cat(rows)
 
-    def embed_files(self, files: Sequence[Path], batch_size: int = 32) -> Tensor:
-        """Unit rows (N, D) of a set's images, on the CPU."""
-        starts, rows = tqdm(range(0, len(files), batch_size), desc="encoding", unit=" batches", disable=None), []
-        with torch.no_grad():
-            for start in starts:
-                pictures = [read_person(file) for file in files[start : start + batch_size]]
-                rows.append(self(self.preprocess.batch(pictures).to(self.device)).pooled.cpu())
+    @torch.no_grad()
+    def encode_image(self, images: Sequence[Path | Image.Image], batch_size: int = 32) -> Tensor:
+        """Return unit rows (N, E) of images, on the CPU."""
+        starts, rows = tqdm(range(0, len(images), batch_size), desc="encoding", unit=" batches", disable=None), []
+        for start in starts:
+            pictures = [
+                read_person(image) if isinstance(image, Path) else image.convert("RGB")
+                for image in images[start : start + batch_size]
+            ]
+            rows.append(self(self.preprocess.batch(pictures).to(self.device)).pooled.cpu())
         return torch.cat(rows)
 
 
@@ -88,12 +95,55 @@ class Hit(NamedTuple):
     copies: int  # other files of the same bytes
 
 
+class Searchable(Protocol):
+    """A gallery, on disk or in memory."""
+
+    def __len__(self) -> int:
+        """Return how many images can be found."""
+        ...
+
+    def check(self, embedder: Embedder) -> None:
+        """Raise SightwordError unless it was made by these weights and this preprocessing."""
+        ...
+
+    def search(self, vector: Tensor, top: int) -> list[Hit]:
+        """Return the images nearest to a unit vector (1, E), best first."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemoryGallery:
+    """Images and their vectors, in memory."""
+
+    paths: tuple[Path, ...]
+    vectors: Tensor  # (N, E) unit rows
+    weights: str  # digest of the encoder's
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def check(self, embedder: Embedder) -> None:
+        if self.weights != digest(embedder.state_dict()):
+            raise SightwordError("the gallery was made with other weights. Use the model that made it, or index again")
+
+    def search(self, vector: Tensor, top: int) -> list[Hit]:
+        """Return the images nearest to a unit vector (1, E), best first; equal scores in their order in the gallery."""
+        scores, rows = best(vector, self.vectors, top)
+        pairs = zip(scores[0].tolist(), rows[0].tolist(), strict=True)
+        return [Hit(self.paths[row], score, 0) for score, row in pairs]
+
+
 class Gallery:
-    """Reads what `write_gallery` wrote."""
+    """A gallery on disk: reads what `write_gallery` wrote."""
 
     def __init__(self, out: str | Path) -> None:
         self.out = Path(out).expanduser()
-        self.note = _read_note(self.out)
+        note = read_json(
+            self.out / NOTE,
+            missing=f"{out} contains no gallery. sightword index run=… images=… out={out} writes one",
+            damaged="It is damaged: sightword index writes it again",
+        )
+        self.run, self.checkpoint = note.text("run"), note.text("checkpoint")
         self.rows = TokenCache(self.out)
         self.root = Path(read_index(self.out).root)
         self.paths: dict[str, list[str]] = {}  # content → files that have it, of the folder as it was last indexed
@@ -101,22 +151,21 @@ class Gallery:
             self.paths.setdefault(key, []).append(path)
 
     def __len__(self) -> int:
-        """Images of the folder that have a vector; their copies not counted."""
+        """Return how many images of the folder have a vector, without their copies."""
         return len(self.rows.keys() & self.paths.keys())
 
     def check(self, embedder: Embedder) -> None:
-        """ValueError unless these are the weights, and the preprocessing, that made the vectors."""
         found = {name: self.rows.header[name] for name in ("weights", "preprocessing")}
         wanted = {"weights": digest(embedder.state_dict()), "preprocessing": embedder.preprocess.as_dict()}
         if other := [name for name in found if found[name] != wanted[name]]:
             name = other[0]
-            raise ValueError(
-                f"{self.out} was made with other {name} ({found[name]}) than {embedder.name} has ({wanted[name]}): "
-                f"give the run= that made it, or write another with sightword index run={embedder.name} out=…"
+            raise SightwordError(
+                f"{self.out} was made with other {name} ({found[name]}) than {embedder.name} has ({wanted[name]}). "
+                f"Pass the run= that made it, or write another with sightword index run={embedder.name} out=…"
             )
 
     def search(self, vector: Tensor, top: int) -> list[Hit]:
-        """The images nearest to a unit vector (1, D), best first; of equals in the order of their paths."""
+        """Return the images nearest to a unit vector (1, E), best first; equal scores in the order of their paths."""
         found: list[tuple[float, str]] = []
         for part in self.rows.segments:
             for keys, rows in part.stacks("pooled"):
@@ -130,49 +179,40 @@ class Gallery:
         return [Hit(self.root / self.paths[key][0], score, len(self.paths[key]) - 1) for score, key in found]
 
 
-def write_gallery(
-    source: Opener,
-    images: str | Path,
-    out: str | Path,
-    note: Mapping[str, Any],
-    batch_size: int = 32,
-    shard_size: int = 1024,
-    on_error: str = "raise",
-    engine: str = "inline",
-    workers: int = 0,
-    gpus: float = 0,
-) -> Gallery:
-    """Compute the vectors of a folder of images that are not there yet; killed and started again, it does the rest.
+@dataclass(frozen=True)
+class IndexJob:
+    """How the work of `write_gallery` is cut and where it runs, as for `sightword.towers.token_cache.cache_tokens`."""
 
-    source: opens the `Embedder`. note: its run and checkpoint, to open it another time. The other arguments and what is
-    refused are those of `sightword.towers.token_cache.cache_tokens`.
+    batch_size: int = 32
+    shard_size: int = 1024  # vectors of a file
+    on_error: str = "raise"  # raise | skip unreadable images
+    engine: str = "inline"  # inline (also under torchrun) | ray
+    workers: int = 0
+    gpus: float = 0
+
+
+def write_gallery(
+    source: Opener, images: str | Path, out: str | Path, note: Mapping[str, str], job: IndexJob | None = None
+) -> Gallery:
+    """Compute the missing vectors of a folder of images; killed and started again, it computes the rest.
+
+    source: opens the `Embedder`. note: its run and checkpoint, to open it another time. Raises SightwordError if the
+    folder has no images or `out` has vectors of other weights.
     """
+    job = job or IndexJob()
     cache_tokens(
         source,
         images,
         out,
         [],
         "float32",
-        batch_size,
-        shard_size,
-        on_error,
-        engine=engine,
-        workers=workers,
-        gpus=gpus,
+        job.batch_size,
+        job.shard_size,
+        job.on_error,
+        engine=job.engine,
+        workers=job.workers,
+        gpus=job.gpus,
         writer=WRITER,
     )
-    with write_atomically(Path(out).expanduser() / NOTE) as part:
-        part.write_text(json.dumps(dict(note), indent=1) + "\n", encoding="utf-8")
+    write_json(Path(out).expanduser() / NOTE, dict(note))
     return Gallery(out)
-
-
-def _read_note(out: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((out / NOTE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{out} holds no gallery: sightword index run=… images=… out={out} writes one") from None
-    except ValueError as error:
-        raise ValueError(f"{out / NOTE} is damaged ({error}): sightword index writes it anew") from error
-    if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in ("run", "checkpoint")):
-        raise ValueError(f"{out / NOTE} is damaged (it names no run and checkpoint): sightword index writes it anew")
-    return found

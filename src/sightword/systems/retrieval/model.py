@@ -1,16 +1,16 @@
-"""Images and sentences as vectors of one space, each by itself: an embedding never depends on what it is paired with.
+"""Images and texts as vectors of one space, each encoded alone: an embedding never depends on what it is paired with.
 
     DualEncoder     images → image tower → its vector ───────────→ linear → unit (B, E)
                     ids    → text tower  → its vector ───────────→ linear → unit (B, E)
     SharedEncoder   images → image tower → tokens → words (B, N, D) ┐
                                                                     ├ each alone → T5 → pooled → linear → unit (B, E)
-                    ids    → word vectors (B, L, D) ────────────────┘
+                    ids    → word embeddings (B, L, D) ─────────────┘
                     masked images and ids, both at once → T5 → condition of the generator (B, N + L, D)
 
-Document 001, phases 1 to 3; what phase 4 adds stands in generation.py, and encoding never touches it.
+These are phases 1 to 3; what phase 4 adds stands in loss.py, and encoding never uses it.
 
-Legend: B batch; H, W pixels; N image tokens; L text tokens; C width of the image tower's tokens; D of the text tower's;
-E of the common space.
+Legend: B batch; H, W pixels; N image tokens; L text tokens; C width of the image encoder's tokens; D of the text
+encoder's; E of the common space.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightword.errors import SightwordError
 from sightword.towers.base import Encoded, ImageTower, TextTower
 from sightword.towers.t5 import T5Text
-from sightword.towers.tokenizer import TextTokenizer
 
 
-class Seen(NamedTuple):
-    """What was made of images or of texts."""
+class Features(NamedTuple):
+    """Images or texts, encoded."""
 
     vector: Tensor  # (B, E), before it is brought to length one
-    tokens: Tensor  # (B, N, C), or (B, L, D)
+    tokens: Tensor  # (B, N, C) of images, (B, L, D) of texts
     mask: Tensor | None = None  # (B, L) bool, True where a token is real
 
     @property
@@ -39,7 +39,7 @@ class Seen(NamedTuple):
 
 
 class DualEncoder(nn.Module):
-    """An image tower, a text tower, and what brings their vectors into one space."""
+    """An image encoder, a text encoder, and the projection of their vectors into one space."""
 
     image: ImageTower
     text: TextTower
@@ -48,41 +48,38 @@ class DualEncoder(nn.Module):
         """project: a linear layer for each side (separate), one for both (shared), or no layer (none)."""
         super().__init__()
         self.image, self.text = image, text
+        self.tokenizer = text.tokenizer
         sides = (self._image_dim(), text.embed_dim)
         if project != "separate" and sides[0] != sides[1]:
-            raise ValueError(
-                f"project={project} needs vectors of one width; {image.name} has {sides[0]}, {text.name} {sides[1]}: "
-                "say project=separate"
+            raise SightwordError(
+                f"system.project={project} needs vectors of one width: {image.name} has {sides[0]}, {text.name} has "
+                f"{sides[1]}. Set system.project=separate"
             )
         layers = {"none": 0, "shared": 1, "separate": 2}[project]
         self.heads = nn.ModuleList([nn.Linear(width, embed_dim) for width in sides[:layers]])
         self.embed_dim = embed_dim if layers else sides[0]
         _freeze_unused(image, self._of_image)
 
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        return self.text.tokenizer
-
     def encode_image(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to unit rows (B, E)."""
-        return self.see(images).unit
+        return self.image_features(images).unit
 
     def encode_text(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Ids (B, L), padded on the right, and their mask to unit rows (B, E)."""
-        return self.read(ids, mask).unit
+        return self.text_features(ids, mask).unit
 
-    def see(self, images: Tensor) -> Seen:
-        """Images (B, 3, H, W) in [-1, 1]. Tokens have the tower's own vector first, where it is of their width."""
-        seen = self.image(self.image.normalise(images))
-        tokens = seen.tokens
+    def image_features(self, images: Tensor) -> Features:
+        """Encode images (B, 3, H, W) in [-1, 1]. The encoder's own vector is the first token, if it has their width."""
+        encoded = self.image(self.image.normalise(images))
+        tokens = encoded.tokens
         if self.image.embed_dim == self.image.width:
-            tokens = torch.cat([seen.pooled[:, None], tokens], 1)  # (B, 1 + N, C)
-        return Seen(self._projected(seen.pooled, 0), tokens)
+            tokens = torch.cat([encoded.pooled[:, None], tokens], 1)  # (B, 1 + N, C)
+        return Features(self._projected(encoded.pooled, 0), tokens)
 
-    def read(self, ids: Tensor, mask: Tensor | None = None) -> Seen:
-        """Ids (B, L) and their mask."""
-        read = self.text(ids, mask)
-        return Seen(self._projected(read.pooled, -1), read.tokens, read.mask)
+    def text_features(self, ids: Tensor, mask: Tensor | None = None) -> Features:
+        """Encode ids (B, L), padded on the right, with their mask."""
+        encoded = self.text(ids, mask)
+        return Features(self._projected(encoded.pooled, -1), encoded.tokens, encoded.mask)
 
     def _projected(self, vectors: Tensor, side: int) -> Tensor:
         return self.heads[side](vectors) if len(self.heads) else vectors
@@ -92,12 +89,12 @@ class DualEncoder(nn.Module):
         return self.image.embed_dim
 
     def _of_image(self, encoded: Encoded) -> Tensor:
-        """Of what the image tower gives, what is made use of."""
+        """What is used of the image encoder's output; parameters that it does not depend on are frozen."""
         return encoded.pooled
 
 
 class SharedEncoder(DualEncoder):
-    """Image tokens are words to the text tower: one T5 encodes both, in a pass each. Document 001, phase 3."""
+    """Phase 3: image tokens enter the text encoder like word embeddings; one T5 encodes both, in a pass each."""
 
     text: T5Text
 
@@ -109,22 +106,22 @@ class SharedEncoder(DualEncoder):
         self.words = ImageWords(image.width, text)
         self.cls = nn.Parameter(self.words.scale * torch.randn(1, 1, text.width)) if pooling == "cls" else None
 
-    def see(self, images: Tensor) -> Seen:
+    def image_features(self, images: Tensor) -> Features:
         words = self.image_words(images)
-        # Behind the cells, as the one word of a text: it then stands equally far from all of them.
+        # Behind the image tokens, as the only word of a text: it then is equally far from all of them.
         cls = None if self.cls is None else self.cls.expand(len(words), -1, -1)
         tokens = self.text(inputs_embeds=cls, image_tokens=words).tokens  # (B, N, D), with cls one more
         pooled = tokens.mean(1) if cls is None else tokens[:, -1]
-        return Seen(self._projected(pooled, 0), tokens)
+        return Features(self._projected(pooled, 0), tokens)
 
     def image_words(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] to what stands for words, (B, N, D)."""
+        """Return what stands for word embeddings, (B, N, D). images: (B, 3, H, W) in [-1, 1]."""
         return self.words(self.image(self.image.normalise(images)).tokens)
 
     def condition(self, words: Tensor, ids: Tensor, mask: Tensor | None) -> Encoded:
-        """Image words (B, N, D) and ids (B, L) read together, the image first; for the generator alone.
+        """Encode image words (B, N, D) and ids (B, L) together, the image first; for the generator alone.
 
-        Behind the image, the padding of a text moves nothing.
+        Behind the image, the padding of a text changes no position.
         """
         return self.text(ids, mask, image_tokens=words)
 
@@ -136,9 +133,12 @@ class SharedEncoder(DualEncoder):
 
 
 class ImageWords(nn.Module):
-    """Image tokens (B, N, C) to the width and the size of a T5's word vectors, (B, N, D): T5 normalises neither."""
+    """Brings image tokens (B, N, C) to the width and the size of a T5's word embeddings, (B, N, D).
 
-    scale: Tensor  # (), root mean square of the word vectors as they were loaded
+    The size matters because T5 normalises neither.
+    """
+
+    scale: Tensor  # (), root mean square of the word embeddings as they were loaded
 
     def __init__(self, width: int, text: T5Text) -> None:
         super().__init__()
@@ -160,18 +160,18 @@ def make_encoder(
     shared: bool = False,
     image_pooling: str = "mean",
 ) -> DualEncoder:
-    """The encoder of phase 3 if `shared`, of phases 1 and 2 otherwise; arguments as of their classes."""
+    """Return the encoder of phase 3 if `shared`, of phases 1 and 2 otherwise; arguments as of their classes."""
     if not shared:
         return DualEncoder(image, text, embed_dim, project)
     if not isinstance(text, T5Text):
-        raise ValueError(f"image tokens are read by a T5, {text.name} is a {type(text).__name__}")
+        raise SightwordError(f"image tokens need a T5, and {text.name} is a {type(text).__name__}. Set system.text=t5")
     return SharedEncoder(image, text, embed_dim, project, image_pooling)
 
 
 def _freeze_unused(tower: ImageTower, used: Callable[[Encoded], Tensor]) -> None:
-    """No gradients for parameters that what is used does not depend on (SigLIP's pooling, where tokens are read).
+    """Freeze parameters that what is used does not depend on (SigLIP's pooling, if its tokens are used).
 
-    They would stay as they are anyway, and DistributedDataParallel waits for a gradient of each.
+    They would not change anyway, and DistributedDataParallel waits for a gradient of each.
     """
     images = torch.zeros(1, 3, *tower.patch, device=tower.device)
     parameters = [parameter for parameter in tower.parameters() if parameter.requires_grad]

@@ -1,33 +1,35 @@
-"""Three published sets of people and sentences about them, and whether a copy of one is whole.
+"""Three published data sets of persons and captions, read in their own formats, with the VQ ids of their images.
 
-One JSON list of records each; the record says its split, the folders say nothing.
+Each has one JSON file, a list with one record per image. A record states its split; the folders do not.
 
-    cuhk_pedes   CUHK-PEDES/reid_raw.json        split, captions, file_path below imgs/, id from 1         Li 2017
-    icfg_pedes   ICFG-PEDES/ICFG-PEDES.json      the same, one caption, id from 0, no validation split     Ding 2021
-    rstpreid     RSTPReid/data_captions.json     split, captions (two), img_path below imgs/, id from 0    Zhu 2021
+    cuhk_pedes   CUHK-PEDES/reid_raw.json        split, captions, file_path below imgs/, id from 1            Li 2017
+    icfg_pedes   ICFG-PEDES/ICFG-PEDES.json      the same, one caption, id from 0, no validation split        Ding 2021
+    rstpreid     RSTPReid/data_captions.json     split, captions (two), img_path below imgs/, id from 0       Zhu 2021
 
-Any other set in one of these forms is read too. Legend: M images, C captions of a split.
+Any other data set in one of these formats is read too. Legend: M images, C captions of a split; h·w ids of an image.
 """
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from sightword.errors import SightwordError
+from sightword.storage.cache import FeatureCache
+from sightword.storage.fields import Fields, Items
+from sightword.storage.reader import read_json_list
 from sightword.systems.retrieval.config import DATASETS
 
-if TYPE_CHECKING:
-    from sightword.data.check import Report
-
 SPLITS = ("train", "val", "test")
-KINDS = {str: "a text", int: "a whole number", list: "a list"}  # of a field, as users are told
+USUAL_PATH = re.compile(r"[\w\-.]+(/[\w\-.]+)*", re.ASCII)
 
 
 class Format(NamedTuple):
-    """How a set is published."""
+    """How a data set is published."""
 
     folder: str
     files: tuple[str, ...]  # names of the JSON file; the first is the usual one
@@ -59,7 +61,7 @@ assert tuple(FORMATS) == DATASETS
 
 
 class Split(NamedTuple):
-    """The images of a split and what is said of them, in the order of the file."""
+    """The images of a split and their captions, in the order of the file."""
 
     name: str
     images: list[Path]  # M
@@ -69,7 +71,7 @@ class Split(NamedTuple):
 
     @property
     def caption_pids(self) -> np.ndarray:
-        """(C,) int64"""
+        """The person of each caption, (C,) int64."""
         return self.pids[self.caption_image]
 
 
@@ -79,66 +81,65 @@ class Record(NamedTuple):
     split: str  # train | val | test
     id: int
     path: str  # below imgs/, with slashes
-    captions: list[str]  # those that say something
-    blank: int  # those that say nothing
+    captions: list[str]  # without the blank ones
+    blank: int  # captions without a word
 
 
-# ----------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------------------------ a split
 
 
 def read_pedes(root: str | Path, dataset: str, split: str, hold_out: int = 100) -> Split:
-    """One split: train, val or test.
+    """Return one split: train, val or test.
 
-    root: the folder with imgs/ and the JSON file, or the one above it.
-    hold_out: where the file has no validation split, so many of its training identities are that: always the same
+    root: the folder with imgs/ and the JSON file, or the folder above it.
+    hold_out: if the file has no validation split, this many of its training identities become it: always the same
     ones, whatever the run's seed, and none of them is in train.
-    ValueError if a file is missing, foreign or damaged, and if images are not there.
+    Raises SightwordError if a file is missing, damaged or of another data set, and if images are missing.
     """
     if split not in SPLITS:
-        raise ValueError(f"a split is {', '.join(SPLITS)}; got {split!r}")
+        raise SightwordError(f"split={split!r} is none of {', '.join(SPLITS)}")
     file = annotation_file(root, dataset)
     records = read_records(file, dataset)
     records = [r for r in (records if split == "test" else held_out(records, hold_out)) if r.split == split]
+    check = f"sightword check dataset={dataset} root={root}"
     if not records:
-        told = f"sightword check dataset={dataset} root={root} counts what there is"
-        raise ValueError(f"{file} has no record of split {split}: {told}")
-    made = _split(split, records, image_folder(file))
-    missing = [path for path in made.images if not path.is_file()]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(made.images)} images of {split} are not there, the first is {missing[0]}: "
-            f"sightword check dataset={dataset} root={root} names them all"
+        raise SightwordError(f"{file} has no record of split {split}. {check} counts what there is")
+    found = _split(split, records, image_folder(file))
+    if missing := [path for path in found.images if not path.is_file()]:
+        raise SightwordError(
+            f"{len(missing)} of {len(found.images)} images of {split} are missing, the first is {missing[0]}. {check} "
+            "names all of them"
         )
-    return made
+    return found
 
 
 def annotation_file(root: str | Path, dataset: str) -> Path:
-    """The JSON file of a set. ValueError that says what lies there instead."""
+    """Return the JSON file of a data set. Raises SightwordError that names what the folder has instead."""
     if dataset not in FORMATS:
-        raise ValueError(f"a data set of people is {', '.join(FORMATS)}; got {dataset!r}")
+        raise SightwordError(f"dataset={dataset!r} is none of {', '.join(FORMATS)}")
     if not str(root):
-        raise ValueError("data.root is not set: give the folder with imgs/ and the JSON file, or the one above it")
-    token_type, root = FORMATS[dataset], Path(root).expanduser()
-    for folder in (root, root / token_type.folder):
-        for name in token_type.files:
+        raise SightwordError("data.root is not set. Pass the folder with imgs/ and the JSON file, or the one above it")
+    layout, root = FORMATS[dataset], Path(root).expanduser()
+    for folder in (root, root / layout.folder):
+        for name in layout.files:
             if (folder / name).is_file():
                 return folder / name
-    raise ValueError(
-        f"{root} has no {' or '.join(token_type.files)}, nor has {token_type.folder} in it{_instead(root, dataset)}: data.root is "
-        f"the folder that holds it, and imgs/"
+    raise SightwordError(
+        f"{root} has no {' or '.join(layout.files)}, nor has {layout.folder} in it{_instead(root, dataset)}. Set "
+        "data.root to the folder that has this file and imgs/"
     )
 
 
 def image_folder(file: Path) -> Path:
-    """Where the images of a set lie, by its JSON file."""
+    """Return the folder with the images of a data set. file: its JSON file."""
     return file.parent / "imgs"
 
 
 def _instead(root: Path, dataset: str) -> str:
     """What else a folder has, in a few words."""
-    for other, token_type in FORMATS.items():
-        for name in token_type.files:
-            if other != dataset and ((root / name).is_file() or (root / token_type.folder / name).is_file()):
+    for other, layout in FORMATS.items():
+        for name in layout.files:
+            if other != dataset and ((root / name).is_file() or (root / layout.folder / name).is_file()):
                 return f" (it has {name}, which is dataset={other})"
     for folder in (root, root / FORMATS[dataset].folder):
         names = sorted(path.name for path in folder.glob("*.json")) if folder.is_dir() else []
@@ -146,34 +147,19 @@ def _instead(root: Path, dataset: str) -> str:
             return " (it has caption_all.json, which has no splits and is not the file that results are reported on)"
         if names:
             return f" (it has {', '.join(names[:3])})"
-    return "" if root.exists() else " (there is no such folder)"
-
-
-def read_records(file: str | Path, dataset: str) -> list[Record]:
-    """All records of a JSON file. ValueError, one line with the file and the record, at the first that is not right."""
-    file = Path(file)
-    records = []
-    for number, entry in enumerate(_entries(file)):
-        try:
-            record = _record(entry, dataset)
-            if not record.captions:
-                raise _Malformed(f"has no caption{' that says something' if record.blank else ''}")
-            records.append(record)
-        except _Malformed as error:
-            raise ValueError(f"{file}: record {number} {error}") from None
-    return records
+    return "" if root.exists() else " (the folder does not exist)"
 
 
 def held_out(records: Sequence[Record], hold_out: int) -> list[Record]:
-    """The records with a validation split: their own, or `hold_out` training identities (`read_pedes` says which)."""
+    """Return the records with a validation split: their own, or `hold_out` training identities (see `read_pedes`)."""
     records = list(records)
     if any(record.split == "val" for record in records):
         return records
     ids = np.unique([record.id for record in records if record.split == "train"])
     if not 0 < hold_out < len(ids):
-        raise ValueError(
-            f"data.hold_out={hold_out} of {len(ids)} training identities: the set has no validation split, hold out at "
-            "least one identity and leave at least one"
+        raise SightwordError(
+            f"data.hold_out={hold_out} of {len(ids)} training identities: the data set has no validation split. Hold "
+            "out at least one identity and leave at least one"
         )
     held = set(np.random.default_rng(0).choice(ids, hold_out, replace=False).tolist())
     return [
@@ -195,146 +181,120 @@ def _split(name: str, records: Sequence[Record], folder: Path) -> Split:
     )
 
 
-class _Malformed(Exception):
-    """What is wrong with a record, without its number and its file's name."""
+# ------------------------------------------------------------------------------------------------------------ records
 
 
-def _entries(file: Path) -> list[Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{file} is not there") from None
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError, too
-        raise ValueError(f"{file}: not JSON ({error}): download it again") from None
-    if not isinstance(content, list) or not content:
-        what = "an empty list" if content == [] else f"a {type(content).__name__}"
-        raise ValueError(f"{file} is {what}: a list of records, one an image, is wanted")
-    return content
+def read_entries(file: Path) -> Items:
+    """Return the entries of a JSON file, one an image. Raises SightwordError unless it is a list with an entry."""
+    entries = read_json_list(file)
+    if not len(entries):
+        raise SightwordError(f"{file} is an empty list: expected a list of records, one an image")
+    return entries
 
 
-def _record(entry: Any, dataset: str) -> Record:
-    """One record in the set's form; captions that say nothing are counted."""
-    path = _path(_field(entry, FORMATS[dataset].path, str, dataset))
-    captions = _field(entry, "captions", list, dataset)
-    if bad := [caption for caption in captions if not isinstance(caption, str)]:
-        raise _Malformed(f"({path}) has the caption {_short(bad[0])}, which is no text")
-    id_ = _field(entry, "id", int, dataset)
-    if isinstance(id_, bool) or not 0 <= id_ < 2**63:
-        raise _Malformed(f"({path}) has the id {id_}: ids are whole numbers from 0 or 1 on")
-    split = _field(entry, "split", str, dataset)
-    told = [caption.strip() for caption in captions if caption.strip()]
-    # IRRA, cuhkpedes.py: what is neither train nor test is val
-    return Record(split if split in ("train", "test") else "val", id_, path, told, len(captions) - len(told))
+def read_records(file: Path, dataset: str) -> list[Record]:
+    """Return all records of a JSON file. Raises SightwordError with the record's number at the first wrong one."""
+    entries, records = read_entries(file), []
+    for number, values in enumerate(entries.plain()):
+        record = _usual_record(values, FORMATS[dataset].path) or read_record(entries.mapping(number), dataset)
+        if not record.captions:
+            what = "has no caption with a word" if record.blank else "has no caption"
+            raise entries.mapping(number).error(what, "captions")
+        records.append(record)
+    return records
 
 
-def _path(path: str) -> str:
+def _usual_record(values: object, path_field: str) -> Record | None:
+    """The record of ASCII values of the right types, five times as fast as `read_record`; None for any other."""
+    if not isinstance(values, dict):
+        return None
+    path, captions, id_, split = (values.get(name) for name in (path_field, "captions", "id", "split"))
+    if not (isinstance(path, str) and isinstance(captions, list) and split in SPLITS and type(id_) is int):
+        return None
+    if not (0 <= id_ < 2**63 and USUAL_PATH.fullmatch(path) and ".." not in path):
+        return None
+    kept = [caption.strip() for caption in captions if isinstance(caption, str) and caption.isascii()]
+    if len(kept) < len(captions) or not all(kept):
+        return None
+    return Record(split, id_, path, kept, 0)
+
+
+def read_record(entry: Fields, dataset: str) -> Record:
+    """Return one record in the data set's format; captions without a word are counted and left out."""
+    for name in (FORMATS[dataset].path, "captions", "id", "split"):
+        if name not in entry:
+            raise entry.error(f"is missing{_foreign(entry, name, dataset)}; there are {', '.join(entry)}", name)
+    path = _path(entry, FORMATS[dataset].path)
+    captions = entry.texts("captions")
+    id_ = entry.integer("id", least=0, most=2**63 - 1)
+    split = entry.text("split")
+    kept = [caption.strip() for caption in captions if caption.strip()]
+    # IRRA, cuhkpedes.py: every split but train and test is val
+    return Record(split if split in ("train", "test") else "val", id_, path, kept, len(captions) - len(kept))
+
+
+def _path(entry: Fields, name: str) -> str:
     """Below imgs/, whatever slashes it was written with."""
+    path = entry.text(name)
     parts = PurePosixPath(path.replace("\\", "/"))
     if not path or parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
-        raise _Malformed(f"has the path {path!r}, which is not one below imgs/")
+        raise entry.error(f"{path!r} is not a path below imgs/", name)
     return parts.as_posix()
 
 
-def _field(entry: Any, name: str, kind: type, dataset: str) -> Any:
-    if not isinstance(entry, dict):
-        raise _Malformed(f"is {_short(entry)}, not an object with fields")
-    if name not in entry:
-        raise _Malformed(f"has no {name!r}{_foreign(entry, name, dataset)} but {', '.join(map(str, entry))}")
-    if not isinstance(entry[name], kind):
-        raise _Malformed(f"has {name!r}: {_short(entry[name])}, {KINDS[kind]} is wanted")
-    return entry[name]
-
-
-def _foreign(entry: Mapping[str, Any], name: str, dataset: str) -> str:
-    """Whose record it may be."""
+def _foreign(entry: Fields, name: str, dataset: str) -> str:
+    """Which data set the record may be of."""
     if name == "split" and "file_path" in entry:
         return " (as in caption_all.json, which is not the file with splits)"
-    others = [other for other, token_type in FORMATS.items() if other != dataset and token_type.path in entry]
+    others = [other for other, layout in FORMATS.items() if other != dataset and layout.path in entry]
     return f" (as in dataset={others[0]})" if others and name == FORMATS[dataset].path else ""
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:59] + "…"
+# ------------------------------------------------------------------------------------------------------------ VQ ids
 
 
-# ------------------------------------------------------------------------------------------------------------- check
+class ImageIds:
+    """VQ ids of the whole images of a data set, resized to one size, as `sightword tokenize size=… width=…` keeps them.
 
-
-def check_pedes(root: str, dataset: str) -> "Report":
-    """Is a set whole? Every record is read, every image that one names is decoded once.
-
-    Problems are records that cannot be read, captions that say nothing, images that are missing or broken, listed
-    twice or in two splits, and identities in two splits. Counts beside the published ones are no problem but notes.
+    The whole image, without a crop, because the image encoder is given the whole image, too.
     """
-    from sightword.data.check import Report, problems_of
 
-    file = annotation_file(root, dataset)
-    records, problems = _readable(file, dataset)
-    if not records:
-        raise ValueError(problems[0])
-    folder = image_folder(file)
-    named = list(dict.fromkeys(record.path for record in records))
-    there = [path for path in named if (folder / path).is_file()]
-    problems += [f"{folder / path} is missing" for path in named if not (folder / path).is_file()]
-    problems += _misfits(records) + problems_of([folder / path for path in there], f"check {folder}")
-    return Report(len(named), problems, _counted(records, dataset))
+    def __init__(self, path: str | Path, size: tuple[int, int], expect: Mapping[str, object] | None = None) -> None:
+        """size: H, W of the images that the encoder is given. expect: more of the cache's header, as {"num_codes": 64}.
 
+        Raises SightwordError if the cache is of images of another size, of crops, or by another tokenizer.
+        """
+        self.cache = FeatureCache(path, expect)
+        header = self.cache.header
+        shape = header["shapes"].get("ids", [])
+        command = f"sightword tokenize images=…/imgs size={size[0]} width={size[1]} out=…"
+        if len(shape) != 2 or not header["num_codes"]:
+            raise SightwordError(
+                f"{path} contains no ids of images but {', '.join(header['shapes'])}. Write them with {command}"
+            )
+        found, wanted = header["preprocessing"], {"resize": f"{size[0]}x{size[1]}, bicubic", "crop": "none"}
+        if any(found.get(name) != value for name, value in wanted.items()):
+            raise SightwordError(
+                f"{path} has ids of images resized to {found.get('resize')} (crop: {found.get('crop')}), expected "
+                f"whole images of {size[0]}x{size[1]}. Write them with {command}, or change data.image_size"
+            )
+        self.size = size
+        self.grid: tuple[int, int] = (shape[0], shape[1])  # h, w
 
-def _readable(file: Path, dataset: str) -> tuple[list[Record], list[str]]:
-    """The records that can be read, and a line for each that cannot, or that has a caption without a word.
+    def rows(self, images: Sequence[Path], folder: Path) -> Tensor:
+        """Return the ids of images, (M, h·w) int32, rows of the grid first; a batch converts them to int64.
 
-    And one for each split of a name that is none of the three: it is read as val, which is most likely not meant.
-    """
-    records, problems, foreign = [], [], Counter[str]()
-    for number, entry in enumerate(_entries(file)):
-        try:
-            record = _record(entry, dataset)
-        except _Malformed as error:
-            problems.append(f"{file}: record {number} {error}")
-            continue
-        if record.blank or not record.captions:
-            what = f"{record.blank} captions that say nothing" if record.blank else "no caption"
-            problems.append(f"{file}: record {number} ({record.path}) has {what}")
-        records.append(record)
-        foreign.update({entry["split"]} - set(SPLITS))
-    told = [f"{file}: {count} records have the split {_short(name)}, read as val" for name, count in foreign.items()]
-    return records, problems + told
-
-
-def _misfits(records: Sequence[Record]) -> list[str]:
-    """Images that are listed twice, identities that are in two splits: a line each."""
-    lines = [f"{path} is listed twice" for path in _repeated(record.path for record in records)]
-    splits: dict[int, set[str]] = {}
-    for record in records:
-        splits.setdefault(record.id, set()).add(record.split)
-    for id_, found in splits.items():
-        if len(found) > 1:
-            lines.append(f"identity {id_} is in {' and in '.join(split for split in SPLITS if split in found)}")
-    return lines
-
-
-def _counted(records: Sequence[Record], dataset: str) -> list[str]:
-    """A line for each split: what was found, beside what is published."""
-    published, lines = FORMATS[dataset].published, []
-    for split in SPLITS:
-        found = [record for record in records if record.split == split]
-        ids = {record.id for record in found}
-        counts = (len(ids), len(found), sum(len(record.captions) for record in found))
-        if not found and split not in published:
-            lines.append(f"{split}: not in this set; training holds identities out (data.hold_out)")
-            continue
-        known = published.get(split)
-        beside = "as published" if counts == known else f"published: {_told(known) if known else 'no such split'}"
-        gaps = f"; ids {min(ids)} to {max(ids)} with gaps" if ids and max(ids) - min(ids) + 1 != len(ids) else ""
-        lines.append(f"{split}: {_told(counts)} ({beside}){gaps}")
-    return lines
-
-
-def _told(counts: tuple[int, int, int]) -> str:
-    return "{} identities, {} images, {} captions".format(*counts)
-
-
-def _repeated(names: Iterable[str]) -> list[str]:
-    seen: set[str] = set()
-    return list(dict.fromkeys(name for name in names if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
+        folder: the images' own, imgs/; keys are paths below this folder or below one of the two folders above.
+        Raises SightwordError, with the first image's name, if images have no ids.
+        """
+        for above in (folder, folder.parent, folder.parent.parent):
+            keys = [path.relative_to(above).as_posix() for path in images]
+            if keys[0] in self.cache or keys[-1] in self.cache:
+                break
+        if missing := [key for key in keys if key not in self.cache]:
+            raise SightwordError(
+                f"{len(missing)} of {len(images)} images have no ids in {self.cache.path}, as {missing[0]}. "
+                f"sightword tokenize images={folder} out={self.cache.path} size={self.size[0]} width={self.size[1]} "
+                "resumes where it was stopped"
+            )
+        return torch.from_numpy(np.stack([self.cache.get(key, "ids").reshape(-1) for key in keys]).astype(np.int32))

@@ -8,9 +8,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from sightword.viz.write import write_picture
-from sightword.systems.retrieval import show
-from sightword.systems.retrieval.show import CONTROL, KINDS, Shown, ask, probes_of, sensitivity, spread, strip, wrapped
+from sightword.storage.atomic import write_picture
+from sightword.systems.retrieval import sensitivity as swaps
+from sightword.systems.retrieval import strip as strips
+from sightword.systems.retrieval.sensitivity import CONTROL, KINDS, probes_of, sensitivity, spread
+from sightword.systems.retrieval.show import search
+from sightword.systems.retrieval.strip import Shown, strip, wrapped
 
 CAPTION = "A man in an orange T-shirt and black trousers carries a red handbag in his left hand."
 
@@ -29,14 +32,14 @@ def pixels(image, colour):
 
 def test_right_is_green_and_wrong_is_red():
     right, wrong = (strip("a person", [Shown(tile("blue"), 0.5, known)]) for known in (True, False))
-    assert pixels(right, show.RIGHT) > 100 > pixels(right, show.WRONG)
-    assert pixels(wrong, show.WRONG) > 100 > pixels(wrong, show.RIGHT)
+    assert pixels(right, strips.RIGHT) > 100 > pixels(right, strips.WRONG)
+    assert pixels(wrong, strips.WRONG) > 100 > pixels(wrong, strips.RIGHT)
     unknown = strip("a person", [Shown(tile("blue"), 0.5)])
-    assert pixels(unknown, show.RIGHT) == pixels(unknown, show.WRONG) == 0
+    assert pixels(unknown, strips.RIGHT) == pixels(unknown, strips.WRONG) == 0
 
 
 def test_the_mark_tells_right_from_wrong_without_colour():
-    right, wrong = (show._tile(tile("blue"), "#000000", known) for known in (True, False))
+    right, wrong = (strips._tile(tile("blue"), "#000000", known) for known in (True, False))
     assert (np.asarray(right) != np.asarray(wrong)).any()
 
 
@@ -47,19 +50,19 @@ def test_a_long_sentence_is_wrapped_inside_the_strip():
     assert long.height > short.height
     lines = wrapped(" ".join([CAPTION] * 4), 300, 15)
     assert " ".join(lines).split() == " ".join([CAPTION] * 4).split()
-    assert max(show._font(15).getlength(line) for line in lines) <= 300
+    assert max(strips.font(15).getlength(line) for line in lines) <= 300
 
 
 def test_a_word_wider_than_the_strip_is_cut():
     lines = wrapped("x" * 200, 100, 15)
     assert "".join(lines) == "x" * 200
-    assert max(show._font(15).getlength(line) for line in lines) <= 100
+    assert max(strips.font(15).getlength(line) for line in lines) <= 100
 
 
 def test_an_unreadable_image_is_a_grey_tile(tmp_path):
     missing = Shown.of(tmp_path / "none.png", 0.3)
     assert missing.image is None
-    assert strip("a person", [missing, Shown(tile("blue"), 0.2)]).height > show.HEIGHT
+    assert strip("a person", [missing, Shown(tile("blue"), 0.2)]).height > strips.HEIGHT
 
 
 @pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (1, 1), (300, 300)])
@@ -69,20 +72,20 @@ def test_any_shape_of_image_fits_the_strip(size):
     assert pixels(page, "blue")
 
 
-def test_questions_tell_the_right_images_and_have_a_json_twin(tmp_path):
+def test_queries_tell_the_right_images_and_have_a_json_twin(tmp_path):
     pids = np.array([1, 1, 2, 3])
     images = torch.eye(4)
     files = [tmp_path / f"{number}.png" for number in range(4)]
     for file in files:
         tile("blue").save(file)
     texts = F.normalize(torch.tensor([[1.0, 0.5, 0.2, 0.1], [0, 0.1, 1.0, 0.9]]), dim=1)
-    questions = ask(["one", "two"], np.array([0, 2]), texts, files, pids, images, [1, 0], top=3)
-    assert [question.caption for question in questions] == ["two", "one"]
-    assert [right for _, _, right in questions[0].found] == [True, False, False]
-    assert [right for _, _, right in questions[1].found] == [True, True, False]
-    assert questions[1].found[0][0] == files[0]
-    picture = show.stacked([question.strip() for question in questions])
-    written = write_picture(picture, tmp_path / "out" / "strips.png", [question.as_dict() for question in questions])
+    queries = search(["one", "two"], np.array([0, 2]), texts, files, pids, images, [1, 0], top=3)
+    assert [query.caption for query in queries] == ["two", "one"]
+    assert [right for _, _, right in queries[0].found] == [True, False, False]
+    assert [right for _, _, right in queries[1].found] == [True, True, False]
+    assert queries[1].found[0][0] == files[0]
+    picture = strips.stacked([query.strip() for query in queries])
+    written = write_picture(picture, tmp_path / "out" / "strips.png", [query.as_dict() for query in queries])
     assert json.loads(written[1].read_text())[1]["found"][2]["right"] is False
     assert Image.open(written[0]).size == picture.size
 
@@ -125,7 +128,7 @@ def test_every_kind_is_found_and_a_synonym_is_no_change():
 )
 def test_articles_and_capitals_follow_the_new_word(caption, word, after, told):
     start = caption.index(word)
-    assert show._replaced(caption, start, start + len(word), after) == told
+    assert swaps._replaced(caption, start, start + len(word), after) == told
 
 
 @pytest.mark.parametrize("caption", ["a redhead with leftovers", "an off-white-ish, x-red thing", ""])
@@ -159,7 +162,7 @@ def test_a_network_that_reads_colours_falls_by_colours_alone():
     assert falls["colour"] == pytest.approx(1 - 3 / 12**0.5, abs=1e-6)
     row = found.rows()[0]
     assert (row["kind"], row["captions"], row["fell"]) == ("colour", 30, 1.0)
-    assert found.measures()["fall_colour"] == row["fall"]
+    assert found.metrics()["fall_colour"] == row["fall"]
 
 
 def test_the_twin_has_what_the_picture_shows():
@@ -169,11 +172,11 @@ def test_the_twin_has_what_the_picture_shows():
     assert [row["kind"] for row in twin["kinds"]] == [row["kind"] for row in found.rows()]
     assert sum(pair["captions"] for pair in twin["pairs"]) == len(twin["probes"]) == len(found.probes)
     assert {probe["caption"] for probe in twin["probes"]} == {CAPTION}
-    picture = found.picture()
+    picture = found.plot()
     assert picture.width == 860
-    assert pixels(picture, show.RIGHT) > 100
+    assert pixels(picture, strips.RIGHT) > 100
 
 
 def test_captions_without_such_words_are_one_line():
-    with pytest.raises(ValueError, match="not one of 2 captions has a word to change"):
+    with pytest.raises(ValueError, match="none of 2 captions has a word to change"):
         sensitivity(reader(1, 1, 1, 1, 1, 1, 1), ["a person", "somebody"], torch.ones(2, 8))

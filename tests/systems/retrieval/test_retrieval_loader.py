@@ -16,19 +16,11 @@ from sightword.data.loader import Draw, Stream
 from sightword.miniature.person import Sizes, vocabulary, write_cuhk, write_icfg
 from sightword.miniature.tower import write_vq
 from sightword.storage.cache import FeatureCache
-from sightword.systems.retrieval.caption import IGNORED, sides_swapped
-from sightword.systems.retrieval.codes import Codes
+from sightword.systems.retrieval import loader
 from sightword.systems.retrieval.config import RetrievalData
-from sightword.systems.retrieval.data import (
-    Identities,
-    ImageRows,
-    Kinds,
-    PedesBatch,
-    TextRows,
-    make_loaders,
-    split_loader,
-)
-from sightword.systems.retrieval.pedes import Split, read_pedes
+from sightword.systems.retrieval.data import IGNORED, ImageRows, PedesBatch, TextRows, sides_swapped
+from sightword.systems.retrieval.loader import Identities, Inputs, Kinds
+from sightword.systems.retrieval.pedes import ImageIds, Split, read_pedes
 from sightword.towers.tokenizer import TextTokenizer
 
 SIZE = (48, 16)
@@ -76,6 +68,14 @@ def tokenize(folder: Path, root: Path, out: Path, *words: str) -> int:
 
 def data_of(root: Path, **more: Any) -> RetrievalData:
     return RetrievalData(**{"root": str(root), "image_size": list(SIZE), "batch_size": 8, "num_workers": 0} | more)
+
+
+def make_loaders(data: RetrievalData, tokenizer: TextTokenizer, patch: int = 1, seed: int = 0, **more: Any) -> Any:
+    return loader.make_loaders(data, Inputs(tokenizer, (patch, patch), **more), seed)
+
+
+def split_loader(data: RetrievalData, split: str, tokenizer: TextTokenizer, patch: int = 1) -> Any:
+    return loader.split_loader(data, split, Inputs(tokenizer, (patch, patch)))
 
 
 def assert_equal(one: Any, other: Any) -> None:
@@ -126,10 +126,10 @@ def test_the_same_draw_gives_the_same_pair_whatever_the_batch_and_the_worker(roo
 
 def test_workers_stay_alive_between_epochs_and_pages_are_pinned_where_there_is_a_gpu(root: Path) -> None:
     loaders = make_loaders(data_of(root, num_workers=2), Words())
-    for loader in (loaders.train, loaders.val):
-        assert loader.persistent_workers
-        assert loader.num_workers == 2
-        assert loader.pin_memory == torch.cuda.is_available()
+    for each in (loaders.train, loaders.val):
+        assert each.persistent_workers
+        assert each.num_workers == 2
+        assert each.pin_memory == torch.cuda.is_available()
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_batches_that_were_left(root: Path) -> None:
@@ -146,8 +146,8 @@ def test_a_run_that_was_stopped_goes_on_with_the_batches_that_were_left(root: Pa
 
 def test_a_mirrored_image_has_a_mirrored_caption(root: Path) -> None:
     tokenizer = Words()
-    loader = make_loaders(data_of(root, flip="swap", pad=0, erase=0), tokenizer, seed=2).train
-    split, pairs = loader.dataset.split, loader.dataset
+    train = make_loaders(data_of(root, flip="swap", pad=0, erase=0), tokenizer, seed=2).train
+    split, pairs = train.dataset.split, train.dataset
     sided = [number for number, text in enumerate(split.captions) if sides_swapped(text) != text]
     assert sided
     found = set()
@@ -176,7 +176,7 @@ def test_hidden_words_are_of_the_caption_that_the_batch_has(root: Path) -> None:
 def test_what_is_disturbed_does_not_depend_on_whether_words_or_cells_are_hidden(root: Path, codes: Path) -> None:
     plain, masked, generated = (
         next(iter(make_loaders(data_of(root, **more), Words(), 4, seed=2).train))
-        for more in ({}, {"mask_text": 0.3}, {"hide": 0.5, "vq_codes": str(codes), "mask_text": 0.3})
+        for more in ({}, {"mask_text": 0.3}, {"hide": 0.5, "vq_ids": str(codes), "mask_text": 0.3})
     )
     assert torch.equal(plain.images, masked.images)
     assert torch.equal(plain.images, generated.images)
@@ -254,9 +254,9 @@ def test_epochs_of_identities_differ_and_come_again() -> None:
 
 
 def test_too_few_identities_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"a batch of 12 identities with 2 captions each, and there are 11"):
+    with pytest.raises(ValueError, match=r"a batch needs 12 identities with 2 captions each, and there are 11"):
         Identities(PIDS, 24, 2)
-    with pytest.raises(ValueError, match="is no multiple of 4"):
+    with pytest.raises(ValueError, match="is not a multiple of instances=4"):
         Identities(PIDS, 6, 4)
 
 
@@ -326,7 +326,7 @@ def test_icfg_is_validated_on_identities_it_does_not_train_on(tmp_path: Path) ->
 
 
 def generated(root: Path, codes: Path, **more: Any) -> RetrievalData:
-    return data_of(root, hide=0.5, vq_codes=str(codes), **more)
+    return data_of(root, hide=0.5, vq_ids=str(codes), **more)
 
 
 def test_hidden_cells_are_grey_and_their_codes_are_asked_for(root: Path, codes: Path) -> None:
@@ -363,7 +363,7 @@ def test_other_cells_are_hidden_each_epoch_and_always_the_same_in_validation(roo
 
 
 def test_cells_are_no_smaller_than_a_patch(root: Path, codes: Path) -> None:
-    batch = next(iter(make_loaders(generated(root, codes), Words(), (16, 16)).train))
+    batch = next(iter(make_loaders(generated(root, codes), Words(), 16).train))
     blocks = batch.vq_target_attn_mask.view(8, 3, 4)
     assert (blocks.all(-1) | ~blocks.any(-1)).all()
 
@@ -373,29 +373,29 @@ def test_without_a_cache_the_whole_view_comes_along_with_a_warning(
 ) -> None:
     loaders = make_loaders(data_of(root, hide=0.5), Words(), 4, factor=8)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("image codes are computed anew for each batch, which is slow: sightword tokenize")
+    assert line.startswith("VQ ids are computed again for each batch, which is slow: sightword tokenize")
     batch = next(iter(loaders.train))
     assert batch.vq_target_ids is None
     assert batch.vq_target_attn_mask.shape == (8, 12)
     shown = batch.masked_images != 0
     assert torch.equal(batch.vq_images[shown], batch.masked_images[shown])
-    with pytest.raises(ValueError, match=r"data\.vq_codes is not set: sightword tokenize .*size=48 width=16"):
+    with pytest.raises(
+        ValueError, match=r"data\.vq_ids is not set\. Write them: sightword tokenize .*size=48 width=16"
+    ):
         make_loaders(data_of(root, hide=0.5), Words(), 4)
 
 
 def test_a_cache_that_does_not_fit_is_refused(root: Path, codes: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"resized to 48x16, bicubic \(crop: none\), the network sees whole ones of 96x32"
-    ):
-        Codes(codes, (96, 32))
+    with pytest.raises(ValueError, match=r"resized to 48x16, bicubic \(crop: none\), expected whole images of 96x32"):
+        ImageIds(codes, (96, 32))
     assert tokenize(codes.parent, root, tmp_path / "square", "size=16") == 0
     with pytest.raises(ValueError, match=r"shorter side to 16, bicubic \(crop: centre\).*size=48 width=16"):
         make_loaders(generated(root, tmp_path / "square"), Words(), 4)
     with pytest.raises(ValueError, match=r"num_codes is 64, wanted 1024"):
-        make_loaders(generated(root, codes), Words(), 4, expect={"num_codes": 1024})
+        make_loaders(generated(root, codes), Words(), 4, ids={"num_codes": 1024})
     with pytest.raises(ValueError, match=r"weights is '\w{16}', wanted 'abc'"):
-        make_loaders(generated(root, codes), Words(), 4, expect={"weights": "abc"})
-    with pytest.raises(ValueError, match=r"cells of 8×8 pixels.*a patch \(6×6\) and a code \(8×8\)"):
+        make_loaders(generated(root, codes), Words(), 4, ids={"weights": "abc"})
+    with pytest.raises(ValueError, match=r"cells of 8×8 pixels.*a patch \(6×6\) and an id \(8×8\)"):
         make_loaders(generated(root, codes), Words(), 6)
     with pytest.raises(ValueError, match="holds no cache"):
         make_loaders(generated(root, tmp_path), Words(), 4)
@@ -404,7 +404,7 @@ def test_a_cache_that_does_not_fit_is_refused(root: Path, codes: Path, tmp_path:
 def test_images_without_codes_are_counted(root: Path, codes: Path, tmp_path: Path) -> None:
     write_cuhk(tmp_path, Sizes(12, 4, 8), 2, size=SIZE)
     data = generated(tmp_path, codes)
-    with pytest.raises(ValueError, match=r"8 of 16 images have no codes in .*, as .*: sightword tokenize images="):
+    with pytest.raises(ValueError, match=r"8 of 16 images have no ids in .*, as .*\. sightword tokenize images="):
         split_loader(data, "test", Words(), 4)
 
 
@@ -420,7 +420,7 @@ def test_keys_may_begin_at_the_folder_of_the_set(root: Path, codes: Path, tmp_pa
     ]
     assert main(words) == 0
     split: Split = read_pedes(root, "cuhk_pedes", "val")
-    both = [Codes(cache, SIZE).rows(split.images, images / "imgs") for cache in (codes, tmp_path / "ids")]
+    both = [ImageIds(cache, SIZE).rows(split.images, images / "imgs") for cache in (codes, tmp_path / "ids")]
     assert torch.equal(*both)
 
 
@@ -430,16 +430,16 @@ def test_keys_may_begin_at_the_folder_of_the_set(root: Path, codes: Path, tmp_pa
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"dataset": "cuhk"}, r"data\.dataset is one of cuhk_pedes, icfg_pedes, rstpreid; got 'cuhk'"),
-        ({"sampler": "pk"}, r"data\.sampler is one of random, identity"),
-        ({"flip": "yes"}, r"data\.flip is one of none, swap"),
-        ({"image_size": [384]}, r"data\.image_size is height and width"),
-        ({"hold_out": 0}, r"data\.hold_out is at least 1; got 0"),
-        ({"mask_text": 1.0}, r"data\.mask_text is a share.*got 1\.0"),
-        ({"erase": 1.5}, r"data\.erase is a probability.*got 1\.5"),
-        ({"sampler": "identity", "batch_size": 30}, r"data\.batch_size=30 is no multiple of data\.instances=4"),
-        ({"hide": 0.5, "flip": "swap"}, r"data\.flip=swap mirrors.*set data\.flip=none"),
-        ({"vq_codes": "ids"}, r"data\.vq_codes=ids is read where cells are hidden: set data\.hide"),
+        ({"dataset": "cuhk"}, r"data\.dataset='cuhk' is none of cuhk_pedes, icfg_pedes, rstpreid"),
+        ({"sampler": "pk"}, r"data\.sampler='pk' is none of random, identity"),
+        ({"flip": "yes"}, r"data\.flip='yes' is none of none, swap"),
+        ({"image_size": [384]}, r"data\.image_size=\[384\] is not a height and a width"),
+        ({"hold_out": 0}, r"data\.hold_out=0 is too small\. Pass at least 1"),
+        ({"mask_text": 1.0}, r"data\.mask_text=1\.0 is not a share in \[0, 1\)"),
+        ({"erase": 1.5}, r"data\.erase=1\.5 is not a probability in \[0, 1\]"),
+        ({"sampler": "identity", "batch_size": 30}, r"data\.batch_size=30 is not a multiple of data\.instances=4"),
+        ({"hide": 0.5, "flip": "swap"}, r"data\.flip=swap mirrors.*Set data\.flip=none"),
+        ({"vq_ids": "ids"}, r"data\.vq_ids=ids is only read with hidden cells\. Set data\.hide"),
     ],
 )
 def test_fields_that_contradict_each_other_are_refused(values: dict[str, Any], message: str) -> None:

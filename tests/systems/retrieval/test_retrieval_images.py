@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from sightword.data.image import squash, to_tensor
-from sightword.systems.retrieval.view import Augmentation, Cells
+from sightword.systems.retrieval.data import Augmentation, Cells
 
 
 def picture(height: int = 48, width: int = 16) -> Image.Image:
@@ -80,7 +80,7 @@ def test_switching_one_disturbance_off_leaves_the_others_as_they_were() -> None:
 
 
 @pytest.mark.parametrize(
-    ("patch", "codes", "grid"),
+    ("patch", "ids", "grid"),
     [
         ((16, 16), (24, 8), (24, 8)),
         ((16, 16), (48, 16), (24, 8)),
@@ -88,20 +88,20 @@ def test_switching_one_disturbance_off_leaves_the_others_as_they_were() -> None:
         ((32, 32), (24, 8), (12, 4)),
     ],
 )
-def test_cells_are_as_large_as_the_larger_of_patch_and_code(
-    patch: tuple[int, int], codes: tuple[int, int], grid: tuple[int, int]
+def test_cells_are_as_large_as_the_larger_of_patch_and_id(
+    patch: tuple[int, int], ids: tuple[int, int], grid: tuple[int, int]
 ) -> None:
-    cells = Cells.of((384, 128), patch, codes)
+    cells = Cells.of((384, 128), patch, ids)
     assert cells.grid == grid
     hidden = torch.stack([cells.draw(0.5, seeded(seed)) for seed in range(3)])
     images = cells.hide(torch.ones(3, 3, 384, 128), hidden)
     assert (images == 0).float().mean() == 0.5
     blocks = images[:, 0].unfold(1, patch[0], patch[0]).unfold(2, patch[1], patch[1]).flatten(3)
     assert ((blocks == 0).all(-1) | (blocks == 1).all(-1)).all()  # no patch is hidden in part
-    pixels = (384 // codes[0], 128 // codes[1])
+    pixels = (384 // ids[0], 128 // ids[1])
     tiles = images[:, 0].unfold(1, pixels[0], pixels[0]).unfold(2, pixels[1], pixels[1]).flatten(3)
-    assert torch.equal((tiles == 0).all(-1).flatten(1), cells.hidden_codes(hidden))
-    assert torch.equal((tiles == 0).any(-1).flatten(1), cells.hidden_codes(hidden))
+    assert torch.equal((tiles == 0).all(-1).flatten(1), cells.hidden_ids(hidden))
+    assert torch.equal((tiles == 0).any(-1).flatten(1), cells.hidden_ids(hidden))
 
 
 @pytest.mark.parametrize(("share", "hidden"), [(0.5, 4), (0.3, 2), (0.01, 1), (0.99, 7)])
@@ -113,9 +113,9 @@ def test_exactly_a_share_is_hidden_and_never_all_or_nothing(share: float, hidden
 
 
 def test_grids_that_do_not_fit_are_refused_with_their_numbers() -> None:
-    with pytest.raises(ValueError, match="16×16 codes do not divide an image of 384×100"):
+    with pytest.raises(ValueError, match="16×16 ids do not divide an image of 384×100"):
         Cells.of((384, 100), (16, 16), (16, 16))
-    with pytest.raises(ValueError, match=r"the larger of a patch \(16×16\) and a code \(24×8\)"):
+    with pytest.raises(ValueError, match=r"the larger of a patch \(16×16\) and an id \(24×8\)"):
         Cells.of((384, 128), (16, 16), (16, 16))
-    with pytest.raises(ValueError, match="a code does not fit"):
+    with pytest.raises(ValueError, match="an id does not fit"):
         Cells.of((384, 128), (12, 12), (48, 16))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sightword.data.loader import Draw
-from sightword.systems.retrieval.caption import IGNORED, Captions, Masking, mask_id, sides_swapped
+from sightword.systems.retrieval.data import IGNORED, Captions, Masking, mask_id, sides_swapped
 from sightword.towers.tokenizer import CLIPTokenizer, TextTokenizer
 
 WORDS = ("a", "man", "with", "bag", "in", "his", "left", "right", "hand", "red", "coat")

@@ -1,0 +1,115 @@
+"""How well captions find their person's images, and images their captions, on persons that were not trained on.
+
+Legend: E width of the common space; S images of a figure; h, w VQ ids of an image.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sightword.data.image import to_image, to_tensor
+from sightword.engine.contract import SPLITS, Evaluator, Metrics
+from sightword.metrics.gather import Mean, gathered
+from sightword.metrics.ranking import PROTOCOL, measures_of
+from sightword.systems.retrieval import show
+from sightword.systems.retrieval.data import Batch, ImageRows, Measured, PedesBatch, TextRows
+from sightword.systems.retrieval.gallery import Embedder
+from sightword.systems.retrieval.task import RetrievalTask
+from sightword.viz import grid as grid_viz
+from sightword.viz import overlay
+
+SHOWN = 6  # images of a figure
+RANKING = ("rank1", "rank5", "rank10", "map", "minp", "chance", "unmatched")
+
+
+class Rows(NamedTuple):
+    """Embeddings of a split, on the CPU."""
+
+    vectors: Tensor  # (N, E) float32
+    pids: Tensor  # (N,)
+    number: Tensor  # (N,), which of the split
+
+    @classmethod
+    def of(cls, vectors: Tensor, batch: ImageRows | TextRows) -> "Rows":
+        return cls(vectors.float().cpu(), batch.pids.cpu().clone(), batch.index.cpu().clone())  # the loader's memory
+
+
+class RetrievalEvaluator(Evaluator[Batch]):
+    """Encodes images and captions apart, each once, and ranks each for the other."""
+
+    def __init__(self, task: RetrievalTask) -> None:
+        self.task, self.model = task, task.model
+        self._measured: tuple[Rows, Rows] | None = None  # images and captions of the last metrics
+        self._reset()
+
+    def _reset(self) -> None:
+        self._images: list[Rows] = []
+        self._texts: list[Rows] = []
+        self._gain = Mean()
+
+    def metric_names(self) -> frozenset[str]:
+        gain = {"text_gain"} if self.task.generator is not None else set()
+        return frozenset({*RANKING, *(f"i2t_{name}" for name in RANKING)} | gain)
+
+    def update(self, batch: Batch) -> None:
+        if isinstance(batch, ImageRows):
+            self.split = batch.split
+            self._images.append(Rows.of(self.model.encode_image(batch.images), batch))
+        elif isinstance(batch, TextRows):
+            self._texts.append(Rows.of(self.model.encode_text(batch.caption_ids, batch.caption_attn_mask), batch))
+        elif self.task.generator is not None:
+            self._gain.update(self.task.text_gain(batch))
+
+    def compute(self) -> Metrics:
+        """Per cent, from captions to images, and i2t_… from images to captions; text_gain in nats per id."""
+        images, texts = gathered(Rows, self._images), gathered(Rows, self._texts)
+        gain = self._gain.reduce()
+        self._reset()
+        found: Metrics = {}
+        if images is not None and texts is not None:
+            self._measured = images, texts
+            found |= measures_of(images.vectors, images.pids, texts.vectors, texts.pids)
+        if gain.sum[1]:
+            found["text_gain"] = float(gain.value())
+        return found
+
+    def protocol(self) -> dict[str, str]:
+        return {
+            **PROTOCOL,
+            "embeddings": "each computed without its counterpart",
+            "text_gain": "cross-entropy of hidden ids with another person's text less that with the own, nats per id",
+            "split": SPLITS[self.split],
+        }
+
+    def images(self, batch: Batch) -> dict[str, Image]:
+        """The images that the generator is given, and at which ids their texts help it (red) or mislead it (blue)."""
+        if self.task.generator is None or not isinstance(batch, PedesBatch):
+            return {}
+        some = PedesBatch._make(None if part is None else part[:SHOWN] for part in batch)
+        gains, _, there = self.task.gains(some)
+        if not there.any():
+            return {}
+        shown, grid = self.task.generation_view(some)[0][there], self.task.generator.decoder.grid_bias.grid
+        maps = gains[there].unflatten(1, grid)  # (S, h, w)
+        limit = max(float(maps.abs().max()), 1e-6)
+        laid = [overlay.heat_map(cells, to_image(image), limit) for cells, image in zip(maps, shown, strict=True)]
+        both = {
+            "masked image": shown,
+            f"gain by the text, up to {limit:.2g} nats": torch.stack([to_tensor(image) for image in laid]),
+        }
+        scale = max(1, math.ceil(64 / min(shown.shape[2:])))
+        side = {title: grid_viz.grid(images, SHOWN, scale=scale) for title, images in both.items()}
+        return {"text_gain": grid_viz.titled(side)}
+
+    def draw(self, loader: DataLoader[Batch], folder: Path) -> list[Path]:
+        """Captions with their best images, and what one changed word does to a score, as `sightword probe` has them."""
+        if self._measured is None or not isinstance(loader.dataset, Measured):
+            return []
+        images, texts = self._measured
+        embedder = Embedder(self.model, "this run")
+        return show.draw(embedder.encode_text, loader.dataset.split, texts.vectors, images.vectors, folder)

@@ -1,0 +1,215 @@
+"""Loaders of pairs to train on and of a split to measure: which items make which batch, and how the parts are made.
+
+Legend: C captions of a split; P identities of a batch with K captions each.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from sightword.data.loader import Draw, Loaders, Shuffled, Stream, mix, ordered
+from sightword.errors import SightwordError
+from sightword.storage import shards
+from sightword.systems.retrieval.config import RetrievalData
+from sightword.systems.retrieval.data import (
+    Augmentation,
+    Batch,
+    Captions,
+    Cells,
+    Hiding,
+    Masking,
+    Measured,
+    Pairs,
+    whole_batch,
+)
+from sightword.systems.retrieval.pedes import ImageIds, Split, annotation_file, image_folder, read_pedes
+from sightword.towers.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the loaders must know of the networks that the batches are for."""
+
+    tokenizer: TextTokenizer  # of the text encoder
+    patch: tuple[int, int] = (1, 1)  # pixels of the image encoder's patch
+    ids: Mapping[str, object] = field(default_factory=dict)  # what data.vq_ids' header must say, as {"num_codes": 64}
+    factor: int = 0  # pixels of a side of a VQ id, if the network can encode `vq_images` itself; 0: it cannot
+
+
+def make_loaders(data: RetrievalData, inputs: Inputs, seed: int = 0) -> Loaders[Batch]:
+    """Return the training and the validation loader.
+
+    Training gives `PedesBatch`. Validation gives all images once as `ImageRows`, then all captions once as
+    `TextRows`, then, if cells are hidden, each image with its first caption as `PedesBatch`, not augmented.
+    """
+    hiding = _hiding(data, inputs) if data.hide else None
+    held = _measured(data, "val", inputs, hiding)
+    split = read_pedes(data.root, data.dataset, "train", data.hold_out)
+    pairs = Pairs(
+        split,
+        _captions(split, data, inputs.tokenizer, mirrored=data.flip == "swap"),
+        Augmentation(_size(data), data.flip == "swap", data.pad, data.erase),
+        Masking.of(inputs.tokenizer, data.mask_text) if data.mask_text else None,
+        hiding and _with_ids(hiding, split, data),
+        seed,
+    )
+    shuffled = None
+    if data.sampler == "identity":
+        shuffled = Identities(split.caption_pids, data.batch_size, data.instances, seed)
+    return Loaders(Stream(pairs, data.batch_size, seed, shuffled=shuffled, **_options(data)), held)
+
+
+def split_loader(data: RetrievalData, split: str, inputs: Inputs) -> DataLoader[Batch]:
+    """Return the loader of a split to measure: train, val or test. Batches as validation's in `make_loaders`."""
+    return _measured(data, split, inputs, _hiding(data, inputs) if data.hide else None)
+
+
+def _measured(data: RetrievalData, split: str, inputs: Inputs, hiding: Hiding | None) -> DataLoader[Batch]:
+    known = read_pedes(data.root, data.dataset, split, data.hold_out)
+    captions = _captions(known, data, inputs.tokenizer)
+    measured = Measured(known, captions, _size(data), hiding and _with_ids(hiding, known, data))
+    return ordered(measured, data.batch_size, shuffled=Kinds(measured.kinds(), data.batch_size), **_options(data))
+
+
+def _size(data: RetrievalData) -> tuple[int, int]:
+    return data.image_size[0], data.image_size[1]
+
+
+def _captions(split: Split, data: RetrievalData, tokenizer: TextTokenizer, mirrored: bool = False) -> Captions:
+    captions = Captions(split.captions, tokenizer, data.text_length, mirrored)
+    if captions.truncated:
+        length = data.text_length or tokenizer.length
+        shards.say(
+            f"{split.name}: {captions.truncated} of {len(captions.starts) - 1} captions are cut to {length} tokens"
+        )
+    return captions
+
+
+def _hiding(data: RetrievalData, inputs: Inputs) -> Hiding:
+    """Which cells can be hidden, and where VQ ids come from."""
+    size, factor = _size(data), inputs.factor
+    if data.vq_ids:
+        source = ImageIds(data.vq_ids, size, inputs.ids)
+        return Hiding(Cells.of(size, inputs.patch, source.grid), data.hide, source)
+    command = f"sightword tokenize images=…/imgs size={size[0]} width={size[1]} out=…"
+    if not factor:
+        raise SightwordError(f"data.hide={data.hide} needs VQ ids, and data.vq_ids is not set. Write them: {command}")
+    shards.say(f"VQ ids are computed again for each batch, which is slow: {command} and data.vq_ids=… do it once")
+    if size[0] % factor or size[1] % factor:
+        raise SightwordError(
+            f"VQ ids of {factor} pixels do not divide images of {size[0]}x{size[1]}. Set data.image_size"
+        )
+    return Hiding(Cells.of(size, inputs.patch, (size[0] // factor, size[1] // factor)), data.hide, None)
+
+
+def _with_ids(hiding: Hiding, split: Split, data: RetrievalData) -> Hiding:
+    if hiding.source is None:
+        return hiding
+    folder = image_folder(annotation_file(data.root, data.dataset))
+    return hiding._replace(ids=hiding.source.rows(split.images, folder))
+
+
+class _Options(TypedDict):
+    collate_fn: object
+    num_workers: int
+    pin_memory: bool
+
+
+def _options(data: RetrievalData) -> _Options:
+    return {"collate_fn": whole_batch, "num_workers": data.num_workers, "pin_memory": torch.cuda.is_available()}
+
+
+# ----------------------------------------------------------------------------------------------------------- samplers
+
+
+class Identities(Shuffled):
+    """Batches of P identities with K captions each, no identity twice; the ranks' batches together are such a one.
+
+    An epoch has as many batches as whole groups of K captions fill; an identity with fewer than K captions gives some
+    of them twice. The more groups of an identity are left, the likelier it is next, and near an epoch's end, when too
+    few have any left, others come again.
+    """
+
+    def __init__(
+        self,
+        pids: np.ndarray,
+        batch_size: int,
+        instances: int,
+        seed: int = 0,
+        rank: int | None = None,
+        world: int | None = None,
+    ) -> None:
+        """pids: (C,) of the captions. batch_size: of one rank, a multiple of `instances`."""
+        if batch_size % instances:
+            raise SightwordError(f"batch_size={batch_size} is not a multiple of instances={instances}")
+        self.instances = instances
+        _, inverse, counts = np.unique(pids, return_inverse=True, return_counts=True)
+        self.members = np.split(np.argsort(inverse, kind="stable"), counts.cumsum()[:-1])  # of each identity
+        self.groups = np.maximum(counts // instances, 1)  # each identity's in an epoch
+        super().__init__(int(self.groups.sum()) * instances, batch_size, seed, rank=rank, world=world)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return captions, batch after batch of all ranks, (N,) int64."""
+        rng, (_, world) = np.random.default_rng(mix(self.seed, epoch)), self.place()
+        persons = self.batch_size * world // self.instances  # P
+        left, waiting = self.groups.copy(), [rng.permutation(self._filled(own)) for own in self.members]
+        chosen = []
+        for _ in range(self.size // (self.batch_size * world)):
+            # exponentials divided by weights, the least ones: a draw without replacement (Efraimidis 2006)
+            lot = rng.exponential(size=len(left)) / np.where(left > 0, left, 1e-9)
+            for person in np.argpartition(lot, persons - 1)[:persons].tolist():
+                left[person] = max(left[person] - 1, 0)
+                group, waiting[person] = np.split(waiting[person], [self.instances])
+                chosen.append(group)
+                if len(waiting[person]) < self.instances:
+                    waiting[person] = rng.permutation(self._filled(self.members[person]))
+        return np.concatenate(chosen)
+
+    def _filled(self, own: np.ndarray) -> np.ndarray:
+        """An identity's captions, over again until there are K."""
+        return np.resize(own, max(len(own), self.instances))
+
+    def _refuse_empty(self) -> None:
+        super()._refuse_empty()
+        persons = self.batch_size * self.place()[1] // self.instances
+        if persons > len(self.members):
+            raise SightwordError(
+                f"a batch needs {persons} identities with {self.instances} captions each, and there are "
+                f"{len(self.members)} identities. Lower data.batch_size, or raise data.instances"
+            )
+
+
+class Kinds(Shuffled):
+    """Batches for evaluation, no batch of two kinds: the items of the first kind in the order given, then the next.
+
+    Every item comes exactly once; a batch is shared among the ranks as evenly as it can be.
+    """
+
+    def __init__(
+        self, kinds: Sequence[np.ndarray], batch_size: int, rank: int | None = None, world: int | None = None
+    ) -> None:
+        self.kinds = [np.asarray(kind) for kind in kinds]
+        super().__init__(sum(map(len, self.kinds)), batch_size, shuffle=False, drop_last=False, rank=rank, world=world)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._shares())
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Draw]]:
+        for number, share in enumerate(self._shares()):
+            if number >= start:
+                yield [Draw(epoch, int(index)) for index in share]
+
+    def order(self, epoch: int) -> np.ndarray:
+        return np.concatenate(self.kinds)
+
+    def _shares(self) -> Iterator[np.ndarray]:
+        rank, world = self.place()
+        step = self.batch_size * world
+        for kind in self.kinds:
+            for start in range(0, len(kind), step):
+                if len(share := np.array_split(kind[start : start + step], world)[rank]):
+                    yield share

@@ -1,0 +1,87 @@
+"""The system `retrieval`: find the person that a sentence describes. CUHK-PEDES, ICFG-PEDES, RSTPReid."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sightword.engine.config import Run
+from sightword.engine.contract import Check, Command, Evaluator, Predictor, Step, System
+from sightword.systems.retrieval import commands
+from sightword.systems.retrieval.config import RetrievalConfig, RetrievalData
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from sightword.data.loader import Loaders
+    from sightword.systems.retrieval.data import Batch
+    from sightword.systems.retrieval.loader import Inputs
+    from sightword.systems.retrieval.task import RetrievalTask
+
+
+class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "Batch"]):
+    """What the engine asks of text-based person retrieval."""
+
+    name = "retrieval"
+    Config, Data = RetrievalConfig, RetrievalData
+
+    def task(self, config: RetrievalConfig) -> "RetrievalTask":
+        from sightword.systems.retrieval.task import make_task
+
+        return make_task(config)
+
+    def loaders(self, data: RetrievalData, seed: int, task: "RetrievalTask") -> "Loaders[Batch]":
+        from sightword.systems.retrieval.loader import make_loaders
+
+        return make_loaders(data, _inputs(task), seed)
+
+    def held_out(self, data: RetrievalData, seed: int, split: str, task: "RetrievalTask") -> "DataLoader[Batch]":
+        from sightword.systems.retrieval.loader import split_loader
+
+        return split_loader(data, split, _inputs(task))
+
+    def evaluator(self, task: "RetrievalTask") -> "Evaluator[Batch]":
+        from sightword.systems.retrieval.evaluate import RetrievalEvaluator
+
+        return RetrievalEvaluator(task)
+
+    def prepare(self, run: Run) -> list[Step]:
+        """Return the step that writes the VQ ids of phase 4."""
+        from sightword.systems.retrieval.vq import ids_step
+
+        system, data = run.system, run.data
+        assert isinstance(system, RetrievalConfig)
+        assert isinstance(data, RetrievalData)
+        return [ids_step(system, data)] if data.hide and data.vq_ids else []
+
+    def predictor(self) -> type[Predictor]:
+        from sightword.systems.retrieval.predict import PersonRetriever
+
+        return PersonRetriever
+
+    @property
+    def commands(self) -> Sequence[Command]:
+        return [commands.index, commands.search, commands.probe]
+
+    @property
+    def checks(self) -> Mapping[str, Check]:
+        return {
+            "cuhk_pedes": commands.check_cuhk_pedes,
+            "icfg_pedes": commands.check_icfg_pedes,
+            "rstpreid": commands.check_rstpreid,
+        }
+
+
+def _inputs(task: "RetrievalTask") -> "Inputs":
+    """What the loaders must know of the task's networks."""
+    from sightword.systems.retrieval.loader import Inputs
+
+    image, generation = task.model.image, task.generation
+    if generation is None:
+        return Inputs(task.model.tokenizer, image.patch)
+    decoder, tokenizer = generation.generator.decoder, generation.tokenizer
+    expected: dict[str, object] = {"num_codes": decoder.num_codes, "shapes": {"ids": list(decoder.grid_bias.grid)}}
+    if tokenizer is None:
+        return Inputs(task.model.tokenizer, image.patch, expected)
+    return Inputs(task.model.tokenizer, image.patch, expected | {"weights": tokenizer.digest}, tokenizer.factor)
+
+
+SYSTEM = RetrievalSystem()
