@@ -195,13 +195,7 @@ def to_sequence(row: Annotation) -> SkeletonSequence:
     """Return an annotation as float32 arrays in which what is not finite is a joint that is not there."""
     with np.errstate(over="ignore"):
         points = row.points.astype(np.float32)
-    shape = row.shape
-    if row.scores is not None:
-        scores = row.scores.astype(np.float32)
-    elif points.shape[3] == 3 and shape is not None:
-        scores = points[..., 2].copy()
-    else:  # nothing but zeros is the only way in which these files state that a joint is not there
-        scores = points.any(-1).astype(np.float32)
+    shape, scores = row.shape, _scores(row, points)
     finite = np.isfinite(points)
     there = finite[..., 0] & finite[..., 1] & (scores >= THERE)  # as no NaN is; several times faster than all(-1)
     if not there.all():
@@ -211,6 +205,16 @@ def to_sequence(row: Annotation) -> SkeletonSequence:
         points, shape = _from_the_front(points, there)
     key = None if row.key is None else np.asarray(row.key, dtype=bool)
     return SkeletonSequence(row.name, row.label, points[..., :2], scores, shape, key)
+
+
+def _scores(row: Annotation, points: np.ndarray) -> np.ndarray:
+    """The scores of joints, (M, T, V) float32. points: of the row, as float32."""
+    if row.scores is not None:
+        return row.scores.astype(np.float32)
+    if points.shape[3] == 3 and row.shape is not None:
+        return points[..., 2].copy()
+    # nothing but zeros is the only way in which these files state that a joint is not there
+    return np.asarray(points.any(-1), dtype=np.float32)
 
 
 def _from_the_front(points: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:

@@ -1,5 +1,6 @@
 """The networks of a config, with new weights or published ones."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,14 +39,19 @@ def build_video_text_model(
 
 def open_tower(system: SkeletonConfig, name: str | Path) -> TextTower:
     """Return the text encoder of that name or folder, with the options of a config."""
-    options: dict[str, int | str] = {"length": system.text_length, "pooling": system.text_pooling}
-    return text_tower(name, **{option: value for option, value in options.items() if value})
+    opened = partial(text_tower, name)
+    if system.text_length:
+        opened = partial(opened, length=system.text_length)
+    if system.text_pooling:
+        opened = partial(opened, pooling=system.text_pooling)
+    return opened()
 
 
 def load_published(network: ResNet3dSlowOnly, path: str | Path) -> None:
-    """Load a PoseC3D checkpoint of pyskl or mmaction2, without its classifier. Raises SightwordError if it does not fit.
+    """Load a PoseC3D checkpoint of pyskl or mmaction2, without its classifier.
 
-    Its names are ours behind "backbone."; older files lack the number of batches that a batch norm has counted.
+    Its names are ours behind "backbone."; older files lack the number of batches that a batch norm has counted. Raises
+    SightwordError if it does not fit.
     """
     weights = read_weights(path)
     prefix = "backbone."

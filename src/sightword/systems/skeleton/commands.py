@@ -106,9 +106,8 @@ def _predictions(
     from tqdm import tqdm
 
     kept = {number * len(rows) // strips for number in range(strips)}
-    stream = tqdm(
-        recognizer.stream(recordings, rows, truth), "recognising", len(rows), unit=" recordings", disable=None
-    )
+    found = recognizer.stream(recordings, rows, truth, recognizer.data.num_workers)
+    stream = tqdm(found, "recognising", len(rows), unit=" recordings", disable=None)
     return [one if number in kept else one.without_poses() for number, one in enumerate(stream)]
 
 

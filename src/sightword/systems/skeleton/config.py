@@ -107,7 +107,7 @@ class SkeletonConfig(SystemConfig):
 
 @dataclass
 class SkeletonData(DataConfig):
-    """Skeletons in pyskl's format: a pickle, or the .npz that `convert` writes; and how views are made of recordings."""
+    """Skeletons in pyskl's format: a pickle, or the .npz that `convert` writes; and how views are sampled."""
 
     annotations: str = ""  # the .pkl or .npz
     train: str = "xsub_train"  # a split of the file; empty: every recording of it

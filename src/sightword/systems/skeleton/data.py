@@ -1,12 +1,12 @@
 """Recordings as batches of views: which frames, where the joints stand on the canvas, which recordings.
 
-A batch has key points; their heatmaps, which the task draws, would be a thousand times larger. The pipeline is pyskl's, on
-points alone: functions of a `View`, none of which changes its argument. A joint is there if its score is above 0. With
-`parity` joints are what pyskl makes of them, for checkpoints trained by it: a coordinate of exactly 0 is missing,
+A batch has key points; their heatmaps, which the task draws, would be a thousand times larger. The pipeline is pyskl's,
+on points alone: functions of a `View`, none of which changes its argument. A joint is there if its score is above 0.
+With `parity` joints are what pyskl makes of them, for checkpoints trained by it: a coordinate of exactly 0 is missing,
 whatever its score, and a mirrored x is W - x, which is 1 px beside the mirrored image.
 
-Legend: B recordings of a batch; n views of each (draws of frames × mirrors); M persons, padded; T frames of a recording;
-L frames of a view; V joints; H, W pixels of the canvas.
+Legend: B recordings of a batch; n views of each (draws of frames × mirrors); M persons, padded; T frames of a
+recording; L frames of a view; V joints; H, W pixels of the canvas.
 """
 
 import math
@@ -40,6 +40,14 @@ class SkeletonBatch(NamedTuple):
     key: Tensor  # (B, n, L) float32: 1 in the action's key moments, 0 outside, NaN if unknown (real sets)
     size: tuple[int, int]  # H, W of the canvas
     split: str
+
+
+class View(NamedTuple):
+    """Skeletons on a canvas."""
+
+    points: np.ndarray  # (M, T, V, 2) float32, x and y in pixels
+    scores: np.ndarray  # (M, T, V) float32, 0 where a joint is not there
+    size: tuple[int, int]  # H, W
 
 
 # ------------------------------------------------------------------------------------------------------------ loaders
@@ -208,7 +216,7 @@ class ViewDataset(Dataset[SkeletonBatch]):
 
 
 def _padded(views: Sequence[View], n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points (B, n, M, L, V, 2) and scores (B, n, M, L, V) of views of n·L frames; a person who is not there is all 0."""
+    """Points (B, n, M, L, V, 2) and scores (B, n, M, L, V) of views of n·L frames; persons who are absent are all 0."""
     persons, (_, times, joints) = max(len(view.scores) for view in views), views[0].scores.shape
     scores = np.zeros((len(views), n, persons, times // n, joints), dtype=np.float32)
     points = np.zeros((*scores.shape, 2), dtype=np.float32)
@@ -220,14 +228,6 @@ def _padded(views: Sequence[View], n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 # -------------------------------------------------------------------------------------------------------------- views
-
-
-class View(NamedTuple):
-    """Skeletons on a canvas."""
-
-    points: np.ndarray  # (M, T, V, 2) float32, x and y in pixels
-    scores: np.ndarray  # (M, T, V) float32, 0 where a joint is not there
-    size: tuple[int, int]  # H, W
 
 
 class Views(NamedTuple):

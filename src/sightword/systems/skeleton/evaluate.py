@@ -127,7 +127,7 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
 
     @torch.no_grad()
     def draw(self, loader: DataLoader[SkeletonBatch], folder: Path) -> list[Path]:
-        """Write filmstrips of recordings spread evenly over the loader's, and the confusion matrix of the last metrics."""
+        """Write filmstrips of recordings, evenly spread over the loader's, and the last metrics' confusion matrix."""
         dataset, device = loader.dataset, next(self.task.parameters()).device
         assert isinstance(dataset, ViewDataset)
         rows = sorted({number * len(dataset) // (2 * SHOWN) for number in range(2 * SHOWN)})
@@ -139,7 +139,7 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
 
 
 def _class_table(confusion: Tensor, names: tuple[str, ...]) -> list[Row]:
-    """A row for each class: its recordings, its recall in percent, and the class that it is most often confused with."""
+    """A row for each class: its recordings, its recall in percent, the class that it is most often confused with."""
     right = class_accuracy(confusion)
     wrong = confusion - confusion.diag().diag()
     rows: list[Row] = []

@@ -72,7 +72,7 @@ class Heatmaps(nn.Module):
 
     @torch.no_grad()
     def forward(self, points: Tensor, scores: Tensor, size: tuple[int, int], fresh: bool = False) -> Tensor:
-        """Draw points (N, M, L, V, 2), in pixels of `size` (H, W), with scores (N, M, L, V): (N, C, L, H, W), read only."""
+        """Draw points (N, M, L, V, 2), in pixels of `size` (H, W), with scores (N, M, L, V), as (N, C, L, H, W)."""
         if points.shape != (*scores.shape, 2) or scores.ndim != 4 or scores.shape[-1] != self.num_joints:
             raise ValueError(
                 f"heatmaps of {self.num_joints} joints take points (N, M, L, {self.num_joints}, 2) and their scores: "
@@ -130,8 +130,8 @@ class Heatmaps(nn.Module):
         yield from _segments(marks.of((~short).nonzero().squeeze(1)), self.sigma, size)
 
 
-def draw_heatmaps(heatmaps: nn.Module, points: Tensor, scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Draw in full precision, whatever autocast is on, without gradients. heatmaps: `Heatmaps`, or what stands for it."""
+def draw_heatmaps(heatmaps: Heatmaps, points: Tensor, scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Draw in full precision, whatever autocast is on, and without gradients."""
     with torch.no_grad(), torch.autocast(points.device.type, enabled=False):
         drawn: Tensor = heatmaps(points, scores, (int(size[0]), int(size[1])))
     return drawn

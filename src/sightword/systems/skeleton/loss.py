@@ -6,8 +6,8 @@
 
 He et al. 2020 (MoCo, arXiv 1911.05722); Li et al. 2021 (ALBEF, arXiv 2107.07651), whose numbers are the defaults.
 
-Legend: B views of a batch (of all ranks, where gathered); K classes; Q places of the queue; T frames; S tokens; D widths;
-E dimension of the common space.
+Legend: B views of a batch (of all ranks, where gathered); K classes; Q places of the queue; T frames; S tokens; D
+widths; E dimension of the common space.
 """
 
 import copy
@@ -56,81 +56,7 @@ def matching_loss(
     return MatchingLoss((each * counts).sum() / total.clamp(min=1), accuracy.detach())
 
 
-class MomentumContrast(nn.Module):
-    """Contrast with views of earlier batches, as the momentum encoder embedded them: RecognizerViseceMo.
-
-        text → views   [the batch's, by the momentum encoder | the queue's]
-        view → texts   all classes' (a queue would hold a few texts many times, stale), or as above (`queue_texts`)
-
-    Targets are labels, softened by the momentum encoder's own scores (`align.blend`).
-    """
-
-    def __init__(
-        self,
-        model: VideoTextModel,
-        width: int,
-        decay: float = 0.995,
-        size: int = 65536,
-        queue_texts: bool = False,
-        soft: float = 0.4,
-        ramp: int = 2500,
-    ) -> None:
-        """width: E. size: Q. soft: α of the blend, reached after `ramp` batches."""
-        super().__init__()
-        self.slow = EMAModel(model, decay, frozen_children(model))
-        self.views, self.texts = Queue(size, width), Queue(size, width) if queue_texts else None
-        self.soft, self.ramp = soft, ramp
-
-    def forward(
-        self, model: VideoTextModel, prompts: ClassTexts, volume: Tensor, frames: Tensor, labels: Tensor, batch: int
-    ) -> tuple[Tensor, ClassEmbeddings, Tensor]:
-        """Return (loss, embeddings of classes, each view's row of these (B,)). The momentum encoder is updated first.
-
-        volume: heatmaps that `frames` (B, T, D) are of; labels: (B,); batch: number of batches trained before.
-        """
-        self.slow.update(model)
-        classes, own = (None, labels) if self.texts is None else labels.unique(return_inverse=True)
-        embedded = prompts.embed(model.tower, model.text_head, classes)
-        views, texts, ids = align.gather(model.embed(frames)), align.gather(embedded.unit[own]), align.gather(labels)
-        slow = self.slow.module
-        with torch.no_grad():
-            slow_embedded = prompts.embed(slow.tower, slow.text_head, classes)
-            slow_views = align.gather(slow.embed(slow.video(volume)))
-            slow_texts = align.gather(slow_embedded.unit[own])
-        alpha = self.soft * min(1.0, batch / max(1, self.ramp))
-        scale = model.logit_scale
-        to_views = _one_way(texts, slow_texts, slow_views, ids, self.views, scale, alpha)
-        if self.texts is None:
-            targets = align.blend(
-                F.one_hot(ids, len(embedded.unit)), _scores(slow_views, slow_embedded.unit, scale.detach()), alpha
-            )
-            to_texts = align.soft_cross_entropy(_scores(views, embedded.unit, scale), targets)
-        else:
-            to_texts = _one_way(views, slow_views, slow_texts, ids, self.texts, scale, alpha)
-            self.texts.write(slow_texts, ids)
-        self.views.write(slow_views, ids)
-        return (to_views + to_texts) / 2, embedded, own
-
-
-def _one_way(
-    rows: Tensor, slow_rows: Tensor, slow_columns: Tensor, ids: Tensor, queue: Queue, scale: Tensor, alpha: float
-) -> Tensor:
-    """The loss of rows (B, E) against the columns of the batch, by the momentum encoder, and of the queue."""
-    columns = torch.cat([slow_columns, queue.vectors])  # (B + Q, E)
-    empty = torch.cat([torch.zeros_like(ids, dtype=torch.bool), queue.empty()])
-    logits = _scores(rows, columns, scale).masked_fill(empty, torch.finfo(torch.float32).min)
-    slow_logits = _scores(slow_rows, columns, scale.detach()).masked_fill(empty, -torch.inf)
-    targets = align.shares(ids, torch.cat([ids, queue.ids]))
-    return align.soft_cross_entropy(logits, align.blend(targets, slow_logits, alpha))
-
-
-def _scores(rows: Tensor, columns: Tensor, scale: Tensor) -> Tensor:
-    """Scaled products (B, N), in float32 whatever autocast says."""
-    with torch.autocast(rows.device.type, enabled=False):
-        return scale * rows.float() @ columns.float().T
-
-
-# ------------------------------------------------------------------------------------------- queue, momentum encoder
+# --------------------------------------------------------------------------------------------------- momentum contrast
 
 
 class Queue(nn.Module):
@@ -213,3 +139,77 @@ class EMAModel(nn.Module, Generic[ModuleT]):
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, whatever mode a parent is in."""
         return super().train(False)
+
+
+class MomentumContrast(nn.Module):
+    """Contrast with views of earlier batches, as the momentum encoder embedded them: RecognizerViseceMo.
+
+        text → views   [the batch's, by the momentum encoder | the queue's]
+        view → texts   all classes' (a queue would hold a few texts many times, stale), or as above (`queue_texts`)
+
+    Targets are labels, softened by the momentum encoder's own scores (`align.blend`).
+    """
+
+    def __init__(
+        self,
+        model: VideoTextModel,
+        width: int,
+        decay: float = 0.995,
+        size: int = 65536,
+        queue_texts: bool = False,
+        soft: float = 0.4,
+        ramp: int = 2500,
+    ) -> None:
+        """width: E. size: Q. soft: α of the blend, reached after `ramp` batches."""
+        super().__init__()
+        self.slow = EMAModel(model, decay, frozen_children(model))
+        self.views, self.texts = Queue(size, width), Queue(size, width) if queue_texts else None
+        self.soft, self.ramp = soft, ramp
+
+    def forward(
+        self, model: VideoTextModel, prompts: ClassTexts, volume: Tensor, frames: Tensor, labels: Tensor, batch: int
+    ) -> tuple[Tensor, ClassEmbeddings, Tensor]:
+        """Return (loss, embeddings of classes, each view's row of these (B,)). The momentum encoder is updated first.
+
+        volume: heatmaps that `frames` (B, T, D) are of; labels: (B,); batch: number of batches trained before.
+        """
+        self.slow.update(model)
+        classes, own = (None, labels) if self.texts is None else labels.unique(return_inverse=True)
+        embedded = prompts.embed(model.tower, model.text_head, classes)
+        views, texts, ids = align.gather(model.embed(frames)), align.gather(embedded.unit[own]), align.gather(labels)
+        slow = self.slow.module
+        with torch.no_grad():
+            slow_embedded = prompts.embed(slow.tower, slow.text_head, classes)
+            slow_views = align.gather(slow.embed(slow.video(volume)))
+            slow_texts = align.gather(slow_embedded.unit[own])
+        alpha = self.soft * min(1.0, batch / max(1, self.ramp))
+        scale = model.logit_scale
+        to_views = _one_way(texts, slow_texts, slow_views, ids, self.views, scale, alpha)
+        if self.texts is None:
+            targets = align.blend(
+                F.one_hot(ids, len(embedded.unit)), _scores(slow_views, slow_embedded.unit, scale.detach()), alpha
+            )
+            to_texts = align.soft_cross_entropy(_scores(views, embedded.unit, scale), targets)
+        else:
+            to_texts = _one_way(views, slow_views, slow_texts, ids, self.texts, scale, alpha)
+            self.texts.write(slow_texts, ids)
+        self.views.write(slow_views, ids)
+        return (to_views + to_texts) / 2, embedded, own
+
+
+def _one_way(
+    rows: Tensor, slow_rows: Tensor, slow_columns: Tensor, ids: Tensor, queue: Queue, scale: Tensor, alpha: float
+) -> Tensor:
+    """The loss of rows (B, E) against the columns of the batch, by the momentum encoder, and of the queue."""
+    columns = torch.cat([slow_columns, queue.vectors])  # (B + Q, E)
+    empty = torch.cat([torch.zeros_like(ids, dtype=torch.bool), queue.empty()])
+    logits = _scores(rows, columns, scale).masked_fill(empty, torch.finfo(torch.float32).min)
+    slow_logits = _scores(slow_rows, columns, scale.detach()).masked_fill(empty, -torch.inf)
+    targets = align.shares(ids, torch.cat([ids, queue.ids]))
+    return align.soft_cross_entropy(logits, align.blend(targets, slow_logits, alpha))
+
+
+def _scores(rows: Tensor, columns: Tensor, scale: Tensor) -> Tensor:
+    """Scaled products (B, N), in float32 whatever autocast says."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return scale * rows.float() @ columns.float().T

@@ -105,11 +105,11 @@ class ResNet3dSlowOnly(nn.Module):
         self.lay_out()
 
     def lay_out(self) -> None:
-        """Lay memory out channels last: faster on CPUs. Call it again after loading, which puts other tensors in place."""
+        """Lay memory out channels last, faster on CPUs. Call it again after loading, which brings other tensors."""
         self.to(memory_format=torch.channels_last_3d)
 
     def init_weights(self) -> None:
-        """Draw convolutions by He's normal, and zero the last batch norm of each bottleneck, which starts as an identity."""
+        """Draw convolutions by He's normal and zero each bottleneck's last batch norm: it starts as an identity."""
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -267,7 +267,7 @@ class VideoTextModel(nn.Module):
         return F.normalize(vectors.float(), dim=-1)
 
     def embed_paired(self, frames: Tensor, texts: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return vectors (N, E) of views, each as its own text (N, E) weighs it, and the weights (N, T) if there are any."""
+        """Return vectors (N, E) of views, each as its own text (N, E) weighs it, and the weights (N, T) if any."""
         if self.weighting is None:
             return self.embed(frames), None
         return align.patch_alignment(self.projector(frames), texts, *self.weighting)

@@ -32,7 +32,7 @@ from sightword.storage.atomic import write_atomically
 from sightword.storage.checkpoint import load_strictly, read_checkpoint
 from sightword.storage.reader import read_json
 from sightword.storage.writer import write_json
-from sightword.systems.skeleton.annotations import SkeletonSequence
+from sightword.systems.skeleton.annotations import Recordings, SkeletonSequence
 from sightword.systems.skeleton.build import build_video_text_model, open_tower
 from sightword.systems.skeleton.config import SkeletonConfig, SkeletonData
 from sightword.systems.skeleton.data import SkeletonBatch, ViewDataset, measured
@@ -324,17 +324,18 @@ class ActionRecognizer(Predictor):
         labelled: the recordings' labels are numbers of these classes, so that predictions can say whether they are
         right. Raises SightwordError for a recording with other joints than the model's.
         """
-        return list(self.stream(recordings, range(len(recordings)), labelled)) if recordings else []
+        return list(self.stream(recordings, range(len(recordings)), labelled)) if len(recordings) else []
 
     def stream(
-        self, recordings: Sequence[SkeletonSequence], rows: Sequence[int], labelled: bool = False
+        self, recordings: Sequence[SkeletonSequence], rows: Sequence[int], labelled: bool = False, workers: int = 0
     ) -> Iterator[ActionPrediction]:
-        """Predict some recordings, by number, one after the other, read by `data.num_workers` processes."""
-        loader = measured(self.data, self.joints, recordings, rows, "test")
+        """Predict some recordings, by number, one after the other. workers: processes that sample views."""
+        self._check(recordings, rows, labelled)
+        data = dataclasses.replace(self.data, num_workers=workers)
+        loader = measured(data, self.joints, recordings, rows, "test")
         dataset = loader.dataset
         assert isinstance(dataset, ViewDataset)
         for batch in loader:
-            self._check(batch, labelled)
             names = [dataset.name(row) for row in batch.index.tolist()]
             yield from self.predict(moved(batch, self.device), names, labelled)
 
@@ -382,14 +383,21 @@ class ActionRecognizer(Predictor):
             self.model.text = open_tower(self.system, self.folder / TEXT).freeze().to(self.device)
         return self.model.text
 
-    def _check(self, batch: SkeletonBatch, labelled: bool) -> None:
-        if (joints := batch.points.shape[4]) != len(self.joints.joints):
+    def _check(self, recordings: Sequence[SkeletonSequence], rows: Sequence[int], labelled: bool) -> None:
+        """Raise SightwordError for recordings of other joints, or of other classes if they are labelled."""
+        if isinstance(recordings, Recordings):
+            joints, labels = recordings.num_joints, [int(recordings.labels[row]) for row in rows]
+        else:
+            counts = {recordings[row].points.shape[2] for row in rows}
+            joints = max(counts - {len(self.joints.joints)}, default=len(self.joints.joints))
+            labels = [recordings[row].label for row in rows]
+        if joints != len(self.joints.joints):
             raise SightwordError(
                 f"the recordings have {joints} joints, and the model was trained on {len(self.joints.joints)}, those "
                 f"of {self.joints.name}"
             )
-        if labelled and len(batch.labels) and int(batch.labels.max()) >= len(self.classes):
+        if labelled and max(labels) >= len(self.classes):
             raise SightwordError(
-                f"a recording has the label {int(batch.labels.max())} and there are {len(self.classes)} classes. Give "
-                "the labels of this set, or do not say that the recordings are labelled"
+                f"a recording has the label {max(labels)} and there are {len(self.classes)} classes. Give the labels "
+                "of this set, or do not say that the recordings are labelled"
             )

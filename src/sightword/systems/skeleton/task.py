@@ -1,6 +1,6 @@
 """The objective of naming actions.
 
-    cls_loss                            cross-entropy over all classes: of a classifier, or of cosines with their prompts
+    cls_loss                            cross-entropy over all classes: of a classifier, or of cosines with prompts
     itc_loss + match_weight·itm_loss    contrast within the batch (and with earlier ones), and matching
 
 Legend: B recordings, n views of each; N = B · n views; T frames of the features; K classes.
@@ -116,7 +116,7 @@ class SkeletonTask(Task[SkeletonBatch]):
         )
 
     def check_labels(self, labels: Tensor) -> None:
-        """Raise SightwordError for a label that is no class; on a GPU, which would have to be waited for, do nothing."""
+        """Raise SightwordError for a label that is no class. Does nothing on a GPU, which it would have to wait for."""
         if labels.device.type == "cpu" and len(labels) and int(labels.max()) >= len(self.labels.classes):
             raise SightwordError(
                 f"label {int(labels.max())} is none of the {len(self.labels.classes)} classes of {self.labels.source}"
