@@ -272,7 +272,7 @@ class ActionRecognizer(Predictor):
             damaged="It is damaged or of another version: export the run again",
         )
         system = fields.mapping("system").into(SkeletonConfig)
-        data = fields.mapping("views").into(SkeletonData)
+        data = fields.mapping("views").into(SkeletonData, num_workers=0)
         widths = fields.integers("widths")
         if len(widths) != (0 if system.recognise_by == "classifier" else 2):
             raise fields.error(f"expected the widths of the text encoder's vectors and tokens, got {widths}", "widths")

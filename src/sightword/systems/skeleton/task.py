@@ -108,7 +108,7 @@ class SkeletonTask(Task[SkeletonBatch]):
         if isinstance(self.model, Classifier):
             then = "Set system.labels to those of the run, or train with system.recognise_by=text for other classes"
         elif resumed:
-            then = "Other classes can be recognised, but to train further set system.labels to those of the run"
+            then = "Other classes can be recognised, not trained further. Set system.labels to those of the run"
         else:
             return
         raise SightwordError(
@@ -133,7 +133,7 @@ class SkeletonTask(Task[SkeletonBatch]):
         if isinstance(self.model, Classifier):
             return {"cls_loss": F.cross_entropy(self.model(frames), labels)}
         self.model.clamp_temperature()
-        self._stats = {"temperature": self.model.temperature.detach()}
+        self._stats = {"temperature": self.model.temperature.detach().clone()}  # of this batch, before the step
         if self.system.contrast == "classes":
             return {"cls_loss": self._over_classes(frames, labels)}
         return self._within_batch(volume, frames, labels)
