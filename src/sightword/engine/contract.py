@@ -125,6 +125,11 @@ class Predictor(ABC):
         """Return the predictor of a trained task. Raises SightwordError if it cannot predict for that one."""
 
     @classmethod
+    def from_run(cls, task: "Task[BatchT]", data: DataConfig) -> Self:
+        """Return the predictor of a run's trained task. data: for a predictor that prepares inputs as the run did."""
+        return cls.from_task(task)
+
+    @classmethod
     @abstractmethod
     def from_folder(cls, folder: Path) -> Self:
         """Read what `save_pretrained` wrote. Raises SightwordError if the folder is not that."""

@@ -160,7 +160,8 @@ def load_predictor(kind: type[PredictorT], path: str | Path, checkpoint: str = "
     folder = Path(path).expanduser()
     if not (folder / "config.yaml").is_file():
         return kind.from_folder(folder)
-    return kind.from_task(restore(folder, checkpoint).task)
+    restored = restore(folder, checkpoint)
+    return kind.from_run(restored.task, restored.config.data)
 
 
 def set_threads(threads: int, processes: int) -> None:

@@ -6,8 +6,7 @@ Labels: Y_jk = 1 where row j and column k have the same id, so one identity may 
 divided by their sums. All objectives are computed in float32 at the least, whatever autocast says.
 
 Where an image has parts (the frames of a film), `patch_alignment` lets a text say how much each part counts, before
-the two are compared. Whom a row is told apart from besides its batch is chosen by `negatives`; or kept from batches
-before, in a `momentum.Queue`.
+the two are compared. `negatives` chooses other rows that a row is to be told apart from.
 
 Legend: B rows of a batch (with `gather`, of all ranks); N columns; D width; T parts of an image; L texts.
 """

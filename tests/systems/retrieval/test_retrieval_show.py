@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from sightword.storage.atomic import write_picture
+from sightword.viz.write import write_picture
 from sightword.systems.retrieval import sensitivity as swaps
 from sightword.systems.retrieval import strip as strips
 from sightword.systems.retrieval.sensitivity import CONTROL, KINDS, probes_of, sensitivity, spread

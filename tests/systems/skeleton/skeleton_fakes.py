@@ -8,9 +8,10 @@ from torch import nn
 from sightword.miniature import tower
 from sightword.systems.skeleton.config import SkeletonConfig
 from sightword.systems.skeleton.data import SkeletonBatch
+from sightword.systems.skeleton.evaluate import SkeletonEvaluator
 from sightword.systems.skeleton.joints import JointSet
+from sightword.systems.skeleton.labels import read_labels
 from sightword.systems.skeleton.task import assemble
-from sightword.systems.skeleton.texts import read_labels
 
 LABELS = {
     "raise arms": ["raising both arms", "a person raises both arms"],
@@ -55,7 +56,7 @@ class Dense(nn.Module):
 
 
 def write_world(folder):
-    """Folder → words of SkeletonConfig: labels and a tiny BERT that knows their words."""
+    """Folder → fields of SkeletonConfig: labels and a tiny BERT that knows their words."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, labels in (("labels", LABELS), ("unseen", UNSEEN)):
         (folder / f"{name}.json").write_text(json.dumps(labels))
@@ -87,3 +88,16 @@ def batch_for(labels=(0, 1, 2, 1), views=1, frames=8, persons=1, seed=0, split="
     index = torch.arange(len(labels))
     when = torch.arange(frames).expand(len(labels), views, frames)
     return SkeletonBatch(points, scores, torch.tensor(labels), index, when, key, size, split)
+
+
+def score(task, batch):
+    """Probabilities of a batch, and weights of its frames."""
+    return SkeletonEvaluator(task).score(batch)
+
+
+def measure(task, batches):
+    """The evaluator of a task, and its metrics of some batches."""
+    evaluator = SkeletonEvaluator(task)
+    for batch in batches:
+        evaluator.update(batch)
+    return evaluator, evaluator.compute()

@@ -299,7 +299,7 @@ def test_a_wrong_argument_is_named(arguments: dict, told: str) -> None:
 
 
 def test_limbs_must_be_there_and_points_must_fit_the_joints() -> None:
-    with pytest.raises(ValueError, match="take kind joint"):
+    with pytest.raises(ValueError, match="system.heatmap=limb needs limbs, and the joint set has none"):
         Heatmaps(Joints(("a",), ()), "limb")
     with pytest.raises(ValueError, match=r"17 joints .* points \(1, 1, 1, 2, 2\)"):
         Heatmaps(COCO)(torch.zeros(1, 1, 1, 2, 2), torch.zeros(1, 1, 1, 2), (8, 8))

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 from posed import content, recording, write
 
-from sightword.systems.skeleton.annotations import check_pyskl, read_annotations, write_npz
+from sightword.systems.skeleton.annotations import read_annotations, write_npz
+from sightword.systems.skeleton.check import check_pyskl
+
+
+def errors(path: Path | str, classes: int = 0) -> list[str]:
+    """The messages of what the check finds wrong."""
+    return [finding.message for finding in check_pyskl(str(path), classes).errors]
+
+
+def notes(path: Path | str) -> list[str]:
+    return [finding.message for finding in check_pyskl(str(path)).findings if finding.level == "note"]
 
 
 def one(path: Path, **other: Any) -> Path:
@@ -18,7 +28,7 @@ def one(path: Path, **other: Any) -> Path:
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
-def test_a_recording_becomes_a_clip(tmp_path):
+def test_a_recording_becomes_a_sequence(tmp_path):
     made = content()
     read = read_annotations(write(tmp_path / "x.pkl", made))
     assert (len(read), read.num_joints) == (12, 17)
@@ -93,14 +103,17 @@ def test_a_3d_recording_is_seen_from_the_front(tmp_path):
     ("other", "message"),
     [
         ({"frame_dir": None}, "has no 'frame_dir' but label, img_shape"),
-        ({"label": None}, r"\(S001\) has the label None: a whole number"),
+        ({"label": None}, r"\(S001\) has the label None: expected a whole number"),
         ({"label": -1}, "has the label -1"),
         ({"label": 2**70}, "has the label 1180"),
         ({"label": 1.5}, "has the label 1.5"),
         ({"keypoint": None}, "has None under 'keypoint'"),
         ({"keypoint": None, "raw_file": "kp/1.pkl"}, "has its key points in another file, kp/1.pkl"),
         ({"keypoint": [[1, 2]]}, r"has \[\[1, 2\]\] under 'keypoint'"),
-        ({"keypoint": np.zeros((20, 17, 2))}, r"has float64 \(20, 17, 2\) under 'keypoint': \(persons, frames"),
+        (
+            {"keypoint": np.zeros((20, 17, 2))},
+            r"has float64 \(20, 17, 2\) under 'keypoint': expected \(persons, frames",
+        ),
         ({"keypoint": np.zeros((1, 20, 17, 4))}, r"\(1, 20, 17, 4\) under 'keypoint'"),
         ({"keypoint": np.array(["a"])}, "under 'keypoint'"),
         ({"keypoint": np.zeros((1, 0, 17, 2)), "total_frames": 0}, r"\(S001\) has no frames"),
@@ -121,7 +134,7 @@ def test_a_malformed_recording_is_one_line_that_names_it(tmp_path, other, messag
         read_annotations(file)
     assert "x.pkl: recording 1 " in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert [line for line in check_pyskl(str(file)).problems if line.startswith("recording 1 ")]
+    assert [line for line in errors(file) if line.startswith("recording 1 ")]
 
 
 @pytest.mark.parametrize(
@@ -130,8 +143,8 @@ def test_a_malformed_recording_is_one_line_that_names_it(tmp_path, other, messag
         ([], "has no recordings"),
         ({"annotations": []}, "has no recordings"),
         ([3], "recording 0 is of type int, not a dictionary"),
-        ({"split": {}}, "holds a dictionary of split: a dictionary with 'annotations'"),
-        ("text", "holds a str: a dictionary with 'annotations'"),
+        ({"split": {}}, "holds a dictionary of split. Expected a dictionary with 'annotations'"),
+        ("text", "holds a str. Expected a dictionary with 'annotations'"),
         ({"split": ["a"], "annotations": [recording(0)]}, "'split' is a dictionary"),
         ({"split": {"a": "S000"}, "annotations": [recording(0)]}, "'split' is a dictionary"),
         ([recording(0), recording(1, joints=18)], "S000 has 17 joints, S001 has 18"),
@@ -146,7 +159,7 @@ def test_another_content_is_one_line(tmp_path, made, message):
 # ---------------------------------------------------------------------------------------------------------------- npz
 
 
-def test_an_npz_gives_the_same_clips(tmp_path):
+def test_an_npz_gives_the_same_sequences(tmp_path):
     made = content(6)
     made["annotations"] += [recording(7, persons=3), recording(8, frames=2, key_moments=np.array([True, False]))]
     made["annotations"][0]["keypoint"][0, 0, 0] = np.nan
@@ -203,11 +216,12 @@ def test_a_foreign_npz_is_one_line(tmp_path, change, message):
 
 
 def test_a_whole_file_has_no_problems_and_is_described(tmp_path):
-    report = check_pyskl(str(write(tmp_path / "x.pkl", content())), classes=3)
-    assert (report.found, report.problems) == (12, [])
-    assert "17 joints, as coco17 or h36m17" in report.notes
-    assert "3 classes with 4 to 4 recordings each" in report.notes
-    assert "split xsub_train: 9 recordings" in report.notes
+    file = write(tmp_path / "x.pkl", content())
+    report = check_pyskl(str(file), classes=3)
+    assert (report.count, report.errors) == (12, [])
+    assert "17 joints, as coco17 or h36m17" in notes(file)
+    assert "3 classes with 4 to 4 recordings each" in notes(file)
+    assert "split xsub_train: 9 recordings" in notes(file)
     assert str(report).endswith("12 recordings, all readable")
 
 
@@ -221,12 +235,11 @@ def test_the_check_names_what_training_would_stumble_over(tmp_path):
     rows[6]["frame_dir"] = "S005"
     rows[7] = recording(7, joints=18)
     made["split"] |= {"xsub_val": ["S000", "S007", "gone"], "test": []}
-    problems = check_pyskl(str(write(tmp_path / "x.pkl", made)), classes=3).problems
-    assert problems == [
+    assert errors(write(tmp_path / "x.pkl", made), classes=3) == [
         "recording 1 (S001) has 3 key points that are no numbers (NaN), first in frame 2: read as missing",
         "recording 2 (S002) has the label 3, and the list has 3 classes, 0 to 2",
         "recording 3 (S003) has not one joint that is there",
-        "recording 4 (S004) has scores up to 90: they are shares of 1",
+        "recording 4 (S004) has scores up to 90: expected 0 to 1",
         "S005 is the frame_dir of 2 recordings",
         "S007 has 18 joints, most have 17",
         "split xsub_val names 1 recordings that are absent or malformed: gone",
@@ -239,8 +252,8 @@ def test_the_check_tells_how_it_reads_what_is_unusual(tmp_path):
     rows = [recording(n, joints=25, keypoint=np.ones((1, 20, 25, 3)), keypoint_score=None) for n in (0, 1)]
     for row in rows:
         del row["img_shape"]
-    notes = check_pyskl(str(write(tmp_path / "x.pkl", rows))).notes
-    assert "25 joints, as body25 or ntu25" in notes
-    assert "2 recordings are 3-D without a picture: they are seen from the front, depth is left out" in notes
-    assert "2 recordings have no scores of their own: a joint is there unless all its numbers are 0" in notes
-    assert any(note.startswith("no splits: data.train=") for note in notes)
+    told = notes(write(tmp_path / "x.pkl", rows))
+    assert "25 joints, as body25 or ntu25" in told
+    assert "2 recordings are 3-D without an image: their front view is read, depth is left out" in told
+    assert "2 recordings have no scores of their own: a joint is there unless all its numbers are 0" in told
+    assert any(note.startswith("no splits: data.train=") for note in told)

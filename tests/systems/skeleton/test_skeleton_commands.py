@@ -1,132 +1,112 @@
-"""The verbs of the recognition of actions, on a run that knows the answers."""
+"""The commands of the recognition of actions, with a predictor that knows the answers."""
 
 import csv
 import json
 import sys
-from dataclasses import dataclass, field, replace
 from types import ModuleType, SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
 
 from sightword.cli.main import main
-from sightword.data.check import Report
-from sightword.engine import system as system_module
+from sightword.data.finding import CheckReport, Finding
+from sightword.errors import SightwordError
+from sightword.systems.skeleton.config import SkeletonData
+from sightword.systems.skeleton.joints import JointSet
+from sightword.systems.skeleton.labels import Labels
+from sightword.systems.skeleton.predict import ActionPrediction, ActionRecognizer
 
 LENGTH, JOINTS = 8, 17
-
-
-class Joints(NamedTuple):
-    name: str
-    joints: tuple[str, ...]
-    pairs: tuple[tuple[int, int], ...]
-    limbs: tuple[tuple[int, int], ...]
-
-
-class Batch(NamedTuple):
-    points: torch.Tensor
-    scores: torch.Tensor
-    labels: torch.Tensor
-    index: torch.Tensor
-    frames: torch.Tensor
-    key: torch.Tensor
-    size: tuple[int, int]
-    split: str
-
-
-@dataclass
-class SkeletonConfig:
-    recognise_by: str = "text"
-    labels: str = "labels.json"
-
-
-@dataclass
-class SkeletonData:
-    annotations: str = "own.pkl"
-    test: str = "xsub_val"
-    frames: int = LENGTH
-    test_clips: int = 10
-    test_flip: bool = True
-    test_size: tuple[int, int] = (64, 48)
-
-
-@dataclass
-class Config:
-    experiment: str = "skeleton/visece_pacl"
-    system: SkeletonConfig = field(default_factory=SkeletonConfig)
-    data: SkeletonData = field(default_factory=SkeletonData)
+LINE = JointSet("line", tuple("abcdefghijklmnopq"), (), tuple((a, a + 1) for a in range(JOINTS - 1)))
 
 
 class Answers:
-    """Recordings with the numbers 0 to N-1; recording n is of class n modulo C, every fifth is taken for the next."""
+    """Recordings with the numbers 0 to N-1; recording n is of class n modulo K, every fifth is taken for the next."""
 
     def __init__(self, count=50, classes=6, pacl=True):
-        self.count, self.pacl = count, pacl
+        self.count, self.pacl, self.joints, self.classifier = count, pacl, LINE, False
         self.classes = tuple(f"action {number}" for number in range(classes))
-        self.labels = np.arange(count) % classes
-        self.asked: list[str] = []
-
-    def reads(self):
-        limbs = tuple((a, a + 1) for a in range(JOINTS - 1))
-        return {"joints": Joints("line", tuple("abcdefghijklmnopq"), (), limbs), "classes": self.classes}
+        self.labels = Labels(self.classes, tuple((name,) for name in self.classes), "labels.json")
+        self.true = np.arange(count) % classes
+        self.data = SkeletonData(annotations="own.pkl", frames=LENGTH, test_views=10, test_size=[64, 48])
+        self.asked = []
 
     def to(self, device):
         return self
 
-    def protocol(self):
-        classes = f"{len(self.classes)} of labels.json"
-        return {"split": "val: chosen on it", "views": "0", "classes": classes, "probabilities": "softmax of cosines"}
+    def describe_probabilities(self):
+        return "softmax of cosines"
 
-    def weights_of(self, batch):
-        said = (batch.index + (batch.index % 5 == 4)) % len(self.classes)
-        scores = torch.nn.functional.one_hot(said, len(self.classes)).float() * 0.88 + 0.12 / len(self.classes)
-        weights = torch.tensor([1.0, 1, 2, 4]).expand(len(said), 1, -1)
-        return scores, weights if self.pacl else None
+    def for_classes(self, labels):
+        if self.classifier:
+            raise SightwordError("this model is a classifier. Other classes need one as of skeleton/visece")
+        self.asked.append(labels)
+        return self
 
-    def loader(self, data, split, joints, classes):
-        self.asked.append(data.test)
-        if self.labels.max() >= len(classes):
-            raise ValueError(f"label {self.labels.max()} is outside the {len(classes)} classes")
-        for index in torch.arange(self.count).split(16):
-            points = torch.arange(JOINTS).float()[:, None].expand(len(index), 1, 1, LENGTH, -1, 2)
-            frames = torch.arange(LENGTH).expand(len(index), 1, -1)
-            labels = torch.from_numpy(self.labels)[index]
-            yield Batch(points, points[..., 0] * 0 + 1, labels, index, frames, (frames >= 4).float(), (64, 64), split)
+    def stream(self, recordings, rows, labelled, workers):
+        assert recordings.names
+        assert not labelled or self.true[list(rows)].max() < len(self.classes)
+        for index in rows:
+            said = (index + (index % 5 == 4)) % len(self.classes)
+            scores = np.full(len(self.classes), 0.12 / len(self.classes), np.float32)
+            scores[said] += 0.88
+            points = np.broadcast_to(np.arange(JOINTS, dtype=np.float32)[:, None], (1, LENGTH, JOINTS, 2))
+            frames = np.arange(LENGTH)
+            yield ActionPrediction(
+                name=recordings.names[index],
+                classes=self.classes,
+                scores=scores,
+                label=int(self.true[index]) if labelled else None,
+                joints=self.joints,
+                points=points,
+                joint_scores=np.ones((1, LENGTH, JOINTS), np.float32),
+                frames=frames,
+                key=(frames >= 4).astype(np.float32),
+                weights=np.array([1.0, 1, 2, 4]) if self.pacl else None,
+            )
 
 
 @pytest.fixture
 def world(monkeypatch):
-    """The rooms that `recognise` asks, of which it is told what to give back."""
-    answers, config = Answers(), Config()
+    """What `recognise` calls, told what to give back."""
+    answers, given = Answers(), SimpleNamespace(models=[], annotations=[], splits=[])
 
-    def read_annotations(path):
+    def read_recordings(data, joints):
+        given.annotations.append(data.annotations)
         names = [f"clip{number:03}" for number in range(answers.count)]
-        splits = {"": range(answers.count), "xsub_val": range(answers.count)}
-        return SimpleNamespace(names=names, labels=answers.labels, split=splits.__getitem__, path=path)
 
-    def restore(folder, checkpoint, config):
-        return answers, config, folder
+        def split(name):
+            given.splits.append(name)
+            return range(answers.count)
 
-    rooms = {
-        "annotations": {"read_annotations": read_annotations},
-        "data": {"split_loader": lambda *given, **known: answers.loader(*given, **known)},
-    }
-    for name, content in rooms.items():
+        return SimpleNamespace(names=names, labels=answers.true, split=split, path=data.annotations)
+
+    def load_predictor(kind, path, checkpoint):
+        assert kind is ActionRecognizer
+        given.models.append((path, checkpoint))
+        return answers
+
+    monkeypatch.setattr("sightword.systems.skeleton.data.read_recordings", read_recordings)
+    monkeypatch.setattr("sightword.engine.run.load_predictor", load_predictor)
+    return SimpleNamespace(answers=answers, given=given)
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A module of the system, replaced."""
+
+    def replace(name, **content):
         room = ModuleType(name)
         vars(room).update(content)
         monkeypatch.setitem(sys.modules, f"sightword.systems.skeleton.{name}", room)
         monkeypatch.setattr(f"sightword.systems.skeleton.{name}", room, raising=False)
-    monkeypatch.setattr("sightword.engine.run.read_config", lambda folder: replace(config))
-    monkeypatch.setattr("sightword.engine.run.restore", restore)
-    monkeypatch.setattr(system_module, "system_names", lambda: ["skeleton"])
-    return SimpleNamespace(answers=answers, config=config)
+
+    return replace
 
 
-def told(capsys, *words):
-    """What a verb prints, line by line."""
-    status = main(list(words))
+def told(capsys, *argv):
+    """What a command prints, line by line."""
+    status = main(list(argv))
     out, err = capsys.readouterr()
     assert status == 0, err
     return out.splitlines()
@@ -138,7 +118,7 @@ def rows(folder):
 
 
 def test_forty_recordings_are_told_and_all_are_in_the_table(world, tmp_path, capsys):
-    lines = told(capsys, "recognise", "run=r", f"out={tmp_path}")
+    lines = told(capsys, "recognise", "model=r", f"out={tmp_path}")
     assert lines[0].split() == ["clip000", "action", "0", "0.90"]
     assert lines[4].split() == ["clip004", "action", "5", "0.90", "it", "is", "action", "4"]
     assert lines[40] == "… and 10 more, in the table"
@@ -149,17 +129,17 @@ def test_forty_recordings_are_told_and_all_are_in_the_table(world, tmp_path, cap
     assert "probability_5" in table[4]
 
 
-def test_the_measures_stand_beside_the_protocol(world, tmp_path, capsys):
-    lines = told(capsys, "recognise", "run=r", f"out={tmp_path}", "strips=2")
+def test_the_metrics_stand_beside_the_protocol(world, tmp_path, capsys):
+    lines = told(capsys, "recognise", "model=r", f"out={tmp_path}", "strips=2")
     assert "  top1                 80" in lines
     views = "10 of 8 frames at 64×48 of each recording, each mirrored too; probabilities averaged"
     assert lines[-4:-1] == [f"  views: {views}", "  probabilities: softmax of cosines", "  classes: 6 of labels.json"]
     assert not [line for line in lines if "chosen on it" in line], "which split a run was chosen on is not known here"
     report = json.loads((tmp_path / "recognised.json").read_text())
-    measures = report["measures"]
-    assert measures["top1"] == pytest.approx(80)
-    assert measures["chance"] == pytest.approx(100 / 6)
-    assert measures["key_weight"] == pytest.approx(6 / 8)
+    metrics = report["metrics"]
+    assert metrics["top1"] == pytest.approx(80)
+    assert metrics["chance"] == pytest.approx(100 / 6)
+    assert metrics["key_weight"] == pytest.approx(6 / 8)
     assert report["protocol"]["views"] == views
     assert [one["name"] for one in json.loads((tmp_path / "strips.json").read_text())] == ["clip000", "clip025"]
     assert lines[-1].startswith("50 recordings; written to ")
@@ -167,39 +147,47 @@ def test_the_measures_stand_beside_the_protocol(world, tmp_path, capsys):
 
 
 def test_every_recording_is_read_unless_a_split_is_named(world, tmp_path, capsys):
-    told(capsys, "recognise", "run=r", f"out={tmp_path}")
-    told(capsys, "recognise", "run=r", "split=xsub_val", f"out={tmp_path}")
-    assert world.answers.asked == ["", "xsub_val"]
+    told(capsys, "recognise", "model=r", f"out={tmp_path}")
+    told(capsys, "recognise", "model=r", "split=xsub_val", f"out={tmp_path}")
+    assert world.given.splits == ["", "xsub_val"]
 
 
-def test_other_labels_and_another_file_reach_the_run(world, tmp_path, capsys, monkeypatch):
-    given = []
-    monkeypatch.setattr(
-        "sightword.engine.run.restore", lambda f, c, config: (given.append(config), (world.answers, config, f))[1]
-    )
-    told(capsys, "recognise", "run=r", "labels=new.json", "annotations=mine.npz", f"out={tmp_path}")
-    assert (given[0].system.labels, given[0].data.annotations) == ("new.json", "mine.npz")
-    assert world.config.system.labels == "labels.json"
+def test_other_labels_and_another_file_reach_the_model(world, tmp_path, capsys):
+    (tmp_path / "new.json").write_text('{"wave": ["waving"]}')
+    argv = [f"labels={tmp_path}/new.json", "annotations=mine.npz", "checkpoint=last", f"out={tmp_path}"]
+    told(capsys, "recognise", "model=r", *argv)
+    assert [labels.classes for labels in world.answers.asked] == [("wave",)]
+    assert world.given.annotations == ["mine.npz"]
+    assert world.given.models == [("r", "last")]
+    told(capsys, "recognise", "model=r", f"out={tmp_path}")
+    assert world.given.annotations == ["mine.npz", "own.pkl"]
+
+
+def test_a_model_without_annotations_needs_some(world, tmp_path, capsys):
+    world.answers.data = SkeletonData()
+    assert main(["recognise", "model=r", f"out={tmp_path}"]) == 2
+    assert "annotations=<file>" in capsys.readouterr().err
 
 
 def test_a_classifier_refuses_other_labels_in_one_line(world, tmp_path, capsys):
-    world.config.system.recognise_by = "classifier"
-    assert main(["recognise", "run=r", "labels=new.json", f"out={tmp_path / 'out'}"]) == 2
+    world.answers.classifier = True
+    (tmp_path / "new.json").write_text('{"wave": ["waving"]}')
+    assert main(["recognise", "model=r", f"labels={tmp_path}/new.json", f"out={tmp_path / 'out'}"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "classifier" in error
     assert "skeleton/visece" in error
     assert not (tmp_path / "out").exists()
-    assert told(capsys, "recognise", "run=r", f"out={tmp_path / 'out'}")
+    assert told(capsys, "recognise", "model=r", f"out={tmp_path / 'out'}")
 
 
 def test_labels_of_another_list_are_unknown_when_told_so(world, tmp_path, capsys):
     world.answers.classes = world.answers.classes[:3]
-    assert main(["recognise", "run=r", f"out={tmp_path}"]) == 2
+    assert main(["recognise", "model=r", f"out={tmp_path}"]) == 2
     error = capsys.readouterr().err
     assert "label 5 and there are 3 classes" in error
     assert "truth=false" in error
-    lines = told(capsys, "recognise", "run=r", "truth=false", f"out={tmp_path}")
+    lines = told(capsys, "recognise", "model=r", "truth=false", f"out={tmp_path}")
     assert not [line for line in lines if "top1" in line or "it is" in line]
     assert {row["truth"] + row["right"] for row in rows(tmp_path)} == {""}
     assert not (tmp_path / "confusion.png").exists()
@@ -208,7 +196,7 @@ def test_labels_of_another_list_are_unknown_when_told_so(world, tmp_path, capsys
 
 def test_a_run_without_frame_weights_has_strips_all_the_same(world, tmp_path, capsys):
     world.answers.pacl = False
-    lines = told(capsys, "recognise", "run=r", f"out={tmp_path}", "strips=1")
+    lines = told(capsys, "recognise", "model=r", f"out={tmp_path}", "strips=1")
     assert not [line for line in lines if "key_auc" in line]
     assert "weights" not in json.loads((tmp_path / "strips.json").read_text())[0]
 
@@ -216,9 +204,9 @@ def test_a_run_without_frame_weights_has_strips_all_the_same(world, tmp_path, ca
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["recognise"], "needs run="),
-        (["recognise", "run=r", "top=0"], "top is at least 1"),
-        (["recognise", "run=r", "strips=-1"], "strips is at least 0"),
+        (["recognise"], "needs model="),
+        (["recognise", "model=r", "top=0"], "top=0 is too small. Pass at least 1"),
+        (["recognise", "model=r", "strips=-1"], "strips=-1 is too small"),
         (["convert", "annotations=a.pkl", "out=a.pkl"], ".npz"),
     ],
 )
@@ -229,31 +217,27 @@ def test_a_mistake_is_one_line(words, part, world, capsys):
     assert part in error
 
 
-def test_a_run_of_another_system_is_refused(world, capsys):
-    world.config.experiment = "tokenizer/mini"
-    assert main(["recognise", "run=r"]) == 2
-    assert "names no actions" in capsys.readouterr().err
-
-
-def test_convert_says_where_and_what_next(world, tmp_path, capsys):
+def test_convert_says_where_and_what_next(stand_in, tmp_path, capsys):
     written = []
-    room = sys.modules["sightword.systems.skeleton.annotations"]
-    room.read_annotations = lambda path: ["a clip", "another"]
-    room.write_npz = lambda recordings, file: written.append((recordings, file))
+    stand_in(
+        "annotations",
+        read_annotations=lambda path: ["a recording", "another"],
+        write_npz=lambda recordings, file: written.append((recordings, file)),
+    )
     lines = told(capsys, "convert", "annotations=a.pkl", f"out={tmp_path / 'new' / 'a.npz'}")
-    assert written == [(["a clip", "another"], tmp_path / "new" / "a.npz")]
+    assert written == [(["a recording", "another"], tmp_path / "new" / "a.npz")]
     assert lines[0].startswith("2 recordings written to")
-    assert lines[1].endswith(f"data.annotations={tmp_path / 'new' / 'a.npz'}")
+    assert f"data.annotations={tmp_path / 'new' / 'a.npz'}" in lines[1]
 
 
-def test_check_takes_a_file_as_path_or_as_root(world, capsys):
+def test_check_takes_a_file_as_path_or_as_root(stand_in, capsys):
     asked = []
-    room = sys.modules["sightword.systems.skeleton.annotations"]
-    room.check_pyskl = lambda path, classes: (asked.append((path, classes)), Report(3, []))[1]
+    stand_in("check", check_pyskl=lambda path, classes: (asked.append((path, classes)), CheckReport(3))[1])
     for words in (["path=a.pkl"], ["root=a.pkl"], ["path=a.pkl", "classes=60"]):
         assert main(["check", "dataset=pyskl", *words]) == 0
     assert asked == [("a.pkl", 0), ("a.pkl", 0), ("a.pkl", 60)]
-    room.check_pyskl = lambda path, classes: Report(3, ["clip001 has no label"])
+    wrong = Finding("error", "malformed recordings", "recording 1 has no label")
+    stand_in("check", check_pyskl=lambda path, classes: CheckReport(3, (wrong,)))
     with pytest.raises(SystemExit) as stopped:
         main(["check", "dataset=pyskl", "path=a.pkl"])
     assert stopped.value.code == 1

@@ -46,8 +46,8 @@ def test_a_training_batch_is_one_view_of_each_recording(tmp_path):
     assert batch.labels.tolist() == [index % 3 for index in batch.index.tolist()]
 
 
-def test_a_test_batch_has_all_clips_and_then_their_mirror_images(tmp_path):
-    (batch,) = split_loader(data_of(tmp_path, test_clips=3), "test", COCO, CLASSES)
+def test_a_test_batch_has_all_views_and_then_their_mirror_images(tmp_path):
+    (batch,) = split_loader(data_of(tmp_path, test_views=3), "test", COCO, CLASSES)
     assert (batch.points.shape, batch.size, batch.split) == ((3, 6, 1, 8, 17, 2), (32, 28), "test")
     assert torch.equal(batch.frames[:, :3], batch.frames[:, 3:])
     assert not torch.equal(batch.frames[:, 0], batch.frames[:, 1])
@@ -55,12 +55,12 @@ def test_a_test_batch_has_all_clips_and_then_their_mirror_images(tmp_path):
     torch.testing.assert_close(mirrored[..., 0], 27 - straight[..., COCO.flipped(), 0])
     assert torch.equal(mirrored[..., 1], straight[..., COCO.flipped(), 1])
     assert torch.equal(batch.scores[:, 3:], batch.scores[:, :3, ..., COCO.flipped()])
-    (plain,) = split_loader(data_of(tmp_path, test_clips=3, test_flip=False), "test", COCO, CLASSES)
+    (plain,) = split_loader(data_of(tmp_path, test_views=3, test_flip=False), "test", COCO, CLASSES)
     assert torch.equal(plain.points, straight)
 
 
-def test_validation_has_as_many_views_as_clips_and_no_mirror(tmp_path):
-    (batch,) = loaders_of(data_of(tmp_path, clips=2)).val
+def test_validation_has_data_views_and_no_mirror(tmp_path):
+    (batch,) = loaders_of(data_of(tmp_path, views=2)).val
     assert (batch.points.shape, batch.size, batch.split) == ((3, 2, 1, 8, 17, 2), (32, 28), "val")
     assert batch.index.tolist() == [0, 1, 2]
     assert batch.points[..., 0].min() > 0  # whole bodies within the canvas
@@ -72,7 +72,7 @@ def test_all_views_of_a_recording_share_one_box(tmp_path):
     made = content(4)
     for row in made["annotations"]:  # walks 300 pixels to the right
         row["keypoint"][..., 0] += np.linspace(0, 300, row["total_frames"])[None, :, None].astype(np.float16)
-    (batch,) = split_loader(data_of(tmp_path, made, frames=4, test_clips=5), "test", COCO, CLASSES)
+    (batch,) = split_loader(data_of(tmp_path, made, frames=4, test_views=5), "test", COCO, CLASSES)
     row, clip = made["annotations"][3], batch.points[0]
     seen = torch.from_numpy(row["keypoint"][0].astype(np.float32))[batch.frames[0, :5]]  # (5, 4, 17, 2)
     scale = (clip[0, 0, 0, 5, 0] - clip[0, 0, 0, 6, 0]) / (seen[0, 0, 5, 0] - seen[0, 0, 6, 0])
@@ -133,7 +133,7 @@ def test_workers_give_what_one_process_gives(tmp_path):
     assert all(same(a, b) for a, b in zip(alone, shared, strict=True))
 
 
-def test_half_of_the_training_clips_are_mirrored(tmp_path):
+def test_half_of_the_training_views_are_mirrored(tmp_path):
     straight, mirrored, mixed = (loaders_of(data_of(tmp_path, flip=flip)).train.dataset for flip in (0.0, 1.0, 0.5))
     coins = []
     for epoch in range(100):
@@ -158,7 +158,7 @@ def test_parity_differs_in_the_mirror_and_in_the_seed_of_test_only(tmp_path):
     np.testing.assert_array_equal(tested.frames[0, 0], edges[:-1] + rng.randint(np.diff(edges)))
 
 
-def test_a_recording_without_any_joint_is_a_clip_of_nothing(tmp_path):
+def test_a_recording_without_any_joint_is_a_view_of_nothing(tmp_path):
     made = content(4)
     made["annotations"][0]["keypoint"][:] = np.nan
     batch = loaders_of(data_of(tmp_path, made, batch_size=2)).train.dataset[0]
@@ -221,7 +221,7 @@ def test_recordings_that_a_split_names_in_vain_are_told(tmp_path, capsys):
     loaders_of(data_of(tmp_path, made))
     assert "2 recordings of split xsub_val are not in the file, the first is gone" in capsys.readouterr().err
     made["split"]["xsub_val"] = ["gone"]
-    with pytest.raises(ValueError, match="not one of the 1 recordings of split xsub_val is in the file"):
+    with pytest.raises(ValueError, match="none of the 1 recordings of split xsub_val is in the file"):
         loaders_of(data_of(tmp_path, made))
 
 
@@ -230,7 +230,7 @@ def test_recordings_that_a_split_names_in_vain_are_told(tmp_path, capsys):
     [
         ({}, CLASSES[:2], r"S002 has the label 2, and there are 2 classes, 0 to 1 \(3 such recordings in train\)"),
         ({"annotations": ""}, CLASSES, "data.annotations is not set"),
-        ({"annotations": "none.pkl"}, CLASSES, "none.pkl is not there"),
+        ({"annotations": "none.pkl"}, CLASSES, "none.pkl does not exist"),
         ({"train": "xset_train"}, CLASSES, "has no split 'xset_train', it has the splits xsub_train, xsub_val"),
         ({"train": ""}, CLASSES, "data.train and data.val share 3 recordings, the first is S009"),
     ],
@@ -242,7 +242,7 @@ def test_a_set_that_does_not_fit_is_one_line(tmp_path, other, classes, message):
 
 
 def test_a_wrong_number_of_joints_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match="has 17 joints and ntu25 has 25: set system.joints"):
+    with pytest.raises(ValueError, match="has 17 joints and ntu25 has 25. Set system.joints"):
         make_loaders(data_of(tmp_path), 0, joint_set("ntu25"), CLASSES)
 
 
@@ -254,21 +254,21 @@ def test_labels_of_other_splits_may_be_outside_the_list(tmp_path):
     loaders_of(data)
     with pytest.raises(ValueError, match="S099 has the label 7"):
         split_loader(data, "test", COCO, CLASSES)
-    with pytest.raises(ValueError, match="a split is train, val, test; got 'unseen'"):
+    with pytest.raises(ValueError, match="split='unseen' is none of train, val, test"):
         split_loader(data, "unseen", COCO, CLASSES)
 
 
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"size": [56]}, r"data.size is a height and a width, as \[56,56\]; got \[56\]"),
-        ({"frames": 0}, "data.frames is at least 1; got 0"),
-        ({"threshold": 0}, "data.threshold is at least 2; got 0"),
-        ({"flip": 1.5}, "data.flip is a probability"),
-        ({"hold_out": 0.0}, "data.hold_out is a share"),
+        ({"size": [56]}, r"data.size=\[56\] is no height and width. Pass two, as \[56,56\]"),
+        ({"frames": 0}, "data.frames=0 is too small. Pass at least 1"),
+        ({"threshold": 0}, "data.threshold=0 is too small. Pass at least 2"),
+        ({"flip": 1.5}, "data.flip=1.5 is no probability"),
+        ({"hold_out": 0.0}, "data.hold_out=0.0 is no fraction"),
         ({"val": "xsub_train"}, "data.train and data.val are both 'xsub_train'"),
-        ({"crop_area": [0.5, 1.2]}, r"data.crop_area is two numbers, 0 < least ≤ most ≤ 1; got \[0.5, 1.2\]"),
-        ({"crop_aspect": [2, 1]}, "data.crop_aspect is two numbers, 0 < least ≤ most; got"),
+        ({"crop_area": [0.5, 1.2]}, r"data.crop_area=\[0.5, 1.2\] are not two numbers, 0 < least ≤ most ≤ 1"),
+        ({"crop_aspect": [2, 1]}, r"data.crop_aspect=\[2, 1\] are not two numbers, 0 < least ≤ most"),
     ],
 )
 def test_a_config_that_cannot_be_is_one_line(other, message):

@@ -10,9 +10,9 @@ from skeleton_fakes import LABELS, Dense, batch_for
 from sightword.cli.compose import compose_config
 from sightword.miniature import tower
 from sightword.systems.skeleton.joints import joint_set
-from sightword.systems.skeleton.network import ResNet3dSlowOnly
+from sightword.systems.skeleton.labels import read_labels
+from sightword.systems.skeleton.model import ResNet3dSlowOnly
 from sightword.systems.skeleton.task import assemble
-from sightword.systems.skeleton.texts import read_labels
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ def test_it_takes_a_step(published, name):
     task = assemble(config.system, joints, Dense(joints), read_labels(config.system.labels)).train()
     points = 56 * torch.rand(2, 1, 1, 48, 17, 2)
     batch = batch_for([0, 2])._replace(points=points, scores=torch.ones(2, 1, 1, 48, 17), size=(56, 56))
-    optimizer = torch.optim.SGD([p for role in task.roles().values() for p in role], lr=1e-4)
+    optimizer = torch.optim.SGD([p for group in task.parameter_groups().values() for p in group], lr=1e-4)
     losses = task.losses(batch)
     task.total(losses).backward()
     optimizer.step()
@@ -56,4 +56,4 @@ def test_it_takes_a_step(published, name):
         assert task.model.text.width == 768
         assert task.model.video.width == (768 if name in ("visece", "visece_itm", "visece_mo") else 512)
     if name == "visece_mo":
-        assert task.momentum.clips.vectors.shape == (65536, 256)
+        assert task.momentum.views.vectors.shape == (65536, 256)

@@ -16,9 +16,10 @@ def write(path: Path, **told: Any) -> Path:
 
 @pytest.mark.parametrize("made", JOINT_SETS.values(), ids=JOINT_SETS)
 def test_the_named_sets_are_symmetric_and_in_one_piece(made):
-    order, limbs = made.flipped(), made.flipped_limbs()
+    order = made.flipped()
     assert [order[row] for row in order] == list(range(len(made.joints)))
-    assert [limbs[row] for row in limbs] == list(range(len(made.limbs)))
+    mirrored = {frozenset((order[a], order[b])) for a, b in made.limbs}
+    assert mirrored == {frozenset(limb) for limb in made.limbs}
     for name, other in zip(made.joints, (made.joints[row] for row in order), strict=True):
         swapped = {"left": name.replace("left", "right"), "righ": name.replace("right", "left")}
         assert other == swapped.get(name[:4], name)
@@ -43,8 +44,6 @@ def test_coco_is_mirrored_as_pyskl_mirrors_it():
     assert len(made.limbs) == 17
     assert made.limbs[4] == (0, 5)
     assert made.limbs[16] == (11, 12)
-    assert made.flipped_limbs()[4] == 7  # nose to left shoulder, nose to right shoulder
-    assert made.flipped_limbs()[16] == 16  # hip to hip
 
 
 def test_ntu_and_halpe_joints_stand_where_their_documents_put_them():
@@ -65,7 +64,6 @@ def test_a_file_may_name_or_number_its_ends_and_leave_pairs_to_names(tmp_path):
     assert made == ("puppet", tuple(joints), ((1, 2),), ((0, 1), (0, 2)))
     told = joint_set(write(tmp_path / "x.json", joints=["a", "b"], limbs=[["a", "b"]], pairs=[["a", "b"]]))
     assert told.flipped() == [1, 0]
-    assert told.flipped_limbs() == [0]
 
 
 @pytest.mark.parametrize(
@@ -84,8 +82,8 @@ def test_a_file_may_name_or_number_its_ends_and_leave_pairs_to_names(tmp_path):
             "has the limb head-left_eye and not its mirror image head-right_eye: its pairs do not fit its limbs",
         ),
         ({"joints": ["a", "a"]}, "names the joint 'a' twice"),
-        ({"joints": []}, "no list of names"),
-        ({"limbs": []}, "no list of names"),
+        ({"joints": []}, "joints: expected a list of at least 1, got an empty list"),
+        ({"limbs": []}, "has no joints"),
     ],
 )
 def test_pairs_and_limbs_that_do_not_fit_are_one_line(tmp_path, told, message):
@@ -96,10 +94,10 @@ def test_pairs_and_limbs_that_do_not_fit_are_one_line(tmp_path, told, message):
 
 
 def test_a_name_that_is_no_set_is_told_which_there_are(tmp_path):
-    with pytest.raises(ValueError, match="joints are coco17, openpose18, .* got 'coco'"):
+    with pytest.raises(ValueError, match="system.joints='coco' is no joint set. Pass one of coco17, openpose18"):
         joint_set("coco")
-    with pytest.raises(ValueError, match="is not there"):
+    with pytest.raises(ValueError, match="does not exist"):
         joint_set(tmp_path / "none.json")
     (tmp_path / "x.json").write_text("{")
-    with pytest.raises(ValueError, match="not JSON"):
+    with pytest.raises(ValueError, match="ends in the middle of its JSON"):
         joint_set(tmp_path / "x.json")

@@ -8,7 +8,7 @@ from torch import nn
 
 from sightword.ops import align
 from sightword.systems.skeleton.loss import matching_loss
-from sightword.systems.skeleton.texts import Read
+from sightword.systems.skeleton.model import ClassEmbeddings
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ class Told(nn.Module):
 def told_of(labels, way="hardest", logits=None):
     """The loss for clips and texts that are their row's number, and the pairs it was taken of."""
     rows = torch.arange(float(len(labels)))
-    texts = Read(rows[:, None], rows[:, None, None], torch.ones(len(labels), 1, dtype=torch.bool))
+    texts = ClassEmbeddings(rows[:, None], rows[:, None, None], torch.ones(len(labels), 1, dtype=torch.bool))
     logits = torch.zeros(len(labels), len(labels)) if logits is None else logits
     told = Told()
     found = matching_loss(told, rows[:, None, None], texts, torch.tensor(labels), logits, way)
@@ -46,10 +46,10 @@ def test_matching_is_of_each_pair_and_of_the_hardest_others():
     scores = torch.tensor([[0.0, -abs(text - clip)] for text, clip in told.pairs])
     wanted = torch.tensor([1] * 3 + [0] * 6)
     torch.testing.assert_close(found.loss, F.cross_entropy(scores, wanted))
-    assert float(found.right) == pytest.approx(float((scores.argmax(1) == wanted).float().mean()))
+    assert float(found.accuracy) == pytest.approx(float((scores.argmax(1) == wanted).float().mean()))
 
 
-def test_clips_of_a_label_are_never_its_no_even_where_they_score_best():
+def test_views_of_a_label_are_never_its_no_even_where_they_score_best():
     logits = torch.tensor([[9.0, 8, 0], [8, 9, 0], [8, 8, 9]])
     for way in ("hardest", "sample"):
         _, told = told_of([4, 4, 7], way, logits)
@@ -62,7 +62,7 @@ def test_a_batch_of_one_class_gives_a_zero_that_is_tied_to_the_graph():
         assert found.loss == 0
         found.loss.backward()
         assert float(told.sharp.grad) == 0
-        assert found.right.isnan()
+        assert found.accuracy.isnan()
 
 
 def test_itm_of_one_class_trains_the_rest_and_leaves_the_matching_head_a_gradient_of_zeros(world):
@@ -138,11 +138,11 @@ def test_momentum_is_the_papers_contrast_with_batch_and_queue(world, queue_texts
     for number, batch in enumerate(batches):
         task.batches = number
         with torch.no_grad():
-            momentum.twin.update(model)  # twice as much as in training, both times before the twin looks
+            momentum.slow.update(model)  # twice as much as in training, both times before it embeds
             loss = task.losses(batch)["itc_loss"]
             volume = task.heatmaps(batch.points[:, 0], batch.scores[:, 0], batch.size)
-            slow = momentum.twin.module
-            every, slow_every = (task.texts.read(each.text, each.text_head).unit for each in (model, slow))
+            slow = momentum.slow.module
+            every, slow_every = (task.texts.embed(each.text, each.text_head).unit for each in (model, slow))
             clips, slow_clips = (each.embed(each.video(volume)) for each in (model, slow))
             ids, alpha = batch.labels, (0.0, 0.2)[number]
             columns, column_ids = torch.cat([slow_clips, *past_clips]), torch.cat([ids, *past_ids])
@@ -156,13 +156,13 @@ def test_momentum_is_the_papers_contrast_with_batch_and_queue(world, queue_texts
                 to_texts = -(wanted * (clips @ every.T / tau).log_softmax(1)).sum(1).mean()
             torch.testing.assert_close(loss, (to_clips + to_texts) / 2, rtol=1e-4, atol=1e-5)
             past_clips, past_texts, past_ids = [slow_clips], [slow_every[ids]], [ids]
-    assert momentum.clips.ids.tolist() == [0, 1, 1, 2, 1, 3]
+    assert momentum.views.ids.tolist() == [0, 1, 1, 2, 1, 3]
     assert (momentum.texts is not None) == queue_texts
 
 
-def test_the_twin_follows_the_batch_norms_of_the_network(world):
+def test_the_momentum_encoder_follows_the_batch_norms_of_the_network(world):
     task = task_for(world, **MO).train()
-    norm = task.momentum.twin.module.video.network.conv1.bn
+    norm = task.momentum.slow.module.video.network.conv1.bn
     before = norm.running_mean.clone()
     for seed in range(2):
         task.losses(batch_for(seed=seed))
@@ -170,8 +170,8 @@ def test_the_twin_follows_the_batch_norms_of_the_network(world):
     assert not norm.training
 
 
-def test_a_frozen_tower_has_no_twin(world):
+def test_a_frozen_text_encoder_has_no_copy(world):
     frozen, moving = (task_for(world, **{**MO, "freeze_text": freeze}) for freeze in (True, False))
-    assert frozen.momentum.twin.module.text is frozen.model.text
-    assert not [name for name in frozen.state_dict() if name.startswith("momentum.twin.module.text.")]
-    assert moving.momentum.twin.module.text is not moving.model.text
+    assert frozen.momentum.slow.module.text is frozen.model.text
+    assert not [name for name in frozen.state_dict() if name.startswith("momentum.slow.module.text.")]
+    assert moving.momentum.slow.module.text is not moving.model.text

@@ -1,4 +1,4 @@
-"""Recognisers: what is the same by algebra, and what is not."""
+"""Video and text models: what is the same by algebra, and what is not."""
 
 import pytest
 import torch
@@ -8,22 +8,22 @@ from torch import nn
 from sightword.ops import align
 from sightword.systems.skeleton.model import (
     Classifier,
-    Matching,
+    FrameWeighting,
+    MatchingHead,
     ResidualProjector,
-    TextRecogniser,
+    ResNet3dSlowOnly,
     VideoEncoder,
-    Weighing,
-    chances,
+    VideoTextModel,
+    probabilities,
 )
-from sightword.systems.skeleton.network import ResNet3dSlowOnly
 
 T, D, E, L = 6, 16, 8, 5
 
 
-def recogniser(projector=None, **options):
+def model_of(projector=None, **options):
     torch.manual_seed(0)
     video = VideoEncoder(ResNet3dSlowOnly(2, 2, (1, 1)))
-    return TextRecogniser(video, None, projector or nn.Linear(D, E), nn.Linear(4, E), **options).eval()
+    return VideoTextModel(video, None, projector or nn.Linear(D, E), nn.Linear(4, E), **options).eval()
 
 
 def frames_and_texts(rows=3):
@@ -35,11 +35,11 @@ def frames_and_texts(rows=3):
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_a_linear_projector_before_pooling_is_the_one_after_and_a_residual_one_is_not(activation):
     frames, _ = frames_and_texts()
-    before, after = (recogniser(pool=pool).embed(frames) for pool in ("before", "after"))
+    before, after = (model_of(pool=pool).embed(frames) for pool in ("before", "after"))
     torch.testing.assert_close(before, after)
     torch.manual_seed(0)
     residual = ResidualProjector(D, E, activation)
-    before, after = (recogniser(residual, pool=pool).embed(frames) for pool in ("before", "after"))
+    before, after = (model_of(residual, pool=pool).embed(frames) for pool in ("before", "after"))
     assert not torch.allclose(before, after, atol=1e-3)
 
 
@@ -52,20 +52,20 @@ def test_the_residual_projector_is_two_layers_beside_one():
 
 def test_mean_pooling_is_patch_alignment_with_equal_weights():
     frames, texts = frames_and_texts()
-    mean = recogniser(pool="before").compare(frames, texts)
-    weighed = recogniser(weighing=Weighing(gain=1e-6)).compare(frames, texts)
+    mean = model_of(pool="before").compare(frames, texts)
+    weighed = model_of(weighting=FrameWeighting(gain=1e-6)).compare(frames, texts)
     assert mean.weights is None
     torch.testing.assert_close(weighed.cosines, mean.cosines, atol=1e-5, rtol=1e-4)
     assert weighed.weights.shape == (3, L, T)
-    sharp = recogniser(weighing=Weighing(gain=20.0)).compare(frames, texts)
+    sharp = model_of(weighting=FrameWeighting(gain=20.0)).compare(frames, texts)
     assert not torch.allclose(sharp.cosines, mean.cosines, atol=1e-2)
     assert float(align.effective(sharp.weights.detach()).mean()) < T - 1
 
 
 def test_a_clip_paired_with_its_text_is_the_class_form_at_its_text():
     frames, texts = frames_and_texts()
-    model, own = recogniser(weighing=Weighing("norm", "sigmoid", 10.0)), torch.tensor([4, 0, 0])
-    vectors, weights = model.paired(frames, texts[own])
+    model, own = model_of(weighting=FrameWeighting("norm", "sigmoid", 10.0)), torch.tensor([4, 0, 0])
+    vectors, weights = model.embed_paired(frames, texts[own])
     compared = model.compare(frames, texts)
     rows = torch.arange(3)
     torch.testing.assert_close((vectors * texts[own]).sum(1), compared.cosines[rows, own])
@@ -75,39 +75,39 @@ def test_a_clip_paired_with_its_text_is_the_class_form_at_its_text():
 def test_an_aligned_text_sees_its_own_frames():
     """A text along one frame's vector puts its weight there."""
     frames, _ = frames_and_texts(1)
-    model = recogniser(weighing=Weighing("raw", "softmax", 30.0))
+    model = model_of(weighting=FrameWeighting("raw", "softmax", 30.0))
     texts = F.normalize(model.projector(frames)[0], dim=1)  # a text for every frame
     assert model.compare(frames, texts).weights[0].argmax(1).tolist() == list(range(T))
 
 
 def test_one_clip_and_one_frame_keep_their_axes():
     frames, texts = frames_and_texts(1)
-    for model in (recogniser(), recogniser(weighing=Weighing())):
+    for model in (model_of(), model_of(weighting=FrameWeighting())):
         assert model.compare(frames[:, :1], texts).cosines.shape == (1, L)
-    assert recogniser().embed(frames[:, :1]).shape == (1, E)
+    assert model_of().embed(frames[:, :1]).shape == (1, E)
     assert Classifier(VideoEncoder(ResNet3dSlowOnly(2, 2, (1, 1))), L)(frames[:, :1]).shape == (1, L)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1e-30, torch.nan, 7.0])
 def test_a_temperature_that_left_its_limits_is_brought_back(value):
-    model = recogniser()
+    model = model_of()
     with torch.no_grad():
         model.temperature.fill_(value)
     if value == value:
-        assert 2 <= float(model.scale.detach()) <= 1000
+        assert 2 <= float(model.logit_scale.detach()) <= 1000
     model.clamp_temperature()
     assert 0.001 <= float(model.temperature.detach()) <= 0.5
-    assert torch.isfinite(model.scale)
+    assert torch.isfinite(model.logit_scale)
     frames, texts = frames_and_texts()
-    probable = chances(model.compare(frames, texts).cosines, model.scale, "calibrated")
+    probable = probabilities(model.compare(frames, texts).cosines, model.logit_scale, "calibrated")
     torch.testing.assert_close(probable.sum(1), torch.ones(3))
 
 
 def test_the_seeds_probabilities_are_flatter_and_rank_alike():
     frames, texts = frames_and_texts()
-    model = recogniser()
+    model = model_of()
     cosines = model.compare(frames, texts).cosines
-    calibrated, seed = (chances(cosines, model.scale, kind) for kind in ("calibrated", "seed"))
+    calibrated, seed = (probabilities(cosines, model.logit_scale, kind) for kind in ("calibrated", "seed"))
     assert torch.equal(calibrated.argmax(1), seed.argmax(1))
     assert seed.max() < calibrated.max()
 
@@ -122,7 +122,7 @@ def test_visece_video_has_a_layer_to_the_words_width_and_its_pacl_form_has_not()
 
 def matched(words, mask, frames):
     torch.manual_seed(0)
-    return Matching(D, E, layers=2, heads=2).eval()(words, mask, frames)
+    return MatchingHead(D, E, layers=2, heads=2).eval()(words, mask, frames)
 
 
 def test_matching_sees_every_word_and_every_frame_and_no_padding():
@@ -138,5 +138,5 @@ def test_matching_sees_every_word_and_every_frame_and_no_padding():
     assert not torch.allclose(moved[0], plain[0])  # a causal block's first token would not have noticed
     torch.testing.assert_close(moved[1], plain[1])
     assert not torch.isclose(matched(words, mask, last_frame), plain).any()
-    with pytest.raises(ValueError, match=r"3 heads do not divide.*16.*fusion_heads"):
-        Matching(D, E, heads=3)
+    with pytest.raises(ValueError, match=r"system\.fusion_heads=3 does not divide .* 16"):
+        MatchingHead(D, E, heads=3)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sightword.systems.skeleton.network import Bottleneck, ResNet3dSlowOnly, load_published
+from sightword.systems.skeleton.build import load_published
+from sightword.systems.skeleton.model import Bottleneck, ResNet3dSlowOnly
 
 
 def shapes_of(network, volume):

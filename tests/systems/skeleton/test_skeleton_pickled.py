@@ -165,7 +165,7 @@ def test_a_damaged_file_is_one_line(tmp_path, data):
 
 
 def test_what_is_not_there_is_said(tmp_path):
-    with pytest.raises(ValueError, match="is not there"):
+    with pytest.raises(ValueError, match="does not exist"):
         read_plain(tmp_path / "none.pkl")
     with pytest.raises(ValueError, match="is a folder"):
         read_plain(tmp_path)

@@ -10,17 +10,13 @@ import torch
 from PIL import Image
 
 from sightword.systems.skeleton import show
-from sightword.systems.skeleton.show import Heading, Watched, effective_frames, on_frames, strip, weights_against_truth
+from sightword.systems.skeleton.joints import JointSet
+from sightword.systems.skeleton.labels import Labels
+from sightword.systems.skeleton.predict import BatchScores, as_predictions
+from sightword.systems.skeleton.show import Heading, strip
+from sightword.systems.skeleton.weight import effective_frames, on_frames, weights_against_truth
 
-
-class Joints(NamedTuple):
-    name: str
-    joints: tuple[str, ...]
-    pairs: tuple[tuple[int, int], ...]
-    limbs: tuple[tuple[int, int], ...]
-
-
-CROSS = Joints("cross", ("head", "left_hand", "right_hand", "hip"), ((1, 2),), ((0, 3), (0, 1), (0, 2), (1, 2)))
+CROSS = JointSet("cross", ("head", "left_hand", "right_hand", "hip"), ((1, 2),), ((0, 3), (0, 1), (0, 2), (1, 2)))
 POSE = np.array([[32.0, 5], [60, 20], [4, 20], [32, 60]])  # head, left hand, right hand, hip
 CLASSES = ("sit", "stand", "bow")
 
@@ -63,7 +59,7 @@ def test_weights_on_the_key_moments_are_found_to_be_there():
     assert found["key_auc"] == 1
     assert found["key_weight"] == pytest.approx(5 / 8)
     assert found["key_frames"] == 0.25
-    assert (found["frames"], found["clips"]) == (4, 1)
+    assert (found["frames"], found["key_views"]) == (4, 1)
     assert weights_against_truth(torch.tensor([[5.0, 1, 5, 5]]), key)["key_auc"] == 0
 
 
@@ -86,10 +82,10 @@ def test_the_area_is_the_loop_of_its_definition():
     assert weights_against_truth(weights, key)["key_auc"] == pytest.approx(sum(areas) / 5)
 
 
-def test_unknown_and_one_sided_clips_are_left_out():
+def test_unknown_and_one_sided_views_are_left_out():
     key = np.array([[np.nan] * 4, [0.0] * 4, [1.0] * 4, [0, 0, 1, 1]])
     found = weights_against_truth(np.tile([1.0, 3], (4, 1)), key)
-    assert found["clips"] == 1
+    assert found["key_views"] == 1
     assert found["key_auc"] == 1
     nothing = weights_against_truth(np.ones((2, 2)), np.full((2, 4), np.nan))
     assert nothing == {"effective_frames": pytest.approx(2), "frames": 2}
@@ -194,7 +190,7 @@ def test_the_heading_says_right_in_green_and_wrong_in_red():
 
 def test_points_of_other_joints_are_one_line():
     points, scores = film()
-    with pytest.raises(ValueError, match=r"V = 4; these are \(1, 8, 3, 2\) and \(1, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"V = 4; got \(1, 8, 3, 2\) and \(1, 8, 3\)"):
         strip(points[:, :3], scores[:, :3], CROSS)
 
 
@@ -221,46 +217,42 @@ def batch(labels, views=2, length=8):
     return Batch(points, points[..., 0] * 0 + 1, torch.tensor(labels), index, frames, key, (64, 64), "test")
 
 
-class Sure:
-    """Gives each recording the class it is told, and each view other weights."""
-
-    def __init__(self, said, pacl=True):
-        self.said, self.pacl = torch.tensor(said), pacl
-
-    def weights_of(self, batch):
-        count, views = batch.points.shape[:2]
-        chances = torch.full((count, 3), 0.2)
-        chances[torch.arange(count), self.said] = 0.6
-        weights = torch.tensor([[1.0, 3], [9, 1]]).expand(count, -1, -1)[:, :views]
-        return chances, weights if self.pacl else None
+def predicted(said, made, names, pacl=True, labelled=True):
+    """The predictions of a batch: each recording has the class that is said, and each view other weights."""
+    count, views = made.points.shape[:2]
+    chances = torch.full((count, 3), 0.2)
+    chances[torch.arange(count), torch.tensor(said)] = 0.6
+    weights = torch.tensor([[1.0, 3], [9, 1]]).expand(count, -1, -1)[:, :views]
+    labels = Labels(CLASSES, tuple((name,) for name in CLASSES), "labels.json")
+    return as_predictions(BatchScores(chances, weights if pacl else None), made, names, labels, CROSS, labelled)
 
 
-def test_what_is_watched_is_the_first_view_with_its_own_weights():
-    one, two = show.watch(Sure([2, 0]), batch([2, 1]), ["a", "b"])
+def test_a_prediction_shows_the_first_view_with_its_own_weights():
+    one, two = predicted([2, 0], batch([2, 1]), ["a", "b"])
     assert (one.name, one.label, one.best, two.best) == ("a", 2, 2, 0)
     assert one.weights.tolist() == [1, 3]
     assert one.points.shape == (1, 8, 4, 2)
-    assert one.ranked(CLASSES, 2) == [("bow", pytest.approx(0.6)), ("sit", pytest.approx(0.2))]
-    assert two.heading(CLASSES).right is False
-    assert two.heading(CLASSES).truth == "stand"
-    unseen = show.watch(Sure([2], pacl=False), batch([7]), ["a"], known=False)[0]
-    assert (unseen.label, unseen.weights, unseen.heading(CLASSES).right) == (None, None, None)
+    assert one.ranked(2) == [("bow", pytest.approx(0.6)), ("sit", pytest.approx(0.2))]
+    assert show.heading_of(two).right is False
+    assert show.heading_of(two).truth == "stand"
+    unseen = predicted([2], batch([7]), ["a"], pacl=False, labelled=False)[0]
+    assert (unseen.label, unseen.weights, show.heading_of(unseen).right) == (None, None, None)
 
 
-def test_pictures_and_their_twins_are_written_and_the_counts_are_of_all(tmp_path):
-    watched = show.watch(Sure([0, 0, 1]), batch([0, 1, 1]), ["a", "b", "c"])
-    light, counts = [watched[0], *(one.light() for one in watched[1:])], show.confusion_of(watched, len(CLASSES))
-    files = show.draw(light, CROSS, CLASSES, tmp_path / "new", counts)
+def test_images_and_their_numbers_are_written_and_the_counts_are_of_all(tmp_path):
+    found = predicted([0, 0, 1], batch([0, 1, 1]), ["a", "b", "c"])
+    light, counts = [found[0], *(one.without_poses() for one in found[1:])], show.confusion_of(found, len(CLASSES))
+    files = show.draw(light, tmp_path / "new", counts)
     assert [file.name for file in files] == ["strips.png", "strips.json", "confusion.png", "confusion.json"]
     assert all(Image.open(file).width > 100 for file in files[::2])
-    (twin,) = json.loads(files[1].read_text())
-    assert twin["weights"] == [1, 3]
-    assert twin["key"] == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert twin["effective_frames"] == pytest.approx(math.exp(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75))))
+    (told,) = json.loads(files[1].read_text())
+    assert told["weights"] == [1, 3]
+    assert told["key"] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert told["effective_frames"] == pytest.approx(math.exp(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75))))
     assert json.loads(files[3].read_text())["counts"] == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
 
 
-def test_where_no_class_is_known_there_is_no_confusion(tmp_path):
-    watched = show.watch(Sure([0]), batch([5]), ["a"], known=False)
-    assert [file.name for file in show.draw(watched, CROSS, CLASSES, tmp_path)] == ["strips.png", "strips.json"]
-    assert isinstance(watched[0], Watched)
+def test_if_no_class_is_known_there_is_no_confusion(tmp_path):
+    found = predicted([0], batch([5]), ["a"], labelled=False)
+    assert [file.name for file in show.draw(found, tmp_path)] == ["strips.png", "strips.json"]
+    assert show.confusion_of(found, len(CLASSES)).sum() == 0

@@ -1,4 +1,4 @@
-"""From annotations to named actions by the command line: every experiment, stopped and gone on with, and new words."""
+"""From annotations to named actions by the command line: every experiment, stopped and resumed, and new classes."""
 
 import csv
 import json
@@ -13,7 +13,8 @@ from sightword.engine.run import restore
 from sightword.miniature import motion, tower
 from sightword.storage.checkpoint import read_checkpoint
 from sightword.systems.skeleton.data import split_loader
-from sightword.systems.skeleton.task import read_exported
+from sightword.systems.skeleton.evaluate import SkeletonEvaluator
+from sightword.systems.skeleton.predict import ActionRecognizer
 
 EXPERIMENTS = ["slowonly", "visece", "visece_itm", "visece_mo", "visece_pacl", "visece_mean"]
 
@@ -66,19 +67,19 @@ def test_the_test_split_is_measured_in_more_views_and_drawn(trained, capsys):
     assert "nothing was chosen on it" in capsys.readouterr().out
     report = json.loads((trained["visece_pacl"] / "evaluation_test.json").read_text())
     assert "4 views each" in report["protocol"]["views"]  # two draws of frames, each mirrored too
-    drawn = {file.name for file in (trained["visece_pacl"] / "evaluation_test_pictures").iterdir()}
+    drawn = {file.name for file in (trained["visece_pacl"] / "evaluation_test_images").iterdir()}
     assert drawn >= {"strips.png", "confusion.png"}
 
 
 def test_actions_never_trained_are_named_by_their_words_and_a_classifier_cannot(world, trained, tmp_path, capsys):
     words = [f"labels={world / 'motion' / 'unseen.json'}", "split=unseen", f"out={tmp_path}"]
-    assert main(["recognise", f"run={trained['visece']}", *words]) == 0
+    assert main(["recognise", f"model={trained['visece']}", *words]) == 0
     rows = list(csv.DictReader((tmp_path / "recognised.csv").open()))
     assert len(rows) == 2 * len(motion.UNSEEN)  # of the two people whom it was not trained on
     assert {row["class_1"] for row in rows} <= set(motion.UNSEEN)
     capsys.readouterr()
-    assert main(["recognise", f"run={trained['slowonly']}", *words]) == 2
-    assert "other labels need a run that recognises by words" in capsys.readouterr().err
+    assert main(["recognise", f"model={trained['slowonly']}", *words]) == 2
+    assert "Other classes need a model with system.recognise_by=text" in capsys.readouterr().err
 
 
 def test_converted_annotations_measure_the_same_and_are_whole(world, trained, tmp_path, capsys):
@@ -89,17 +90,27 @@ def test_converted_annotations_measure_the_same_and_are_whole(world, trained, tm
     for annotations in (file, tmp_path / "it.npz"):
         out = tmp_path / f"{annotations.suffix}.json"
         assert main(["evaluate", run, f"out={out}", f"data.annotations={annotations}"]) == 0
-        found.append(json.loads(out.read_text())["measures"])
+        found.append(json.loads(out.read_text())["metrics"])
     assert found[0] == found[1]
 
 
 def test_what_is_exported_gives_the_runs_own_probabilities(trained, tmp_path):
     assert main(["export", f"run={trained['visece_pacl']}", f"out={tmp_path}"]) == 0
     task, config, _ = restore(trained["visece_pacl"])
-    batch = next(iter(split_loader(config.data, "val", **task.reads())))
-    with torch.no_grad():
-        own = task.weights_of(batch).scores
-    assert torch.equal(own, read_exported(tmp_path).eval().scores(batch.points, batch.scores, batch.size))
+    batch = next(iter(split_loader(config.data, "val", task.joints, task.labels.classes)))
+    own, again = SkeletonEvaluator(task).score(batch).scores, ActionRecognizer.from_folder(tmp_path)
+    assert torch.equal(own, again.scores(batch.points, batch.scores, batch.size).scores)
+    assert (again.data.frames, again.data.test_size, again.data.test_views) == (8, [20, 20], 2)
+
+
+def test_a_run_and_its_export_name_recordings_alike(world, trained, tmp_path):
+    assert main(["export", f"run={trained['visece_pacl']}", f"out={tmp_path / 'model'}"]) == 0
+    found = []
+    for model in (trained["visece_pacl"], tmp_path / "model"):
+        argv = [f"annotations={world / 'motion' / 'annotations.pkl'}", "split=xsub_test", f"out={tmp_path / 'out'}"]
+        assert main(["recognise", f"model={model}", *argv]) == 0
+        found.append((tmp_path / "out" / "recognised.csv").read_text())
+    assert found[0] == found[1]
 
 
 def test_a_preset_stands_for_its_words_and_others_overrule_it(world, tmp_path, capsys):
@@ -126,5 +137,5 @@ def test_classes_of_another_number_are_a_line_and_a_run_is_left_as_it_was(world,
         error = capsys.readouterr().err
         assert "the checkpoint was trained on 12 classes and" in error
         assert "more.json has 13" in error
-        assert "set system.labels to those of the run" in error
+        assert "Set system.labels to those of the run" in error
         assert (run / "config.yaml").read_bytes() == before

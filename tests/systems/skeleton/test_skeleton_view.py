@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from posed import recording
 
-from sightword.systems.skeleton.joints import joint_set
-from sightword.systems.skeleton.view import (
+from sightword.systems.skeleton.data import (
     View,
+    best_persons,
     compact,
     crop,
     draw_crop,
@@ -21,8 +21,8 @@ from sightword.systems.skeleton.view import (
     resize_short,
     sample_test,
     sample_train,
-    seen_best,
 )
+from sightword.systems.skeleton.joints import joint_set
 
 FLIPPED = joint_set("coco17").flipped()
 
@@ -102,8 +102,8 @@ def test_a_short_recording_is_looped_from_anywhere():
 
 def test_the_persons_seen_best_are_kept_in_their_order():
     scores = np.array([0.2, 0.9, 0.1, 0.5])[:, None, None] * np.ones((4, 3, 2))
-    assert seen_best(scores, 2).tolist() == [1, 3]
-    assert seen_best(scores, 4) == slice(None)
+    assert best_persons(scores, 2).tolist() == [1, 3]
+    assert best_persons(scores, 4) == slice(None)
 
 
 # -------------------------------------------------------------------------------------------------------------- places

@@ -1,10 +1,17 @@
-"""Recordings of skeletons as batches of clips. Key points travel; their heatmaps would weigh a thousand times more.
+"""Recordings as batches of views: which frames, where the joints stand on the canvas, which recordings.
 
-Legend: B recordings of a batch; n views of each (clips × mirrors); M persons, padded; L frames; V joints.
+A batch has key points; their heatmaps, which the task draws, would be a thousand times larger. The pipeline is pyskl's,
+on points alone: functions of a `View`, none of which changes its argument. A joint is there if its score is above 0.
+With `parity` joints are what pyskl makes of them, for checkpoints trained by it: a coordinate of exactly 0 is missing,
+whatever its score, and a mirrored x is W - x, which is 1 px beside the mirrored image.
+
+Legend: B recordings of a batch; n views of each (draws of frames × mirrors); M persons, padded; T frames of a
+recording; L frames of a view; V joints; H, W pixels of the canvas.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,105 +19,118 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sightword.data.loader import Draw, Loaders, Stream, mix, ordered
+from sightword.errors import SightwordError
 from sightword.storage import shards
-from sightword.systems.skeleton.annotations import Clip, Recordings, read_annotations
+from sightword.systems.skeleton.annotations import Recordings, SkeletonSequence, read_annotations
 from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.joints import JointSet
-from sightword.systems.skeleton.view import (
-    View,
-    compact,
-    crop,
-    draw_crop,
-    mirror,
-    resize,
-    resize_short,
-    sample_test,
-    sample_train,
-    seen_best,
-)
 
-PYSKL_SEED = 255  # of numpy's global generator, set anew for every recording that is tested
+PYSKL_SEED = 255  # of numpy's global generator, set again for every recording that is tested
+TRIES = 10  # of a random crop that has to fit; then it is the middle square
 
 
 class SkeletonBatch(NamedTuple):
-    """Some recordings, each seen n times: once in training, clips × mirrors in evaluation, mirrored ones last."""
+    """Some recordings, n views of each: one in training, draws × mirrors in evaluation, mirrored ones last."""
 
     points: Tensor  # (B, n, M, L, V, 2) float32, x and y in pixels of the canvas `size`
-    scores: Tensor  # (B, n, M, L, V) float32; 0 where a joint is not there, whatever its coordinates are
+    scores: Tensor  # (B, n, M, L, V) float32; 0 for a joint that is not there, whatever its coordinates are
     labels: Tensor  # (B,) int64
     index: Tensor  # type: ignore[assignment]  # (B,) int64: which recording of the split
     frames: Tensor  # (B, n, L) int64: which frame of the whole recording
-    key: Tensor  # (B, n, L) float32: 1 in the action's key moments, 0 outside, NaN where nobody knows (real sets)
+    key: Tensor  # (B, n, L) float32: 1 in the action's key moments, 0 outside, NaN if unknown (real sets)
     size: tuple[int, int]  # H, W of the canvas
     split: str
+
+
+class View(NamedTuple):
+    """Skeletons on a canvas."""
+
+    points: np.ndarray  # (M, T, V, 2) float32, x and y in pixels
+    scores: np.ndarray  # (M, T, V) float32, 0 where a joint is not there
+    size: tuple[int, int]  # H, W
 
 
 # ------------------------------------------------------------------------------------------------------------ loaders
 
 
-def make_loaders(data: SkeletonData, seed: int, joints: JointSet, classes: Sequence[str]) -> Loaders:
-    """Training gives one view of each recording, drawn anew each epoch; validation the same `data.clips` views always.
+def make_loaders(data: SkeletonData, seed: int, joints: JointSet, classes: Sequence[str]) -> Loaders[SkeletonBatch]:
+    """Return the loaders of training, one view of each recording, sampled again each epoch, and of validation.
 
-    joints, classes: of the model, which the file has to fit. ValueError, one line, where it does not.
+    joints, classes: of the model, which the file has to fit. Raises SightwordError if it does not.
     """
-    recordings = _read(data, joints)
+    recordings = read_recordings(data, joints)
     train, val = (split_rows(data, recordings, split, classes) for split in ("train", "val"))
     _refuse_shared(recordings, train, val)
     shards.say(f"{len(train)} recordings to train on, {len(val)} for validation")
-    clips = Clips(recordings, train, TrainView(data, joints, seed), "train")
-    held = _measured(data, joints, recordings, val, "val")
-    return Loaders(Stream(clips, data.batch_size, seed, **_options(data)), held)
+    views = ViewDataset(recordings, train, TrainViews(data, joints, seed), "train")
+    stream: Stream[SkeletonBatch] = Stream(
+        views,
+        data.batch_size,
+        seed,
+        collate_fn=_as_it_is,
+        num_workers=data.num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return Loaders(stream, measured(data, joints, recordings, val, "val"))
 
 
-def split_loader(data: SkeletonData, split: str, joints: JointSet, classes: Sequence[str]) -> DataLoader:
-    """A split to measure on, train, val or test: each recording once; of test `data.test_clips` views, and mirrored."""
-    recordings = _read(data, joints)
-    return _measured(data, joints, recordings, split_rows(data, recordings, split, classes), split)
+def split_loader(data: SkeletonData, split: str, joints: JointSet, classes: Sequence[str]) -> DataLoader[SkeletonBatch]:
+    """Return the loader of a split to measure, train, val or test: each recording once, in the order of the file."""
+    recordings = read_recordings(data, joints)
+    return measured(data, joints, recordings, split_rows(data, recordings, split, classes), split)
 
 
-def _measured(
-    data: SkeletonData, joints: JointSet, recordings: Recordings, rows: Sequence[int], split: str
-) -> DataLoader:
-    clips, flip = (data.test_clips, data.test_flip) if split == "test" else (data.clips, False)
+def measured(
+    data: SkeletonData, joints: JointSet, recordings: Sequence[SkeletonSequence], rows: Sequence[int], split: str
+) -> DataLoader[SkeletonBatch]:
+    """Return the loader of some recordings: `data.views` views of each, or for test `data.test_views`, and mirrored."""
+    views, flip = (data.test_views, data.test_flip) if split == "test" else (data.views, False)
+    dataset = ViewDataset(recordings, rows, EvalViews(data, joints, views, flip), split)
     return ordered(
-        Clips(recordings, rows, EvalView(data, joints, clips, flip), split), data.batch_size, **_options(data)
+        dataset,
+        data.batch_size,
+        collate_fn=_as_it_is,
+        num_workers=data.num_workers,
+        pin_memory=torch.cuda.is_available(),
     )
 
 
-def _options(data: SkeletonData) -> dict[str, Any]:
-    return {"collate_fn": _as_it_is, "num_workers": data.num_workers, "pin_memory": torch.cuda.is_available()}
-
-
 def _as_it_is(batch: SkeletonBatch) -> SkeletonBatch:
-    """The data set here gives whole batches."""
+    """The dataset itself gives whole batches."""
     return batch
 
 
 # ------------------------------------------------------------------------------------------------------------- splits
 
 
-def _read(data: SkeletonData, joints: JointSet) -> Recordings:
+def read_recordings(data: SkeletonData, joints: JointSet) -> Recordings:
+    """Read data.annotations. Raises SightwordError if they do not have the joints of the model."""
     if not data.annotations:
-        raise ValueError("data.annotations is not set: give a pickle in pyskl's form, or an .npz by sightword convert")
+        raise SightwordError(
+            "data.annotations is not set. Give a pickle in pyskl's format, or an .npz of sightword convert"
+        )
     recordings = read_annotations(data.annotations)
     if recordings.num_joints != len(joints.joints):
-        raise ValueError(
-            f"{recordings.path} has {recordings.num_joints} joints and {joints.name} has {len(joints.joints)}: set "
-            "system.joints; sightword check dataset=pyskl names the sets that fit"
+        raise SightwordError(
+            f"{recordings.path} has {recordings.num_joints} joints and {joints.name} has {len(joints.joints)}. Set "
+            f"system.joints; sightword check dataset=pyskl path={recordings.path} names the sets that fit"
         )
     if broken := recordings.broken():
         shards.say(
             f"{recordings.path}: {len(broken)} recordings have key points that are no numbers (NaN), the first is "
-            f"{broken[0]}: read as missing; sightword check dataset=pyskl names all"
+            f"{broken[0]}: read as missing; sightword check dataset=pyskl path={recordings.path} names all"
         )
     return recordings
 
 
 def split_rows(data: SkeletonData, recordings: Recordings, split: str, classes: Sequence[str]) -> list[int]:
-    """The recordings of train, val or test. ValueError where one has a label that `classes` has not."""
+    """Return the numbers of the recordings of train, val or test.
+
+    Raises SightwordError if there is no such split, or if one of them has a label that is not in `classes`.
+    """
     named = {"train": data.train, "val": data.val, "test": data.test}
     if split not in named:
-        raise ValueError(f"a split is {', '.join(named)}; got {split!r}")
+        raise SightwordError(f"split={split!r} is none of {', '.join(named)}")
     if not data.val and split in ("train", "val"):
         train, held = hold_out(recordings.split(data.train), recordings.labels, data.hold_out)
         rows = train if split == "train" else held
@@ -120,18 +140,18 @@ def split_rows(data: SkeletonData, recordings: Recordings, split: str, classes: 
         shards.say(f"{len(absent)} recordings of split {named[split]} are not in the file, the first is {absent[0]}")
     if outside := [row for row in rows if recordings.labels[row] >= len(classes)]:
         label, own = recordings.labels[outside[0]], recordings.names[outside[0]]
-        raise ValueError(
+        raise SightwordError(
             f"{recordings.path}: {own} has the label {label}, and there are {len(classes)} classes, 0 to "
-            f"{len(classes) - 1} ({len(outside)} such recordings in {split}): system.labels is the list for this set"
+            f"{len(classes) - 1} ({len(outside)} such recordings in {split}). Set system.labels to the list of this set"
         )
     return rows
 
 
-def hold_out(rows: Sequence[int], labels: np.ndarray, share: float) -> tuple[list[int], list[int]]:
-    """Those to train on and those held out: always the same, and of every class about the share."""
+def hold_out(rows: Sequence[int], labels: np.ndarray, fraction: float) -> tuple[list[int], list[int]]:
+    """Return the rows to train on and those held out: always the same, and about this fraction of every class."""
     if len(rows) < 2:
-        raise ValueError(f"{len(rows)} recordings cannot be divided into training and validation: name data.val")
-    count = min(max(round(share * len(rows)), 1), len(rows) - 1)
+        raise SightwordError(f"{len(rows)} recordings cannot be divided into training and validation. Name data.val")
+    count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
     shuffled = np.random.default_rng(0).permutation(rows)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     held = by_class[(np.arange(count) * 2 + 1) * len(rows) // (2 * count)]
@@ -140,114 +160,63 @@ def hold_out(rows: Sequence[int], labels: np.ndarray, share: float) -> tuple[lis
 
 def _refuse_shared(recordings: Recordings, train: Sequence[int], val: Sequence[int]) -> None:
     if shared := sorted(set(train) & set(val)):
-        raise ValueError(
+        raise SightwordError(
             f"{recordings.path}: data.train and data.val share {len(shared)} recordings, the first is "
-            f"{recordings.names[shared[0]]}: validate on another split, or leave data.val empty"
+            f"{recordings.names[shared[0]]}. Validate on another split, or leave data.val empty"
         )
-
-
-# -------------------------------------------------------------------------------------------------------------- views
-
-
-class Seen(NamedTuple):
-    """A clip's n views one after the other."""
-
-    view: View  # of n · L frames
-    frames: np.ndarray  # (n, L) int64
-
-
-class TrainView:
-    """One view of a recording, another each epoch: a function of (seed, epoch, number) alone."""
-
-    def __init__(self, data: SkeletonData, joints: JointSet, seed: int = 0) -> None:
-        self.data, self.flipped, self.seed = data, joints.flipped(), seed
-        self.size = (data.size[0], data.size[1])
-        self.area = (data.crop_area[0], data.crop_area[1])
-        self.aspect = (data.crop_aspect[0], data.crop_aspect[1])
-
-    def __call__(self, clip: Clip, draw: Draw) -> Seen:
-        rng = np.random.default_rng(mix(self.seed, draw.epoch, draw.index))
-        coin = rng.random()
-        frames = sample_train(clip.points.shape[1], self.data.frames, rng)[None]
-        view = resize_short(_compacted(clip, frames, self.data), self.data.short_side)
-        view = resize(crop(view, draw_crop(view.size, self.area, self.aspect, rng)), self.size)
-        if coin < self.data.flip:
-            view = mirror(view, self.flipped, self.data.pyskl_parity)
-        return Seen(view, frames)
-
-
-class EvalView:
-    """The same views of a recording whenever it is asked: drawn frames, the whole body, then all of it mirrored."""
-
-    def __init__(self, data: SkeletonData, joints: JointSet, clips: int, flip: bool) -> None:
-        self.data, self.flipped, self.clips, self.flip = data, joints.flipped(), clips, flip
-        self.size = (data.test_size[0], data.test_size[1])
-
-    def __call__(self, clip: Clip, draw: Draw) -> Seen:
-        parity = self.data.pyskl_parity
-        rng = np.random.RandomState(PYSKL_SEED) if parity else np.random.default_rng(mix(PYSKL_SEED, draw.index))
-        frames = sample_test(clip.points.shape[1], self.data.frames, self.clips, rng)
-        view = resize(_compacted(clip, frames, self.data), self.size)
-        if not self.flip:
-            return Seen(view, frames)
-        mirrored = mirror(view, self.flipped)  # W - 1 - x in parity, too: here pyskl mirrors heatmaps, not points
-        points = np.concatenate([view.points, mirrored.points], axis=1)
-        scores = np.concatenate([view.scores, mirrored.scores], axis=1)
-        return Seen(View(points, scores, self.size), np.concatenate([frames, frames]))
-
-
-def _compacted(clip: Clip, frames: np.ndarray, data: SkeletonData) -> View:
-    """The persons seen best in these frames (n, L), on a canvas about them."""
-    at = frames.ravel()
-    points, scores = clip.points[:, at], clip.scores[:, at]
-    kept = seen_best(scores, data.persons)
-    view = View(points[kept], scores[kept], clip.shape)
-    return compact(view, data.padding, data.threshold, data.pyskl_parity) if data.compact else view
 
 
 # ----------------------------------------------------------------------------------------------------------- data set
 
 
-class Clips(Dataset[SkeletonBatch]):
-    """Recordings of a split by number, a batch at a time."""
+class ViewDataset(Dataset[SkeletonBatch]):
+    """Some of the recordings, a batch at a time."""
 
-    def __init__(self, recordings: Recordings, rows: Sequence[int], seen: TrainView | EvalView, split: str) -> None:
-        self.recordings, self.rows, self.seen, self.split = recordings, list(rows), seen, split
+    def __init__(
+        self,
+        recordings: Sequence[SkeletonSequence],
+        rows: Sequence[int],
+        views: "TrainViews | EvalViews",
+        split: str,
+    ) -> None:
+        """rows: numbers of the recordings. views: how each is sampled."""
+        self.recordings, self.rows, self.views, self.split = recordings, list(rows), views, split
+        self.names = recordings.names if isinstance(recordings, Recordings) else [one.name for one in recordings]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def name(self, row: int) -> str:
-        """What the annotations call a recording, its frame_dir."""
-        return self.recordings.names[self.rows[row]]
+        """Return the name of a recording in the annotations, its frame_dir."""
+        return self.names[self.rows[row]]
 
     def __getitem__(self, draw: Draw | int) -> SkeletonBatch:
         return self.__getitems__([draw])
 
     def __getitems__(self, draws: Sequence[Draw | int]) -> SkeletonBatch:
         drawn = [draw if isinstance(draw, Draw) else Draw(0, int(draw)) for draw in draws]
-        clips = [self.recordings[self.rows[draw.index]] for draw in drawn]
-        seen = [self.seen(clip, draw) for clip, draw in zip(clips, drawn, strict=True)]
-        frames = np.stack([one.frames for one in seen])  # (B, n, L)
-        points, scores = _padded([one.view for one in seen], frames.shape[1])
+        sequences = [self.recordings[self.rows[draw.index]] for draw in drawn]
+        sampled = [self.views(one, draw) for one, draw in zip(sequences, drawn, strict=True)]
+        frames = np.stack([views.frames for views in sampled])  # (B, n, L)
+        points, scores = _padded([views.view for views in sampled], frames.shape[1])
         key = np.full(frames.shape, np.nan, dtype=np.float32)
-        for row, clip in enumerate(clips):
-            if clip.key is not None:
-                key[row] = clip.key[frames[row]]
+        for row, one in enumerate(sequences):
+            if one.key is not None:
+                key[row] = one.key[frames[row]]
         return SkeletonBatch(
             torch.from_numpy(points),
             torch.from_numpy(scores),
-            torch.tensor([clip.label for clip in clips]),
+            torch.tensor([one.label for one in sequences]),
             torch.tensor([draw.index for draw in drawn]),
             torch.from_numpy(frames),
             torch.from_numpy(key),
-            self.seen.size,
+            self.views.size,
             self.split,
         )
 
 
 def _padded(views: Sequence[View], n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points (B, n, M, L, V, 2) and scores (B, n, M, L, V) of views of n·L frames; persons who are not there are 0."""
+    """Points (B, n, M, L, V, 2) and scores (B, n, M, L, V) of views of n·L frames; persons who are absent are all 0."""
     persons, (_, times, joints) = max(len(view.scores) for view in views), views[0].scores.shape
     scores = np.zeros((len(views), n, persons, times // n, joints), dtype=np.float32)
     points = np.zeros((*scores.shape, 2), dtype=np.float32)
@@ -256,3 +225,182 @@ def _padded(views: Sequence[View], n: int) -> tuple[np.ndarray, np.ndarray]:
         points[row, :, : own[0]] = view.points.reshape(*own, 2).swapaxes(0, 1)
         scores[row, :, : own[0]] = view.scores.reshape(own).swapaxes(0, 1)
     return points, scores
+
+
+# -------------------------------------------------------------------------------------------------------------- views
+
+
+class Views(NamedTuple):
+    """The n views of a recording, one after the other."""
+
+    view: View  # of n · L frames
+    frames: np.ndarray  # (n, L) int64
+
+
+class TrainViews:
+    """One view of a recording, another each epoch: a function of (seed, epoch, number) alone."""
+
+    def __init__(self, data: SkeletonData, joints: JointSet, seed: int = 0) -> None:
+        self.data, self.flipped, self.seed = data, joints.flipped(), seed
+        self.size = (data.size[0], data.size[1])
+        self.area = (data.crop_area[0], data.crop_area[1])
+        self.aspect = (data.crop_aspect[0], data.crop_aspect[1])
+
+    def __call__(self, sequence: SkeletonSequence, draw: Draw) -> Views:
+        rng = np.random.default_rng(mix(self.seed, draw.epoch, draw.index))
+        coin = rng.random()
+        frames = sample_train(sequence.points.shape[1], self.data.frames, rng)[None]
+        view = resize_short(_compacted(sequence, frames, self.data), self.data.short_side)
+        view = resize(crop(view, draw_crop(view.size, self.area, self.aspect, rng)), self.size)
+        if coin < self.data.flip:
+            view = mirror(view, self.flipped, self.data.pyskl_parity)
+        return Views(view, frames)
+
+
+class EvalViews:
+    """The same views of a recording each time: sampled frames, the whole body, then all of it mirrored."""
+
+    def __init__(self, data: SkeletonData, joints: JointSet, views: int, flip: bool) -> None:
+        self.data, self.flipped, self.count, self.flip = data, joints.flipped(), views, flip
+        self.size = (data.test_size[0], data.test_size[1])
+
+    def __call__(self, sequence: SkeletonSequence, draw: Draw) -> Views:
+        parity = self.data.pyskl_parity
+        rng = np.random.RandomState(PYSKL_SEED) if parity else np.random.default_rng(mix(PYSKL_SEED, draw.index))
+        frames = sample_test(sequence.points.shape[1], self.data.frames, self.count, rng)
+        view = resize(_compacted(sequence, frames, self.data), self.size)
+        if not self.flip:
+            return Views(view, frames)
+        mirrored = mirror(view, self.flipped)  # W - 1 - x in parity, too: here pyskl mirrors heatmaps, not points
+        points = np.concatenate([view.points, mirrored.points], axis=1)
+        scores = np.concatenate([view.scores, mirrored.scores], axis=1)
+        return Views(View(points, scores, self.size), np.concatenate([frames, frames]))
+
+
+def _compacted(sequence: SkeletonSequence, frames: np.ndarray, data: SkeletonData) -> View:
+    """The persons of the highest scores in these frames (n, L), on a canvas about them."""
+    at = frames.ravel()
+    points, scores = sequence.points[:, at], sequence.scores[:, at]
+    kept = best_persons(scores, data.persons)
+    view = View(points[kept], scores[kept], sequence.shape)
+    return compact(view, data.padding, data.threshold, data.pyskl_parity) if data.compact else view
+
+
+# -------------------------------------------------------------------------------------------------------------- frames
+
+
+def sample_train(total: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    """Sample (L,) frames of a recording of `total`, in order: a random one of each of L equal stretches.
+
+    A recording of less than L frames is looped, from a random frame on.
+    """
+    if total < length:
+        return (int(rng.integers(total)) + np.arange(length)) % total
+    return _spread(total, length, rng)
+
+
+def sample_test(total: int, length: int, views: int, rng: np.random.Generator | np.random.RandomState) -> np.ndarray:
+    """Sample (views, L) frames, each view as for training; if the recording is looped, the starts are spread evenly.
+
+    A RandomState(255) gives exactly pyskl's frames: there the global seed is set to that for every recording.
+    """
+    if total < length:
+        starts = np.arange(views) if total < views else np.arange(views) * total // views
+        return (starts[:, None] + np.arange(length)) % total
+    drawn = []
+    for _ in range(views):
+        rng.random()  # pyskl draws which fraction of the recording a view covers, though it is always all
+        drawn.append(_spread(total, length, rng))
+    return np.stack(drawn)
+
+
+def _spread(total: int, length: int, rng: np.random.Generator | np.random.RandomState) -> np.ndarray:
+    """(L,) of at least L frames."""
+    if total < 2 * length:  # stretches would have one or two frames: instead, leave out total - L frames anywhere
+        left_out = np.zeros(length + 1, dtype=np.int64)
+        left_out[rng.choice(length + 1, total - length, replace=False)] = 1
+        return np.arange(length) + left_out.cumsum()[:-1]
+    edges = np.arange(length + 1) * total // length
+    stretch = np.diff(edges)
+    return edges[:-1] + (rng.integers(stretch) if isinstance(rng, np.random.Generator) else rng.randint(stretch))
+
+
+def best_persons(scores: np.ndarray, most: int) -> np.ndarray | slice:
+    """Return which persons of (M, T, V) scores to keep, in their order: those with the highest sum."""
+    if len(scores) <= most:
+        return slice(None)
+    return np.sort(np.argsort(-scores.sum((1, 2)), kind="stable")[:most])
+
+
+# -------------------------------------------------------------------------------------------------------------- places
+
+
+def compact(view: View, padding: float = 0.25, threshold: float = 10.0, parity: bool = False) -> View:
+    """Cut the canvas to the box of all that is there in any frame, enlarged, made square, in whole pixels.
+
+    One box for all frames, so that walking stays walking; it may reach beyond the image. A box with a side below
+    `threshold` pixels leaves the view as it is.
+    """
+    there = view.points != 0 if parity else np.broadcast_to((view.scores > 0)[..., None], view.points.shape)
+    x, y = (view.points[..., axis][there[..., axis]] for axis in (0, 1))  # one by one: much faster than along an axis
+    if not x.size or not y.size or min(np.ptp(x), np.ptp(y)) < threshold:
+        return view
+    left, right, top, bottom = (float(end) for end in (x.min(), x.max(), y.min(), y.max()))
+    half = max(right - left, bottom - top) / 2 * (1 + padding)
+    middle = ((left + right) / 2, (top + bottom) / 2)
+    box = (int(middle[0] - half), int(middle[1] - half), int(middle[0] + half), int(middle[1] + half))
+    made = crop(view, box)
+    return made._replace(points=np.where(there, made.points, view.points)) if parity else made
+
+
+def crop(view: View, box: tuple[int, int, int, int]) -> View:
+    """Cut the canvas to the box (left, top, right, bottom)."""
+    left, top, right, bottom = box
+    return View(view.points - np.array([left, top], dtype=np.float32), view.scores, (bottom - top, right - left))
+
+
+def resize(view: View, size: tuple[int, int]) -> View:
+    """Resize to H×W; the aspect ratio is not kept."""
+    (height, width), (old_height, old_width) = size, view.size
+    scale = np.array([width / old_width, height / old_height], dtype=np.float32)
+    return View(view.points * scale, view.scores, size)
+
+
+def resize_short(view: View, side: int) -> View:
+    """Resize until the shorter side has so many pixels; the aspect ratio is kept."""
+    scale = side / min(view.size)
+    height, width = (int(old * scale + 0.5) for old in view.size)
+    return resize(view, (height, width))
+
+
+def draw_crop(
+    size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draw a random rectangle within H×W: left, top, right, bottom.
+
+    area: the range of its area, as a fraction of the whole. aspect: the range of its width to its height. Always takes
+    the same number of values from the generator.
+    """
+    height, width = size
+    shapes = math.log(aspect[0]), math.log(aspect[1])
+    for share, shape, x, y in rng.random((TRIES, 4)).tolist():
+        pixels = (area[0] + share * (area[1] - area[0])) * height * width
+        ratio = math.exp(shapes[0] + shape * (shapes[1] - shapes[0]))
+        w, h = max(round(math.sqrt(pixels * ratio)), 1), max(round(math.sqrt(pixels / ratio)), 1)
+        if w <= width and h <= height:
+            left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
+            return left, top, left + w, top + h
+    side = min(size)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def mirror(view: View, flipped: list[int], parity: bool = False) -> View:
+    """Mirror: x becomes W - 1 - x, as for pixels, and joints change places with their opposites.
+
+    flipped: (V,), as `JointSet.flipped` returns it.
+    """
+    points, width = view.points[:, :, flipped], view.size[1]
+    x = points[..., 0]
+    points[..., 0] = np.where(x != 0, width - x, x) if parity else width - 1 - x
+    return View(points, view.scores[:, :, flipped], view.size)

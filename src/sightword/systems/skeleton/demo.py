@@ -1,17 +1,16 @@
-"""Its part of the demo: moving skeletons of the small world, named by their words, also those it was never told of."""
+"""The skeleton system's part of the demo: synthetic skeletons, named by their words, also for actions never trained."""
 
-import dataclasses
 import shutil
 from pathlib import Path
-from typing import cast
 
-import torch
-from torch.utils.data import DataLoader
-
-from sightword.engine.run import make_task, restore
+from sightword.engine.run import load_predictor, make_evaluator, restore
 from sightword.systems.skeleton import show
+from sightword.systems.skeleton.annotations import read_annotations
 from sightword.systems.skeleton.config import SkeletonData
-from sightword.systems.skeleton.data import Clips, split_loader
+from sightword.systems.skeleton.data import split_loader
+from sightword.systems.skeleton.evaluate import SkeletonEvaluator
+from sightword.systems.skeleton.labels import read_labels
+from sightword.systems.skeleton.predict import ActionPrediction, ActionRecognizer
 from sightword.systems.skeleton.task import SkeletonTask
 from sightword.viz.page import Figure, Section, Train, seconds
 
@@ -19,86 +18,91 @@ SHOWN = 4  # recordings that are drawn
 
 
 def section(out: Path, train: Train) -> Section:
-    """Train the recogniser whose words weigh frames, then show it people, and actions, that it has never seen."""
+    """Train the model whose words weigh frames, then show it people, and actions, that it was not trained on."""
     small, run = out.parent / "miniature", out / "run"
     if (run / "summary.json").exists():
         shutil.rmtree(run)
-    words = [
-        "experiment=skeleton/visece_pacl",
+    argv = [
+        "experiment=skeleton/visece_pacl_mini",
         "scale=mini",
         "trainer.epochs=12",
         f"system.text={small / 'towers' / 'bert'}",
+        f"system.labels={small}/motion/labels.json",
+        f"data.annotations={small}/motion/annotations.pkl",
     ]
-    words += [f"system.labels={small}/motion/labels.json", f"data.annotations={small}/motion/annotations.pkl"]
-    if not train(run, words):
+    if not train(run, argv):
         raise KeyboardInterrupt
     task, config, _ = restore(run)
-    new = dataclasses.replace(config, system=dataclasses.replace(config.system, labels=f"{small}/motion/unseen.json"))
-    other = make_task(new)
-    other.load_state_dict(task.state_dict())
-    return _section(task, other.eval(), config.data, run, small)
+    evaluator = make_evaluator(config, task)
+    assert isinstance(task, SkeletonTask)
+    assert isinstance(config.data, SkeletonData)
+    assert isinstance(evaluator, SkeletonEvaluator)
+    for batch in split_loader(config.data, "test", task.joints, task.labels.classes):
+        evaluator.update(batch)
+    return _section(evaluator, evaluator.compute(), load_predictor(ActionRecognizer, run), run, small)
 
 
-def _section(task: SkeletonTask, unseen: SkeletonTask, data: SkeletonData, run: Path, small: Path) -> Section:
-    loader = split_loader(data, "test", **task.reads())
-    found = _measured(task, loader)
-    told = _measured(unseen, split_loader(dataclasses.replace(data, test="unseen"), "test", **unseen.reads()))
-    classes, counts = task.labels.classes, task.confusion
+def _section(
+    evaluator: SkeletonEvaluator, found: dict[str, float], recognizer: ActionRecognizer, run: Path, small: Path
+) -> Section:
+    unseen = _unseen(recognizer, small)
+    counts, classes = evaluator.confusion, recognizer.classes
     assert counts is not None
-    measures = {
-        "top-1": (
-            f"{found['top1']:.0f} %",
-            f"of new people's actions named right (by chance {100 / len(classes):.0f} %)",
-        ),
-        "top-5": (f"{found['top5']:.0f} %", "have the right one among the five best"),
-        "never seen": (
-            f"{told['top1']:.0f} %",
-            f"of {len(unseen.labels.classes)} actions it never saw, told by their words alone, as “raising one arm” "
-            f"(by chance {100 / len(unseen.labels.classes):.0f} %)",
-        ),
-        "key moments": (
-            f"{found['key_auc']:.2f}",
-            "how often a frame within the action weighs more than one before or after it; 0.5 is chance",
-        ),
-    }
     return Section(
         title="skeleton: name an action by comparing it with its words",
         lead=(
             f"Seventeen joints over a few seconds, from three sides, some of them wrong or hidden: which of "
-            f"{len(classes)} actions is it? Two pairs are each other's reverse. What is seen of the joints is compared "
-            "with what the action's words mean, and each word says which moments count."
+            f"{len(classes)} actions is it? Two pairs are each other's reverse. A video encoder's vectors are compared "
+            "with the embedding of each action's words, and each word says which moments count."
         ),
         figures=[
-            Figure(show.strips(_some(task, loader), task.joints, classes), "New people, and what they are taken for."),
-            Figure(show.confusion(counts, classes), "What is taken for what: rows are true, columns are said."),
+            Figure(show.strips(_some(recognizer)), "New people, and the predicted actions."),
+            Figure(show.confusion(counts, classes), "Confusion matrix: rows are true, columns are predicted."),
         ],
-        measures=measures,
+        measures={
+            "top-1": (
+                f"{found['top1']:.0f} %",
+                f"of new people's actions named correctly (by chance {100 / len(classes):.0f} %)",
+            ),
+            "top-5": (f"{found['top5']:.0f} %", "have the right one among the five best"),
+            "never trained": (
+                f"{unseen[0]:.0f} %",
+                f"of {unseen[1]} actions that were never trained, told by their words alone, as “raising one arm” (by "
+                f"chance {100 / unseen[1]:.0f} %)",
+            ),
+            "key moments": (
+                f"{found['key_auc']:.2f}",
+                "how often a frame within the action weighs more than one before or after it; 0.5 is chance",
+            ),
+        },
         commands=[
             (
                 "Name actions that were never trained, by a file of their words:",
-                f"sightword recognise run={run} labels={small}/motion/unseen.json split=unseen",
+                f"sightword recognise model={run} labels={small}/motion/unseen.json split=unseen",
             ),
             (
-                "The real thing, once pyskl's annotations are there:",
+                "With real data, once pyskl's annotations are there:",
                 "sightword check dataset=pyskl path=ntu60_hrnet.pkl",
             ),
         ],
         page_note=(
-            f"Trained from nothing in {seconds(run):.0f} s on 504 recordings of seven people; measured on three "
-            f"others, {task.protocol()['views']}. Its checkpoint was chosen on three more."
+            f"Trained from new weights in {seconds(run):.0f} s on 504 recordings of seven people; measured on three "
+            f"others, {evaluator.protocol()['views']}. Its checkpoint was chosen on three more."
         ),
     )
 
 
-def _measured(task: SkeletonTask, loader: DataLoader) -> dict[str, float]:
-    with torch.no_grad():
-        for batch in loader:
-            task.evaluate(batch)
-    return task.measures()
+def _unseen(recognizer: ActionRecognizer, small: Path) -> tuple[float, int]:
+    """Percent of recordings of actions that were never trained, named correctly by their words; number of classes."""
+    other = recognizer.for_classes(read_labels(small / "motion" / "unseen.json"))
+    recordings = read_annotations(other.data.annotations)
+    predictions = list(other.stream(recordings, recordings.split("unseen"), labelled=True))
+    return 100 * sum(one.label == one.best for one in predictions) / len(predictions), len(other.classes)
 
 
-def _some(task: SkeletonTask, loader: DataLoader) -> list[show.Watched]:
-    """Recordings of different actions, evenly spread."""
-    clips = cast(Clips, loader.dataset)
-    rows = [(2 * number + 1) * len(clips) // (2 * SHOWN) for number in range(SHOWN)]
-    return show.watch(task, clips.__getitems__(rows), [clips.name(row) for row in rows])
+def _some(recognizer: ActionRecognizer) -> list[ActionPrediction]:
+    """Predictions of recordings of different actions, evenly spread over those of the test split."""
+    recordings = read_annotations(recognizer.data.annotations)
+    rows = recordings.split(recognizer.data.test)
+    some = [rows[(2 * number + 1) * len(rows) // (2 * SHOWN)] for number in range(SHOWN)]
+    return list(recognizer.stream(recordings, some, labelled=True))

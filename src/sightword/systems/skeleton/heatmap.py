@@ -1,11 +1,11 @@
 """Key points to heatmaps, drawn where the model is: PoseConv3D's joint and limb volumes, equal to pyskl's to 2e-6.
 
-Almost all of a volume is zero. So only the few pixels about a joint or a limb are computed, as dense little windows,
-and written into a canvas that is kept from call to call and wiped only where it was written to: a fresh one of 80 MB
-costs more than all that is drawn on it. Training has a canvas of its own, so that no evaluation overwrites what a
+Almost all of a volume is zero. So only the few pixels about a joint or a limb are computed, in small dense windows, and
+written into a canvas that is kept from call to call and wiped only where it was written to: a new one of 80 MB costs
+more than all that is drawn on it. Training has a canvas of its own, so that no evaluation overwrites what a
 backward pass still needs.
 
-Legend: N clips, M persons, L frames, V joints, C channels (V, or limbs), H, W pixels; P things to draw, K pixels.
+Legend: N views, M persons, L frames, V joints, C channels (V, or limbs), H, W pixels; P things to draw, K pixels.
 """
 
 import math
@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from sightword.errors import SightwordError
+
 KINDS = ("joint", "limb")
 TILE = 4  # pixels a side of the pieces that a limb's box is cut into
 CHUNK = 8192  # pieces drawn at once on a CPU: what they need stays in its cache
@@ -22,7 +24,7 @@ FAR = 1e9  # offset of a pixel outside of its limb's box
 
 
 class Limbs(Protocol):
-    """What is asked of a joint set."""
+    """What heatmaps need of a joint set."""
 
     @property
     def joints(self) -> tuple[str, ...]: ...
@@ -55,11 +57,11 @@ class Heatmaps(nn.Module):
     ) -> None:
         super().__init__()
         if kind not in KINDS:
-            raise ValueError(f"heatmaps are of kind {' or '.join(KINDS)}, not {kind!r}")
+            raise ValueError(f"expected heatmaps of kind {' or '.join(KINDS)}, got {kind!r}")
         if sigma <= 0 or eps <= 0:
             raise ValueError(f"heatmaps need a sigma and an eps above 0: sigma {sigma}, eps {eps}")
         if kind == "limb" and not joints.limbs:
-            raise ValueError("limb heatmaps need limbs, and the joint set has none: give it some, or take kind joint")
+            raise SightwordError("system.heatmap=limb needs limbs, and the joint set has none. Add some, or set joint")
         self.kind, self.sigma, self.eps, self.dtype = kind, sigma, eps, dtype
         self.num_joints, self.limbs = len(joints.joints), tuple(joints.limbs)
         self._canvases = {True: _Canvas(torch.zeros(0, dtype=dtype)), False: _Canvas(torch.zeros(0, dtype=dtype))}
@@ -70,14 +72,14 @@ class Heatmaps(nn.Module):
 
     @torch.no_grad()
     def forward(self, points: Tensor, scores: Tensor, size: tuple[int, int], fresh: bool = False) -> Tensor:
-        """points (N, M, L, V, 2) in pixels of `size` (H, W), scores (N, M, L, V) → (N, C, L, H, W), to be read only."""
+        """Draw points (N, M, L, V, 2), in pixels of `size` (H, W), with scores (N, M, L, V), as (N, C, L, H, W)."""
         if points.shape != (*scores.shape, 2) or scores.ndim != 4 or scores.shape[-1] != self.num_joints:
             raise ValueError(
                 f"heatmaps of {self.num_joints} joints take points (N, M, L, {self.num_joints}, 2) and their scores: "
                 f"points {tuple(points.shape)}, scores {tuple(scores.shape)}"
             )
-        clips, people, frames, _ = scores.shape
-        shape = (clips, self.channels, frames, *size)
+        views, people, frames, _ = scores.shape
+        shape = (views, self.channels, frames, *size)
         canvas = torch.zeros(shape, dtype=self.dtype, device=points.device) if fresh else self._wiped(shape, points)
         flat, drawn = canvas.view(-1), [] if fresh else self._canvases[self.training].drawn
         there = points.isfinite().all(-1) & scores.isfinite()
@@ -90,7 +92,7 @@ class Heatmaps(nn.Module):
                 values = values.to(self.dtype)
                 if person:
                     values = torch.maximum(values, flat.take(where))
-                drawn.append(where)  # first: who is stopped in between leaves nothing that is not wiped
+                drawn.append(where)  # first: a call that is interrupted here leaves nothing that is not wiped
                 flat.scatter_(0, where, values)
         return canvas
 
@@ -126,6 +128,13 @@ class Heatmaps(nn.Module):
         short = (marks.ends - marks.starts).square().sum(1) < 1
         yield _dots(marks.of(short.nonzero().squeeze(1)), self.sigma, size)
         yield from _segments(marks.of((~short).nonzero().squeeze(1)), self.sigma, size)
+
+
+def draw_heatmaps(heatmaps: Heatmaps, points: Tensor, scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Draw in full precision, whatever autocast is on, and without gradients."""
+    with torch.no_grad(), torch.autocast(points.device.type, enabled=False):
+        drawn: Tensor = heatmaps(points, scores, (int(size[0]), int(size[1])))
+    return drawn
 
 
 class _Canvas:

@@ -1,17 +1,22 @@
-"""Sets of joints as data: what they are called, which are left and right of each other, which are joined by a limb.
+"""Sets of joints as data: their names, which are left and right of each other, which are joined by a limb.
 
     coco17      COCO, and so HRNet and all 2-D sets of pyskl        body25      OpenPose's BODY_25
     openpose18  OpenPose's COCO model                               halpe26     AlphaPose, RTMPose with feet
     ntu25       Kinect v2: the 3-D sets of NTU RGB+D                h36m17      Human3.6M, and so most lifters to 3-D
 
 Another set is a JSON file: {"joints": [names], "limbs": [[end, end], …]} with names or numbers as ends. Left and right
-are told by names that begin so, or by "pairs": [[left, right], …].
+are told by names that begin with left_ and right_, or by "pairs": [[left, right], …].
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from sightword.errors import SightwordError
+from sightword.storage.fields import Fields
+from sightword.storage.reader import read_json
+
+Ends = tuple[tuple[int, int], ...]
 
 
 class JointSet(NamedTuple):
@@ -19,72 +24,68 @@ class JointSet(NamedTuple):
 
     name: str
     joints: tuple[str, ...]  # V names
-    pairs: tuple[tuple[int, int], ...]  # left, right
-    limbs: tuple[tuple[int, int], ...]  # ends
+    pairs: Ends  # left, right
+    limbs: Ends  # both ends
 
     def flipped(self) -> list[int]:
-        """V: which joint stands where after a mirror; mirrored = points[..., flipped, :]."""
+        """Return which joint stands where after a mirror, (V,); mirrored = points[..., flipped, :]."""
         order = list(range(len(self.joints)))
         for left, right in self.pairs:
             order[left], order[right] = right, left
         return order
 
-    def flipped_limbs(self) -> list[int]:
-        """The same of limbs, derived from the pairs."""
-        order = self.flipped()
-        number = {frozenset(limb): row for row, limb in enumerate(self.limbs)}
-        return [number[frozenset((order[a], order[b]))] for a, b in self.limbs]
-
 
 def joint_set(name: str | Path) -> JointSet:
-    """A set by its name, or from a JSON file. ValueError, one line, where pairs or limbs do not fit the joints."""
+    """Return a set by its name, or from a JSON file. Raises SightwordError if pairs or limbs do not fit the joints."""
     if str(name) in JOINT_SETS:
         return JOINT_SETS[str(name)]
     path = Path(name).expanduser()
     if path.suffix != ".json":
-        raise ValueError(f"joints are {', '.join(JOINT_SETS)}, or a JSON file {{joints, limbs, pairs}}; got {name!r}")
+        raise SightwordError(
+            f"system.joints={str(name)!r} is no joint set. Pass one of {', '.join(JOINT_SETS)}, or a JSON file "
+            "{joints, limbs, pairs}"
+        )
+    fields = read_json(path, missing="system.joints is a JSON file {joints, limbs, pairs}")
+    return joint_set_of(fields, path.stem)
+
+
+def joint_set_of(fields: Fields, name: str) -> JointSet:
+    """Return the set in a file's fields `joints`, `limbs` and `pairs`. Raises SightwordError as `joint_set` does."""
+    joints = fields.texts("joints", least=1)
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is not there: it should be a JSON file {{joints, limbs, pairs}}") from None
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError, too
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    try:
-        return _of(path.stem, told)
+        limbs = _numbered(_ends(fields, "limbs"), joints, "limbs")
+        pairs = _numbered(_ends(fields, "pairs"), joints, "pairs") if "pairs" in fields else _sides(joints)
+        return _fitting(JointSet(name, tuple(joints), pairs, limbs))
     except _Malformed as error:
-        raise ValueError(f"{path} {error}") from None
+        raise fields.error(str(error)) from None
 
 
 class _Malformed(Exception):
-    """What is wrong with a set, without its file's name."""
+    """What is wrong with a set, without the name of its file."""
 
 
-def _of(name: str, told: Any) -> JointSet:
-    joints = told.get("joints") if isinstance(told, Mapping) else None
-    if not isinstance(joints, list) or not joints or not all(isinstance(joint, str) for joint in joints):
-        raise _Malformed('has no list of names under "joints"')
-    if twice := [joint for row, joint in enumerate(joints) if joint in joints[:row]]:
-        raise _Malformed(f"names the joint {twice[0]!r} twice")
-    limbs = _ends(told.get("limbs", []), joints, "limbs")
-    pairs = _ends(told["pairs"], joints, "pairs") if "pairs" in told else _sides(joints)
-    return _fitting(JointSet(name, tuple(joints), pairs, limbs))
+def _ends(fields: Fields, key: str) -> list[list[object]]:
+    """Lists of two joints each, as names or numbers."""
+    items = fields.sequence(key, optional=True)
+    found = [items.value(number) for number in range(len(items))]
+    if not all(isinstance(ends, list) and len(ends) == 2 for ends in found):
+        raise _Malformed(f'has {key} that are no list of [joint, joint], as "{key}": [["left_hip", "left_knee"]]')
+    return [ends for ends in found if isinstance(ends, list)]
 
 
-def _sides(joints: Sequence[str]) -> tuple[tuple[int, int], ...]:
+def _numbered(found: Sequence[Sequence[object]], joints: Sequence[str], key: str) -> Ends:
+    rows: dict[object, int] = {joint: row for row, joint in enumerate(joints)} | {r: r for r in range(len(joints))}
+    for end in (end for ends in found for end in ends):
+        if isinstance(end, bool) or not isinstance(end, str | int) or end not in rows:
+            raise _Malformed(f"has {end!r} among its {key}, and its {len(joints)} joints are {_listed(joints)}")
+    return tuple((rows[a], rows[b]) for a, b in found)
+
+
+def _sides(joints: Sequence[str]) -> Ends:
     """Pairs by names: left_knee, right_knee."""
     rows = {joint: row for row, joint in enumerate(joints)}
     rights = {row: rows.get(f"right_{joint[5:]}") for joint, row in rows.items() if joint.startswith("left_")}
     return tuple((left, right) for left, right in rights.items() if right is not None)
-
-
-def _ends(told: Any, joints: Sequence[str], field: str) -> tuple[tuple[int, int], ...]:
-    if not isinstance(told, list) or not all(isinstance(ends, list) and len(ends) == 2 for ends in told):
-        raise _Malformed(f'has {field} that are no list of [joint, joint], as "{field}": [["left_hip", "left_knee"]]')
-    rows = {joint: row for row, joint in enumerate(joints)} | {row: row for row in range(len(joints))}
-    for end in (end for ends in told for end in ends):
-        if isinstance(end, bool) or not isinstance(end, str | int) or end not in rows:
-            raise _Malformed(f"has {end!r} among its {field}, and its {len(joints)} joints are {_listed(joints)}")
-    return tuple((rows[a], rows[b]) for a, b in told)
 
 
 def _listed(joints: Sequence[str]) -> str:
@@ -92,10 +93,12 @@ def _listed(joints: Sequence[str]) -> str:
 
 
 def _fitting(made: JointSet) -> JointSet:
-    """ValueError where a mirrored body would not have the joints and limbs that the body has."""
+    """The set, of which a mirrored body has the joints and limbs that the body has."""
+    if twice := [joint for row, joint in enumerate(made.joints) if joint in made.joints[:row]]:
+        raise _Malformed(f"names the joint {twice[0]!r} twice")
     paired = [joint for pair in made.pairs for joint in pair]
-    if twice := [joint for row, joint in enumerate(paired) if joint in paired[:row]]:
-        raise _Malformed(f"has {made.joints[twice[0]]!r} twice in its pairs: each joint has one opposite")
+    if repeated := [joint for row, joint in enumerate(paired) if joint in paired[:row]]:
+        raise _Malformed(f"has {made.joints[repeated[0]]!r} twice in its pairs: each joint has one opposite")
     order, there = made.flipped(), {frozenset(limb) for limb in made.limbs}
     if len(there) < len(made.limbs):
         raise _Malformed("lists a limb twice")
@@ -161,7 +164,12 @@ _NAMED: Mapping[str, tuple[str, str]] = {  # joints in their order, limbs
     ),
 }
 
+
+def _named(name: str, joints: Sequence[str], limbs: Sequence[str]) -> JointSet:
+    ends = _numbered([limb.split("-") for limb in limbs], joints, "limbs")
+    return _fitting(JointSet(name, tuple(joints), _sides(joints), ends))
+
+
 JOINT_SETS: dict[str, JointSet] = {
-    name: _of(name, {"joints": joints.split(), "limbs": [limb.split("-") for limb in limbs.split()]})
-    for name, (joints, limbs) in _NAMED.items()
+    name: _named(name, joints.split(), limbs.split()) for name, (joints, limbs) in _NAMED.items()
 }

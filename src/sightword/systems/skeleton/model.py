@@ -1,31 +1,150 @@
-"""Recordings as vectors, a vector a frame; and what compares them with words, or with nothing.
+"""The networks: heatmaps to a vector for each frame, and what compares these vectors with words.
 
     heatmaps → ResNet3dSlowOnly → mean over space → (linear) → frames (N, T, D)
-        Classifier       mean over time → dropout → linear → scores (N, L)
-        TextRecogniser   projector, mean over time → v (N, E);  prompts → tower → linear → t (L, E);  cos(v, t) / τ
-                         or: each text weighs the frames it is compared with (patch alignment)
+        Classifier       mean over time → dropout → linear → scores (N, K)
+        VideoTextModel   projector, mean over time → v (N, E);  prompts → text encoder → linear → t (K, E)
+                         cos(v, t) / τ;  or: each text weighs the frames that it is compared with (patch alignment)
 
-Legend: N clips; T frames of the features; D their width; L classes; E width of the common space; W tokens of a text.
+ResNet3dSlowOnly is pyskl's PoseConv3D:
+
+    stem 1×7×7 → max 1×3×3, stride 1 → stages of bottlenecks; each stage halves height and width, the last alone halves
+    time, and only the stages after the first look at neighbouring frames
+
+    (N, 17, 48, 56, 56) → 32×48×56×56 → 128×48×28×28 → 256×48×14×14 → 512×24×7×7
+
+Duan et al. 2022 (PoseC3D, arXiv 2104.13586); Feichtenhofer et al. 2019 (SlowFast, arXiv 1812.03982).
+
+Legend: N views; C heatmaps of a frame; L frames of a view; H, W pixels of a canvas; T, h, w what the network leaves of
+L, H, W; D channels of the features; K classes; E dimension of the common space; P prompts of all classes; S tokens of a
+prompt.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightword.errors import SightwordError
 from sightword.ops import align
-from sightword.systems.skeleton.network import ResNet3dSlowOnly
-from sightword.towers.base import TextTower
+from sightword.systems.skeleton.labels import Labels
+from sightword.towers.base import Encoded, TextTower
+from sightword.towers.tokenizer import TextTokenizer
 
-COLDEST, WARMEST = 0.001, 0.5  # between which τ is kept
+GROWTH = 4  # a bottleneck gives four times the channels that its middle has
+COLDEST, WARMEST = 0.001, 0.5  # limits of τ
+AT_ONCE = 256  # prompts that the text encoder reads together
+
+
+# ------------------------------------------------------------------------------------------------------------- network
+
+
+class ConvNorm(nn.Module):
+    """Convolution, batch norm and, with `act`, ReLU. The names of its parts are those of published checkpoints."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, int, int] = (1, 1, 1),
+        stride: tuple[int, int, int] = (1, 1, 1),
+        act: bool = True,
+    ) -> None:
+        super().__init__()
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+        self.conv = nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False)
+        self.bn = nn.BatchNorm3d(outputs)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(self.conv(x))
+        return F.relu(x, inplace=True) if self.act else x
+
+
+class Bottleneck(nn.Module):
+    """(N, inputs, L, H, W) → (N, 4 · middle, L', H', W'): 1×1×1 (or 3×1×1), 1×3×3 with the strides, 1×1×1."""
+
+    def __init__(self, inputs: int, middle: int, stride: tuple[int, int, int], temporal: bool) -> None:
+        """temporal: whether the first convolution covers the frames before and after."""
+        super().__init__()
+        outputs = GROWTH * middle
+        self.conv1 = ConvNorm(inputs, middle, (3 if temporal else 1, 1, 1))
+        self.conv2 = ConvNorm(middle, middle, (1, 3, 3), stride)
+        self.conv3 = ConvNorm(middle, outputs, act=False)
+        changes = inputs != outputs or stride != (1, 1, 1)
+        self.downsample = ConvNorm(inputs, outputs, stride=stride, act=False) if changes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        short = x if self.downsample is None else self.downsample(x)
+        return F.relu(self.conv3(self.conv2(self.conv1(x))) + short)
+
+
+class ResNet3dSlowOnly(nn.Module):
+    """Heatmaps (N, C, L, H, W) to features (N, D, T, h, w), D = `width`, T half of L.
+
+    base: channels of the stem; stage i has middles of base · 2^i. depths: bottlenecks of each stage.
+    """
+
+    def __init__(self, in_channels: int = 17, base: int = 32, depths: Sequence[int] = (4, 6, 3)) -> None:
+        super().__init__()
+        if min(in_channels, base, *depths) < 1:
+            raise SightwordError(
+                f"expected channels, and bottlenecks in each stage; got {in_channels}, {base} and {list(depths)}"
+            )
+        self.conv1 = ConvNorm(in_channels, base, (1, 7, 7))
+        self.layers, inputs = [f"layer{number + 1}" for number in range(len(depths))], base
+        for number, (name, depth) in enumerate(zip(self.layers, depths, strict=True)):
+            middle, last = base * 2**number, number == len(depths) - 1
+            first = Bottleneck(inputs, middle, (2 if last else 1, 2, 2), number > 0)
+            inputs = GROWTH * middle
+            others = [Bottleneck(inputs, middle, (1, 1, 1), number > 0) for _ in range(depth - 1)]
+            self.add_module(name, nn.Sequential(first, *others))
+        self.in_channels, self.width = in_channels, inputs
+        self.init_weights()
+        self.lay_out()
+
+    def lay_out(self) -> None:
+        """Lay memory out channels last, faster on CPUs. Call it again after loading, which brings other tensors."""
+        self.to(memory_format=torch.channels_last_3d)
+
+    def init_weights(self) -> None:
+        """Draw convolutions by He's normal and zero each bottleneck's last batch norm: it starts as an identity."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm3d):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, Bottleneck):
+                nn.init.zeros_(module.conv3.bn.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 5 or x.shape[1] != self.in_channels:
+            raise ValueError(f"expected heatmaps (N, {self.in_channels}, L, H, W), got {tuple(x.shape)}")
+        x = F.max_pool3d(self.conv1(x), (1, 3, 3), 1, (0, 1, 1))  # smooths; nothing gets smaller
+        for name in self.layers:
+            x = getattr(self, name)(x)
+        return x  # (N, D, T, h, w)
+
+    def frame_features(self, x: Tensor) -> Tensor:
+        """Return a vector for each frame, (N, T, D), of heatmaps (N, C, L, H, W).
+
+        The mean over height and width, then the axes exchanged: to reshape (N, D·T) as (N, T, D) would mix channels
+        with frames.
+        """
+        return self(x).mean(dim=(3, 4)).transpose(1, 2)
+
+
+# -------------------------------------------------------------------------------------------------- video and words
 
 
 class VideoEncoder(nn.Module):
-    """Heatmaps (N, C, L, H, W) to frames (N, T, D). Document 002's Visece_Video; without `width`, Visece_Video_PACL."""
+    """Heatmaps (N, C, L, H, W) to frames (N, T, D): Visece_Video; without `width`, Visece_Video_PACL."""
 
     def __init__(self, network: ResNet3dSlowOnly, width: int = 0) -> None:
-        """width: D of a linear layer behind the network, so that words can attend to frames; 0: the network's own."""
+        """width: D of a linear layer behind the network, so that tokens can attend to frames; 0: no such layer."""
         super().__init__()
         self.network = network
         self.linear = nn.Linear(network.width, width) if width else None
@@ -37,7 +156,7 @@ class VideoEncoder(nn.Module):
 
 
 class ResidualProjector(nn.Module):
-    """Linear, activation, linear, beside a linear layer; (…, inputs) → (…, outputs). Document 002's video_embedder."""
+    """Linear, activation, linear, beside a linear layer; (…, inputs) → (…, outputs)."""
 
     def __init__(self, inputs: int, outputs: int, activation: str = "relu") -> None:
         super().__init__()
@@ -50,7 +169,7 @@ class ResidualProjector(nn.Module):
 
 
 class Classifier(nn.Module):
-    """The plain recogniser of PoseConv3D: frames (N, T, D) to scores (N, L), no word read."""
+    """PoseConv3D's classifier: frames (N, T, D) to logits (N, K), without a text encoder."""
 
     def __init__(self, video: VideoEncoder, classes: int, dropout: float = 0.5) -> None:
         super().__init__()
@@ -62,8 +181,8 @@ class Classifier(nn.Module):
         return self.linear(self.dropout(frames.mean(1))).float()
 
 
-class Weighing(NamedTuple):
-    """How a text weighs frames; arguments of `align.patch_alignment`."""
+class FrameWeighting(NamedTuple):
+    """How a text weighs frames: the arguments of `align.patch_alignment`."""
 
     target: str = "raw"
     weight: str = "softmax"
@@ -71,41 +190,40 @@ class Weighing(NamedTuple):
     final_norm: bool = True
 
 
-class Compared(NamedTuple):
-    """Clips beside texts."""
+class Comparison(NamedTuple):
+    """Views compared with texts."""
 
-    cosines: Tensor  # (N, L)
-    weights: Tensor | None = None  # (N, L, T), of the frames, by each text; None: all alike
+    cosines: Tensor  # (N, K)
+    weights: Tensor | None = None  # (N, K, T), of the frames, by each text; None: all frames weigh alike
 
 
-class Matching(nn.Module):
-    """Do this text and this clip belong together? Words look at each other, both ways, and at the frames.
+class MatchingHead(nn.Module):
+    """Predicts whether a text and a view belong together. Tokens attend to each other, both ways, and to the frames.
 
-    A fusion block of our own: the first token has to see the words behind it, which a BERT made to attend across,
-    and so causal, does not let it. Li et al. 2021 (ALBEF), image-text matching.
+    A fusion block of its own: the first token has to attend to the tokens behind it, and a BERT that is made to
+    cross-attend is causal. Li et al. 2021 (ALBEF, arXiv 2107.07651), image-text matching.
     """
 
     def __init__(self, width: int, frame_width: int, layers: int = 2, heads: int = 8, dropout: float = 0.1) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"{heads} heads do not divide the width of the words, {width}: set system.fusion_heads")
+            raise SightwordError(
+                f"system.fusion_heads={heads} does not divide the text encoder's width {width}. Set a divisor"
+            )
         self.keys = nn.Linear(frame_width, width) if frame_width != width else None
         block = nn.TransformerDecoderLayer(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
         self.blocks = nn.TransformerDecoder(block, layers, nn.LayerNorm(width))
         self.linear = nn.Linear(width, 2)
 
     def forward(self, tokens: Tensor, mask: Tensor, frames: Tensor) -> Tensor:
-        """Scores (N, 2), no and yes, of words (N, W, D) with their mask and frames (N, T, frame_width)."""
+        """Return logits (N, 2), no and yes, of tokens (N, S, width) with their mask and frames (N, T, frame_width)."""
         keys = frames if self.keys is None else self.keys(frames)
-        seen = self.blocks(tokens, keys, tgt_key_padding_mask=~mask)
-        return self.linear(seen[:, 0]).float()
+        fused = self.blocks(tokens, keys, tgt_key_padding_mask=~mask)
+        return self.linear(fused[:, 0]).float()
 
 
-class TextRecogniser(nn.Module):
-    """Frames and words in one space. Document 002's RecognizerVisece and its relatives.
-
-    text: the tower, or None where only vectors of texts are known. text_width: of its pooled vectors.
-    """
+class VideoTextModel(nn.Module):
+    """A video encoder and a text encoder in one space: RecognizerVisece and its relatives."""
 
     def __init__(
         self,
@@ -114,17 +232,18 @@ class TextRecogniser(nn.Module):
         projector: nn.Module,
         text_head: nn.Module,
         pool: str = "after",
-        weighing: Weighing | None = None,
+        weighting: FrameWeighting | None = None,
         temperature: float = 0.07,
-        matching: Matching | None = None,
+        matching: MatchingHead | None = None,
     ) -> None:
-        """projector: (…, D) → (…, E), before or after the mean over time (`pool`); text_head: to E as well.
+        """text: the text encoder, or None if embeddings of texts are given. text_head: its pooled vectors to E.
 
-        weighing: None, or how each text weighs the frames; the projector is then before, whatever `pool` says.
+        projector: (…, D) → (…, E), before or after the mean over time (`pool`). weighting: None, or how each text
+        weighs the frames; the projector then comes before, whatever `pool` is.
         """
         super().__init__()
         self.video, self.text, self.projector, self.text_head = video, text, projector, text_head
-        self.pool, self.weighing, self.matching = pool, weighing, matching
+        self.pool, self.weighting, self.matching = pool, weighting, matching
         self.temperature = nn.Parameter(torch.tensor(temperature))
 
     @property
@@ -133,41 +252,112 @@ class TextRecogniser(nn.Module):
         return self.text
 
     @property
-    def scale(self) -> Tensor:
-        """1/τ, what cosines are multiplied by."""
+    def logit_scale(self) -> Tensor:
+        """The factor on cosines, 1/τ."""
         return 1 / self.temperature.float().clamp(COLDEST, WARMEST)
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
-        """Back into its limits: a step of the optimiser may have left them, or have made it negative."""
+        """Bring τ back into its limits, which a step of the optimiser may have left."""
         self.temperature.nan_to_num_(COLDEST).clamp_(COLDEST, WARMEST)
 
     def embed(self, frames: Tensor) -> Tensor:
-        """Frames (N, T, D) to unit vectors (N, E), all frames counting alike."""
+        """Return unit vectors (N, E) of frames (N, T, D), all frames weighing alike."""
         vectors = self.projector(frames).mean(1) if self.pool == "before" else self.projector(frames.mean(1))
         return F.normalize(vectors.float(), dim=-1)
 
-    def paired(self, frames: Tensor, texts: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Vectors (N, E) of clips, each as its own text (N, E) weighs it, and the weights (N, T), if any."""
-        if self.weighing is None:
+    def embed_paired(self, frames: Tensor, texts: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return vectors (N, E) of views, each as its own text (N, E) weighs it, and the weights (N, T) if any."""
+        if self.weighting is None:
             return self.embed(frames), None
-        return align.patch_alignment(self.projector(frames), texts, *self.weighing)
+        return align.patch_alignment(self.projector(frames), texts, *self.weighting)
 
-    def compare(self, frames: Tensor, texts: Tensor) -> Compared:
-        """Clips (N, T, D) beside all texts (L, E), unit vectors; in float32."""
+    def compare(self, frames: Tensor, texts: Tensor) -> Comparison:
+        """Compare views (N, T, D) with all texts (K, E), unit vectors; in float32."""
         with torch.autocast(frames.device.type, enabled=False):
             texts = texts.float()
-            if self.weighing is None:
-                return Compared(self.embed(frames.float()) @ texts.T)
-            vectors, weights = align.patch_alignment_classes(self.projector(frames.float()), texts, *self.weighing)
-            return Compared(torch.einsum("nle,le->nl", vectors, texts), weights)
+            if self.weighting is None:
+                return Comparison(self.embed(frames.float()) @ texts.T)
+            vectors, weights = align.patch_alignment_classes(self.projector(frames.float()), texts, *self.weighting)
+            return Comparison(torch.einsum("nle,le->nl", vectors, texts), weights)
 
 
-def chances(cosines: Tensor, scale: Tensor, kind: str) -> Tensor:
-    """Probabilities (N, L) of cosines: softmax(cos/τ), calibrated; or softmax(cos), document 002's own (seed)."""
-    return (cosines if kind == "seed" else scale * cosines).softmax(1)
+def probabilities(cosines: Tensor, logit_scale: Tensor, kind: str) -> Tensor:
+    """Return probabilities (N, K) of cosines: softmax(cos/τ), or without τ for kind "seed"."""
+    return (cosines if kind == "seed" else logit_scale * cosines).softmax(1)
 
 
-def frozen_children(model: TextRecogniser) -> tuple[str, ...]:
-    """What a twin of the model need not copy."""
+def frozen_children(model: VideoTextModel) -> tuple[str, ...]:
+    """Return the names of the children that an EMA copy of the model can share."""
     return ("text",) if model.text is not None and model.text.frozen else ()
+
+
+# -------------------------------------------------------------------------------------------------- texts of classes
+
+
+class ClassEmbeddings(NamedTuple):
+    """The prompts of classes, encoded and projected."""
+
+    unit: Tensor  # (K, E) float32: of each class, the mean of its prompts' unit vectors, at length one
+    tokens: Tensor  # (K, S, width), of its first prompt
+    mask: Tensor  # (K, S) bool
+
+
+class ClassTexts(nn.Module):
+    """The prompts of all classes as token ids. What a frozen text encoder makes of them is computed once."""
+
+    ids: Tensor  # (P, S) int64
+    mask: Tensor  # (P, S) bool
+    owner: Tensor  # (P,) int64, ascending: the class of each prompt
+    first: Tensor  # (K,) int64: which prompt is a class's first
+
+    def __init__(self, labels: Labels, tokenizer: TextTokenizer) -> None:
+        """Raises SightwordError if a prompt is longer than the text encoder reads."""
+        super().__init__()
+        self.labels = labels
+        texts = [text for prompts in labels.prompts for text in prompts]
+        self._check_lengths(tokenizer)
+        ids, mask = tokenizer(texts)
+        counts = torch.tensor([len(prompts) for prompts in labels.prompts])
+        parts = {"ids": ids, "mask": mask, "owner": torch.arange(len(counts)).repeat_interleave(counts)}
+        parts["first"] = counts.cumsum(0) - counts
+        for name, part in parts.items():
+            self.register_buffer(name, part, persistent=False)
+        self._kept: Encoded | None = None  # of a frozen encoder: pooled of all prompts, tokens of the first ones
+
+    def _check_lengths(self, tokenizer: TextTokenizer) -> None:
+        for name, prompts in zip(self.labels.classes, self.labels.prompts, strict=True):
+            for text, ids in zip(prompts, tokenizer.ids_of(prompts), strict=True):
+                if len(ids) > tokenizer.length:
+                    raise SightwordError(
+                        f"{self.labels.source}: {text!r:.60}, of class {name!r}, has {len(ids)} tokens and the text "
+                        f"encoder reads {tokenizer.length}. Shorten it, or raise system.text_length"
+                    )
+
+    def embed(self, tower: TextTower, head: nn.Module, classes: Tensor | None = None) -> ClassEmbeddings:
+        """Embed some classes (K,), each once and ascending, or all. head: from the encoder's pooled vectors to E."""
+        chosen = torch.arange(len(self.first), device=self.ids.device) if classes is None else classes
+        number = torch.full_like(self.first, -1)
+        number[chosen] = torch.arange(len(chosen), device=chosen.device)
+        rows = (number[self.owner] >= 0).nonzero()[:, 0]  # the prompts of these classes
+        if tower.frozen:
+            kept = self._keep(tower)
+            pooled, tokens, mask = kept.pooled[rows], kept.tokens[chosen], self.mask[self.first[chosen]]
+        else:
+            encoded = self._encode(tower, rows)
+            firsts = torch.searchsorted(rows, self.first[chosen])
+            pooled, tokens, mask = encoded.pooled, encoded.tokens[firsts], self.mask[self.first[chosen]]
+        each = F.normalize(head(pooled).float(), dim=-1)
+        total = each.new_zeros(len(chosen), each.shape[1]).index_add(0, number[self.owner[rows]], each)
+        return ClassEmbeddings(F.normalize(total, dim=-1), tokens, mask)
+
+    def _encode(self, tower: TextTower, rows: Tensor) -> Encoded:
+        parts = [tower(self.ids[some], self.mask[some]) for some in rows.split(AT_ONCE)]
+        return Encoded(torch.cat([part.tokens for part in parts]), torch.cat([part.pooled for part in parts]))
+
+    @torch.no_grad()
+    def _keep(self, tower: TextTower) -> Encoded:
+        if self._kept is None or self._kept.pooled.device != self.ids.device:
+            encoded = self._encode(tower, torch.arange(len(self.ids), device=self.ids.device))
+            self._kept = Encoded(encoded.tokens[self.first], encoded.pooled)
+        return self._kept

@@ -1,49 +1,55 @@
 """Arrays, texts and numbers out of a pickle, without trusting it.
 
-A pickle is a program: it names callables and has them called. Here no name that a file asks for is imported; a few, by
-which numpy writes arrays, dtypes and numbers (1 and 2, protocols 0 to 5), stand for the small classes below, which
-look at what they are given before numpy sees it. Any other name ends the reading.
+A pickle is a program: it names callables and has them called. Here no name that a file asks for is imported. A few
+names, by which numpy writes arrays, dtypes and numbers (numpy 1 and 2, protocols 0 to 5), stand for the small classes
+below, which check their arguments before numpy gets them. Any other name ends the reading.
 """
 
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import Literal, cast
 
 import numpy as np
+
+from sightword.errors import MissingFileError, SightwordError, printable
 
 PLAIN = re.compile(r"[<>|=]?([fiu][1248]|b1|[SU]\d{1,5})")  # numbers, truth values, texts: no objects, no records
 
 
-def read_plain(path: str | Path) -> Any:
-    """What a pickle holds: dictionaries, lists, texts, numbers and arrays.
+def read_plain(path: str | Path) -> object:
+    """Return what a pickle contains: dictionaries, lists, texts, numbers and arrays.
 
-    Raises ValueError, one line, where it names anything else, or is cut short or no pickle.
+    Raises SightwordError if the file names anything else, is cut short, or is no pickle.
     """
     path = Path(path)
+    if path.is_dir():
+        raise SightwordError(f"{path} is a folder. Name the file in it")
     if not path.is_file():
-        raise ValueError(f"{path} {'is a folder: name the file in it' if path.is_dir() else 'is not there'}")
+        raise MissingFileError(f"{path} does not exist")
     try:
         with path.open("rb") as file:
             return _plain(_Reader(file, encoding="latin1").load())  # latin1: texts and arrays written by Python 2
     except _ForeignName as error:
-        raise ValueError(
-            f"{path} asks for {error}, and nothing that a file asks for is called: have it saved again as "
+        raise SightwordError(
+            f"{path} asks for {printable(str(error))}, and nothing that a file asks for is called. Save it again as "
             "dictionaries, lists and plain numpy arrays"
         ) from None
     except Exception as error:  # bytes of unknown origin can fail in any way that an unpickler has
-        reason = str(error).partition("\n")[0][:120] or type(error).__name__
-        raise ValueError(f"{path} is no whole pickle of plain arrays ({reason}): download it again") from None
+        reason = printable(str(error).partition("\n")[0][:120]) or type(error).__name__
+        raise SightwordError(f"{path} is no whole pickle of plain arrays ({reason}). Download it again") from None
 
 
-def _plain(value: Any, depth: int = 4) -> Any:
-    """With arrays instead of what stands for them; in annotations none lies deeper."""
+def _plain(value: object, depth: int = 4) -> object:
+    """The value with arrays in the place of what stands for them; in annotations none is nested deeper."""
     if isinstance(value, _Array):
         return value.array
     if depth and isinstance(value, dict):
         return {key: _plain(item, depth - 1) for key, item in value.items()}
-    if depth and isinstance(value, list | tuple):
-        return type(value)(_plain(item, depth - 1) for item in value)
+    if depth and isinstance(value, list):
+        return [_plain(item, depth - 1) for item in value]
+    if depth and isinstance(value, tuple):
+        return tuple(_plain(item, depth - 1) for item in value)
     return value
 
 
@@ -52,65 +58,76 @@ class _ForeignName(Exception):
 
 
 class _Dtype:
-    """For numpy.dtype."""
+    """Stands for numpy.dtype."""
 
-    def __init__(self, kind: Any, *_: Any) -> None:
+    def __init__(self, kind: object, *_: object) -> None:
         if not isinstance(kind, str) or not PLAIN.fullmatch(kind):
             raise _ForeignName(f"an array of dtype {kind!r:.40}")
         self.dtype = np.dtype(kind)
 
-    def __setstate__(self, state: Any) -> None:
-        self.dtype = self.dtype.newbyteorder(state[1])
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, tuple) or state[1] not in ("<", ">", "=", "|"):
+            raise ValueError("a dtype without a byte order")
+        self.dtype = self.dtype.newbyteorder(cast("Literal['<', '>', '=', '|']", state[1]))
 
 
 class _Array:
-    """For numpy's _reconstruct, which makes an empty array; what it holds comes as its state."""
+    """Stands for numpy's _reconstruct, which makes an empty array; its content comes as the state."""
 
     array: np.ndarray | None = None
 
-    def __init__(self, *_: Any) -> None: ...
+    def __init__(self, *_: object) -> None: ...
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, tuple):
+            raise ValueError("an array without a state")
         _, shape, dtype, fortran, raw = state
         self.array = _filled(raw, dtype, shape, "F" if fortran else "C")
 
 
 class _FromBuffer(_Array):
-    """For numpy's _frombuffer, by which protocol 5 writes arrays."""
+    """Stands for numpy's _frombuffer, by which protocol 5 writes arrays."""
 
-    def __init__(self, raw: Any, dtype: Any, shape: Any, order: Any) -> None:
+    def __init__(self, raw: object, dtype: object, shape: object, order: object) -> None:
         self.array = _filled(raw, dtype, shape, order)
 
 
 class _Scalar:
-    """For numpy's scalar: a number of Python's."""
+    """Stands for numpy's scalar: a number of Python's."""
 
-    def __new__(cls, dtype: Any, raw: Any) -> Any:
+    def __new__(cls, dtype: object, raw: object) -> object:  # type: ignore[misc]  # a pickle calls it as a function
         return _filled(raw, dtype, (), "C").item()
 
-    def __setstate__(self, state: Any) -> None: ...
+    def __setstate__(self, state: object) -> None: ...
 
 
 class _Bytes:
-    """For _codecs.encode, by which protocol 2 writes bytes; and for bytes(), by which it writes none."""
+    """Stands for _codecs.encode, by which protocol 2 writes bytes, and for bytes(), by which it writes none."""
 
-    def __new__(cls, text: Any = "", _: Any = None) -> Any:
+    def __new__(cls, text: object = "", _: object = None) -> bytes:  # type: ignore[misc]
         return _bytes(text)
 
-    def __setstate__(self, state: Any) -> None: ...
+    def __setstate__(self, state: object) -> None: ...
 
 
-def _filled(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    return np.frombuffer(_bytes(raw), dtype.dtype).reshape(shape, order=order)
+def _filled(raw: object, dtype: object, shape: object, order: object) -> np.ndarray:
+    if not isinstance(dtype, _Dtype) or order not in ("C", "F"):
+        raise ValueError("an array without a dtype or an order")
+    if not isinstance(shape, tuple) or not all(isinstance(side, int) and side >= 0 for side in shape):
+        raise ValueError(f"an array of the shape {shape!r:.40}")
+    made = np.frombuffer(_bytes(raw), dtype.dtype)
+    return made.reshape(shape, order="F" if order == "F" else "C")
 
 
-def _bytes(raw: Any) -> bytes:
+def _bytes(raw: object) -> bytes:
     if isinstance(raw, bytearray | bytes):
         return bytes(raw)
-    return raw.encode("latin1")
+    if isinstance(raw, str):
+        return raw.encode("latin1")
+    raise ValueError(f"bytes in a {type(raw).__name__}")
 
 
-# every one has __setstate__, so that a file can set no attribute of a class
+# each of them has __setstate__, so that a file cannot set an attribute of a class
 KNOWN: dict[str, type] = {
     "numpy.ndarray": _Array,
     "numpy.dtype": _Dtype,

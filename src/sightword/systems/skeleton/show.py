@@ -1,26 +1,27 @@
-"""Looking at what was recognised: filmstrips of skeletons with the weight of each frame, and how good the weights are.
+"""Figures of predictions: filmstrips of skeletons with the weight of each frame, and the confusion matrix.
 
-Legend: N clips; M persons; L frames of a view; V joints; T' frames of the network's features, as many as it makes.
+Legend: M persons; L frames of a view; V joints; T' frames of the network's features; K classes.
 """
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
 from sightword.metrics.classes import confusion_matrix
-from sightword.ops import align
 from sightword.viz.write import write_picture
+from sightword.systems.skeleton.weight import as_array, effective_frames, on_frames, shares
 from sightword.viz import chart, style
-from sightword.viz.style import FAINT, GREY, INK, Array
+from sightword.viz.style import FAINT, GREY, INK, Array, font_of
 
 if TYPE_CHECKING:
     from sightword.systems.skeleton.joints import JointSet
+    from sightword.systems.skeleton.predict import ActionPrediction
 
 LEFT, RIGHT, MIDDLE = "#1f77c9", "#e0672b", "#4a5158"  # sides of the person, and what has none
 WEIGHT, KEY = "#8250df", "#2b9b6b"
@@ -34,81 +35,22 @@ SMOOTH = 3  # figures are drawn so many times too large and reduced
 SURE = 0.3  # a joint of a lower score does not count for how large the figure is drawn
 
 
-# ------------------------------------------------------------------------------------------------------------ weights
-
-
-def effective_frames(weights: Array) -> np.ndarray:
-    """How many frames would count if all that count did so alike, `align.effective`. (N, T') → (N,)."""
-    return align.effective(torch.from_numpy(_shares(weights))).numpy()
-
-
-def weights_against_truth(weights: Array, key: Array) -> dict[str, float]:
-    """Do the frames that count show the action? weights: (N, T') positive; key: (N, L), 1, 0, or NaN for unknown.
-
-    effective_frames, of `frames` = T' that there are: the mean over clips. Where key moments are known, over the
-    `clips` that have frames inside and outside of them: key_auc, how often a frame inside weighs more than one
-    outside (0.5 is chance, ties count half; of each clip, then their mean); key_weight, the share of the weight that
-    lies inside, and key_frames, the share of frames that do, which mean pooling would have.
-    A frame of L weighs what the frame of T' weighs that covers it.
-    """
-    share, truth = _shares(weights), _array(key)
-    if truth.ndim != 2 or len(truth) != len(share):
-        raise ValueError(f"weights are (N, T') and key moments (N, L); these {share.shape} and {truth.shape}")
-    found = {"effective_frames": float(effective_frames(share).mean()), "frames": float(share.shape[1])}
-    known = np.isfinite(truth).all(1) & (truth > 0.5).any(1) & (truth <= 0.5).any(1)
-    if not known.any():
-        return found
-    inside, spread = truth[known] > 0.5, on_frames(share[known], truth.shape[1])
-    spread /= spread.sum(1, keepdims=True)
-    aucs = [_auc(row[here], row[~here]) for row, here in zip(spread, inside, strict=True)]
-    return found | {
-        "key_auc": float(np.mean(aucs)),
-        "key_weight": float((spread * inside).sum(1).mean()),
-        "key_frames": float(inside.mean(1).mean()),
-        "clips": float(known.sum()),
-    }
-
-
-def on_frames(weights: np.ndarray, frames: int) -> np.ndarray:
-    """Each of L frames is given the weight of the feature that covers it. (…, T') → (…, L)."""
-    return weights[..., np.arange(frames) * weights.shape[-1] // frames]
-
-
-def _auc(inside: np.ndarray, outside: np.ndarray) -> float:
-    above = inside[:, None] > outside[None]
-    equal = np.isclose(inside[:, None], outside[None], rtol=1e-6, atol=0)
-    return float(np.where(equal, 0.5, above).mean())
-
-
-def _shares(weights: Array) -> np.ndarray:
-    values = _array(weights)
-    if values.ndim != 2 or not values.size or not (values >= 0).all() or not (values.sum(1) > 0).all():
-        raise ValueError(f"weights are (N, T'), none negative and no clip's all zero; these are {values.shape}")
-    return values / values.sum(1, keepdims=True)
-
-
-def _array(values: Array) -> np.ndarray:
-    if not isinstance(values, np.ndarray):
-        values = values.detach().float().cpu().numpy()
-    return values.astype(np.float64)
-
-
 # ------------------------------------------------------------------------------------------------------------- strips
 
 
 class Heading(NamedTuple):
-    """What stands above a strip."""
+    """The text above a strip."""
 
     name: str  # of the recording
-    said: str = ""  # the class it was given
+    predicted: str = ""  # class
     probability: float | None = None
-    truth: str = ""  # its own class, where it is known
-    others: Sequence[tuple[str, float]] = ()  # the classes that came after
+    truth: str = ""  # the true class, if it is known
+    others: Sequence[tuple[str, float]] = ()  # the next classes and their probabilities
 
     @property
     def right(self) -> bool | None:
-        """None where nobody knows."""
-        return self.said == self.truth if self.said and self.truth else None
+        """Whether the prediction is correct; None if the true class is not known."""
+        return self.predicted == self.truth if self.predicted and self.truth else None
 
 
 def strip(
@@ -121,28 +63,28 @@ def strip(
     heading: Heading | None = None,
     legend: bool = True,
 ) -> Image.Image:
-    """One view of a recording as a filmstrip: poses from left to right, below them the weight of every frame.
+    """Return one view of a recording as a filmstrip: poses from left to right, below them the weight of every frame.
 
-    points: (L, V, 2) or (M, L, V, 2) in pixels; scores: (L, V) or (M, L, V), 0 where a joint is not there; joints of
-    low score are pale. weights: (T',), of the frames of the features; the dashed line is where all would stand if
-    they weighed alike. key: (L,), 1 inside the action's key moments, which are underlined; NaN: nobody knows.
-    frames: (L,), their numbers in the recording. legend: what the colours mean, as the last line.
+    points: (L, V, 2) or (M, L, V, 2) in pixels; scores: (L, V) or (M, L, V), 0 for a joint that is not there; joints of
+    low score are pale. weights: (T',), of the frames of the features; the dashed line is the weight of each if all
+    weighed alike. key: (L,), 1 inside the action's key moments, which are underlined; NaN if unknown. frames: (L,),
+    their numbers in the recording. legend: whether the last line explains the colours.
     """
     where, sure = _persons(points, scores, len(joints.joints))
     length = where.shape[1]
-    told = None if weights is None else _array(weights).reshape(1, -1)
+    told = None if weights is None else as_array(weights).reshape(1, -1)
     numbers = np.arange(length) if frames is None else np.asarray(frames).astype(int)
     film = _Film(length, heading, told is not None, _known(key), legend)
     film.write_heading(heading, told)
     _draw_poses(film, where, sure, joints)
     if told is not None:
-        film.draw_bars(on_frames(_shares(told), length)[0] * told.shape[1], told.shape[1])
-    film.draw_frames(numbers, None if key is None else _array(key))
+        film.draw_bars(on_frames(shares(told), length)[0] * told.shape[1], told.shape[1])
+    film.draw_frames(numbers, None if key is None else as_array(key))
     return film.finish(joints)
 
 
 def stacked(pages: Sequence[Image.Image]) -> Image.Image:
-    """Strips below each other, a rule between two."""
+    """Return strips below each other, a rule between two."""
     width = max(page.width for page in pages)
     whole = Image.new("RGB", (width, sum(page.height for page in pages) + len(pages) - 1), "white")
     pen, y = ImageDraw.Draw(whole), 0
@@ -155,13 +97,13 @@ def stacked(pages: Sequence[Image.Image]) -> Image.Image:
 
 
 def _persons(points: Array, scores: Array, joints: int) -> tuple[np.ndarray, np.ndarray]:
-    """(M, L, V, 2), (M, L, V), persons who are never there left out, save the first; what is not finite scores 0."""
-    where, sure = _array(points), _array(scores)
+    """(M, L, V, 2), (M, L, V), without persons who are never there, save the first; what is not finite scores 0."""
+    where, sure = as_array(points), as_array(scores)
     if where.ndim == 3:
         where, sure = where[None], sure[None]
     if where.ndim != 4 or where.shape[:-1] != sure.shape or where.shape[2:] != (joints, 2):
         raise ValueError(
-            f"points are (L, V, 2) or (M, L, V, 2) with scores of the same but the last, V = {joints}; these are "
+            f"expected points (L, V, 2) or (M, L, V, 2) with scores of the same but the last, V = {joints}; got "
             f"{where.shape} and {sure.shape}"
         )
     sure = np.where(np.isfinite(where).all(-1) & np.isfinite(sure), np.clip(sure, 0, 1), 0.0)
@@ -170,11 +112,11 @@ def _persons(points: Array, scores: Array, joints: int) -> tuple[np.ndarray, np.
 
 
 def _known(key: Array | None) -> bool:
-    return key is not None and bool(np.isfinite(_array(key)).all())
+    return key is not None and bool(np.isfinite(as_array(key)).all())
 
 
 class _Film:
-    """A page with a heading, a row of poses, bars and frame numbers; x places are of the frames."""
+    """A page with a heading, a row of poses, bars and frame numbers; its x coordinates are of frames."""
 
     def __init__(self, length: int, heading: Heading | None, bars: bool, key: bool, legend: bool) -> None:
         self.length, self.bars, self.key, self.legend = length, bars, key, legend
@@ -189,11 +131,11 @@ class _Film:
         self.pen = ImageDraw.Draw(self.page)
 
     def x(self, frame: float) -> float:
-        """Where a frame begins."""
+        """The x at which a frame begins."""
         return self.left + frame * (self.right - self.left) / self.length
 
     def pose(self, number: int) -> tuple[int, float]:
-        """The frame that a pose shows, and the middle of its place."""
+        """The frame that a pose shows, and the x of its middle."""
         frame = (2 * number + 1) * self.length // (2 * self.poses)
         return frame, self.left + (number + 0.5) * (self.right - self.left) / self.poses
 
@@ -201,20 +143,20 @@ class _Film:
         if heading is None:
             return
         x, y = MARGIN, MARGIN
-        if heading.said:
+        if heading.predicted:
             colour = {None: INK, True: RIGHT_ANSWER, False: WRONG_ANSWER}[heading.right]
             word = {None: "", True: "right: ", False: "wrong: "}[heading.right]
             chance = f"  {100 * heading.probability:.0f} %" if heading.probability is not None else ""
-            self.pen.text((x, y), f"{word}{heading.said}{chance}", colour, _font(LARGE))
+            self.pen.text((x, y), f"{word}{heading.predicted}{chance}", colour, font_of(LARGE))
         elif heading.truth:
-            self.pen.text((x, y), heading.truth, INK, _font(LARGE))
+            self.pen.text((x, y), heading.truth, INK, font_of(LARGE))
         if weights is not None:
             count = f"{effective_frames(weights)[0]:.1f} effective frames of {weights.shape[1]}"
-            self.pen.text((self.right, y + 2), count, WEIGHT, _font(TEXT), anchor="ra")
+            self.pen.text((self.right, y + 2), count, WEIGHT, font_of(TEXT), anchor="ra")
         told = [heading.name]
         told += [f"it is {heading.truth}"] if heading.right is False else []
         told += ["then " + ", ".join(f"{name} {100 * p:.0f} %" for name, p in heading.others)] if heading.others else []
-        self.pen.text((x, y + LARGE + 7), style.cut(" · ".join(told), self.right - x, TEXT), GREY, _font(TEXT))
+        self.pen.text((x, y + LARGE + 7), style.cut(" · ".join(told), self.right - x, TEXT), GREY, font_of(TEXT))
 
     def draw_bars(self, times: np.ndarray, features: int) -> None:
         """times: (L,), the weight of a frame over the mean: 1 where all weigh alike."""
@@ -230,10 +172,10 @@ class _Film:
         level = round(self.floor - BARS / highest)
         for x in range(self.left, self.right, 8):
             self.pen.line((x, level, x + 3, level), INK)
-        self.pen.text((self.left - 6, level), "1", INK, _font(SMALL), anchor="rm")
+        self.pen.text((self.left - 6, level), "1", INK, font_of(SMALL), anchor="rm")
         if highest >= 1.6:
-            self.pen.text((self.left - 6, self.bars_top), f"{highest:.1f}", GREY, _font(SMALL), anchor="rt")
-        self.pen.text((MARGIN, self.floor), "weight", WEIGHT, _font(SMALL), anchor="ld")
+            self.pen.text((self.left - 6, self.bars_top), f"{highest:.1f}", GREY, font_of(SMALL), anchor="rt")
+        self.pen.text((MARGIN, self.floor), "weight", WEIGHT, font_of(SMALL), anchor="ld")
 
     def draw_frames(self, numbers: np.ndarray, key: np.ndarray | None) -> None:
         """The number of the frame under each pose, and the underline of the key moments."""
@@ -242,8 +184,8 @@ class _Film:
             for start, end in _runs(key > 0.5):
                 self.pen.rectangle((self.x(start), self.floor + 3, self.x(end) - 1, self.floor + 7), KEY)
         for frame, at in map(self.pose, range(self.poses)):
-            self.pen.text((at, self.floor + 11), str(int(numbers[frame])), GREY, _font(SMALL), anchor="ma")
-        self.pen.text((MARGIN, self.floor + 11), "frame", GREY, _font(SMALL))
+            self.pen.text((at, self.floor + 11), str(int(numbers[frame])), GREY, font_of(SMALL), anchor="ma")
+        self.pen.text((MARGIN, self.floor + 11), "frame", GREY, font_of(SMALL))
 
     def finish(self, joints: "JointSet") -> Image.Image:
         if not self.legend:
@@ -254,8 +196,8 @@ class _Film:
         entries += [(KEY, "underlined: key moments of the action")] if self.key else []
         for colour, text in entries:
             self.pen.rectangle((x, y + 5, x + 14, y + 8), colour)
-            self.pen.text((x + 20, y), text, INK, _font(SMALL))
-            x += 20 + math.ceil(_font(SMALL).getlength(text)) + 18
+            self.pen.text((x + 20, y), text, INK, font_of(SMALL))
+            x += 20 + math.ceil(font_of(SMALL).getlength(text)) + 18
         return self.page
 
 
@@ -288,7 +230,7 @@ def _frame_of(where: np.ndarray, sure: np.ndarray, room: tuple[int, int]) -> tup
 
 
 def _limb_colours(joints: "JointSet") -> list[str]:
-    """Of each limb: the side of its ends; none where they are on both, or on neither."""
+    """The colour of each limb: the side of its ends; neutral if they are on both sides, or on neither."""
     return [_colour(joints, ends) for ends in joints.limbs]
 
 
@@ -322,130 +264,59 @@ def _figure(
 
 
 def _pale(colour: str, strength: float) -> tuple[int, ...]:
-    """A colour mixed with the ground by how little sure it is; full from 0.7 on, never invisible."""
+    """A colour mixed with the ground, the paler the less sure; full from 0.7 on, never invisible."""
     share = float(np.clip(strength / 0.7, 0.15, 1))
     return tuple(round(246 + share * (part - 246)) for part in ImageColor.getrgb(colour)[:3])
 
 
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size=size)
-
-
-# ----------------------------------------------------------------------------------------------------------- recordings
-
-
-class Watched(NamedTuple):
-    """A recording, what it was recognised as, and the first of its views as the network saw it. Arrays on the CPU."""
-
-    name: str
-    label: int | None  # None: nobody knows
-    chances: np.ndarray  # (C,) probabilities, over all views
-    points: np.ndarray  # (M, L, V, 2)
-    scores: np.ndarray  # (M, L, V)
-    frames: np.ndarray  # (L,)
-    key: np.ndarray  # (L,)
-    weights: np.ndarray | None = None  # (T',)
-
-    def light(self) -> "Watched":
-        """Without the poses, which are what is large."""
-        return self._replace(points=self.points[:0], scores=self.scores[:0])
-
-    @property
-    def best(self) -> int:
-        return int(self.chances.argmax())
-
-    def ranked(self, classes: Sequence[str], top: int) -> list[tuple[str, float]]:
-        """The `top` classes of the highest probability, best first."""
-        order = np.argsort(-self.chances, kind="stable")[:top]
-        return [(classes[number], float(self.chances[number])) for number in order.tolist()]
-
-    def heading(self, classes: Sequence[str]) -> Heading:
-        (said, probability), *others = self.ranked(classes, 3)
-        return Heading(self.name, said, probability, "" if self.label is None else classes[self.label], others)
-
-
-def watch(task: Any, batch: Any, names: Sequence[str], known: bool = True) -> list[Watched]:
-    """Recognise a `SkeletonBatch`. names: of its recordings. known: its labels are of the task's own classes."""
-    scores, weights = task.weights_of(batch)
-    parts = [batch.points[:, 0], batch.scores[:, 0], batch.frames[:, 0], batch.key[:, 0]]
-    points, sure, frames, key = (part.detach().cpu().numpy().copy() for part in parts)  # the loader's memory
-    chances, labels = _array(scores), batch.labels.tolist()
-    first = None if weights is None else _array(weights)[:, 0]
-    return [
-        Watched(
-            name=name,
-            label=labels[row] if known else None,
-            chances=chances[row],
-            points=points[row],
-            scores=sure[row],
-            frames=frames[row],
-            key=key[row],
-            weights=None if first is None else first[row],
-        )
-        for row, name in enumerate(names)
-    ]
+# --------------------------------------------------------------------------------------------------------- predictions
 
 
 def draw(
-    watched: Sequence[Watched],
-    joints: "JointSet",
-    classes: Sequence[str],
-    folder: Path,
-    counts: Tensor | None = None,
-    note: str = "",
+    predictions: Sequence["ActionPrediction"], folder: Path, counts: Tensor | None = None, note: str = ""
 ) -> list[Path]:
-    """Write strips.png of the recordings that have poses and, of counts (C, C), confusion.png. The files.
+    """Write strips.png of the predictions that have poses and, of counts (K, K), confusion.png. Return the files.
 
-    Each has its numbers beside it as JSON. counts: rows true, columns recognised; None: no class was known. note: what
+    Each has its numbers beside it as JSON. counts: rows true, columns predicted; None if no class is known. note: what
     was counted.
     """
-    files, drawn = [], [one for one in watched if len(one.points)]
+    files, drawn = [], [one for one in predictions if len(one.points)]
     if drawn:
-        files += write_picture(strips(drawn, joints, classes), folder / "strips.png", twins(drawn, classes))
+        files += write_picture(strips(drawn), folder / "strips.png", [one.to_dict() for one in drawn])
     if counts is not None and int(counts.sum()):
-        picture = confusion(counts, classes, note)
-        files += write_picture(picture, folder / "confusion.png", {"classes": list(classes), "counts": counts.tolist()})
+        classes = predictions[0].classes
+        numbers = {"classes": list(classes), "counts": counts.tolist()}
+        files += write_picture(confusion(counts, classes, note), folder / "confusion.png", numbers)
     return files
 
 
 def confusion(counts: Tensor, classes: Sequence[str], note: str = "") -> Image.Image:
-    """What was taken for what, (C, C), with the share that was right above it."""
+    """Return the confusion matrix (K, K) as an image, with the accuracy above it."""
     right = 100 * float(counts.diagonal().sum() / counts.sum())
     return chart.confusion(counts, classes, f"{int(counts.sum())} recordings, {right:.1f} % right{note}")
 
 
-def confusion_of(watched: Sequence[Watched], classes: int) -> Tensor:
-    """(C, C), rows true, columns recognised, of those whose class is known."""
-    pairs = [(one.label, one.best) for one in watched if one.label is not None]
-    labels, said = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
-    return confusion_matrix(said, labels, classes)
+def confusion_of(predictions: Sequence["ActionPrediction"], classes: int) -> Tensor:
+    """Return the confusion matrix (K, K), rows true, columns predicted, of those whose class is known."""
+    pairs = [(one.label, one.best) for one in predictions if one.label is not None]
+    labels, predicted = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    return confusion_matrix(predicted, labels, classes)
 
 
-def strips(watched: Sequence[Watched], joints: "JointSet", classes: Sequence[str]) -> Image.Image:
-    """A strip of each, the legend below the last."""
-    last = len(watched) - 1
-    pages = [
-        strip(
-            *(one.points, one.scores, joints, one.weights, one.key, one.frames),
-            one.heading(classes),
-            legend=number == last,
-        )
-        for number, one in enumerate(watched)
-    ]
-    return stacked(pages)
+def strips(predictions: Sequence["ActionPrediction"]) -> Image.Image:
+    """Return a strip of each prediction, the legend below the last."""
+    last = len(predictions) - 1
+    return stacked([strip_of(one, legend=number == last) for number, one in enumerate(predictions)])
 
 
-def twins(watched: Sequence[Watched], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """What the strips show, in numbers."""
-    return [_twin(one, one.heading(classes)) for one in watched]
+def strip_of(one: "ActionPrediction", legend: bool = True) -> Image.Image:
+    """Return the filmstrip of a prediction."""
+    return strip(
+        one.points, one.joint_scores, one.joints, one.weights, one.key, one.frames, heading_of(one), legend=legend
+    )
 
 
-def _twin(one: Watched, heading: Heading) -> dict[str, Any]:
-    found = {**heading._asdict(), "right": heading.right, "others": [list(other) for other in heading.others]}
-    found["frames"] = one.frames.astype(int).tolist()
-    if one.weights is not None:
-        found["weights"] = [round(float(value), 6) for value in one.weights]
-        found["effective_frames"] = float(effective_frames(one.weights[None])[0])
-    if _known(one.key):
-        found["key"] = [int(value > 0.5) for value in one.key]
-    return found
+def heading_of(one: "ActionPrediction") -> Heading:
+    """Return the text above the filmstrip of a prediction."""
+    (predicted, probability), *others = one.ranked(3)
+    return Heading(one.name, predicted, probability, one.truth, others)

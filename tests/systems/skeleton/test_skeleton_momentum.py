@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sightword.ops.momentum import EMPTY, EMAModel, Queue
+from sightword.systems.skeleton.loss import EMPTY, EMAModel, Queue
 
 
 def test_a_queue_is_written_around_its_end():
@@ -76,7 +76,7 @@ def test_the_twin_is_in_eval_mode_and_has_no_gradients():
     assert not any(parameter.requires_grad for parameter in twin.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
     x = torch.randn(8, 3)
-    assert torch.equal(twin(x), twin(x))
+    assert torch.equal(twin.module(x), twin.module(x))
 
 
 def test_what_is_shared_is_neither_copied_nor_saved_twice():

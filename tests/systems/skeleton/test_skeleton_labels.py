@@ -1,4 +1,4 @@
-"""Files of labels, and the vectors of classes."""
+"""Files of labels, and the embeddings of classes."""
 
 import json
 
@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from skeleton_fakes import LABELS, write_world
 from torch import nn
 
-from sightword.systems.skeleton.texts import ClassTexts, Labels, read_labels
+from sightword.systems.skeleton.labels import Labels, read_labels
+from sightword.systems.skeleton.model import ClassTexts
 from sightword.towers.factory import text_tower
 
 
@@ -33,19 +34,19 @@ def test_labels_are_read_as_json_csv_and_names(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("a.json", "[1]", "holds a list"),
-        ("a.json", "{", "cannot be read as labels"),
+        ("a.json", "[1]", "expected an object, got a list of 1"),
+        ("a.json", "{", "ends in the middle of its JSON"),
         ("a.json", "{}", "names no class"),
-        ("a.json", '{"sit": []}', "'sit' has to have a list of prompts"),
-        ("a.json", '{"sit": ["", "x"]}', "'sit' has to have"),
-        ("a.json", '{"sit": 3}', "'sit' has to have"),
-        ("a.json", '{"sit": ["a"], "sit": ["b"]}', "'sit' stands in it twice"),
-        ("a.csv", "number,name\n0,sit\n", "not id,name"),
+        ("a.json", '{"sit": []}', "'sit' needs a list of prompts"),
+        ("a.json", '{"sit": ["", "x"]}', "'sit' needs a list"),
+        ("a.json", '{"sit": 3}', "sit: expected a list, got 3"),
+        ("a.json", '{"sit": ["a"], "sit": ["b"]}', '"sit" stands twice'),
+        ("a.csv", "number,name\n0,sit\n", "expected the columns id, name; id is missing"),
         ("a.csv", "id,name\n1,sit\n2,stand\n", "not 0 to 1"),
         ("a.csv", "id,name\n0,sit\n0,stand\n", "not 0 to 1"),
-        ("a.csv", "id,name\n0\n1,stand\n", "no name beside the id 0"),
-        ("a.csv", "id,name\n0, \n1,stand\n", "no name beside the id 0"),  # or 1 would become 0
-        ("a.csv", "id,name\n0,sit, on a chair\n1,stand\n", "'sit' .* more columns .* quotes"),
+        ("a.csv", "id,name\n0\n1,stand\n", "row 2: has 1 cells for 2 columns"),
+        ("a.csv", "id,name\n0, \n1,stand\n", "row 2: name: the cell is empty"),  # or 1 would become 0
+        ("a.csv", "id,name\n0,sit, on a chair\n1,stand\n", "row 2: has 3 cells for 2 columns, too many: quote a text"),
         ("a.txt", "sit\nsit\n", "'sit' twice"),
         ("a.yaml", "sit", "no file of labels"),
     ],
@@ -67,7 +68,7 @@ def test_a_class_is_the_mean_of_its_prompts_at_length_one(world):
     tower, head = text_tower(world["text"]), nn.Linear(64, 8)
     texts = ClassTexts(read_labels(world["labels"]), tower.tokenizer)
     with torch.no_grad():
-        read = texts.read(tower, head)
+        read = texts.embed(tower, head)
         for number, prompts in enumerate(LABELS.values()):
             each = F.normalize(head(tower.encode(list(prompts)).pooled), dim=1)
             torch.testing.assert_close(read.unit[number], F.normalize(each.mean(0), dim=0))
@@ -85,7 +86,7 @@ def test_some_classes_are_read_as_all_of_them_are(world, frozen):
     texts = ClassTexts(read_labels(world["labels"]), tower.tokenizer)
     chosen = torch.tensor([1, 2])
     with torch.no_grad():
-        every, some = texts.read(tower, head), texts.read(tower, head, chosen)
+        every, some = texts.embed(tower, head), texts.embed(tower, head, chosen)
     torch.testing.assert_close(some.unit, every.unit[chosen])
     torch.testing.assert_close(some.tokens, every.tokens[chosen])
     assert torch.equal(some.mask, every.mask[chosen])
@@ -107,7 +108,7 @@ def test_a_frozen_tower_reads_the_prompts_once_for_all(world):
         counted = Counted(tower.freeze() if frozen else tower)
         texts = ClassTexts(read_labels(world["labels"]), tower.tokenizer)
         for head in (nn.Linear(64, 8), nn.Linear(64, 8), nn.Linear(64, 8)):
-            texts.read(counted, head).unit.sum().backward()
+            texts.embed(counted, head).unit.sum().backward()
             assert head.weight.grad.any()
         assert counted.calls == calls
 
@@ -115,7 +116,7 @@ def test_a_frozen_tower_reads_the_prompts_once_for_all(world):
 def test_a_prompt_longer_than_the_tower_reads_is_a_line(world):
     tower = text_tower(world["text"], length=6)
     labels = Labels.of({"sit": ["sit"], "fan": ["using a fan with hand or feeling warm"]}, "ntu60.json")
-    with pytest.raises(ValueError, match=r"ntu60\.json: 'using a fan.*class 'fan'.* tokens .* 6: shorten.*text_length"):
+    with pytest.raises(ValueError, match=r"ntu60\.json: 'using a fan.*class 'fan'.* tokens .* 6. Shorten.*text_length"):
         ClassTexts(labels, tower.tokenizer)
 
 

@@ -1,0 +1,69 @@
+"""The networks of a config, with new weights or published ones."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sightword.errors import SightwordError
+from sightword.storage.checkpoint import load_strictly, read_weights
+from sightword.systems.skeleton.config import SkeletonConfig
+from sightword.systems.skeleton.model import (
+    FrameWeighting,
+    ResidualProjector,
+    ResNet3dSlowOnly,
+    VideoEncoder,
+    VideoTextModel,
+)
+from sightword.towers.base import TextTower
+from sightword.towers.factory import text_tower
+
+
+def build_video_text_model(
+    system: SkeletonConfig, network: ResNet3dSlowOnly, text: TextTower | None, widths: tuple[int, int]
+) -> VideoTextModel:
+    """Return the model without what only training needs. widths: of the text encoder's pooled vectors and tokens."""
+    video = VideoEncoder(network, widths[1] if system.frame_linear else 0)
+    projector: nn.Module = (
+        ResidualProjector(video.width, system.embed_dim, system.activation)
+        if system.projector == "residual"
+        else nn.Linear(video.width, system.embed_dim)
+    )
+    weighting = None
+    if system.frames == "pacl":
+        weighting = FrameWeighting(system.pacl_target, system.pacl_weight, system.pacl_gain, system.pacl_final_norm)
+    head = nn.Linear(widths[0], system.embed_dim)
+    return VideoTextModel(video, text, projector, head, system.pool, weighting, system.temperature)
+
+
+def open_tower(system: SkeletonConfig, name: str | Path) -> TextTower:
+    """Return the text encoder of that name or folder, with the options of a config."""
+    opened = partial(text_tower, name)
+    if system.text_length:
+        opened = partial(opened, length=system.text_length)
+    if system.text_pooling:
+        opened = partial(opened, pooling=system.text_pooling)
+    return opened()
+
+
+def load_published(network: ResNet3dSlowOnly, path: str | Path) -> None:
+    """Load a PoseC3D checkpoint of pyskl or mmaction2, without its classifier.
+
+    Its names are ours behind "backbone."; older files lack the number of batches that a batch norm has counted. Raises
+    SightwordError if it does not fit.
+    """
+    weights = read_weights(path)
+    prefix = "backbone."
+    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    if not own:
+        heads = ", ".join(sorted({name.split(".")[0] for name in weights})[:6])
+        raise SightwordError(
+            f"{path} is no PoseC3D of pyskl or mmaction2: none of its names begins with {prefix} (they begin with "
+            f"{heads})"
+        )
+    for name in network.state_dict():
+        if name.endswith("num_batches_tracked"):
+            own.setdefault(name, torch.tensor(0))
+    load_strictly(network, own, path)
+    network.lay_out()

@@ -1,0 +1,158 @@
+"""How well actions are named, and whether frames are weighed as the action's key moments are.
+
+Legend: B recordings of a batch, N of all; n views of each; L frames of a view; T frames of the features; K classes.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sightword.data.loader import moved
+from sightword.engine.contract import SPLITS, Evaluator, Metrics, Row
+from sightword.metrics.classes import class_accuracy, confusion_matrix, mean_class_accuracy, top_k
+from sightword.metrics.gather import gathered
+from sightword.systems.skeleton import show
+from sightword.systems.skeleton.data import SkeletonBatch, ViewDataset
+from sightword.systems.skeleton.model import VideoTextModel
+from sightword.systems.skeleton.predict import (
+    ActionPrediction,
+    BatchScores,
+    as_predictions,
+    describe_probabilities,
+    score_views,
+)
+from sightword.systems.skeleton.task import SkeletonTask
+from sightword.systems.skeleton.weight import weights_against_truth
+
+SHOWN = 4  # recordings of an image
+
+
+class Rows(NamedTuple):
+    """Recordings and their probabilities, on the CPU."""
+
+    scores: Tensor  # (N, K) float32
+    labels: Tensor  # (N,)
+    number: Tensor  # (N,), which of the split
+    weights: Tensor  # (N, n, T), or (N, n, 0) if frames are not weighed
+    key: Tensor  # (N, n, L)
+
+    @classmethod
+    def of(cls, scored: BatchScores, batch: SkeletonBatch) -> "Rows":
+        """Return a batch and its probabilities, copied out of the loader's memory."""
+        weights = scored.weights if scored.weights is not None else scored.scores.new_zeros(*batch.key.shape[:2], 0)
+        parts = (scored.scores.float(), batch.labels, batch.index, weights.float(), batch.key)
+        return cls(*(part.detach().cpu().clone() for part in parts))
+
+
+class SkeletonEvaluator(Evaluator[SkeletonBatch]):
+    """Predicts recordings and counts correct ones."""
+
+    def __init__(self, task: SkeletonTask) -> None:
+        self.task, self.classes = task, task.labels.classes
+        self.confusion: Tensor | None = None  # (K, K) of the last metrics, rows true, columns predicted
+        self.count, self.views, self.size = 0, 0, (0, 0)  # recordings, views of each, canvas: of the last metrics
+        self._rows: list[Rows] = []
+
+    def metric_names(self) -> frozenset[str]:
+        names = {"top1", "mean_class"} | ({"top5"} if len(self.classes) > 5 else set())
+        if self.task.system.frames == "pacl":
+            names |= {"effective_frames", "frames", "key_auc", "key_weight", "key_frames", "key_views"}
+        return frozenset(names)
+
+    def update(self, batch: SkeletonBatch) -> None:
+        self.task.check_labels(batch.labels)
+        self.split, self.views, self.size = batch.split, batch.points.shape[1], (int(batch.size[0]), int(batch.size[1]))
+        self._rows.append(Rows.of(self.score(batch), batch))
+
+    def score(self, batch: SkeletonBatch) -> BatchScores:
+        """Return the probabilities of a batch."""
+        task = self.task
+        bank = task.bank() if isinstance(task.model, VideoTextModel) else torch.zeros(0)
+        kind = task.system.test_scores
+        return score_views(task.model, task.heatmaps, bank, kind, batch.points, batch.scores, batch.size)
+
+    def compute(self) -> Metrics:
+        """Percent: top1, top5 (of more than five classes), mean_class (over classes that the split has).
+
+        With frames weighed by texts, also effective_frames, and how well the weights point at known key moments.
+        """
+        rows: Rows | None = gathered(Rows, self._rows)
+        self._rows = []
+        if rows is None:
+            return {}
+        self.count = len(rows.labels)
+        self.confusion = confusion_matrix(rows.scores.argmax(1), rows.labels, len(self.classes))
+        found = {"top1": 100 * float(top_k(rows.scores, rows.labels, 1))}
+        if len(self.classes) > 5:
+            found["top5"] = 100 * float(top_k(rows.scores, rows.labels, 5))
+        found["mean_class"] = 100 * float(mean_class_accuracy(self.confusion))
+        if rows.weights.numel():
+            found |= weights_against_truth(rows.weights.flatten(0, 1), rows.key.flatten(0, 1))
+        return found
+
+    def protocol(self) -> dict[str, str]:
+        task = self.task
+        found = {
+            "split": SPLITS.get(self.split, f"{self.split}: a split of its own"),
+            "views": f"{self.count} recordings, {self._views()}; probabilities are averaged over views",
+            "classes": f"{len(self.classes)} of {task.labels.source}",
+            "mean_class": "the mean of recalls over the classes that the split has",
+            "probabilities": describe_probabilities(task.model, task.system.test_scores),
+        }
+        if isinstance(task.model, VideoTextModel) and task.trained_on != len(self.classes):
+            found["classes"] += f"; it was trained on {task.trained_on}"
+        return found
+
+    def notes(self) -> dict[str, str]:
+        told = describe_probabilities(self.task.model, self.task.system.test_scores)
+        how = f"%, {self._views()}, {told}"
+        return dict.fromkeys(("top1", "top5", "mean_class"), how)
+
+    def _views(self) -> str:
+        return f"{self.views} view{'s' * (self.views != 1)} each at {self.size[0]}×{self.size[1]}"
+
+    def tables(self) -> dict[str, list[Row]]:
+        """Each class with its recall and the class that it is most often confused with."""
+        return {} if self.confusion is None else {"classes": _class_table(self.confusion, self.classes)}
+
+    def images(self, batch: SkeletonBatch) -> dict[str, Image]:
+        """Some recordings as filmstrips, with the weight of each frame if frames are weighed."""
+        some = SkeletonBatch._make(part[:SHOWN] if isinstance(part, Tensor) else part for part in batch)
+        names = [f"{batch.split} {number}" for number in some.index.tolist()]
+        return {"strips": show.strips(self._predicted(some, names))}
+
+    @torch.no_grad()
+    def draw(self, loader: DataLoader[SkeletonBatch], folder: Path) -> list[Path]:
+        """Write filmstrips of recordings, evenly spread over the loader's, and the last metrics' confusion matrix."""
+        dataset, device = loader.dataset, next(self.task.parameters()).device
+        assert isinstance(dataset, ViewDataset)
+        rows = sorted({number * len(dataset) // (2 * SHOWN) for number in range(2 * SHOWN)})
+        predictions = self._predicted(moved(dataset.__getitems__(rows), device), [dataset.name(row) for row in rows])
+        return show.draw(predictions, folder, self.confusion)
+
+    def _predicted(self, batch: SkeletonBatch, names: list[str]) -> list[ActionPrediction]:
+        return as_predictions(self.score(batch), batch, names, self.task.labels, self.task.joints, labelled=True)
+
+
+def _class_table(confusion: Tensor, names: tuple[str, ...]) -> list[Row]:
+    """A row for each class: its recordings, its recall in percent, the class that it is most often confused with."""
+    right = class_accuracy(confusion)
+    wrong = confusion - confusion.diag().diag()
+    rows: list[Row] = []
+    for number, name in enumerate(names):
+        count, most = int(confusion[number].sum()), int(wrong[number].argmax())
+        times = int(wrong[number, most])
+        rows.append(
+            {
+                "class": name,
+                "recordings": count,
+                "right": round(100 * float(right[number]), 2) if count else None,
+                "taken_for": names[most] if times else "",
+                "times": times,
+            }
+        )
+    return rows

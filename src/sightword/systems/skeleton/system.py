@@ -1,0 +1,58 @@
+"""The system `skeleton`: name the action of a moving skeleton by comparing it with the action's words."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sightword.engine.contract import Check, Command, Evaluator, Predictor, System
+from sightword.systems.skeleton import commands
+from sightword.systems.skeleton.config import SkeletonConfig, SkeletonData
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from sightword.data.loader import Loaders
+    from sightword.systems.skeleton.data import SkeletonBatch
+    from sightword.systems.skeleton.task import SkeletonTask
+
+
+class SkeletonSystem(System[SkeletonConfig, SkeletonData, "SkeletonTask", "SkeletonBatch"]):
+    """What the engine asks of the recognition of actions."""
+
+    name = "skeleton"
+    Config, Data = SkeletonConfig, SkeletonData
+
+    def task(self, config: SkeletonConfig) -> "SkeletonTask":
+        from sightword.systems.skeleton.task import make_task
+
+        return make_task(config)
+
+    def loaders(self, data: SkeletonData, seed: int, task: "SkeletonTask") -> "Loaders[SkeletonBatch]":
+        from sightword.systems.skeleton.data import make_loaders
+
+        return make_loaders(data, seed, task.joints, task.labels.classes)
+
+    def held_out(self, data: SkeletonData, seed: int, split: str, task: "SkeletonTask") -> "DataLoader[SkeletonBatch]":
+        from sightword.systems.skeleton.data import split_loader
+
+        return split_loader(data, split, task.joints, task.labels.classes)
+
+    def evaluator(self, task: "SkeletonTask") -> "Evaluator[SkeletonBatch]":
+        from sightword.systems.skeleton.evaluate import SkeletonEvaluator
+
+        return SkeletonEvaluator(task)
+
+    def predictor(self) -> type[Predictor]:
+        from sightword.systems.skeleton.predict import ActionRecognizer
+
+        return ActionRecognizer
+
+    @property
+    def commands(self) -> Sequence[Command]:
+        return [commands.recognise, commands.convert]
+
+    @property
+    def checks(self) -> Mapping[str, Check]:
+        return {"pyskl": commands.check_pyskl}
+
+
+SYSTEM = SkeletonSystem()
