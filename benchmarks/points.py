@@ -23,8 +23,9 @@ from torch import Tensor
 from towers import in_turns
 
 from sightword.systems.points.lift.geometry import back_project, project, to_grid, visible
-from sightword.systems.points.lift.link import Links, PatchChain, Views, lift, link
-from sightword.systems.points.lift.neighbour import ball_query
+from sightword.systems.points.lift.geometry import Links, Views, lift, link
+from sightword.systems.points.lift.uv_index import PatchChain
+from sightword.systems.points.lift.geometry import ball_query
 from sightword.towers.token_cache import Source
 
 FRAMES, POINTS, CHANNELS, GRID, SIZE = 5, 20_000, 512, (14, 19), (480, 640)

@@ -12,7 +12,7 @@ __version__ = VERSION
 _HOMES = {
     "AnimeDataModule": "compat.lightning",
     "BiFusionEncoder": "systems.points.model",
-    "ClipConsCriterion": "systems.points.loss",
+    "ClipConsCriterion": "systems.points.task",
     "Decoder": "towers.vq.network",
     "Encoder": "towers.vq.network",
     "FeatureCache": "storage.cache",
@@ -31,14 +31,14 @@ _HOMES = {
     "VQVAEModel": "compat.lightning",
     "VectorQuantizer": "ops.quantize",
     "VectorQuantizerEMA": "ops.quantize",
-    "ball_query": "systems.points.lift.neighbour",
+    "ball_query": "systems.points.lift.geometry",
     "build_geo_pe": "systems.points.model",
-    "build_uv_index": "systems.points.lift.link",
-    "build_uv_index_batch": "systems.points.lift.link",
+    "build_uv_index": "systems.points.lift.uv_index",
+    "build_uv_index_batch": "systems.points.lift.uv_index",
     "generate_semantic_anchors": "systems.intent.anchors",
     "image_tower": "towers.factory",
     "load_published": "towers.vq.published",
-    "sample_img_feat": "systems.points.lift.link",
+    "sample_img_feat": "systems.points.lift.uv_index",
     "text_tower": "towers.factory",
     "class_embeddings": "towers.prompt",
 }
@@ -55,16 +55,16 @@ if TYPE_CHECKING:
     from sightword.storage.cache import FeatureCache as FeatureCache
     from sightword.systems.intent.anchors import generate_semantic_anchors as generate_semantic_anchors
     from sightword.systems.intent.model import SemanticSpatialVQ as SemanticSpatialVQ
-    from sightword.systems.points.lift.link import build_uv_index as build_uv_index
-    from sightword.systems.points.lift.link import build_uv_index_batch as build_uv_index_batch
-    from sightword.systems.points.lift.link import sample_img_feat as sample_img_feat
-    from sightword.systems.points.lift.neighbour import ball_query as ball_query
-    from sightword.systems.points.loss import ClipConsCriterion as ClipConsCriterion
+    from sightword.systems.points.lift.geometry import ball_query as ball_query
+    from sightword.systems.points.lift.uv_index import build_uv_index as build_uv_index
+    from sightword.systems.points.lift.uv_index import build_uv_index_batch as build_uv_index_batch
+    from sightword.systems.points.lift.uv_index import sample_img_feat as sample_img_feat
     from sightword.systems.points.model import BiFusionEncoder as BiFusionEncoder
     from sightword.systems.points.model import FusionGate as FusionGate
     from sightword.systems.points.model import TinySA2D as TinySA2D
     from sightword.systems.points.model import TinySAModule as TinySAModule
     from sightword.systems.points.model import build_geo_pe as build_geo_pe
+    from sightword.systems.points.task import ClipConsCriterion as ClipConsCriterion
     from sightword.systems.skeleton.network import ResNet3dSlowOnly as ResNet3dSlowOnly
     from sightword.systems.tokenizer.loss import LPIPS as LPIPS
     from sightword.towers.factory import image_tower as image_tower

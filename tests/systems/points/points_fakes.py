@@ -2,7 +2,7 @@
 
 import torch
 
-from sightword.systems.points.lift.link import Views
+from sightword.systems.points.lift.geometry import Views
 
 SIZE = (12, 16)  # H, W of a depth image
 FOCAL = 10.0

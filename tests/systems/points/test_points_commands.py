@@ -10,7 +10,8 @@ from lift_fakes import write_rooms
 from sightword.cli.main import main
 from sightword.miniature import room
 from sightword.systems.points.lift.cloud import scene_cloud
-from sightword.systems.points.scannet.reader import read_classes, read_scene
+from sightword.systems.points.scannet.label import read_classes
+from sightword.systems.points.scannet.reader import read_scene
 
 
 @pytest.fixture(scope="module")

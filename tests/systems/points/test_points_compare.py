@@ -10,7 +10,7 @@ from lift_fakes import ColourText, ColourTower, scenes_of, write_rooms
 from sightword.systems.points import compare as module
 from sightword.systems.points.compare import compare, table, ways, write
 from sightword.systems.points.lift.cloud import scene_cloud
-from sightword.systems.points.lift.link import link
+from sightword.systems.points.lift.geometry import link
 from sightword.systems.points.scannet.label import LabelSet
 from sightword.systems.points.scannet.reader import views_of
 

@@ -21,7 +21,7 @@ from sightword.systems.points.data import (
     turned,
 )
 from sightword.systems.points.lift.cloud import Cloud
-from sightword.systems.points.lift.link import link
+from sightword.systems.points.lift.geometry import link
 from sightword.systems.points.scannet.label import label_set
 
 SIZES = {"color": (48, 64), "depth": (36, 48), "voxel": 0.1}

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sightword.systems.points.legend import NONE, coloured, keyed, palette_of
+from sightword.systems.points.show import NONE, coloured, keyed, palette_of
 
 PALETTE = np.array([(200, 30, 30), (30, 30, 200)], np.uint8)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from points_fakes import batch_of, wall
 
-from sightword.systems.points.lift.link import link
+from sightword.systems.points.lift.geometry import link
 from sightword.systems.points.model import (
     BiFusionEncoder,
     FusionGate,
@@ -97,7 +97,7 @@ def test_the_documents_chain_before_sampling_is_the_chain_after_it():
     torch.manual_seed(0)
     chain = ReduceByChain(8, 16)
     xyz, _, scene, views, maps, _ = batch_of(wall(50))
-    from sightword.systems.points.lift.link import lift
+    from sightword.systems.points.lift.geometry import lift
 
     links = link(xyz, scene, views)
     seen = links.counts > 0

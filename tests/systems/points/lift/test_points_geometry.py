@@ -11,17 +11,8 @@ from box_room import camera, depth_of, hit, intrinsics, orbit, seen, surface, vi
 from PIL import Image
 
 from sightword.miniature import room
-from sightword.systems.points.lift.geometry import (
-    back_project,
-    cells,
-    confidence,
-    crop_intrinsics,
-    project,
-    resize_intrinsics,
-    so3,
-    to_grid,
-    visible,
-)
+from sightword.systems.points.lift.geometry import back_project, cells, confidence, crop_intrinsics, project, to_grid, visible
+from sightword.systems.points.scannet.reader import resize_intrinsics, so3
 
 SIZE = (120, 160)
 K = intrinsics(SIZE)

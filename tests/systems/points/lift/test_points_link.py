@@ -7,16 +7,8 @@ from box_room import surface, views
 
 from sightword.systems.points.lift import link as links_of
 from sightword.systems.points.lift.geometry import project, to_grid, visible
-from sightword.systems.points.lift.link import (
-    PatchChain,
-    UVIndex,
-    Views,
-    build_uv_index,
-    build_uv_index_batch,
-    lift,
-    link,
-    sample_img_feat,
-)
+from sightword.systems.points.lift.uv_index import PatchChain, UVIndex, build_uv_index, build_uv_index_batch, sample_img_feat
+from sightword.systems.points.lift.geometry import Views, lift, link
 
 ROOM = views(5)
 XYZ = surface(2000)

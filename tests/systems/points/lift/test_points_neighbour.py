@@ -5,7 +5,7 @@ import torch
 from box_room import surface
 
 from sightword.systems.points.lift import neighbour
-from sightword.systems.points.lift.neighbour import ball_query
+from sightword.systems.points.lift.geometry import ball_query
 
 
 def brute(query, points, radius, k, query_scene=None, point_scene=None):

@@ -10,16 +10,8 @@ from PIL import Image
 from sightword.miniature import room
 from sightword.systems.points.lift.geometry import back_project, project
 from sightword.systems.points.scannet.check import check_scannet
-from sightword.systems.points.scannet.reader import (
-    find_scenes,
-    read_classes,
-    read_color,
-    read_depth,
-    read_matrix,
-    read_scene,
-    read_scenes_file,
-    scene_folder,
-)
+from sightword.systems.points.scannet.reader import find_scenes, read_color, read_depth, read_matrix, read_scene, read_scenes_file, scene_folder
+from sightword.systems.points.scannet.label import read_classes
 
 NAME = "scene0000_00"
 REAL = Path(os.environ.get("SIGHTWORD_RGBD", "?"))  # a scene's folder of posed frames
