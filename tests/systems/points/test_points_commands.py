@@ -44,7 +44,7 @@ def test_lift_writes_every_scene_and_says_what_it_cost(rooms, random_clip, tmp_p
     out = tmp_path / "out"
     words = ["lift", f"root={root}", f"tower={random_clip[0]}", f"cache={tmp_path / 'cache'}", *SMALL]
     words += ["frames_per_scene=2", f"scenes_file={root}/meta_data/scannetv2_val.txt"]
-    assert main([*words, f"output_dir={out}", "vis=1"]) == 0
+    assert main([*words, f"out={out}", "vis=1"]) == 0
     told = capsys.readouterr().out
     assert f"2 of 2 scenes in {out}" in told
     assert "clip" in told
@@ -55,7 +55,7 @@ def test_lift_writes_every_scene_and_says_what_it_cost(rooms, random_clip, tmp_p
         files = {file.name for file in (out / name).iterdir()}
         assert files == {"frame_0.npz", "frame_40.npz", "points.ply", "report.json", "vis_0.png", "vis_40.png",
                          "cloud.png"}  # fmt: skip
-    assert main([*words, f"output_dir={tmp_path / 'again'}"]) == 0
+    assert main([*words, f"out={tmp_path / 'again'}"]) == 0
     assert "clip " not in capsys.readouterr().out  # all of it was read
 
 
@@ -63,7 +63,7 @@ def test_a_scene_that_is_not_there_is_named_and_the_others_lifted(rooms, random_
     root, names = rooms
     listed = tmp_path / "list.txt"
     listed.write_text(f"{names[0]}\nscene0707_00\n")
-    words = [f"root={root}", f"tower={random_clip[0]}", f"scenes_file={listed}", f"output_dir={tmp_path / 'o'}", *SMALL]
+    words = [f"root={root}", f"tower={random_clip[0]}", f"scenes_file={listed}", f"out={tmp_path / 'o'}", *SMALL]
     assert main(["lift", *words]) == 0
     told = capsys.readouterr().out
     assert "not lifted: scene0707_00: " in told
@@ -97,7 +97,7 @@ def test_ask_finds_things_in_a_room_that_was_never_seen(unseen, small_clip, tmp_
 def test_ask_reads_what_lift_kept(rooms, random_clip, tmp_path, capsys):
     root, names = rooms
     words = [f"tower={random_clip[0]}", *SMALL, f"cache={tmp_path / 'cache'}"]
-    main(["lift", f"root={root}", f"output_dir={tmp_path / 'o'}", "frames_per_scene=3", *words])
+    main(["lift", f"root={root}", f"out={tmp_path / 'o'}", "frames_per_scene=3", *words])
     lost = root / "2D" / names[0] / "pose" / "60.txt"
     lost.write_text("-inf -inf -inf -inf\n" * 4)
     before = sorted((tmp_path / "cache").rglob("*"))
@@ -123,12 +123,12 @@ def test_compare_prints_and_writes_the_table(rooms, random_clip, tmp_path, capsy
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["lift", "output_dir=o"], "sightword lift needs root="),
-        (["lift", "root=r", "output_dir=o", "dtype=int8"], "dtype is bf16, fp32 or fp16; got 'int8'"),
-        (["lift", "root=r", "output_dir=o", "size=224"], "size is height x width, as 224x304; got '224'"),
-        (["lift", "root=nowhere", "output_dir=o"], "nowhere is not there"),
-        (["lift", "root=r", "output_dir=o", "frames_per_scene=0"], "frames_per_scene is at least 1, got 0"),
-        (["lift", "root=r", "output_dir=o", "scenes_file=no.txt"], "no.txt is not there"),
+        (["lift", "out=o"], "sightword lift needs root="),
+        (["lift", "root=r", "out=o", "dtype=int8"], "dtype is bf16, fp32 or fp16; got 'int8'"),
+        (["lift", "root=r", "out=o", "size=224"], "size is height x width, as 224x304; got '224'"),
+        (["lift", "root=nowhere", "out=o"], "nowhere is not there"),
+        (["lift", "root=r", "out=o", "frames_per_scene=0"], "frames_per_scene is at least 1, got 0"),
+        (["lift", "root=r", "out=o", "scenes_file=no.txt"], "no.txt is not there"),
         (["ask", "scene=s"], "the question is empty"),
         (["ask", "scene=nowhere", "a chair"], "nowhere is not there"),
         (["compare", "root=nowhere"], "nowhere"),
@@ -146,7 +146,7 @@ def test_mistakes_are_one_line(words, line, capsys, monkeypatch, tmp_path):
 
 
 def test_a_cache_of_another_clip_ends_the_job_in_one_line(rooms, random_clip, tmp_path, capsys):
-    words = [f"root={rooms[0]}", f"tower={random_clip[0]}", f"output_dir={tmp_path / 'o'}", f"cache={tmp_path / 'c'}"]
+    words = [f"root={rooms[0]}", f"tower={random_clip[0]}", f"out={tmp_path / 'o'}", f"cache={tmp_path / 'c'}"]
     assert main(["lift", *words, *SMALL]) == 0
     capsys.readouterr()
     assert main(["lift", *words, "token_type=kk", *SMALL[1:]]) == 2
@@ -155,7 +155,7 @@ def test_a_cache_of_another_clip_ends_the_job_in_one_line(rooms, random_clip, tm
 
 
 def test_half_precision_on_a_cpu_is_bf16_and_said(rooms, random_clip, tmp_path, capsys):
-    words = [f"root={rooms[0]}", f"tower={random_clip[0]}", f"output_dir={tmp_path / 'o'}", "size=32x48", "dtype=fp16"]
+    words = [f"root={rooms[0]}", f"tower={random_clip[0]}", f"out={tmp_path / 'o'}", "size=32x48", "dtype=fp16"]
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     assert main(["lift", *words]) == 0

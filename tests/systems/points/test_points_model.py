@@ -259,10 +259,10 @@ def test_a_scene_without_a_view_is_served():
 
 def test_maps_of_another_clip_are_refused_in_one_line():
     xyz, rgb, scene, views, _, _ = batch_of(wall(20))
-    with pytest.raises(ValueError, match=r"are \(views, 8, h, w\); these are \(3, 5, 3, 4\)") as error:
+    with pytest.raises(ValueError, match=r"expected maps \(3 views, 8, h, w\), got \(3, 5, 3, 4\)") as error:
         encoder()(xyz, rgb, scene, views, torch.randn(3, 5, 3, 4))
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="not one point"):
+    with pytest.raises(ValueError, match="there are no points"):
         encoder()(xyz[:0], rgb[:0], scene[:0], views, torch.randn(3, 8, 3, 4))
 
 

@@ -12,17 +12,17 @@ from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import PointsConfig
 from sightword.systems.points.data import RoomBatch
 from sightword.systems.points.scannet.label import LabelSet
-from sightword.systems.points.task import PointsTask, make_encoder, read_exported
+from sightword.systems.points.task import PointsTask, make_encoder
 
 WORDS = ("wall", "chair", "bed")
 
 
 class Words:
-    """A CLIP of which only words are asked: each is an axis."""
+    """A CLIP whose class embeddings are the axes."""
 
     name, tag = "words", "none"
 
-    def words(self, names, templates):
+    def class_embeddings(self, names, templates):
         return torch.eye(8)[: len(names)]
 
 
@@ -58,17 +58,17 @@ def test_the_label_loss_is_cross_entropy_over_known_labels():
     task, batch = task_for(label_weight=1.0), batch_for()
     batch.label[::3] = -1
     known = batch.label >= 0
-    text = task.see(batch)[0].text[known]
+    text = task.encode(batch)[0].text[known]
     wanted = F.cross_entropy(40.0 * text[:, :3], batch.label[known])
     torch.testing.assert_close(task.losses(batch)["label_loss"], wanted)
     batch.label[:] = -1
     assert task.losses(batch)["label_loss"].item() == 0
 
 
-def test_roles_hold_every_parameter_once():
+def test_parameter_groups_hold_every_parameter_once():
     for values in ({}, {"neck": 1}, {"layers": 0}):
         task = task_for(**values)
-        grouped = [p for parameters in task.roles().values() for p in parameters]
+        grouped = [p for parameters in task.parameter_groups().values() for p in parameters]
         assert len(grouped) == len(set(grouped))
         assert set(grouped) == {p for p in task.parameters() if p.requires_grad}
 
@@ -90,7 +90,7 @@ def test_training_learns_to_say_what_clip_says():
 def test_measures_are_the_shares_of_points_told_right():
     task, batch = task_for().eval(), batch_for()
     with torch.no_grad():
-        out, _ = task.see(batch)
+        out, _ = task.encode(batch)
     task.evaluate(batch)
     found = task.measures()
     told = torch.where(out.seen, out.clip[:, :3].argmax(1), -1)
@@ -148,7 +148,7 @@ def test_what_is_exported_says_the_same(tmp_path, random_clip):
     task = task_for(seed=3, clip=str(random_clip[0]), clip_tag="").eval()
     task.export(tmp_path)
     again, batch = read_exported(tmp_path), batch_for()
-    assert torch.equal(again.see(batch)[0].text, task.see(batch)[0].text)
+    assert torch.equal(again.encode(batch)[0].text, task.encode(batch)[0].text)
     assert again.labels[:2] == task.labels[:2]
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="damaged"):
@@ -170,7 +170,7 @@ def test_a_picture_shows_the_answers_beside_the_labels(tmp_path):
 
 def test_clip_is_frozen_for_good_and_no_part_of_the_task(random_clip):
     clip = FrozenClip(str(random_clip[0]), token_type="value", size=(32, 40), dtype="fp32")
-    tower = clip.open().tower
+    tower = clip.encoder().tower
     before = digest(tower.state_dict())
     system = PointsConfig(dim=16, heads=2, use_amp=False, label_weight=1.0)
     task = PointsTask(system, make_encoder(system, clip.width), clip, LabelSet(WORDS, (1, 2, 3), "three")).train()
@@ -191,11 +191,11 @@ def test_clip_is_frozen_for_good_and_no_part_of_the_task(random_clip):
 def test_clip_sees_in_parts_as_at_once(random_clip, monkeypatch):
     clip = FrozenClip(str(random_clip[0]), token_type="qq", size=(32, 40), dtype="fp32")
     images = torch.randn(5, 3, 32, 40)
-    whole = clip.see(images)
+    whole = clip.encode_image(images)
     assert whole.maps.shape == (5, 24, 4, 5)
     torch.testing.assert_close(whole.maps.float().norm(dim=1), torch.ones(5, 4, 5), atol=1e-2, rtol=0)
     monkeypatch.setattr("sightword.systems.points.clip.AT_ONCE", 2)
-    torch.testing.assert_close(clip.see(images).maps.float(), whole.maps.float(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(clip.encode_image(images).maps.float(), whole.maps.float(), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["bifusion", "lift"])

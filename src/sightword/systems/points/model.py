@@ -44,7 +44,7 @@ class Fused(NamedTuple):
 
 
 def build_geo_pe(xyz: Tensor, bands: int = 6, longest: float = LONGEST) -> Tensor:
-    """Return Fourier features of positions (N, 3) in metres: (N, 6·bands), sines of all bands for x, y, z, then cosines.
+    """Return Fourier features of positions (N, 3), metres: (N, 6·bands), sines of all bands for x, y, z, then cosines.
 
     Wavelengths are longest, longest/2, … longest/2^(bands - 1), so 6.4 m to 20 cm.
     """
