@@ -104,7 +104,7 @@ def test_ask_reads_what_lift_kept(rooms, random_clip, tmp_path, capsys):
     ask = ["ask", f"scene={root}/2D/{names[0]}", *words]
     assert main([*ask, f"out={tmp_path / 'a'}", "a chair"]) == 0
     lost.unlink()
-    assert f"{names[0]}: 1 frame is passed over: frame 60: " in capsys.readouterr().err
+    assert f"{names[0]}: 1 frame is left out: frame 60: " in capsys.readouterr().err
     assert sorted((tmp_path / "cache").rglob("*")) == before
     assert main([*ask[:-1], f"out={tmp_path / 'b'}", "a chair"]) == 0
     one, other = (np.load(tmp_path / part / "scores.npz")["cosines"] for part in "ab")
@@ -117,23 +117,23 @@ def test_compare_prints_and_writes_the_table(rooms, random_clip, tmp_path, capsy
     told = capsys.readouterr().out
     for line in ("4×4 patches", "8×8 patches of a larger frame", "upsampled to 16×16", "PixelShuffle(2)"):
         assert line in told
-    assert {file.name for file in tmp_path.iterdir()} == {"compare.csv", "compare.txt", "compare.json"}
+    assert {file.name for file in tmp_path.iterdir()} == {"compare_ways.csv", "compare_ways.txt", "compare.json"}
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["lift", "out=o"], "sightword lift needs root="),
-        (["lift", "root=r", "out=o", "dtype=int8"], "dtype is bf16, fp32 or fp16; got 'int8'"),
+        (["lift", "root=r", "out=o", "dtype=int8"], "dtype='int8' is none of bf16, fp32, fp16"),
         (["lift", "root=r", "out=o", "size=224"], "size is height x width, as 224x304; got '224'"),
-        (["lift", "root=nowhere", "out=o"], "nowhere is not there"),
-        (["lift", "root=r", "out=o", "frames_per_scene=0"], "frames_per_scene is at least 1, got 0"),
-        (["lift", "root=r", "out=o", "scenes_file=no.txt"], "no.txt is not there"),
-        (["ask", "scene=s"], "the question is empty"),
-        (["ask", "scene=nowhere", "a chair"], "nowhere is not there"),
+        (["lift", "root=nowhere", "out=o"], "nowhere does not exist"),
+        (["lift", "root=r", "out=o", "frames_per_scene=0"], "frames_per_scene=0 is too small. Pass at least 1"),
+        (["lift", "root=r", "out=o", "scenes_file=no.txt"], "no.txt does not exist"),
+        (["ask", "scene=s"], "the text query is empty"),
+        (["ask", "scene=nowhere", "a chair"], "nowhere does not exist"),
         (["compare", "root=nowhere"], "nowhere"),
-        (["ask", "scene=nowhere", f"out={__file__}", "a chair"], "is a file: out= is a folder"),
-        (["compare", "root=nowhere", f"out={__file__}"], "is a file: out= is a folder"),
+        (["ask", "scene=nowhere", f"out={__file__}", "a chair"], "is a file. Pass a folder"),
+        (["compare", "root=nowhere", f"out={__file__}"], "is a file. Pass a folder"),
     ],
 )
 def test_mistakes_are_one_line(words, line, capsys, monkeypatch, tmp_path):
@@ -167,13 +167,13 @@ def test_a_set_of_rooms_is_checked(rooms, capsys):
     assert capsys.readouterr().out
 
 
-def test_the_verbs_are_told_without_torch():
+def test_the_commands_are_known_without_torch():
     import subprocess
 
     code = (
-        "import sys; from sightword.systems.points import commands; "
+        "import sys; from sightword.systems.points.system import SYSTEM; "
         "print(sorted(m for m in ('torch', 'numpy', 'PIL') if m in sys.modules), "
-        "[v.__name__ for v in commands.COMMANDS])"
+        "[command.__name__ for command in SYSTEM.commands])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "[] ['lift', 'ask', 'compare']"

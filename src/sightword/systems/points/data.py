@@ -105,6 +105,11 @@ FrameSource = FrameCache | Preprocess  # where the maps of frames are read, or h
 def _frame_source(data: PointsData, clip: FrozenClip, scenes: Sequence[Scene]) -> FrameSource:
     if not data.cache:
         return clip.encoder().preprocess
+    return complete_cache(data, scenes)
+
+
+def complete_cache(data: PointsData, scenes: Sequence[Scene]) -> FrameCache:
+    """Return data.cache. Raises SightwordError, with the command to run, if frames of these scenes are missing."""
     cache = FrameCache(data.cache)
     missing = [f"{scene.name}/{index}" for scene in scenes for index in cache.lacks(scene)]
     if missing:

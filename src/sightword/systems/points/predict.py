@@ -21,6 +21,7 @@ from sightword.systems.points.ask import PointFeatures, SceneAnswer
 from sightword.systems.points.clip import FrozenClip, clip_of
 from sightword.systems.points.config import PointsConfig
 from sightword.systems.points.lift.cloud import scene_cloud, thinned
+from sightword.systems.points.lift.extract import NOTHING_SEEN
 from sightword.systems.points.lift.features import Features, features_of, fill
 from sightword.systems.points.scannet.label import LabelSet
 from sightword.systems.points.scannet.reader import Scene, read_color, read_scene, say_skipped, views_of
@@ -126,6 +127,8 @@ class SceneQuery(Predictor):
             for part in (cloud.xyz, cloud.rgb.float() / 127.5 - 1, features.maps, features.pooled)
         )
         out = model(xyz, rgb, torch.zeros(len(xyz), dtype=torch.int64, device=xyz.device), views, maps, pooled)
+        if not len(out.links.point):
+            raise SightwordError(f"{scene.name}: {NOTHING_SEEN.format(points=len(xyz), frames=len(scene.frames))}")
         visible = out.seen.cpu()
         known = visible if model.gate is None else torch.ones_like(visible)
         return ask.placed(scene, cloud, out.text.cpu(), visible, known, out.links)

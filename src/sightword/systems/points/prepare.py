@@ -7,7 +7,7 @@ from pathlib import Path
 from sightword.engine.contract import Step
 from sightword.systems.points.clip import FrozenClip, clip_of
 from sightword.systems.points.config import PointsConfig, PointsData
-from sightword.systems.points.data import readable_scenes, split_names
+from sightword.systems.points.data import complete_cache, readable_scenes, split_names
 from sightword.systems.points.lift.features import FrameCache, fill
 from sightword.systems.points.scannet.reader import Scene
 
@@ -18,14 +18,16 @@ DATA = ("root", "scenes", "val_scenes", "test_scenes", "hold_out", "pool", "cach
 def make_steps(experiment: str, system: PointsConfig, data: PointsData) -> list[Step]:
     """Return the step that fills data.cache for the scenes of all splits; none without a cache.
 
-    With data.offline_clip_feat the cache is only read: raises SightwordError that names the frames it is missing.
+    With data.offline_clip_feat the cache is only read: raises SightwordError if it is another CLIP's, or frames are
+    missing.
     """
     if not data.cache:
         return []
     clip = clip_of(system)
     scenes = [scene for split, names in split_names(data).items() for scene in readable_scenes(data, names, split)[0]]
     if data.offline_clip_feat:
-        fill(clip.source, clip.token_type, scenes, data.cache, offline=True)
+        complete_cache(data, scenes)
+        clip.open_cache(data.cache)
         return []
     return [
         Step(
