@@ -66,10 +66,10 @@ def test_no_query_is_one_line():
 def test_what_is_told_says_how_many_where_and_how_right():
     scene = lifted([RED, RED, GREEN, GREEN, NOTHING], torch.tensor([5, 5, 5, 7, 5]))
     found = asked(scene, ["a red"])
-    lines = ask.told(found, {5: "red", 7: "green"})
+    lines = ask.summary_lines(found, {5: "red", 7: "green"})
     assert lines[0].startswith("a red: 2 of 4 points (50.0 %), cosine up to 1.000")
     assert lines[1] == "  by the cloud's labels: recall 67 %, precision 100 %"
-    assert len(ask.told(found, {7: "green"})) == 1
+    assert len(ask.summary_lines(found, {7: "green"})) == 1
 
 
 def test_a_few_classes_compete_and_many_do_not():

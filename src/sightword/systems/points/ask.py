@@ -1,4 +1,4 @@
-"""Answers to text queries about a scene: how well each text fits each point, told in lines, drawn and written.
+"""Answers to text queries about a scene: how well each text fits each point, in lines, pictures and files.
 
 Legend: N points, Q texts, D dimension of CLIP's joint space.
 """
@@ -143,7 +143,7 @@ class SceneAnswer(Result):
         }
 
     def __repr__(self) -> str:
-        return "\n".join([f"{self.scene}, {len(self.points):,} points", *told(self, {})])
+        return "\n".join([f"{self.scene}, {len(self.points):,} points", *summary_lines(self, {})])
 
 
 def answer(
@@ -153,11 +153,11 @@ def answer(
 
     Raises SightwordError without a query.
     """
-    asked = tuple(dict.fromkeys(" ".join(query.split()) for query in queries if query.strip()))
-    if not asked:
+    wanted = tuple(dict.fromkeys(" ".join(query.split()) for query in queries if query.strip()))
+    if not wanted:
         raise SightwordError('there is no text query. Pass one: sightword ask scene=… tower=… "a chair, a bed"')
-    rest = tuple(word for word in against if plain(word) not in {plain(query) for query in asked})
-    texts = (*asked, *rest)
+    rest = tuple(word for word in against if plain(word) not in {plain(query) for query in wanted})
+    texts = (*wanted, *rest)
     cosines = found.features @ query_embeddings(text, texts).T
     scores = (LOGIT_SCALE * cosines).softmax(-1) if len(texts) > 1 else (cosines + 1) / 2
     best = torch.where(found.known, cosines.argmax(-1), torch.tensor(-1))
@@ -165,7 +165,7 @@ def answer(
         scene=scene,
         cloud=found.cloud,
         visible=found.visible,
-        queries=asked,
+        queries=wanted,
         against=rest,
         cosines=cosines,
         scores=scores * found.known[:, None],
@@ -175,7 +175,7 @@ def answer(
     )
 
 
-def told(answered: SceneAnswer, classes: Mapping[int, str]) -> list[str]:
+def summary_lines(answered: SceneAnswer, classes: Mapping[int, str]) -> list[str]:
     """Return lines for each query: how many points, the highest cosine, where its likeliest points are; and how much of
     it is right, if the cloud has labels and classes (id → name) contain the query."""
     total, lines = int(answered.known.sum()), []

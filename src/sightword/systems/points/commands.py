@@ -107,7 +107,7 @@ def ask(
 
     read = read_scene(scene, frames=frames)
     answer = SceneQuery(clip)(read, queries, against=_texts(against), voxel=voxel, cache=cache)
-    print("\n".join(asking.told(answer, asking.classes_near(read.folder))))
+    print("\n".join(asking.summary_lines(answer, asking.classes_near(read.folder))))
     files = asking.write(answer, folder)
     print(f"by {len(read.frames)} frames; drawn in {files[0]}, coloured points in {files[1]}, all scores in {files[2]}")
 

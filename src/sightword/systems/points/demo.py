@@ -51,7 +51,7 @@ def _queried(room: Path, tower: Path) -> Figure:
     """Two text queries to a room, as `sightword ask` does."""
     scene = read_scene(room)
     answer = SceneQuery(FrozenClip(str(tower), "", TOKEN_TYPE, SIZE, "fp32"))(scene, QUERIES)
-    lines = [line.strip() for line in ask.told(answer, ask.classes_near(scene.folder)) if line.startswith(" ")]
+    lines = [line.strip() for line in ask.summary_lines(answer, ask.classes_near(scene.folder)) if line.startswith(" ")]
     told = "; ".join(f"“{query}”: {line}" for query, line in zip(QUERIES, lines, strict=True))
     return Figure(answer.plot(), f"Two text queries to {int(answer.visible.sum()):,} points. {told}.")
 
