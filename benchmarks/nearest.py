@@ -17,7 +17,7 @@ from vector_quantize_pytorch import VectorQuantize
 
 from sightword.ops.nearest import exact as search
 from sightword.ops.nearest import nearest
-from sightword.ops.nearest.stack import stack_of
+from sightword.ops.nearest.exact import stack_of
 from sightword.ops.quantize import VectorQuantizerEMA
 
 # rows, channels, codes, metric, and how many times faster than the peer we want to be

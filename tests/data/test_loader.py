@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from sightword.data.loader import Draw, Shuffled, Stream, generator_of, mix, moved, ordered
+from sightword.errors import SightwordError
 
 
 class Echo(Dataset):
@@ -28,7 +29,7 @@ class Echo(Dataset):
 
 class Broken(Echo):
     def __getitem__(self, draw: Draw) -> torch.Tensor:
-        raise ValueError(f"item {draw.index} is broken: replace it")
+        raise SightwordError(f"item {draw.index} is broken: replace it")
 
 
 def flat(batches: list[list[Draw]]) -> list[int]:

@@ -214,7 +214,7 @@ def test_the_tiny_clip_knows_the_things_of_a_room(studio, small_clip):
             camera = Camera(intrinsics(size), pose, size)
             image = torch.from_numpy(photo(some, camera)).permute(2, 0, 1)[None] / 127.5 - 1
             with torch.no_grad():
-                tokens = torch.nn.functional.normalize(tower(tower.preprocess.normalise(image)).tokens[0], dim=-1)
+                tokens = torch.nn.functional.normalize(tower(tower.normalise(image)).tokens[0], dim=-1)
             truth = view(some, camera).labels[4::8, 4::8].ravel()
             found = np.array([1 + WORDS.index(word) for word in words])[(tokens @ to_words.T).argmax(-1).numpy()]
             right.append(found == truth)

@@ -9,7 +9,7 @@ import torch
 
 from sightword.ops.nearest import exact as module
 from sightword.ops.nearest import nearest, nearest_in_each
-from sightword.ops.nearest.stack import stack_of
+from sightword.ops.nearest.exact import stack_of
 
 METRICS = ["euclidean", "cosine"]
 # name → rows, channels, codes, mean: the two sizes people train, and features far from the origin

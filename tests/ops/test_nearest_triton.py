@@ -1,4 +1,4 @@
-"""The GPU twin proposes what the plain search proposes: in Triton's interpreter here, on a GPU where there is one."""
+"""The Triton kernel proposes what the plain search proposes: in Triton's interpreter, and on a GPU if there is one."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import torch
 
 from sightword.ops.nearest import exact as module
 from sightword.ops.nearest import nearest_in_each
-from sightword.ops.nearest.stack import stack_of
+from sightword.ops.nearest.exact import stack_of
 
 pytest.importorskip("triton")
 
@@ -48,18 +48,16 @@ def given(
 
 
 def both(case):
-    """What the twin and the plain search propose, and the settled ids of both, as lists."""
-    from sightword.ops.nearest.triton import propose
-
+    """What the kernel and the plain search propose, and the final ids of both, as lists."""
     x, books = given(**case)
     metric = case.get("metric", "euclidean")
     stack = stack_of(books, metric, torch.promote_types(books[0].dtype, torch.float32))
-    twin, plain = propose(x, stack), module._propose(x, stack)
-    settled = []
+    kernel, plain = module._propose_on_gpu(x, stack), module._propose(x, stack)
+    final = []
     for pays in (True, False):
         module._triton_pays = lambda rows, stack, pays=pays: pays
-        settled.append([ids.tolist() for ids in nearest_in_each(x, books, metric)])
-    return {"twin": [t.tolist() for t in twin], "plain": [t.tolist() for t in plain], "settled": settled}
+        final.append([ids.tolist() for ids in nearest_in_each(x, books, metric)])
+    return {"kernel": [t.tolist() for t in kernel], "plain": [t.tolist() for t in plain], "final": final}
 
 
 def refused():
@@ -94,26 +92,26 @@ def interpreted():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_twin_gives_the_same_ids(interpreted, name):
-    twin, plain = interpreted[name]["settled"]
-    assert twin == plain
-    assert [len(ids) for ids in twin] == [CASES[name].get("rows", 150)] * len(CASES[name]["sizes"])
+def test_the_kernel_gives_the_same_ids(interpreted, name):
+    kernel, plain = interpreted[name]["final"]
+    assert kernel == plain
+    assert [len(ids) for ids in kernel] == [CASES[name].get("rows", 150)] * len(CASES[name]["sizes"])
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_twin_doubts_where_the_plain_search_doubts_and_agrees_elsewhere(interpreted, name):
-    (twin, doubt), (plain, plain_doubt) = interpreted[name]["twin"], interpreted[name]["plain"]
-    for ours, theirs, unsure in zip(twin, plain, doubt, strict=True):
+def test_the_kernel_doubts_where_the_plain_search_doubts_and_agrees_elsewhere(interpreted, name):
+    (kernel, doubt), (plain, plain_doubt) = interpreted[name]["kernel"], interpreted[name]["plain"]
+    for ours, theirs, unsure in zip(kernel, plain, doubt, strict=True):
         assert all(a == b or u for a, b, u in zip(ours, theirs, unsure, strict=True))
     doubts = torch.tensor(doubt).float().mean() if doubt[0] else torch.zeros(())
     if name in ("duplicates", "near", "long"):
-        assert doubts == 1, "only the settling makes these right"
+        assert doubts == 1, "only the float64 decision makes these right"
         assert doubt == plain_doubt
     else:
         assert doubts < 0.05
 
 
-def test_the_twin_lets_nothing_that_is_not_finite_pass(interpreted):
+def test_the_kernel_lets_nothing_that_is_not_finite_pass(interpreted):
     assert "not finite" in interpreted["refused"]
 
 
@@ -138,10 +136,10 @@ def test_the_kernel_compiles_for_a_gpu_without_tensorfloat32(dtype, channels):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from sightword.ops.nearest import triton as twin
+    from sightword.ops.nearest import triton as source
 
-    kernel = twin._winners
-    blocks = {"ROWS": twin.ROWS, "CODES": twin.CODES, "CHANNELS": twin.CHANNELS}
+    kernel = source._winners
+    blocks = {"ROWS": source.ROWS, "CODES": source.CODES, "CHANNELS": source.CHANNELS}
     constants = {**blocks, "D": channels, "CENTRED": True, "channel_stride": 1}
     pointers = {"x": dtype, "centre": "fp64" if dtype == "fp64" else "fp32", "ids": "i64"}
     pointers |= dict.fromkeys(("codes", "bias", "margin", "length"), "fp32")
@@ -154,7 +152,7 @@ def test_the_kernel_compiles_for_a_gpu_without_tensorfloat32(dtype, channels):
     compiled = compile(
         ASTSource(kernel, signature, constants, attributes),
         target=GPUTarget("cuda", 90, 32),
-        options={"num_warps": twin.WARPS},
+        options={"num_warps": source.WARPS},
     )
     assert "fma.rn.f32" in compiled.asm["ptx"]
     assert "tf32" not in compiled.asm["ptx"]
@@ -167,7 +165,7 @@ def test_the_kernel_compiles_for_a_gpu_without_tensorfloat32(dtype, channels):
     ("channels", "count", "metric"),
     [(8, 16384, "euclidean"), (8, 16384, "cosine"), (256, 8192, "euclidean"), (40, 5000, "cosine")],
 )
-def test_on_a_gpu_the_twin_gives_the_ids_of_the_cpu(channels, count, metric, autocast):
+def test_on_a_gpu_the_kernel_gives_the_ids_of_the_cpu(channels, count, metric, autocast):
     offset = 20 if metric == "euclidean" else 0
     x, books = given(20_000, channels, (count,), offset)
     before = torch.get_float32_matmul_precision()

@@ -98,7 +98,7 @@ def test_a_shard_written_anew_with_fewer_rows_keeps_none_of_the_others(cache):
 
 
 def test_files_and_lmdb_are_not_mixed_in_a_folder(cache):
-    with pytest.raises(ValueError, match="already holds another cache: backend is 'lmdb', wanted None"):
+    with pytest.raises(ValueError, match="already contains another cache: backend is 'lmdb', expected None"):
         FeatureCache.create(cache.path, header("safetensors"))
     with pytest.raises(ValueError, match="backend='hdf5' is none of safetensors, lmdb"):
         header("hdf5")

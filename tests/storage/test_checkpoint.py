@@ -133,7 +133,9 @@ def test_a_pickled_module_is_refused_and_its_source_not_compared(tmp_path, monke
         data = Path("x.pt").read_bytes()
         assert b"class Linear(" in data
         Path("x.pt").write_bytes(data.replace(b"class Linear(", b"class Linear:"))  # so that it differs
-    with pytest.raises(ValueError, match=r"x\.pt (holds <inert torch\.nn|cannot be read, .* pickles a whole module)"):
+    with pytest.raises(
+        ValueError, match=r"x\.pt (contains <inert torch\.nn|cannot be read, .* pickles a whole module)"
+    ):
         read_checkpoint("x.pt")
     assert [file.name for file in tmp_path.iterdir()] == ["x.pt"]
 
@@ -163,15 +165,15 @@ def test_another_file_is_named_as_such_in_one_line(tmp_path, content, said):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 @pytest.mark.parametrize("kept", [0.3, 0.9])
-def test_a_file_cut_short_is_said_to_be(tmp_path, token_type, kept):
-    file = tmp_path / ("x.safetensors" if token_type == "safetensors" else "x.ckpt")
+def test_a_file_cut_short_is_said_to_be(tmp_path, kind, kept):
+    file = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.ckpt")
     weights = {"w": torch.zeros(100)}
-    if token_type == "safetensors":
+    if kind == "safetensors":
         save_file(weights, file)
     else:
-        torch.save(weights, file, _use_new_zipfile_serialization=token_type == "zip")
+        torch.save(weights, file, _use_new_zipfile_serialization=kind == "zip")
     whole = file.read_bytes()
     file.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(ValueError, match=r"cannot be read, it is damaged|not a whole safetensors file") as error:
@@ -185,10 +187,10 @@ def test_what_is_missing_or_empty_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="is a folder"):
         read_checkpoint(tmp_path)
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match=r"list\.pt holds a list, not a dictionary"):
+    with pytest.raises(ValueError, match=r"list\.pt contains a list, not a dictionary"):
         read_checkpoint(tmp_path / "list.pt")
     torch.save({"epoch": 1, "net": WEIGHTS}, tmp_path / "net.pt")
-    with pytest.raises(ValueError, match=r"net\.pt holds no weights, .* under state_dict, model; it has epoch, net"):
+    with pytest.raises(ValueError, match=r"net\.pt contains no weights, .* under state_dict, model; it has epoch, net"):
         read_weights(tmp_path / "net.pt")
     assert_same(read_weights(tmp_path / "net.pt", under=["net"]), WEIGHTS)
 

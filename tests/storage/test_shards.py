@@ -1,5 +1,6 @@
 """A job's output is the same, shard for shard, whoever did it and however often it was stopped."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -54,7 +55,7 @@ def write(path, engine="inline", **options):
 
         return work
 
-    return shards.run(factory, cache.shards, cache.missing, engine, desc="test", **options)
+    return shards.execute(factory, cache.shards, cache.missing, engine, desc="test", **options)
 
 
 def note(path, what):
@@ -147,7 +148,7 @@ def test_stopped_it_says_how_far_it_came_and_leaves_nothing_half_written(path, u
     _, said = process.communicate(timeout=30)
     assert process.returncode not in (0, -signal.SIGTERM)
     assert "KeyboardInterrupt" in said
-    assert "test: stopped, 2 of 6 shards done; the same command does the rest" in said
+    assert "test: stopped, 2 of 6 shards done; run the same command again to do the rest" in said
     assert sorted(files(path)) == ["00000.safetensors", "00001.safetensors", "header.json"]
     write(path)
     assert files(path) == undisturbed
@@ -193,24 +194,24 @@ def test_a_workers_error_passes_and_what_was_done_stays(tmp_path):
         return [number for number in range(4) if not (tmp_path / str(number)).exists()]
 
     with pytest.raises(ValueError, match="image 2 is unreadable"):
-        shards.run(lambda: work, 4, missing)
+        shards.execute(lambda: work, 4, missing)
     assert missing() == [2, 3]
 
 
 def test_a_worker_that_writes_nothing_is_found_out():
     with pytest.raises(ValueError, match="3 shards were done but are not there, 0 the first"):
-        shards.run(lambda: lambda number: None, 3, lambda: [0, 1, 2])
+        shards.execute(lambda: lambda number: None, 3, lambda: [0, 1, 2])
 
 
 def test_an_engine_that_is_none_is_refused_with_those_that_are():
     with pytest.raises(ValueError, match=r"^engine=rya is none of inline, ray$"):
-        shards.run(lambda: lambda number: None, 1, lambda: [0], engine="rya")
+        shards.execute(lambda: lambda number: None, 1, lambda: [0], engine="rya")
 
 
 def test_without_ray_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"^engine=ray needs Ray: pip install 'sightword\[ray\]'$"):
-        shards.run(lambda: lambda number: None, 1, lambda: [0], engine="ray")
+        shards.execute(lambda: lambda number: None, 1, lambda: [0], engine="ray")
     with pytest.raises(ValueError, match=r"^engine=ray needs Ray"):
         shards.check_engine("ray")
     shards.check_engine("inline")
@@ -242,7 +243,7 @@ def on_ray(path, body, **options):
     def missing():
         return [number for number in range(12) if not (path / str(number)).exists()]
 
-    return shards.run(factory, 12, missing, engine="ray", workers=2, **options)
+    return shards.execute(factory, 12, missing, engine="ray", workers=2, **options)
 
 
 @pytest.mark.slow
@@ -286,3 +287,34 @@ def test_each_process_of_torchrun_takes_a_gpu_of_its_own(monkeypatch):
     for local, device in (("0", "cuda:0"), ("3", "cuda:3"), ("5", "cuda:1")):
         monkeypatch.setenv("LOCAL_RANK", local)
         assert shards.device() == device
+
+
+@pytest.mark.parametrize("listener", ["none", "closed", "gone"])
+def test_a_job_whose_audience_is_gone_is_done_all_the_same(monkeypatch, listener):
+    read, write = os.pipe()
+    stream = None if listener == "none" else open(write, "w")  # noqa: SIM115
+    if listener == "closed":
+        stream.close()
+    os.close(read)
+    monkeypatch.setattr("sys.stderr", stream)
+    done = []
+    summary = shards.execute(lambda: done.append, 3, lambda: sorted({0, 1, 2} - set(done)))
+    monkeypatch.undo()
+    assert done == [0, 1, 2]
+    assert summary.missing == ()
+    if listener == "gone":
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()
+
+
+def test_a_summary_names_the_shards_that_are_left(capsys):
+    there = {1}
+
+    def work(number):
+        if number != 2:
+            there.add(number)
+
+    with pytest.raises(ValueError, match="1 shards were done but are not there, 2 the first"):
+        shards.execute(lambda: work, 3, lambda: sorted({0, 1, 2} - there))
+    summary = shards.execute(lambda: lambda number: there.add(2), 3, lambda: sorted({0, 1, 2} - there))
+    assert summary._replace(seconds=0) == (1, 2, 0, ())

@@ -107,7 +107,7 @@ def test_images_of_minus_one_to_one_are_brought_to_the_towers_units(pair):
     from sightword.data.image import to_tensor
 
     torch.testing.assert_close(
-        pair.image.preprocess.normalise(to_tensor(picture)), pair.image.preprocess(picture), rtol=0, atol=1e-5
+        pair.image.normalise(to_tensor(picture)), pair.image.preprocess(picture), rtol=0, atol=1e-5
     )
 
 
@@ -255,7 +255,7 @@ def naive_attention(block, x, kind, grid, sigma):
     return out @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
 
 
-@pytest.mark.parametrize("form", ["value", "qq", "kk", "qq+gauss", "kk+gauss2.5"])
+@pytest.mark.parametrize("token_type", ["value", "qq", "kk", "qq+gauss", "kk+gauss2.5"])
 def test_dense_tokens_are_the_published_formulas(random_clip, pair, token_type):
     model, size = random_clip[1], (24, 32)
     kind, sigma = TokenType.parse(token_type)
@@ -422,7 +422,7 @@ def test_a_tower_is_one_graph_for_torch_compile(random_clip, pair):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("form", ["post", "value", "kk+gauss"])
+@pytest.mark.parametrize("token_type", ["post", "value", "kk+gauss"])
 def test_a_gpu_gives_what_the_cpu_gives(random_clip, token_type):
     tower = CLIP.load(random_clip[0], token_type=token_type).image.freeze()
     here = tower(images(32, 48))

@@ -14,6 +14,7 @@ from PIL import Image
 
 from sightword.cli.main import main
 from sightword.data.image import list_images
+from sightword.errors import SightwordError
 from sightword.storage import shards as job
 from sightword.storage.cache import FeatureCache
 from sightword.towers.clip.encoder import CLIPImage
@@ -68,7 +69,7 @@ def spoil(monkeypatch, change):
     token_types = CLIPImage.token_types
     monkeypatch.setattr(
         CLIPImage,
-        "forms",
+        "token_types",
         lambda *args: {k: v._replace(tokens=change(v.tokens)) for k, v in token_types(*args).items()},
     )
 
@@ -98,7 +99,7 @@ def computed(monkeypatch):
             counts.append(len(images))
         return token_types(self, images, names)
 
-    monkeypatch.setattr(CLIPImage, "forms", counting)
+    monkeypatch.setattr(CLIPImage, "token_types", counting)
     return counts
 
 
@@ -168,7 +169,7 @@ def test_an_image_is_found_by_its_bytes_wherever_it_lies(source, pictures, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("options", "forms", "told"),
+    ("options", "token_types", "told"),
     [
         ({"size": (48, 32)}, ["post"], "preprocessing.size"),
         ({"dtype": torch.bfloat16}, ["post"], "weights is"),
@@ -185,16 +186,16 @@ def test_rows_of_another_recipe_never_mix(random_clip, pictures, tmp_path, optio
 
 def test_forms_fewer_than_the_cache_has_are_another_recipe_too(source, pictures, tmp_path):
     cache_tokens(source, pictures, tmp_path / "out", ["post", "value"])
-    with pytest.raises(ValueError, match="shapes.value is .*, wanted None"):
+    with pytest.raises(ValueError, match="shapes.value is .*, expected None"):
         cache_tokens(source, pictures, tmp_path / "out", ["post"])
 
 
 @pytest.mark.parametrize(
     ("options", "vision", "told"),
     [
-        ({"quick_gelu": True}, {}, "quick_gelu is False, wanted True"),
-        ({}, {"head_width": 24}, "vision_cfg.head_width is 16, wanted 24"),
-        ({}, {"pool_type": "avg"}, "vision_cfg.pool_type is 'tok', wanted 'avg'"),
+        ({"quick_gelu": True}, {}, "quick_gelu is False, expected True"),
+        ({}, {"head_width": 24}, "vision_cfg.head_width is 16, expected 24"),
+        ({}, {"pool_type": "avg"}, "vision_cfg.pool_type is 'tok', expected 'avg'"),
     ],
 )
 def test_a_network_of_the_same_weights_that_computes_otherwise_is_another(
@@ -214,7 +215,7 @@ def test_a_reader_says_what_it_relies_on(source, pictures, tmp_path):
     TokenCache(tmp_path / "out", expect={"shapes": {"post": [16, 48]}})
     with pytest.raises(ValueError, match="shapes.post"):
         TokenCache(tmp_path / "out", expect={"shapes": {"post": [16, 24]}})
-    with pytest.raises(ValueError, match="holds no tokens"):
+    with pytest.raises(ValueError, match="contains no cached tokens"):
         TokenCache(tmp_path)
 
 
@@ -235,7 +236,7 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(source, pictures
 
 def test_numbers_beyond_half_precision_are_refused(source, pictures, tmp_path, monkeypatch):
     spoil(monkeypatch, lambda tokens: tokens * 1e5)
-    with pytest.raises(ValueError, match=r"\.png: post reaches .* more than float16 holds: disk=float32"):
+    with pytest.raises(ValueError, match=r"\.png: post reaches .* more than float16 can represent: disk=float32"):
         cache_tokens(source, pictures, tmp_path / "out", ["post"])
     assert len(cache_tokens(source, pictures, tmp_path / "full", ["post"], disk="float32")) == 8
 
@@ -261,7 +262,7 @@ def test_what_is_no_number_is_refused_with_the_images_name(random_clip, pictures
 
 def test_advice_that_is_followed_already_is_not_given(source, pictures, tmp_path, monkeypatch):
     spoil(monkeypatch, lambda tokens: tokens * float("nan"))
-    with pytest.raises(ValueError, match="is nan: are its weights whole") as error:
+    with pytest.raises(ValueError, match="is nan: are its weights complete") as error:
         cache_tokens(source, pictures, tmp_path / "out", ["post"], disk="float32")
     assert "float32" not in str(error.value)
 
@@ -300,7 +301,7 @@ def test_an_image_that_can_be_read_another_time_is_tried_again_with_raise_only(s
     counts = computed(monkeypatch)
 
     def fails(path):
-        raise ValueError(f"{path} is not readable")
+        raise SightwordError(f"{path} is not readable")
 
     with monkeypatch.context() as patch:
         patch.setattr("sightword.towers.token_cache.read_image", fails)
@@ -387,7 +388,7 @@ def test_a_part_that_fits_again_is_not_filled_with_rows_of_another(source, pictu
 def test_a_damaged_index_says_so(source, pictures, tmp_path):
     cache_tokens(source, pictures, tmp_path / "out", ["post"])
     (tmp_path / "out" / INDEX).write_text("[1")
-    with pytest.raises(ValueError, match=r"index\.json is damaged"):
+    with pytest.raises(ValueError, match=r"index\.json: ends in the middle of its JSON.*Delete it"):
         TokenCache(tmp_path / "out")
 
 
@@ -522,7 +523,7 @@ def test_the_verb_tells_how_to_read_what_it_wrote(random_clip, pictures, tmp_pat
         ("tower=nobody", "there is no folder and no CLIP 'nobody'"),
         ("images=/nowhere", "nowhere"),
         ("tokens=patch", "value, qq, kk"),
-        ("size=224", "height x width"),
+        ("size=224,", "height x width"),
         ("dtype=half", "float32, bfloat16, float16"),
         ("disk=int8", "disk is float16 or float32"),
         ("on_error=ignore", "raise or skip"),

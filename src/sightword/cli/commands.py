@@ -104,12 +104,13 @@ def cache(
     """
     import torch
 
-    from sightword.towers.token_cache import Source, cache_tokens, size_of
+    from sightword.data.size import size_of
+    from sightword.towers.token_cache import Source, cache_tokens
 
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in kinds:
         raise SightwordError(f"dtype is {', '.join(kinds)}; got {dtype!r}")
-    source = Source(tower, {"tag": tag, "size": size_of(size), "dtype": kinds[dtype]})
+    source = Source(tower, {"tag": tag, "size": size_of(size) if size else None, "dtype": kinds[dtype]})
     token_types = tokens.split(",") if tokens else ["post"]
     kept = cache_tokens(
         source,

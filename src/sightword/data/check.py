@@ -1,4 +1,4 @@
-"""Is a folder of images whole? Decode every file once, before a training run finds out at night."""
+"""Check a folder of images: decode every file once, before a training run meets a damaged one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from sightword.data.finding import CheckReport, Finding
 from sightword.data.image import list_images, read_image
+from sightword.errors import SightwordError
 
 SMALL = 16  # pixels: below one token of the usual tokenizers
 
@@ -26,7 +27,7 @@ def find_bad_images(paths: Sequence[Path], desc: str) -> list[Finding]:
 def _finding(path: Path) -> Finding | None:
     try:
         image = read_image(path)
-    except ValueError as error:
+    except SightwordError as error:
         return Finding("error", "unreadable images", str(error), (str(path),))
     if min(image.size) < SMALL:
         told = f"{path} is {image.width} x {image.height} pixels: a side under {SMALL} will be enlarged"

@@ -14,7 +14,7 @@ class Finding:
 
     level: Level  # error: a result would be wrong or impossible; warning: it may be; note: only worth knowing
     kind: str  # the same short words for findings that are alike: "unreadable image"
-    message: str  # one line: what, with the value
+    message: str  # one line: what is wrong, with the value
     files: tuple[str, ...] = ()  # concerned, the first of them at least
     count: int = 1  # of things concerned
     fix: str = ""  # what to do, as a command or a config key; one line
@@ -25,7 +25,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a check found; `str()` is what to print."""
+    """The findings of a check; `str()` is the text to print."""
 
     count: int  # things looked at
     findings: tuple[Finding, ...] = ()

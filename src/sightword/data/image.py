@@ -1,4 +1,4 @@
-"""Folders of pictures, whatever their files hold, as tensors in [-1, 1].
+"""Read folders of images of any format as tensors in [-1, 1].
 
 Legend: B batch, H height, W width. An image is RGB, 8 bit (PIL) or (3, H, W) float32 in [-1, 1] (torch).
 """
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from sightword.data.loader import Draw as Draw
 from sightword.data.loader import generator_of
+from sightword.errors import MissingFileError, SightwordError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -24,19 +25,19 @@ Transform = Callable[[Image.Image, torch.Generator | None], Tensor]
 
 
 def list_images(root: str | Path) -> list[Path]:
-    """Every picture under a folder, by suffix (any case), ordered by its path below `root`.
+    """Return every image under a folder, by suffix (any case), ordered by its path below `root`.
 
-    Hidden files and folders (a leading dot) are passed over, symbolic links are followed, each folder once.
-    Raises ValueError if `root` is missing, is a file, or holds no picture.
+    Hidden files and folders (a leading dot) are skipped, symbolic links are followed, each folder once.
+    Raises SightwordError if `root` is missing, is a file, or contains no image.
     """
     root = Path(root).expanduser()
     if not root.exists():
-        raise ValueError(f"{root} does not exist: give a folder of images")
+        raise MissingFileError(f"{root} does not exist: give a folder of images")
     if not root.is_dir():
-        raise ValueError(f"{root} is a file: give the folder that holds the images")
+        raise SightwordError(f"{root} is a file: give the folder that contains the images")
     found = [path for path in _walk(root) if path.suffix.lower() in SUFFIXES]
     if not found:
-        raise ValueError(f"{root} holds no image (looked for {' '.join(SUFFIXES)}, in its folders too)")
+        raise SightwordError(f"{root} contains no image (looked for {' '.join(SUFFIXES)}, in its folders too)")
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
@@ -58,13 +59,13 @@ def _walk(root: Path) -> list[Path]:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """One file as RGB, 8 bit, upright: the first frame, EXIF orientation applied, transparency laid on white.
+    """Return one file as RGB, 8 bit, upright: the first frame, EXIF orientation applied, transparency laid on white.
 
-    Grey of 16 bit is divided by 257. Grey of 32 bit or of floats says nothing about its own white, so white is the
+    Grey of 16 bit is divided by 257. Grey of 32 bit or of floats does not state its white level, so white is the
     least of 1 (floats only), 255 and 65535 that no value exceeds; with values below 0 or above 65535, the image's
     own least value becomes black and its greatest white.
 
-    Raises ValueError, one line with the file and the reason, for whatever cannot be read: missing, empty, truncated,
+    Raises SightwordError, one line with the file and the reason, for what cannot be read: missing, empty, truncated,
     not an image, or larger than Pillow's guard against decompression bombs (2 * Image.MAX_IMAGE_PIXELS).
     """
     try:
@@ -74,7 +75,7 @@ def read_image(path: str | Path) -> Image.Image:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError, IndexError, …
-        raise ValueError(
+        raise SightwordError(
             f"{path} is not readable as an image ({_reason(path, error)}): replace or delete it, or set on_error=skip"
         ) from error
 
@@ -112,7 +113,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> np.ndarray:
-    """Grey of more than 8 bit: (H, W) uint8. The rule stands in `read_image`."""
+    """Return grey of more than 8 bit as (H, W) uint8, by the rule that `read_image` states."""
     values = np.nan_to_num(np.asarray(image).astype(np.float64))
     low, high = values.min(), values.max()
     if image.mode.startswith("I;16"):
@@ -126,15 +127,15 @@ def _eight_bit(image: Image.Image) -> np.ndarray:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """(3, H, W) float32 in [-1, 1] of an RGB image; `to_image` gives the same pixels back."""
+    """Return an RGB image as (3, H, W) float32 in [-1, 1]; `to_image` gives the same pixels back."""
     pixels = torch.from_numpy(np.array(image.convert("RGB")))  # (H, W, 3) uint8
     return pixels.permute(2, 0, 1).float().div_(127.5).sub_(1.0).contiguous()
 
 
 def to_image(tensor: Tensor) -> Image.Image:
-    """The 8 bit image of (3, H, W) in [-1, 1]: clamped and rounded (truncation would darken by half a level)."""
+    """Return (3, H, W) in [-1, 1] as 8 bit image: clamped and rounded (truncation would darken by half a level)."""
     if tensor.ndim != 3 or tensor.shape[0] != 3:
-        raise ValueError(f"an image is (3, H, W), this is {tuple(tensor.shape)}")
+        raise SightwordError(f"expected an image (3, H, W), got {tuple(tensor.shape)}")
     pixels = tensor.detach().float().cpu().clamp(-1, 1).add(1).mul(127.5).round()
     return Image.fromarray(pixels.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
@@ -144,29 +145,29 @@ def to_image(tensor: Tensor) -> Image.Image:
 
 
 def random_crop(size: int, scale: tuple[float, float] | None = (0.5, 1.0), flip: bool = True) -> Transform:
-    """A square from a random place, brought to `size` pixels, mirrored half of the time if `flip`.
+    """Return a transform: a square from a random place, resized to `size` pixels, mirrored half of the time if `flip`.
 
-    scale: the square's side as a share of the image's short side, drawn evenly; never fewer than `size` pixels, so
+    scale: the square's side as a fraction of the image's short side, drawn evenly; never fewer than `size` pixels, so
     that nothing is enlarged, unless the image itself is smaller. None keeps the pixels' scale: the side is `size`.
     """
     if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(f"scale is {scale}: two shares of the short side, 0 < least <= most <= 1")
+        raise SightwordError(f"scale={scale}: expected two fractions of the short side, 0 < least <= most <= 1")
     return partial(_random_crop, size=_positive(size), scale=scale, flip=flip)
 
 
 def center_crop(size: int) -> Transform:
-    """The short side brought to `size` pixels, then the middle square. Draws nothing: the generator may be left out."""
+    """Return a transform: the short side resized to `size` pixels, then the central square. It needs no generator."""
     return partial(_center_crop, size=_positive(size))
 
 
 def squash(height: int, width: int) -> Transform:
-    """Every pixel of the picture, bent to height × width where its shape is another. Draws nothing."""
+    """Return a transform: the whole image resized to height × width, aspect ratio not kept. It needs no generator."""
     return partial(_squash, size=(_positive(width), _positive(height)))
 
 
 def _positive(size: int) -> int:
     if size < 1:
-        raise ValueError(f"size is {size}: an image has at least one pixel")
+        raise SightwordError(f"size is {size}: an image has at least one pixel")
     return size
 
 
@@ -179,7 +180,7 @@ def _random_crop(
     flip: bool,
 ) -> Tensor:
     if generator is None:
-        raise ValueError("random_crop needs a generator: nothing here draws from the global one")
+        raise TypeError("random_crop needs a generator: nothing here draws from the global one")
     share, x, y, coin = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
     short = min(image.size)
     side = size if scale is None else round((scale[0] + share * (scale[1] - scale[0])) * short)
@@ -213,15 +214,15 @@ def _resized(image: Image.Image, box: tuple[float, float, float, float], size: i
 
 
 class ImageItem(NamedTuple):
-    """One picture, as the transform left it."""
+    """One image after the transform."""
 
     image: Tensor  # (3, H, W) float32 in [-1, 1]
     path: str
-    replaced: bool = False  # it stands in for an unreadable file
+    replaced: bool = False  # used in place of an unreadable file
 
 
 class ImageBatch(NamedTuple):
-    """Pictures of one size; none at all, images (0, 3, 0, 0), where no file of a batch could be read."""
+    """Images of one size; none at all, images (0, 3, 0, 0), where no file of a batch could be read."""
 
     images: Tensor  # (B, 3, H, W) float32 in [-1, 1]
     paths: list[str]  # B
@@ -248,7 +249,7 @@ class ImageFolder(Dataset[ImageItem | None]):
         cache_mb: int = 256,
     ) -> None:
         if on_error not in ("raise", "skip", "replace"):
-            raise ValueError(f"on_error is {on_error!r}: use 'raise', 'skip' or 'replace'")
+            raise SightwordError(f"on_error is {on_error!r}: use 'raise', 'skip' or 'replace'")
         self.paths = [str(path) for path in paths]
         self.transform, self.seed, self.on_error, self.cache_mb = transform, seed, on_error, cache_mb
         self._kept: dict[str, np.ndarray] = {}  # path → (H, W, 3) uint8; a path may be listed many times
@@ -263,7 +264,7 @@ class ImageFolder(Dataset[ImageItem | None]):
         path = self.paths[draw.index]
         try:
             image = self._read(path)
-        except ValueError:
+        except SightwordError:
             if self.on_error == "raise":
                 raise
             if self.on_error == "skip":
@@ -272,16 +273,16 @@ class ImageFolder(Dataset[ImageItem | None]):
         return ImageItem(self.transform(image, generator_of(self.seed, draw)), path, path != self.paths[draw.index])
 
     def _next_readable(self, index: int) -> tuple[Image.Image, str]:
-        """The picture, and its path, that follows an unreadable one; after the last comes the first."""
+        """Return the image, and its path, that follows an unreadable one; after the last comes the first."""
         self._unreadable.add(self.paths[index])
         for path in self.paths[index + 1 :] + self.paths[:index]:
             if path in self._unreadable:
                 continue
             try:
                 return self._read(path), path
-            except ValueError:
+            except SightwordError:
                 self._unreadable.add(path)
-        raise ValueError(f"not one of {len(self._unreadable)} images is readable: `sightword check` says why")
+        raise SightwordError(f"none of the {len(self._unreadable)} images is readable: `sightword check` says why")
 
     def _read(self, path: str) -> Image.Image:
         if path in self._kept:
@@ -302,14 +303,14 @@ class ImageFolder(Dataset[ImageItem | None]):
 def collate_images(items: Sequence[ImageItem | None]) -> ImageBatch:
     """Stack what could be read and count what could not; nothing at all is an empty batch, not an error.
 
-    Raises ValueError if sizes differ.
+    Raises SightwordError if sizes differ.
     """
     read = [item for item in items if item is not None]
     if not read:
         return ImageBatch(torch.empty(0, 3, 0, 0), [], len(items))
     sizes = {tuple(item.image.shape) for item in read}
     if len(sizes) > 1:
-        raise ValueError(f"the images of a batch differ in size {sorted(sizes)}: crop them to one size")
+        raise SightwordError(f"the images of a batch differ in size {sorted(sizes)}: crop them to one size")
     images = torch.stack([item.image for item in read])  # (B, 3, H, W)
     skipped = len(items) - len(read) + sum(item.replaced for item in read)
     return ImageBatch(images, [item.path for item in read], skipped)

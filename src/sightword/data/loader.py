@@ -1,35 +1,52 @@
-"""Which items make which batch: an exact function of (seed, epoch, batch), so that a run stopped anywhere goes on.
+"""Which items make which batch: an exact function of (seed, epoch, batch), so that a stopped run resumes exactly.
 
 Nothing here draws from a global generator, so neither loading nor resuming disturbs the model's own randomness
 (a plain `DataLoader` takes a number from torch's global generator at every `iter()`).
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+import re
+from collections.abc import Callable, Iterator, Sized
+from typing import Generic, NamedTuple, TypedDict, TypeVar, Unpack, cast
 
 import numpy as np
 import torch
 from torch import distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from sightword.errors import SightwordError
+
 BatchT = TypeVar("BatchT")
 
 
+class LoaderOptions(TypedDict, total=False):
+    """Options of `torch.utils.data.DataLoader` that the loaders here pass on."""
+
+    collate_fn: Callable[..., object]
+    num_workers: int
+    pin_memory: bool
+    persistent_workers: bool
+    prefetch_factor: int
+    timeout: float
+    multiprocessing_context: str
+    worker_init_fn: Callable[[int], None]
+    generator: torch.Generator
+
+
 class Draw(NamedTuple):
-    """One item of one epoch: what a sampler hands to `dataset[draw]`; workers need not be told the epoch."""
+    """One item of one epoch: the index that a sampler gives to `dataset[draw]`."""
 
     epoch: int
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a pair
 
 
 def mix(*parts: int) -> int:
-    """One 64 bit seed from several integers; near, negative or huge ones give unrelated seeds (blake2b)."""
+    """Return one 64 bit seed from several integers; near, negative or huge ones give unrelated seeds (blake2b)."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
 
 
 def generator_of(seed: int, draw: Draw) -> torch.Generator:
-    """The CPU generator of one item: the same for (seed, epoch, index) in any process, order or worker."""
+    """Return the CPU generator of one item: the same for (seed, epoch, index) in any process, order or worker."""
     return torch.Generator().manual_seed(mix(seed, draw.epoch, draw.index))
 
 
@@ -42,7 +59,7 @@ class Shuffled(Sampler[list[Draw]]):
     where it has fewer items than there are ranks, the last ranks make one batch less: meant for evaluation.
 
     rank, world: where None, asked of `torch.distributed` at every use: loaders are made before the process group.
-    iter() is epoch 0. Raises ValueError where `drop_last` would leave not one batch.
+    iter() is epoch 0. Raises SightwordError if `drop_last` would leave no batch.
     """
 
     def __init__(
@@ -56,11 +73,11 @@ class Shuffled(Sampler[list[Draw]]):
         world: int | None = None,
     ) -> None:
         if size < 1 or batch_size < 1:
-            raise ValueError(
+            raise SightwordError(
                 f"a loader needs items and a batch size of at least 1: size {size}, batch_size {batch_size}"
             )
         if (rank is None) != (world is None):
-            raise ValueError(f"rank and world go together: rank {rank}, world {world}")
+            raise TypeError(f"give both of rank and world, or neither: rank {rank}, world {world}")
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.shuffle, self.drop_last = shuffle, drop_last
         self.rank, self.world = rank, world
@@ -85,7 +102,7 @@ class Shuffled(Sampler[list[Draw]]):
         return self.epoch(0)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Draw]]:
-        """This rank's batches of one epoch, from batch number `start` on."""
+        """Yield this rank's batches of one epoch, from batch number `start` on."""
         rank, world = self.place()
         order = self.order(epoch)
         step = self.batch_size * world
@@ -94,7 +111,7 @@ class Shuffled(Sampler[list[Draw]]):
             yield [Draw(epoch, int(index)) for index in share]
 
     def order(self, epoch: int) -> np.ndarray:
-        """(size,) int64: all items in the order of this epoch, before they are cut into batches."""
+        """Return (size,) int64: all items in the order of this epoch, before they are cut into batches."""
         if not self.shuffle:
             return np.arange(self.size)
         return np.random.default_rng(mix(self.seed, epoch)).permutation(self.size)
@@ -103,17 +120,17 @@ class Shuffled(Sampler[list[Draw]]):
         _, world = self.place()
         if self.drop_last and self.size < self.batch_size * world:
             ranks = f" x {world} ranks" if world > 1 else ""
-            raise ValueError(
+            raise SightwordError(
                 f"{self.size} items do not fill one batch of {self.batch_size}{ranks}: lower the batch size to at most "
                 f"{max(1, self.size // world)}, or give more data"
             )
 
 
 class Stream(DataLoader[BatchT]):
-    """A training loader that remembers how many batches it gave, and after `load_state_dict` gives exactly the rest.
+    """A training loader that counts the batches it gave, and after `load_state_dict` gives exactly the rest.
 
     steps=None: an iteration is one epoch. steps=n: an iteration is n batches, through as many epochs as that takes.
-    Either way an iteration runs to the next multiple of len(stream), and the next one goes on from there; one that
+    Either way an iteration runs to the next multiple of len(stream), and the next one continues from there; one that
     was left in the middle is finished first. So use `ordered` for evaluation, where Lightning's sanity check stops
     after two batches; and keep `drop_last` on more than one rank, or they may count differently.
 
@@ -121,15 +138,15 @@ class Stream(DataLoader[BatchT]):
 
     State: {"batches": batches given so far on each rank}. Lightning (2.6) finds `state_dict`/`load_state_dict` by
     itself; it adds the batches done before a resume to what it fetches, so len() stays the full number although the
-    resumed iteration is shorter. It wants `Trainer(use_distributed_sampler=False)`: the ranks are dealt with here.
+    resumed iteration is shorter. Use `Trainer(use_distributed_sampler=False)`: this loader splits items across ranks.
 
-    shuffled: which batches there are, where another rule than that of `Shuffled(size, batch_size, …)` says so.
-    options: any of DataLoader's (collate_fn, num_workers, pin_memory, …); workers persist unless told otherwise.
+    shuffled: which batches there are, if not those of `Shuffled(size, batch_size, …)`.
+    options: of DataLoader; workers persist unless persistent_workers=False.
     """
 
     def __init__(
         self,
-        dataset: Dataset[Any],
+        dataset: Dataset[object],
         batch_size: int,
         seed: int = 0,
         steps: int | None = None,
@@ -138,15 +155,14 @@ class Stream(DataLoader[BatchT]):
         rank: int | None = None,
         world: int | None = None,
         shuffled: Shuffled | None = None,
-        **options: Any,
+        **options: Unpack[LoaderOptions],
     ) -> None:
         if steps is not None and steps < 1:
-            raise ValueError(f"steps is {steps}: give at least 1, or None for whole epochs")
-        size = len(dataset)  # type: ignore[arg-type]
-        shuffled = shuffled or Shuffled(size, batch_size, seed, shuffle, drop_last, rank, world)
+            raise SightwordError(f"steps={steps}: give at least 1, or None for whole epochs")
+        shuffled = shuffled or Shuffled(_size(dataset), batch_size, seed, shuffle, drop_last, rank, world)
         schedule = _Schedule(shuffled, steps)
         self.schedule = schedule
-        super().__init__(dataset, batch_sampler=schedule, **_defaults(options, seed))
+        super().__init__(cast(Dataset[BatchT], dataset), batch_sampler=schedule, **_defaults(options, seed))
 
     @property
     def steps(self) -> int | None:
@@ -197,20 +213,19 @@ class Stream(DataLoader[BatchT]):
 
 
 def ordered(
-    dataset: Dataset[Any],
+    dataset: Dataset[object],
     batch_size: int,
     rank: int | None = None,
     world: int | None = None,
     shuffled: Shuffled | None = None,
-    **options: Any,
-) -> DataLoader[Any]:
-    """A loader for evaluation: every item once, in order, shared among the ranks; each iteration is the same.
+    **options: Unpack[LoaderOptions],
+) -> DataLoader[BatchT]:
+    """Return a loader for evaluation: every item once, in order, split across ranks; each iteration is the same.
 
-    shuffled: which batches there are, where another rule than order says so.
+    shuffled: which batches there are, if not those of the order.
     """
-    size = len(dataset)  # type: ignore[arg-type]
-    sampler = shuffled or Shuffled(size, batch_size, shuffle=False, drop_last=False, rank=rank, world=world)
-    return DataLoader(dataset, batch_sampler=sampler, **_defaults(options, seed=0))
+    sampler = shuffled or Shuffled(_size(dataset), batch_size, shuffle=False, drop_last=False, rank=rank, world=world)
+    return DataLoader(cast(Dataset[BatchT], dataset), batch_sampler=sampler, **_defaults(options, seed=0))
 
 
 def moved(batch: BatchT, device: torch.device | str) -> BatchT:
@@ -220,12 +235,13 @@ def moved(batch: BatchT, device: torch.device | str) -> BatchT:
 
 def _moved(batch: object, device: torch.device | str) -> object:
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_moved(part, device) for part in batch))
+        parts = [_moved(part, device) for part in batch]
+        return cast(Callable[..., object], type(batch))(*parts)
     return batch.to(device) if isinstance(batch, torch.Tensor) else batch
 
 
 class Loaders(NamedTuple, Generic[BatchT]):
-    """What a system trains and validates on."""
+    """The loaders of training and validation."""
 
     train: Stream[BatchT]
     val: DataLoader[BatchT]
@@ -239,10 +255,10 @@ class _Schedule(Sampler[list[Draw]]):
         self.sampler = self  # where Lightning looks for `set_epoch`
 
     def set_epoch(self, epoch: int) -> None:
-        """A fresh schedule that is told it is in iteration `epoch` begins there; one that has begun knows better.
+        """Start a fresh schedule at iteration `epoch`; one that has begun keeps its place.
 
         Lightning (2.6) does not restore the loader's state from a checkpoint made after a whole epoch, unless
-        `max_steps` is set: this is all it then says.
+        `max_steps` is set: then only this is called.
         """
         self.start = self.start or epoch * len(self)
 
@@ -262,19 +278,23 @@ class _Schedule(Sampler[list[Draw]]):
             epoch, offset = epoch + 1, 0
 
 
-def _defaults(options: dict[str, Any], seed: int) -> dict[str, Any]:
+def _size(dataset: Dataset[object]) -> int:
+    return len(cast(Sized, dataset))
+
+
+def _defaults(options: LoaderOptions, seed: int) -> LoaderOptions:
     persistent = options.get("num_workers", 0) > 0
     # its own generator, or DataLoader would take its workers' base seed from torch's global one at every iter()
     generator = torch.Generator().manual_seed(mix(seed))
-    return {"persistent_workers": persistent, "generator": generator} | options
+    return {"persistent_workers": persistent, "generator": generator, **options}
 
 
 def _one_line(start: Callable[[], Iterator[BatchT]]) -> Iterator[BatchT]:
-    """Iterate; a ValueError that crossed a worker's border sheds the traceback that torch wrote into its message."""
+    """Iterate; strip the traceback that torch writes into the message of a SightwordError of a worker process."""
     try:
         yield from start()
-    except ValueError as error:
+    except SightwordError as error:
         text = str(error)
-        if not text.startswith("Caught ValueError in DataLoader worker"):
+        if not re.match(r"Caught \w+ in DataLoader worker", text):
             raise
-        raise ValueError(text.strip().rsplit("\nValueError: ", 1)[-1]) from None
+        raise type(error)(re.split(r"\n[\w.]*Error: ", text.strip())[-1]) from None

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from sightword.data.finding import CheckReport as CheckReport
 from sightword.data.finding import Finding as Finding
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BatchT = TypeVar("BatchT")
 ConfigT = TypeVar("ConfigT", bound=SystemConfig)
 DataT = TypeVar("DataT", bound=DataConfig)
-TaskT = TypeVar("TaskT", bound="Task")
+TaskT = TypeVar("TaskT", bound="Task[Any]")
 
 Metrics = dict[str, float]
 

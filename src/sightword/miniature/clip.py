@@ -237,7 +237,7 @@ def measure(clip: CLIP, count: int = 600, token_types: Sequence[str] = TOKEN_TYP
     thing, doing = (things > 0) & (of_thing >= 0.5), (doings > 0) & (of_doing >= 0.5)
     bare = (things + doings == 0) & (of_thing + of_doing == 2)
     images = torch.from_numpy(np.stack([drawn.image for drawn in scenes])).permute(0, 3, 1, 2) / 127.5 - 1
-    found = clip.image.token_types(clip.image.preprocess.normalise(images), token_types)
+    found = clip.image.token_types(clip.image.normalise(images), token_types)
     pooled = next(iter(found.values())).pooled
     to_place, to_thing = (class_embeddings(clip.text, list(words)).T for words in (PLACES, OBJECTS))  # (E, K) each
     to_doing = class_embeddings(clip.text, list(ACTIONS), ("a photo of a person {}",)).T

@@ -12,11 +12,14 @@ before, in a `momentum.Queue`.
 Legend: B rows of a batch (with `gather`, of all ranks); N columns; D width; T parts of an image; L texts.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed
+from torch.autograd.function import FunctionCtx
+
+from sightword.errors import SightwordError
 
 
 def itc(image: Tensor, text: Tensor, scale: float | Tensor = 50.0, ids: Tensor | None = None) -> Tensor:
@@ -65,11 +68,12 @@ def positive_share(image: Tensor, text: Tensor, ids: Tensor, scale: float | Tens
 def scores(image: Tensor, text: Tensor, scale: float | Tensor = 50.0) -> Tensor:
     """Scaled products (B, B) of vectors (B, D), in float32 at the least."""
     if image.shape != text.shape or image.ndim != 2:
-        raise ValueError(
+        raise SightwordError(
             f"images and texts are both (B, D), row by row; these are {tuple(image.shape)} and {tuple(text.shape)}"
         )
     with torch.autocast(image.device.type, enabled=False):
-        return scale * _wide(image) @ _wide(text).T
+        products: Tensor = scale * _wide(image) @ _wide(text).T
+    return products
 
 
 def shares(ids: Tensor, columns: Tensor | None = None) -> Tensor:
@@ -121,7 +125,7 @@ def negatives(logits: Tensor, ids: Tensor, way: str = "sample", generator: torch
     nothing to draw from. A row of NaN draws evenly. Nothing here waits for a GPU.
     """
     if way not in ("sample", "hardest"):
-        raise ValueError(f"negatives are chosen by sample or hardest; got {way!r}")
+        raise SightwordError(f"negatives are chosen by sample or hardest; got {way!r}")
     _check_ids(ids, logits)
     other = ids[:, None] != ids  # (B, N)
     valid = other.any(1)
@@ -192,18 +196,19 @@ def patch_alignment_classes(
 def effective(weights: Tensor) -> Tensor:
     """Over how many parts weights (…, T) spread, (…): exp of their entropy; T where all are equal, 1 if one has all."""
     each = weights / weights.sum(-1, keepdim=True).clamp(min=1e-12)
-    return torch.special.entr(each).sum(-1).exp()
+    entropy: Tensor = torch.special.entr(each).sum(-1)
+    return entropy.exp()
 
 
 def _part_weights(cosines: Tensor, weight: str, gain: float) -> Tensor:
     if weight not in ("softmax", "sigmoid"):
-        raise ValueError(f"parts are weighted by softmax or sigmoid; got {weight!r}")
+        raise SightwordError(f"parts are weighted by softmax or sigmoid; got {weight!r}")
     return (gain * cosines).softmax(-1) if weight == "softmax" else (gain * cosines).sigmoid()
 
 
 def _summed(parts: Tensor, unit: Tensor, target: str) -> Tensor:
     if target not in ("norm", "raw"):
-        raise ValueError(f"what is summed is norm or raw; got {target!r}")
+        raise SightwordError(f"what is summed is norm or raw; got {target!r}")
     return unit if target == "norm" else _wide(parts)
 
 
@@ -211,7 +216,7 @@ def _check_parts(parts: Tensor, texts: Tensor, paired: bool) -> None:
     fits = parts.ndim == 3 and texts.ndim == 2 and parts.shape[2] == texts.shape[1]
     if not fits or (paired and len(parts) != len(texts)):
         form = "one text a row, (B, D)" if paired else "texts (L, D)"
-        raise ValueError(f"parts are (B, T, D) and {form}; these are {tuple(parts.shape)} and {tuple(texts.shape)}")
+        raise SightwordError(f"parts are (B, T, D) and {form}; these are {tuple(parts.shape)} and {tuple(texts.shape)}")
 
 
 # ------------------------------------------------------------------------------------------------------------ ranks
@@ -226,20 +231,21 @@ def gather(rows: Tensor) -> Tensor:
     """
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return rows
-    return _Gather.apply(rows)
+    gathered: Tensor = _Gather.apply(rows)
+    return gathered
 
 
 class _Gather(torch.autograd.Function):
     """all_gather, and on the way back the sum of what all ranks ask of a rank's rows."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
         found = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(_world())]
         distributed.all_gather(found, rows.contiguous())
         return torch.cat(found)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, *slopes: Tensor) -> Tensor:
         total = slopes[0].contiguous().clone()
         distributed.all_reduce(total)
         return total.chunk(_world())[distributed.get_rank()]
@@ -255,4 +261,4 @@ def _wide(vectors: Tensor) -> Tensor:
 
 def _check_ids(ids: Tensor, logits: Tensor) -> None:
     if ids.shape != logits.shape[:1]:
-        raise ValueError(f"ids are one a row, ({len(logits)},); these are {tuple(ids.shape)}")
+        raise SightwordError(f"ids are one a row, ({len(logits)},); these are {tuple(ids.shape)}")

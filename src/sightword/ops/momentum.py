@@ -1,6 +1,6 @@
-"""A slow copy of what is trained, and what it made of earlier batches: more to compare with than a batch can hold.
+"""Momentum encoder and feature queue: contrastive learning with negatives from earlier batches (MoCo, ALBEF).
 
-    twin ← decay · twin + (1 − decay) · trained;  its vectors of a batch go into the queue, and the oldest leave
+    copy ← decay · copy + (1 − decay) · trained;  its vectors of a batch go into the queue, and the oldest leave
 
 He et al. 2020 (MoCo, arXiv 1911.05722); Li et al. 2021 (ALBEF, arXiv 2107.07651), whose numbers are the defaults.
 
@@ -9,10 +9,12 @@ Legend: N rows; K places of the queue; D width.
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Self, cast
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+
+from sightword.errors import SightwordError
 
 EMPTY = -100  # the id of a place that nothing was written to yet
 
@@ -27,7 +29,7 @@ class Queue(nn.Module):
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
         if size < 1:
-            raise ValueError(f"a queue has one place or more; got {size}")
+            raise SightwordError(f"a queue has one place or more; got {size}")
         self.register_buffer("vectors", torch.zeros(size, width))
         self.register_buffer("ids", torch.full((size,), EMPTY))
         self.register_buffer("place", torch.tensor(0))
@@ -54,15 +56,15 @@ class Queue(nn.Module):
 
 
 class EMAModel(nn.Module):
-    """A copy of a module that follows it slowly: an exponential moving average of parameters and float buffers.
+    """A copy of a module whose parameters and float buffers are exponential moving averages of the module's.
 
     Buffers are averaged as well (a batch norm's mean and variance belong to the weights that they were counted for),
     integers are copied. The copy is always in eval mode and has no gradients.
 
-        twin ← d · twin + (1 − d) · trained,  d = min(decay, (1 + n) / (10 + n)) at step n
+        copy ← d · copy + (1 − d) · trained,  d = min(decay, (1 + n) / (10 + n)) at step n
 
-    so that a short run's twin is no average with its beginning; 0.995 is reached after 1,791 steps. `shared`: children
-    that are frozen and need no copy; the twin looks at the original's.
+    so that the copy of a short run is no average with its beginning; 0.995 is reached after 1,791 steps. `shared`:
+    children that are frozen and need no copy; the EMA copy uses the original's.
     """
 
     steps: Tensor  # () float32, n
@@ -70,7 +72,7 @@ class EMAModel(nn.Module):
     def __init__(self, module: nn.Module, decay: float = 0.995, shared: Sequence[str] = ()) -> None:
         super().__init__()
         if not 0 <= decay < 1:
-            raise ValueError(f"the decay of an average is in [0, 1); got {decay}")
+            raise SightwordError(f"the decay of an average is in [0, 1); got {decay}")
         children = {name: getattr(module, name) for name in shared}
         self.module = copy.deepcopy(module, {id(child): child for child in children.values()})
         for name, child in children.items():
@@ -82,7 +84,7 @@ class EMAModel(nn.Module):
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """One step towards the module that this is the twin of."""
+        """Move one step towards the module that this is the EMA copy of."""
         theirs: dict[str, Tensor] = dict(module.named_parameters()) | dict(module.named_buffers())
         own: dict[str, Tensor] = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
         part = 1 - ((1 + self.steps) / (10 + self.steps)).clamp(max=self.decay)  # a tensor: no GPU is waited for
@@ -97,5 +99,5 @@ class EMAModel(nn.Module):
         """Eval mode, whatever a parent is in."""
         return super().train(False)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return cast(Any, self.module)(*args, **kwargs)
+    def forward(self, *args: object, **kwargs: object) -> object:
+        return self.module(*args, **kwargs)

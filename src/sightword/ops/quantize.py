@@ -7,13 +7,15 @@ as they are, then learn; all give back `Quantized`, whose codes equal `decode(id
 Legend: D channels, last in every shape; K codes; N all leading axes flattened.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
+from sightword.errors import SightwordError
 from sightword.ops.nearest import Metric, nearest, unit
 
 
@@ -39,11 +41,11 @@ class Codebook(nn.Module):
     def __init__(self, num_embeddings: int, embedding_dim: int, commitment_cost: float, metric: Metric) -> None:
         super().__init__()
         if num_embeddings < 1 or embedding_dim < 1:
-            raise ValueError(
+            raise SightwordError(
                 f"a codebook needs at least one code and one channel, got {num_embeddings} × {embedding_dim}"
             )
         if metric not in ("euclidean", "cosine"):
-            raise ValueError(f"metric is 'euclidean' or 'cosine', got {metric!r}")
+            raise SightwordError(f"metric is 'euclidean' or 'cosine', got {metric!r}")
         self.num_codes, self.dim = num_embeddings, embedding_dim
         self.commitment_cost, self.metric = commitment_cost, metric
 
@@ -104,7 +106,7 @@ class VectorQuantizer(Codebook):
 
 
 class FrozenQuantizer(Codebook):
-    """Codes (K, D) are given and stay: words, say, or a published codebook."""
+    """Codes (K, D) are given and do not change, such as text embeddings or a published codebook."""
 
     def __init__(self, weight: Tensor, commitment_cost: float = 1.0, metric: Metric = "euclidean") -> None:
         super().__init__(weight.shape[0], weight.shape[1], commitment_cost, metric)
@@ -118,7 +120,7 @@ class VectorQuantizerEMA(Codebook):
     to the origin). Under `torch.distributed` the statistics of all ranks are summed, so every rank holds the same
     codebook; that is asked at each call, so the module may be built before the processes are.
 
-    kmeans: start from k-means on the first batch; `settle`: from codes that were learned before.
+    kmeans: start from k-means on the first batch. `keep_codes`: start from codes that were learned before.
     restart_after: put a code that was not used for so many steps on a vector of the batch, drawn without replacement;
     0 never does.
     """
@@ -140,7 +142,7 @@ class VectorQuantizerEMA(Codebook):
     ) -> None:
         super().__init__(num_embeddings, embedding_dim, commitment_cost, metric)
         if not 0 <= decay < 1:
-            raise ValueError(f"decay is in [0, 1), got {decay}")
+            raise SightwordError(f"decay is in [0, 1), got {decay}")
         self.decay, self.kmeans, self.restart_after = decay, kmeans, restart_after
         self._first = True  # step of this object; `updates` knows whether it is the first of all
         self.register_buffer("weight", _random_codes(num_embeddings, embedding_dim))
@@ -155,10 +157,11 @@ class VectorQuantizerEMA(Codebook):
         return super().forward(x)
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Take the codes, learned elsewhere, for the averages they are; fresh ones jump onto their first batch.
+    def keep_codes(self) -> None:
+        """Keep the loaded codes as EMA state. Without this, every code jumps onto the mean of its first batch.
 
-        Their counts are unknown, so the first batch gives them, and moves a code by 1 − decay of the way to its mean.
+        The counts behind the codes are unknown. The first batch supplies them, and moves a code by 1 − decay of the way
+        to its mean.
         """
         self._first = True
         self.cluster_size.fill_(1)
@@ -171,22 +174,22 @@ class VectorQuantizerEMA(Codebook):
         counts, sums, candidates = step[:, 0], step[:, 1 : self.dim + 1], step[:, self.dim + 1 :]
         if self._first:
             self._first = False
-            self._weigh_settled(counts)
+            self._weigh_loaded(counts)
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.cluster_sum.lerp_(sums, 1 - self.decay)
         self.idle.add_(1).masked_fill_(counts > 0, 0)
         if self.restart_after:
-            self._revive(candidates)
+            self._restart(candidates)
         mean = self.cluster_sum / self.cluster_size[:, None]
         mean = unit(mean) if self.metric == "cosine" else mean
         # What was not seen for ~2000 steps has underflown to 0/0: it keeps its last average.
         torch.where(self.cluster_size[:, None] > 1e-9, mean, self.weight, out=self.weight)
         self.updates += 1
 
-    def _weigh_settled(self, counts: Tensor) -> None:
-        """Before the first step, let settled codes weigh as much as what that step assigns to them (K,)."""
-        settled = (self.updates == 0) & (self.cluster_size > 0)  # not `if`: that would wait for the GPU
-        weight = torch.where(settled, counts.clamp(min=1), 1.0)
+    def _weigh_loaded(self, counts: Tensor) -> None:
+        """Before the first step, give loaded codes the weight of what that step assigns to them, counts (K,)."""
+        loaded = (self.updates == 0) & (self.cluster_size > 0)  # not `if`: that would wait for the GPU
+        weight = torch.where(loaded, counts.clamp(min=1), 1.0)
         self.cluster_size.mul_(weight)
         self.cluster_sum.mul_(weight[:, None])
 
@@ -195,7 +198,7 @@ class VectorQuantizerEMA(Codebook):
         return unit(x) if self.metric == "cosine" else x
 
     def _statistics(self, x: Tensor, ids: Tensor) -> Tensor:
-        """Counts, sums and (if codes may be revived) candidate vectors of all ranks, in one all-reduce."""
+        """Counts, sums and (with restart_after) candidate vectors of all ranks, in one all-reduce."""
         width = self.dim + 1 if not self.restart_after else 2 * self.dim + 1
         step = x.new_zeros(self.num_codes, width)
         step[:, 0] = torch.bincount(ids, minlength=self.num_codes)
@@ -206,8 +209,8 @@ class VectorQuantizerEMA(Codebook):
             dist.all_reduce(step)
         return step
 
-    def _revive(self, candidates: Tensor) -> None:
-        """Move idle codes onto candidates (K, D), and forget their past so that it cannot pull them back."""
+    def _restart(self, candidates: Tensor) -> None:
+        """Move unused codes onto candidates (K, D), and reset their averages so that these cannot pull them back."""
         dead = self.idle >= self.restart_after  # (K,)
         rows = (dead.cumsum(0) - 1).clamp(min=0)
         for kept, new in ((self.cluster_sum, candidates[rows]), (self.weight, candidates[rows])):
@@ -220,7 +223,7 @@ class VectorQuantizerEMA(Codebook):
 def kmeans(x: Tensor, num_codes: int, iterations: int = 10, seed: int = 0) -> Tensor:
     """Centres (K, D) of x (N, D) by Lloyd's iterations from distinct rows; the same on every rank (rank 0's x).
 
-    Raises ValueError if x is empty.
+    Raises SightwordError if x is empty.
     """
     centres = _draw(x, num_codes, seed)
     for _ in range(iterations if _rank() == 0 else 0):
@@ -236,7 +239,7 @@ def kmeans(x: Tensor, num_codes: int, iterations: int = 10, seed: int = 0) -> Te
 def _draw(x: Tensor, count: int, seed: int) -> Tensor:
     """`count` rows of x (N, D), no row twice before each was taken once. Repeats get a little noise to be distinct."""
     if not len(x):
-        raise ValueError(f"{count} codes cannot be drawn from no vectors: the batch is empty")
+        raise SightwordError(f"{count} codes cannot be drawn from no vectors: the batch is empty")
     generator = torch.Generator().manual_seed(seed)
     rounds = -(-count // len(x))
     order = torch.cat([torch.randperm(len(x), generator=generator) for _ in range(rounds)])[:count]
@@ -248,7 +251,8 @@ def _draw(x: Tensor, count: int, seed: int) -> Tensor:
 
 def _random_codes(num_codes: int, dim: int) -> Tensor:
     """Codes of about unit length, so that neither metric starts with one code nearest to everything."""
-    return torch.randn(num_codes, dim) / dim**0.5
+    codes: Tensor = torch.randn(num_codes, dim) / dim**0.5
+    return codes
 
 
 def _rank() -> int:
@@ -263,9 +267,9 @@ class _PassThrough(torch.autograd.Function):
     """codes, with the gradient of x. `x + (codes - x).detach()` would round: most elements would miss their code."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, codes: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, codes: Tensor) -> Tensor:
         return codes
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0], None

@@ -1,23 +1,20 @@
 """Whole files or none: write beside, flush, rename."""
 
-import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
     """Write to the path given; when the block ends well it is on disk under its name, otherwise nothing has changed.
 
-    with write_atomically("model.safetensors") as beside:
-        save_file(weights, beside)
+    with write_atomically("notes.txt") as beside:
+        beside.write_text("…")
+
+    Raises OSError with the name of the file, as on a full disk. Tensors are written by `checkpoint.write_weights`.
     """
     path = Path(path)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
@@ -29,6 +26,11 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         _flush(beside)
         beside.replace(path)
         _flush(path.parent)  # the rename itself
+    except OSError as error:
+        # a write that fails has no name in it, or that of the file beside: name the one that the user knows
+        if error.errno is None or error.filename not in (None, str(beside), beside):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
 
@@ -39,15 +41,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def write_picture(picture: "Image", file: Path, twin: Any = None) -> list[Path]:
-    """Write a picture as PNG and, beside it, what it shows as JSON. The files."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(file) as part:
-        picture.save(part, "PNG")
-    if twin is None:
-        return [file]
-    with write_atomically(file.with_suffix(".json")) as part:
-        part.write_text(json.dumps(twin, indent=1) + "\n", encoding="utf-8")
-    return [file, file.with_suffix(".json")]

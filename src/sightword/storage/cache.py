@@ -16,41 +16,55 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.storage.cache_lmdb import Rows, import_lmdb
+from sightword.storage.reader import parse_json_list, read_json
 
 FORMAT = 1
 BACKENDS = ("safetensors", "lmdb")
+#: header.json: what `header_for` gives, and whatever else its writer put there.
+Header: TypeAlias = dict[str, Any]
+
 SHARD = re.compile(r"(\d{5,})\.safetensors")
+
+
+class MissingRowError(SightwordError, KeyError):
+    """A cache contains no row of this key."""
+
+    __str__ = Exception.__str__  # KeyError's own would print the message in quotes
 
 
 class FeatureCache:
     """Reads rows by key; `create` opens one for writing, too.
 
     A row is a dict of arrays, named, shaped and typed as the header says; each read gives arrays of its own.
-    A miss looks for new shards before it is a KeyError. Pickled, a cache is its path and header, and each
+    A miss looks for new shards before it is a MissingRowError. Pickled, a cache is its path and header, and each
     process opens the shards itself, so it serves as a data set: `DataLoader(cache, sampler=list(cache))`.
     """
 
-    def __init__(self, path: str | Path, expect: Mapping[str, Any] | None = None):
-        """`expect`: the part of the header that the reader relies on, as {"shapes": {"ids": [256]}}."""
+    def __init__(self, path: str | Path, expect: Mapping[str, object] | None = None) -> None:
+        """expect: the fields of the header that the reader relies on, as {"shapes": {"ids": [256]}}."""
         self.path = Path(path)
         self.header = read_header(self.path)
         self._forget()
         wanted = flatten(plain(expect or {}))
         if found := differences(flatten(self.header), wanted, wanted):
             writer = self.header.get("writer")
-            raise ValueError(f"{path} does not fit: {found}. Read another cache, or have {writer} write it anew")
+            raise SightwordError(f"{path} does not fit: {found}. Read another cache, or write it again with {writer}")
 
     @classmethod
-    def create(cls, path: str | Path, header: Mapping[str, Any]) -> "FeatureCache":
-        """Open for writing, to begin or to go on, with what `header_for` gave. Refuses another's folder."""
+    def create(cls, path: str | Path, header: Mapping[str, object]) -> Self:
+        """Open for writing, to begin or to resume, with what `header_for` gave.
+
+        Raises SightwordError if the folder contains another cache or other files.
+        """
         path, header = Path(path), plain(header)
         if header.get("backend") == "lmdb":
             import_lmdb()  # before anything is written
@@ -58,11 +72,13 @@ class FeatureCache:
         if (path / "header.json").exists():
             old, new = flatten(read_header(path)), flatten(header)
             if found := differences(old, new, sorted(old | new)):
-                raise ValueError(
-                    f"{path} already holds another cache: {found}. Give another out=, or delete the folder"
+                raise SightwordError(
+                    f"{path} already contains another cache: {found}. Give another out=, or delete the folder"
                 )
         elif others:
-            raise ValueError(f"{path} holds other files ({others}) and no header.json: give out= a folder of its own")
+            raise SightwordError(
+                f"{path} contains other files ({others}) and no header.json: give out= a folder of its own"
+            )
         else:
             path.mkdir(parents=True, exist_ok=True)
             with write_atomically(path / "header.json") as part:
@@ -73,13 +89,13 @@ class FeatureCache:
         """Write `arrays`, name → (n, *row shape), as the rows of the n `keys`. Same rows, same bytes."""
         keys, path = list(keys), self._store.where(number)
         if not 0 <= number < self.shards:
-            raise ValueError(f"{path}: the header announces shards 0 to {self.shards - 1}")
+            raise SightwordError(f"{path}: the header announces shards 0 to {self.shards - 1}")
         if len(set(keys)) < len(keys):
-            raise ValueError(f"{path}: key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+            raise SightwordError(f"{path}: key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
         found = {name: (array.dtype.name, [*array.shape]) for name, array in arrays.items()}
         wanted = {name: (dtype, self._stacked(name, keys)) for name, dtype in self.header["dtypes"].items()}
         if found != wanted:
-            raise ValueError(f"{path}: arrays are {found}; the header and {len(keys)} keys want {wanted}")
+            raise SightwordError(f"{path}: arrays are {found}; expected {wanted} for the header and {len(keys)} keys")
         rows = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         self._store.write(number, keys, rows)
         if number in self._shards:
@@ -90,12 +106,13 @@ class FeatureCache:
         return {name: rows[row] for name, rows in self._shards[shard].items()}
 
     def get(self, key: str, name: str) -> np.ndarray:
-        """One array of a row, the others left unread; no such key is a KeyError, as in `cache[key]`."""
+        """Return one array of a row, the others left unread. Raises MissingRowError if there is no such row."""
         shard, row = self._find(key)
-        return self._shards[shard][name][row]
+        found: np.ndarray = self._shards[shard][name][row]
+        return found
 
     def stacks(self, name: str) -> Iterator[tuple[list[str], np.ndarray]]:
-        """(keys, their rows of one array, stacked), shard by shard as in the files: to read very many."""
+        """Yield (keys, their rows of one array, stacked), shard by shard as in the files: to read very many."""
         keys: dict[int, list[str]] = {}
         for key in self:
             keys.setdefault(self._rows[key][0], []).append(key)
@@ -117,7 +134,7 @@ class FeatureCache:
     @property
     def shards(self) -> int:
         """How many there will be."""
-        return self.header["shards"]
+        return int(self.header["shards"])
 
     @property
     def done(self) -> bool:
@@ -135,7 +152,7 @@ class FeatureCache:
     def _find(self, key: str) -> tuple[int, int]:
         if key not in self:
             count, writer = f"{len(self)} of {self.header['items']} rows", self.header.get("writer")
-            raise KeyError(f"no row {key!r} in {self.path}, which has {count}, written by {writer}")
+            raise MissingRowError(f"no row {key!r} in {self.path}, which has {count}, written by {writer}")
         return self._rows[key]
 
     def _scan(self) -> bool:
@@ -154,13 +171,13 @@ class FeatureCache:
             rows = {key: (number, row) for row, key in enumerate(keys)}
             for name, stack in slices.items():
                 if stack.get_shape() != self._stacked(name, keys):
-                    raise ValueError(f"{name} is {stack.get_shape()}, not {self._stacked(name, keys)}")
+                    raise SightwordError(f"{name} is {stack.get_shape()}, not {self._stacked(name, keys)}")
         except (SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({error}): delete it and start the job again") from error
+            raise SightwordError(f"{path} is damaged ({error}): delete it and start the job again") from error
         if twice := self._rows.keys() & rows.keys():
             key = min(twice)
             other = self._store.where(self._rows[key][0])
-            raise ValueError(f"{path}: key {key!r} is in {Path(other).name}, too: delete the wrong one of the two")
+            raise SightwordError(f"{path}: key {key!r} is in {Path(other).name}, too: delete the wrong one of the two")
         self._rows |= rows
         self._shards[number] = slices
 
@@ -170,14 +187,21 @@ class FeatureCache:
     def _forget(self) -> None:
         self._store: Store = (Rows if self.header.get("backend") == "lmdb" else Files)(self.path, self.header)
         self._rows: dict[str, tuple[int, int]] = {}  # key → (shard, row)
-        self._shards: dict[int, Mapping[str, Any]] = {}  # shard → name → its stacked rows, still in the file
+        self._shards: dict[int, Mapping[str, Stacked]] = {}  # shard → name → its stacked rows, still in the file
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"path": self.path.absolute(), "header": self.header}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._forget()
+
+
+class Stacked(Protocol):
+    """One array of all rows of a shard, still in the file: read when it is indexed by a row's number or by [:]."""
+
+    def get_shape(self) -> list[int]: ...
+    def __getitem__(self, which: int | slice, /) -> np.ndarray: ...
 
 
 class Store(Protocol):
@@ -185,14 +209,19 @@ class Store(Protocol):
 
     def where(self, number: int) -> str: ...
     def numbers(self) -> set[int]: ...
-    def open(self, number: int) -> tuple[list[str], Mapping[str, Any]]: ...
+    def open(self, number: int) -> tuple[list[str], Mapping[str, Stacked]]: ...
     def write(self, number: int, keys: Sequence[str], rows: Mapping[str, np.ndarray]) -> None: ...
+
+
+class _SafeFile(Protocol):
+    def metadata(self) -> Mapping[str, str]: ...
+    def get_slice(self, name: str, /) -> Stacked: ...
 
 
 class Files:
     """A safetensors file a shard."""
 
-    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, header: Header) -> None:
         self.folder, self.names = folder, list(header["dtypes"])
 
     def where(self, number: int) -> str:
@@ -201,9 +230,11 @@ class Files:
     def numbers(self) -> set[int]:
         return {int(match[1]) for name in os.listdir(self.folder) if (match := SHARD.fullmatch(name))}
 
-    def open(self, number: int) -> tuple[list[str], Mapping[str, Any]]:
-        file = safe_open(self.where(number), framework="numpy")  # maps the file and keeps no descriptor
-        return list(json.loads(file.metadata()["keys"])), {name: file.get_slice(name) for name in self.names}
+    def open(self, number: int) -> tuple[list[str], Mapping[str, Stacked]]:
+        path = self.where(number)
+        file: _SafeFile = safe_open(path, framework="numpy")  # maps the file and keeps no descriptor
+        keys = parse_json_list(file.metadata()["keys"], "keys").all_texts()
+        return keys, {name: file.get_slice(name) for name in self.names}
 
     def write(self, number: int, keys: Sequence[str], rows: Mapping[str, np.ndarray]) -> None:
         path = Path(self.where(number))
@@ -224,20 +255,20 @@ def header_for(
     weights: str,
     shard_size: int,
     num_codes: int | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Mapping[str, object] | None = None,
     shards: int | None = None,
     backend: str = "safetensors",
-    **extra: Any,
-) -> dict[str, Any]:
-    """The header of a cache of `keys`; its shard i is to hold `keys[i * shard_size : (i + 1) * shard_size]`.
+    **extra: object,
+) -> Header:
+    """Return the header of a cache of `keys`; its shard i is to hold `keys[i * shard_size : (i + 1) * shard_size]`.
 
     shards: how many there will be, where they hold unlike numbers of rows, `shard_size` at most.
     backend: of BACKENDS, where the rows are kept; no part of the header if it is the usual one.
 
-    `rows`: each array's dtype and one row's shape, {"ids": ("uint16", (16, 16))}. `weights`: the `digest` of the
-    network that computes them. `writer`: the program. `extra`: whatever else would change the rows.
+    rows: each array's dtype and one row's shape, {"ids": ("uint16", (16, 16))}. weights: the `digest` of the network
+    that computes them. writer: the program. extra: whatever else would change the rows.
     """
-    header = {
+    header: Header = {
         "format": FORMAT,
         "writer": writer,
         "weights": weights,
@@ -251,78 +282,79 @@ def header_for(
         "shard_size": shard_size,
     }
     if backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r} is none of {', '.join(BACKENDS)}")
+        raise SightwordError(f"backend={backend!r} is none of {', '.join(BACKENDS)}")
     return plain(extra | header | ({} if backend == BACKENDS[0] else {"backend": backend}))
 
 
 def items_digest(keys: Sequence[str]) -> str:
-    """Tells lists of keys apart, and orders of them: 16 hex digits."""
+    """Return 16 hex digits that tell lists of keys apart, and orders of them."""
     return hashlib.sha256(json.dumps(list(keys)).encode()).hexdigest()[:16]
 
 
 def id_dtype(num_codes: int) -> str:
-    """The dtype to keep ids 0 .. num_codes - 1 in: "uint16" up to 65 536 codes, else "uint32"."""
+    """Return the dtype to keep ids 0 .. num_codes - 1 in: "uint16" up to 65 536 codes, else "uint32"."""
     return "uint16" if num_codes <= 2**16 else "uint32"
 
 
-def digest(arrays: Mapping[str, Any]) -> str:
-    """Tells networks apart: 16 hex digits over a state dict's names, dtypes, shapes and values, in any order.
+def digest(arrays: Mapping[str, object]) -> str:
+    """Return 16 hex digits over a state dict's names, dtypes, shapes and values, in any order: they identify a network.
 
     Torch tensors of any dtype, on any device, and numpy arrays of the same values have the same digest.
     """
     total = hashlib.sha256()
     for name in sorted(arrays):
         value = arrays[name]
+        shape: Sequence[int]
         if hasattr(value, "detach"):  # a torch tensor: by its bytes, as numpy has no bfloat16
             import torch
 
-            dtype = str(value.dtype).removeprefix("torch.")
+            assert isinstance(value, torch.Tensor)
+            dtype, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
             data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         else:
             data = np.asarray(value)
-            dtype = data.dtype.name
+            dtype, shape = data.dtype.name, data.shape
             if data.dtype.hasobject:  # its bytes would be addresses
-                raise ValueError(f"{name} is no array but a {type(value).__name__}: leave it out of the digest")
-        total.update(json.dumps([name, dtype, list(np.shape(value))]).encode())
+                raise TypeError(f"{name} is no array but a {type(value).__name__}: leave it out of the digest")
+        total.update(json.dumps([name, dtype, list(shape)]).encode())
         total.update(data.tobytes())
     return total.hexdigest()[:16]
 
 
 def _others(path: Path) -> str:
-    """What stands in a folder, or in its place, that is no trace of a header being written: a few names, or ""."""
+    """A few names of what a folder contains, or what stands in its place; traces of a header being written left out."""
     if path.exists() and not path.is_dir():
         return "it is a file itself"
     names = sorted(name for name in os.listdir(path) if not name.startswith(".header.json.")) if path.exists() else []
     return ", ".join([*names[:3], "…"] if len(names) > 3 else names)
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    try:
-        header = json.loads((path / "header.json").read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{path} holds no cache (no header.json): start the job that writes it first") from None
-    except ValueError as error:
-        raise ValueError(f"{path}/header.json is damaged ({error}): delete the folder and start again") from error
-    if not isinstance(header, dict):
-        raise ValueError(f"{path}/header.json is no header but a {type(header).__name__}: it is not a cache's")
+def read_header(path: Path) -> Header:
+    """Return the header of a cache. Raises SightwordError if the folder contains no cache of this format."""
+    file = path / "header.json"
+    if not file.is_file():
+        raise MissingFileError(f"{path} contains no cache (no header.json): start the job that writes it first")
+    header = read_json(file, damaged="Delete the folder and start again").plain()
     if header.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {header.get('format')}, not {FORMAT}: write it anew with this Sightword")
+        raise SightwordError(f"{path} has format {header.get('format')}, expected {FORMAT}: write it again")
     return header
 
 
-def plain(header: Mapping[str, Any]) -> dict[str, Any]:
-    """As it will be read back, with lists for tuples; what JSON cannot hold fails here."""
-    return json.loads(json.dumps(header))
+def plain(header: Mapping[str, object]) -> Header:
+    """Return a header as it will be read back, with lists for tuples. Raises TypeError for what JSON cannot hold."""
+    read: Header = json.loads(json.dumps(header))
+    return read
 
 
-def flatten(header: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"shapes": {"ids": [256]}} → {"shapes.ids": [256]}: a difference is named by its own field."""
-    flat: dict[str, Any] = {}
+def flatten(header: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return {"shapes": {"ids": [256]}} → {"shapes.ids": [256]}: a difference is named by its own field."""
+    flat: dict[str, object] = {}
     for name, value in header.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], names: Iterable[str]) -> str:
+def differences(found: Mapping[str, object], wanted: Mapping[str, object], names: Iterable[str]) -> str:
+    """Return the fields in which two flattened headers differ, with both values, in one line; "" if in none."""
     pairs = ((name, found.get(name), wanted.get(name)) for name in names)
-    return "; ".join(f"{name} is {old!r}, wanted {new!r}" for name, old, new in pairs if old != new)
+    return "; ".join(f"{name} is {old!r}, expected {new!r}" for name, old, new in pairs if old != new)

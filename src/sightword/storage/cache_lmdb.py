@@ -16,23 +16,63 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
+
+from sightword.errors import SightwordError
+from sightword.storage.reader import parse_json_list
+
+if TYPE_CHECKING:
+    from sightword.storage.cache import Header
 
 FILE = "rows.mdb"
 PAGE, SPARE = 4096, 1 << 26  # bytes; the file is as large as its rows, the map only has to be larger
 READERS = 1024  # processes and threads at once; LMDB's own 126 are few for loaders on a large machine
 
+
+class _Cursor(Protocol):
+    """As much of lmdb.Cursor as is used here."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> None: ...
+    def set_range(self, key: bytes) -> bool: ...
+    def key(self) -> bytes: ...
+    def next(self) -> bool: ...
+
+
+class _Transaction(Protocol):
+    """As much of lmdb.Transaction as is used here."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> None: ...
+    def cursor(self) -> _Cursor: ...
+    def get(self, key: bytes) -> memoryview | None: ...
+    def put(self, key: bytes, value: bytes) -> bool: ...
+    def delete(self, key: bytes) -> bool: ...
+
+
+class _Environment(Protocol):
+    """As much of lmdb.Environment as is used here."""
+
+    def begin(self, *, buffers: bool, write: bool) -> _Transaction: ...
+    def info(self) -> Mapping[str, int]: ...
+    def stat(self) -> Mapping[str, int]: ...
+    def set_mapsize(self, size: int) -> None: ...
+    def reader_check(self) -> int: ...
+    def close(self) -> None: ...
+
+
 _lock = threading.RLock()
-_open: dict[str, tuple[tuple[int, int], Any]] = {}  # file → (device, inode), its environment
+_open: dict[str, tuple[tuple[int, int], _Environment]] = {}  # file → (device, inode), its environment
 os.register_at_fork(before=lambda: _before_fork(), after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class Rows:
     """What FeatureCache asks of a backend, see `cache.Files`."""
 
-    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, header: "Header") -> None:
         self.file = folder / FILE
         self.kinds = {name: (np.dtype(header["dtypes"][name]), header["shapes"][name]) for name in header["dtypes"]}
         self.row_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.kinds.values())
@@ -56,7 +96,7 @@ class Rows:
     def open(self, number: int) -> tuple[list[str], dict[str, "Stack"]]:
         """A shard's keys, and each array's rows, still in the file."""
         with self._reading() as txn:
-            keys = json.loads(bytes(txn.get(_shard(number)) or b""))
+            keys = parse_json_list(bytes(txn.get(_shard(number)) or b""), "keys").all_texts()
             for row in {0, len(keys) - 1} if keys else ():
                 if (size := len(txn.get(_row(number, row)) or b"")) != self.row_bytes:
                     raise ValueError(f"row {row} has {size} bytes, not {self.row_bytes}")
@@ -79,24 +119,24 @@ class Rows:
                 self._put(env, number, keys, rows)
             _reach(self.file, env)
 
-    def _put(self, env: Any, number: int, keys: Sequence[str], rows: Mapping[str, np.ndarray]) -> None:
+    def _put(self, env: _Environment, number: int, keys: Sequence[str], rows: Mapping[str, np.ndarray]) -> None:
         names = sorted(self.kinds)
         with _begin(env, write=True) as txn:
-            before = json.loads(bytes(txn.get(_shard(number)) or b"[]"))
+            before = len(parse_json_list(bytes(txn.get(_shard(number)) or b"[]"), "keys"))
             for row in range(len(keys)):
                 txn.put(_row(number, row), b"".join(rows[name][row].tobytes() for name in names))
-            for row in range(len(keys), len(before)):
+            for row in range(len(keys), before):
                 txn.delete(_row(number, row))
             txn.put(_shard(number), json.dumps(list(keys)).encode())
 
     def read(self, number: int, row: int, offset: int, dtype: np.dtype, shape: Sequence[int]) -> np.ndarray:
         """One array of a row, a copy."""
         with self._reading() as txn:
-            data = txn.get(_row(number, row))
+            data = txn.get(_row(number, row)) or b""
             return np.frombuffer(data, dtype, math.prod(shape), offset).reshape(shape).copy()
 
     @contextmanager
-    def _reading(self) -> Iterator[Any]:
+    def _reading(self) -> Iterator[_Transaction]:
         lmdb = import_lmdb()
         with _lock:
             env = _environment(self.file, self.room)
@@ -104,7 +144,7 @@ class Rows:
                 with _begin(env) as txn:
                     yield txn
             except lmdb.Error as error:
-                raise ValueError(f"{self.file} cannot be read ({error}): if it is damaged, delete it") from error
+                raise SightwordError(f"{self.file} cannot be read ({error}): if it is damaged, delete it") from error
 
 
 class Stack(NamedTuple):
@@ -120,7 +160,7 @@ class Stack(NamedTuple):
     def get_shape(self) -> list[int]:
         return [self.length, *self.shape]
 
-    def __getitem__(self, which: Any) -> Any:
+    def __getitem__(self, which: int | slice) -> np.ndarray:  # type: ignore[override]  # no tuple for its readers
         if isinstance(which, slice):
             each = [self._row(row) for row in range(*which.indices(self.length))]
             return np.stack(each) if each else np.empty((0, *self.shape), self.dtype)
@@ -130,13 +170,14 @@ class Stack(NamedTuple):
         return self.rows.read(self.number, row, self.offset, self.dtype, self.shape)
 
 
-def import_lmdb() -> Any:
-    """The library, or how to get it."""
+def import_lmdb() -> ModuleType:
+    """Return the library. Raises SightwordError with how to install it."""
     try:
         import lmdb
     except ImportError:
-        raise ValueError("a cache in LMDB needs py-lmdb: pip install 'sightword[lmdb]'") from None
-    return lmdb
+        raise SightwordError("a cache in LMDB needs py-lmdb: pip install 'sightword[lmdb]'") from None
+    found: ModuleType = lmdb
+    return found
 
 
 def _shard(number: int) -> bytes:
@@ -147,8 +188,8 @@ def _row(number: int, row: int) -> bytes:
     return struct.pack(">cQI", b"r", number, row)
 
 
-def _environment(file: Path, room: int) -> Any:
-    """The open environment of a file; anew, if another file has taken its place. Call it with the lock held."""
+def _environment(file: Path, room: int) -> _Environment:
+    """Return the open environment of a file, opened again if another file took its place. Call with the lock held."""
     path = os.path.realpath(file)
     known = _open.get(path)
     if known and os.path.exists(path) and _identity(path) == known[0]:
@@ -160,34 +201,36 @@ def _environment(file: Path, room: int) -> Any:
     return env
 
 
-def _opened(path: str, room: int) -> Any:
+def _opened(path: str, room: int) -> _Environment:
     lmdb = import_lmdb()
     # Who may not write there can hold no lock, either: it is for finished caches on read-only disks.
     writable = os.access(os.path.dirname(path), os.W_OK) and (not os.path.exists(path) or os.access(path, os.W_OK))
     options = {"subdir": False, "readonly": not writable, "lock": writable, "readahead": False, "meminit": False}
     try:
-        env = lmdb.open(path, map_size=room, max_readers=READERS, **options)
+        env: _Environment = lmdb.open(path, map_size=room, max_readers=READERS, **options)
     except lmdb.Error as error:
-        raise ValueError(f"{path} is damaged or no LMDB file ({error}): delete it and start the job again") from error
+        raise SightwordError(
+            f"{path} is damaged or no LMDB file ({error}): delete it and start the job again"
+        ) from error
     size, wanted = os.path.getsize(path), _extent(env)
     if size < wanted:  # reading beyond a file's end kills the process
         env.close()
-        raise ValueError(
-            f"{path} is damaged ({size:,} bytes, {wanted:,} are wanted): delete it and start the job again"
+        raise SightwordError(
+            f"{path} is damaged (expected {wanted:,} bytes, got {size:,}): delete it and start the job again"
         )
     if writable:
         env.reader_check()  # of processes that were killed while they read
     return env
 
 
-def _extent(env: Any) -> int:
+def _extent(env: _Environment) -> int:
     """Bytes up to the last page in use."""
     info = env.info()
     return (info["last_pgno"] + 1) * env.stat()["psize"] if info["last_txnid"] else 0
 
 
-def _reach(file: Path, env: Any) -> None:
-    """Make the file as long as its last page: LMDB leaves away a last one that it has no use for."""
+def _reach(file: Path, env: _Environment) -> None:
+    """Make the file as long as its last page: LMDB omits a last one that it has no use for."""
     if os.path.getsize(file) < (extent := _extent(env)) and hasattr(os, "posix_fallocate"):
         descriptor = os.open(file, os.O_RDWR)
         try:
@@ -196,14 +239,14 @@ def _reach(file: Path, env: Any) -> None:
             os.close(descriptor)
 
 
-def _begin(env: Any, **options: Any) -> Any:
+def _begin(env: _Environment, write: bool = False) -> _Transaction:
     """A transaction; if another process has made the map larger, in that size."""
     lmdb = import_lmdb()
     try:
-        return env.begin(buffers=True, **options)
+        return env.begin(buffers=True, write=write)
     except lmdb.MapResizedError:
         env.set_mapsize(0)
-        return env.begin(buffers=True, **options)
+        return env.begin(buffers=True, write=write)
 
 
 def _identity(path: str) -> tuple[int, int]:

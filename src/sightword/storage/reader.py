@@ -49,16 +49,19 @@ def read_json_list(
 ) -> Items:
     """Return the list in a JSON file. nan: NaN, Infinity and -Infinity, which are no JSON, are accepted."""
     source = Source(str(file), damaged)
-    found = _json(_decoded(_bytes(file, most, missing, source), source), source, nan)
-    if not isinstance(found, list):
-        raise source.error(f"expected a list, got {shown(found)}")
-    return Items(found, source)
+    return _items(_json(_decoded(_bytes(file, most, missing, source), source), source, nan), source)
 
 
 def parse_json(raw: str | bytes, name: str, *, damaged: str = "", nan: bool = False) -> Fields:
     """Return the object in JSON that has been read already, as the metadata of a weights file. name: for messages."""
     source = Source(name, damaged)
     return _fields(_json(raw if isinstance(raw, str) else _decoded(raw, source), source, nan), source)
+
+
+def parse_json_list(raw: str | bytes, name: str, *, damaged: str = "") -> Items:
+    """Return the list in JSON that has been read already. name: for messages."""
+    source = Source(name, damaged)
+    return _items(_json(raw if isinstance(raw, str) else _decoded(raw, source), source, False), source)
 
 
 def read_yaml(file: str | Path, *, most: int = MIB, missing: str = "", damaged: str = "") -> Fields:
@@ -172,6 +175,12 @@ def _decoded(raw: bytes, source: Source) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise source.error(f"line {line}: the byte 0x{raw[error.start]:02x} is not UTF-8: save it as UTF-8") from None
+
+
+def _items(value: object, source: Source) -> Items:
+    if not isinstance(value, list):
+        raise source.error(f"expected a list, got {shown(value)}")
+    return Items(value, source)
 
 
 def _fields(value: object, source: Source) -> Fields:

@@ -1,9 +1,10 @@
-"""Any offline job: numbered shards, and a worker that turns one into one file, written beside and renamed.
+"""Execute any offline job: numbered shards, and a worker that turns a shard's number into one file, written atomically.
 
 So a shard may be done twice, killed, or done elsewhere, and its bytes are the same; to resume is to list what
-is missing. The same worker runs inline, under torchrun (`shards[rank::world]`), or as actors on a Ray cluster.
+is missing. The same worker is executed inline, under torchrun (`shards[rank::world]`), or by actors on a Ray cluster.
 """
 
+import io
 import os
 import signal
 import sys
@@ -12,22 +13,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import NamedTuple, TextIO
 
 from tqdm import tqdm
+
+from sightword.errors import SightwordError
 
 Worker = Callable[[int], None]
 
 
 class Summary(NamedTuple):
-    """What this process answered for: under torchrun its own shards only."""
+    """What this process did and left undone: under torchrun, of its own shards only."""
 
     done: int
-    skipped: int  # there before we came
+    skipped: int  # complete before the job began
     seconds: float
+    missing: tuple[int, ...] = ()  # the shards that are still not there; a command with some exits with rc ≠ 0
 
 
-def run(
+def execute(
     worker_factory: Callable[[], Worker],
     shards: int,
     missing: Callable[[], list[int]],
@@ -37,11 +41,12 @@ def run(
     workers: int = 0,
     gpus: float = 0,
 ) -> Summary:
-    """Have every missing shard done, with progress on stderr; Ctrl-C or SIGTERM, and it goes on another time.
+    """Process every missing shard, with progress on stderr. After Ctrl-C or SIGTERM, the same command does the rest.
 
-    The factory loads the models: called in each process that works, once, and only if there is work. `workers`
-    (0: as many as fit), the `gpus` of each (Ray hides those not asked for) and that the factory must pickle
-    matter to Ray only. Under torchrun no rank waits for another, so none may count on the whole result.
+    worker_factory: loads the models; called in each process that works, once, and only if there is work. workers
+    (0: as many as fit), gpus of each (Ray hides all others), and that the factory can be pickled, matter to Ray only.
+    Under torchrun no rank waits for another, so none may count on the whole result. A closed stderr does not stop the
+    job. Raises SightwordError if shards that were processed are not there afterwards.
     """
     check_engine(engine)
     rank, world = (0, 1) if engine == "ray" else place()
@@ -53,24 +58,26 @@ def run(
     if todo:
         try:
             with ENGINES[engine](worker_factory, todo, workers, gpus) as results, terminable():
-                for _ in tqdm(results, desc, len(todo), unit=f" {unit}", disable=None):
+                for _ in tqdm(results, desc, len(todo), unit=f" {unit}", disable=None, file=Audience()):
                     done += 1
         except KeyboardInterrupt:
-            say(f"{desc}: stopped, {done} of {len(todo)} {unit}s done; the same command does the rest")
+            say(f"{desc}: stopped, {done} of {len(todo)} {unit}s done; run the same command again to do the rest")
             raise
         check_written(todo, missing(), unit)
-    summary = Summary(done, len(mine) - len(todo), time.perf_counter() - start)
-    say(f"{desc}: {done} {unit}s done, {summary.skipped} already there, {summary.seconds:.1f} s")
+    left = tuple(sorted(set(mine) & set(missing())))
+    summary = Summary(done, len(mine) - len(todo), time.perf_counter() - start, left)
+    undone = f", {len(left)} missing" if left else ""
+    say(f"{desc}: {done} {unit}s done, {summary.skipped} already there{undone}, {summary.seconds:.1f} s")
     return summary
 
 
 def place() -> tuple[int, int]:
-    """(rank, world size) as torchrun tells them; (0, 1) without it."""
+    """Return (rank, world size) as torchrun sets them; (0, 1) without it."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def device() -> str:
-    """Where a worker computes: on a GPU where there is one, under torchrun each process on its own."""
+    """Return the device of a worker: a GPU if there is one; under torchrun, one for each process."""
     import torch
 
     if not torch.cuda.is_available():
@@ -91,15 +98,15 @@ def inline(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: f
 
 @contextmanager
 def on_ray(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: float) -> Iterator[Iterator[int]]:
-    """The same worker in actors that Ray starts again, with the shard they held, when they or their node die.
+    """Execute the worker in actors that Ray restarts, with the shard that they had, when they or their node die.
 
-    On the cluster that RAY_ADDRESS names, else one of our own (a stale cluster file breaks Ray's own choice).
+    On the cluster that RAY_ADDRESS names, or else on a new one here (a stale cluster file breaks Ray's own choice).
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
     from ray.util import ActorPool
 
-    class Hand:
+    class RayWorker:
         def __init__(self) -> None:
             self.work: Worker | None = None
 
@@ -113,29 +120,31 @@ def on_ray(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: f
         ray.init(**cluster(workers), logging_level="error", log_to_driver=False)
     try:
         count = min(len(todo), fitting(ray.available_resources(), workers, gpus))
-        kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(Hand)
+        kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(RayWorker)
         pool = ActorPool([kind.remote() for _ in range(count)])
-        yield pool.map_unordered(lambda hand, number: hand.do.remote(number), todo)
+        yield pool.map_unordered(lambda actor, number: actor.do.remote(number), todo)
     except ray.exceptions.RayTaskError as error:
-        raise error.cause from None  # the worker's own words, not Ray's page around them
+        raise error.cause from None  # the worker's own message, not Ray's page around it
     finally:
         if ours:
             ray.shutdown()
 
 
-def cluster(workers: int) -> dict[str, Any]:
-    """Where to `ray.init`: a cluster has the size it has; one of our own, as many CPUs as workers."""
+def cluster(workers: int) -> dict[str, object]:
+    """Return the arguments of `ray.init`: the cluster of RAY_ADDRESS, or a new one with as many CPUs as workers."""
     if address := os.environ.get("RAY_ADDRESS"):
         return {"address": address}
     return {"address": "local", "num_cpus": workers or None, "include_dashboard": False}
 
 
 def fitting(free: dict[str, float], workers: int, gpus: float) -> int:
-    """How many workers to start: those asked for, as far as they fit; one too many would wait for ever."""
+    """Return how many workers to start: those asked for, as far as they fit. One too many would wait for ever."""
     cpu, gpu = free.get("CPU", 0), free.get("GPU", 0)
     fit = int(min(cpu, gpu / gpus) if gpus else cpu)
     if fit < 1:
-        raise ValueError(f"Ray has {cpu:g} CPUs and {gpu:g} GPUs free, a worker needs 1 and {gpus:g}: ask for less")
+        raise SightwordError(
+            f"Ray has {cpu:g} CPUs and {gpu:g} GPUs free, a worker needs 1 and {gpus:g}: lower workers= or gpus="
+        )
     return min(workers, fit) if workers else fit
 
 
@@ -143,17 +152,18 @@ ENGINES = {"inline": inline, "ray": on_ray}
 
 
 def check_engine(engine: str) -> None:
-    """ValueError unless jobs can run on it here. `run` asks; ask before, where something is written first."""
+    """Raise SightwordError unless this engine can be used here. Call it before anything is written."""
     if engine not in ENGINES:
-        raise ValueError(f"engine={engine} is none of {', '.join(ENGINES)}")
+        raise SightwordError(f"engine={engine} is none of {', '.join(ENGINES)}")
     if engine == "ray" and find_spec("ray") is None:
-        raise ValueError("engine=ray needs Ray: pip install 'sightword[ray]'")
+        raise SightwordError("engine=ray needs Ray: pip install 'sightword[ray]'")
 
 
 def check_written(todo: list[int], missing: list[int], unit: str) -> None:
+    """Raise SightwordError if shards that were processed are not there."""
     if lost := sorted(set(todo) & set(missing)):
         where = "is the output folder one that all machines share?"
-        raise ValueError(f"{len(lost)} {unit}s were done but are not there, {lost[0]} the first: {where}")
+        raise SightwordError(f"{len(lost)} {unit}s were done but are not there, {lost[0]} the first: {where}")
 
 
 @contextmanager
@@ -163,7 +173,7 @@ def terminable() -> Iterator[None]:
         yield
         return
 
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
@@ -173,5 +183,37 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class Audience(io.TextIOBase):
+    """stderr as it is now; once nobody listens (it is None, closed, or a pipe without a reader), nothing is written."""
+
+    def write(self, text: str, /) -> int:
+        self._attempt(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(lambda stream: stream.flush())
+
+    def isatty(self) -> bool:
+        return bool(self._attempt(lambda stream: stream.isatty()))
+
+    def fileno(self) -> int:
+        """Return stderr's descriptor, of which tqdm asks the width of the terminal."""
+        if sys.stderr is None:
+            raise OSError("stderr is closed")
+        return sys.stderr.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(sys.stderr, "encoding", None) or "utf-8"
+
+    @staticmethod
+    def _attempt(action: Callable[[TextIO], object]) -> object:
+        try:
+            return None if sys.stderr is None else action(sys.stderr)
+        except (OSError, ValueError):  # a pipe without a reader; a closed file
+            return None
+
+
 def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """Print a line on stderr, if anybody listens."""
+    print(line, file=Audience(), flush=True)

@@ -1,7 +1,7 @@
 """What all pretrained encoders share: freezing, precision, and the way from pictures or words to `Encoded`."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from PIL import Image
@@ -57,7 +57,7 @@ class ImageTower(Tower):
 
     preprocess: Preprocess
     patch: tuple[int, int]  # pixels (height, width) of one token
-    architecture: dict[str, Any]  # plain data: what its outputs depend on besides weights and preprocessing
+    architecture: dict[str, object]  # plain data: what its outputs depend on besides weights and preprocessing
 
     def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Tokens (h, w) of an image of `size` (H, W); of the tower's own size if None."""
@@ -69,6 +69,13 @@ class ImageTower(Tower):
         if others := [name for name in names if name != "post"]:
             raise ValueError(f"{self.name} has post tokens and no {', '.join(others)}")
         return {"post": self(images)}
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return images (..., 3, H, W) in [-1, 1], as `sightword.data` gives them, in this tower's units; any H, W.
+
+        float32, whatever the images are. Each image tower has its own, so that a batch passes through one file.
+        """
+        raise NotImplementedError
 
     def encode(self, pictures: Sequence[Image.Image]) -> Encoded:
         """Pictures through the tower's own preprocessing."""
@@ -114,11 +121,6 @@ class TextTower(Tower):
             raise ValueError(f"id {worst} is not one of the {self.vocabulary()} tokens of {self.name}")
         if ids.shape[1] > self.tokenizer.length:
             raise ValueError(f"texts of {ids.shape[1]} tokens; the context of {self.name} is {self.tokenizer.length}")
-
-
-def border(tokens: Tensor, pooled: Tensor, mask: Tensor | None = None) -> Encoded:
-    """What leaves a tower is float32, whatever it computed in, and its mask bool."""
-    return Encoded(tokens.float(), pooled.float(), None if mask is None else mask.bool())
 
 
 def readable(tensor: Tensor) -> bool:

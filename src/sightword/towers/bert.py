@@ -8,12 +8,13 @@ Legend: B batch; L tokens of a text; D token width.
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from sightword.towers.base import Encoded, border, readable
+from sightword.towers.base import Encoded, readable
+from sightword.towers.foreign import Foreign
 from sightword.towers.hugging_face import HFText, check_vocabulary, config_of, open_tokenizer, open_weights, quiet
 from sightword.towers.tokenizer import HFTokenizer
 
@@ -42,7 +43,7 @@ class BertText(HFText):
 
     poolings = ("cls", "mean")
 
-    def __init__(self, model: Any, tokenizer: HFTokenizer, name: str = "BERT", pooling: str = "cls") -> None:
+    def __init__(self, model: Foreign, tokenizer: HFTokenizer, name: str = "BERT", pooling: str = "cls") -> None:
         super().__init__(model, tokenizer, name, pooling)
 
     @classmethod
@@ -94,14 +95,34 @@ class BertText(HFText):
         self, ids: Tensor | None = None, mask: Tensor | None = None, inputs_embeds: Tensor | None = None
     ) -> Encoded:
         """ids, mask: (B, L). inputs_embeds: (B, L, ·) instead of ids, as `embed` gives them."""
-        given = self.either(ids, mask, inputs_embeds)
-        mask = None if mask is None else mask.bool()
-        attention_mask = None if mask is None else mask.long()
-        tokens = self.model(**given, attention_mask=attention_mask).last_hidden_state  # (B, L, D)
-        return border(tokens, self.pool(tokens, mask), mask)
+        try:
+            words = inputs_embeds if ids is None else ids
+            assert words is not None
+            assert words.numel()
+            assert words.shape[1] <= self.tokenizer.length
+            assert mask is None or mask.shape == words.shape[:2]
+            attention_mask = None if mask is None else mask.bool().long()
+            vectors = None if inputs_embeds is None else inputs_embeds.to(self.model.dtype)
+            tokens = self.model(input_ids=ids, inputs_embeds=vectors, attention_mask=attention_mask)[0].float()
+            pooled = self._pool(tokens, mask)
+        except Exception:
+            self.check_either(ids, mask, inputs_embeds)  # says what is wrong with them
+            raise
+        return Encoded(tokens, pooled, None if mask is None else mask.bool())
+
+    def _pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens (B, L, D) float32 to (B, D). On the CPU, AssertionError for a text that begins with padding."""
+        if mask is not None and mask.is_cpu and not torch.compiler.is_compiling():
+            assert mask[:, 0].all()
+        if self.pooling == "cls":
+            return tokens[:, 0]
+        if mask is None:
+            return tokens.mean(1)
+        real = mask.bool().to(tokens.dtype)  # (B, L)
+        return (tokens * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
 
 
-def positions(model: Any) -> int | None:
+def positions(model: Foreign) -> int | None:
     """The most tokens that a model has positions for. RoBERTa's kind counts its own from behind the padding's."""
     limit = getattr(model.config, "max_position_embeddings", None)
     table = next((part for name, part in model.named_modules() if name.endswith("position_embeddings")), None)
@@ -109,7 +130,7 @@ def positions(model: Any) -> int | None:
     return limit if limit is None or padding is None else limit - padding - 1
 
 
-def _kind(config: Any, name: str) -> Any:
+def _kind(config: Foreign, name: str) -> Foreign:
     """The class of transformers for a config, if it is an encoder of texts trained on masked words."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
@@ -131,7 +152,7 @@ def _kind(config: Any, name: str) -> Any:
     return MODEL_MAPPING[type(config)]
 
 
-def _add_tokens(model: Any, tokenizer: Any, special: Sequence[str]) -> None:
+def _add_tokens(model: Foreign, tokenizer: Foreign, special: Sequence[str]) -> None:
     """Put special tokens into the vocabulary, and rows for them into the embedding table."""
     tokens = {"additional_special_tokens": list(special)}
     added = tokenizer.add_special_tokens(tokens, replace_extra_special_tokens=False) if special else 0

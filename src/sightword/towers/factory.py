@@ -1,7 +1,8 @@
 """Open an image or text tower, whatever this package can read, published or local, by its name or its folder."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,7 +24,7 @@ def image_tower(
     tag: str | Path = "",
     size: tuple[int, int] | None = None,
     dtype: torch.dtype = torch.float32,
-    **options: Any,
+    **options: object,
 ) -> "ImageTower":
     """A CLIP's or a SigLIP's image side, in eval mode; the text side is not kept.
 
@@ -33,12 +34,12 @@ def image_tower(
     """
     kind, name = _kind(str(name)), plain(name)
     if kind not in PAIRS:
-        raise ValueError(f"{name} is a {kind}; images are read by a CLIP or a SigLIP")
+        raise SightwordError(f"{name} is a {kind}; images are read by a CLIP or a SigLIP")
     return _pair(kind, name, tag=tag, size=size, dtype=dtype, **options).image
 
 
 def text_tower(
-    name: str | Path, tag: str | Path = "", dtype: torch.dtype = torch.float32, **options: Any
+    name: str | Path, tag: str | Path = "", dtype: torch.dtype = torch.float32, **options: object
 ) -> "TextTower":
     """The text side of a CLIP or SigLIP, or an encoder of texts alone (T5, BERT, …), in eval mode.
 
@@ -48,11 +49,11 @@ def text_tower(
     if kind in PAIRS:
         return _pair(kind, name, tag=tag, dtype=dtype, **options).text
     if tag:
-        raise ValueError(f"tag={tag}: only CLIPs and SigLIPs of open_clip have tags, {name} is none")
+        raise SightwordError(f"tag={tag}: only CLIPs and SigLIPs of open_clip have tags, {name} is none")
     from sightword.towers import bert, t5
 
-    tower = t5.T5Text if kind in t5.FAMILY else bert.BertText  # which says what a kind is that it does not read
-    return tower.load(name, dtype=dtype, **options)
+    load: Callable[..., TextTower] = t5.T5Text.load if kind in t5.FAMILY else bert.BertText.load
+    return load(name, dtype=dtype, **options)  # BertText names the kinds that it does not read
 
 
 def tower_pair(
@@ -60,12 +61,12 @@ def tower_pair(
     tag: str | Path = "",
     size: tuple[int, int] | None = None,
     dtype: torch.dtype = torch.float32,
-    **options: Any,
+    **options: object,
 ) -> "CLIP | SigLIP":
     """Both sides of a CLIP or SigLIP, in eval mode; arguments as of `image_tower`."""
     kind, name = _kind(str(name)), plain(name)
     if kind not in PAIRS:
-        raise ValueError(f"{name} is a {kind}; images and texts are both read by a CLIP or a SigLIP")
+        raise SightwordError(f"{name} is a {kind}; images and texts are both read by a CLIP or a SigLIP")
     return _pair(kind, name, tag=tag, size=size, dtype=dtype, **options)
 
 
@@ -91,26 +92,28 @@ def _kind(name: str) -> str:
         return "siglip" if siglip.is_open_clips(folder) else "clip"
     found = model_type(name)
     if found in ("clip", "clip_text_model", "clip_vision_model"):
-        raise ValueError(
+        raise SightwordError(
             f"{name} is a CLIP as Hugging Face keeps it; here CLIPs are read as open_clip keeps them: a preset "
             f"({', '.join(clip.presets)}), open_clip's own name and tag, or a folder with {clip.CONFIG}"
         )
     return "siglip" if found == "siglip2" else found
 
 
-def _pair(kind: str, name: str, **options: Any) -> Any:
+def _pair(kind: str, name: str, **options: object) -> "CLIP | SigLIP":
     """A CLIP or SigLIP. A CLIP at Hugging Face is read from where its files were put."""
     from sightword.towers.clip import checkpoint as clip_checkpoint
     from sightword.towers.clip import encoder as clip
     from sightword.towers.hugging_face import FILES, with_weights
     from sightword.towers.siglip import encoder as siglip
 
+    load_siglip: Callable[..., SigLIP] = siglip.SigLIP.load
+    load_clip: Callable[..., CLIP] = clip.CLIP.load
     if kind == "siglip":
-        return siglip.SigLIP.load(name, **options)
+        return load_siglip(name, **options)
     if name in clip.presets or "/" not in name or Path(name).expanduser().is_dir():
-        return clip.CLIP.load(name, **options)
+        return load_clip(name, **options)
     weights = (clip_checkpoint.WEIGHTS, *clip_checkpoint.OTHER_WEIGHTS)
-    pair = clip.CLIP.load(with_weights(name, FILES, weights), **options)
+    pair = load_clip(with_weights(name, FILES, weights), **options)
     pair.image.name = pair.text.name = name
     return pair
 

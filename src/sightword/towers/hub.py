@@ -4,7 +4,9 @@ import difflib
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from sightword.towers.foreign import Config
 
 
 def plain(name: str | Path) -> str:
@@ -16,7 +18,7 @@ def plain(name: str | Path) -> str:
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 
-def model_config(name: str, kind: str, presets: Iterable[str], sounds: str = "") -> dict[str, Any]:
+def model_config(name: str, kind: str, presets: Iterable[str], sounds: str = "") -> Config:
     """open_clip's model_cfg of that name. ValueError proposes names that are near.
 
     kind: what the caller reads, for the message. presets: its own names. sounds: what the models it reads have in their
@@ -39,7 +41,7 @@ class Weights(NamedTuple):
 
     name: str  # of the model
     tag: str  # of the published weights, "" for a file
-    entry: dict[str, Any]  # open_clip's of the tag; for a file, the preprocessing on which all tags of the model agree
+    entry: Config  # open_clip's of the tag; for a file, the preprocessing on which all tags of the model agree
     file: Path | None  # the user's own
 
     def fetch(self) -> Path:

@@ -9,24 +9,25 @@ Legend: B texts; L tokens; D token width.
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.storage.checkpoint import differences
-from sightword.towers.base import TextTower, readable
+from sightword.towers.base import TextTower
+from sightword.towers.foreign import Config, Foreign
 from sightword.towers.hub import reason
 from sightword.towers.tokenizer import HFTokenizer
 
 #: All of a repository that is read here but weights.
 FILES = ("*.json", "*.txt", "*.model")
 #: For every from_pretrained: nothing but files is asked of a folder, and no code of its own is run.
-SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+SAFELY = {"local_files_only": True, "trust_remote_code": False}
 
 
 class HFText(TextTower):
@@ -35,7 +36,7 @@ class HFText(TextTower):
     tokenizer: HFTokenizer
     poolings: tuple[str, ...]  # of cls, mean, last, those that mean something for this kind
 
-    def __init__(self, model: Any, tokenizer: HFTokenizer, name: str, pooling: str) -> None:
+    def __init__(self, model: Foreign, tokenizer: HFTokenizer, name: str, pooling: str) -> None:
         super().__init__()
         if pooling not in self.poolings:
             raise ValueError(f"pooling {pooling!r} is not known; {type(self).__name__} has {', '.join(self.poolings)}")
@@ -55,40 +56,20 @@ class HFText(TextTower):
     def vocabulary(self) -> int:
         return self.model.get_input_embeddings().num_embeddings
 
-    def either(self, ids: Tensor | None, mask: Tensor | None, inputs_embeds: Tensor | None) -> dict[str, Tensor]:
-        """The one of the two that is given, checked, as an argument of transformers' models."""
-        if ids is not None and inputs_embeds is None:
-            self.check(ids, mask)
-            return {"input_ids": ids}
-        if ids is not None or inputs_embeds is None:
-            raise ValueError("a text is ids or inputs_embeds, one of the two")
+    def check_either(self, ids: Tensor | None, mask: Tensor | None, inputs_embeds: Tensor | None) -> None:
+        """Raise SightwordError unless exactly one of ids and inputs_embeds is given, and it is a batch of texts."""
+        if (ids is None) == (inputs_embeds is None):
+            raise SightwordError("a text is given as ids or as inputs_embeds, exactly one of the two")
+        if inputs_embeds is not None:
+            ids = self._ids_like(inputs_embeds)
+        assert ids is not None
+        self.check(ids, mask)
+
+    def _ids_like(self, inputs_embeds: Tensor) -> Tensor:
         width = self.model.get_input_embeddings().embedding_dim
         if inputs_embeds.ndim != 3 or inputs_embeds.shape[2] != width:
-            raise ValueError(f"inputs_embeds are (B, L, {width}), these are {tuple(inputs_embeds.shape)}")
-        self.check(inputs_embeds.new_zeros(inputs_embeds.shape[:2], dtype=torch.long), mask)
-        return {"inputs_embeds": inputs_embeds.to(self.dtype)}
-
-    def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens (B, L, D) to (B, D), in float32. Padding has no part in it; of nothing but padding is a ValueError.
-
-        That is seen on the CPU only; a GPU would have to be waited for.
-        """
-        tokens = tokens.float()
-        if mask is not None and readable(mask) and not mask.any(1).all():
-            number = int(mask.any(1).int().argmin())
-            raise ValueError(
-                f"text {number} of {len(mask)} is all padding by its mask; {self.name} has nothing to pool"
-            )
-        if self.pooling == "cls":
-            return tokens[:, 0]
-        if mask is None:
-            return tokens.mean(1) if self.pooling == "mean" else tokens[:, -1]
-        real = mask.to(tokens.dtype)  # (B, L)
-        if self.pooling == "mean":
-            return (tokens * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
-        place = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-        last = (real * place).argmax(1)  # (B,)
-        return tokens[torch.arange(len(tokens), device=tokens.device), last]
+            raise SightwordError(f"expected inputs_embeds (B, L, {width}), got {tuple(inputs_embeds.shape)}")
+        return inputs_embeds.new_zeros(inputs_embeds.shape[:2], dtype=torch.long)
 
 
 def fetched(name: str | Path, files: Iterable[str]) -> Path:
@@ -152,7 +133,7 @@ def model_type(name: str | Path) -> str:
     return config_of(name).model_type
 
 
-def config_of(name: str | Path) -> Any:
+def config_of(name: str | Path) -> Foreign:
     """The config of a folder or a Hugging Face name. FileNotFoundError or ValueError says in a line what is wrong."""
     from transformers import AutoConfig
 
@@ -166,7 +147,7 @@ def config_of(name: str | Path) -> Any:
             raise ValueError(f"the config of {name} cannot be read: {reason(error)}") from error
 
 
-def open_tokenizer(name: str | Path) -> Any:
+def open_tokenizer(name: str | Path) -> Foreign:
     """The tokenizer of a folder or a Hugging Face name; it knows words and has a padding token."""
     from transformers import AutoTokenizer
 
@@ -187,7 +168,7 @@ def open_tokenizer(name: str | Path) -> Any:
     return tokenizer
 
 
-def open_weights(kind: Any, name: str | Path, config: Any, dtype: torch.dtype, **options: Any) -> Any:
+def open_weights(kind: Foreign, name: str | Path, config: Foreign, dtype: torch.dtype, **options: object) -> Foreign:
     """`kind` (a class of transformers), in eval mode, with every weight from the file; its heads are left out.
 
     ValueError names what is missing, has another shape, or belongs to the encoder and has no place in it.
@@ -215,7 +196,7 @@ def open_weights(kind: Any, name: str | Path, config: Any, dtype: torch.dtype, *
     return model
 
 
-def check_vocabulary(tokenizer: Any, model: Any, name: str | Path) -> None:
+def check_vocabulary(tokenizer: Foreign, model: Foreign, name: str | Path) -> None:
     """A tokenizer of another model may give ids that the embedding table does not have."""
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
@@ -224,7 +205,7 @@ def check_vocabulary(tokenizer: Any, model: Any, name: str | Path) -> None:
         )
 
 
-def _differences(model: Any, info: Mapping[str, Any]) -> str:
+def _differences(model: Foreign, info: Config) -> str:
     """What did not load, in a line. Heads that a file has besides the encoder are not the encoder's business."""
     wanted = model.state_dict()
     parts = {part for part, _ in model.named_children()}

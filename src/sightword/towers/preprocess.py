@@ -6,12 +6,13 @@ Legend: B batch; H, W pixels.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from sightword.towers.foreign import Config
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 RESIZES = ("shortest", "squash")
@@ -50,32 +51,26 @@ class Preprocess:
         if picture.mode != "RGB":
             raise ValueError(f"the picture's mode is {picture.mode}, a tower reads RGB: use read_image, or convert it")
         pixels = torch.from_numpy(np.array(self._fit(picture)))  # (H, W, 3) uint8
-        return self._normalised(pixels.permute(2, 0, 1).float().div_(255))
+        images = pixels.permute(2, 0, 1).float().div_(255)
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return images.sub_(mean).div_(std)
 
     def batch(self, pictures: Sequence[Image.Image]) -> Tensor:
         """(B, 3, H, W)"""
         return torch.stack([self(picture) for picture in pictures])
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Images (..., 3, H, W) in [-1, 1], as `sightword.data` gives them, in this tower's units; any H, W."""
-        return self._normalised(images.float().add(1).div_(2))
-
     def to(self, size: tuple[int, int]) -> "Preprocess":
         """The same for another input size."""
         return replace(self, size=(int(size[0]), int(size[1])))
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain data: what a cache's header says of it."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> "Preprocess":
-        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
+    def from_dict(cls, config: Mapping[str, object]) -> "Preprocess":
+        values: Config = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
         return cls(**values)
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        return images.sub_(mean).div_(std)
 
     def _fit(self, picture: Image.Image) -> Image.Image:
         height, width = self.size
@@ -85,7 +80,7 @@ class Preprocess:
         return _cover(picture, (width, height), filter_)
 
 
-def _numbers(values: Any, count: int) -> bool:
+def _numbers(values: object, count: int) -> bool:
     return (
         isinstance(values, tuple | list)
         and len(values) == count

@@ -12,13 +12,15 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.towers.base import Encoded, border
+from sightword.errors import SightwordError
+from sightword.towers.base import Encoded
+from sightword.towers.foreign import Foreign
 from sightword.towers.hugging_face import HFText, check_vocabulary, config_of, open_tokenizer, open_weights
 from sightword.towers.tokenizer import HFTokenizer
 
@@ -57,7 +59,7 @@ class T5Text(HFText):
 
     def __init__(
         self,
-        model: Any,
+        model: Foreign,
         tokenizer: HFTokenizer,
         name: str = "T5",
         pooling: str = "mean",
@@ -113,7 +115,11 @@ class T5Text(HFText):
         ids, mask: (B, L). inputs_embeds: (B, L, D) instead of ids. image_tokens: (B, N, D), all of them real, of about
         the size of `embed`'s vectors: T5 does not normalise what it is given. The mask that is returned is of all.
         """
-        vectors = self._vectors(ids, mask, inputs_embeds, image_tokens)  # (B, N + L, D)
+        try:
+            vectors = self._vectors(ids, mask, inputs_embeds, image_tokens)  # (B, N + L, D)
+        except Exception:
+            self.check_all(ids, mask, inputs_embeds, image_tokens)  # says what is wrong with them
+            raise
         mask = None if mask is None else mask.bool()
         if image_tokens is not None and mask is not None:
             mask = torch.cat([mask.new_ones(image_tokens.shape[:2]), mask], 1)
@@ -124,32 +130,64 @@ class T5Text(HFText):
         else:
             attention_mask = None if mask is None else mask.long()
             tokens = self.model(inputs_embeds=vectors, attention_mask=attention_mask).last_hidden_state
-        return border(tokens, self.pool(tokens, mask), mask)
+        tokens = tokens.float()
+        return Encoded(tokens, self.pool(tokens, mask), mask)
+
+    def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens (B, N, D) float32 to (B, D); padding has no part in it.
+
+        Raises SightwordError for a row that is padding only. This is checked on the CPU alone: on a GPU, the check
+        would wait for the device.
+        """
+        if mask is None:
+            return tokens.mean(1) if self.pooling == "mean" else tokens[:, -1]
+        if mask.is_cpu and not torch.compiler.is_compiling() and not (some := mask.any(1)).all():
+            number = int(some.int().argmin())
+            raise SightwordError(f"text {number} of {len(mask)} is all padding by its mask; {self.name} cannot pool it")
+        real = mask.to(tokens.dtype)  # (B, N)
+        if self.pooling == "mean":
+            return (tokens * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+        last = (real * torch.arange(1, tokens.shape[1] + 1, device=tokens.device)).argmax(1)  # (B,)
+        return tokens[torch.arange(len(tokens), device=tokens.device), last]
+
+    def check_all(
+        self, ids: Tensor | None, mask: Tensor | None, inputs_embeds: Tensor | None, image_tokens: Tensor | None
+    ) -> None:
+        """Raise SightwordError unless `forward` can encode these."""
+        texts = ids if inputs_embeds is None else inputs_embeds
+        if texts is not None or image_tokens is None:
+            self.check_either(ids, mask, inputs_embeds)
+        elif mask is not None:
+            raise SightwordError("mask= belongs to a text, and neither ids nor inputs_embeds is given")
+        if image_tokens is None:
+            return
+        if image_tokens.ndim != 3 or image_tokens.shape[2] != self.width:
+            raise SightwordError(f"expected image tokens (B, N, {self.width}), got {tuple(image_tokens.shape)}")
+        if self.grid_bias is not None and image_tokens.shape[1] != self.grid_bias.length:
+            (h, w), number = self.grid_bias.grid, image_tokens.shape[1]
+            raise SightwordError(f"{number} image tokens do not fill the grid {h} × {w} of {self.name}")
+        if texts is not None and len(texts) != len(image_tokens):
+            raise SightwordError(f"{len(image_tokens)} images and {len(texts)} texts; give as many of both")
 
     def _vectors(
         self, ids: Tensor | None, mask: Tensor | None, inputs_embeds: Tensor | None, image_tokens: Tensor | None
     ) -> Tensor:
-        """What goes into the first block: image tokens first."""
-        if image_tokens is None:
-            return self._words(ids, mask, inputs_embeds)
-        if image_tokens.ndim != 3 or image_tokens.shape[2] != self.width:
-            raise ValueError(f"image tokens are (B, N, {self.width}), these are {tuple(image_tokens.shape)}")
-        if self.grid_bias is not None and image_tokens.shape[1] != self.grid_bias.length:
-            (h, w), number = self.grid_bias.grid, image_tokens.shape[1]
-            raise ValueError(f"{number} image tokens do not fill the grid {h} × {w} that {self.name} was loaded with")
-        image_tokens = image_tokens.to(self.dtype)
-        if ids is None and inputs_embeds is None:
-            if mask is not None:
-                raise ValueError("a mask is of a text, and there is none")
-            return image_tokens
-        words = self._words(ids, mask, inputs_embeds)
-        if len(words) != len(image_tokens):
-            raise ValueError(f"{len(image_tokens)} images and {len(words)} texts; give as many of both")
-        return torch.cat([image_tokens, words], 1)
-
-    def _words(self, ids: Tensor | None, mask: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        given = self.either(ids, mask, inputs_embeds)
-        return given["inputs_embeds"] if ids is None else self.embed(ids)
+        """The input of the first block, (B, N + L, D), image tokens first. Its errors are explained by `check_all`."""
+        parts, dtype = [], self.model.dtype
+        if image_tokens is not None:
+            assert self.grid_bias is None or image_tokens.shape[1] == self.grid_bias.length
+            parts.append(image_tokens.to(dtype))
+        if ids is not None or inputs_embeds is not None:
+            assert ids is None or inputs_embeds is None
+            words = self.model.get_input_embeddings()(ids) if inputs_embeds is None else inputs_embeds.to(dtype)
+            assert words.numel()
+            assert words.shape[1] <= self.tokenizer.length
+            assert mask is None or mask.shape == words.shape[:2]
+            parts.append(words)
+        else:
+            assert mask is None
+        assert parts[0].shape[2:] == (self.width,)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _bias(self, words: int) -> Tensor:
         """(1, A, N + L, N + L), to be added to the attention's logits."""
@@ -256,7 +294,7 @@ class T5Decoder(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     @classmethod
-    def like(cls, tower: T5Text, num_codes: int, grid: tuple[int, int], layers: int = 2, **options: Any) -> Self:
+    def like(cls, tower: T5Text, num_codes: int, grid: tuple[int, int], layers: int = 2, **options: Foreign) -> Self:
         """A new decoder with the sizes of a tower, whose tokens are its memory. options: as for a new one."""
         config = tower.model.config
         sizes = {
@@ -366,7 +404,7 @@ class T5Decoder(nn.Module):
         mask: Tensor,
         memory: Tensor,
         memory_mask: Tensor | None,
-        cache: Any = None,
+        cache: Foreign = None,
     ) -> Tensor:
         vectors = self.stack.embed_tokens(codes) + places  # (B, N, D)
         tokens = run_blocks(self.stack, vectors, bias, mask, memory, memory_mask, cache)
@@ -397,12 +435,12 @@ class T5Decoder(nn.Module):
         return ids
 
 
-def _bare_stack(**sizes: Any) -> Any:
+def _bare_stack(**sizes: Foreign) -> Foreign:
     """transformers' T5Stack of a decoder, without a position bias of its own: every call brings one."""
     from transformers import T5Config
     from transformers.models.t5.modeling_t5 import T5Stack
 
-    stack: Any = T5Stack(T5Config(**sizes, is_decoder=True, pad_token_id=None, eos_token_id=None))
+    stack: Foreign = T5Stack(T5Config(**sizes, is_decoder=True, pad_token_id=None, eos_token_id=None))
     nn.init.normal_(stack.embed_tokens.weight)  # as T5's own; a stack by itself gets another
     attention = _first_attention(stack)
     del attention.relative_attention_bias
@@ -411,13 +449,13 @@ def _bare_stack(**sizes: Any) -> Any:
 
 
 def run_blocks(
-    stack: Any,
+    stack: Foreign,
     vectors: Tensor,
     bias: Tensor,
     mask: Tensor | None,
     memory: Tensor | None = None,
     memory_mask: Tensor | None = None,
-    cache: Any = None,
+    cache: Foreign = None,
 ) -> Tensor:
     """The blocks of transformers' T5Stack as it runs them, but with a position bias (1, A, L, L) from outside.
 
@@ -467,7 +505,7 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(~mask, torch.finfo(like.dtype).min)
 
 
-def _first_attention(stack: Any) -> Any:
+def _first_attention(stack: Foreign) -> Foreign:
     """The one self-attention of a T5 that has a position bias, which the others share."""
     return stack.block[0].layer[0].SelfAttention
 

@@ -6,10 +6,12 @@ Legend: B texts; L tokens; K words; E pooled width.
 import string
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from sightword.towers.foreign import Foreign
 
 
 class Texts(NamedTuple):
@@ -82,7 +84,7 @@ class TextTokenizer:
 class CLIPTokenizer(TextTokenizer):
     """open_clip's byte-pair encoding: it lowercases, and knows every text. <start> … <end>, padded with 0."""
 
-    def __init__(self, bpe: Any, length: int) -> None:
+    def __init__(self, bpe: Foreign, length: int) -> None:
         """bpe: `open_clip.SimpleTokenizer`."""
         super().__init__(0, bpe.eot_token_id, length, bpe.vocab_size)
         self.bpe, self.start = bpe, bpe.sot_token_id
@@ -100,10 +102,10 @@ class CLIPTokenizer(TextTokenizer):
 
 
 class HFTokenizer(TextTokenizer):
-    """Any tokenizer of Hugging Face transformers (SentencePiece of T5 and SigLIP, WordPiece of BERT, …)."""
+    """A tokenizer of Hugging Face transformers (SentencePiece of T5 and SigLIP, WordPiece of BERT, …)."""
 
     def __init__(
-        self, tokenizer: Any, length: int, fixed: bool = False, clean: Callable[[str], str] | None = None
+        self, tokenizer: Foreign, length: int, fixed: bool = False, clean: Callable[[str], str] | None = None
     ) -> None:
         """clean: done to each text first (SigLIP was trained on lowercase without punctuation)."""
         eos = next(

@@ -101,7 +101,7 @@ def test_a_picture_is_what_the_tower_saw_when_its_tokens_were_kept(whole, random
     (batch,) = split_loader(data_of(whole, batch_size=3), "val")
     for image, file in zip(batch.images, val.files, strict=True):
         wanted = tower.preprocess(Image.open(whole / file).convert("RGB"))
-        torch.testing.assert_close(tower.preprocess.normalise(image), wanted, atol=1e-5, rtol=0)
+        torch.testing.assert_close(tower.normalise(image), wanted, atol=1e-5, rtol=0)
 
 
 def test_tokens_of_a_batch_are_the_rows_of_the_cache(whole, tokens):
@@ -327,7 +327,7 @@ def test_each_image_of_a_split_is_read_once_and_says_where_it_belongs(whole, tok
 
 def test_the_disk_is_read_in_its_own_order(whole, tokens):
     split, cache = load_split(data_of(whole, cache=str(tokens)), "train"), TokenCache(tokens)
-    stored = [key for part in cache.parts for key in part]
+    stored = [key for part in cache.segments for key in part]
     rows = torch.cat([some.rows for some in each_tokens(cache, split.keys[::-1], ["post"], 2)])
     places = [stored.index(split.keys[::-1][row]) for row in rows.tolist()]
     assert places == sorted(places)

@@ -128,8 +128,7 @@ def test_pictures_train_as_their_tokens_do(task, picture):
     images = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
     tower = task.tower(torch.device("cpu"))
     tokens = {
-        name: each.tokens
-        for name, each in tower.token_types(tower.preprocess.normalise(images), ["value", "joint"]).items()
+        name: each.tokens for name, each in tower.token_types(tower.normalise(images), ["value", "joint"]).items()
     }
     targets = torch.zeros(1, 28)
     by_tower = task.logits(IntentBatch(targets, ["x"], images))

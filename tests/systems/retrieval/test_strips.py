@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from sightword.storage.atomic import write_picture
+from sightword.viz.write import write_picture
 from sightword.systems.retrieval import show
 from sightword.systems.retrieval.show import CONTROL, KINDS, Shown, ask, probes_of, sensitivity, spread, strip, wrapped
 

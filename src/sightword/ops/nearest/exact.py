@@ -6,7 +6,7 @@ it once, and nothing else is kept.
 
 The tile is computed in float32, so two codes whose distances differ by less than the rounding of float32
 could come out in the wrong order. The second-best score tells which rows those are (a few in a million for
-real features), and only they are settled in float64. The answer is therefore the float64 answer: the same on
+real features), and only they are decided in float64. The answer is therefore the float64 answer: the same on
 every device, for every tile size, number of threads or autocast setting.
 
 Tie rule: codes whose distances agree to the rounding of float64 are tied, and the lowest id wins.
@@ -16,25 +16,40 @@ maximum covers).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from importlib.util import find_spec
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from sightword.ops.nearest.stack import LANES, Metric, Stack, rounding, stack_of, true_float32, unit
+from sightword.errors import SightwordError
+
+Metric = Literal["euclidean", "cosine"]
 
 MANY = 8192  # codes from which the kernel of `triton` is taken on a GPU; why stands there
 
 TILE = 2**20  # scores a tile holds: 4 MiB, which stays in a core's share of the cache
+LANES = 64  # argmax is scalar on CPU and amax is not: amax over lanes, argmax over what is left
+
+
+class Stack(NamedTuple):
+    """Codebooks side by side, ready to be multiplied. score(x, e) = (x - centre)·e + bias grows as e comes nearer."""
+
+    codes: Tensor  # (D, ΣK) float32; each book padded to whole lanes
+    bias: Tensor  # (ΣK,) float32; -inf on the padding
+    centre: Tensor | None  # (D,): offset features would cancel without it; shifting both sides changes no distance
+    spans: list[tuple[int, int]]  # columns of each book
+    reach: list[float]  # largest |e| of each book, for the rounding bound
 
 
 def nearest(x: Tensor, codes: Tensor, metric: Metric = "euclidean") -> Tensor:
     """Id of the nearest of codes (K, D) for every vector of x (..., D): (...), int64.
 
     Euclidean is the smallest distance, cosine the largest angle cosine; neither needs normalised input.
-    Carries no gradient. Raises ValueError if widths differ or x is not finite.
+    Carries no gradient. Raises SightwordError if widths differ or x is not finite.
     """
     return nearest_in_each(x, [codes], metric)[0]
 
@@ -44,7 +59,9 @@ def nearest_in_each(x: Tensor, books: Sequence[Tensor], metric: Metric = "euclid
     """`nearest` in several codebooks [(K_s, D)] at once: x is read, centred and multiplied only once."""
     for codes in books:
         if codes.dim() != 2 or codes.shape[1] != x.shape[-1] or not len(codes):
-            raise ValueError(f"codes must be (K, {x.shape[-1]}) to fit x {tuple(x.shape)}, got {tuple(codes.shape)}")
+            raise SightwordError(
+                f"codes must be (K, {x.shape[-1]}) to fit x {tuple(x.shape)}, got {tuple(codes.shape)}"
+            )
     rows = x.reshape(-1, x.shape[-1])  # (N, D)
     with torch.autocast(x.device.type, enabled=False), true_float32():
         stack = stack_of(books, metric, reduce(torch.promote_types, (t.dtype for t in (x, *books)), torch.float32))
@@ -53,7 +70,7 @@ def nearest_in_each(x: Tensor, books: Sequence[Tensor], metric: Metric = "euclid
         for codes, book_ids, doubt in zip(books, ids, doubtful, strict=True):
             which = doubt.nonzero().squeeze(1)
             if len(which):
-                book_ids[which] = _settle(rows[which], codes, metric)
+                book_ids[which] = _decide_in_float64(rows[which], codes, metric)
     return [book_ids.view(x.shape[:-1]) for book_ids in ids]
 
 
@@ -79,7 +96,7 @@ def _winner(scores: Tensor) -> tuple[Tensor, Tensor]:
 
     Overwrites the winners in `scores`.
     """
-    lanes = scores.unflatten(1, (-1, LANES))  # (R, K/L, L)
+    lanes = scores.view(len(scores), scores.shape[1] // LANES, LANES)  # (R, K/L, L)
     peaks = lanes.amax(2)
     best, lane = peaks.max(1)
     inside = lanes[torch.arange(len(lanes), device=lanes.device), lane]  # (R, L), a copy
@@ -89,18 +106,18 @@ def _winner(scores: Tensor) -> tuple[Tensor, Tensor]:
     return lane * LANES + column, best - torch.maximum(peaks.amax(1), inside.amax(1))
 
 
-def _settle(rows: Tensor, codes: Tensor, metric: Metric) -> Tensor:
+def _decide_in_float64(rows: Tensor, codes: Tensor, metric: Metric) -> Tensor:
     """Nearest ids in float64, the lowest id of those that tie. rows: (N, D), few as a rule; a few at a time."""
     e, centre = codes.double(), codes.double().mean(0)
     e = e - centre if metric == "euclidean" else unit(e)
     bias = e.square().sum(1).mul(-0.5) if metric == "euclidean" else e.new_zeros(len(e))
     reach, ids = e.norm(dim=1).max(), []
-    for some in rows.split(max(1, TILE // 2 // len(e))):
+    for some in torch.split(rows, max(1, TILE // 2 // len(e))):
         x = some.double() - centre if metric == "euclidean" else unit(some.double())  # (R, D)
         scores = torch.addmm(bias, x, e.t())  # (R, K)
         best = scores.amax(1, keepdim=True)
         if not best.isfinite().all():
-            raise ValueError("vectors or codes are not finite: the run has diverged (lower the learning rate)")
+            raise SightwordError("vectors or codes are not finite: the run has diverged (lower the learning rate)")
         slack = 2 * (x.shape[1] + 8) * 2.0**-53 * (x.norm(dim=1, keepdim=True) * reach + reach**2 / 2)
         ids.append((scores >= best - slack).to(torch.int8).argmax(1))
     return torch.cat(ids)
@@ -111,6 +128,74 @@ def _triton_pays(rows: Tensor, stack: Stack) -> bool:
 
 
 def _propose_on_gpu(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
-    from sightword.ops.nearest.triton import propose
+    """As `_propose`, by the Triton kernel."""
+    from sightword.ops.nearest.triton import winners
 
-    return propose(rows, stack)
+    ids, margin, length = winners(rows, stack.codes, stack.bias, stack.centre, stack.spans)
+    bounds = torch.stack([rounding(length, reach, rows.shape[1]) for reach in stack.reach])  # (S, N)
+    return ids, ~(margin > bounds)
+
+
+# ------------------------------------------------------------------------------------------------ codebooks, rounding
+
+
+def stack_of(books: Sequence[Tensor], metric: Metric, dtype: torch.dtype) -> Stack:
+    """Return codebooks [(K_s, D)] as one stack; centred or normalised in `dtype`, kept in float32."""
+    columns, biases, spans, start = [], [], [], 0
+    centre = torch.cat(list(books)).to(dtype).mean(0) if metric == "euclidean" else None
+    for codes in books:
+        codes = codes.to(dtype) - centre if centre is not None else unit(codes.to(dtype))
+        bias = codes.double().square().sum(1).mul(-0.5) if centre is not None else codes.new_zeros(len(codes))
+        pad = -len(codes) % LANES
+        columns.append(torch.nn.functional.pad(codes.float(), (0, 0, 0, pad)))
+        biases.append(torch.nn.functional.pad(bias.float(), (0, pad), value=-math.inf))
+        spans.append((start, start + len(codes) + pad))
+        start = spans[-1][1]
+    reach = torch.stack([column.norm(dim=1).max() for column in columns]).tolist()
+    return Stack(torch.cat(columns).t().contiguous(), torch.cat(biases), centre, spans, reach)
+
+
+def rounding(length: Tensor, reach: float, channels: int) -> Tensor:
+    """How much two float32 scores of a row may be off together: the worst case of a dot product, γ ≈ D·2⁻²⁴.
+
+    length: |x| of each row; reach: the largest |e|.
+    """
+    return 2 * (channels + 8) * 2.0**-24 * (length * reach + reach**2 / 2)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x (..., D) scaled to length one; zero stays zero."""
+    return torch.nn.functional.normalize(x, dim=-1, eps=torch.finfo(x.dtype).tiny)
+
+
+@contextmanager
+def true_float32() -> Iterator[None]:
+    """Keep a float32 product a float32 product, though the caller allows TF32 (GPU) or bf16 (CPU) for speed."""
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # it was chosen per backend, and PyTorch refuses to mix the two ways
+        with _ieee(torch.backends.cuda.matmul), _ieee(torch.backends.mkldnn.matmul):  # type: ignore[attr-defined]
+            yield
+        return
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class _Backend(Protocol):
+    fp32_precision: str
+
+
+@contextmanager
+def _ieee(backend: _Backend) -> Iterator[None]:
+    before = backend.fp32_precision
+    backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        backend.fp32_precision = before

@@ -1,61 +1,63 @@
-"""The GPU twin of `exact._propose`: one kernel that never writes a score to memory.
+"""Triton kernel for `exact`: the best and second-best score of every row, without writing a score to memory.
 
 Each program keeps a block of rows, runs over the codes of one book and remembers, for every row, the best score,
-its id and the runner-up. Whatever it proposes, `nearest` settles the doubtful rows in float64, so both twins give
-the same ids. The products are float32 (`input_precision="ieee"`), also where the caller allows TF32.
+its id and the runner-up. `nearest` decides the rows within float32 rounding error in float64, so the kernel and the
+plain search give the same ids. The products are float32 (`input_precision="ieee"`), also where the caller allows TF32.
 
 Not yet measured on a GPU. That it pays from 8192 codes (`exact.MANY`) is an estimate from bytes and operations: an
-N×K matrix written and read several times, against none. Below that, the plain one is taken.
+N×K matrix written and read several times, against none. Below that, the plain search is used.
 
 Legend: as in `exact`. Blocks: ROWS × CODES scores at a time, CHANNELS of each product.
 """
+
+from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from sightword.ops.nearest.stack import Stack, rounding
-
 ROWS, CODES, CHANNELS, WARPS = 64, 128, 16, 8  # larger blocks, or fewer warps, spill registers
 
 
-def propose(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
-    """Float32 winners (S, N) of rows (N, D), and where float32 cannot tell them from the runner-up (S, N)."""
+def winners(
+    rows: Tensor, codes: Tensor, bias: Tensor, centre: Tensor | None, spans: Sequence[tuple[int, int]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the float32 winners (S, N) of rows (N, D), their lead over the runner-up (S, N), and |x - centre| (N,).
+
+    codes: (D, ΣK), bias: (ΣK,), centre: (D,), spans: the columns of each book, as `exact.Stack` has them.
+    """
     count, dim = rows.shape
-    ids = torch.empty(len(stack.spans), count, dtype=torch.int64, device=rows.device)
-    margin = torch.empty(len(stack.spans), count, device=rows.device)  # lead over the runner-up
-    length = torch.empty(count, device=rows.device)  # |x - centre|
-    doubtful = torch.empty_like(ids, dtype=torch.bool)
-    with torch.cuda.device_of(rows):  # Triton launches on the current device, which need not be that of the rows
-        for book, (start, stop) in enumerate(stack.spans):
-            if count:
-                _winners[(triton.cdiv(count, ROWS),)](
-                    rows,
-                    stack.codes,
-                    stack.bias,
-                    rows if stack.centre is None else stack.centre,
-                    ids[book],
-                    margin[book],
-                    length,
-                    count,
-                    start,
-                    stop,
-                    stack.codes.stride(0),
-                    rows.stride(0),
-                    rows.stride(1),
-                    D=dim,
-                    CENTRED=stack.centre is not None,
-                    ROWS=ROWS,
-                    CODES=CODES,
-                    CHANNELS=CHANNELS,
-                    num_warps=WARPS,
-                )
-            doubtful[book] = ~(margin[book] > rounding(length, stack.reach[book], dim))
-    return ids, doubtful
+    ids = torch.empty(len(spans), count, dtype=torch.int64, device=rows.device)
+    margin = torch.empty(len(spans), count, device=rows.device)
+    length = torch.empty(count, device=rows.device)
+    with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]  # the rows' device need not be the current one
+        for book, (start, stop) in enumerate(spans if count else ()):
+            _winners[(triton.cdiv(count, ROWS),)](
+                rows,
+                codes,
+                bias,
+                rows if centre is None else centre,
+                ids[book],
+                margin[book],
+                length,
+                count,
+                start,
+                stop,
+                codes.stride(0),
+                rows.stride(0),
+                rows.stride(1),
+                D=dim,
+                CENTRED=centre is not None,
+                ROWS=ROWS,
+                CODES=CODES,
+                CHANNELS=CHANNELS,
+                num_warps=WARPS,
+            )
+    return ids, margin, length
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _rows(  # type: ignore[no-untyped-def]
     x, centre, row, count, d, row_stride, channel_stride, D: tl.constexpr, CENTRED: tl.constexpr
 ):
@@ -70,7 +72,7 @@ def _rows(  # type: ignore[no-untyped-def]
     return some.to(tl.float32)  # (R, C)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _winners(  # type: ignore[no-untyped-def]
     x,  # (N, D), any strides
     codes,  # (D, ΣK)
@@ -93,12 +95,6 @@ def _winners(  # type: ignore[no-untyped-def]
 ):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, CHANNELS)
-    square = tl.zeros((ROWS,), tl.float32)
-    for first in range(0, D, CHANNELS):
-        d = first + channel
-        some = _rows(x, centre, row, count, d, row_stride, channel_stride, D, CENTRED)
-        square += tl.sum(some * some, 1)
-
     best = tl.full((ROWS,), -float("inf"), tl.float32)
     second = tl.full((ROWS,), -float("inf"), tl.float32)
     winner = tl.zeros((ROWS,), tl.int32)
@@ -125,4 +121,8 @@ def _winners(  # type: ignore[no-untyped-def]
 
     tl.store(ids + row, winner.to(tl.int64), mask=row < count)
     tl.store(margin + row, best - second, mask=row < count)
+    square = tl.zeros((ROWS,), tl.float32)
+    for first in range(0, D, CHANNELS):
+        some = _rows(x, centre, row, count, first + channel, row_stride, channel_stride, D, CENTRED)
+        square += tl.sum(some * some, 1)
     tl.store(length + row, tl.sqrt(square), mask=row < count)  # not finite where x is not: then all are in doubt

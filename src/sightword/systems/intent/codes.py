@@ -53,7 +53,7 @@ def write_codes(
     def worker() -> Callable[[int], None]:
         return _Reader(TokenCache(tokens), cache, keys, anchors, token_types)
 
-    shards.run(worker, cache.shards, cache.missing, engine=engine, desc="reading words", workers=workers, gpus=gpus)
+    shards.execute(worker, cache.shards, cache.missing, engine=engine, desc="reading words", workers=workers, gpus=gpus)
     return cache
 
 

@@ -311,7 +311,7 @@ def each_tokens(
     numbers: dict[str, list[int]] = {}  # a picture may be in a set twice
     for number, key in enumerate(keys):
         numbers.setdefault(key, []).append(number)
-    stored = [key for part in cache.parts for key in part if key in numbers]
+    stored = [key for part in cache.segments for key in part if key in numbers]
     if len(set(stored)) < len(numbers):
         raise ValueError(f"{cache.out} has no tokens of {len(numbers) - len(set(stored))} of {len(numbers)} images")
     rows = [number for key in dict.fromkeys(stored) for number in numbers[key]]
@@ -333,7 +333,7 @@ def _chosen(cache: TokenCache, token_types: Sequence[str]) -> list[str]:
 
 def _read(cache: TokenCache, keys: Sequence[str], names: Sequence[str]) -> dict[str, Tensor]:
     """Name → (B, …). By content key: a path that the index does not know would be read and hashed each time."""
-    parts = [next(part for part in cache.parts if key in part) for key in keys]
+    parts = [next(part for part in cache.segments if key in part) for key in keys]
     return {
         name: torch.from_numpy(np.stack([part.get(key, name) for part, key in zip(parts, keys, strict=True)]))
         for name in names

@@ -117,7 +117,7 @@ class LazyTower:
     def see(self, images: Tensor, token_types: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """Images (B, 3, H, W) in [-1, 1] to (form → tokens (B, N, D), pooled (B, E))."""
         tower = self(images.device)
-        found = tower.token_types(tower.preprocess.normalise(images), token_types)
+        found = tower.token_types(tower.normalise(images), token_types)
         return {token_type: encoded.tokens for token_type, encoded in found.items()}, next(iter(found.values())).pooled
 
 

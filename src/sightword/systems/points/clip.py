@@ -13,12 +13,12 @@ from torch import Tensor
 from sightword.systems.points.config import PointsConfig
 from sightword.systems.points.lift.features import Features, FrameCache, FrameEncoder, identified
 from sightword.towers.base import ImageTower, TextTower
+from sightword.towers.dtype import dtype_of
 from sightword.towers.factory import joint_width, text_tower
 from sightword.towers.frozen import FrozenModel
 from sightword.towers.prompt import class_embeddings
 from sightword.towers.token_cache import Source
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AT_ONCE = 16  # frames
 
 
@@ -36,10 +36,11 @@ class FrozenClip:
         tag: str = "",
         token_type: str = "qq",
         size: Sequence[int] | None = (224, 304),
-        dtype: str = "bf16",
+        dtype: str | torch.dtype = "bf16",
     ) -> None:
         """size: height and width that frames are resized to; the CLIP's own if None."""
-        self.name, self.tag, self.token_type, self.dtype = name, tag, token_type, DTYPES[dtype]
+        self.name, self.tag, self.token_type = name, tag, token_type
+        self.dtype = dtype if isinstance(dtype, torch.dtype) else dtype_of(dtype)
         pixels = None if size is None else (size[0], size[1])
         self.source = Source(name, {"tag": tag, "size": pixels, "dtype": self.dtype})
         self._image: FrozenModel[ImageTower] = FrozenModel(self.source.open)
@@ -52,8 +53,7 @@ class FrozenClip:
 
     def resized(self, size: tuple[int, int]) -> "FrozenClip":
         """Return the same CLIP for frames of another height and width, to be opened by itself."""
-        names = {dtype: name for name, dtype in DTYPES.items()}
-        return FrozenClip(self.name, self.tag, self.token_type, size, names[self.dtype])
+        return FrozenClip(self.name, self.tag, self.token_type, size, self.dtype)
 
     def encoder(self) -> FrameEncoder:
         """Return what encodes frames; the first call opens the image encoder."""

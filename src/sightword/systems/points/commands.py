@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from sightword.systems.points.scannet.label import LabelSet
     from sightword.systems.points.scannet.reader import Scene
 
-DTYPES = {
-    "fp32": "fp32", "bf16": "bf16", "fp16": "fp16",
-    "float32": "fp32", "bfloat16": "bf16", "float16": "fp16",
-}  # fmt: skip
 TOKEN_TYPES = {"plain": "joint"}  # the papers' word → the towers'
 VIS = {"0": "", "false": "", "": "", "1": "pca", "true": "pca"}
 FRAMES = 24  # of a scene that is queried, at most, if nothing is said
@@ -160,17 +156,16 @@ def check_scannet(root: str) -> "CheckReport":
 
 
 def _clip(tower: str, tag: str, token_type: str, size: str, dtype: str) -> "FrozenClip":
+    from sightword.data.size import size_of
     from sightword.storage import shards
     from sightword.systems.points.clip import FrozenClip
-    from sightword.towers.token_cache import size_of
+    from sightword.towers.dtype import dtype_name
 
-    if dtype not in DTYPES:
-        raise SightwordError(f"dtype={dtype!r} is none of bf16, fp32, fp16")
-    pixels, kind = size_of(size), DTYPES[dtype]
-    if kind == "fp16" and shards.device() == "cpu":
+    kind = dtype_name(dtype)
+    if kind == "float16" and shards.device() == "cpu":
         shards.say("note: fp16 is ten times slower than bf16 on a CPU; bf16 is used")
-        kind = "bf16"
-    return FrozenClip(tower, tag, TOKEN_TYPES.get(token_type, token_type), pixels, kind)
+        kind = "bfloat16"
+    return FrozenClip(tower, tag, TOKEN_TYPES.get(token_type, token_type), size_of(size) if size else None, kind)
 
 
 def _texts(text: str) -> list[str]:

@@ -77,7 +77,7 @@ def search(
         copies = f"  (and {hit.copies} of the same bytes)" if hit.copies else ""
         print(f"{number:>3}  {hit.score:.4f}  {hit.path}{copies}")
     if out:
-        from sightword.storage.atomic import write_picture
+        from sightword.viz.write import write_picture
         from sightword.systems.retrieval.show import Shown, strip
 
         drawn = hits[:DRAWN]

@@ -118,7 +118,7 @@ class Gallery:
     def search(self, vector: Tensor, top: int) -> list[Hit]:
         """The images nearest to a unit vector (1, D), best first; of equals in the order of their paths."""
         found: list[tuple[float, str]] = []
-        for part in self.rows.parts:
+        for part in self.rows.segments:
             for keys, rows in part.stacks("pooled"):
                 live = [row for row, key in enumerate(keys) if key in self.paths]
                 if not live:

@@ -73,7 +73,7 @@ class DualEncoder(nn.Module):
 
     def see(self, images: Tensor) -> Seen:
         """Images (B, 3, H, W) in [-1, 1]. Tokens have the tower's own vector first, where it is of their width."""
-        seen = self.image(self.image.preprocess.normalise(images))
+        seen = self.image(self.image.normalise(images))
         tokens = seen.tokens
         if self.image.embed_dim == self.image.width:
             tokens = torch.cat([seen.pooled[:, None], tokens], 1)  # (B, 1 + N, C)
@@ -119,7 +119,7 @@ class SharedEncoder(DualEncoder):
 
     def image_words(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to what stands for words, (B, N, D)."""
-        return self.words(self.image(self.image.preprocess.normalise(images)).tokens)
+        return self.words(self.image(self.image.normalise(images)).tokens)
 
     def condition(self, words: Tensor, ids: Tensor, mask: Tensor | None) -> Encoded:
         """Image words (B, N, D) and ids (B, L) read together, the image first; for the generator alone.

@@ -17,7 +17,7 @@ from torch import Tensor
 from sightword.data.image import read_image
 from sightword.data.loader import mix
 from sightword.metrics.ranking import best
-from sightword.storage.atomic import write_picture
+from sightword.viz.write import write_picture
 from sightword.systems.retrieval.pedes import Split
 from sightword.viz.style import FAINT, GREY, INK
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sightword.metrics.classes import confusion_matrix
 from sightword.ops import align
-from sightword.storage.atomic import write_picture
+from sightword.viz.write import write_picture
 from sightword.viz import chart, style
 from sightword.viz.style import FAINT, GREY, INK, Array
 

@@ -52,7 +52,7 @@ def tokenize(
     def worker() -> Callable[[int], None]:
         return _Tokenizer(cache, source.load() if ours is None else ours, paths, keys, view, batch_size, on_error)
 
-    summary = shards.run(
+    summary = shards.execute(
         worker, cache.shards, cache.missing, engine=engine, desc="tokenizing", workers=workers, gpus=gpus
     )
     skipped = f", {len(keys) - len(cache)} unreadable images skipped" if cache.done and len(cache) < len(keys) else ""

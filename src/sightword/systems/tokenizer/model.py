@@ -1,6 +1,6 @@
 """The networks that only training a tokenizer needs. The tokenizer itself is `sightword.towers.vq.image.VQImage`."""
 
-from torch import Tensor, nn
+from torch import nn
 
 from sightword.ops.quantize import VectorQuantizer, VectorQuantizerEMA
 from sightword.towers.vq.image import VQImage
@@ -52,9 +52,6 @@ class PatchGAN(nn.Sequential):
             ]
         super().__init__(*modules, nn.Conv2d(widths[-1], 1, 4, 1, 1))
         self.apply(_dcgan_init)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward(images)
 
 
 def _dcgan_init(module: nn.Module) -> None:

@@ -5,16 +5,17 @@ line that names the file.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sightword.storage.checkpoint import read_weights
 from sightword.towers import hub
+from sightword.towers.foreign import Config, Foreign
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.tokenizer import CLEANING, CLIPTokenizer, HFTokenizer, TextTokenizer
 
@@ -26,8 +27,8 @@ OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # only OpenA
 class Checkpoint(NamedTuple):
     """Where a CLIP is, and what it says of itself; its weights are not yet fetched."""
 
-    model_cfg: dict[str, Any]
-    preprocess_cfg: dict[str, Any]
+    model_cfg: Config
+    preprocess_cfg: Config
     weights: hub.Weights
     source: str | Path  # of model_cfg, for messages: a file, or open_clip's name
     folder: Path | None  # of its tokenizer, if it is one
@@ -60,7 +61,7 @@ def _weights_file(folder: Path, tag: str) -> Path:
     raise FileNotFoundError(f"{folder} has a {CONFIG} and no weights; they are called {WEIGHTS}")
 
 
-def _read_config(file: Path) -> dict[str, dict[str, Any]]:
+def _read_config(file: Path) -> dict[str, Config]:
     """{model_cfg, preprocess_cfg}, both of them dicts."""
     if not file.is_file():
         raise FileNotFoundError(f"{file.parent} has no {CONFIG}; a CLIP folder is {CONFIG} and {WEIGHTS}")
@@ -76,7 +77,7 @@ def _read_config(file: Path) -> dict[str, dict[str, Any]]:
     return config
 
 
-def _check_dict(value: Any, what: str, source: str | Path) -> None:
+def _check_dict(value: object, what: str, source: str | Path) -> None:
     if not isinstance(value, dict):
         told = "is not there" if value is None else f"is a {type(value).__name__}"
         raise ValueError(f"{source} is no open_clip config ({what} {told}, it should be an object)")
@@ -85,7 +86,7 @@ def _check_dict(value: Any, what: str, source: str | Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- networks
 
 
-def build(found: Checkpoint) -> Any:
+def build(found: Checkpoint) -> Foreign:
     """open_clip's CustomTextCLIP (`visual`, `text`) on the "meta" device, of a kind that `encoder` reads."""
     from open_clip.model import CustomTextCLIP
 
@@ -109,7 +110,7 @@ def build(found: Checkpoint) -> Any:
     return model
 
 
-def _check_visual(visual: Any, source: str | Path) -> None:
+def _check_visual(visual: Foreign, source: str | Path) -> None:
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
     if not isinstance(visual, VisionTransformer):
@@ -122,7 +123,7 @@ def _check_visual(visual: Any, source: str | Path) -> None:
         raise ValueError(f"{source} has no attention blocks, or some of another kind than CLIP's")
 
 
-def _check_text(text: Any, source: str | Path) -> None:
+def _check_text(text: Foreign, source: str | Path) -> None:
     if text.attn_mask is None or text.cls_emb is not None or text.pool_type not in ("argmax", "eos"):
         raise ValueError(
             f"{source} has a text tower that is not causal with its vector at the end; it is not read here"
@@ -131,7 +132,7 @@ def _check_text(text: Any, source: str | Path) -> None:
         raise ValueError(f"{source} projects its texts with a bias or not at all; it is not read here")
 
 
-def architecture(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
+def architecture(model_cfg: Config) -> dict[str, object]:
     """What of open_clip's config tells one image network from another; defaults filled in, what is off left out."""
     from open_clip.model import CLIPVisionCfg
 
@@ -146,7 +147,7 @@ def architecture(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------------- weights
 
 
-def read(found: Checkpoint, model: Any) -> tuple[dict[str, Tensor], Path]:
+def read(found: Checkpoint, model: Foreign) -> tuple[dict[str, Tensor], Path]:
     """The weights under the names of `CustomTextCLIP`, and their file; fetched if they must be."""
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
@@ -187,7 +188,7 @@ def preprocessing(found: Checkpoint, size: tuple[int, int]) -> Preprocess:
         raise ValueError(f"{found.source} asks for what is not done here: {error}") from error
 
 
-def tokenizer(found: Checkpoint, text: Any, length: int) -> TextTokenizer:
+def tokenizer(found: Checkpoint, text: Foreign, length: int) -> TextTokenizer:
     """OpenAI's byte pairs, or a tokenizer of Hugging Face that is in the folder; it fits the text tower."""
     made = _tokenizer(found, length)
     if made.vocab_size > text.vocab_size:
@@ -212,7 +213,7 @@ def _tokenizer(found: Checkpoint, length: int) -> TextTokenizer:
     return HFTokenizer(open_tokenizer(found.folder or str(name)), length, clean=CLEANING[clean or "whitespace"])
 
 
-def _cleaning(text_cfg: Mapping[str, Any], source: str | Path) -> str:
+def _cleaning(text_cfg: Config, source: str | Path) -> str:
     """tokenizer_kwargs' `clean`, "" for the tokenizer's own way. The others could name code or files, and have no use.
 
     open_clip hands them on to transformers, where one of them (trust_remote_code) runs what lies in the folder.

@@ -18,11 +18,13 @@ Legend: B batch; S = 1 + N tokens, the class token first; W the network's width;
 """
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sightword.towers.foreign import Foreign
 
 PLAIN, DENSE = ("post", "joint"), ("value", "qq", "kk")
 SIGMA = 5.0  # patches, NACLIP
@@ -48,7 +50,9 @@ class TokenType(NamedTuple):
         return cls(kind, sigma)
 
 
-def attend(block: Any, x: Tensor, token_type: TokenType, grid: tuple[int, int], projected: dict[str, Tensor]) -> Tensor:
+def attend(
+    block: Foreign, x: Tensor, token_type: TokenType, grid: tuple[int, int], projected: dict[str, Tensor]
+) -> Tensor:
     """The block's attention alone, (B, S, W) to (B, S, W), in one of the DENSE forms.
 
     block: an open_clip residual attention block. projected: q, k and v made so far for this x; several forms share it.
@@ -68,7 +72,7 @@ def gaussian(grid: tuple[int, int], sigma: float, like: Tensor) -> Tensor:
     return F.pad(torch.kron(near[0], near[1]), (1, 0, 1, 0)).to(like.dtype)  # exp(a + b) = exp(a) · exp(b)
 
 
-def _heads(block: Any, x: Tensor, name: str, projected: dict[str, Tensor]) -> Tensor:
+def _heads(block: Foreign, x: Tensor, name: str, projected: dict[str, Tensor]) -> Tensor:
     """q, k or v of a block, (B, H, S, d)."""
     if name not in projected:
         part = "qkv".index(name)

@@ -10,7 +10,7 @@ Legend: B batch; H, W pixels; h, w patches a side, N = h·w; L text tokens; D to
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from sightword.storage.atomic import write_atomically
 from sightword.storage.checkpoint import load_strictly
-from sightword.towers.base import Encoded, ImageTower, TextTower, border
+from sightword.towers.base import Encoded, ImageTower, TextTower
 from sightword.towers.clip import checkpoint as clip_checkpoint
 from sightword.towers.clip.checkpoint import CONFIG, WEIGHTS
-from sightword.towers.clip.dense import TokenType, attend
+from sightword.towers.clip.dense import PLAIN, TokenType, attend
 from sightword.towers.clip.positions import causal_mask, resample, resize_image_positions
+from sightword.towers.foreign import Config, Foreign
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.tokenizer import TextTokenizer
 
@@ -40,11 +41,11 @@ class CLIPImage(ImageTower):
 
     def __init__(
         self,
-        visual: Any,
+        visual: Foreign,
         preprocess: Preprocess,
         name: str,
         token_type: str = "joint",
-        architecture: Mapping[str, Any] | None = None,
+        architecture: Mapping[str, object] | None = None,
     ) -> None:
         """visual: open_clip's VisionTransformer, as `clip_checkpoint.build` lets it in. form: the tokens that calling
         it gives; `clip_dense` has the list."""
@@ -61,33 +62,42 @@ class CLIPImage(ImageTower):
 
     def token_types(self, images: Tensor, names: Sequence[str]) -> dict[str, Encoded]:
         """Several kinds of tokens from one forward pass: {"post": …, "value": …}, all with the same pooled vector."""
-        self.check(images)
-        asked = {name: TokenType.parse(name) for name in names}
-        visual, grid = self.visual, self.grid((images.shape[2], images.shape[3]))
+        (h, w), (ph, pw) = (
+            (side // patch for side, patch in zip(images.shape[-2:], self.patch, strict=True)),
+            self.patch,
+        )
+        if not (h and w and images.shape[1:] == (3, h * ph, w * pw) and images.is_floating_point()):
+            self.check(images)  # raises, and says what is wrong with them
+        visual, dense = self.visual, {name: TokenType.parse(name) for name in names if name not in PLAIN}
         *blocks, last = visual.transformer.resblocks
-        x = self._embed(images.to(self.dtype), grid)  # (B, 1 + N, W)
+        x = self._embed(images.to(visual.conv1.weight.dtype), (h, w))  # (B, 1 + N, W)
         for block in blocks:
             x = block(x)
         plain = last(x)
         normed = visual.ln_post(plain)
-        pooled = self._pool(plain, normed) @ visual.proj  # (B, E)
+        pooled = (self._pool(plain, normed) @ visual.proj).float()  # (B, E)
         shared: dict[str, Tensor] = {}
         tokens = {
-            name: normed
-            if token_type.kind in ("post", "joint")
-            else visual.ln_post(attend(last, x, token_type, grid, shared))
-            for name, token_type in asked.items()
+            name: visual.ln_post(attend(last, x, dense[name], (h, w), shared)) if name in dense else normed
+            for name in names
         }  # (B, 1 + N, W)
         return {
-            name: border(value[:, 1:] if asked[name].kind == "post" else value[:, 1:] @ visual.proj, pooled)
+            name: Encoded((value[:, 1:] if name == "post" else value[:, 1:] @ visual.proj).float(), pooled)
             for name, value in tokens.items()
         }
+
+    def normalise(self, images: Tensor) -> Tensor:
+        images = images.float()
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.preprocess.mean, self.preprocess.std))
+        return images.add(1).div_(2).sub_(mean).div_(std)
 
     def _embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         visual = self.visual
         patches = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, N, W)
         start = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-        positions = resize_image_positions(visual.positional_embedding, tuple(visual.grid_size), grid)
+        positions = visual.positional_embedding
+        if grid != (own := tuple(visual.grid_size)):
+            positions = resize_image_positions(positions, own, grid)
         return visual.ln_pre(torch.cat([start, patches], dim=1) + positions.to(patches.dtype))
 
     def _pool(self, plain: Tensor, normed: Tensor) -> Tensor:
@@ -101,7 +111,7 @@ class CLIPImage(ImageTower):
 class CLIPText(TextTower):
     """Ids (B, L) to tokens (B, L, E) in the joint space and the vector (B, E) at each text's end."""
 
-    def __init__(self, text: Any, tokenizer: TextTokenizer, name: str) -> None:
+    def __init__(self, text: Foreign, tokenizer: TextTokenizer, name: str) -> None:
         """text: open_clip's TextTransformer, as `clip_checkpoint.build` lets it in."""
         super().__init__()
         self.text, self.tokenizer, self.name = text, tokenizer, name
@@ -109,12 +119,19 @@ class CLIPText(TextTower):
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Encoded:
         """A text attends only to what stands before, so padding changes nothing; mask is passed on."""
-        self.check(ids, mask)
-        text, length = self.text, ids.shape[1]
-        x = text.token_embedding(ids) + text.positional_embedding[:length]  # (B, L, W)
+        text = self.text
+        try:
+            count, length = ids.shape
+            assert count * length
+            assert mask is None or mask.shape == ids.shape
+            x = text.token_embedding(ids) + text.positional_embedding[:length]  # (B, L, W)
+        except Exception:
+            self.check(ids, mask)  # says what is wrong with them
+            raise
         x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
         tokens = text.ln_final(x) @ text.text_projection  # (B, L, E)
-        return border(tokens, tokens[torch.arange(len(ids), device=ids.device), self._ends(ids)], mask)
+        pooled = tokens[torch.arange(len(ids), device=ids.device), self._ends(ids)]
+        return Encoded(tokens.float(), pooled.float(), None if mask is None else mask.bool())
 
     def _ends(self, ids: Tensor) -> Tensor:
         """Where each text ends, (B,): OpenAI's vocabulary has the end as its greatest id."""
@@ -126,7 +143,7 @@ class CLIPText(TextTower):
 class CLIP(nn.Module):
     """The pair. `scores` are open_clip's logits per image."""
 
-    def __init__(self, image: CLIPImage, text: CLIPText, logit_scale: Tensor, model_cfg: Mapping[str, Any]) -> None:
+    def __init__(self, image: CLIPImage, text: CLIPText, logit_scale: Tensor, model_cfg: Config) -> None:
         """model_cfg: open_clip's description of the networks, for `save`."""
         super().__init__()
         self.image, self.text, self.logit_scale = image, text, nn.Parameter(logit_scale)

@@ -3,17 +3,19 @@
 Legend: H, W pixels; h, w patches a side; L text tokens; D the width of a network.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightword.towers.foreign import Foreign
+
 LEAST = 3  # a text is at least its start, a token and its end
 
 
 def resample(
-    model: Any, weights: dict[str, Tensor], size: tuple[int, int] | None, length: int | None
+    model: Foreign, weights: dict[str, Tensor], size: tuple[int, int] | None, length: int | None
 ) -> tuple[tuple[int, int], int]:
     """Bring positions, in the weights and in the empty model, to another image size and text length. Returns both.
 
@@ -38,9 +40,9 @@ def resample(
     return size, length
 
 
-def check_size(size: Any, patch: tuple[int, int]) -> tuple[int, int]:
+def check_size(size: Sequence[float], patch: tuple[int, int]) -> tuple[int, int]:
     """ValueError unless this is a (H, W) that cuts into whole patches."""
-    if not isinstance(size, tuple | list) or len(size) != 2 or any(side != int(side) for side in size):
+    if len(size) != 2 or any(side != int(side) for side in size):
         raise ValueError(f"size is {size}: it is two whole numbers, (height, width)")
     if any(side < least or side % least for side, least in zip(size, patch, strict=True)):
         told, patches = "×".join(map(str, size)), "×".join(map(str, patch))

@@ -12,14 +12,15 @@ Legend: B batch; H, W pixels; h, w patches a side, N = h·w; L text tokens; D to
 import copy
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sightword.towers.base import Encoded, ImageTower, TextTower, border
+from sightword.towers.base import Encoded, ImageTower, TextTower
+from sightword.towers.foreign import Foreign
 from sightword.towers.hub import plain
 from sightword.towers.hugging_face import FILES, fetched, quiet, whole_files, with_weights
 from sightword.towers.preprocess import Preprocess
@@ -58,7 +59,7 @@ ARCHITECTURE = (
 class SigLIPImage(ImageTower):
     """Images (B, 3, H, W) of any whole number of patches; positions are resampled as Hugging Face resamples them."""
 
-    def __init__(self, network: Any, preprocess: Preprocess, name: str) -> None:
+    def __init__(self, network: Foreign, preprocess: Preprocess, name: str) -> None:
         """network: transformers' SiglipVisionModel."""
         super().__init__()
         config = network.config
@@ -69,9 +70,16 @@ class SigLIPImage(ImageTower):
 
     def forward(self, images: Tensor) -> Encoded:
         """Tokens (B, N, D) behind the last norm; pooled (B, D) by the attention that SigLIP was trained with."""
-        self.check(images)
+        h, w = (side // patch * patch for side, patch in zip(images.shape[-2:], self.patch, strict=True))
+        if images.shape[1:] not in ((3, h, w), (3, *self.preprocess.size)) or not (h and images.is_floating_point()):
+            self.check(images)  # raises, and says what is wrong with them
         encoded = self.network(images, interpolate_pos_encoding=True)  # which casts them to its dtype
-        return border(encoded.last_hidden_state, encoded.pooler_output)
+        return Encoded(encoded.last_hidden_state.float(), encoded.pooler_output.float())
+
+    def normalise(self, images: Tensor) -> Tensor:
+        images = images.float()
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.preprocess.mean, self.preprocess.std))
+        return images.add(1).div_(2).sub_(mean).div_(std)
 
     def check(self, images: Tensor) -> None:
         """As for any tower, but its own size may leave a rest: of 384 pixels, 27 patches of 14 leave 6 unread."""
@@ -86,7 +94,7 @@ class SigLIPText(TextTower):
 
     tokenizer: HFTokenizer
 
-    def __init__(self, network: Any, tokenizer: HFTokenizer, name: str) -> None:
+    def __init__(self, network: Foreign, tokenizer: HFTokenizer, name: str) -> None:
         """network: transformers' SiglipTextModel."""
         super().__init__()
         self.network, self.tokenizer, self.name = network, tokenizer, name
@@ -94,9 +102,16 @@ class SigLIPText(TextTower):
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Encoded:
         """Tokens (B, L, D), pooled (B, E). mask: (B, L), which tokens are real, for who reads them; all count here."""
-        self.check(ids, mask)
-        encoded = self.network(input_ids=ids)
-        return border(encoded.last_hidden_state, encoded.pooler_output, mask)
+        try:
+            assert len(ids)
+            assert ids.shape[1:] == (self.tokenizer.length,)
+            assert mask is None or mask.shape == ids.shape
+            encoded = self.network(input_ids=ids)
+        except Exception:
+            self.check(ids, mask)  # says what is wrong with them
+            raise
+        mask = None if mask is None else mask.bool()
+        return Encoded(encoded.last_hidden_state.float(), encoded.pooler_output.float(), mask)
 
     def vocabulary(self) -> int:
         return self.network.config.vocab_size

@@ -6,13 +6,14 @@ What open_clip keeps is brought to the same words (`siglip_open_clip`), so that 
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from sightword.storage.checkpoint import load_strictly, read_weights
+from sightword.towers.foreign import Config, Foreign
 from sightword.towers.hub import reason
 from sightword.towers.hugging_face import open_tokenizer
 from sightword.towers.preprocess import INTERPOLATIONS, Preprocess
@@ -25,7 +26,7 @@ PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 class Found(NamedTuple):
     """A checkpoint of either kind, in Hugging Face's words."""
 
-    config: Any  # SiglipConfig
+    config: Foreign  # SiglipConfig
     weights: dict[str, Tensor]  # under SiglipModel's names
     source: Path  # for messages
     preprocess: Preprocess
@@ -46,7 +47,7 @@ def read(folder: Path) -> Found:
     content = read_json(folder / CONFIG)
     _check_kind(content.get("model_type"), folder)
     try:
-        config: Any = SiglipConfig.from_dict(content)
+        config: Foreign = SiglipConfig.from_dict(content)
     except Exception as error:  # a config of unknown origin can fail in any way
         raise ValueError(f"{folder / CONFIG} is not the config of a SigLIP: {reason(error)}") from error
     if not config.vision_config.vision_use_head:
@@ -56,7 +57,7 @@ def read(folder: Path) -> Found:
     return Found(config, weights, folder, _preprocess_of_hf(folder), tokenizer)
 
 
-def _check_kind(kind: Any, folder: Path) -> None:
+def _check_kind(kind: Foreign, folder: Path) -> None:
     if kind == "siglip2":
         raise ValueError(
             f"{folder} is a NaFlex SigLIP 2 (model_type siglip2), which reads cut patches, not images; take one of "
@@ -100,7 +101,9 @@ def _preprocess_of_hf(folder: Path) -> Preprocess:
     )
 
 
-def preprocessing(size: Iterable[int], mean: Any, std: Any, resize: str, interpolation: str, file: Path) -> Preprocess:
+def preprocessing(
+    size: Iterable[int], mean: Foreign, std: Foreign, resize: str, interpolation: str, file: Path
+) -> Preprocess:
     """What a config says of its images; ValueError, with the file it is from, if it is not done here."""
     height, width = size
     try:
@@ -109,7 +112,7 @@ def preprocessing(size: Iterable[int], mean: Any, std: Any, resize: str, interpo
         raise ValueError(f"{file} asks for what is not done here: {error}") from error
 
 
-def preprocessor_config(preprocess: Preprocess) -> dict[str, Any]:
+def preprocessor_config(preprocess: Preprocess) -> Config:
     """What a SiglipImageProcessor is made of."""
     if preprocess.resize != "squash":
         raise ValueError(f"a SigLIP folder cannot say resize={preprocess.resize!r}, its images are squashed to size")
@@ -128,11 +131,11 @@ def preprocessor_config(preprocess: Preprocess) -> dict[str, Any]:
     }
 
 
-def build(found: Found, dtype: torch.dtype) -> Any:
+def build(found: Found, dtype: torch.dtype) -> Foreign:
     """transformers' SiglipModel with these weights."""
     from transformers import SiglipModel
 
-    build: Any = SiglipModel
+    build: Foreign = SiglipModel
     try:
         with torch.device("meta"):  # names and shapes; drawing weights would take longer than reading them
             model = build(found.config).to(dtype)
@@ -160,7 +163,7 @@ def tokenizer_of(folder: Path, length: int, clean: str = "") -> HFTokenizer:
     return HFTokenizer(tokenizer, length, fixed=True, clean=CLEANING[clean])
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> Config:
     """An object of JSON; ValueError, one line, if the file is something else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

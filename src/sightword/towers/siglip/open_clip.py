@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from sightword.storage.checkpoint import differences, read_weights
 from sightword.towers import hub
+from sightword.towers.foreign import Config, Foreign
 from sightword.towers.hub import reason
 from sightword.towers.hugging_face import FILES, fetched
 from sightword.towers.preprocess import OPENAI_MEAN, OPENAI_STD
@@ -56,9 +56,7 @@ def read(folder: Path) -> Found:
     raise FileNotFoundError(f"{folder} has {CONFIG} and no weights; they are called {WEIGHTS[0]}")
 
 
-def _found(
-    model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any], file: Path, tokenizer_folder: Path
-) -> Found:
+def _found(model_cfg: Config, preprocess_cfg: Config, file: Path, tokenizer_folder: Path) -> Found:
     """A SigLIP as open_clip writes it: a timm trunk, open_clip's text transformer, a bias of the logits."""
     _check_cfg(model_cfg, file)
     model = _empty(model_cfg, file)
@@ -83,7 +81,7 @@ def _found(
     return Found(config, _hf_names(weights, file), file, preprocess, tokenizer)
 
 
-def _check_cfg(model_cfg: Mapping[str, Any], source: str | Path) -> None:
+def _check_cfg(model_cfg: Config, source: str | Path) -> None:
     vision, text = model_cfg.get("vision_cfg", {}), model_cfg.get("text_cfg", {})
     if not vision or not text:
         raise ValueError(f"{source} has no model_cfg with vision_cfg and text_cfg; is its {CONFIG} open_clip's?")
@@ -95,13 +93,13 @@ def _check_cfg(model_cfg: Mapping[str, Any], source: str | Path) -> None:
         raise ValueError(f"{source} reads its texts with {text['hf_model_name']}, not with SigLIP's text tower")
 
 
-def _is_siglip(model_cfg: Any) -> bool:
+def _is_siglip(model_cfg: Foreign) -> bool:
     """Of a config of unknown origin: what is none at all is for CLIP to refuse."""
     vision = model_cfg.get("vision_cfg") if isinstance(model_cfg, dict) else None
     return isinstance(vision, dict) and "timm_model_name" in vision and model_cfg.get("init_logit_bias") is not None
 
 
-def _empty(model_cfg: Mapping[str, Any], source: Path) -> Any:
+def _empty(model_cfg: Config, source: Path) -> Foreign:
     """open_clip's networks, names and shapes only."""
     from open_clip.model import CustomTextCLIP
 
@@ -114,7 +112,7 @@ def _empty(model_cfg: Mapping[str, Any], source: Path) -> Any:
         raise ValueError(f"{source} has a config that this open_clip cannot build: {reason(error)}") from error
 
 
-def _hf_config(model: Any, tokenizer: HFTokenizer, source: Path) -> Any:
+def _hf_config(model: Foreign, tokenizer: HFTokenizer, source: Path) -> Foreign:
     """The SiglipConfig of the network that computes what open_clip's computes; ValueError if there is none.
 
     This sees to all that no weight tells. Weights that have no place, or are lacking, show when they are renamed.
@@ -147,7 +145,7 @@ def _hf_config(model: Any, tokenizer: HFTokenizer, source: Path) -> Any:
     )
 
 
-def _sizes(tower: nn.Module, fc1: nn.Linear, layers: int, acts: Iterable[nn.Module], source: Path) -> dict[str, Any]:
+def _sizes(tower: nn.Module, fc1: nn.Linear, layers: int, acts: Iterable[nn.Module], source: Path) -> Config:
     """What a vision_config and a text_config have in common."""
     norms = {module.eps for module in tower.modules() if isinstance(module, nn.LayerNorm)}
     heads = {module.num_heads for module in tower.modules() if hasattr(module, "num_heads")}

@@ -9,9 +9,9 @@ Legend: B batch; H, W pixels; h, w tokens a side (H / factor, W / factor); N = h
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from sightword.ops.quantize import FrozenQuantizer, Quantized, VectorQuantizer, VectorQuantizerEMA
 from sightword.storage.atomic import write_atomically
-from sightword.storage.checkpoint import differences, read_checkpoint
+from sightword.storage.checkpoint import differences, read_weights
 from sightword.towers.base import Encoded
+from sightword.towers.foreign import Config, Foreign
 from sightword.towers.vq.network import Decoder, Encoder, TamingDecoder, TamingEncoder
 
 Quantizer = VectorQuantizer | VectorQuantizerEMA | FrozenQuantizer
@@ -72,7 +73,7 @@ class VQImage(nn.Module):
         return self.quantizer.num_codes
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """Plain data from which `from_config` builds the same networks. How a codebook was started is not in it."""
         return {
             "encoder": {"kind": type(self.encoder).__name__, **self.encoder.arguments},
@@ -147,7 +148,7 @@ class VQImage(nn.Module):
         return ids
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "VQImage":
+    def from_config(cls, config: Config) -> "VQImage":
         """The networks of `config`, with new weights."""
         try:
             encoder, quantizer, decoder = (_build(config[name]) for name in ("encoder", "quantizer", "decoder"))
@@ -158,7 +159,7 @@ class VQImage(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write what inference needs: config.json and model.safetensors, which holds the config too.
 
-        The statistics of an EMA codebook stay out: training goes on from a checkpoint, or from settled codes.
+        The statistics of an EMA codebook stay out: training resumes from a checkpoint, or starts from the codes alone.
         """
         folder, config = Path(folder), json.dumps(self.config, indent=1)
         weights = {name: weight.detach().cpu().contiguous() for name, weight in inference_weights(self).items()}
@@ -172,7 +173,7 @@ class VQImage(nn.Module):
     def from_pretrained(cls, path: str | Path) -> "VQImage":
         """What `save_pretrained` wrote, from the folder or from its model.safetensors alone; in eval mode.
 
-        An EMA codebook is settled: training goes on from its codes instead of replacing them.
+        An EMA codebook keeps its codes: training resumes from them instead of replacing them.
         """
         path = Path(path)
         config, file = _read_folder(path) if path.is_dir() else (_read_metadata(path), path)
@@ -180,12 +181,12 @@ class VQImage(nn.Module):
             model = without_weights(lambda: cls.from_config(config))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        weights = read_checkpoint(file)
+        weights = read_weights(file)
         if found := differences(inference_weights(model), weights):
             raise ValueError(f"{file} does not fit its config: {found}")
         model.load_state_dict(weights, strict=False, assign=True)  # strict was `differences`
         if isinstance(model.quantizer, VectorQuantizerEMA):
-            model.quantizer.settle()
+            model.quantizer.keep_codes()
         return model.eval()
 
 
@@ -219,8 +220,8 @@ def _project(in_channels: int, out_channels: int, always: bool) -> nn.Module:
     return nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
 
-def _quantizer_config(quantizer: Quantizer) -> dict[str, Any]:
-    config: dict[str, Any] = {
+def _quantizer_config(quantizer: Quantizer) -> Config:
+    config: Config = {
         "kind": type(quantizer).__name__,
         "num_embeddings": quantizer.num_codes,
         "embedding_dim": quantizer.dim,
@@ -232,7 +233,7 @@ def _quantizer_config(quantizer: Quantizer) -> dict[str, Any]:
     return config
 
 
-def _frozen(num_embeddings: int, embedding_dim: int, **options: Any) -> FrozenQuantizer:
+def _frozen(num_embeddings: int, embedding_dim: int, **options: Foreign) -> FrozenQuantizer:
     return FrozenQuantizer(torch.zeros(num_embeddings, embedding_dim), **options)
 
 
@@ -243,11 +244,11 @@ _KINDS = {
 }
 
 
-def _build(config: Mapping[str, Any]) -> Any:
+def _build(config: Config) -> Foreign:
     return _KINDS[config["kind"]](**{key: value for key, value in config.items() if key != "kind"})
 
 
-def _read_folder(folder: Path) -> tuple[dict[str, Any], Path]:
+def _read_folder(folder: Path) -> tuple[Config, Path]:
     config, weights = folder / "config.json", folder / "model.safetensors"
     for file in (config, weights):
         if not file.is_file():
@@ -258,7 +259,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], Path]:
         raise ValueError(f"{config} is not JSON: {error}") from error
 
 
-def _read_metadata(file: Path) -> dict[str, Any]:
+def _read_metadata(file: Path) -> Config:
     if not file.exists():
         raise FileNotFoundError(f"{file} does not exist")
     try:

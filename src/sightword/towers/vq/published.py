@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from sightword.ops.nearest import Metric
 from sightword.ops.quantize import VectorQuantizer
 from sightword.storage.checkpoint import differences, read_checkpoint, weights_in
+from sightword.towers.foreign import Config
 from sightword.towers.vq.image import VQImage, inference_weights, without_weights
 from sightword.towers.vq.network import TamingDecoder, TamingEncoder
 
@@ -17,7 +17,7 @@ _F16 = {"ch_mult": (1, 1, 2, 2, 4), "attn_resolutions": (16,), "z_channels": 256
 _F8 = {"ch_mult": (1, 2, 2, 4), "attn_resolutions": (32,)}
 
 #: Layout of a published file → arguments of `taming`. Sizes from the authors' configs.
-presets: dict[str, dict[str, Any]] = {
+presets: dict[str, Config] = {
     "taming_f16_1024": {"num_codes": 1024, "dim": 256, **_F16},
     "taming_f16_16384": {"num_codes": 16384, "dim": 256, **_F16},
     "ldm_f8_256": {"num_codes": 256, "dim": 4, "z_channels": 4, **_F8},
@@ -42,7 +42,7 @@ def taming(
 
     Its commitment term is raw: the published losses put beta on the other term ("legacy").
     """
-    shared: dict[str, Any] = {
+    shared: Config = {
         "ch": ch,
         "ch_mult": ch_mult,
         "num_res_blocks": num_res_blocks,
@@ -59,7 +59,7 @@ def open_tokenizer(weights: str | Path, layout: str = "") -> VQImage:
     return load_published(weights, layout) if layout else VQImage.from_pretrained(weights)
 
 
-def load_published(path: str | Path, layout: str, ema: bool = False, **overrides: Any) -> VQImage:
+def load_published(path: str | Path, layout: str, ema: bool = False, **overrides: object) -> VQImage:
     """A published tokenizer from the authors' own file (.ckpt, .pt or .safetensors), in eval mode and float32.
 
     layout: a key of `presets`. ema: take the averaged weights, if the file has them, instead of the last ones.
@@ -82,12 +82,12 @@ def load_published(path: str | Path, layout: str, ema: bool = False, **overrides
     return model.eval()
 
 
-def _fits(weights: Mapping[str, Tensor], layout: str, overrides: Mapping[str, Any]) -> bool:
+def _fits(weights: Mapping[str, Tensor], layout: str, overrides: Mapping[str, object]) -> bool:
     with torch.device("meta"):  # names and shapes, no memory
         return not differences(inference_weights(taming(**{**presets[layout], **overrides})), weights)
 
 
-def _published_weights(checkpoint: Mapping[str, Any], ema: bool) -> dict[str, Tensor]:
+def _published_weights(checkpoint: Mapping[str, object], ema: bool) -> dict[str, Tensor]:
     """Tensors under the authors' names. ValueError says what is lacking."""
     if ema and "ema" in checkpoint:
         return weights_in(checkpoint, ["ema"])

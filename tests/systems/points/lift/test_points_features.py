@@ -81,7 +81,7 @@ def test_the_tower_is_frozen_for_good(random_clip):
 
 def test_numbers_that_are_not_finite_are_one_line_and_not_kept(rooms, tmp_path):
     root, names = rooms
-    with pytest.raises(ValueError, match=r"colours sees numbers that are not finite: compute in dtype=fp32"):
+    with pytest.raises(ValueError, match=r"colours computes numbers that are not finite. Use dtype=fp32"):
         fill(Source(ColourTower(gain=float("inf"))), "qq", scenes_of(root, names[:1]), tmp_path)
     assert FrameCache(tmp_path).lacks(scenes_of(root, names[:1])[0])
 
@@ -97,8 +97,8 @@ def test_only_what_is_lacking_is_computed(rooms, tmp_path):
     assert source.tower.seen == 9
     fill(source, "qq", scenes_of(root, names[::-1]), tmp_path)
     assert source.tower.seen == 9
-    assert len(cache.parts) == 3
-    assert [len(part) for part in cache.parts if part.done] == [len(part) for part in cache.parts]
+    assert len(cache.rows.segments) == 3
+    assert [len(part) for part in cache.rows.segments if part.done] == [len(part) for part in cache.rows.segments]
     assert cache.bytes > 9 * 48 * 4 * 2
 
 
@@ -110,12 +110,12 @@ def test_a_job_that_was_killed_goes_on_in_its_part(rooms, tmp_path):
     middle = scenes[1]
     begun.keep(middle.name, encoder.rows([read_color(frame) for frame in middle.frames]))
     again = plan(tmp_path, scenes, encoder.recipe())
-    assert again.part.path == begun.part.path
-    assert again.part.missing() == [0, 2]
+    assert again.segment.path == begun.segment.path
+    assert again.segment.missing() == [0, 2]
     seen = source.tower.seen
     cache = fill(source, "qq", scenes, tmp_path)
     assert source.tower.seen == seen + 6
-    assert len(cache.parts) == 1
+    assert len(cache.rows.segments) == 1
     assert not any(cache.lacks(scene) for scene in scenes)
 
 
@@ -125,14 +125,14 @@ def test_a_cache_of_another_clip_is_refused_with_both_values(rooms, tmp_path):
     fill(Source(), "qq", scenes, tmp_path)
     for other, token_type, word in (
         (ColourTower(gain=2.0), "qq", "weights is '"),
-        (ColourTower(), "value", "form is 'qq', wanted 'value'"),
-        (ColourTower((32, 32)), "qq", "grid is [6, 8], wanted [8, 8]"),
+        (ColourTower(), "value", "form is 'qq', expected 'value'"),
+        (ColourTower((32, 32)), "qq", "grid is [6, 8], expected [8, 8]"),
     ):
         for offline in (False, True):
             with pytest.raises(ValueError) as caught:
                 fill(Source(other), token_type, scenes, tmp_path, offline=offline)
             line = str(caught.value)
-            assert "is the cache of another CLIP" in line
+            assert "was written by a different CLIP" in line
             assert word in line
             assert "\n" not in line
 
@@ -144,7 +144,9 @@ def test_offline_reads_and_computes_nothing(rooms, tmp_path):
     cache = fill(source, "qq", scenes_of(root, names[:1]), tmp_path, offline=True)
     assert source.tower.seen == 3
     assert len(cache.maps(names[0], [0, 20]).maps) == 2
-    with pytest.raises(ValueError, match=rf"lacks 3 frames, {names[1]}/0 the first: offline_clip_feat=false"):
+    with pytest.raises(
+        ValueError, match=rf"does not contain 3 frames, {names[1]}/0 the first: offline_clip_feat=false"
+    ):
         fill(source, "qq", scenes_of(root, names[:2]), tmp_path, offline=True)
 
 
@@ -153,7 +155,7 @@ def test_a_frame_that_is_not_there_is_named(rooms, tmp_path):
     cache = fill(Source(), "qq", scenes_of(root, names[:1], [0]), tmp_path)
     with pytest.raises(KeyError, match=f"no features of frame {names[0]}/20"):
         cache.maps(names[0], [0, 20])
-    with pytest.raises(ValueError, match="holds no features of frames"):
+    with pytest.raises(ValueError, match="contains no features of frames"):
         FrameCache(tmp_path / "empty").maps(names[0], [0])
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file: cache= is a folder"):
@@ -214,7 +216,7 @@ def test_a_tower_is_not_opened_for_maps_that_are_there_until_its_files_change(
     same(again.maps(names[0], [0, 20]), first.maps(names[0], [0, 20]))
     fill(source, "qq", scenes[:2], tmp_path / "cache")  # what is new takes the tower
     assert len(opened) == 2
-    with pytest.raises(ValueError, match="form is 'qq', wanted 'value'"):
+    with pytest.raises(ValueError, match="form is 'qq', expected 'value'"):
         fill(source, "value", scenes[:1], tmp_path / "cache")
     change(folder)
     with pytest.raises(ValueError, match=word):

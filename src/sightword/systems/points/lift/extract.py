@@ -69,7 +69,7 @@ class Job:
     frames: int = 5  # of each scene, spread evenly
     cache: str | Path = ""  # a folder for CLIP's maps, which are then computed once; empty: none
     backend: str = "safetensors"  # of the cache
-    engine: str = "inline"  # as `shards.run` takes these three
+    engine: str = "inline"  # as `shards.execute` takes these three
     workers: int = 0
     gpus: float = 0
 
@@ -346,7 +346,7 @@ def extract(
     options: Options | None = None,
     job: Job | None = None,
 ) -> Summary:
-    """Lift every scene of a list; resumable, by torchrun or on Ray, see `shards.run`.
+    """Lift every scene of a list; resumable, by torchrun or on Ray, see `shards.execute`.
 
     A scene that cannot be lifted is named in the summary. Raises SightwordError if none could be.
     """
@@ -379,11 +379,12 @@ def _lift_all(
     planned = plan(job.cache, scenes, known.recipe, job.backend) if str(job.cache) else None
     if planned:
         remember(planned.cache.out, known.state, known.recipe)
-    identity = {name: known.recipe[name] for name in ("weights", "form", "preprocessing")}
+    recipe = known.recipe
+    identity = {"weights": recipe["weights"], "form": recipe["form"], "preprocessing": recipe["preprocessing"]}
     made = Extraction(source, token_type, scenes, out, options, planned, identity)
     _forget_failures(made)
     ours = known.encoder if job.engine == "inline" else None
-    shards.run(
+    shards.execute(
         lambda: made.worker(ours),
         len(scenes),
         made.missing,

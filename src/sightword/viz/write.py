@@ -1,0 +1,21 @@
+"""Pictures into files, with the values that they show beside them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sightword.storage.atomic import write_atomically
+from sightword.storage.writer import write_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def write_picture(picture: "Image", file: Path, values: object = None) -> list[Path]:
+    """Write a picture as PNG and, where given, the plotted values as JSON beside it. Return the files."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(file) as beside:
+        picture.save(beside, "PNG")
+    if values is None:
+        return [file]
+    write_json(file.with_suffix(".json"), values, indent=1)
+    return [file, file.with_suffix(".json")]
