@@ -1,4 +1,4 @@
-"""From posed frames to features on points: links and lifting beside one grid_sample a frame, neighbours beside cdist.
+"""From posed frames to features on points: lifting beside one grid_sample per frame, neighbours beside cdist.
 
 Five frames of 480 × 640 of a furnished room's shell, 20 000 points on it, maps of 512 channels at 14 × 19. Peers, as
 documents and papers have them: every frame projects all points, samples its map at all of them with one grid_sample,
@@ -22,9 +22,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 from towers import in_turns
 
-from sightword.systems.points.lift.geometry import back_project, project, to_grid, visible
-from sightword.systems.points.lift.link import Links, PatchChain, Views, lift, link
-from sightword.systems.points.lift.neighbour import ball_query
+from sightword.systems.points.lift.geometry import (
+    Links,
+    Views,
+    back_project,
+    ball_query,
+    lift,
+    link,
+    project,
+    to_grid,
+    visible,
+)
+from sightword.systems.points.lift.uv_index import PatchChain
 from sightword.towers.token_cache import Source
 
 FRAMES, POINTS, CHANNELS, GRID, SIZE = 5, 20_000, 512, (14, 19), (480, 640)
@@ -134,7 +143,7 @@ def projecting() -> list[dict[str, Any]]:
 
 
 def chain() -> list[dict[str, Any]]:
-    """Document 004's PixelShuffle → Conv1×1(256) → sample → Linear(128), as written and folded."""
+    """PixelShuffle → Conv1×1(256) → sample → Linear(128), as written and folded."""
     views, xyz, scene = frames(), surface(POINTS), torch.zeros(POINTS, dtype=torch.int64)
     links: Links = link(xyz, scene, views)
     maps, literal = torch.randn(FRAMES, 768, *GRID), PatchChain()
@@ -205,7 +214,7 @@ def write_clip(folder: Path) -> Path:
 
 def kept() -> list[dict[str, Any]]:
     """A scene of five frames of 480 × 640 lifted, and lifted again with the same cache; and one frame's maps read."""
-    from sightword.systems.points.lift.extract import extract
+    from sightword.systems.points.lift.extract import Job, extract
     from sightword.systems.points.lift.features import FrameCache
 
     with tempfile.TemporaryDirectory() as beside:
@@ -214,7 +223,7 @@ def kept() -> list[dict[str, Any]]:
         name, numbers = write_room(root), iter(range(10))
 
         def once() -> None:
-            extract(source, "qq", root, [name], Path(beside) / f"out{next(numbers)}", frames=FRAMES, cache=cache)
+            extract(source, "qq", root, [name], Path(beside) / f"out{next(numbers)}", job=Job(FRAMES, cache))
 
         first = cpu_ms(once, repeats=1, warm=False)
         again = cpu_ms(once, repeats=3, warm=False)
@@ -230,8 +239,8 @@ def kept() -> list[dict[str, Any]]:
 def main() -> None:
     tables = {
         f"Projection: {POINTS} points in {FRAMES} frames": projecting(),
-        f"Links and lift: {POINTS} points, {FRAMES} frames, {CHANNELS} channels": lifting(),
-        "The document's chain": chain(),
+        f"Correspondences and lift: {POINTS} points, {FRAMES} frames, {CHANNELS} channels": lifting(),
+        "The published chain": chain(),
         f"Ball query: radius {RADIUS} m, {NEIGHBOURS} of {POINTS} points": neighbours(),
         "Ball query: memory besides the points": memory(),
         "Maps of frames, kept": kept(),

@@ -27,11 +27,10 @@ if TYPE_CHECKING:
     from sightword.storage.cache import FeatureCache as FeatureCache
     from sightword.systems.intent.anchors import generate_semantic_anchors as generate_semantic_anchors
     from sightword.systems.intent.model import SemanticSpatialVQ as SemanticSpatialVQ
-    from sightword.systems.points.lift.link import build_uv_index as build_uv_index
-    from sightword.systems.points.lift.link import build_uv_index_batch as build_uv_index_batch
-    from sightword.systems.points.lift.link import sample_img_feat as sample_img_feat
-    from sightword.systems.points.lift.neighbour import ball_query as ball_query
-    from sightword.systems.points.loss import ClipConsCriterion as ClipConsCriterion
+    from sightword.systems.points.lift.geometry import ball_query as ball_query
+    from sightword.systems.points.lift.uv_index import build_uv_index as build_uv_index
+    from sightword.systems.points.lift.uv_index import build_uv_index_batch as build_uv_index_batch
+    from sightword.systems.points.lift.uv_index import sample_img_feat as sample_img_feat
     from sightword.systems.points.model import BiFusionEncoder as BiFusionEncoder
     from sightword.systems.points.model import FusionGate as FusionGate
     from sightword.systems.points.model import TinySA2D as TinySA2D

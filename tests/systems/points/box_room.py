@@ -4,8 +4,7 @@ import math
 
 import torch
 
-from sightword.systems.points.lift.geometry import back_project
-from sightword.systems.points.lift.link import Views
+from sightword.systems.points.lift.geometry import Views, back_project
 
 SIZE = torch.tensor([6.0, 5.0, 2.6], dtype=torch.float64)
 PILLAR = torch.tensor([[2.4, 2.0, 0.0], [3.4, 2.8, 2.0]], dtype=torch.float64)

@@ -2,7 +2,11 @@
 
 import torch
 
-from sightword.systems.points.lift.link import Views
+from sightword.systems.points.config import PointsConfig
+from sightword.systems.points.data import RoomBatch
+from sightword.systems.points.lift.geometry import Views
+from sightword.systems.points.scannet.label import LabelSet
+from sightword.systems.points.task import PointsTask, make_encoder
 
 SIZE = (12, 16)  # H, W of a depth image
 FOCAL = 10.0
@@ -31,3 +35,33 @@ def batch_of(*scenes):
     view_scene = torch.cat([torch.full((len(part.depth),), number) for number, part in enumerate(views)])
     joined = Views(*(torch.cat(parts) for parts in zip(*[part[:3] for part in views], strict=True)), view_scene)
     return torch.cat(xyz), torch.cat(rgb), point_scene, joined, torch.cat(maps), torch.cat(pooled)
+
+
+NAMES = ("wall", "chair", "bed")
+
+
+class AxisClip:
+    """A CLIP whose class embeddings are the axes of its space."""
+
+    name, tag = "axes", "none"
+
+    def class_embeddings(self, names, templates):
+        return torch.eye(8)[: len(names)]
+
+
+def task_for(seed=0, **values):
+    system = PointsConfig(**{"dim": 16, "heads": 2, "radius": 0.3, "k": 6, "use_amp": False, **values})
+    torch.manual_seed(seed)
+    return PointsTask(system, make_encoder(system, 8), AxisClip(), LabelSet(NAMES, (1, 5, 6), "three names"))
+
+
+def batch_for(*rooms, split="val"):
+    """Walls whose maps say "chair" on the left and "bed" on the right, and whose points are labelled so."""
+    xyz, rgb, scene, views, maps, pooled = batch_of(*(rooms or (wall(80), wall(60, 2, 1))))
+    maps = torch.zeros_like(maps)
+    maps[:, 1, :, :2], maps[:, 2, :, 2:] = 1, 1
+    label = torch.where(xyz[:, 0] < 0.1, 1, 2)
+    names = [f"room {number}" for number in range(int(scene.max()) + 1)]
+    return RoomBatch(
+        xyz, rgb, label, scene, torch.zeros(len(xyz)).bool(), views, maps, pooled, None, names, [[]] * len(names), split
+    )

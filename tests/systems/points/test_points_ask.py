@@ -1,4 +1,4 @@
-"""Points are asked in words: what answers is found, and nothing that was not seen does."""
+"""Text queries find the points they fit, and none that no frame shows."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from lift_fakes import ColourText
 from PIL import Image
 
 from sightword.systems.points import ask
-from sightword.systems.points.ask import Lifted, answer
+from sightword.systems.points.ask import PointFeatures, answer
 from sightword.systems.points.lift.cloud import Cloud, read_cloud
 
 RED, GREEN, NOTHING = (1.0, -1, -1, 0.1), (-1.0, 1, -1, 0.1), (0.0, 0, 0, 0)
@@ -19,20 +19,21 @@ def lifted(rows, label=None):
     n = len(rows)
     xyz = torch.stack([torch.arange(n).float(), torch.arange(n).float() % 2, torch.zeros(n)], 1)
     cloud = Cloud(xyz, torch.full((n, 3), 90, dtype=torch.uint8), label)
-    return Lifted(cloud, features, features.abs().amax(1) > 0, [0, 0, 1], torch.tensor([0, 0, 1.0]).expand(n, 3))
+    seen = features.abs().amax(1) > 0
+    return PointFeatures(cloud, features, seen, seen, [0, 0, 1], torch.tensor([0, 0, 1.0]).expand(n, 3))
 
 
-def asked(scene, questions, against=("wall",)):
-    return answer(scene.features, scene.seen, ColourText(), questions, against)
+def asked(scene, queries, against=("wall",)):
+    return answer("room", scene, ColourText(), queries, against)
 
 
 def test_each_point_answers_what_it_is_most_like():
     found = asked(lifted([RED, GREEN, GREY_ONE, NOTHING]), ["a red", "green"])
     assert found.texts == ("a red", "green", "wall")
     assert found.best.tolist() == [0, 1, 2, -1]
-    assert found.chances[:3].sum(1).allclose(torch.ones(3))
-    assert found.chances[3].tolist() == [0, 0, 0]
-    assert torch.equal(found.chances.argmax(1)[:3], found.best[:3])
+    assert found.scores[:3].sum(1).allclose(torch.ones(3))
+    assert found.scores[3].tolist() == [0, 0, 0]
+    assert torch.equal(found.scores.argmax(1)[:3], found.best[:3])
 
 
 def test_cosines_are_of_the_words_and_the_features():
@@ -41,7 +42,7 @@ def test_cosines_are_of_the_words_and_the_features():
     assert found.cosines[0].tolist() == pytest.approx([1.0, float(red @ green)], abs=1e-6)
 
 
-def test_a_question_does_not_compete_with_itself():
+def test_a_query_does_not_compete_with_itself():
     assert asked(lifted([RED]), ["a  Red "], ["red", "blue"]).texts == ("a Red", "blue")
 
 
@@ -53,28 +54,28 @@ def test_words_get_an_article_and_what_has_one_keeps_it():
             said.extend(texts)
             return super().encode(texts)
 
-    answer(torch.zeros(1, 4), torch.ones(1).bool(), Listening(), ["chair", "the bed", "An oven"], [])
+    answer("room", lifted([RED]), Listening(), ["chair", "the bed", "An oven"], [])
     assert said == ["a photo of a chair", "a photo of the bed", "a photo of An oven"]
 
 
-def test_no_question_is_one_line():
-    with pytest.raises(ValueError, match="there is no question"):
+def test_no_query_is_one_line():
+    with pytest.raises(ValueError, match="there is no text query"):
         asked(lifted([RED]), [" ", ""])
 
 
 def test_what_is_told_says_how_many_where_and_how_right():
     scene = lifted([RED, RED, GREEN, GREEN, NOTHING], torch.tensor([5, 5, 5, 7, 5]))
     found = asked(scene, ["a red"])
-    lines = ask.told(scene, found, {5: "red", 7: "green"})
+    lines = ask.summary_lines(found, {5: "red", 7: "green"})
     assert lines[0].startswith("a red: 2 of 4 points (50.0 %), cosine up to 1.000")
-    assert lines[1] == "  by the cloud's labels 67 % of it was found, and 100 % of what was found is it"
-    assert len(ask.told(scene, found, {7: "green"})) == 1
+    assert lines[1] == "  by the cloud's labels: recall 67 %, precision 100 %"
+    assert len(ask.summary_lines(found, {7: "green"})) == 1
 
 
 def test_a_few_classes_compete_and_many_do_not():
-    assert ask.competitors({1: "chair", 2: "bed", 3: "chair"}) == ["chair", "bed"]
-    assert ask.competitors({}) == list(ask.AGAINST)
-    assert ask.competitors({number: str(number) for number in range(600)}) == list(ask.AGAINST)
+    assert ask.competitors(["chair", "bed", "chair"]) == ["chair", "bed"]
+    assert ask.competitors([]) == list(ask.AGAINST)
+    assert ask.competitors([str(number) for number in range(600)]) == list(ask.AGAINST)
 
 
 def test_the_answer_is_written_as_a_picture_a_cloud_and_numbers(tmp_path):
@@ -83,7 +84,7 @@ def test_the_answer_is_written_as_a_picture_a_cloud_and_numbers(tmp_path):
     scene = lifted(rows)
     scene = scene._replace(cloud=scene.cloud._replace(xyz=torch.rand(300, 3, generator=rng)))
     found = asked(scene, ["red", "blue"])
-    files = ask.write(scene, found, "room", tmp_path / "out")
+    files = ask.write(found, tmp_path / "out")
     assert [file.name for file in files] == ["answer.png", "answer.ply", "scores.npz"]
     with Image.open(files[0]) as image:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3).astype(int)
@@ -99,7 +100,7 @@ def test_the_answer_is_written_as_a_picture_a_cloud_and_numbers(tmp_path):
 
 def test_what_answers_is_red_and_the_rest_pale():
     scene = lifted([RED, GREEN])
-    colours = ask.coloured(scene, asked(scene, ["red"], ["green"]), 0).astype(int)
+    colours = ask.coloured(asked(scene, ["red"], ["green"]), 0).astype(int)
     assert abs(colours[0] - ask.HOT).max() < 12
     assert np.ptp(colours[1]) < 3
     assert colours[1].min() > 180

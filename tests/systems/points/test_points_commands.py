@@ -10,7 +10,8 @@ from lift_fakes import write_rooms
 from sightword.cli.main import main
 from sightword.miniature import room
 from sightword.systems.points.lift.cloud import scene_cloud
-from sightword.systems.points.scannet.reader import read_classes, read_scene
+from sightword.systems.points.scannet.label import read_classes
+from sightword.systems.points.scannet.reader import read_scene
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_lift_writes_every_scene_and_says_what_it_cost(rooms, random_clip, tmp_p
     out = tmp_path / "out"
     words = ["lift", f"root={root}", f"tower={random_clip[0]}", f"cache={tmp_path / 'cache'}", *SMALL]
     words += ["frames_per_scene=2", f"scenes_file={root}/meta_data/scannetv2_val.txt"]
-    assert main([*words, f"output_dir={out}", "vis=1"]) == 0
+    assert main([*words, f"out={out}", "vis=1"]) == 0
     told = capsys.readouterr().out
     assert f"2 of 2 scenes in {out}" in told
     assert "clip" in told
@@ -54,7 +55,7 @@ def test_lift_writes_every_scene_and_says_what_it_cost(rooms, random_clip, tmp_p
         files = {file.name for file in (out / name).iterdir()}
         assert files == {"frame_0.npz", "frame_40.npz", "points.ply", "report.json", "vis_0.png", "vis_40.png",
                          "cloud.png"}  # fmt: skip
-    assert main([*words, f"output_dir={tmp_path / 'again'}"]) == 0
+    assert main([*words, f"out={tmp_path / 'again'}"]) == 0
     assert "clip " not in capsys.readouterr().out  # all of it was read
 
 
@@ -62,7 +63,7 @@ def test_a_scene_that_is_not_there_is_named_and_the_others_lifted(rooms, random_
     root, names = rooms
     listed = tmp_path / "list.txt"
     listed.write_text(f"{names[0]}\nscene0707_00\n")
-    words = [f"root={root}", f"tower={random_clip[0]}", f"scenes_file={listed}", f"output_dir={tmp_path / 'o'}", *SMALL]
+    words = [f"root={root}", f"tower={random_clip[0]}", f"scenes_file={listed}", f"out={tmp_path / 'o'}", *SMALL]
     assert main(["lift", *words]) == 0
     told = capsys.readouterr().out
     assert "not lifted: scene0707_00: " in told
@@ -96,14 +97,14 @@ def test_ask_finds_things_in_a_room_that_was_never_seen(unseen, small_clip, tmp_
 def test_ask_reads_what_lift_kept(rooms, random_clip, tmp_path, capsys):
     root, names = rooms
     words = [f"tower={random_clip[0]}", *SMALL, f"cache={tmp_path / 'cache'}"]
-    main(["lift", f"root={root}", f"output_dir={tmp_path / 'o'}", "frames_per_scene=3", *words])
+    main(["lift", f"root={root}", f"out={tmp_path / 'o'}", "frames_per_scene=3", *words])
     lost = root / "2D" / names[0] / "pose" / "60.txt"
     lost.write_text("-inf -inf -inf -inf\n" * 4)
     before = sorted((tmp_path / "cache").rglob("*"))
     ask = ["ask", f"scene={root}/2D/{names[0]}", *words]
     assert main([*ask, f"out={tmp_path / 'a'}", "a chair"]) == 0
     lost.unlink()
-    assert f"{names[0]}: 1 frame is passed over: frame 60: " in capsys.readouterr().err
+    assert f"{names[0]}: 1 frame is left out: frame 60: " in capsys.readouterr().err
     assert sorted((tmp_path / "cache").rglob("*")) == before
     assert main([*ask[:-1], f"out={tmp_path / 'b'}", "a chair"]) == 0
     one, other = (np.load(tmp_path / part / "scores.npz")["cosines"] for part in "ab")
@@ -116,23 +117,23 @@ def test_compare_prints_and_writes_the_table(rooms, random_clip, tmp_path, capsy
     told = capsys.readouterr().out
     for line in ("4×4 patches", "8×8 patches of a larger frame", "upsampled to 16×16", "PixelShuffle(2)"):
         assert line in told
-    assert {file.name for file in tmp_path.iterdir()} == {"compare.csv", "compare.txt", "compare.json"}
+    assert {file.name for file in tmp_path.iterdir()} == {"compare_ways.csv", "compare_ways.txt", "compare.json"}
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["lift", "output_dir=o"], "sightword lift needs root="),
-        (["lift", "root=r", "output_dir=o", "dtype=int8"], "dtype is bf16, fp32 or fp16; got 'int8'"),
-        (["lift", "root=r", "output_dir=o", "size=224"], "size is height x width, as 224x304; got '224'"),
-        (["lift", "root=nowhere", "output_dir=o"], "nowhere is not there"),
-        (["lift", "root=r", "output_dir=o", "frames_per_scene=0"], "frames_per_scene is at least 1, got 0"),
-        (["lift", "root=r", "output_dir=o", "scenes_file=no.txt"], "no.txt is not there"),
-        (["ask", "scene=s"], "the question is empty"),
-        (["ask", "scene=nowhere", "a chair"], "nowhere is not there"),
+        (["lift", "out=o"], "sightword lift needs root="),
+        (["lift", "root=r", "out=o", "dtype=int8"], "dtype='int8' is none of bf16, fp32, fp16"),
+        (["lift", "root=r", "out=o", "size=224"], "size is height x width, as 224x304; got '224'"),
+        (["lift", "root=nowhere", "out=o"], "nowhere does not exist"),
+        (["lift", "root=r", "out=o", "frames_per_scene=0"], "frames_per_scene=0 is too small. Pass at least 1"),
+        (["lift", "root=r", "out=o", "scenes_file=no.txt"], "no.txt does not exist"),
+        (["ask", "scene=s"], "the text query is empty"),
+        (["ask", "scene=nowhere", "a chair"], "nowhere does not exist"),
         (["compare", "root=nowhere"], "nowhere"),
-        (["ask", "scene=nowhere", f"out={__file__}", "a chair"], "is a file: out= is a folder"),
-        (["compare", "root=nowhere", f"out={__file__}"], "is a file: out= is a folder"),
+        (["ask", "scene=nowhere", f"out={__file__}", "a chair"], "is a file. Pass a folder"),
+        (["compare", "root=nowhere", f"out={__file__}"], "is a file. Pass a folder"),
     ],
 )
 def test_mistakes_are_one_line(words, line, capsys, monkeypatch, tmp_path):
@@ -145,7 +146,7 @@ def test_mistakes_are_one_line(words, line, capsys, monkeypatch, tmp_path):
 
 
 def test_a_cache_of_another_clip_ends_the_job_in_one_line(rooms, random_clip, tmp_path, capsys):
-    words = [f"root={rooms[0]}", f"tower={random_clip[0]}", f"output_dir={tmp_path / 'o'}", f"cache={tmp_path / 'c'}"]
+    words = [f"root={rooms[0]}", f"tower={random_clip[0]}", f"out={tmp_path / 'o'}", f"cache={tmp_path / 'c'}"]
     assert main(["lift", *words, *SMALL]) == 0
     capsys.readouterr()
     assert main(["lift", *words, "token_type=kk", *SMALL[1:]]) == 2
@@ -154,7 +155,7 @@ def test_a_cache_of_another_clip_ends_the_job_in_one_line(rooms, random_clip, tm
 
 
 def test_half_precision_on_a_cpu_is_bf16_and_said(rooms, random_clip, tmp_path, capsys):
-    words = [f"root={rooms[0]}", f"tower={random_clip[0]}", f"output_dir={tmp_path / 'o'}", "size=32x48", "dtype=fp16"]
+    words = [f"root={rooms[0]}", f"tower={random_clip[0]}", f"out={tmp_path / 'o'}", "size=32x48", "dtype=fp16"]
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     assert main(["lift", *words]) == 0
@@ -166,13 +167,13 @@ def test_a_set_of_rooms_is_checked(rooms, capsys):
     assert capsys.readouterr().out
 
 
-def test_the_verbs_are_told_without_torch():
+def test_the_commands_are_known_without_torch():
     import subprocess
 
     code = (
-        "import sys; from sightword.systems.points import commands; "
+        "import sys; from sightword.systems.points.system import SYSTEM; "
         "print(sorted(m for m in ('torch', 'numpy', 'PIL') if m in sys.modules), "
-        "[v.__name__ for v in commands.COMMANDS])"
+        "[command.__name__ for command in SYSTEM.commands])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "[] ['lift', 'ask', 'compare']"

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from lift_fakes import ColourText, ColourTower, scenes_of, write_rooms
 
-from sightword.systems.points import compare as module
-from sightword.systems.points.compare import compare, table, ways, write
+from sightword.systems.points.compare import columns, compare, ways, write
 from sightword.systems.points.lift.cloud import scene_cloud
-from sightword.systems.points.lift.link import link
+from sightword.systems.points.lift.features import FrameEncoder
+from sightword.systems.points.lift.geometry import link
 from sightword.systems.points.scannet.label import LabelSet
 from sightword.systems.points.scannet.reader import views_of
 
@@ -31,12 +31,22 @@ def labels(scenes):
     return LabelSet(tuple(words[: len(ids)]), tuple(ids), "these")
 
 
-@pytest.fixture
-def pair(monkeypatch):
-    def opened(name, size=None, **options):
-        return type("Pair", (), {"image": ColourTower(size or (16, 16), 4), "text": ColourText()})()
+class ColourClip:
+    """A CLIP of colours, as `FrozenClip` offers one."""
 
-    monkeypatch.setattr(module, "tower_pair", opened)
+    token_type, dtype = "qq", torch.float32
+
+    def __init__(self, tower=ColourTower, size=(16, 16)):
+        self.tower, self.size = tower, size
+
+    def encoder(self):
+        return FrameEncoder(self.tower(self.size, 4), self.token_type)
+
+    def resized(self, size):
+        return ColourClip(self.tower, size)
+
+    def text_encoder(self, dtype):
+        return ColourText()
 
 
 def test_the_ways_are_those_of_the_document_at_the_towers_own_size():
@@ -71,9 +81,9 @@ def _seen_labels(scene):
     return cloud.label[links.counts > 0]
 
 
-def test_there_is_a_row_a_way_and_one_for_the_most_frequent_class(scenes, labels, pair):
-    rows = compare("any", {}, "qq", scenes, labels)
-    assert [row["way"] for row in rows] == ["the most frequent class, always", *WAYS]
+def test_there_is_a_row_a_way_and_one_for_the_most_frequent_class(scenes, labels):
+    rows = compare(ColourClip(), scenes, labels)
+    assert [row["way"] for row in rows] == ["majority-class baseline", *WAYS]
     seen = torch.cat([_seen_labels(scene) for scene in scenes]).bincount()  # what the other rows are measured by
     share = float(seen.max() / seen.sum())
     assert rows[0]["accuracy"] == pytest.approx(share)
@@ -81,44 +91,39 @@ def test_there_is_a_row_a_way_and_one_for_the_most_frequent_class(scenes, labels
     for row in rows[1:]:
         assert 0 <= row["mIoU"] <= row["accuracy"] + 1e-9 <= 1 + 1e-9
         assert 0.3 < row["seen"] <= 1
-    assert [row["kB a frame"] for row in rows[1:]] == [0.136, 0.168, 0.520, 0.136, 0.136]
+    assert [row["kB per frame"] for row in rows[1:]] == [0.136, 0.168, 0.520, 0.136, 0.136]
 
 
-def test_features_that_say_the_class_are_measured_as_right(scenes, monkeypatch):
+def test_features_that_say_the_class_are_measured_as_right(scenes):
     """A tower that sees nothing but red, and one class that is red: all right; none of it red: all wrong."""
 
     class Red(ColourTower):
         def token_types(self, images, names):
             return super().token_types(torch.tensor([1.0, -1, -1]).view(1, 3, 1, 1).expand_as(images), names)
 
-    monkeypatch.setattr(
-        module,
-        "tower_pair",
-        lambda name, size=None: type("Pair", (), {"image": Red(size or (16, 16), 4), "text": ColourText()})(),
-    )
     label = scene_cloud(scenes[0]).label
     most = int(label.bincount().argmax())
     others = sorted(set(label.tolist()) - {most})
-    found = compare("any", {}, "qq", scenes[:1], LabelSet(("red", "blue"), (most, others[0]), "two"))[1]
-    seen = compare("any", {}, "qq", scenes[:1], LabelSet(("blue", "red"), (most, others[0]), "two"))[1]
+    found = compare(ColourClip(Red), scenes[:1], LabelSet(("red", "blue"), (most, others[0]), "two"))[1]
+    seen = compare(ColourClip(Red), scenes[:1], LabelSet(("blue", "red"), (most, others[0]), "two"))[1]
     assert found["accuracy"] + seen["accuracy"] == pytest.approx(1)
     assert found["accuracy"] > 0.6
     assert found["mIoU"] == pytest.approx(found["accuracy"] / 2)
 
 
-def test_clouds_without_these_labels_are_one_line(scenes, pair):
-    with pytest.raises(ValueError, match="not one point of 2 scenes has a label of these: compare needs labelled"):
-        compare("any", {}, "qq", scenes, LabelSet(("red",), (99,), "these"))
+def test_clouds_without_these_labels_are_one_line(scenes):
+    with pytest.raises(ValueError, match="none of 2 scenes has a point with a label of these"):
+        compare(ColourClip(), scenes, LabelSet(("red",), (99,), "these"))
 
 
-def test_the_table_is_written_for_programs_and_for_eyes(scenes, labels, pair, tmp_path):
-    rows = compare("any", {}, "qq", scenes[:1], labels)
+def test_the_table_is_written_for_programs_and_for_eyes(scenes, labels, tmp_path):
+    rows = compare(ColourClip(), scenes[:1], labels)
     files = write(rows, {"tower": "any"}, tmp_path / "out")
-    assert files[0].read_text().splitlines()[0] == "way,accuracy,mIoU,seen,ms a frame,kB a frame"
+    assert files[0].read_text().splitlines()[0] == "way,accuracy,mIoU,seen,ms per frame,kB per frame"
     assert len(files[0].read_text().splitlines()) == 7
     assert json.loads(files[2].read_text())["rows"][1] == rows[1]
-    lines = table(rows)
-    assert lines[1].split() == ["the", "most", "frequent", "class,", "always", f"{rows[0]['accuracy']:.3f}",
+    lines = columns(rows)
+    assert lines[1].split() == ["majority-class", "baseline", f"{rows[0]['accuracy']:.3f}",
                                 f"{rows[0]['mIoU']:.3f}", "-", "-", "-"]  # fmt: skip
     assert len({len(line) for line in lines}) == 1
     assert files[1].read_text().endswith("\n".join(lines) + "\n")

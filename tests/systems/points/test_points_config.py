@@ -3,11 +3,12 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
+import torch
 
 from sightword.cli.compose import compose_config
 from sightword.systems.points.config import PointsConfig, PointsData
+from sightword.systems.points.lift.cloud import Cloud, class_numbers
 from sightword.systems.points.scannet.label import SCANNET20, label_set
 
 EXPERIMENTS = ["bifusion", "lift"]
@@ -29,7 +30,7 @@ def test_the_full_scale_is_the_documents(name):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_small_scale_changes_names_and_sizes_only(name):
     full, mini = (composed(f"experiment=points/{name}", f"scale={scale}") for scale in ("full", "mini"))
-    sizes = {"clip", "clip_tag", "clip_size", "clip_dtype", "form", "labels", "dim", "radius"}
+    sizes = {"clip", "clip_tag", "clip_size", "clip_dtype", "token_type", "labels", "dim", "radius"}
     for field in dataclasses.fields(PointsConfig):
         if field.name not in sizes:
             assert getattr(full.system, field.name) == getattr(mini.system, field.name), field.name
@@ -44,20 +45,20 @@ def test_the_control_differs_from_the_encoder_in_the_branch_it_lacks():
 @pytest.mark.parametrize(
     ("kind", "values", "match"),
     [
-        (PointsConfig, {"upsample": 3}, "one of 1, 2, 4"),
-        (PointsConfig, {"dim": 30, "heads": 4}, "dim=30 is divided among heads=4"),
-        (PointsConfig, {"distil_weight": 0}, "nothing would tie points to words"),
-        (PointsConfig, {"templates": ["a photo"]}, "stands"),
+        (PointsConfig, {"upsample": 3}, "none of 1, 2, 4"),
+        (PointsConfig, {"dim": 30, "heads": 4}, "dim=30 is not a multiple of system.heads=4"),
+        (PointsConfig, {"distil_weight": 0}, "no loss relates points to text"),
+        (PointsConfig, {"templates": ["a photo"]}, "for the class"),
         (PointsConfig, {"chain": True, "upsample": 2}, "its own PixelShuffle"),
-        (PointsConfig, {"clip_size": [224]}, "a height and a width"),
+        (PointsConfig, {"clip_size": [224]}, "not a height and a width"),
         (PointsConfig, {"radius": 0}, "above 0"),
         (PointsConfig, {"clip_dtype": "half"}, "fp32, bf16, fp16"),
         (PointsData, {"offline_clip_feat": True}, "data.cache"),
         (PointsData, {"voxel": 0}, "metres"),
         (PointsData, {"hide": 1}, "less than 1"),
-        (PointsData, {"frames": 8, "pool": 4}, "make the pool larger"),
+        (PointsData, {"frames": 8, "pool": 4}, "Set data.pool to 8 or more"),
         (PointsData, {"hold_out": 0}, "val_scenes"),
-        (PointsData, {"points": 0}, "at least 1"),
+        (PointsData, {"points": 0}, "Pass at least 1"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(kind, values, match):
@@ -66,10 +67,15 @@ def test_what_cannot_be_is_refused_in_one_line(kind, values, match):
     assert "\n" not in str(error.value)
 
 
-def test_labels_are_numbered_as_their_classes_stand_and_others_are_not_asked():
+def numbers(labels, ids):
+    xyz = torch.zeros(len(ids), 3)
+    return class_numbers(Cloud(xyz, xyz.byte(), torch.tensor(ids)), labels.ids)
+
+
+def test_labels_are_numbered_as_their_classes_stand_and_others_are_none():
     labels = label_set("scannet20")
     assert (len(labels.names), labels.names[0], labels.names[-1]) == (20, "wall", "other furniture")
-    found = labels.numbers(np.array([0, 1, 39, 40, 13, 24]))
+    found = numbers(labels, [0, 1, 39, 40, 13, 24])
     assert found.tolist() == [-1, 0, 19, -1, -1, list(SCANNET20).index("refrigerator")]
 
 
@@ -78,7 +84,7 @@ def test_labels_may_be_a_file_or_scannets_own_table(tmp_path):
     file.write_text(json.dumps({"chair": 7, "bed": 3}))
     labels = label_set(str(file))
     assert labels[:2] == (("chair", "bed"), (7, 3))
-    assert labels.numbers(np.array([3, 7, 0])).tolist() == [1, 0, -1]
+    assert numbers(labels, [3, 7, 0]).tolist() == [1, 0, -1]
     (tmp_path / "meta_data").mkdir()
     rows = "id\traw_category\tcategory\n2\tan armchair\tchair\n5\tbed\tbed\n"
     (tmp_path / "meta_data" / "scannetv2-labels.combined.tsv").write_text(rows)
@@ -88,12 +94,18 @@ def test_labels_may_be_a_file_or_scannets_own_table(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "match"),
-    [("[1, 2]", "holds no classes"), ('{"a": 1, "b": 1}', "same id"), ("{", "JSON"), ('{"a": "x"}', "whole numbers")],
+    [
+        ("[1, 2]", "expected an object"),
+        ("{}", "no classes"),
+        ('{"a": 1, "b": 1}', "same id"),
+        ("{", "JSON"),
+        ('{"a": "x"}', "whole number"),
+    ],
 )
 def test_a_file_that_holds_no_labels_is_refused_in_one_line(tmp_path, content, match):
     (tmp_path / "labels.json").write_text(content)
     with pytest.raises(ValueError, match=match) as error:
         label_set(str(tmp_path / "labels.json"))
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="no label set"):
+    with pytest.raises(ValueError, match="is not a label set"):
         label_set(str(tmp_path / "absent.json"))

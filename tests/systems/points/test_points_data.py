@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sightword.data.loader import Draw
+from sightword.errors import SightwordError
 from sightword.miniature import room
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import PointsData
@@ -15,13 +16,14 @@ from sightword.systems.points.data import (
     hold_out,
     make_loaders,
     read_scenes,
+    readable_scenes,
     split_loader,
     split_names,
-    thinned,
     turned,
 )
-from sightword.systems.points.lift.cloud import Cloud
-from sightword.systems.points.lift.link import link
+from sightword.systems.points.lift.cloud import Cloud, thinned
+from sightword.systems.points.lift.features import fill
+from sightword.systems.points.lift.geometry import link
 from sightword.systems.points.scannet.label import label_set
 
 SIZES = {"color": (48, 64), "depth": (36, 48), "voxel": 0.1}
@@ -60,6 +62,10 @@ def same(one, other):
 
 
 def loaders(data, clip, root, seed=0):
+    """As a training has them: what the cache is missing is computed first."""
+    if data.cache and not data.offline_clip_feat:
+        scenes = [scene for names in split_names(data).values() for scene in readable_scenes(data, names, "all")[0]]
+        fill(clip.source, clip.token_type, scenes, data.cache)
     return make_loaders(data, clip, label_set(str(root)), seed)
 
 
@@ -93,10 +99,10 @@ def test_labels_are_those_of_the_cloud(data, clip, root):
 
 def test_training_draws_anew_each_epoch_and_the_same_in_any_process(data, root):
     scenes, labels = read_scenes(data, ["scene0000_00"], "train"), label_set(str(root))
-    rooms = Rooms(scenes, data, labels, "train", _no_eyes(), seed=1)
+    rooms = Rooms(scenes, data, labels, "train", _preprocess(), seed=1)
     first, again = rooms[Draw(0, 0)], pickle.loads(pickle.dumps(rooms))[Draw(0, 0)]
     same(first, again)
-    later, other = rooms[Draw(1, 0)], Rooms(scenes, data, labels, "train", _no_eyes(), seed=2)[Draw(0, 0)]
+    later, other = rooms[Draw(1, 0)], Rooms(scenes, data, labels, "train", _preprocess(), seed=2)[Draw(0, 0)]
     assert not torch.equal(first.xyz, later.xyz)
     assert not torch.equal(first.xyz, other.xyz)
     assert 0.3 < first.hidden.float().mean() < 0.7
@@ -105,8 +111,8 @@ def test_training_draws_anew_each_epoch_and_the_same_in_any_process(data, root):
 
 def test_what_is_measured_is_the_same_whatever_the_epoch_and_the_seed(data, root):
     scenes, labels = read_scenes(data, ["scene0000_00"], "val"), label_set(str(root))
-    one = Rooms(scenes, data, labels, "val", _no_eyes(), seed=1)[Draw(0, 0)]
-    same(one, Rooms(scenes, data, labels, "val", _no_eyes(), seed=2)[Draw(7, 0)])
+    one = Rooms(scenes, data, labels, "val", _preprocess(), seed=1)[Draw(0, 0)]
+    same(one, Rooms(scenes, data, labels, "val", _preprocess(), seed=2)[Draw(7, 0)])
     assert one.frames == [[0, 40, 60]]
     assert not one.hidden.any()
 
@@ -114,7 +120,7 @@ def test_what_is_measured_is_the_same_whatever_the_epoch_and_the_seed(data, root
 def test_a_turned_room_has_the_same_links(data, root):
     data = dataclasses.replace(data, rotate=False)
     scenes, labels = read_scenes(data, ["scene0000_00"], "train"), label_set(str(root))
-    straight = Rooms(scenes, data, labels, "train", _no_eyes())[Draw(0, 0)]
+    straight = Rooms(scenes, data, labels, "train", _preprocess())[Draw(0, 0)]
     around = turned(straight, 1.0)
     one, other = (link(part.xyz, part.scene, part.views) for part in (straight, around))
     assert len(one.point) > 100
@@ -140,19 +146,21 @@ def test_a_cache_is_filled_once_and_then_read_alone(data, clip, root, tmp_path, 
     assert "to do" not in capsys.readouterr().err
     same(filled, read)
     assert (filled.images, filled.maps.shape, filled.maps.dtype) == (None, (3, 24, 4, 5), torch.float16)
-    maps, pooled = clip.see(online.images)
+    maps, pooled = clip.encode_image(online.images)
     torch.testing.assert_close(maps.float(), filled.maps.float(), atol=1e-3, rtol=0)
     torch.testing.assert_close(pooled.float(), filled.pooled.float(), atol=1e-3, rtol=0)
 
 
 def test_a_cache_that_lacks_frames_or_is_of_another_clip_is_refused_in_one_line(data, clip, root, tmp_path):
     data = dataclasses.replace(data, cache=str(tmp_path / "clip"))
-    with pytest.raises(ValueError, match="lacks 4 frames"):
-        split_loader(dataclasses.replace(data, offline_clip_feat=True), "val", clip, label_set(str(root)))
+    with pytest.raises(SightwordError, match=r"does not contain 4 frames, .* the first.*sightword prepare experiment="):
+        split_loader(data, "val", clip, label_set(str(root)))
+    with pytest.raises(SightwordError, match="does not contain 12 frames"):
+        make_loaders(data, clip, label_set(str(root)))
     loaders(data, clip, root)
     other = FrozenClip(clip.name, token_type="qq", size=(32, 40), dtype="fp32")
     with pytest.raises(ValueError, match="another CLIP") as error:
-        loaders(data, other, root)
+        split_loader(data, "val", other, label_set(str(root)))
     assert "\n" not in str(error.value)
 
 
@@ -163,21 +171,19 @@ def test_workers_give_the_same_batches(data, clip, root, tmp_path):
     same(here, there)
 
 
-def test_a_rank_waits_for_what_the_others_write(data, clip, root, tmp_path, monkeypatch):
-    from sightword.systems.points import data as room_data
+def test_loaders_run_no_clip(data, clip, root, tmp_path, monkeypatch):
+    data = dataclasses.replace(data, cache=str(tmp_path / "clip"))
+    loaders(data, clip, root)
 
-    told, slept = dataclasses.replace(data, cache=str(tmp_path / "clip")), []
-    left = [[0], [0], [], [], []]
-    monkeypatch.setattr(room_data.job, "place", lambda: (0, 2))
-    monkeypatch.setattr(room_data, "fill", lambda *_, **__: Cache)
-    monkeypatch.setattr(room_data.time, "sleep", slept.append)
+    def opened(*_):
+        raise AssertionError("a loader opened CLIP")
 
-    class Cache:
-        lacks = staticmethod(lambda _: left.pop(0))
-
-    scenes = read_scenes(told, ["scene0000_00"], "val")
-    assert room_data._eyes(told, clip, scenes) is Cache
-    assert len(slept) == 2
+    monkeypatch.setattr(FrozenClip, "encoder", opened)
+    monkeypatch.setattr(type(clip.source), "open", opened)
+    train, val = make_loaders(data, clip, label_set(str(root)))
+    assert next(iter(train)).maps is not None
+    assert next(iter(val)).maps is not None
+    next(iter(split_loader(data, "val", clip, label_set(str(root)))))
 
 
 def test_scans_of_one_space_stay_together():
@@ -200,7 +206,7 @@ def test_listed_splits_are_taken_as_they_are_and_must_not_overlap(data, clip, ro
     (test,) = split_loader(data, "test", clip, label_set(str(root)))
     assert (test.names, test.split) == (["scene0002_00"], "test")
     both = dataclasses.replace(data, scenes=str(tmp_path / "val.txt"))
-    with pytest.raises(ValueError, match="trained on and validated on"):
+    with pytest.raises(ValueError, match="is trained on and validated on"):
         loaders(both, clip, root)
 
 
@@ -217,7 +223,7 @@ def test_depth_of_two_sizes_in_a_batch_is_refused_in_one_line(data, root, tmp_pa
     labels, rooms = label_set(str(root)), []
     for place, name in ((root, "scene0000_00"), (tmp_path, "scene0003_00")):
         told = dataclasses.replace(data, root=str(place))
-        rooms.append(Rooms(read_scenes(told, [name], "val"), told, labels, "val", _no_eyes())[Draw(0, 0)])
+        rooms.append(Rooms(read_scenes(told, [name], "val"), told, labels, "val", _preprocess())[Draw(0, 0)])
     with pytest.raises(ValueError, match="scene0000_00 is 36×48 and of scene0003_00 24×32") as error:
         collate(rooms)
     assert "\n" not in str(error.value)
@@ -233,7 +239,7 @@ def test_a_room_without_a_recorded_cloud_is_put_together_from_its_depth(data, cl
     assert (held.label == -1).all()
 
 
-def _no_eyes():
+def _preprocess():
     """Frames as they come, small."""
     from sightword.towers.preprocess import Preprocess
 

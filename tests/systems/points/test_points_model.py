@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from points_fakes import batch_of, wall
 
-from sightword.systems.points.lift.link import link
+from sightword.systems.points.lift.geometry import link
 from sightword.systems.points.model import (
     BiFusionEncoder,
     FusionGate,
@@ -97,7 +97,7 @@ def test_the_documents_chain_before_sampling_is_the_chain_after_it():
     torch.manual_seed(0)
     chain = ReduceByChain(8, 16)
     xyz, _, scene, views, maps, _ = batch_of(wall(50))
-    from sightword.systems.points.lift.link import lift
+    from sightword.systems.points.lift.geometry import lift
 
     links = link(xyz, scene, views)
     seen = links.counts > 0
@@ -259,10 +259,10 @@ def test_a_scene_without_a_view_is_served():
 
 def test_maps_of_another_clip_are_refused_in_one_line():
     xyz, rgb, scene, views, _, _ = batch_of(wall(20))
-    with pytest.raises(ValueError, match=r"are \(views, 8, h, w\); these are \(3, 5, 3, 4\)") as error:
+    with pytest.raises(ValueError, match=r"expected maps \(3 views, 8, h, w\), got \(3, 5, 3, 4\)") as error:
         encoder()(xyz, rgb, scene, views, torch.randn(3, 5, 3, 4))
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="not one point"):
+    with pytest.raises(ValueError, match="there are no points"):
         encoder()(xyz[:0], rgb[:0], scene[:0], views, torch.randn(3, 8, 3, 4))
 
 

@@ -1,4 +1,4 @@
-"""From posed frames to points that answer, by the command line: trained, gone on with, measured, exported."""
+"""From posed frames to points that answer, by the command line: trained, resumed, measured, exported."""
 
 import json
 
@@ -7,11 +7,11 @@ import torch
 from conftest import assert_same
 
 from sightword.cli.main import main
-from sightword.engine.run import restore
+from sightword.engine.run import load_predictor, restore
 from sightword.miniature import room
 from sightword.storage.checkpoint import read_checkpoint
-from sightword.systems.points.data import split_loader
-from sightword.systems.points.task import read_exported
+from sightword.systems.points.predict import SceneQuery
+from sightword.systems.points.system import SYSTEM
 
 EXPERIMENTS = ["bifusion", "lift"]
 
@@ -63,13 +63,13 @@ def test_the_test_rooms_are_measured_and_drawn(trained):
     assert main(["evaluate", f"run={trained['bifusion']}", "split=test"]) == 0
     report = json.loads((trained["bifusion"] / "evaluation_test.json").read_text())
     assert "nothing was chosen on it" in report["protocol"]["split"]
-    assert (trained["bifusion"] / "evaluation_test_pictures" / "answers.png").stat().st_size > 1000
+    assert (trained["bifusion"] / "evaluation_test_images" / "answers.png").stat().st_size > 1000
 
 
 def test_what_is_exported_says_what_the_run_says(trained, tmp_path):
     assert main(["export", f"run={trained['bifusion']}", f"out={tmp_path}"]) == 0
     task, config, _ = restore(trained["bifusion"])
-    batch = next(iter(split_loader(config.data, "val", **task.reads())))
+    batch = next(iter(SYSTEM.held_out(config.data, config.seed, "val", task)))
     with torch.no_grad():
-        own, other = task.see(batch)[0], read_exported(tmp_path).see(batch)[0]
+        own, other = (each.encode(batch)[0] for each in (task, load_predictor(SceneQuery, tmp_path).task))
     assert torch.equal(own.text, other.text)

@@ -1,68 +1,89 @@
-"""The frozen CLIP of a run: its eyes for frames that no cache has, and its words.
+"""The frozen CLIP of a run: its maps of frames, online or out of a cache, and its vectors of class names.
 
-Opened when it is needed, and not at all where a cache has every frame. It is no `nn.Module`, so no `train()`, optimiser
-or checkpoint of the run ever reaches it.
-
-Legend: V frames; E width of the joint space; h, w patches; C classes.
+Legend: V frames; E dimension of CLIP's joint space; h, w cells of a map; C classes.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sightword.systems.points.lift.features import Features, FrameEncoder
+from sightword.systems.points.config import PointsConfig
+from sightword.systems.points.lift.features import Features, FrameCache, FrameEncoder, identified
+from sightword.towers.base import ImageTower, TextTower
+from sightword.towers.dtype import dtype_of
+from sightword.towers.factory import joint_width, text_tower
+from sightword.towers.frozen import FrozenModel
 from sightword.towers.prompt import class_embeddings
 from sightword.towers.token_cache import Source
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AT_ONCE = 16  # frames
 
 
+def clip_of(system: PointsConfig) -> "FrozenClip":
+    """Return the CLIP that a config names, not opened yet."""
+    return FrozenClip(system.clip, system.clip_tag, system.token_type, system.clip_size, system.clip_dtype)
+
+
 class FrozenClip:
-    """A CLIP by its name; arguments as `PointsConfig` has them."""
+    """A CLIP by its name; arguments as `PointsConfig` has them. No `nn.Module`, so no checkpoint contains it."""
 
     def __init__(
-        self, name: str, tag: str = "", token_type: str = "qq", size: Sequence[int] = (224, 304), dtype: str = "bf16"
+        self,
+        name: str,
+        tag: str = "",
+        token_type: str = "qq",
+        size: Sequence[int] | None = (224, 304),
+        dtype: str | torch.dtype = "bf16",
     ) -> None:
+        """size: height and width that frames are resized to; the CLIP's own if None."""
         self.name, self.tag, self.token_type = name, tag, token_type
-        self.source = Source(name, {"tag": tag, "size": (size[0], size[1]), "dtype": DTYPES[dtype]})
-        self._open: FrameEncoder | None = None
-        self._words: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
+        self.dtype = dtype if isinstance(dtype, torch.dtype) else dtype_of(dtype)
+        pixels = None if size is None else (size[0], size[1])
+        self.source = Source(name, {"tag": tag, "size": pixels, "dtype": self.dtype})
+        self._image: FrozenModel[ImageTower] = FrozenModel(self.source.open)
+        self._classes: dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor] = {}
 
     @property
     def width(self) -> int:
-        """E, by its config alone: no weights are read."""
-        from sightword.towers.clip import checkpoint as clip_checkpoint
-        from sightword.towers.clip import encoder as clip
+        """E, read from its config: no weights are opened."""
+        return joint_width(self.name, self.tag)
 
-        name, usual = clip.presets.get(self.name, (self.name, ""))
-        return int(clip_checkpoint.find(name, self.tag or usual, clip.presets).model_cfg["embed_dim"])
+    def resized(self, size: tuple[int, int]) -> "FrozenClip":
+        """Return the same CLIP for frames of another height and width, to be opened by itself."""
+        return FrozenClip(self.name, self.tag, self.token_type, size, self.dtype)
 
-    def open(self) -> FrameEncoder:
-        """Frozen and in eval mode; opened once."""
-        if self._open is None:
-            self._open = FrameEncoder(self.source.open(), self.token_type)
-        return self._open
+    def encoder(self) -> FrameEncoder:
+        """Return what encodes frames; the first call opens the image encoder."""
+        return FrameEncoder(self._image.on(), self.token_type)
 
     @torch.no_grad()
-    def see(self, images: Tensor) -> Features:
-        """Frames (V, 3, H, W), preprocessed, to what a cache would hold of them, on their device."""
-        encoder = self.open()
-        tower = encoder.tower.to(images.device)
+    def encode_image(self, images: Tensor) -> Features:
+        """Return the maps of preprocessed frames (V, 3, H, W), on their device, as a cache would hold them."""
+        grid, tower = self.encoder().grid, self._image.on(images.device)
         with torch.autocast(images.device.type, enabled=False):
             parts = [tower.token_types(some, (self.token_type,))[self.token_type] for some in images.split(AT_ONCE)]
-        tokens, pooled = (F.normalize(torch.cat(part), dim=-1).half() for part in list(zip(*parts, strict=True))[:2])
-        return Features(tokens.transpose(1, 2).unflatten(2, encoder.grid), pooled)
+        tokens = F.normalize(torch.cat([part.tokens for part in parts]), dim=-1).half()
+        pooled = F.normalize(torch.cat([part.pooled for part in parts]), dim=-1).half()
+        return Features(tokens.transpose(1, 2).unflatten(2, grid), pooled)
 
-    def words(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """(C, E) unit vectors of classes, on the CPU. The text side is opened for it, once, and not kept."""
-        asked = tuple(names), tuple(templates)
-        if asked not in self._words:
-            from sightword.towers.factory import text_tower
+    def class_embeddings(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Return unit vectors (C, E) of classes, on the CPU. The first call opens the text encoder and drops it."""
+        key = tuple(names), tuple(templates)
+        if key not in self._classes:
+            self._classes[key] = class_embeddings(self.text_encoder(), *key).float()
+        return self._classes[key]
 
-            options: dict[str, Any] = {"tag": self.tag}
-            self._words[asked] = class_embeddings(text_tower(self.name, **options), *asked).float()
-        return self._words[asked]
+    def text_encoder(self, dtype: torch.dtype = torch.float32) -> TextTower:
+        """Open the text encoder."""
+        return text_tower(self.name, self.tag, dtype)
+
+    def open_cache(self, folder: str | Path) -> FrameCache:
+        """Open a cache of maps. Raises SightwordError if another CLIP wrote it.
+
+        Compares what is recorded of this CLIP's files with the cache's header; the CLIP itself is opened only where
+        nothing is recorded yet.
+        """
+        return FrameCache(folder, identified(self.source, self.token_type, folder).recipe)

@@ -1,12 +1,11 @@
-"""Scenes as ragged batches: points, the views that saw them, and CLIP's maps of these views.
+"""Scenes as ragged batches: points, the views of them, and CLIP's maps of these views.
 
-Legend: N points and V views of all scenes of a batch; H, W pixels of the depth; E width of CLIP's joint space; h, w
+Legend: N points and V views of all scenes of a batch; H, W pixels of the depth; E dimension of CLIP's joint space; h, w
 cells of its maps.
 """
 
-import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,12 +14,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from sightword.data.loader import Draw, Loaders, Stream, mix, ordered
+from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import PointsData
-from sightword.systems.points.lift.cloud import Cloud, scene_cloud, voxels
-from sightword.systems.points.lift.features import FrameCache, fill
-from sightword.systems.points.lift.link import Views
+from sightword.systems.points.lift.cloud import Cloud, class_numbers, scene_cloud, thinned
+from sightword.systems.points.lift.features import FrameCache
+from sightword.systems.points.lift.geometry import Views
 from sightword.systems.points.scannet.label import LabelSet
 from sightword.systems.points.scannet.reader import (
     Frame,
@@ -38,15 +38,15 @@ CLOUDS = 256  # thinned clouds that a process remembers, a few MB each
 
 
 class RoomBatch(NamedTuple):
-    """Whole scenes, one after the other. Maps come out of a cache; without one there are images, for CLIP to see."""
+    """Whole scenes, one after the other. Maps come out of a cache; without one there are images for CLIP."""
 
     xyz: Tensor  # (N, 3) float32 metres
     rgb: Tensor  # (N, 3) float32 in [-1, 1]
     label: Tensor  # (N,) int64, the number of a class; -1 where none is known
     scene: Tensor  # (N,) int64, which of the batch
-    hidden: Tensor  # (N,) bool: points whose views are kept from the encoder, in training alone
+    hidden: Tensor  # (N,) bool: points that the encoder treats as seen by no view, in training alone
     views: Views  # V of them
-    maps: Tensor | None  # (V, E, h, w) float16, a unit vector a cell
+    maps: Tensor | None  # (V, E, h, w) float16, a unit vector per cell
     pooled: Tensor | None  # (V, E) float16
     images: Tensor | None  # (V, 3, ·, ·) float32, as the run's CLIP takes them
     names: list[str]  # of the scenes
@@ -57,62 +57,80 @@ class RoomBatch(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ loaders
 
 
-def make_loaders(data: PointsData, clip: FrozenClip, labels: LabelSet, seed: int = 0) -> Loaders:
-    """Training draws views and points of a scene anew each epoch; validation has the same ones always.
+def make_loaders(data: PointsData, clip: FrozenClip, labels: LabelSet, seed: int = 0) -> Loaders[RoomBatch]:
+    """Return a training loader, which samples views and points again each epoch, and a validation loader, which never
+    does.
 
-    clip, labels: of the model. With `data.cache` every frame that may be drawn goes through CLIP first, unless it is
-    there. ValueError, one line, for whatever does not fit.
+    clip, labels: of the model. Nothing is computed here: with `data.cache` the maps of all frames must be in it
+    (see prepare.py, which has also compared the cache with the CLIP). Raises SightwordError for what does not fit.
     """
     names = split_names(data)
-    if shared := sorted(set(names["train"]) & set(names["val"])):
-        raise ValueError(f"{shared[0]} is to be trained on and validated on ({len(shared)} such scenes): divide them")
     train, val = (read_scenes(data, names[split], split) for split in ("train", "val"))
     shards.say(f"{len(train)} scenes to train on, {len(val)} for validation")
-    eyes = _eyes(data, clip, [*train, *val])
-    rooms = Rooms(train, data, labels, "train", eyes, seed)
-    held = ordered(Rooms(val, data, labels, "val", eyes), data.batch_size, **_options(data))
-    return Loaders(Stream(rooms, data.batch_size, seed, **_options(data)), held)
+    source = _frame_source(data, clip, [*train, *val])
+    rooms = Rooms(train, data, labels, "train", source, seed)
+    stream: Stream[RoomBatch] = Stream(
+        rooms,
+        data.batch_size,
+        seed,
+        collate_fn=collate,
+        num_workers=data.num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return Loaders(stream, _held(Rooms(val, data, labels, "val", source), data))
 
 
-def split_loader(data: PointsData, split: str, clip: FrozenClip, labels: LabelSet) -> DataLoader:
-    """A split to measure on, train, val or test: each scene once, the same views and points always."""
+def split_loader(data: PointsData, split: str, clip: FrozenClip, labels: LabelSet) -> DataLoader[RoomBatch]:
+    """Return a loader to measure on train, val or test: each scene once, always with the same views and points.
+
+    Raises SightwordError for a split that the data do not have, and for a cache of another CLIP.
+    """
     names = split_names(data)
     if split not in names:
-        raise ValueError(f"a split is {', '.join(names)}; got {split!r}: set data.test_scenes for test")
+        raise SightwordError(f"split={split!r} is none of {', '.join(names)}; for test set data.test_scenes")
     scenes = read_scenes(data, names[split], split)
-    rooms = Rooms(scenes, data, labels, split, _eyes(data, clip, scenes))
-    return ordered(rooms, data.batch_size, **_options(data))
-
-
-def _options(data: PointsData) -> dict[str, Any]:
-    return {"collate_fn": collate, "num_workers": data.num_workers, "pin_memory": torch.cuda.is_available()}
-
-
-Eyes = FrameCache | Preprocess  # where maps of frames are, or how frames are brought before CLIP
-
-
-def _eyes(data: PointsData, clip: FrozenClip, scenes: Sequence[Scene]) -> Eyes:
     if data.cache:
-        cache = fill(clip.source, clip.token_type, scenes, data.cache, offline=data.offline_clip_feat)
-        if shards.place()[1] > 1:
-            _wait_for_ranks(cache, scenes)
-        return cache
-    return clip.open().preprocess
+        clip.open_cache(data.cache)
+    return _held(Rooms(scenes, data, labels, split, _frame_source(data, clip, scenes)), data)
 
 
-def _wait_for_ranks(cache: FrameCache, scenes: Sequence[Scene]) -> None:
-    """Under torchrun each rank does its share of a job, and none waits for the others: so do it here."""
-    while any(cache.lacks(scene) for scene in scenes):
-        time.sleep(1)
+def _held(rooms: "Rooms", data: PointsData) -> DataLoader[RoomBatch]:
+    pinned = torch.cuda.is_available()
+    return ordered(rooms, data.batch_size, collate_fn=collate, num_workers=data.num_workers, pin_memory=pinned)
+
+
+FrameSource = FrameCache | Preprocess  # where the maps of frames are read, or how frames are preprocessed for CLIP
+
+
+def _frame_source(data: PointsData, clip: FrozenClip, scenes: Sequence[Scene]) -> FrameSource:
+    if not data.cache:
+        return clip.encoder().preprocess
+    return complete_cache(data, scenes)
+
+
+def complete_cache(data: PointsData, scenes: Sequence[Scene]) -> FrameCache:
+    """Return data.cache. Raises SightwordError, with the command to run, if frames of these scenes are missing."""
+    cache = FrameCache(data.cache)
+    missing = [f"{scene.name}/{index}" for scene in scenes for index in cache.lacks(scene)]
+    if missing:
+        raise SightwordError(
+            f"data.cache={data.cache} does not contain {len(missing)} frames, {missing[0]} the first. "
+            f"Compute their maps with: sightword prepare experiment=points/bifusion data.root={data.root} "
+            f"data.cache={data.cache}, and the run's other data.* and system.*"
+        )
+    return cache
 
 
 # -------------------------------------------------------------------------------------------------------------- splits
 
 
 def split_names(data: PointsData) -> dict[str, list[str]]:
-    """The scenes of train, val and, where it is named, test."""
+    """Return the scenes of train, val and, where it is configured, test.
+
+    Raises SightwordError if there are none, or one is in train and in val.
+    """
     if not data.root:
-        raise ValueError("data.root is not set: give the folder of the scenes, in the ScanNet layout")
+        raise SightwordError("data.root is not set. Pass the folder of the scenes, in the ScanNet layout")
     listed = {"train": data.scenes, "val": data.val_scenes, "test": data.test_scenes}
     found = {split: read_scenes_file(file) for split, file in listed.items() if file}
     if not data.val_scenes:
@@ -120,65 +138,83 @@ def split_names(data: PointsData) -> dict[str, list[str]]:
         found["train"], found["val"] = hold_out(every, data.hold_out)
     elif not data.scenes:
         found["train"] = _others(data.root, [name for names in found.values() for name in names])
+    if shared := sorted(set(found["train"]) & set(found["val"])):
+        raise SightwordError(
+            f"{shared[0]} is trained on and validated on ({len(shared)} such scenes). Divide the lists"
+        )
     return found
 
 
 def _others(root: str, taken: Sequence[str]) -> list[str]:
     found = [name for name in find_scenes(root) if name not in set(taken)]
     if not found:
-        raise ValueError(f"{root} has no scene to train on besides those for validation and test: name data.scenes")
+        raise SightwordError(f"{root} has no scene besides those for validation and test. Set data.scenes")
     return found
 
 
-def hold_out(names: Sequence[str], share: float) -> tuple[list[str], list[str]]:
-    """Those to train on and those held out, always the same. ScanNet's scans of one space stay together:
-    scene0000_00 and scene0000_01 show the same room."""
+def hold_out(names: Sequence[str], fraction: float) -> tuple[list[str], list[str]]:
+    """Return the scenes to train on and the scenes held out, always the same.
+
+    ScanNet's scans of one space stay together: scene0000_00 and scene0000_01 show the same room.
+    """
     spaces = list(dict.fromkeys(space_of(name) for name in names))
     if len(spaces) < 2:
-        raise ValueError(
-            f"{len(names)} scenes of {len(spaces)} space cannot be divided into training and validation: name "
+        raise SightwordError(
+            f"{len(names)} scenes of {len(spaces)} space cannot be divided into training and validation. Set "
             "data.val_scenes"
         )
-    count = min(max(round(share * len(spaces)), 1), len(spaces) - 1)
+    count = min(max(round(fraction * len(spaces)), 1), len(spaces) - 1)
     held = {spaces[at] for at in np.random.default_rng(0).permutation(len(spaces))[:count]}
     return [n for n in names if space_of(n) not in held], [n for n in names if space_of(n) in held]
 
 
 def space_of(name: str) -> str:
-    """scene0000_01 → scene0000"""
+    """Return the space of a scan: scene0000_01 → scene0000."""
     space, under, scan = name.rpartition("_")
     return space if under and scan.isdigit() else name
 
 
 def read_scenes(data: PointsData, names: Sequence[str], split: str) -> list[Scene]:
-    """The scenes that can be read; the others are named, and it is an error only if none is left."""
-    scenes, lost = [], []
-    for name in tqdm(names, desc=f"reading {split}", unit=" scenes", disable=None):
-        try:
-            scenes.append(read_scene(data.root, name, data.pool or None))
-        except ValueError as error:
-            lost.append(f"{name}: {error}")
+    """Return the scenes that can be read, and print the others. Raises SightwordError if none is left."""
+    scenes, lost = readable_scenes(data, names, split)
     if not scenes:
-        raise ValueError(f"none of {len(names)} scenes for {split} can be read, the first: {lost[0]}")
+        raise SightwordError(f"none of {len(names)} scenes for {split} can be read, the first: {lost[0]}")
     skipped = sum(len(scene.skipped) for scene in scenes)
     for line in lost:
         shards.say(f"left out of {split}: {line}")
     if skipped:
-        shards.say(f"{split}: {skipped} frames have no pose that can be used, or lack a file, and are left out")
+        shards.say(f"{split}: {skipped} frames are left out: their pose is not usable, or a file is missing")
     return scenes
+
+
+def readable_scenes(data: PointsData, names: Sequence[str], split: str) -> tuple[list[Scene], list[str]]:
+    """Return the scenes that can be read, with `data.pool` of their frames, and a line for each of the others."""
+    scenes, lost = [], []
+    for name in tqdm(names, desc=f"reading {split}", unit=" scenes", disable=None):
+        try:
+            scenes.append(read_scene(data.root, name, data.pool or None))
+        except SightwordError as error:
+            lost.append(f"{name}: {error}")
+    return scenes, lost
 
 
 # ------------------------------------------------------------------------------------------------------------- scenes
 
 
 class Rooms(Dataset[RoomBatch]):
-    """Scenes as batches of one. Of `train` each draw is another; of any other split always the same."""
+    """Scenes as batches of one: of `train` another sample at each draw, of any other split always the same."""
 
     def __init__(
-        self, scenes: Sequence[Scene], data: PointsData, labels: LabelSet, split: str, eyes: Eyes, seed: int = 0
+        self,
+        scenes: Sequence[Scene],
+        data: PointsData,
+        labels: LabelSet,
+        split: str,
+        source: FrameSource,
+        seed: int = 0,
     ) -> None:
         self.scenes, self.data, self.labels, self.split = list(scenes), data, labels, split
-        self.eyes, self.seed = eyes, seed
+        self.source, self.seed = source, seed
         self._clouds: dict[int, Cloud] = {}
 
     def __len__(self) -> int:
@@ -198,26 +234,25 @@ class Rooms(Dataset[RoomBatch]):
         return turned(room, float(rng.uniform(0, 2 * np.pi))) if self.data.rotate else room
 
     def cloud(self, index: int) -> Cloud:
-        """Of a scene, thinned; remembered."""
+        """Return a scene's cloud, thinned, its labels as numbers of classes; remembered."""
         if index not in self._clouds:
             if len(self._clouds) >= CLOUDS:
                 self._clouds.pop(next(iter(self._clouds)))
-            self._clouds[index] = thinned(scene_cloud(self.scenes[index], self.data.voxel), self.data.voxel)
+            cloud = thinned(scene_cloud(self.scenes[index], self.data.voxel), self.data.voxel)
+            self._clouds[index] = cloud._replace(label=class_numbers(cloud, self.labels.ids))
         return self._clouds[index]
 
     def _room(self, scene: Scene, cloud: Cloud, kept: Tensor, frames: Sequence[Frame]) -> RoomBatch:
-        label = torch.full((len(kept),), -1)
-        if cloud.label is not None:
-            label = torch.from_numpy(self.labels.numbers(cloud.label[kept].numpy()))
+        assert cloud.label is not None
         maps = pooled = images = None
-        if isinstance(self.eyes, FrameCache):
-            maps, pooled = self.eyes.maps(scene.name, [frame.index for frame in frames])
+        if isinstance(self.source, FrameCache):
+            maps, pooled = self.source.maps(scene.name, [frame.index for frame in frames])
         else:
-            images = self.eyes.batch([read_color(frame) for frame in frames])
+            images = self.source.batch([read_color(frame) for frame in frames])
         return RoomBatch(
             cloud.xyz[kept],
             cloud.rgb[kept].float() / 127.5 - 1,
-            label,
+            cloud.label[kept],
             torch.zeros(len(kept), dtype=torch.int64),
             torch.zeros(len(kept), dtype=torch.bool),
             views_of(frames),
@@ -231,7 +266,8 @@ class Rooms(Dataset[RoomBatch]):
 
 
 def turned(room: RoomBatch, angle: float) -> RoomBatch:
-    """A scene in a world that is turned about the vertical: points and cameras alike, so every link stays."""
+    """Return a scene rotated about the vertical by an angle in radians: points and cameras alike, so every
+    correspondence stays."""
     c, s = np.cos(angle), np.sin(angle)
     turn = torch.eye(4)
     turn[:2, :2] = torch.tensor([[c, -s], [s, c]])
@@ -239,16 +275,8 @@ def turned(room: RoomBatch, angle: float) -> RoomBatch:
     return room._replace(xyz=room.xyz @ turn[:3, :3].T, views=views)
 
 
-def thinned(cloud: Cloud, voxel: float) -> Cloud:
-    """The first point of each voxel, in the cloud's order. voxel: metres."""
-    _, first = np.unique(voxels(cloud.xyz.numpy(), voxel), return_index=True)
-    kept = torch.from_numpy(np.sort(first))
-    label, instance = (None if part is None else part[kept] for part in (cloud.label, cloud.instance))
-    return Cloud(cloud.xyz[kept], cloud.rgb[kept], label, instance)
-
-
 def collate(rooms: Sequence[RoomBatch]) -> RoomBatch:
-    """Batches of one scene as one batch, in their order."""
+    """Return batches of one scene as one batch, in their order."""
     check_size([room.views.depth for room in rooms], [room.names[0] for room in rooms])
     depth, K, pose = (torch.cat(parts) for parts in zip(*(r.views[:3] for r in rooms), strict=True))
     seen = [torch.full_like(room.views.scene, at) for at, room in enumerate(rooms)]
@@ -275,7 +303,7 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _frames(frames: Sequence[Frame], count: int, rng: np.random.Generator | None) -> list[Frame]:
-    """So many of them in order: drawn, or spread evenly."""
+    """`count` of the frames, in order: sampled, or without a generator spread evenly."""
     if len(frames) <= count:
         return list(frames)
     if rng is None:

@@ -1,39 +1,40 @@
-"""Two branches to every point: what frozen CLIP sees there, and the shape around it; a gate mixes them.
+"""The point encoder: a branch for frozen CLIP's features, a branch for geometry, and a gate that fuses them.
 
     frames → frozen CLIP → cells of E → 1×1 to D (→ finer cells) (→ TinySA2D) → lifted onto the points   f2 (N, D)
-    points → place, colour → ball query → TinySA × layers                                               f3 (N, D)
-    point = f3 + g (f2 - f3), with g = 0 exactly where nothing was seen;   text = head(point), of unit length
+    points → position, colour → ball query → TinySA × layers                                            f3 (N, D)
+    point = f3 + g (f2 - f3), with g = 0 exactly where no view shows it;   text = head(point), of unit length
 
-Everything is ragged: `scene` says to which scene of a batch a point or a view belongs, and no scene sees another.
+Batches are ragged: `scene` is the scene of a batch that a point or a view belongs to, and scenes do not interact.
 
-Legend: N points and V views of all scenes of a batch, S scenes; k neighbours; D width, H heads; E width of CLIP's joint
-space; h, w cells of a map.
+Legend: N points and V views of all scenes of a batch, S scenes; k neighbours; D dimension, H heads; E dimension of
+CLIP's joint space; h, w cells of a map.
 """
 
 import contextlib
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.systems.points.lift.link import Links, PatchChain, Views, lift, link
-from sightword.systems.points.lift.neighbour import ball_query
+from sightword.errors import SightwordError
+from sightword.systems.points.lift.geometry import Links, Views, ball_query, lift, link
+from sightword.systems.points.lift.uv_index import PatchChain
 
 LONGEST = 6.4  # metres, the longest wave of `build_geo_pe`: about a room
 ROWS = 8192  # of points that attend at once: some GPU kernels take no more than 65 535 rows times heads
 
 
 class Fused(NamedTuple):
-    """What the encoder says of every point. `clip` is for questions as it is; `text` also knows unseen points."""
+    """The encoder's output for every point. Text queries go to `clip` or to `text`, which also covers unseen points."""
 
     point: Tensor  # (N, D) float32, fused
-    text: Tensor  # (N, E) float32 of unit length: read off `point`, to be distilled from `clip`; without a 3-D branch
-    # it is one and the same wherever nothing was seen
-    clip: Tensor  # (N, E) float32 of unit length: lifted CLIP, untouched by training; 0 where nothing was seen
-    conf: Tensor  # (N,) float32 in [0, 1]: of the view that sees it best; 0 where none does
-    seen: Tensor  # (N,) bool
+    text: Tensor  # (N, E) float32 of unit length: projected from `point`, distilled from `clip`; without a 3-D branch
+    # the same vector for all points that no view shows
+    clip: Tensor  # (N, E) float32 of unit length: lifted CLIP, untouched by training; 0 where no view shows it
+    conf: Tensor  # (N,) float32 in [0, 1]: highest visibility confidence of its views; 0 where none shows it
+    seen: Tensor  # (N,) bool: some view shows the point
     links: Links
     maps: Tensor  # (V, D, h', w') float32: the reduced maps, trainable
     clip_global: Tensor | None  # (S, E) of unit length: the mean of a scene's image vectors; 0 where it has none
@@ -43,9 +44,9 @@ class Fused(NamedTuple):
 
 
 def build_geo_pe(xyz: Tensor, bands: int = 6, longest: float = LONGEST) -> Tensor:
-    """Fourier features of places: (N, 3) metres to (N, 6·bands), sines of all bands for x, y, z, then cosines.
+    """Return Fourier features of positions (N, 3), metres: (N, 6·bands), sines of all bands for x, y, z, then cosines.
 
-    Wave lengths are longest, longest/2, … longest/2^(bands - 1), so 6.4 m to 20 cm.
+    Wavelengths are longest, longest/2, … longest/2^(bands - 1), so 6.4 m to 20 cm.
     """
     rates = 2 * math.pi / longest * 2.0 ** torch.arange(bands, device=xyz.device, dtype=xyz.dtype)
     phase = (xyz[:, :, None] * rates).flatten(1)  # (N, 3·bands)
@@ -53,7 +54,7 @@ def build_geo_pe(xyz: Tensor, bands: int = 6, longest: float = LONGEST) -> Tenso
 
 
 def centred(xyz: Tensor, scene: Tensor, scenes: int) -> Tensor:
-    """Places about the middle of their scene and above its lowest point. (N, 3), (N,) to (N, 3)."""
+    """Return positions about the middle of their scene and above its lowest point. (N, 3), (N,) to (N, 3)."""
     index = scene[:, None].expand(-1, 3)
     origin = xyz.new_zeros(scenes, 3).scatter_reduce(0, index, xyz, "mean", include_self=False)
     low = xyz.new_zeros(scenes, 3).scatter_reduce(0, index, xyz, "amin", include_self=False)
@@ -62,7 +63,7 @@ def centred(xyz: Tensor, scene: Tensor, scenes: int) -> Tensor:
 
 
 class TinySAModule(nn.Module):
-    """A point attends to its neighbours: pre-norm, a bias by where they lie, then two layers of its own."""
+    """Attention of a point to its neighbours: pre-norm, a bias from their offsets, then an MLP."""
 
     def __init__(self, dim: int, heads: int = 4, hidden: int = 16) -> None:
         super().__init__()
@@ -73,9 +74,9 @@ class TinySAModule(nn.Module):
         self.mlp = _mlp(dim)
 
     def forward(self, x: Tensor, xyz: Tensor, index: Tensor, mask: Tensor, radius: float) -> Tensor:
-        """(N, D) to the same. index, mask: (N, k), neighbours and which of them are real, as `ball_query` gives them.
+        """Return (N, D) of the same. index, mask: (N, k), neighbours and which of them are real, see `ball_query`.
 
-        One without any neighbour, not even itself, gets nothing from attention.
+        A point without any neighbour, not even itself, gets nothing from attention.
         """
         normed = self.norm(x)
         query, pair = self.query(normed), self.key_value(normed)  # (N, D), (N, 2·D)
@@ -96,8 +97,8 @@ class TinySAModule(nn.Module):
         bias = bias.masked_fill(~mask[:, :, None], least).transpose(1, 2)[:, :, None]  # (R, H, 1, k)
         # F.embedding: its backward adds up rows three times faster than that of pair[index]
         key, value = F.embedding(index, pair).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (R, H, k, d)
-        asked = query.unflatten(-1, (self.heads, -1))[:, :, None]  # (R, H, 1, d)
-        found = F.scaled_dot_product_attention(asked, key, value, attn_mask=bias.to(asked.dtype))
+        query = query.unflatten(-1, (self.heads, -1))[:, :, None]  # (R, H, 1, d)
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
         return found.flatten(1) * mask.any(1, keepdim=True)
 
 
@@ -118,8 +119,11 @@ class Reduce(nn.Module):
 
 
 class ReduceByChain(nn.Module):
-    """The same by document 004's chain: PixelShuffle(2), 1×1 to 256, 1×1 to D. It is linear, as sampling is, so its
-    last layer may go before the sampling, on the fewer cells; equals `PatchChain` on points that are seen."""
+    """The same by the published chain: PixelShuffle(2), 1×1 to 256, 1×1 to D.
+
+    The chain is linear, as sampling is, so its last layer goes before the sampling, on the fewer cells. Equals
+    `PatchChain` on points that some view shows.
+    """
 
     def __init__(self, clip_dim: int, dim: int) -> None:
         super().__init__()
@@ -132,7 +136,7 @@ class ReduceByChain(nn.Module):
 
 
 class TinySA2D(nn.Module):
-    """The cells of a map attend to each other, told apart by a 3×3 depthwise convolution."""
+    """Attention between the cells of a map, with positions from a 3×3 depthwise convolution."""
 
     def __init__(self, dim: int, heads: int = 4) -> None:
         super().__init__()
@@ -158,23 +162,23 @@ def _mlp(dim: int) -> nn.Sequential:
 
 
 class FusionGate(nn.Module):
-    """How much of what is seen goes into a point, channel by channel: nothing at all where nothing was seen."""
+    """Weight of the 2-D feature in a point, per channel; exactly 0 for a point that no view shows."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.gate = nn.Sequential(nn.Linear(2 * dim + 1, dim), nn.GELU(), nn.Linear(dim, dim))
 
     def forward(self, f3: Tensor, f2: Tensor, weight: Tensor) -> Tensor:
-        """(N, D), (N, D), and the confidence of what is seen (N,), 0 for none, to (N, D)."""
-        share = self.gate(torch.cat([f3, f2, weight[:, None]], dim=1)).sigmoid()
-        return torch.where(weight[:, None] > 0, f3 + share * (f2 - f3), f3)
+        """Return (N, D), fused. f3, f2: (N, D); weight: (N,), visibility confidence, 0 for none."""
+        gate = self.gate(torch.cat([f3, f2, weight[:, None]], dim=1)).sigmoid()
+        return torch.where(weight[:, None] > 0, f3 + gate * (f2 - f3), f3)
 
 
 class BiFusionEncoder(nn.Module):
-    """Frozen CLIP's maps and a cloud's geometry to features of its points. Document 004.
+    """Encoder of frozen CLIP's maps and a cloud's geometry into features of its points.
 
-    CLIP itself is no part of it: it is handed CLIP's maps, out of a cache or by `FrozenClip`, and no gradient reaches
-    them. So it cannot be trained by mistake, and a checkpoint holds only what was.
+    CLIP itself is not part of it: CLIP's maps are inputs, from a cache or from `FrozenClip`, and no gradient reaches
+    them. So CLIP cannot be trained by mistake, and a checkpoint contains only trained weights.
     """
 
     def __init__(
@@ -193,8 +197,8 @@ class BiFusionEncoder(nn.Module):
         tolerance: tuple[float, float] = (0.02, 0.02),
         chain: bool = False,
     ) -> None:
-        """tolerance: of visibility, metres and share of the depth. use_amp: the 2-D branch in bfloat16. chain: it
-        reduces as the document has it, see `ReduceByChain`; `upsample` is not asked then."""
+        """tolerance: of visibility, metres and fraction of the depth. use_amp: the 2-D branch in bfloat16. chain: maps
+        are reduced by `ReduceByChain`, and `upsample` is ignored."""
         super().__init__()
         self.clip_dim, self.dim, self.radius, self.k, self.bands = clip_dim, dim, radius, k, bands
         self.tolerance, self.clip_global, self.use_amp = tolerance, clip_global, use_amp
@@ -218,11 +222,13 @@ class BiFusionEncoder(nn.Module):
         links: Links | None = None,
         hidden: Tensor | None = None,
     ) -> Fused:
-        """xyz: (N, 3) metres; rgb: (N, 3) in [-1, 1]; scene: (N,) int64, 0 to S - 1, as `views.scene`.
+        """Return features of all points.
 
-        maps: (V, E, h, w) of CLIP, a map each view; pooled: (V, E), its image vectors. links: where they are known.
-        hidden: (N,) bool, points that are fused as if no view saw them, so that geometry learns to speak for them; what
-        CLIP says of them, and that they are seen, is told all the same. The 2-D branch alone knows no such thing.
+        xyz: (N, 3) metres; rgb: (N, 3) in [-1, 1]; scene: (N,) int64, 0 to S - 1, as `views.scene`.
+        maps: (V, E, h, w) of CLIP, a map for each view; pooled: (V, E), its image vectors. links: the correspondences,
+        if they are known. hidden: (N,) bool, points that are fused as if no view showed them, so that the 3-D branch
+        learns to describe them; `clip` and `seen` are given for them all the same. Without a 3-D branch it is ignored.
+        Raises SightwordError without points, and for maps of another CLIP.
         """
         self._check(xyz, rgb, scene, views, maps)
         count, scenes = len(xyz), _scenes(scene, views.scene)
@@ -240,13 +246,13 @@ class BiFusionEncoder(nn.Module):
         return Fused(point, text, clip, conf, conf > 0, links, reduced, whole)
 
     def reduced(self, unit: Tensor) -> Tensor:
-        """CLIP's maps, of unit length (V, E, h, w), to the trainable ones (V, D, h', w') float32."""
+        """Return the trainable maps (V, D, h', w') float32 of CLIP's, of unit length (V, E, h, w)."""
         with _half(unit.device) if self.use_amp else contextlib.nullcontext():
             x = self.reduce(unit * self.clip_dim**0.5)  # of size one, as layers like it
             return self.neck(x).float()
 
     def geometry(self, xyz: Tensor, rgb: Tensor, scene: Tensor, scenes: int) -> Tensor | None:
-        """The 3-D branch, (N, D); None where there is none."""
+        """Return the 3-D branch's features (N, D); None if there is no such branch."""
         if self.embed is None or self.norm3 is None:
             return None
         place = build_geo_pe(centred(xyz, scene, scenes), self.bands)
@@ -262,29 +268,29 @@ class BiFusionEncoder(nn.Module):
 
     def _check(self, xyz: Tensor, rgb: Tensor, scene: Tensor, views: Views, maps: Tensor) -> None:
         if maps.ndim != 4 or maps.shape[1] != self.clip_dim or len(maps) != len(views.depth):
-            raise ValueError(
-                f"CLIP's maps are (views, {self.clip_dim}, h, w); these are {tuple(maps.shape)} for "
-                f"{len(views.depth)} views: lift them with the CLIP that system.clip names"
+            raise SightwordError(
+                f"expected maps ({len(views.depth)} views, {self.clip_dim}, h, w), got {tuple(maps.shape)}. "
+                "Compute them with the CLIP that system.clip names"
             )
         if xyz.shape != rgb.shape or xyz.ndim != 2 or xyz.shape[1] != 3 or scene.shape != xyz.shape[:1]:
             raise ValueError(
-                f"points are (N, 3), colours (N, 3), scenes (N,); these are {tuple(xyz.shape)}, {tuple(rgb.shape)} and "
+                f"expected points (N, 3), colours (N, 3), scenes (N,), got {tuple(xyz.shape)}, {tuple(rgb.shape)} and "
                 f"{tuple(scene.shape)}"
             )
         if not len(xyz):
-            raise ValueError("there is not one point: give a cloud, or depth frames that have depth in them")
+            raise SightwordError("there are no points. Pass a cloud, or depth frames that have depth in them")
 
 
-def _half(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 where there is any. float16 trains only with a gradient scaler, which is the trainer's to bring: with
-    precision=16-mixed the whole step is in it, and nothing is to be done here."""
+def _half(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """bfloat16 if the device has it. float16 needs the trainer's gradient scaler: with trainer.precision=16-mixed the
+    whole step is in float16 already."""
     if device.type == "cuda" and (torch.is_autocast_enabled("cuda") or not torch.cuda.is_bf16_supported()):
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def _best(links: Links, count: int) -> Tensor:
-    """The confidence of the view that sees a point best, (N,); 0 where none does."""
+    """The highest visibility confidence of a point's views, (N,); 0 where none shows it."""
     return links.conf.new_zeros(count).scatter_reduce(0, links.point, links.conf, "amax")
 
 

@@ -1,14 +1,15 @@
-"""Pictures of features: colours that mean the same in all frames of a scene, on photos and on clouds.
+"""Pictures of features and classes: colours that mean the same in all frames of a scene, on photos and on clouds.
 
-Legend: N points of a scene; L links of points and frames; D channels; H, W pixels.
+Legend: N points of a scene; L point–frame correspondences; D channels; C classes; H, W pixels.
 """
 
+import colorsys
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sightword.viz import cloud, grid, style
@@ -20,10 +21,10 @@ KINDS = ("pca", "tsne")
 
 
 class Colours:
-    """The three directions in which the features of a scene differ most, as red, green and blue."""
+    """The three principal directions of a scene's features, as red, green and blue."""
 
     def __init__(self, features: Tensor) -> None:
-        """features: (L, D), or a sample; rows of zeros are nothing."""
+        """features: (L, D), or a sample; rows of zeros are ignored."""
         some = features[torch.linspace(0, len(features) - 1, min(MOST, len(features))).long()].float()
         some = some[some.abs().amax(1) > 0]
         self.mean = some.mean(0) if len(some) else features.new_zeros(features.shape[1]).float()
@@ -39,9 +40,9 @@ class Colours:
         self.low, self.high = values.quantile(ends, 0) if len(values) else torch.tensor([[0.0] * 3, [1.0] * 3])
 
     def __call__(self, features: Tensor) -> np.ndarray:
-        """(N, D) → (N, 3) uint8."""
-        share = (self._values(features.float()) - self.low) / (self.high - self.low).clamp(min=1e-6)
-        return (20 + 225 * share.clamp(0, 1)).round().byte().cpu().numpy()
+        """Return the colours (N, 3) uint8 of features (N, D)."""
+        fraction = (self._values(features.float()) - self.low) / (self.high - self.low).clamp(min=1e-6)
+        return (20 + 225 * fraction.clamp(0, 1)).round().byte().cpu().numpy()
 
     def _values(self, features: Tensor) -> Tensor:
         found = (features - self.mean) @ self.basis
@@ -51,7 +52,7 @@ class Colours:
 def frame_picture(
     photo: Image.Image, uv: Tensor, colours: np.ndarray, size: tuple[int, int], title: str
 ) -> Image.Image:
-    """A photo beside its visible points in their features' colours. uv: (n, 2) pixels of an image of `size` (H, W)."""
+    """Return a photo beside its visible points in their features' colours. uv: (n, 2) pixels of an image of `size`."""
     shown = photo.resize((WIDE, round(WIDE * size[0] / size[1])), Image.Resampling.BILINEAR)
     scale = WIDE / size[1]
     painted = Image.blend(shown.convert("L").convert("RGB"), Image.new("RGB", shown.size, "white"), 0.55)
@@ -63,6 +64,7 @@ def frame_picture(
 
 
 def beside(left: Image.Image, right: Image.Image, gap: int = 16) -> Image.Image:
+    """Return two images side by side on white."""
     page = Image.new("RGB", (left.width + gap + right.width, max(left.height, right.height)), "white")
     page.paste(left, (0, 0))
     page.paste(right, (left.width + gap, 0))
@@ -70,7 +72,7 @@ def beside(left: Image.Image, right: Image.Image, gap: int = 16) -> Image.Image:
 
 
 def upwards(poses: Tensor) -> list[float]:
-    """Which way is up, by how cameras (V, 4, 4) are held: level from side to side, and looking ahead or down."""
+    """Return the up direction from the poses (V, 4, 4) of cameras that are held level and look ahead or down."""
     rotation = poses[:, :3, :3].double()
     held = -rotation[:, :, 1].mean(0)
     held = held / held.norm()
@@ -84,9 +86,9 @@ def upwards(poses: Tensor) -> list[float]:
 
 
 def facing(xyz: Tensor, poses: Tensor, point: Tensor, view: Tensor) -> Tensor:
-    """(N, 3): from each point to the middle of the cameras that see it, or of all where none does.
+    """Return (N, 3), from each point to the middle of the cameras that see it, or of all cameras if none does.
 
-    point, view: (L,) the links.
+    point, view: (L,) of the correspondences.
     """
     places = poses[:, :3, 3].to(xyz)
     total = torch.zeros_like(xyz).index_add_(0, point, places[view])
@@ -95,17 +97,57 @@ def facing(xyz: Tensor, poses: Tensor, point: Tensor, view: Tensor) -> Tensor:
 
 
 def painted(colours: np.ndarray, seen: Tensor) -> np.ndarray:
-    """Colours of points, grey where nothing was seen."""
+    """Return colours of points, grey for those that no view shows."""
     return np.where(seen.cpu().numpy()[:, None], colours, np.array(UNSEEN, np.uint8))
 
 
 def clouds(
     xyz: Tensor, panels: dict[str, np.ndarray], up: Sequence[float], towards: Tensor, size: tuple[int, int] = (560, 420)
 ) -> Image.Image:
-    """One cloud in several colourings, side by side. panels: title → (N, 3) uint8."""
+    """Return one cloud in several colourings, side by side. panels: title → (N, 3) uint8."""
     return grid.titled(
         {title: cloud.cloud(xyz.cpu().numpy(), rgb, size, up, towards.cpu().numpy()) for title, rgb in panels.items()}
     )
+
+
+# ------------------------------------------------------------------------------------------------------------ classes
+
+NO_CLASS = 205  # the grey of a point without a class
+SQUARE, SPACE, LINE = 13, 18, 22  # pixels of a legend
+LEGEND_INK = (40, 40, 40)
+
+
+def palette_of(count: int) -> np.ndarray:
+    """Return colours of C classes, (C, 3) uint8: neighbours differ much in hue, and bright and dark alternate."""
+    turns = [((0.61 + number * 0.618) % 1, *((0.7, 0.92), (0.9, 0.6))[number % 2]) for number in range(count)]
+    colours = np.array([colorsys.hsv_to_rgb(*turn) for turn in turns]).reshape(-1, 3)
+    return np.rint(255 * colours).astype(np.uint8)
+
+
+def coloured(numbers: Tensor, palette: np.ndarray) -> np.ndarray:
+    """Return the colours (N, 3) uint8 of classes (N,), where −1 is none. palette: (C, 3) uint8."""
+    at = numbers.cpu().numpy()
+    return np.where(at[:, None] >= 0, palette[at], np.uint8(NO_CLASS)).astype(np.uint8)
+
+
+def keyed(image: Image.Image, names: Sequence[str], palette: np.ndarray) -> Image.Image:
+    """Return an image with a legend below it: a square of each colour and its name, and grey for none."""
+    font = ImageFont.load_default(size=13)
+    entries = [*zip(names, map(tuple, palette.tolist()), strict=True), ("none", (NO_CLASS,) * 3)]
+    places, x, y = [], 0, image.height + 12
+    for name, _ in entries:
+        width = SQUARE + 6 + round(font.getlength(name))
+        if x and x + width > image.width:
+            x, y = 0, y + LINE
+        places.append((x, y))
+        x += width + SPACE
+    page = Image.new("RGB", (image.width, y + LINE), "white")
+    page.paste(image, (0, 0))
+    pen = ImageDraw.Draw(page)
+    for (x, y), (name, colour) in zip(places, entries, strict=True):
+        pen.rectangle((x, y, x + SQUARE, y + SQUARE), colour, outline=LEGEND_INK)
+        pen.text((x + SQUARE + 6, y + SQUARE / 2), name, LEGEND_INK, font, anchor="lm")
+    return page
 
 
 # -------------------------------------------------------------------------------------------------------------- t-SNE
@@ -115,7 +157,7 @@ SIDE = 480
 
 
 def tsne(features: Tensor, perplexity: float = 30.0, steps: int = 300, seed: int = 0) -> Tensor:
-    """Features (n, D) on a plane, (n, 2), such that neighbours stay neighbours: exact t-SNE (van der Maaten 2008).
+    """Return features (n, D) on a plane, (n, 2), where neighbours stay neighbours: exact t-SNE (van der Maaten 2008).
 
     n is POINTS at most. The same features give the same picture.
     """
@@ -162,7 +204,7 @@ def _slope(p: Tensor, place: Tensor) -> Tensor:
 
 
 def scatter(place: Tensor, colours: np.ndarray, title: str) -> Image.Image:
-    """Points of a plane (n, 2) in their photo's colours."""
+    """Return a picture of points of a plane (n, 2) in their photo's colours."""
     page = Image.new("RGB", (SIDE, SIDE), cloud.BACKGROUND)
     pen = ImageDraw.Draw(page)
     middle, half = place.mean(0), (place - place.mean(0)).abs().amax().clamp(min=1e-9)

@@ -12,7 +12,6 @@ from sightword.systems.points.lift.cloud import (
     recorded,
     scene_cloud,
     voxels,
-    write_bin,
     write_ply,
 )
 from sightword.systems.points.scannet.reader import read_scene
@@ -109,32 +108,32 @@ VERTEX = ["format binary_little_endian 1.0", "element vertex 2", *XYZ]
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "it is empty"),
-        (b"\x80\x04\x95 pickle", "it is no .ply"),
+        (b"", "the file is empty"),
+        (b"\x80\x04\x95 pickle", "not a .ply"),
         (b"ply\nformat ascii 1.0\n" + b"comment x\n" * 20_000, "no end_header"),
-        (_ply(VERTEX, b"\0" * 23), "it promises 2 points of 12 bytes and has 23"),
-        (_ply([VERTEX[0], "element vertex 999999999999999", *XYZ], b"\0" * 24), "it promises 999999999999999 points"),
-        (_ply(["format ascii 1.0", "element vertex 999999999999999", *XYZ], b"1 2 3\n"), "it promises"),
-        (_ply(["format ascii 1.0", "element vertex 2", *XYZ], b"1 2 3\n4 5\n     \n"), "number 1 has not its 3"),
-        (_ply(["format ascii 1.0", "element vertex 2", *XYZ], b"1 2 3\n4 5 six\n"), "no numbers"),
-        (_ply([VERTEX[0], "element vertex -2", *XYZ]), "not understood"),
-        (_ply([VERTEX[0], "element vertex 0", *XYZ]), "no vertex"),
-        (_ply([VERTEX[0], "element face 2", *XYZ]), "no vertex"),
+        (_ply(VERTEX, b"\0" * 23), "its header states 2 points of 12 bytes, and 23 bytes follow"),
+        (_ply([VERTEX[0], "element vertex 999999999999999", *XYZ], b"\0" * 24), "states 999999999999999 points"),
+        (_ply(["format ascii 1.0", "element vertex 999999999999999", *XYZ], b"1 2 3\n"), "its header states"),
+        (_ply(["format ascii 1.0", "element vertex 2", *XYZ], b"1 2 3\n4 5\n     \n"), "number 1 does not have 3"),
+        (_ply(["format ascii 1.0", "element vertex 2", *XYZ], b"1 2 3\n4 5 six\n"), "not numbers"),
+        (_ply([VERTEX[0], "element vertex -2", *XYZ]), "unknown header line"),
+        (_ply([VERTEX[0], "element vertex 0", *XYZ]), "no vertices"),
+        (_ply([VERTEX[0], "element face 2", *XYZ]), "no vertices"),
         (_ply([VERTEX[0], "element vertex 2"]), "has no property"),
         (_ply(["format ebcdic 1.0", *VERTEX[1:]], b"\0" * 24), "its format is 'ebcdic'"),
         (_ply([*VERTEX, "property float x"], b"\0" * 40), "a property twice"),
-        (_ply([*VERTEX, "property quad w"], b"\0" * 40), "not understood"),
-        (_ply([*VERTEX, "property list uchar int many"], b"\0" * 40), "have lists"),
+        (_ply([*VERTEX, "property quad w"], b"\0" * 40), "unknown header line"),
+        (_ply([*VERTEX, "property list uchar int many"], b"\0" * 40), "have list properties"),
         (_ply(VERTEX[:-1], b"\0" * 24), "have no z"),
         (_ply(VERTEX, struct.pack("<ffffff", 0, 0, 0, 0, float("nan"), 0)), "1 of its 2 points are not finite"),
-        (_ply(VERTEX, struct.pack("<ffffff", 0, 0, 0, 0, 3e38, 0)), "coordinates are metres"),
+        (_ply(VERTEX, struct.pack("<ffffff", 0, 0, 0, 0, 3e38, 0)), "Coordinates are in metres"),
         (
             _ply([*VERTEX, "property float label"], struct.pack("<ffffffff", 0, 0, 0, 0.5, 0, 0, 0, 1)),
-            "no whole numbers",
+            "not whole numbers",
         ),
         (
             _ply([*VERTEX, *(f"property short {c}" for c in "rgb")], struct.pack("<fff3h", *[-1] * 6) * 2),
-            "its colours go from -1 to -1",
+            "its colours are -1 to -1",
         ),
     ],
 )  # fmt: skip
@@ -168,9 +167,9 @@ def _outcome(path):
 
 def test_only_clouds_are_clouds(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"")
-    assert ".ply and .bin are read" in _said(tmp_path / "a.pth")
-    assert "is not there" in _said(tmp_path / "a.ply")
-    assert "holds no .bin" in _said(tmp_path)
+    assert "Pass a .ply or .bin" in _said(tmp_path / "a.pth")
+    assert "does not exist" in _said(tmp_path / "a.ply")
+    assert "contains no .bin" in _said(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------------- bin
@@ -180,14 +179,12 @@ def test_a_bin_is_six_floats_a_point_and_its_masks_lie_beside(cloud, tmp_path):
     for folder in ("points", "semantic_mask", "instance_mask"):
         (tmp_path / folder / "scene").mkdir(parents=True)
     file = tmp_path / "points" / "scene" / "20.bin"
-    write_bin(file, cloud)
-    values = np.fromfile(file, np.float32).reshape(-1, 6)
-    assert np.allclose(values, np.concatenate([cloud.xyz, cloud.rgb], 1))
+    np.concatenate([cloud.xyz, cloud.rgb], 1).astype("<f4").tofile(file)
     _same(read_cloud(file), cloud._replace(label=None, instance=None))
     cloud.label.numpy().tofile(tmp_path / "semantic_mask" / "scene" / "20.bin")
     cloud.instance.numpy().tofile(tmp_path / "instance_mask" / "scene" / "20.bin")
     _same(read_cloud(file), cloud)
-    write_bin(file.with_name("100.bin"), cloud)
+    file.with_name("100.bin").write_bytes(file.read_bytes())
     found = read_cloud(file.parent)
     assert torch.equal(found.xyz, torch.cat([cloud.xyz, cloud.xyz]))
     assert found.label is None  # one of the two has none
@@ -199,10 +196,10 @@ def test_a_bin_is_six_floats_a_point_and_its_masks_lie_beside(cloud, tmp_path):
     ("values", "said"),
     [
         (np.zeros(0, np.float32), "0 bytes"),
-        (np.zeros(7, np.float32), "28 bytes, which is no whole number of rows of 24"),
+        (np.zeros(7, np.float32), "28 bytes are not a multiple of 24"),
         (np.full(6, np.nan, np.float32), "not finite"),
-        (np.array([0, 0, 0, 0, 0, 300], np.float32), "its colours go from 0 to 300"),
-        (np.array([1e9, 0, 0, 0, 0, 0], np.float32), "coordinates are metres"),
+        (np.array([0, 0, 0, 0, 0, 300], np.float32), "its colours are 0 to 300"),
+        (np.array([1e9, 0, 0, 0, 0, 0], np.float32), "Coordinates are in metres"),
     ],
 )
 def test_a_damaged_bin_is_refused_in_one_line(tmp_path, values, said):
@@ -253,12 +250,12 @@ def test_fusing_means_what_falls_into_a_voxel(tmp_path):
     assert len(fuse(frames, voxel=0.03).xyz) == 2
     with pytest.raises(ValueError, match="show nothing within 0.5 m"):
         fuse(frames, far=0.5)
-    with pytest.raises(ValueError, match="voxel is 0"):
+    with pytest.raises(ValueError, match="voxel=0 is not a length"):
         fuse(frames, voxel=0)
 
 
 def test_voxels_that_numbers_cannot_tell_apart_are_refused():
     near = np.array([[0.04, 0, 0], [0.05, 0, 0], [-0.01, 0, 0]], np.float32)
     assert np.unique(voxels(near, 0.03)).size == 2  # 4 and 5 cm, and what is below 0
-    with pytest.raises(ValueError, match="a point is 4e\\+04 m from the origin: are clouds and poses in metres"):
+    with pytest.raises(ValueError, match="a point is 4e\\+04 m from the origin. Clouds and poses are in metres"):
         voxels(np.array([[40_000.0, 0, 0]], np.float32), 0.03)

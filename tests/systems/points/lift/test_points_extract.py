@@ -13,7 +13,7 @@ from PIL import Image
 from sightword.systems.points import show
 from sightword.systems.points.lift import extract as module
 from sightword.systems.points.lift.cloud import read_cloud, write_ply
-from sightword.systems.points.lift.extract import Options, extract
+from sightword.systems.points.lift.extract import Job, Options, extract
 from sightword.systems.points.lift.features import FrameEncoder, features_of
 from sightword.systems.points.lift.geometry import project, to_grid
 from sightword.systems.points.scannet.reader import read_color, read_scene
@@ -32,8 +32,12 @@ def broken(rooms, tmp_path):
     return tmp_path / "rooms", rooms[1]
 
 
-def lifted(root, names, out, source=None, **options):
-    return extract(source or Source(), "qq", root, names, out, **options)
+def lifted(root, names, out, source=None, options=None, **job):
+    return extract(source or Source(), "qq", root, names, out, options, Job(**job))
+
+
+def scenes_reported(out):
+    return json.loads((out / "report.json").read_text())["scenes"]
 
 
 def test_a_frames_file_holds_what_it_sees(rooms, tmp_path):
@@ -90,7 +94,7 @@ def test_the_second_lift_reads_the_cache_and_writes_the_same_bytes(rooms, tmp_pa
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "online" / file).read_bytes()
 
 
-def test_what_is_done_stays_until_something_else_is_asked(rooms, tmp_path):
+def test_what_is_done_stays_until_something_else_is_wanted(rooms, tmp_path):
     root, names = rooms
     source = Source()
     lifted(root, names[:1], tmp_path, source)
@@ -102,7 +106,7 @@ def test_what_is_done_stays_until_something_else_is_asked(rooms, tmp_path):
     assert json.loads((tmp_path / names[0] / "report.json").read_text())["visible"].keys() == {"0", "20", "40"}
 
 
-def test_files_of_what_was_asked_before_do_not_stay_beside_those_of_now(rooms, tmp_path):
+def test_files_of_an_earlier_lift_do_not_stay_beside_those_of_now(rooms, tmp_path):
     root, names = rooms
     lifted(root, names[:1], tmp_path, options=Options("pca"))
     lifted(root, names[:1], tmp_path, frames=2)
@@ -136,9 +140,9 @@ def test_many_points_are_sampled_as_few_are(rooms, tmp_path, monkeypatch):
 def test_what_cannot_be_is_refused_before_a_cache_is_begun(rooms, tmp_path):
     for token_type, told in (("zz", "there are no 'zz' tokens"), ("post", "token_type=post is .* before .* words")):
         with pytest.raises(ValueError, match=told):
-            extract(Source(), token_type, *rooms, tmp_path / "out", cache=tmp_path / "cache")
+            extract(Source(), token_type, *rooms, tmp_path / "out", job=Job(cache=tmp_path / "cache"))
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a file: output_dir= is a folder"):
+    with pytest.raises(ValueError, match="is a file. Pass a folder"):
         lifted(*rooms, tmp_path / "file", cache=tmp_path / "cache")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
@@ -185,13 +189,13 @@ def _depths_of_two_sizes(folder, cloud):
     ("break_it", "word"),
     [
         (_no_intrinsics, "intrinsic"),
-        (_empty_depth, "is seen by any of its 3 frames"),
+        (_empty_depth, "is visible in any of its 3 frames"),
         (_depth_in_metres, "millimetres"),
-        (_behind_every_camera, "is seen by any of its 3 frames"),
+        (_behind_every_camera, "is visible in any of its 3 frames"),
         (_no_frame, "frame"),
         (_lost_poses, "not finite"),
         (_broken_photo, "20.jpg"),
-        (_depths_of_two_sizes, "18×24 pixels: views go together in one size"),
+        (_depths_of_two_sizes, "18×24 pixels; a batch needs one size"),
     ],
 )
 def test_one_bad_scene_is_one_line_and_ends_nothing(broken, tmp_path, break_it, word):
@@ -238,8 +242,8 @@ def test_one_frame_without_depth_has_no_rows_and_the_others_theirs(broken, tmp_p
     root, names = broken
     monkeypatch.setattr(show, "POINTS", 60)
     Image.fromarray(np.zeros((36, 48), np.uint16)).save(root / "2D" / names[0] / "depth" / "20.png")
-    summary = lifted(root, names[:1], tmp_path, options=Options("tsne"))
-    assert summary.report["scenes"][names[0]]["visible"]["20"] == 0
+    lifted(root, names[:1], tmp_path, options=Options("tsne"))
+    assert scenes_reported(tmp_path)[names[0]]["visible"]["20"] == 0
     assert np.load(tmp_path / names[0] / "frame_20.npz")["pts_feat"].shape == (0, 4)
     assert len(np.load(tmp_path / names[0] / "frame_0.npz")["rows"])
 
@@ -247,16 +251,17 @@ def test_one_frame_without_depth_has_no_rows_and_the_others_theirs(broken, tmp_p
 def test_if_no_scene_can_be_lifted_it_is_an_error_that_says_why(broken, tmp_path):
     root, names = broken
     shutil.rmtree(root / "2D" / names[0] / "intrinsic")
-    with pytest.raises(ValueError, match=rf"not one of 1 scenes could be lifted; {names[0]}: .*intrinsic"):
+    with pytest.raises(ValueError, match=rf"none of 1 scenes could be lifted; {names[0]}: .*intrinsic"):
         lifted(root, names[:1], tmp_path)
 
 
 def test_a_lost_pose_is_skipped_and_counted(broken, tmp_path, capsys):
     root, names = broken
     (root / "2D" / names[0] / "pose" / "20.txt").write_text("-inf -inf -inf -inf\n" * 4)
-    one = lifted(root, names[:1], tmp_path).report["scenes"][names[0]]
+    lifted(root, names[:1], tmp_path)
+    one = scenes_reported(tmp_path)[names[0]]
     assert one["skipped_frames"] == 1
-    assert f"{names[0]}: 1 frame is passed over: frame 20: a pose is not finite" in capsys.readouterr().err
+    assert f"{names[0]}: 1 frame is left out: frame 20: a pose is not finite" in capsys.readouterr().err
     assert set(one["visible"]) == {"0", "40"}
 
 
@@ -274,7 +279,7 @@ def test_pictures_are_drawn_of_each_frame_and_of_the_cloud(rooms, tmp_path, monk
 
 
 def test_another_kind_of_picture_is_refused_before_anything_is_done(rooms, tmp_path):
-    with pytest.raises(ValueError, match="vis is pca, tsne, or 0"):
+    with pytest.raises(ValueError, match="vis='umap' is none of pca, tsne, or 0"):
         lifted(*rooms, tmp_path / "out", options=Options("umap"))
     assert not (tmp_path / "out").exists()
 

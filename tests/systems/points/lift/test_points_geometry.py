@@ -11,17 +11,8 @@ from box_room import camera, depth_of, hit, intrinsics, orbit, seen, surface, vi
 from PIL import Image
 
 from sightword.miniature import room
-from sightword.systems.points.lift.geometry import (
-    back_project,
-    cells,
-    confidence,
-    crop_intrinsics,
-    project,
-    resize_intrinsics,
-    so3,
-    to_grid,
-    visible,
-)
+from sightword.systems.points.lift.geometry import back_project, cells, confidence, project, to_grid, visible
+from sightword.systems.points.scannet.reader import resize_intrinsics, so3
 
 SIZE = (120, 160)
 K = intrinsics(SIZE)
@@ -204,13 +195,6 @@ def test_resized_intrinsics_fit_an_image_resized_by_averaging():
     xyz = back_project(torch.full(small, 5.0, dtype=torch.float64), lens, pose)
     uv, _ = project(xyz, K, pose)
     torch.testing.assert_close(uv[:, 0], shrunk.flatten())
-
-
-def test_cropped_intrinsics_shift_pixels():
-    xyz = surface(50).double()
-    uv, _ = project(xyz, K, orbit(1)[0])
-    cut, _ = project(xyz, crop_intrinsics(K, top=7, left=11), orbit(1)[0])
-    torch.testing.assert_close(cut, uv - torch.tensor([11.0, 7]))
 
 
 @pytest.mark.parametrize("resolution", [14, 28, 56])

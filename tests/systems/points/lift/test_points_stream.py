@@ -2,7 +2,7 @@ import pytest
 import torch
 from points_fakes import batch_of, wall
 
-from sightword.systems.points.lift.link import link
+from sightword.systems.points.lift.geometry import link
 from sightword.systems.points.lift.stream import Slice, VoxelMap, segment_means, slices
 
 

@@ -10,9 +10,9 @@ from PIL import Image
 from sightword.miniature import room
 from sightword.systems.points.lift.geometry import back_project, project
 from sightword.systems.points.scannet.check import check_scannet
+from sightword.systems.points.scannet.label import read_classes
 from sightword.systems.points.scannet.reader import (
     find_scenes,
-    read_classes,
     read_color,
     read_depth,
     read_matrix,
@@ -78,7 +78,7 @@ def test_so_many_frames_are_spread_evenly_and_named_ones_are_those(written):
     assert indices(99) == [0, 20, 40, 60, 80, 100]
     assert indices([60, 20]) == [20, 60]
     assert "there is no frame 7" in _said(read_scene, written, NAME, [7])
-    assert "frames is 0" in _said(read_scene, written, NAME, 0)
+    assert "frames=0 is too small" in _said(read_scene, written, NAME, 0)
 
 
 def test_every_layout_gives_the_same_frames(written, tmp_path):
@@ -144,7 +144,7 @@ def test_classes_are_read_from_scannets_table(written):
 # ------------------------------------------------------------------------------------------------------- bad input
 
 
-def test_a_lost_pose_and_a_missing_file_are_passed_over_and_told(root):
+def test_a_lost_pose_and_a_missing_file_are_left_out_and_reported(root):
     folder = root / "2D" / NAME
     (folder / "pose" / "20.txt").write_text("-inf -inf -inf -inf\n" * 4)
     (folder / "depth" / "60.png").unlink()
@@ -155,20 +155,20 @@ def test_a_lost_pose_and_a_missing_file_are_passed_over_and_told(root):
     assert "frame 20" in scene.skipped[0]
     assert "not finite" in scene.skipped[0]
     assert scene.skipped[1] == "frame 60: its depth is missing"
-    assert "80.txt is no matrix" in scene.skipped[2]
+    assert "80.txt does not contain a matrix" in scene.skipped[2]
     assert "frame 20" in _said(read_scene, root, NAME, [0, 20])
     for file in (folder / "pose").glob("*"):
         file.write_text("-inf -inf -inf -inf\n" * 4)
-    assert "not one of 6 frames can be used" in _said(read_scene, root, NAME)
+    assert "none of 6 frames can be used" in _said(read_scene, root, NAME)
 
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda pose: pose[:3], "4 x 4 are expected"),
+        (lambda pose: pose[:3], "expected 4 x 4"),
         (lambda pose: pose * [[-1], [1], [1], [1]], "mirrors"),
         (lambda pose: pose * [[2], [2], [2], [1]], "scales"),
-        (lambda pose: pose.T, "a motion with 0 0 0 1"),
+        (lambda pose: pose.T, "expected 0 0 0 1"),
     ],
 )
 def test_a_pose_that_is_no_motion_is_not_used(root, spoil, said):
@@ -181,7 +181,7 @@ def test_depth_must_be_16_bit_millimetres(root, tmp_path):
     path = tmp_path / "0.png"
     metres = read_depth(read_scene(root, NAME).frames[0]).numpy()
     Image.fromarray(np.rint(metres).astype(np.uint16)).save(path)
-    assert "depth is in millimetres" in _said(read_depth, path)
+    assert "Depth is in millimetres" in _said(read_depth, path)
     Image.fromarray((metres * 50).astype(np.uint8)).save(path)
     assert "one channel of 16 bits" in _said(read_depth, path)
     Image.fromarray(metres, mode="F").save(tmp_path / "0.tif")
@@ -199,24 +199,24 @@ def test_intrinsics_that_cannot_be_right_are_refused(root):
     folder = root / "2D" / NAME / "intrinsic"
     (folder / "intrinsic_color.txt").unlink()
     np.savetxt(folder / "intrinsic_depth.txt", np.array([(577.9, 0, 319.5), (0, 577.9, 239.5), (0, 0, 1)]))
-    assert "(319.5, 239.5), the depth frames are 64 x 48" in _said(read_scene, root, NAME)
+    assert "(319.5, 239.5), and the depth frames are 64 x 48" in _said(read_scene, root, NAME)
     np.savetxt(folder / "intrinsic_depth.txt", np.eye(3) * 0)
-    assert "no pinhole camera" in _said(read_scene, root, NAME)
+    assert "not a pinhole camera" in _said(read_scene, root, NAME)
     (folder / "intrinsic_depth.txt").write_text("1 2\n3\n")
-    assert "no matrix in text" in _said(read_scene, root, NAME)
+    assert "does not contain a matrix" in _said(read_scene, root, NAME)
 
 
 def test_what_is_not_there_is_named(root, tmp_path):
-    assert "is not there" in _said(find_scenes, tmp_path / "no")
+    assert "does not exist" in _said(find_scenes, tmp_path / "no")
     assert "is a file" in _said(find_scenes, root / "3D" / "scannetv2-labels.combined.tsv")
-    assert "holds no scene" in _said(find_scenes, root / "3D")
+    assert "contains no scene" in _said(find_scenes, root / "3D")
     assert "scene scene0009_00 is not under" in _said(read_scene, root, "scene0009_00")
     assert NAME in _said(read_scene, root, "scene0009_00")
-    assert "say which" in _said(read_scene, root)
+    assert "Name one" in _said(read_scene, root)
     for hostile in ("../2D", "a/b", "..", "/etc", "x" * 300):
-        assert "no name of a scene" in _said(scene_folder, root, hostile)
+        assert "not the name of a scene" in _said(scene_folder, root, hostile)
     shutil.rmtree(root / "2D" / NAME / "color")
-    assert "not one of 6 frames can be used" in _said(read_scene, root, NAME)
+    assert "none of 6 frames can be used" in _said(read_scene, root, NAME)
 
 
 def test_a_list_of_scenes_is_names_one_a_line(tmp_path):
@@ -226,17 +226,17 @@ def test_a_list_of_scenes_is_names_one_a_line(tmp_path):
     file.write_text("\n#\n")
     assert "names no scene" in _said(read_scenes_file, file)
     file.write_text("../../etc\n")
-    assert "no name of a scene" in _said(read_scenes_file, file)
+    assert "not the name of a scene" in _said(read_scenes_file, file)
     file.write_bytes(b"\xff\xfe\0")
-    assert "one name a line" in _said(read_scenes_file, file)
-    assert "is not there" in _said(read_scenes_file, tmp_path / "no.txt")
-    assert "no list of scenes" in _said(read_scenes_file, tmp_path)
+    assert "is UTF-16, expected UTF-8" in _said(read_scenes_file, file)
+    assert "does not exist" in _said(read_scenes_file, tmp_path / "no.txt")
+    assert "is a folder, expected a file" in _said(read_scenes_file, tmp_path)
 
 
 def test_a_matrix_file_of_a_gigabyte_is_not_read(tmp_path):
     with open(tmp_path / "0.txt", "wb") as file:
         file.truncate(1 << 30)
-    assert "1073741824 bytes" in _said(read_matrix, tmp_path / "0.txt", (4, 4))
+    assert "1,073,741,824 bytes" in _said(read_matrix, tmp_path / "0.txt", (4, 4))
 
 
 # ----------------------------------------------------------------------------------------------------------- check
@@ -244,9 +244,9 @@ def test_a_matrix_file_of_a_gigabyte_is_not_read(tmp_path):
 
 def test_a_whole_set_has_no_problem(written):
     report = check_scannet(str(written))
-    assert report.problems == []
-    assert report.found == 12
-    assert any("9 labels" in note for note in report.notes)
+    assert report.errors == []
+    assert report.count == 12
+    assert any("9 labels" in finding.message for finding in report.findings if finding.level == "note")
 
 
 def test_the_check_names_what_is_missing_damaged_or_of_another_size(root, tmp_path):
@@ -258,17 +258,22 @@ def test_the_check_names_what_is_missing_damaged_or_of_another_size(root, tmp_pa
     (folder / "pose" / "100.txt").write_text("-inf -inf -inf -inf\n" * 4)
     (tmp_path / "list.txt").write_text(f"{NAME}\nscene0009_00\n")
     report = check_scannet(str(root), str(tmp_path / "list.txt"))
-    said = "\n".join(report.problems)
+    said = problems(report)
     for part in (
         "frame 20: its depth is missing",
         "40.jpg is not readable as an image",
         "frame 60: its depth is 0 everywhere",
-        "frame 80: its colour is 50 x 40, the first one's is 96 x 72",
+        "frame 80: its colour is 50 x 40, the first is 96 x 72",
         "scene scene0009_00 is not under",
     ):
         assert part in said
-    assert len(report.problems) == 5
-    assert any("1 frames have a pose that is not finite" in note for note in report.notes)
+    assert len(report.errors) == 5
+    assert any("1 frames have a pose that is not finite" in finding.message for finding in report.findings)
+
+
+def problems(report):
+    """The messages of a report's errors."""
+    return "\n".join(finding.message for finding in report.errors)
 
 
 def _each_pose(root, change):
@@ -278,7 +283,7 @@ def _each_pose(root, change):
 
 def test_the_check_sees_inverted_poses(root):
     _each_pose(root, np.linalg.inv)
-    assert "poses look inverted" in "\n".join(check_scannet(str(root)).problems)
+    assert "poses look inverted" in problems(check_scannet(str(root)))
 
 
 def test_the_check_sees_poses_in_millimetres(root):
@@ -287,14 +292,14 @@ def test_the_check_sees_poses_in_millimetres(root):
         return pose
 
     _each_pose(root, scaled)
-    assert "poses are in metres" in "\n".join(check_scannet(str(root)).problems)
+    assert "Poses are in metres" in problems(check_scannet(str(root)))
 
 
 def test_the_check_sees_depth_in_other_units(root):
     for file in (root / "2D" / NAME / "depth").glob("*.png"):
         depth = np.asarray(Image.open(file)).astype(float)
         Image.fromarray((depth * 10).clip(0, 65000).astype(np.uint16)).save(file)
-    assert "are its units millimetres?" in "\n".join(check_scannet(str(root)).problems)
+    assert "Depth is in millimetres" in problems(check_scannet(str(root)))
 
 
 def test_the_check_sees_poses_of_another_scene(root):
@@ -306,7 +311,7 @@ def test_the_check_sees_poses_of_another_scene(root):
         return pose
 
     _each_pose(root, other)
-    assert "do not fit" in "\n".join(check_scannet(str(root)).problems)
+    assert "do not agree" in problems(check_scannet(str(root)))
 
 
 def test_the_check_sees_a_damaged_cloud_and_one_that_is_elsewhere(root):
@@ -315,9 +320,9 @@ def test_the_check_sees_a_damaged_cloud_and_one_that_is_elsewhere(root):
     file = root / "3D" / NAME / f"{NAME}_vh_clean_2.ply"
     cloud = read_cloud(file)
     write_ply(file, cloud._replace(xyz=cloud.xyz + 20))
-    assert "elsewhere than the cameras" in "\n".join(check_scannet(str(root)).problems)
+    assert "is not where the cameras are" in problems(check_scannet(str(root)))
     file.write_bytes(file.read_bytes()[:500])
-    assert "it promises" in "\n".join(check_scannet(str(root)).problems)
+    assert "its header states" in problems(check_scannet(str(root)))
 
 
 # ----------------------------------------------------------------------------------------------------- real frames
@@ -326,7 +331,7 @@ def test_the_check_sees_a_damaged_cloud_and_one_that_is_elsewhere(root):
 @pytest.mark.skipif(not REAL.is_dir(), reason="SIGHTWORD_RGBD: 20 frames of 7-Scenes, 0 to 190")
 def test_real_frames_are_read_without_options_and_fit():
     assert find_scenes(REAL) == ["room"]
-    assert check_scannet(str(REAL)).problems == []
+    assert check_scannet(str(REAL)).errors == []
     scene = read_scene(REAL)
     assert [frame.index for frame in scene.frames] == list(range(0, 200, 10))
     for one, other in zip(scene.frames[:4], scene.frames[1:5], strict=True):

@@ -1,35 +1,38 @@
-"""The job behind `sightword lift`: features of the points that each frame of each scene sees, scene by scene.
+"""The job behind `sightword lift`: features of the points that each frame of each scene shows, scene by scene.
 
     out/<scene>/points.ply        the cloud that `rows` number
-    out/<scene>/frame_<i>.npz     of the n points that frame i sees: pts_feat (n, D) float16, uv_idx (n, 2) float32 and
+    out/<scene>/frame_<i>.npz     of the n points that frame i shows: pts_feat (n, D) float16, uv_idx (n, 2) float32 and
                                   conf_2d (n,) float32 in pixels of `size` (H, W), rows (n,) int64, their number
     out/<scene>/vis_<i>.png, cloud.png     with vis; the same colours mean the same in a scene
     out/<scene>/report.json       written last: a scene that has one is done. failed.txt in its place: why it is not
     out/report.json               all scenes, and the time and bytes of each stage
 
-Points that a frame does not see have no row: in a room four of five, and zeros would look like data. One bad scene ends
-nothing; the summary names it. Source: document 004, 3 and 6 (`extract_clip_feat.py`).
+Points that a frame does not show have no row: in a room four of five, and zeros would look like data. A scene that
+fails does not stop the others; the summary names it.
 
 Legend: N points, V frames, n points of one frame; D channels; H, W pixels.
 """
 
-import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.atomic import write_atomically
+from sightword.storage.fields import Fields
+from sightword.storage.reader import read_json, read_text
+from sightword.storage.writer import write_json
 from sightword.systems.points import show
 from sightword.systems.points.lift.cloud import Cloud, scene_cloud, write_ply
 from sightword.systems.points.lift.features import (
@@ -41,27 +44,34 @@ from sightword.systems.points.lift.features import (
     identified,
     plan,
 )
-from sightword.systems.points.lift.link import Links, at_links, link
+from sightword.systems.points.lift.geometry import Links, at_links, link
 from sightword.systems.points.lift.recipe import remember
 from sightword.systems.points.scannet.reader import Scene, read_color, read_scene, say_skipped, views_of
 from sightword.towers.token_cache import Opener
 
 REPORT, FAILED = "report.json", "failed.txt"
 ROWS = 2048  # of points that are sampled at once: they stay in a processor's cache
-EXPECTED = (ValueError, OSError, KeyError)  # a user's data that are not as they should be; others are our defects
+EXPECTED = (ValueError, OSError, KeyError)  # what readers raise for a user's data; others are our defects
 
 
-class Options(NamedTuple):
-    """What decides the files of a scene besides its frames, the tower and its form."""
+@dataclass(frozen=True)
+class Options:
+    """What decides the files of a scene besides its frames, the tower and its token type."""
 
     vis: str = ""  # pca, tsne, or none
     voxel: float = 0.03  # metres, where the cloud is made of the depth frames
 
 
-class Summary(NamedTuple):
-    done: list[str]  # scenes that have their files, by now or before
-    failed: dict[str, str]  # scene → why
-    report: dict[str, Any]
+@dataclass(frozen=True)
+class Job:
+    """How scenes are lifted, without effect on the files of any."""
+
+    frames: int = 5  # of each scene, spread evenly
+    cache: str | Path = ""  # a folder for CLIP's maps, which are then computed once; empty: none
+    backend: str = "safetensors"  # of the cache
+    engine: str = "inline"  # as `shards.execute` takes these three
+    workers: int = 0
+    gpus: float = 0
 
 
 @dataclass
@@ -86,16 +96,29 @@ class Stages:
     def weigh(self, stage: str, *files: Path) -> None:
         self.bytes[stage] = self.bytes.get(stage, 0) + sum(file.stat().st_size for file in files)
 
-    def add(self, told: dict[str, dict[str, Any]]) -> None:
-        for name, values in told.items():
-            mine = getattr(self, name)
-            for stage, value in values.items():
-                mine[stage] = mine.get(stage, 0) + value
+    def add(self, other: Fields) -> None:
+        """Add the stages of a report."""
+        for mine, name in ((self.seconds, "seconds"), (self.cpu_seconds, "cpu_seconds")):
+            values = other.mapping(name)
+            for stage in values:
+                mine[stage] = mine.get(stage, 0.0) + values.number(stage)
+        sizes = other.mapping("bytes")
+        for stage in sizes:
+            self.bytes[stage] = self.bytes.get(stage, 0) + sizes.integer(stage)
+
+
+class Summary(NamedTuple):
+    """What `extract` did."""
+
+    done: list[str]  # scenes that have their files, by now or before
+    failed: dict[str, str]  # scene → why
+    stages: Stages  # of all scenes together
+    memory: dict[str, int]  # peaks in bytes, see `memory_peaks`
 
 
 @dataclass
 class Extraction:
-    """All that a worker needs, wherever it works."""
+    """All that a worker needs, in whatever process."""
 
     source: Opener
     token_type: str
@@ -103,10 +126,10 @@ class Extraction:
     out: Path
     options: Options
     planned: Plan | None  # of the cache; None: none is kept
-    identity: dict[str, Any]  # of the tower and its form
+    identity: Mapping[str, object]  # of the tower and its token type
 
     def worker(self, encoder: FrameEncoder | None = None) -> Callable[[int], None]:
-        """encoder: one that is open already."""
+        """Return what lifts scene number i. encoder: one that is open already."""
         device = shards.device()
         held = [encoder]
 
@@ -123,7 +146,7 @@ class Extraction:
         return work
 
     def missing(self) -> list[int]:
-        """Scenes with neither result nor reason."""
+        """Return the scenes with neither report nor reason."""
         return [
             number
             for number, scene in enumerate(self.scenes)
@@ -131,24 +154,21 @@ class Extraction:
         ]
 
     def finished(self, scene: Scene) -> bool:
-        """Whether it is there as it would be written now."""
+        """Return whether a scene's files are those that would be written now."""
         try:
-            there = json.loads((self.out / scene.name / REPORT).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            report = read_json(self.out / scene.name / REPORT)
+        except SightwordError:
             return False
-        return there.get("asked") == self.asked(scene)
+        return "inputs" in report and report.value("inputs") == self.inputs(scene)
 
-    def asked(self, scene: Scene) -> dict[str, Any]:
-        return json.loads(
-            json.dumps(
-                {
-                    "folder": str(scene.folder.resolve()),
-                    "frames": [frame.index for frame in scene.frames],
-                    "tower": self.identity,
-                    "options": self.options._asdict(),
-                }
-            )
-        )
+    def inputs(self, scene: Scene) -> dict[str, object]:
+        """Return what decides a scene's files, as JSON reads it back."""
+        return {
+            "folder": str(scene.folder.resolve()),
+            "frames": [frame.index for frame in scene.frames],
+            "tower": _plain(self.identity),
+            "options": asdict(self.options),
+        }
 
     def _encoder(self, held: list[FrameEncoder | None], device: str) -> FrameEncoder:
         encoder = held[0] or FrameEncoder(self.source.open(), self.token_type)
@@ -170,7 +190,7 @@ class Extraction:
         with stages("link"):
             links = link(xyz, torch.zeros(len(xyz), dtype=torch.int64, device=device), views)
         if not len(links.point):
-            raise ValueError(NOTHING_SEEN.format(points=len(xyz), frames=len(scene.frames)))
+            raise SightwordError(NOTHING_SEEN.format(points=len(xyz), frames=len(scene.frames)))
         with stages("lift"):
             maps = features.maps.to(device)
             frames = [per_frame(maps, links, view) for view in range(len(scene.frames))]
@@ -185,17 +205,16 @@ class Extraction:
             stages.weigh("draw", *drawn)
         counts = {str(f.index): len(s.rows) for f, s in zip(scene.frames, frames, strict=True)}
         report = {
-            "asked": self.asked(scene),
+            "inputs": self.inputs(scene),
             "points": len(xyz),
             "seen": int((links.counts > 0).sum()),
             "visible": counts,
             "skipped": scene.skipped,
             "seconds": time.perf_counter() - start,
             "stages": asdict(stages),
-            "memory": memory(),
+            "memory": memory_peaks(),
         }
-        with write_atomically(folder / REPORT) as part:
-            part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / REPORT, report, indent=1)
 
     def _features(self, scene: Scene, stages: Stages, encoder: Callable[[], FrameEncoder]) -> Features:
         order = [frame.index for frame in scene.frames]
@@ -226,13 +245,20 @@ class Extraction:
 
 
 NOTHING_SEEN = (
-    "none of its {points:,} points is seen by any of its {frames} frames: are cloud, depth and poses of one world, and "
-    "the poses camera-to-world?"
+    "none of its {points:,} points is visible in any of its {frames} frames. Check that cloud, depth and poses are in "
+    "one coordinate frame, and the poses camera-to-world"
 )
 
 
+def _plain(value: object) -> object:
+    """The same value as JSON reads it back: lists for tuples."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 class Seen(NamedTuple):
-    """The points that one frame sees."""
+    """The points that one frame shows."""
 
     pts_feat: Tensor  # (n, D) float16, unit vectors
     uv_idx: Tensor  # (n, 2) float32 pixels of `size`
@@ -242,7 +268,7 @@ class Seen(NamedTuple):
 
 
 def per_frame(maps: Tensor, links: Links, view: int) -> Seen:
-    """maps: (V, D, h, w)."""
+    """Return the points that frame number `view` shows. maps: (V, D, h, w) of all frames."""
     chosen = (links.view == view).nonzero().squeeze(1)
     uv, conf = links.uv[chosen], links.conf[chosen]
     own = maps[view : view + 1].float()
@@ -255,7 +281,7 @@ def per_frame(maps: Tensor, links: Links, view: int) -> Seen:
 
 
 def clear(folder: Path) -> None:
-    """Take away what was lifted before, of other frames perhaps or onto other points; that it was done at first."""
+    """Remove the files of an earlier lift, of other frames perhaps or onto other points; its report first."""
     (folder / REPORT).unlink(missing_ok=True)
     for name in ("frame_*.npz", "vis_*.png", "cloud.png"):
         for file in folder.glob(name):
@@ -263,15 +289,16 @@ def clear(folder: Path) -> None:
 
 
 def write_frame(folder: Path, index: int, seen: Seen) -> Path:
+    """Write frame_<index>.npz and return it."""
     path = folder / f"frame_{index}.npz"
     arrays = {name: np.asarray(value) for name, value in seen._asdict().items()}
     with write_atomically(path) as part, open(part, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # not compressed: 22 ms a frame for a sixth of its size
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # not compressed: 22 ms per frame for a sixth of its size
     return path
 
 
 def draw(folder: Path, scene: Scene, cloud: Cloud, links: Links, frames: Sequence[Seen], vis: str) -> list[Path]:
-    """vis_<i>.png of each frame, and cloud.png."""
+    """Write vis_<i>.png of each frame, and cloud.png. Return the files."""
     every = torch.cat([seen.pts_feat for seen in frames])
     colours = show.Colours(every)
     made = {}
@@ -316,56 +343,58 @@ def extract(
     root: str | Path,
     names: Sequence[str],
     out: str | Path,
-    frames: int = 5,
-    cache: str | Path = "",
-    backend: str = "safetensors",
     options: Options | None = None,
-    engine: str = "inline",
-    workers: int = 0,
-    gpus: float = 0,
+    job: Job | None = None,
 ) -> Summary:
-    """Lift every scene of a list; resumable, by torchrun or on Ray, see `shards.execute`. ValueError if not one could be.
+    """Lift every scene of a list; resumable, by torchrun or on Ray, see `shards.execute`.
 
-    frames: of each scene, spread evenly. cache: a folder for CLIP's maps, which then are computed once; empty: none.
+    A scene that cannot be lifted is named in the summary. Raises SightwordError if none could be.
     """
-    shards.check_engine(engine)
-    options = options or Options()
+    options, job, out = options or Options(), job or Job(), Path(out).expanduser()
+    shards.check_engine(job.engine)
     if options.vis not in ("", *show.KINDS):
-        raise ValueError(f"vis is {', '.join(show.KINDS)}, or 0 for no pictures; got {options.vis!r}")
-    out = Path(out).expanduser()
+        raise SightwordError(f"vis={options.vis!r} is none of {', '.join(show.KINDS)}, or 0 for no images")
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file: output_dir= is a folder")
+        raise SightwordError(f"out={out} is a file. Pass a folder")
     start = time.perf_counter()
-    scenes, failed = _read(root, names, frames)
+    scenes, failed = _read(root, names, job.frames)
+    done = []
     if scenes:
-        known = identified(source, token_type, cache)
-        planned = plan(cache, scenes, known.recipe, backend) if str(cache) else None
-        if planned:
-            remember(planned.cache.out, known.state, known.recipe)
-        recipe = known.recipe
-        told = {"weights": recipe["weights"], "form": recipe["form"], "preprocessing": recipe["preprocessing"]}
-        made = Extraction(source, token_type, scenes, out, options, planned, told)
-        _forget_failures(made)
-        ours = known.encoder if engine == "inline" else None
-        shards.execute(
-            lambda: made.worker(ours),
-            len(scenes),
-            made.missing,
-            engine=engine,
-            desc="lifting",
-            unit="scene",
-            workers=workers,
-            gpus=gpus,
-        )
-    for scene in scenes:
-        if (reason := out / scene.name / FAILED).exists():
-            failed[scene.name] = reason.read_text(encoding="utf-8").strip()
-    done = [scene.name for scene in scenes if scene.name not in failed and made.finished(scene)]
+        made = _lift_all(source, token_type, scenes, out, options, job)
+        for scene in scenes:
+            if (reason := out / scene.name / FAILED).exists():
+                failed[scene.name] = read_text(reason).strip()
+        done = [scene.name for scene in scenes if scene.name not in failed and made.finished(scene)]
     if not done and failed:
         name, why = next(iter(failed.items()))
-        raise ValueError(f"not one of {len(names)} scenes could be lifted; {name}: {why}")
-    report = _report(out, done, failed, time.perf_counter() - start, FrameCache(cache) if str(cache) else None)
-    return Summary(done, failed, report)
+        raise SightwordError(f"none of {len(names)} scenes could be lifted; {name}: {why}")
+    return _report(out, done, failed, time.perf_counter() - start, FrameCache(job.cache) if str(job.cache) else None)
+
+
+def _lift_all(
+    source: Opener, token_type: str, scenes: list[Scene], out: Path, options: Options, job: Job
+) -> Extraction:
+    """Lift the scenes that are not done; those that failed before are tried again."""
+    known = identified(source, token_type, job.cache)
+    planned = plan(job.cache, scenes, known.recipe, job.backend) if str(job.cache) else None
+    if planned:
+        remember(planned.cache.out, known.state, known.recipe)
+    recipe = known.recipe
+    identity = {"weights": recipe["weights"], "form": recipe["form"], "preprocessing": recipe["preprocessing"]}
+    made = Extraction(source, token_type, scenes, out, options, planned, identity)
+    _forget_failures(made)
+    ours = known.encoder if job.engine == "inline" else None
+    shards.execute(
+        lambda: made.worker(ours),
+        len(scenes),
+        made.missing,
+        engine=job.engine,
+        desc="lifting",
+        unit="scene",
+        workers=job.workers,
+        gpus=job.gpus,
+    )
+    return made
 
 
 def _read(root: str | Path, names: Sequence[str], frames: int) -> tuple[list[Scene], dict[str, str]]:
@@ -380,7 +409,7 @@ def _read(root: str | Path, names: Sequence[str], frames: int) -> tuple[list[Sce
 
 
 def _forget_failures(made: Extraction) -> None:
-    """So that they are tried again; each rank its own."""
+    """Remove the reasons of failed scenes, so that they are tried again; each rank its own."""
     rank, world = shards.place()
     for scene in made.scenes[rank::world]:
         (made.out / scene.name / FAILED).unlink(missing_ok=True)
@@ -388,37 +417,37 @@ def _forget_failures(made: Extraction) -> None:
 
 def _report(
     out: Path, done: Sequence[str], failed: dict[str, str], seconds: float, cache: FrameCache | None
-) -> dict[str, Any]:
-    each = {name: json.loads((out / name / REPORT).read_text(encoding="utf-8")) for name in done}
-    total = Stages()
-    for one in each.values():
-        total.add(one["stages"])
+) -> Summary:
+    """Write out/report.json of all scenes, and return what is in it."""
+    stages, peaks, scenes = Stages(), dict.fromkeys(memory_peaks(), 0), {}
+    for name in done:
+        one = read_json(out / name / REPORT)
+        stages.add(one.mapping("stages"))
+        memory = one.mapping("memory")
+        peaks = {key: max(peak, memory.integer(key)) for key, peak in peaks.items()}
+        scenes[name] = {key: one.value(key) for key in ("points", "seen", "visible", "seconds")}
+        scenes[name]["skipped_frames"] = len(one.texts("skipped"))
     report = {
-        "scenes": {
-            name: {key: one[key] for key in ("points", "seen", "visible", "seconds")}
-            | {"skipped_frames": len(one["skipped"])}
-            for name, one in each.items()
-        },
+        "scenes": scenes,
         "failed": failed,
-        "stages": asdict(total),
-        "memory": {key: max((one["memory"][key] for one in each.values()), default=0) for key in memory()},
+        "stages": asdict(stages),
+        "memory": peaks,
         "cache_bytes": cache.bytes if cache else 0,
         "seconds": seconds,
     }
     out.mkdir(parents=True, exist_ok=True)
-    with write_atomically(out / REPORT) as part:
-        part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return report
+    write_json(out / REPORT, report, indent=1)
+    return Summary(list(done), failed, stages, peaks)
 
 
-def memory() -> dict[str, int]:
-    """Bytes: this process's peak so far, and the GPU's since it was last reset."""
+def memory_peaks() -> dict[str, int]:
+    """Return bytes: this process's peak so far, and the GPU's since it was last reset."""
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return {"peak_rss": peak, "peak_cuda": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0}
 
 
 def line_of(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """Return what an error says, in one line."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     return " ".join(str(text).split())

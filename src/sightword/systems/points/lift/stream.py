@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from sightword.systems.points.lift.link import Links
+from sightword.systems.points.lift.geometry import Links
 
 FINE = 2.0**26  # features are added up in whole parts of 1/FINE, whose sums are the same in any order
 MOST = 2.0**20  # the largest feature times weight that such sums are exact for, with 2^17 points a voxel

@@ -1,12 +1,10 @@
-"""The classes of a labelled cloud: their words, and the numbers that stand for them in the files."""
+"""The classes of a labelled cloud: their names, and the ids that stand for them in the files."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from sightword.systems.points.scannet.reader import read_classes
+from sightword.errors import SightwordError
+from sightword.storage.reader import read_json, read_text
 
 # ScanNet's benchmark of 20 classes, by NYU40 ids, as `*_vh_clean_2.labels.ply` has them.
 SCANNET20 = {
@@ -14,44 +12,61 @@ SCANNET20 = {
     "bookshelf": 10, "picture": 11, "counter": 12, "desk": 14, "curtain": 16, "refrigerator": 24,
     "shower curtain": 28, "toilet": 33, "sink": 34, "bathtub": 36, "other furniture": 39,
 }  # fmt: skip
+LABELS = "scannetv2-labels.combined.tsv"
+LONG = 1 << 24  # bytes of a file of labels, at most
 
 
 class LabelSet(NamedTuple):
-    """Classes in the order of their numbers here, 0 to C - 1."""
+    """Classes in the order of their numbers here, 0 to C - 1; see `lift.cloud.class_numbers`."""
 
     names: tuple[str, ...]
     ids: tuple[int, ...]  # in the clouds
     source: str
 
-    def numbers(self, labels: np.ndarray) -> np.ndarray:
-        """(N,) ids of a cloud to (N,) int64 numbers of classes; -1 for an id that is none of them: not asked for."""
-        order = np.argsort(self.ids)
-        known = np.asarray(self.ids)[order]
-        at = np.searchsorted(known, labels).clip(max=len(known) - 1)
-        return np.where(known[at] == labels, order[at], -1).astype(np.int64)
-
 
 def label_set(name: str) -> LabelSet:
-    """scannet20, a JSON file {class: id}, or a folder of scenes with ScanNet's table of labels. ValueError, one line,
-    for anything else. Of ids with one name the first stands for all."""
+    """Return the classes of scannet20, of a JSON file {class: id}, or of a folder of scenes with ScanNet's label table.
+
+    If several ids have one name the first counts. Raises SightwordError for anything else.
+    """
     if name == "scannet20":
         return LabelSet(tuple(SCANNET20), tuple(SCANNET20.values()), name)
     path = Path(name).expanduser()
     if name and path.is_dir():
         known = read_classes(path)
-        words = {word: label for label, word in reversed(known.items())}
-        return LabelSet(tuple(words), tuple(words.values()), str(path))
+        ids = {word: label for label, word in reversed(known.items())}
+        return LabelSet(tuple(ids), tuple(ids.values()), str(path))
     if not path.is_file():
-        raise ValueError(
-            f"system.labels={name!r} is no label set: say scannet20, give a JSON file {{class: id}}, or a folder "
-            "with scannetv2-labels.combined.tsv"
+        raise SightwordError(
+            f"system.labels={name!r} is not a label set. Pass scannet20, a JSON file {{class: id}}, or a "
+            f"folder with {LABELS}"
         )
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable as JSON ({error}): it holds {{class: id}}") from error
-    if not isinstance(found, dict) or not all(type(value) is int for value in found.values()) or not found:
-        raise ValueError(f"{path} holds no classes: a JSON object {{class: id}} with whole numbers, one or more")
-    if len(set(found.values())) < len(found):
-        raise ValueError(f"{path} gives two classes the same id: each class has its own")
-    return LabelSet(tuple(found), tuple(found.values()), str(path))
+    found = read_json(path, most=LONG, damaged="Expected {class: id}, the ids whole numbers")
+    names = tuple(found)
+    ids_of = tuple(found.integer(word) for word in names)
+    if not names:
+        raise found.error("contains no classes: expected {class: id}")
+    if len(set(ids_of)) < len(ids_of):
+        raise found.error("two classes have the same id. Give each its own")
+    return LabelSet(names, ids_of, str(path))
+
+
+def read_classes(root: str | Path) -> dict[int, str]:
+    """Return id → class name of a labelled cloud: the columns id and category of scannetv2-labels.combined.tsv.
+
+    The file is looked for in the root, in its meta_data, and in the two folders above. If an id has two rows the first
+    counts. Raises SightwordError if there is no such file, or it is not such a table.
+    """
+    root = Path(root).expanduser()
+    places = [base / part / LABELS for base in (root, root.parent, root.parent.parent) for part in ("", "meta_data")]
+    file = next((path for path in places if path.is_file()), None)
+    if file is None:
+        raise SightwordError(f"{LABELS} is neither in {root} nor in its meta_data. It names the classes of the labels")
+    head, *rows = (line.split("\t") for line in read_text(file, most=LONG).splitlines() or [""])
+    if not {"id", "category"} <= set(head):
+        raise SightwordError(f"{file} has the columns {', '.join(head)[:80]}; expected id and category among them")
+    at, name = head.index("id"), head.index("category")
+    rows = [row for row in rows if len(row) > max(at, name)]
+    if bad := next((row for row in rows if not row[at].isdecimal()), None):
+        raise SightwordError(f"{file}: {bad[at]!r} is not an id. Ids are whole numbers")
+    return {int(row[at]): row[name] for row in reversed(rows)}

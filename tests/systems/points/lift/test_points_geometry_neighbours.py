@@ -4,8 +4,8 @@ import pytest
 import torch
 from box_room import surface
 
-from sightword.systems.points.lift import neighbour
-from sightword.systems.points.lift.neighbour import ball_query
+from sightword.systems.points.lift import geometry
+from sightword.systems.points.lift.geometry import ball_query
 
 
 def brute(query, points, radius, k, query_scene=None, point_scene=None):
@@ -84,19 +84,19 @@ def test_scenes_may_lie_in_any_order():
 
 
 def test_a_crowd_is_looked_at_in_parts(monkeypatch):
-    """No more pairs at once than PAIRS, or one query's; and the same rows."""
+    """No more pairs at once than NEAR_PAIRS, or one query's; and the same rows."""
     points = normal(400, 0.02)
     wanted = ball_query(points, points, 0.1, 16)
     sizes = []
-    near = neighbour._near
+    near = geometry._near
 
     def watched(ours, *rest):
         found = near(ours, *rest)
         sizes.append((ours.shape[1], int(rest[2].sum())))
         return found
 
-    monkeypatch.setattr(neighbour, "PAIRS", 1000)
-    monkeypatch.setattr(neighbour, "_near", watched)
+    monkeypatch.setattr(geometry, "NEAR_PAIRS", 1000)
+    monkeypatch.setattr(geometry, "_near", watched)
     assert_equal(ball_query(points, points, 0.1, 16), wanted)
     assert len(sizes) > 100
     assert all(pairs <= 1000 or queries == 1 for queries, pairs in sizes)
@@ -115,7 +115,7 @@ def test_nothing_asked_or_nothing_there():
     [
         ({"query": torch.zeros(4, 2)}, r"query must be \(·, 3\)"),
         ({"points": torch.tensor([[0.0, torch.nan, 0]])}, "points has coordinates that are not finite"),
-        ({"points": torch.tensor([[0.0, 1e20, 0], [1e20, 0, 1e20]])}, "one point far out"),
+        ({"points": torch.tensor([[0.0, 1e20, 0], [1e20, 0, 1e20]])}, "for outliers"),
         ({"query_scene": torch.zeros(5, dtype=torch.int64)}, "or neither"),
         ({"query_scene": torch.zeros(4, dtype=torch.int64), "point_scene": torch.zeros(4)}, "differ in length"),
         ({"radius": 0.0}, "radius must be above 0"),

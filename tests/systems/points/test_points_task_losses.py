@@ -2,8 +2,8 @@ import pytest
 import torch
 from points_fakes import batch_of, wall
 
-from sightword.systems.points.lift.link import Links, at_links, link
-from sightword.systems.points.loss import ClipConsCriterion, agreement, distillation
+from sightword.systems.points.lift.geometry import Links, at_links, link
+from sightword.systems.points.task import ClipConsCriterion, agreement, distillation
 
 
 def two_views(angle, points=1):

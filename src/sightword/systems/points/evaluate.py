@@ -1,0 +1,196 @@
+"""How well points are classified by text queries, with lifted CLIP and with the fused features side by side.
+
+Legend: N points of a batch; C classes; E dimension of CLIP's joint space.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader
+
+from sightword.data.loader import moved
+from sightword.engine.contract import SPLITS, Evaluator, Metrics, Row
+from sightword.metrics.gather import Mean, over_ranks
+from sightword.metrics.segmentation import accuracy, class_iou, mean_iou
+from sightword.storage.atomic import write_atomically
+from sightword.systems.points import show
+from sightword.systems.points.data import RoomBatch
+from sightword.systems.points.model import Fused
+from sightword.systems.points.task import PointsTask, agreement
+
+FEATURES = {
+    "clip": "lifted CLIP",
+    "text": "the fused features",
+}  # fields of `Fused` that text queries are compared with
+PARTS = {"accuracy": "", "miou": ", mean over classes", "accuracy_seen": ", where seen"}
+MEANS = {
+    "coverage": "% of points that any view sees",
+    "consistency": "mean cosine of a point's views, in CLIP's maps",
+    "consistency_reduced": "the same in the trained maps",
+    "text_to_clip": "mean cosine of the fused features and lifted CLIP",
+}
+NOTES = {
+    **{
+        f"{name}_{part}": f"%, {what}, by text queries{of}"
+        for name, what in FEATURES.items()
+        for part, of in PARTS.items()
+    },
+    "text_accuracy_unseen": "%, where no view sees them: by geometry and colour alone",
+    "majority": "%, the majority-class baseline",
+    **MEANS,
+}
+
+
+class PointsEvaluator(Evaluator[RoomBatch]):
+    """Classifies every labelled point by the text query of its class; counts visible points and compares views."""
+
+    def __init__(self, task: PointsTask) -> None:
+        self.task, self.labels = task, task.labels
+        self.scenes = 0  # that were measured last
+        self._classes: list[Row] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        classes = len(self.labels.names)
+        self._counts = {name: torch.zeros(2, classes, classes + 1, dtype=torch.int64) for name in FEATURES}
+        self._means = {name: Mean() for name in MEANS}
+        self._names: set[str] = set()
+
+    def metric_names(self) -> frozenset[str]:
+        return frozenset(NOTES)
+
+    @torch.no_grad()
+    def update(self, batch: RoomBatch) -> None:
+        if self.split != batch.split:
+            self._reset()
+            self.split = batch.split
+        out, maps = self.task.encode(batch)
+        self._names.update(batch.names)
+        self._means["coverage"].update(out.seen.float())
+        for name, of in (("consistency", maps.float()), ("consistency_reduced", out.maps)):
+            alike, twice = agreement(F.normalize(of, dim=1), out.links, len(batch.xyz))
+            self._means[name].update(alike[twice])
+        self._means["text_to_clip"].update((out.text * out.clip).sum(1)[out.seen])
+        known, classes = batch.label >= 0, len(self.labels.names)
+        if known.any():
+            label, seen = batch.label[known], out.seen[known]
+            for name in FEATURES:
+                predicted = self._predicted(out, name)[known]
+                counts = _counted(torch.where(predicted < 0, classes, predicted), label, seen, classes)
+                self._counts[name] = self._counts[name].to(counts.device) + counts
+
+    def _predicted(self, out: Fused, name: str) -> Tensor:
+        """The nearest class of each point, (N,); −1 for one without features: no view sees it, and its features are
+        lifted CLIP's or a 2-D branch's. With a 3-D branch every point has fused features."""
+        features = out.text if name == "text" else out.clip
+        nearest = (features @ self.task.class_embeddings(features.device).T).argmax(1)
+        everywhere = name == "text" and self.task.model.gate is not None
+        return nearest if everywhere else torch.where(out.seen, nearest, -1)
+
+    def compute(self) -> Metrics:
+        """Return `NOTES`' metrics: of points with labels, in percent; without labels, only those of `MEANS`.
+
+        …_accuracy and …_miou are over all labelled points: one that no view sees is wrong for lifted CLIP.
+        """
+        counts = {name: over_ranks(part).cpu() for name, part in self._counts.items()}  # (2, C, C + 1): unseen, seen
+        means = {name: mean.reduce() for name, mean in self._means.items()}
+        self.scenes = len(_names_of_ranks(self._names))
+        self._reset()
+        found = {name: float(mean.value()) for name, mean in means.items() if mean.sum[1]}
+        if "coverage" in found:
+            found["coverage"] *= 100
+        if not counts["text"].sum():
+            return found
+        every = {name: part.sum(0) for name, part in counts.items()}  # (C, C + 1)
+        for name, part in counts.items():
+            found[f"{name}_accuracy"] = 100 * float(accuracy(every[name]))
+            found[f"{name}_miou"] = 100 * float(mean_iou(every[name]))
+            found[f"{name}_accuracy_seen"] = 100 * float(accuracy(part[1]))
+        found["text_accuracy_unseen"] = 100 * float(accuracy(counts["text"][0]))
+        found["majority"] = 100 * float(every["text"].sum(1).max() / every["text"].sum())
+        self._classes = self._class_table(every)
+        return found
+
+    def _class_table(self, counts: dict[str, Tensor]) -> list[Row]:
+        """A row for each class: its points, its IoUs, and the class that the fused features mistake it for most."""
+        ious = {name: 100 * class_iou(part) for name, part in counts.items()}
+        rows: list[Row] = []
+        for number, name in enumerate(self.labels.names):
+            own = counts["text"][number]
+            if not own.sum():
+                continue
+            wrong = own[: len(self.labels.names)].clone()
+            wrong[number] = 0
+            rows.append(
+                {
+                    "class": name,
+                    "points": int(own.sum()),
+                    **{f"{features}_iou": round(float(part[number]), 2) for features, part in ious.items()},
+                    "taken_for": self.labels.names[int(wrong.argmax())] if wrong.any() else "",
+                }
+            )
+        return rows
+
+    def tables(self) -> dict[str, list[Row]]:
+        return {"classes": self._classes} if self._classes else {}
+
+    def notes(self) -> dict[str, str]:
+        return NOTES
+
+    def protocol(self) -> dict[str, str]:
+        system, clip = self.task.system, self.task.clip
+        queries = ", ".join(repr(template) for template in system.templates)
+        size = "×".join(map(str, system.clip_size))
+        return {
+            "split": SPLITS.get(self.split, self.split),
+            "scenes": f"{self.scenes}, one sample of points and one of views each, always the same",
+            "classes": f"{len(self.labels.names)} of {self.labels.source}; points of other classes are not measured",
+            "queries": f"the class in {queries}; the nearest of all classes is the prediction",
+            "clip": f"{clip.name} {clip.tag}, {system.token_type} tokens at {size}",
+            "visible": f"within {system.abs_tol:g} m + {system.rel_tol:g} of the measured depth",
+        }
+
+    @torch.no_grad()
+    def images(self, batch: RoomBatch) -> dict[str, Image]:
+        """The first scene of a batch: its colours, its labels, and what lifted CLIP and the fused features predict."""
+        out, _ = self.task.encode(batch)
+        own = batch.scene == 0
+        palette = show.palette_of(len(self.labels.names))
+        panels = {batch.names[0]: (127.5 * (batch.rgb[own].float() + 1)).round().byte().cpu().numpy()}
+        classes = {f"predicted by {what}": self._predicted(out, name)[own] for name, what in FEATURES.items()}
+        if (batch.label[own] >= 0).any():
+            classes = {"labels": batch.label[own], **classes}
+        panels |= {title: show.coloured(numbers, palette) for title, numbers in classes.items()}
+        poses, links = batch.views.pose[batch.views.scene == 0], out.links
+        inside = own[links.point]  # the first scene's points and views stand first
+        towards = show.facing(batch.xyz[own], poses, links.point[inside], links.view[inside])
+        image = show.clouds(batch.xyz[own], panels, show.upwards(poses), towards, (400, 300))
+        used = torch.cat([part[part >= 0] for part in classes.values()]).unique().tolist()
+        return {"answers": show.keyed(image, [self.labels.names[number] for number in used], palette[used])}
+
+    def draw(self, loader: DataLoader[RoomBatch], folder: Path) -> list[Path]:
+        """Write the predictions for the loader's first scene."""
+        device = next(self.task.parameters()).device
+        file, batch = folder / "answers.png", moved(next(iter(loader)), device)
+        folder.mkdir(parents=True, exist_ok=True)
+        with write_atomically(file) as part:
+            self.images(batch)["answers"].save(part, "PNG")
+        return [file]
+
+
+def _counted(predicted: Tensor, label: Tensor, seen: Tensor, classes: int) -> Tensor:
+    """(2, C, C + 1) int64: unseen and seen points by class and by prediction; the last prediction is none."""
+    cell = (seen.long() * classes + label) * (classes + 1) + predicted
+    return torch.bincount(cell, minlength=2 * classes * (classes + 1)).view(2, classes, classes + 1)
+
+
+def _names_of_ranks(names: set[str]) -> set[str]:
+    """The names of all ranks (a collective)."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return names
+    ranks: list[set[str]] = [set()] * distributed.get_world_size()
+    distributed.all_gather_object(ranks, names)
+    return set().union(*ranks)

@@ -1,0 +1,66 @@
+"""The system `points`: CLIP features lifted from posed images onto a 3-D point cloud, and fused with its geometry."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sightword.engine.config import Run
+from sightword.engine.contract import Check, Command, Evaluator, Predictor, Step, System
+from sightword.systems.points import commands
+from sightword.systems.points.config import PointsConfig, PointsData
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from sightword.data.loader import Loaders
+    from sightword.systems.points.data import RoomBatch
+    from sightword.systems.points.task import PointsTask
+
+
+class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
+    """What the engine asks of the point encoder."""
+
+    name = "points"
+    Config, Data = PointsConfig, PointsData
+
+    def prepare(self, run: Run) -> list[Step]:
+        from sightword.systems.points.prepare import make_steps
+
+        assert isinstance(run.system, PointsConfig)
+        assert isinstance(run.data, PointsData)
+        return make_steps(run.experiment, run.system, run.data)
+
+    def task(self, config: PointsConfig) -> "PointsTask":
+        from sightword.systems.points.task import make_task
+
+        return make_task(config)
+
+    def loaders(self, data: PointsData, seed: int, task: "PointsTask") -> "Loaders[RoomBatch]":
+        from sightword.systems.points.data import make_loaders
+
+        return make_loaders(data, task.clip, task.labels, seed)
+
+    def held_out(self, data: PointsData, seed: int, split: str, task: "PointsTask") -> "DataLoader[RoomBatch]":
+        from sightword.systems.points.data import split_loader
+
+        return split_loader(data, split, task.clip, task.labels)
+
+    def evaluator(self, task: "PointsTask") -> "Evaluator[RoomBatch]":
+        from sightword.systems.points.evaluate import PointsEvaluator
+
+        return PointsEvaluator(task)
+
+    def predictor(self) -> type[Predictor]:
+        from sightword.systems.points.predict import SceneQuery
+
+        return SceneQuery
+
+    @property
+    def commands(self) -> Sequence[Command]:
+        return [commands.lift, commands.ask, commands.compare]
+
+    @property
+    def checks(self) -> Mapping[str, Check]:
+        return {"scannet": commands.check_scannet}
+
+
+SYSTEM = PointsSystem()
