@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from measure import at_least, at_most, cpu_ms, publish
+from sightword.systems.skeleton.network import ResNet3dSlowOnly
 from torch import Tensor, nn
 
 from sightword.miniature.motion import ACTIONS, Sizes, write_motion
@@ -25,7 +26,6 @@ from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.data import SkeletonBatch, make_loaders
 from sightword.systems.skeleton.heatmap import Heatmaps
 from sightword.systems.skeleton.joints import joint_set
-from sightword.systems.skeleton.network import ResNet3dSlowOnly
 
 BATCH, SIZE, SIGMA, EPS = 8, (56, 56), 0.6, 1e-3
 TARGETS = {"joint": 12, "limb": 10}

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sightword.systems.points.model import TinySA2D as TinySA2D
     from sightword.systems.points.model import TinySAModule as TinySAModule
     from sightword.systems.points.model import build_geo_pe as build_geo_pe
+    from sightword.systems.points.task import ClipConsCriterion as ClipConsCriterion
     from sightword.systems.skeleton.model import ResNet3dSlowOnly as ResNet3dSlowOnly
     from sightword.systems.tokenizer.loss import LPIPS as LPIPS
     from sightword.towers.factory import image_tower as image_tower

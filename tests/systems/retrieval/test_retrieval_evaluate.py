@@ -36,14 +36,14 @@ def plain_ranking(queries, gallery, query_ids, gallery_ids):
 
 
 def plain_measures(image, image_ids, text, text_ids):
-    """As `ranking.measures_of`."""
+    """As `ranking.retrieval_metrics`."""
     back = plain_ranking(image, text, image_ids, text_ids)
     return plain_ranking(text, image, text_ids, image_ids) | {f"i2t_{name}": value for name, value in back.items()}
 
 
 @pytest.fixture
 def ranked(monkeypatch):
-    monkeypatch.setattr("sightword.systems.retrieval.evaluate.measures_of", plain_measures)
+    monkeypatch.setattr("sightword.systems.retrieval.evaluate.retrieval_metrics", plain_measures)
 
 
 def halves(task, order=(0, 1, 2, 3, 4, 5)):

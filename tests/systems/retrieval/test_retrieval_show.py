@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from sightword.viz.write import write_picture
 from sightword.systems.retrieval import sensitivity as swaps
 from sightword.systems.retrieval import strip as strips
 from sightword.systems.retrieval.sensitivity import CONTROL, KINDS, probes_of, sensitivity, spread
 from sightword.systems.retrieval.show import search
 from sightword.systems.retrieval.strip import Shown, strip, wrapped
+from sightword.viz.write import write_picture
 
 CAPTION = "A man in an orange T-shirt and black trousers carries a red handbag in his left hand."
 

@@ -68,7 +68,7 @@ def _section(best: dict[str, dict[str, float]], seconds: float, data: Path, out:
                 classifier.table(), "The whole model in one table: what a word adds to an intent if every patch has it."
             ),
         ],
-        measures={
+        metrics={
             "stage 1": (f"{100 * stage1['macro_f1']:.0f} %", f"macro F1, {times:.1f} times the all-positive baseline"),
             "stage 2": (f"{100 * best['stage2']['macro_f1']:.0f} %", "the same, with trained codes"),
             "without words": (

@@ -67,7 +67,7 @@ def _section(
             "are carried onto the points of the room, which text queries then find; nobody ever labelled a point."
         ),
         figures=figures,
-        measures={
+        metrics={
             "lifted CLIP": (
                 f"{metrics['clip_accuracy_seen']:.0f} %",
                 "of the visible points are classified correctly, of nine classes (majority-class baseline: "

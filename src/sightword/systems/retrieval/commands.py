@@ -56,9 +56,9 @@ def search(
     index: what `sightword index` wrote. top: how many. out: a figure with the first 20; out= draws none.
     run, checkpoint: where the model is now, if it is not where the gallery was made from.
     """
-    from sightword.viz.write import write_picture
     from sightword.systems.retrieval.gallery import Gallery
     from sightword.systems.retrieval.predict import DRAWN
+    from sightword.viz.write import write_picture
 
     text = " ".join(words).strip()
     if not text:

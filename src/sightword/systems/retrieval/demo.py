@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from sightword.engine import run as runs
-from sightword.metrics.ranking import measures_of
+from sightword.metrics.ranking import retrieval_metrics
 from sightword.systems.retrieval import show
 from sightword.systems.retrieval.config import RetrievalData
 from sightword.systems.retrieval.pedes import Split, read_pedes
@@ -34,7 +34,7 @@ def section(out: Path, train: Train) -> Section:
 
 def _section(retriever: PersonRetriever, test: Split, run: Path, people: str) -> Section:
     texts, images = retriever.encode_text(test.captions), retriever.encode_image(test.images)
-    found = measures_of(images, torch.from_numpy(test.pids), texts, torch.from_numpy(test.caption_pids))
+    found = retrieval_metrics(images, torch.from_numpy(test.pids), texts, torch.from_numpy(test.caption_pids))
     chosen = spread(len(test.captions), SHOWN)
     queries = show.search(test.captions, test.caption_image, texts, test.images, test.pids, images, chosen)
     swaps = sensitivity(retriever.encode_text, test.captions, images[test.caption_image], len(test.captions))
@@ -50,7 +50,7 @@ def _section(retriever: PersonRetriever, test: Split, run: Path, people: str) ->
             *(Figure(query.strip(), "The ten nearest of all images, the nearest first.") for query in queries),
             Figure(swaps.plot(), "Sensitivity: how far the score falls if one word of the sentence is changed."),
         ],
-        measures={
+        metrics={
             "Rank-1": _percent(found, "rank1", "sentences whose nearest image shows the right person"),
             "Rank-10": _percent(found, "rank10", "sentences with the right person among the ten nearest"),
             "mAP": _percent(found, "map", "mean average precision: of all three images of the person"),

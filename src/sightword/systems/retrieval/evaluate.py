@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from sightword.data.image import to_image, to_tensor
 from sightword.engine.contract import SPLITS, Evaluator, Metrics
 from sightword.metrics.gather import Mean, gathered
-from sightword.metrics.ranking import PROTOCOL, measures_of
+from sightword.metrics.ranking import PROTOCOL, retrieval_metrics
 from sightword.systems.retrieval import show
 from sightword.systems.retrieval.data import Batch, ImageRows, Measured, PedesBatch, TextRows
 from sightword.systems.retrieval.gallery import Embedder
@@ -73,7 +73,7 @@ class RetrievalEvaluator(Evaluator[Batch]):
         found: Metrics = {}
         if images is not None and texts is not None:
             self._measured = images, texts
-            found |= measures_of(images.vectors, images.pids, texts.vectors, texts.pids)
+            found |= retrieval_metrics(images.vectors, images.pids, texts.vectors, texts.pids)
         if gain.sum[1]:
             found["text_gain"] = float(gain.value())
         return found

@@ -5,13 +5,12 @@ Legend: C captions of a split; P identities of a batch with K captions each.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from sightword.data.loader import Draw, Loaders, Shuffled, Stream, mix, ordered
+from sightword.data.loader import Draw, LoaderOptions, Loaders, Shuffled, Stream, mix, ordered
 from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.systems.retrieval.config import RetrievalData
@@ -113,13 +112,7 @@ def _with_ids(hiding: Hiding, split: Split, data: RetrievalData) -> Hiding:
     return hiding._replace(ids=hiding.source.rows(split.images, folder))
 
 
-class _Options(TypedDict):
-    collate_fn: object
-    num_workers: int
-    pin_memory: bool
-
-
-def _options(data: RetrievalData) -> _Options:
+def _options(data: RetrievalData) -> LoaderOptions:
     return {"collate_fn": whole_batch, "num_workers": data.num_workers, "pin_memory": torch.cuda.is_available()}
 
 

@@ -59,7 +59,7 @@ def _section(
             Figure(show.strips(_some(recognizer)), "New people, and the predicted actions."),
             Figure(show.confusion(counts, classes), "Confusion matrix: rows are true, columns are predicted."),
         ],
-        measures={
+        metrics={
             "top-1": (
                 f"{found['top1']:.0f} %",
                 f"of new people's actions named correctly (by chance {100 / len(classes):.0f} %)",

@@ -14,10 +14,10 @@ from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
 from sightword.metrics.classes import confusion_matrix
-from sightword.viz.write import write_picture
 from sightword.systems.skeleton.weight import as_array, effective_frames, on_frames, shares
 from sightword.viz import chart, style
 from sightword.viz.style import FAINT, GREY, INK, Array, font_of
+from sightword.viz.write import write_picture
 
 if TYPE_CHECKING:
     from sightword.systems.skeleton.joints import JointSet

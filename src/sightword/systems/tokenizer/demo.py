@@ -11,6 +11,8 @@ from PIL import Image
 
 from sightword.data.image import read_image, to_image, to_tensor
 from sightword.engine import run as runs
+from sightword.systems.tokenizer.config import TokenizerData
+from sightword.systems.tokenizer.data import make_loaders
 from sightword.systems.tokenizer.predict import ImageTokenizer
 from sightword.systems.tokenizer.task import TokenizerTask
 from sightword.towers.vq.image import VQImage
@@ -35,9 +37,13 @@ def section(out: Path, train: Train) -> Section:
         raise KeyboardInterrupt
     task, config, _ = runs.restore(run)
     assert isinstance(task, TokenizerTask)
+    assert isinstance(config.data, TokenizerData)
     ImageTokenizer.from_task(task).save_pretrained(out / "model")
     return _section(
-        run, VQImage.from_pretrained(out / "model"), _usage(task.model, runs.make_loaders(config, task).val), photos
+        run,
+        VQImage.from_pretrained(out / "model"),
+        _usage(task.model, make_loaders(config.data, config.seed).val),
+        photos,
     )
 
 
@@ -91,7 +97,7 @@ def _section(run: Path, model: VQImage, counts: np.ndarray, photos: Path) -> Sec
             ),
             *_curves(run),
         ],
-        measures={
+        metrics={
             "PSNR": (f"{best['psnr']:.2f} dB", "closeness to the original; higher is better"),
             "over mean colour": (
                 f"+{best['psnr_gain']:.2f} dB",
