@@ -308,7 +308,7 @@ def test_a_folder_that_is_not_whole_is_said_to_be(tmp_path):
     save_file({name: w for name, w in weights.items() if name != "quantizer.weight"}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"does not fit its config: 1 missing: quantizer\.weight$"):
         VQImage.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"no safetensors file with a VQImage's config in it"):
+    with pytest.raises(ValueError, match=r"not a safetensors file with the config of a VQImage"):
         VQImage.from_pretrained(tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(ValueError, match=r"not the config of a VQImage \(KeyError: 'encoder'\)"):

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sightword.errors import SightwordError
 from sightword.towers.foreign import Foreign
 
 PLAIN, DENSE = ("post", "joint"), ("value", "qq", "kk")
@@ -43,7 +44,7 @@ class TokenType(NamedTuple):
         known = kind in PLAIN + DENSE and (not plus or (match and kind in ("qq", "kk")))
         sigma = float(match[1] or SIGMA) if match else 0.0
         if not known or (match and not sigma):
-            raise ValueError(
+            raise SightwordError(
                 f"there are no {text!r} tokens; there are {', '.join(PLAIN + DENSE)}, and qq+gauss and kk+gauss, with "
                 "σ in patches as in kk+gauss2.5"
             )

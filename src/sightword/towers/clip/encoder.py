@@ -14,11 +14,10 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sightword.storage.atomic import write_atomically
-from sightword.storage.checkpoint import load_strictly
+from sightword.storage.checkpoint import load_strictly, write_weights
 from sightword.towers.base import Encoded, ImageTower, TextTower
 from sightword.towers.clip import checkpoint as clip_checkpoint
 from sightword.towers.clip.checkpoint import CONFIG, WEIGHTS
@@ -159,7 +158,7 @@ class CLIP(nn.Module):
         token_type: str = "joint",
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """In eval mode. Raises ValueError or FileNotFoundError, one line, for whatever is not as it should be.
+        """In eval mode. Raises SightwordError for a checkpoint, a name or an option that does not fit.
 
         name: one of `presets`; an open_clip model ("ViT-B-16") with the tag of published weights or a weights file; or
         a folder as open_clip's `local-dir:` has it, read without network, with its own weights or, as tag, a file of
@@ -203,7 +202,6 @@ class CLIP(nn.Module):
         }
         config = {"model_cfg": self.model_cfg, "preprocess_cfg": {**preprocess, "mode": "RGB"}}
         self.text.tokenizer.save(folder)
-        with write_atomically(folder / WEIGHTS) as part:
-            save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, part)
+        write_weights(folder / WEIGHTS, weights)
         with write_atomically(folder / CONFIG) as part:
             part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
