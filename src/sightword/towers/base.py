@@ -16,7 +16,7 @@ from sightword.towers.tokenizer import TextTokenizer
 
 
 class Encoded(NamedTuple):
-    """What every tower returns."""
+    """The output of every tower."""
 
     tokens: Tensor  # (B, N, D)
     pooled: Tensor  # (B, E)
@@ -37,7 +37,7 @@ class Tower(nn.Module):
     frozen = False
 
     def freeze(self) -> Self:
-        """No gradients, and eval mode for good: a parent's `train()` does not bring dropout back."""
+        """Turn gradients off and stay in eval mode: a parent's `train()` does not turn dropout on again."""
         self.frozen = True
         return self.requires_grad_(False).eval()
 
@@ -69,7 +69,7 @@ class ImageTower(Tower):
         return height // self.patch[0], width // self.patch[1]
 
     def token_types(self, images: Tensor, names: Sequence[str]) -> dict[str, Encoded]:
-        """Several kinds of tokens from one forward pass; a tower that says no more has those after its last norm."""
+        """Return several types of tokens from one forward pass; by default only post, those after the last norm."""
         if others := [name for name in names if name != "post"]:
             raise SightwordError(f"{self.name} has post tokens and no {', '.join(others)}")
         return {"post": self(images)}
@@ -82,9 +82,9 @@ class ImageTower(Tower):
         raise NotImplementedError
 
     def encode(self, pictures: Sequence[Image.Image]) -> Encoded:
-        """Pictures through the tower's own preprocessing."""
+        """Encode pictures after the tower's own preprocessing."""
         if not len(pictures):
-            raise SightwordError("there is no picture to encode; give one or more")
+            raise SightwordError("no picture to encode: give one or more")
         return self(self.preprocess.batch(pictures).to(self.device))
 
     def check(self, images: Tensor) -> None:
@@ -104,7 +104,7 @@ class TextTower(Tower):
     tokenizer: TextTokenizer
 
     def encode(self, texts: Sequence[str], truncate: bool = False) -> Encoded:
-        """Texts through the tower's own tokenizer; one that is too long is an error unless `truncate`."""
+        """Encode texts with the tower's own tokenizer; one that is too long is an error unless `truncate`."""
         ids, mask = self.tokenizer(texts, truncate=truncate)
         return self(ids.to(self.device), mask.to(self.device))
 

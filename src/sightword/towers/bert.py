@@ -107,7 +107,7 @@ class BertText(HFText):
             tokens = self.model(input_ids=ids, inputs_embeds=vectors, attention_mask=attention_mask)[0].float()
             pooled = self._pool(tokens, mask)
         except Exception:
-            self.check_either(ids, mask, inputs_embeds)  # says what is wrong with them
+            self.check_either(ids, mask, inputs_embeds)  # raises an error that explains, if they are at fault
             raise
         return Encoded(tokens, pooled, None if mask is None else mask.bool())
 

@@ -1,4 +1,4 @@
-"""From a picture to what a tower was trained on: its size, its mean, its standard deviation. Every tower has its own.
+"""Resize and normalise pictures as a tower was trained: its size, mean and standard deviation.
 
 Legend: B batch; H, W pixels.
 """
@@ -26,7 +26,7 @@ class Preprocess:
     """RGB pictures to normalised tensors.
 
     resize: how a picture of another shape is brought to `size`. "shortest" covers it, keeping the proportions, and cuts
-    the middle out (open_clip's default); "squash" keeps every pixel of the picture and bends it (SigLIP).
+    the middle out (open_clip's default); "squash" resizes the whole picture, aspect ratio not kept (SigLIP).
     """
 
     size: tuple[int, int]  # (H, W)
@@ -67,7 +67,7 @@ class Preprocess:
         return replace(self, size=(int(size[0]), int(size[1])))
 
     def as_dict(self) -> dict[str, object]:
-        """Plain data: what a cache's header says of it."""
+        """Return it as plain data, as in the header of a cache."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Words to vectors, through the templates of a text tower.
+"""Text embeddings of class names, averaged over prompt templates.
 
 Legend: K words; E pooled width.
 """

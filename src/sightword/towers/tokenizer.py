@@ -1,4 +1,4 @@
-"""Words in: every tokenizer behind one interface that owns padding, end, length, and the count of what it cut off.
+"""All tokenizers behind one interface: padding, end token, maximum length, and a count of truncated texts.
 
 Legend: B texts; L tokens; K words; E pooled width.
 """
@@ -79,11 +79,13 @@ class TextTokenizer:
     def _check_known(self, text: str, ids: Sequence[int]) -> None:
         words = [id_ for id_ in ids if id_ == self.unknown or (id_ not in self.special and id_ != self.space)]
         if words and all(id_ == self.unknown for id_ in words):
-            raise SightwordError(f"this tokenizer knows no word of {_short(text)!r}: is it the tower's own vocabulary?")
+            raise SightwordError(
+                f"this tokenizer has no token for any word of {_short(text)!r}: is it the tower's own vocabulary?"
+            )
 
 
 class CLIPTokenizer(TextTokenizer):
-    """open_clip's byte-pair encoding: it lowercases, and knows every text. <start> … <end>, padded with 0."""
+    """open_clip's byte-pair encoding: it lowercases, and encodes every text. <start> … <end>, padded with 0."""
 
     def __init__(self, bpe: Foreign, length: int) -> None:
         """bpe: `open_clip.SimpleTokenizer`."""
@@ -118,7 +120,9 @@ class HFTokenizer(TextTokenizer):
         self.space = tokenizer.get_vocab().get("▁")  # SentencePiece's
         if len(tokenizer) <= len(self.special) + (self.space is not None):  # T5's own empty one has the space
             name = tokenizer.name_or_path or type(tokenizer).__name__
-            raise SightwordError(f"the tokenizer of {name} knows no word; is its vocabulary file there, and not empty?")
+            raise SightwordError(
+                f"the tokenizer of {name} has no words; does its vocabulary file exist, and is it not empty?"
+            )
 
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
         """Each text, cleaned, to its ids, with those around them that its own tokenizer puts there."""

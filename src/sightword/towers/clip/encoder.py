@@ -1,4 +1,4 @@
-"""CLIP by open_clip: one space for images and texts, and patches that can be asked in words.
+"""CLIP by open_clip: a joint space of images and texts, and patch tokens that can be compared with texts.
 
     images → conv1 → + positions → ln_pre → blocks → ln_post → proj → pooled (B, E)
                                              └ the last one, several ways → tokens (B, N, D)     (dense)
@@ -31,7 +31,7 @@ from sightword.towers.tokenizer import TextTokenizer
 presets = {
     "vit_b16": ("ViT-B-16", "laion2b_s34b_b88k"),
     "vit_l14": ("ViT-L-14-quickgelu", "openai"),  # joint space 768
-    "vit_h14": ("ViT-H-14", "laion2b_s32b_b79k"),  # joint space 1024: tokens (B, 256, 1024), as document 000 has them
+    "vit_h14": ("ViT-H-14", "laion2b_s32b_b79k"),  # joint space 1024: tokens (B, 256, 1024)
 }
 
 
@@ -46,8 +46,8 @@ class CLIPImage(ImageTower):
         token_type: str = "joint",
         architecture: Mapping[str, object] | None = None,
     ) -> None:
-        """visual: open_clip's VisionTransformer, as `clip_checkpoint.build` lets it in. form: the tokens that calling
-        it gives; `clip_dense` has the list."""
+        """visual: open_clip's VisionTransformer, as `clip_checkpoint.build` lets it in. token_type: of the tokens that
+        `forward` returns, see `dense`."""
         super().__init__()
         self.architecture = dict(architecture or {})
         self.visual, self.preprocess, self.name, self.token_type = visual, preprocess, name, token_type
@@ -56,7 +56,7 @@ class CLIPImage(ImageTower):
         self.width = visual.conv1.out_channels if TokenType.parse(token_type).kind == "post" else self.embed_dim
 
     def forward(self, images: Tensor) -> Encoded:
-        """`Encoded` with the tokens of `self.form`; pooled is CLIP's own image vector, not normalised."""
+        """Return `Encoded` with the tokens of `self.token_type`; pooled is CLIP's own image vector, not normalised."""
         return self.token_types(images, (self.token_type,))[self.token_type]
 
     def token_types(self, images: Tensor, names: Sequence[str]) -> dict[str, Encoded]:
@@ -66,7 +66,7 @@ class CLIPImage(ImageTower):
             self.patch,
         )
         if not (h and w and images.shape[1:] == (3, h * ph, w * pw) and images.is_floating_point()):
-            self.check(images)  # raises, and says what is wrong with them
+            self.check(images)  # raises an error that explains
         visual, dense = self.visual, {name: TokenType.parse(name) for name in names if name not in PLAIN}
         *blocks, last = visual.transformer.resblocks
         x = self._embed(images.to(visual.conv1.weight.dtype), (h, w))  # (B, 1 + N, W)
@@ -125,7 +125,7 @@ class CLIPText(TextTower):
             assert mask is None or mask.shape == ids.shape
             x = text.token_embedding(ids) + text.positional_embedding[:length]  # (B, L, W)
         except Exception:
-            self.check(ids, mask)  # says what is wrong with them
+            self.check(ids, mask)  # raises an error that explains, if they are at fault
             raise
         x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
         tokens = text.ln_final(x) @ text.text_projection  # (B, L, E)
@@ -163,7 +163,7 @@ class CLIP(nn.Module):
         name: one of `presets`; an open_clip model ("ViT-B-16") with the tag of published weights or a weights file; or
         a folder as open_clip's `local-dir:` has it, read without network, with its own weights or, as tag, a file of
         others. size, length: another image size (H, W) or text length than the weights have; positions are resampled.
-        form: the image tokens, see `clip_dense`.
+        token_type: of the image tokens, see `dense`.
         """
         TokenType.parse(token_type)
         name, usual = presets.get(str(name), (str(name), ""))
@@ -189,7 +189,7 @@ class CLIP(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Write a folder that `CLIP.load` and open_clip's own "local-dir:" read back exactly.
 
-        The form of the image tokens is no part of it, nor of any checkpoint; it is said again when loading.
+        The token type is not saved, here or in a checkpoint; pass it again when loading.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

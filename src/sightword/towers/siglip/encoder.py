@@ -73,7 +73,7 @@ class SigLIPImage(ImageTower):
         """Tokens (B, N, D) behind the last norm; pooled (B, D) by the attention that SigLIP was trained with."""
         h, w = (side // patch * patch for side, patch in zip(images.shape[-2:], self.patch, strict=True))
         if images.shape[1:] not in ((3, h, w), (3, *self.preprocess.size)) or not (h and images.is_floating_point()):
-            self.check(images)  # raises, and says what is wrong with them
+            self.check(images)  # raises an error that explains
         encoded = self.network(images, interpolate_pos_encoding=True)  # which casts them to its dtype
         return Encoded(encoded.last_hidden_state.float(), encoded.pooler_output.float())
 
@@ -109,7 +109,7 @@ class SigLIPText(TextTower):
             assert mask is None or mask.shape == ids.shape
             encoded = self.network(input_ids=ids)
         except Exception:
-            self.check(ids, mask)  # says what is wrong with them
+            self.check(ids, mask)  # raises an error that explains, if they are at fault
             raise
         mask = None if mask is None else mask.bool()
         return Encoded(encoded.last_hidden_state.float(), encoded.pooler_output.float(), mask)

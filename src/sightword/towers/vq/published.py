@@ -97,7 +97,7 @@ def _published_weights(checkpoint: Mapping[str, object], ema: bool) -> dict[str,
     average = {name.removeprefix("model_ema."): t for name, t in weights.items() if name.startswith("model_ema.")}
     weights = {name: t for name, t in weights.items() if not name.startswith("model_ema.")}
     if ema and not average:
-        raise SightwordError("holds no averaged weights; load it without ema=True")
+        raise SightwordError("contains no averaged weights; load it without ema=True")
     return {name: average.get(name.replace(".", ""), t) for name, t in weights.items()} if ema else weights
 
 
