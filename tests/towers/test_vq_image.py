@@ -399,7 +399,7 @@ def test_averaged_weights_are_taken_when_asked_for(tmp_path):
         for ema, model in ((False, last), (True, average)):
             loaded = load_published(tmp_path / name, layout, ema=ema, **TINY).state_dict()
             assert all(torch.equal(weight, loaded[key]) for key, weight in model.state_dict().items())
-    with pytest.raises(ValueError, match=r"none\.pt holds no averaged weights; load it without ema=True"):
+    with pytest.raises(ValueError, match=r"none\.pt contains no averaged weights; load it without ema=True"):
         load_published(tmp_path / "none.pt", layout, ema=True, **TINY)
 
 

@@ -181,7 +181,7 @@ def patch_alignment_classes(
     gain: float = 1.0,
     final_norm: bool = True,
 ) -> Aligned:
-    """As `patch_alignment`, once for every text: (B, L, D) of texts (L, D). Its row b, l is the paired form of b and l."""
+    """As `patch_alignment`, once for every text: (B, L, D) of texts (L, D). Row b, l is the paired form of b and l."""
     _check_parts(parts, texts, paired=False)
     with torch.autocast(parts.device.type, enabled=False):
         unit = F.normalize(_wide(parts), dim=-1)

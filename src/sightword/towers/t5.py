@@ -120,9 +120,7 @@ class T5Text(HFText):
         try:
             vectors = self._vectors(ids, mask, inputs_embeds, image_tokens)  # (B, N + L, D)
         except Exception:
-            self.check_all(
-                ids, mask, inputs_embeds, image_tokens
-            )  # raises an error that explains, if they are at fault
+            self.check_all(ids, mask, inputs_embeds, image_tokens)  # raises an error that explains, if one is at fault
             raise
         mask = None if mask is None else mask.bool()
         if image_tokens is not None and mask is not None:

@@ -79,9 +79,7 @@ class TextTokenizer:
     def _check_known(self, text: str, ids: Sequence[int]) -> None:
         words = [id_ for id_ in ids if id_ == self.unknown or (id_ not in self.special and id_ != self.space)]
         if words and all(id_ == self.unknown for id_ in words):
-            raise SightwordError(
-                f"this tokenizer has no token for any word of {_short(text)!r}: is it the tower's own vocabulary?"
-            )
+            raise SightwordError(f"this tokenizer knows no word of {_short(text)!r}: is it the tower's own vocabulary?")
 
 
 class CLIPTokenizer(TextTokenizer):
@@ -120,9 +118,7 @@ class HFTokenizer(TextTokenizer):
         self.space = tokenizer.get_vocab().get("▁")  # SentencePiece's
         if len(tokenizer) <= len(self.special) + (self.space is not None):  # T5's own empty one has the space
             name = tokenizer.name_or_path or type(tokenizer).__name__
-            raise SightwordError(
-                f"the tokenizer of {name} has no words; does its vocabulary file exist, and is it not empty?"
-            )
+            raise SightwordError(f"the tokenizer of {name} knows no word; is its vocabulary file there, and not empty?")
 
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
         """Each text, cleaned, to its ids, with those around them that its own tokenizer puts there."""

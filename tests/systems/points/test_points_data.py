@@ -147,7 +147,7 @@ def test_a_cache_is_filled_once_and_then_read_alone(data, clip, root, tmp_path, 
 
 def test_a_cache_that_lacks_frames_or_is_of_another_clip_is_refused_in_one_line(data, clip, root, tmp_path):
     data = dataclasses.replace(data, cache=str(tmp_path / "clip"))
-    with pytest.raises(ValueError, match="lacks 4 frames"):
+    with pytest.raises(ValueError, match="does not contain 4 frames"):
         split_loader(dataclasses.replace(data, offline_clip_feat=True), "val", clip, label_set(str(root)))
     loaders(data, clip, root)
     other = FrozenClip(clip.name, token_type="qq", size=(32, 40), dtype="fp32")

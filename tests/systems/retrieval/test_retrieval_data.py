@@ -391,13 +391,13 @@ def test_a_cache_that_does_not_fit_is_refused(root: Path, codes: Path, tmp_path:
     assert tokenize(codes.parent, root, tmp_path / "square", "size=16") == 0
     with pytest.raises(ValueError, match=r"shorter side to 16, bicubic \(crop: centre\).*size=48 width=16"):
         make_loaders(generated(root, tmp_path / "square"), Words(), 4)
-    with pytest.raises(ValueError, match=r"num_codes is 64, wanted 1024"):
+    with pytest.raises(ValueError, match=r"num_codes is 64, expected 1024"):
         make_loaders(generated(root, codes), Words(), 4, expect={"num_codes": 1024})
-    with pytest.raises(ValueError, match=r"weights is '\w{16}', wanted 'abc'"):
+    with pytest.raises(ValueError, match=r"weights is '\w{16}', expected 'abc'"):
         make_loaders(generated(root, codes), Words(), 4, expect={"weights": "abc"})
     with pytest.raises(ValueError, match=r"cells of 8×8 pixels.*a patch \(6×6\) and a code \(8×8\)"):
         make_loaders(generated(root, codes), Words(), 6)
-    with pytest.raises(ValueError, match="holds no cache"):
+    with pytest.raises(ValueError, match="contains no cache"):
         make_loaders(generated(root, tmp_path), Words(), 4)
 
 
