@@ -9,7 +9,7 @@ from worlds import arguments_of
 import sightword
 from sightword.cli.compose import compose_config
 from sightword.engine import run as runs
-from sightword.engine.system import experiments
+from sightword.engine.system import experiments, system_of
 
 PACKAGE = Path(sightword.__file__).parent
 MOST = 9
@@ -40,10 +40,10 @@ class Crossed:
 def test_loaders_and_a_batch_cross_at_most_nine_files_each(experiment, world):
     config = compose_config(arguments_of(experiment, world))
     runs.prepare(config)
-    task = runs.make_task(config).train()
-    runs.make_loaders(config, task)  # once before: what is opened on first use is no part of the way
+    system, task = system_of(config.experiment), runs.make_task(config).train()
+    system.loaders(config.data, config.seed, task)  # what is opened on first use, as a tokenizer, is no part of the way
     with Crossed() as loading:
-        loaders = runs.make_loaders(config, task)
+        loaders = system.loaders(config.data, config.seed, task)
     loaders.train.steps = 3
     stream = iter(loaders.train)
     task.losses(next(stream))

@@ -162,7 +162,7 @@ def test_a_system_is_found_listed_trained_and_measured(way, request):
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     exported = sightword_in(folder, "export", f"run={run}", "out=model")
     assert (exported.returncode, exported.stderr.count("\n")) == (2, 1)
-    assert "no predictor" in exported.stderr
+    assert "without a predictor" in exported.stderr
 
 
 def test_every_system_of_this_package_is_found_by_its_folder():

@@ -444,7 +444,7 @@ def test_a_save_that_is_stopped_leaves_the_folder_as_it_was(copied, pair, monkey
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(siglip, "save_file", stop)
+    monkeypatch.setattr(siglip, "write_weights", stop)
     with pytest.raises(KeyboardInterrupt):
         pair.save(copied)
     assert {file.name: file.read_bytes() for file in copied.iterdir()} == before
@@ -605,8 +605,8 @@ def rename_a_weight(folder):
         (lambda f: edit(f / "config.json", model_type="siglip2"), "NaFlex SigLIP 2 .* google/siglip2-base-patch16-224"),
         (lambda f: edit(f / "config.json", model_type="clip"), "is of model_type clip, not siglip"),
         (lambda f: edit(f / "config.json", model_type="siglip_vision_model"), "is of model_type siglip_vision_model"),
-        (lambda f: (f / "config.json").write_text("{"), "is not JSON"),
-        (lambda f: (f / "config.json").write_text("[]"), "is a list, not an object"),
+        (lambda f: (f / "config.json").write_text("{"), "ends in the middle of its JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "expected an object, got an empty list"),
         (lambda f: edit(f / "config.json", vision_config={"hidden_size": "wide"}), "is not the config of a SigLIP"),
         (lambda f: edit(f / "config.json", vision_config={"hidden_size": 25}), "no SigLIP can be built"),
         (lambda f: edit(f / "config.json", vision_config={"vision_use_head": False}), "has no pooling head"),

@@ -288,7 +288,7 @@ def test_an_image_that_was_skipped_is_not_forgotten(source, pictures, tmp_path, 
     assert "8 images, 8 to encode" in told
     assert "1 of 8 images could not be read, 2.png the first" in told
     assert "8 images, 0 to encode" in (told := run("skip"))
-    assert "0 B in all; 1 could not be read, on_error=raise says why" in told
+    assert "0 B in all; 1 could not be read, on_error=raise reports why" in told
     for _ in range(2):
         with pytest.raises(ValueError, match=r"2\.png is not readable"):
             run("raise")

@@ -1,9 +1,9 @@
-"""Bringing images and texts that belong together near each other: objectives of two lists of vectors.
+"""Image-text alignment: contrastive objectives, hard negatives and patch alignment.
 
     scores = scale · image @ text.T  (B, B): row j is image j against every text, column k text k against every image
 
 Labels: Y_jk = 1 where row j and column k have the same id, so one identity may have several rows. Q is Y with its rows
-divided by their sums. All objectives are computed in float32 at the least, whatever autocast says.
+divided by their sums. All objectives are computed in float32 at the least, also under autocast.
 
 Where an image has parts (the frames of a film), `patch_alignment` lets a text say how much each part counts, before
 the two are compared. `negatives` chooses other rows that a row is to be told apart from.
@@ -40,9 +40,9 @@ def sdm(image: Tensor, text: Tensor, ids: Tensor, scale: float | Tensor = 50.0, 
 
     mean_j Σ_k P_jk · (log P_jk − log(Q_jk + eps)), P the softmax of a row of scores, and the same of the columns; the
     sum of both, not their mean. image, text: (B, D) unit vectors; ids: (B,), equal ids are positives. The prediction
-    stands first: what is wrongly believed costs −log eps nats a unit, about 18, what is missed costs little. So its
-    gradient all but vanishes where the positives have little of P, and it cannot bring together towers that know
-    nothing of each other: see `positive_share`. Jiang and Ye 2023 (IRRA, arXiv 2303.12501), section 3.3.
+    stands first: false positives cost −log eps nats per unit, about 18, false negatives cost little. So its
+    gradient all but vanishes where the positives have little of P, and it cannot align encoders that start
+    unaligned: see `positive_share`. Jiang and Ye 2023 (IRRA, arXiv 2303.12501), section 3.3.
     """
     logits = scores(image, text, scale)
     _check_ids(ids, logits)
@@ -88,9 +88,9 @@ def shares(ids: Tensor, columns: Tensor | None = None) -> Tensor:
 
 
 def blend(targets: Tensor, believed: Tensor, alpha: float) -> Tensor:
-    """(1 − alpha) · targets + alpha · softmax(believed): labels softened by what another network thinks of the scores.
+    """(1 − alpha) · targets + alpha · softmax(believed): labels softened by the predictions of another network.
 
-    targets: (B, N), rows that add up to one; believed: (B, N) scores of a slow copy of what is trained. Li et al. 2021
+    targets: (B, N), rows that add up to one; believed: (B, N) scores of a momentum encoder. Li et al. 2021
     (ALBEF, arXiv 2107.07651), equation 6.
     """
     return (1 - alpha) * targets.to(believed.dtype) + alpha * believed.softmax(1)
@@ -161,8 +161,8 @@ def patch_alignment(
     (norm) or as they are (raw). final_norm: bring the sum to length one; without, σ makes its length grow with T.
     The cosines lie in [−1, 1], so with gain 1 a softmax is nearly the mean and σ stays in [0.27, 0.73]: see
     `effective`. At training time the true text is in every score of its row, at test time it is not known: the
-    per-class form has no such leak. Mukhoti et al. 2023 (PACL, arXiv 2212.04994); document 002's
-    patch_alignment_train (norm) and _train_mod (raw).
+    per-class form has no such leak. Mukhoti et al. 2023 (PACL, arXiv 2212.04994); norm is the published
+    form, raw a variant.
     """
     _check_parts(parts, texts, paired=True)
     with torch.autocast(parts.device.type, enabled=False):
@@ -180,10 +180,7 @@ def patch_alignment_classes(
     gain: float = 1.0,
     final_norm: bool = True,
 ) -> Aligned:
-    """As `patch_alignment`, once for every text: (B, L, D) of texts (L, D). Its row b, l is the paired form of b and l.
-
-    Document 002's patch_alignment_val (norm) and _val_mod (raw).
-    """
+    """As `patch_alignment`, once for every text: (B, L, D) of texts (L, D). Row b, l is the paired form of b and l."""
     _check_parts(parts, texts, paired=False)
     with torch.autocast(parts.device.type, enabled=False):
         unit = F.normalize(_wide(parts), dim=-1)
@@ -235,7 +232,7 @@ def gather(rows: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """all_gather, and on the way back the sum of what all ranks ask of a rank's rows."""
+    """all_gather, and on the way back the sum of the gradients of all ranks for a rank's rows."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
     00001.safetensors    …
 
 A shard is written beside its place and renamed, so what has its final name is whole: any number of readers
-may look on while the cache grows, and a killed writer leaves nothing worse than a file that nobody reads.
+may look on while the cache grows, and a killed writer leaves at worst a file that is never read.
 With backend="lmdb" in the header the rows are in one LMDB file instead, and all else is the same (`cache_lmdb`).
 """
 
@@ -44,7 +44,7 @@ class MissingRowError(SightwordError, KeyError):
 class FeatureCache:
     """Reads rows by key; `create` opens one for writing, too.
 
-    A row is a dict of arrays, named, shaped and typed as the header says; each read gives arrays of its own.
+    A row is a dict of arrays, named, shaped and typed as the header states; each read gives arrays of its own.
     A miss looks for new shards before it is a MissingRowError. Pickled, a cache is its path and header, and each
     process opens the shards itself, so it serves as a data set: `DataLoader(cache, sampler=list(cache))`.
     """
@@ -133,7 +133,7 @@ class FeatureCache:
 
     @property
     def shards(self) -> int:
-        """How many there will be."""
+        """Number of shards when the cache is complete."""
         return int(self.header["shards"])
 
     @property

@@ -2,7 +2,7 @@
 
 A torch checkpoint is a pickle, and a pickle may run anything. `torch.load(weights_only=True)` refuses what it does not
 know, and so refuses every old Lightning checkpoint, which carries its callbacks along. Those are read by an unpickler
-that knows tensors, containers and numbers, and makes an inert object of whatever else a file names; nothing that a
+that accepts tensors, containers and numbers, and makes an inert object of whatever else a file names; nothing that a
 file asks for is imported or called.
 """
 
@@ -156,7 +156,7 @@ class _Inert:
 class _TensorUnpickler(pickle.Unpickler):
     """Knows tensors and their containers by name; any other name gives a new inert class.
 
-    Functions and classes are made anew for every mention, as a pickle may also set attributes of what it names.
+    Functions and classes are created again for every mention, as a pickle may also set attributes of what it names.
     """
 
     def find_class(self, module: str, name: str, /) -> object:

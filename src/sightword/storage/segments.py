@@ -1,6 +1,6 @@
 """A cache that grows: a folder of segments, one FeatureCache for each time that rows were added.
 
-    out/<16 hex>/         a segment; its name is the digest of its keys, and of what else decides which it lacks
+    out/<16 hex>/         a segment; its name is the digest of its keys, and a suffix for its kind
     out/<16 hex>/         …
 
 A key has one row in all segments together. Rows that were made in different ways never mix: their headers differ in the
@@ -83,11 +83,11 @@ class SegmentedCache:
                 raise SightwordError(f"{self.out} was written by a different {what}: {told}. Give another {option}=")
 
     def plan(self, keys: Sequence[str], kind: str = "") -> Plan:
-        """Find what the cache lacks of these keys, in their order.
+        """Find which of these keys the cache does not contain, in their order.
 
         Resumes a segment if it was begun for just what the others lack today; otherwise begins one for the rest. So no
         key gets two rows, and no row is computed again when keys come and go. kind: a suffix of the segment's name,
-        for what else decides which rows it lacks.
+        for what else decides which rows are missing.
         """
         rows = [set(segment) for segment in self.segments]
         written = set().union(*rows)

@@ -58,7 +58,7 @@ def execute(
     if todo:
         try:
             with ENGINES[engine](worker_factory, todo, workers, gpus) as results, terminable():
-                for _ in tqdm(results, desc, len(todo), unit=f" {unit}", disable=None, file=Audience()):
+                for _ in tqdm(results, desc, len(todo), unit=f" {unit}", disable=None, file=LenientStderr()):
                     done += 1
         except KeyboardInterrupt:
             say(f"{desc}: stopped, {done} of {len(todo)} {unit}s done; run the same command again to do the rest")
@@ -183,8 +183,8 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class Audience(io.TextIOBase):
-    """stderr as it is now; once nobody listens (it is None, closed, or a pipe without a reader), nothing is written."""
+class LenientStderr(io.TextIOBase):
+    """stderr as it is now. If it is None, closed, or a pipe without a reader, text is dropped without an error."""
 
     def write(self, text: str, /) -> int:
         self._attempt(lambda stream: stream.write(text))
@@ -215,5 +215,5 @@ class Audience(io.TextIOBase):
 
 
 def say(line: str) -> None:
-    """Print a line on stderr, if anybody listens."""
-    print(line, file=Audience(), flush=True)
+    """Print a line on stderr; a closed stderr is no error."""
+    print(line, file=LenientStderr(), flush=True)

@@ -1,4 +1,7 @@
-"""What all pretrained encoders share: freezing, precision, and the way from pictures or words to `Encoded`."""
+"""The base classes of all pretrained encoders: freezing, precision, preprocessing, and what is refused.
+
+Nothing here is part of a forward pass that succeeds: `forward` calls `check` to explain an input that does not fit.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Self
@@ -7,12 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from sightword.errors import SightwordError
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.tokenizer import TextTokenizer
 
 
 class Encoded(NamedTuple):
-    """What every tower returns."""
+    """The output of every tower."""
 
     tokens: Tensor  # (B, N, D)
     pooled: Tensor  # (B, E)
@@ -33,7 +37,7 @@ class Tower(nn.Module):
     frozen = False
 
     def freeze(self) -> Self:
-        """No gradients, and eval mode for good: a parent's `train()` does not bring dropout back."""
+        """Turn gradients off and stay in eval mode: a parent's `train()` does not turn dropout on again."""
         self.frozen = True
         return self.requires_grad_(False).eval()
 
@@ -65,9 +69,9 @@ class ImageTower(Tower):
         return height // self.patch[0], width // self.patch[1]
 
     def token_types(self, images: Tensor, names: Sequence[str]) -> dict[str, Encoded]:
-        """Several kinds of tokens from one forward pass; a tower that says no more has those after its last norm."""
+        """Return several types of tokens from one forward pass; by default only post, those after the last norm."""
         if others := [name for name in names if name != "post"]:
-            raise ValueError(f"{self.name} has post tokens and no {', '.join(others)}")
+            raise SightwordError(f"{self.name} has post tokens and no {', '.join(others)}")
         return {"post": self(images)}
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -78,18 +82,20 @@ class ImageTower(Tower):
         raise NotImplementedError
 
     def encode(self, pictures: Sequence[Image.Image]) -> Encoded:
-        """Pictures through the tower's own preprocessing."""
+        """Encode pictures after the tower's own preprocessing."""
         if not len(pictures):
-            raise ValueError("there is no picture to encode; give one or more")
+            raise SightwordError("no picture to encode: give one or more")
         return self(self.preprocess.batch(pictures).to(self.device))
 
     def check(self, images: Tensor) -> None:
-        """ValueError unless these are images that cut into whole patches."""
+        """Raise SightwordError unless these are images that cut into whole patches."""
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(f"images are float (B, 3, H, W), these are {images.dtype} {tuple(images.shape)}")
+            raise SightwordError(f"expected images float (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
         if any(side % patch or not side for side, patch in zip(images.shape[2:], self.patch, strict=True)):
             size, patch = "×".join(map(str, images.shape[2:])), "×".join(map(str, self.patch))
-            raise ValueError(f"images of {size} pixels do not cut into patches of {patch}; {self.name} needs multiples")
+            raise SightwordError(
+                f"images of {size} pixels do not cut into patches of {patch}; {self.name} needs multiples"
+            )
 
 
 class TextTower(Tower):
@@ -98,7 +104,7 @@ class TextTower(Tower):
     tokenizer: TextTokenizer
 
     def encode(self, texts: Sequence[str], truncate: bool = False) -> Encoded:
-        """Texts through the tower's own tokenizer; one that is too long is an error unless `truncate`."""
+        """Encode texts with the tower's own tokenizer; one that is too long is an error unless `truncate`."""
         ids, mask = self.tokenizer(texts, truncate=truncate)
         return self(ids.to(self.device), mask.to(self.device))
 
@@ -107,20 +113,22 @@ class TextTower(Tower):
         return self.tokenizer.vocab_size
 
     def check(self, ids: Tensor, mask: Tensor | None) -> None:
-        """ValueError unless these are ids, one or more and not too many, and their mask.
+        """Raise SightwordError unless these are ids, one or more and not too many, and their mask.
 
         Whether they are of this vocabulary is seen on the CPU only; a GPU would have to be waited for.
         """
         if ids.ndim != 2 or ids.is_floating_point():
-            raise ValueError(f"ids are integers (B, L), these are {ids.dtype} {tuple(ids.shape)}")
+            raise SightwordError(f"expected ids, integers (B, L), got {ids.dtype} {tuple(ids.shape)}")
         if mask is not None and mask.shape != ids.shape:
-            raise ValueError(f"the mask is {tuple(mask.shape)}, the ids are {tuple(ids.shape)}")
+            raise SightwordError(f"the mask is {tuple(mask.shape)}, the ids are {tuple(ids.shape)}")
         if not ids.numel():
-            raise ValueError(f"ids are {tuple(ids.shape)}: give one text or more, each of one token or more")
+            raise SightwordError(f"ids are {tuple(ids.shape)}: give one text or more, each of one token or more")
         if readable(ids) and not 0 <= (worst := int(ids.max() if ids.min() >= 0 else ids.min())) < self.vocabulary():
-            raise ValueError(f"id {worst} is not one of the {self.vocabulary()} tokens of {self.name}")
+            raise SightwordError(f"id {worst} is not one of the {self.vocabulary()} tokens of {self.name}")
         if ids.shape[1] > self.tokenizer.length:
-            raise ValueError(f"texts of {ids.shape[1]} tokens; the context of {self.name} is {self.tokenizer.length}")
+            raise SightwordError(
+                f"texts of {ids.shape[1]} tokens; the context of {self.name} is {self.tokenizer.length}"
+            )
 
 
 def readable(tensor: Tensor) -> bool:

@@ -13,6 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from sightword.errors import SightwordError
 from sightword.towers.base import Encoded, readable
 from sightword.towers.foreign import Foreign
 from sightword.towers.hugging_face import HFText, check_vocabulary, config_of, open_tokenizer, open_weights, quiet
@@ -55,7 +56,7 @@ class BertText(HFText):
         length: int | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """In eval mode. Raises ValueError or FileNotFoundError, one line, for whatever is not as it should be.
+        """In eval mode. Raises SightwordError for a checkpoint, a name or an option that does not fit.
 
         name: one of `presets`, a Hugging Face name, or a folder, read without network; vocab.txt, config.json and
         weights are enough. special: tokens to add, as "[ENC]", "[DEC]"; what is new to the tokenizer begins with small
@@ -70,9 +71,9 @@ class BertText(HFText):
         check_vocabulary(tokenizer, model, name)
         most = positions(model)
         if length is None and most is None:
-            raise ValueError(f"{name} has no limit of positions; say how long texts may be, length=128")
+            raise SightwordError(f"{name} has no limit of positions; say how long texts may be, length=128")
         if length is not None and not 0 < length <= (most or length):
-            raise ValueError(f"texts of {length} tokens do not fit {name}, which has {most} positions")
+            raise SightwordError(f"texts of {length} tokens do not fit {name}, which has {most} positions")
         _add_tokens(model, tokenizer, special)
         return cls(model, HFTokenizer(tokenizer, length or most or 0), name, pooling).eval()
 
@@ -82,14 +83,14 @@ class BertText(HFText):
         if id_ not in self.tokenizer.special or (
             id_ == self.tokenizer.unknown and token != self.tokenizer.hf.unk_token
         ):
-            raise ValueError(f"{token!r} is no special token of {self.name}; load it with special=({token!r},)")
+            raise SightwordError(f"{token!r} is no special token of {self.name}; load it with special=({token!r},)")
         return id_
 
     def check(self, ids: Tensor, mask: Tensor | None) -> None:
         """As for any tower, and texts begin at their first place: BERT's positions count from there, padding or not."""
         super().check(ids, mask)
         if mask is not None and readable(mask) and not mask[:, 0].all():
-            raise ValueError(f"a text begins with padding by its mask; {self.name} reads texts padded on the right")
+            raise SightwordError(f"a text begins with padding by its mask; {self.name} reads texts padded on the right")
 
     def forward(
         self, ids: Tensor | None = None, mask: Tensor | None = None, inputs_embeds: Tensor | None = None
@@ -106,7 +107,7 @@ class BertText(HFText):
             tokens = self.model(input_ids=ids, inputs_embeds=vectors, attention_mask=attention_mask)[0].float()
             pooled = self._pool(tokens, mask)
         except Exception:
-            self.check_either(ids, mask, inputs_embeds)  # says what is wrong with them
+            self.check_either(ids, mask, inputs_embeds)  # raises an error that explains, if they are at fault
             raise
         return Encoded(tokens, pooled, None if mask is None else mask.bool())
 
@@ -138,15 +139,15 @@ def _kind(config: Foreign, name: str) -> Foreign:
 
     what = config.model_type
     if what in FAMILY:
-        raise ValueError(f"{name} is a {what}: load it with towers.t5.T5Text")
+        raise SightwordError(f"{name} is a {what}: load it with towers.t5.T5Text")
     if getattr(config, "is_encoder_decoder", False):
-        raise ValueError(
+        raise SightwordError(
             f"{name} is a {what}, an encoder with a decoder; BertText reads encoders, T5Text those of a T5"
         )
     if what in ("siglip", "siglip2"):
-        raise ValueError(f"{name} is a {what}, of images and texts: load it with towers.text_tower")
+        raise SightwordError(f"{name} is a {what}, of images and texts: load it with towers.text_tower")
     if getattr(config, "is_decoder", False) or type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
-        raise ValueError(
+        raise SightwordError(
             f"{name} is a {what}, not an encoder that reads both ways; BertText reads a BERT, RoBERTa, …, T5Text a T5"
         )
     return MODEL_MAPPING[type(config)]

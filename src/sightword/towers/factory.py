@@ -129,5 +129,5 @@ def joint_width(name: str, tag: str = "") -> int:
     model, usual = clip.presets.get(name, (name, ""))
     try:
         return int(checkpoint.find(model, tag or usual, clip.presets).model_cfg["embed_dim"])
-    except (ValueError, FileNotFoundError, KeyError) as error:
+    except (SightwordError, KeyError) as error:
         raise SightwordError(f"the config of {name!r} does not tell the width of its joint space: {error}") from error

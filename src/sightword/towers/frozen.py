@@ -10,7 +10,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class FrozenModel(Generic[ModelT]):
-    """Opens a network once, in eval mode and without gradients. It is no `nn.Module`, so no `train()`, optimiser or
+    """Opens a network once, in eval mode and without gradients. It is not an `nn.Module`, so no `train()`, optimiser or
     checkpoint of what holds it ever reaches the network."""
 
     def __init__(self, opener: Callable[[], ModelT]) -> None:

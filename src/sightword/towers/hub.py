@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from sightword.errors import MissingFileError, SightwordError
 from sightword.towers.foreign import Config
 
 
@@ -19,7 +20,7 @@ PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 
 def model_config(name: str, kind: str, presets: Iterable[str], sounds: str = "") -> Config:
-    """open_clip's model_cfg of that name. ValueError proposes names that are near.
+    """open_clip's model_cfg of that name. SightwordError proposes names that are near.
 
     kind: what the caller reads, for the message. presets: its own names. sounds: what the models it reads have in their
     names ("siglip"), so that no other is proposed.
@@ -32,7 +33,7 @@ def model_config(name: str, kind: str, presets: Iterable[str], sounds: str = "")
         known = [*presets, *(model for model in open_clip.list_models() if sounds in model.lower())]
         near = difflib.get_close_matches(name, known, n=3)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-        raise ValueError(f"there is no folder and no {kind} {name!r}{hint}; presets: {', '.join(presets)}")
+        raise SightwordError(f"there is no folder and no {kind} {name!r}{hint}; presets: {', '.join(presets)}")
     return model_cfg
 
 
@@ -45,7 +46,7 @@ class Weights(NamedTuple):
     file: Path | None  # the user's own
 
     def fetch(self) -> Path:
-        """Downloads what is not on this machine; FileNotFoundError, one line, if that cannot be."""
+        """Downloads what is not on this machine; MissingFileError if that cannot be."""
         import open_clip
 
         if self.file:
@@ -53,7 +54,7 @@ class Weights(NamedTuple):
         try:
             return Path(open_clip.download_pretrained(self.entry))
         except Exception as error:  # hub, disk and network each have their own
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"the weights {self.tag} of {self.name} are not on this machine and could not be fetched "
                 f"({reason(error)}): give tag= a file, or name a folder"
             ) from error
@@ -74,7 +75,7 @@ def weights(name: str, tag: str | Path) -> Weights:
     tag = str(tag) or (tags[0] if len(tags) == 1 else "")
     if not tag or not (entry := get_pretrained_cfg(name, tag)):
         told = f"has no weights {tag!r}" if tag else "needs the tag of its weights"
-        raise ValueError(f"{name} {told}; there are {', '.join(tags) or 'none'}, or give a weights file")
+        raise SightwordError(f"{name} {told}; there are {', '.join(tags) or 'none'}, or give a weights file")
     return Weights(name, tag, entry, None)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sightword.errors import SightwordError
+from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.storage.checkpoint import differences
 from sightword.towers.base import TextTower
@@ -39,7 +39,9 @@ class HFText(TextTower):
     def __init__(self, model: Foreign, tokenizer: HFTokenizer, name: str, pooling: str) -> None:
         super().__init__()
         if pooling not in self.poolings:
-            raise ValueError(f"pooling {pooling!r} is not known; {type(self).__name__} has {', '.join(self.poolings)}")
+            raise SightwordError(
+                f"pooling {pooling!r} is not known; {type(self).__name__} has {', '.join(self.poolings)}"
+            )
         self.model, self.tokenizer, self.name, self.pooling = model, tokenizer, name, pooling
         self.width = self.embed_dim = model.config.hidden_size
 
@@ -75,16 +77,16 @@ class HFText(TextTower):
 def fetched(name: str | Path, files: Iterable[str]) -> Path:
     """The folder of that name as it is; or, of a name at Hugging Face, the cache's, with `files` (patterns) fetched.
 
-    Where there is no network it is the cache's as it is. FileNotFoundError, one line, if there is none; at once, as
+    Where there is no network it is the cache's as it is. MissingFileError if there is none; at once, as
     asking for a whole repository is not tried again and again, while asking for a file is, for 23 seconds.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
     if folder.is_file():
-        raise FileNotFoundError(f"{name} is a file; name the folder that it is in")
+        raise MissingFileError(f"{name} is a file; name the folder that it is in")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(name)):
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"there is no folder {name}, it does not exist; name one, or a model at Hugging Face (owner/name)"
         )
     from huggingface_hub import snapshot_download
@@ -92,7 +94,7 @@ def fetched(name: str | Path, files: Iterable[str]) -> Path:
     try:
         return Path(snapshot_download(str(name), allow_patterns=list(files)))
     except Exception as error:  # hub, disk and network each have their own
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{name} is no folder, nor on this machine, and could not be fetched ({reason(error)}): name a folder, or "
             f"fetch it where there is a network, hf download {name}"
         ) from error
@@ -104,7 +106,7 @@ def with_weights(name: str | Path, files: Iterable[str], weights: Iterable[str])
     for pattern in weights:
         try:
             fetched(name, (pattern,))
-        except FileNotFoundError as error:  # no network; another pattern's may be here
+        except MissingFileError as error:  # no network; another pattern's may be here
             unreached = error
         if any(folder.glob(pattern)):
             return folder
@@ -134,17 +136,17 @@ def model_type(name: str | Path) -> str:
 
 
 def config_of(name: str | Path) -> Foreign:
-    """The config of a folder or a Hugging Face name. FileNotFoundError or ValueError says in a line what is wrong."""
+    """The config of a folder or a Hugging Face name. Raises SightwordError."""
     from transformers import AutoConfig
 
     with quiet():
         folder = fetched(name, ("config.json",))
         if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{name} has no config.json; a Hugging Face folder has it beside its weights")
+            raise MissingFileError(f"{name} has no config.json; a Hugging Face folder has it beside its weights")
         try:
             return AutoConfig.from_pretrained(folder, **SAFELY)
         except Exception as error:  # a config of unknown origin can fail in any way
-            raise ValueError(f"the config of {name} cannot be read: {reason(error)}") from error
+            raise SightwordError(f"the config of {name} cannot be read: {reason(error)}") from error
 
 
 def open_tokenizer(name: str | Path) -> Foreign:
@@ -159,19 +161,21 @@ def open_tokenizer(name: str | Path) -> Foreign:
     except Exception as error:  # as above
         hint = "; it has no tokenizer.json, only SentencePiece's file, which needs protobuf 7: pip install -U protobuf"
         spm_only = any(folder.glob("*.model"))
-        raise ValueError(f"{name} has a tokenizer that is not read: {reason(error)}{hint * spm_only}") from error
+        raise SightwordError(f"{name} has a tokenizer that is not read: {reason(error)}{hint * spm_only}") from error
     files = ["tokenizer.json", *tokenizer.vocab_files_names.values()]
     if not any((folder / file).is_file() for file in files):
-        raise FileNotFoundError(f"{name} has no tokenizer: none of {', '.join(dict.fromkeys(files))}")
+        raise MissingFileError(f"{name} has no tokenizer: none of {', '.join(dict.fromkeys(files))}")
     if tokenizer.pad_token_id is None:
-        raise ValueError(f"the tokenizer of {name} has no padding token; set pad_token in its tokenizer_config.json")
+        raise SightwordError(
+            f"the tokenizer of {name} has no padding token; set pad_token in its tokenizer_config.json"
+        )
     return tokenizer
 
 
 def open_weights(kind: Foreign, name: str | Path, config: Foreign, dtype: torch.dtype, **options: object) -> Foreign:
     """`kind` (a class of transformers), in eval mode, with every weight from the file; its heads are left out.
 
-    ValueError names what is missing, has another shape, or belongs to the encoder and has no place in it.
+    SightwordError names what is missing, has another shape, or belongs to the encoder and has no place in it.
     """
     with quiet(bars=True):
         folder = with_weights(name, FILES, ("model*.safetensors", "pytorch_model*.bin"))
@@ -188,11 +192,11 @@ def open_weights(kind: Foreign, name: str | Path, config: Foreign, dtype: torch.
             )
     except Exception as error:  # bytes of unknown origin can fail in any way
         missing = isinstance(error, OSError) and "no file" in str(error)
-        raise (FileNotFoundError if missing else ValueError)(
+        raise (MissingFileError if missing else SightwordError)(
             f"{name} has no weights that can be read: {reason(error)}"
         ) from error
     if found := _differences(model, info):
-        raise ValueError(f"the weights of {name} do not fit {kind.__name__} and its config.json: {found}")
+        raise SightwordError(f"the weights of {name} do not fit {kind.__name__} and its config.json: {found}")
     return model
 
 
@@ -200,7 +204,7 @@ def check_vocabulary(tokenizer: Foreign, model: Foreign, name: str | Path) -> No
     """A tokenizer of another model may give ids that the embedding table does not have."""
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
-        raise ValueError(
+        raise SightwordError(
             f"the tokenizer of {name} has {len(tokenizer)} tokens, the model's table {rows}; they are of two models"
         )
 

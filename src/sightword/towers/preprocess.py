@@ -1,4 +1,4 @@
-"""From a picture to what a tower was trained on: its size, its mean, its standard deviation. Every tower has its own.
+"""Resize and normalise pictures as a tower was trained: its size, mean and standard deviation.
 
 Legend: B batch; H, W pixels.
 """
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sightword.errors import SightwordError
 from sightword.towers.foreign import Config
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -25,7 +26,7 @@ class Preprocess:
     """RGB pictures to normalised tensors.
 
     resize: how a picture of another shape is brought to `size`. "shortest" covers it, keeping the proportions, and cuts
-    the middle out (open_clip's default); "squash" keeps every pixel of the picture and bends it (SigLIP).
+    the middle out (open_clip's default); "squash" resizes the whole picture, aspect ratio not kept (SigLIP).
     """
 
     size: tuple[int, int]  # (H, W)
@@ -36,20 +37,22 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if not _numbers(self.size, 2) or any(side < 1 or side != int(side) for side in self.size):
-            raise ValueError(f"size={self.size} is not two positive whole numbers, (height, width)")
+            raise SightwordError(f"size={self.size} is not two positive whole numbers, (height, width)")
         if not _numbers(self.mean, 3):
-            raise ValueError(f"mean={self.mean} is not three numbers, of red, green and blue")
+            raise SightwordError(f"mean={self.mean} is not three numbers, of red, green and blue")
         if not _numbers(self.std, 3) or min(self.std) <= 0:
-            raise ValueError(f"std={self.std} is not three numbers above 0, of red, green and blue")
+            raise SightwordError(f"std={self.std} is not three numbers above 0, of red, green and blue")
         if self.resize not in RESIZES:
-            raise ValueError(f"resize={self.resize!r} is none of {', '.join(RESIZES)}")
+            raise SightwordError(f"resize={self.resize!r} is none of {', '.join(RESIZES)}")
         if self.interpolation not in list(INTERPOLATIONS):
-            raise ValueError(f"interpolation={self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
+            raise SightwordError(f"interpolation={self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """(3, H, W) float32. Refuses what is not RGB: grey, palettes and transparency have more than one reading."""
         if picture.mode != "RGB":
-            raise ValueError(f"the picture's mode is {picture.mode}, a tower reads RGB: use read_image, or convert it")
+            raise SightwordError(
+                f"the picture's mode is {picture.mode}, a tower reads RGB: use read_image, or convert it"
+            )
         pixels = torch.from_numpy(np.array(self._fit(picture)))  # (H, W, 3) uint8
         images = pixels.permute(2, 0, 1).float().div_(255)
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
@@ -64,7 +67,7 @@ class Preprocess:
         return replace(self, size=(int(size[0]), int(size[1])))
 
     def as_dict(self) -> dict[str, object]:
-        """Plain data: what a cache's header says of it."""
+        """Return it as plain data, as in the header of a cache."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod

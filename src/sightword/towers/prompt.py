@@ -1,4 +1,4 @@
-"""Words to vectors, through the templates of a text tower.
+"""Text embeddings of class names, averaged over prompt templates.
 
 Legend: K words; E pooled width.
 """
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sightword.errors import SightwordError
 
 if TYPE_CHECKING:
     from sightword.towers.base import TextTower
@@ -23,7 +25,7 @@ def class_embeddings(
     """
     for template in templates:
         if "{}" not in template:
-            raise ValueError(f"template {template!r} has no {{}} for the word to stand in")
+            raise SightwordError(f"template {template!r} has no {{}} for the word to stand in")
     texts = [template.format(word) for word in words for template in templates]
     with torch.no_grad():
         parts = [tower.encode(texts[start : start + batch_size]).pooled for start in range(0, len(texts), batch_size)]

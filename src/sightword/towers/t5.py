@@ -71,7 +71,9 @@ class T5Text(HFText):
         if grid is None:
             return
         if model.config.model_type == "umt5":
-            raise ValueError(f"{name} is a UMT5, with another position bias in every layer; grid= needs a T5 or mT5")
+            raise SightwordError(
+                f"{name} is a UMT5, with another position bias in every layer; grid= needs a T5 or mT5"
+            )
         attention = _first_attention(model.encoder)
         self.grid_bias = GridBias(grid, model.config.num_heads).to(self.dtype)
         with torch.no_grad():
@@ -86,7 +88,7 @@ class T5Text(HFText):
         length: int = 512,
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """In eval mode. Raises ValueError or FileNotFoundError, one line, for whatever is not as it should be.
+        """In eval mode. Raises SightwordError for a checkpoint, a name or an option that does not fit.
 
         name: one of `presets`, a Hugging Face name, or a folder, of the whole T5 or its encoder; a folder is read
         without network. length: the most tokens of a text; T5 has no limit of its own, its pretraining had 512.
@@ -97,7 +99,7 @@ class T5Text(HFText):
         name = presets.get(str(name), str(name))
         config = config_of(name)
         if config.model_type not in FAMILY:
-            raise ValueError(f"{name} is a {config.model_type}; T5Text reads {', '.join(FAMILY)}, BertText a BERT")
+            raise SightwordError(f"{name} is a {config.model_type}; T5Text reads {', '.join(FAMILY)}, BertText a BERT")
         tokenizer = HFTokenizer(open_tokenizer(name), length)
         model = open_weights(getattr(transformers, FAMILY[config.model_type]), name, config, dtype)
         check_vocabulary(tokenizer.hf, model, name)
@@ -118,7 +120,7 @@ class T5Text(HFText):
         try:
             vectors = self._vectors(ids, mask, inputs_embeds, image_tokens)  # (B, N + L, D)
         except Exception:
-            self.check_all(ids, mask, inputs_embeds, image_tokens)  # says what is wrong with them
+            self.check_all(ids, mask, inputs_embeds, image_tokens)  # raises an error that explains, if one is at fault
             raise
         mask = None if mask is None else mask.bool()
         if image_tokens is not None and mask is not None:
@@ -215,7 +217,7 @@ class GridBias(nn.Module):
         super().__init__()
         self.grid, self.length = (int(grid[0]), int(grid[1])), int(grid[0]) * int(grid[1])
         if min(self.grid) < 1:
-            raise ValueError(f"a grid is (height, width) in cells, both positive, not {tuple(grid)}")
+            raise SightwordError(f"a grid is (height, width) in cells, both positive, not {tuple(grid)}")
         rows, columns = (_axis(side) for side in self.grid)  # (h, h), (w, w)
         number = rows[:, None, :, None] * (columns.max() + 1) + columns[None, :, None, :]  # (h, w, h, w)
         self.register_buffer("cells", number.reshape(self.length, self.length), persistent=False)
@@ -380,7 +382,7 @@ class T5Decoder(nn.Module):
         none at the last step; 0 takes the likeliest, and needs no generator.
         """
         if steps < 1:
-            raise ValueError(f"codes are filled in one step or more, not {steps}")
+            raise SightwordError(f"codes are filled in one step or more, not {steps}")
         _check_hidden(ids, hidden)
         ids, left = ids.masked_fill(hidden, 0), hidden
         total = hidden.sum(1, keepdim=True)  # (B, 1)
@@ -422,16 +424,16 @@ class T5Decoder(nn.Module):
 
     def _memory(self, memory: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if mask is not None and mask.shape != memory.shape[:2]:
-            raise ValueError(f"the memory's mask is {tuple(mask.shape)}, the memory {tuple(memory.shape)}")
+            raise SightwordError(f"the memory's mask is {tuple(mask.shape)}, the memory {tuple(memory.shape)}")
         memory = self.from_memory(memory.to(self.head.weight.dtype))  # (B, M, D)
         return memory, None if mask is None else _additive(mask[:, None, None].bool(), memory)
 
     def _check(self, ids: Tensor) -> Tensor:
         if ids.ndim != 2 or ids.shape[1] != self.length or ids.is_floating_point():
             h, w = self.grid_bias.grid
-            raise ValueError(f"ids are integers (B, {h} · {w}), these are {ids.dtype} {tuple(ids.shape)}")
+            raise SightwordError(f"ids are integers (B, {h} · {w}), these are {ids.dtype} {tuple(ids.shape)}")
         if ids.numel() and not 0 <= (worst := int(ids.max() if ids.min() >= 0 else ids.min())) < self.num_codes:
-            raise ValueError(f"id {worst} is not one of {self.num_codes} codes")
+            raise SightwordError(f"id {worst} is not one of {self.num_codes} codes")
         return ids
 
 
@@ -472,7 +474,7 @@ def draw(logits: Tensor, temperature: float, generator: torch.Generator | None) 
     if temperature <= 0:
         return logits.argmax(-1)
     if generator is None:
-        raise ValueError(
+        raise SightwordError(
             "codes are drawn with a seeded generator=torch.Generator(), or temperature=0 for the likeliest"
         )
     chances = (logits / temperature).softmax(-1).flatten(0, -2).to(generator.device)
@@ -487,7 +489,9 @@ def _gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 def _check_hidden(ids: Tensor, hidden: Tensor) -> None:
     if hidden.shape != ids.shape or hidden.dtype != torch.bool:
-        raise ValueError(f"hidden is bool {tuple(ids.shape)} as the ids, this is {hidden.dtype} {tuple(hidden.shape)}")
+        raise SightwordError(
+            f"hidden is bool {tuple(ids.shape)} as the ids, this is {hidden.dtype} {tuple(hidden.shape)}"
+        )
 
 
 def _axis(side: int) -> Tensor:

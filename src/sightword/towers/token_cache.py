@@ -5,7 +5,7 @@
 
 A row contains the pooled vector and the tokens of each type that was asked for. An image that is moved, renamed or
 there twice is encoded once; images that are added later are all that is encoded later. A segment of on_error=raise
-lacks no row in its shards, so that only images that were skipped can be missing.
+has every row in its shards, so that only images that were skipped can be missing.
 
 Legend: B batch; N tokens; D token width; E pooled width.
 """
@@ -290,7 +290,8 @@ def _todo(plan: Plan) -> list[str]:
 def _announce(images: int, plan: Plan, recipe: _Recipe, out: Path) -> str:
     """Return a line on what will be computed. Raises SightwordError if the disk has no room for it."""
     left = _todo(plan)
-    skipped = set(plan.keys) - set(plan.segment or plan.keys) - set(left)  # those that their shard lacks
+    written = plan.keys if plan.segment is None else plan.segment
+    skipped = set(plan.keys) - set(written) - set(left)  # those that are missing in a shard that is there
     shapes = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, (_, shape) in recipe.rows.items())
     todo, dtype = len(left), recipe.rows["pooled"][0]
     needed = todo * recipe.row_bytes
@@ -299,7 +300,7 @@ def _announce(images: int, plan: Plan, recipe: _Recipe, out: Path) -> str:
         raise SightwordError(
             f"{todo} images need {_size(needed)} and {place} has {_size(free)}: fewer token_type=, or another out="
         )
-    unread = f"; {len(skipped)} could not be read, on_error=raise says why" if skipped else ""
+    unread = f"; {len(skipped)} could not be read, on_error=raise reports why" if skipped else ""
     each = f"{shapes} in {dtype}, {_size(recipe.row_bytes)} each"
     return f"{images} images, {todo} to encode: {each}, {_size(needed)} in all{unread}"
 

@@ -1,4 +1,4 @@
-"""Words in: every tokenizer behind one interface that owns padding, end, length, and the count of what it cut off.
+"""All tokenizers behind one interface: padding, end token, maximum length, and a count of truncated texts.
 
 Legend: B texts; L tokens; K words; E pooled width.
 """
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sightword.errors import SightwordError
 from sightword.towers.foreign import Foreign
 
 
@@ -32,7 +33,7 @@ class TextTokenizer:
         self, pad: int, eos: int, length: int, vocab_size: int, unknown: int | None = None, fixed: bool = False
     ) -> None:
         if length < 1:
-            raise ValueError(f"length is {length}: a text has at least one token; give a positive length")
+            raise SightwordError(f"length is {length}: a text has at least one token; give a positive length")
         self.pad, self.eos, self.length, self.vocab_size = pad, eos, length, vocab_size
         self.unknown, self.fixed = unknown, fixed
         self.special: frozenset[int] = frozenset()
@@ -56,14 +57,14 @@ class TextTokenizer:
         return [*ids[: self.length - 1], self.eos]
 
     def __call__(self, texts: str | Sequence[str], truncate: bool = False) -> Texts:
-        """One row a text. Too long a text is a ValueError, or cut and counted in `truncated` if `truncate`."""
+        """One row a text. Too long a text raises SightwordError, or cut and counted in `truncated` if `truncate`."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = self.ids_of(texts)
         for number, (text, ids) in enumerate(zip(texts, rows, strict=True)):
             self._check_known(text, ids)
             if len(ids) > self.length:
                 if not truncate:
-                    raise ValueError(
+                    raise SightwordError(
                         f"{_short(text)!r} has {len(ids)} tokens, this tower reads {self.length}: shorten it, or "
                         "truncate=True"
                     )
@@ -78,11 +79,11 @@ class TextTokenizer:
     def _check_known(self, text: str, ids: Sequence[int]) -> None:
         words = [id_ for id_ in ids if id_ == self.unknown or (id_ not in self.special and id_ != self.space)]
         if words and all(id_ == self.unknown for id_ in words):
-            raise ValueError(f"this tokenizer knows no word of {_short(text)!r}: is it the tower's own vocabulary?")
+            raise SightwordError(f"this tokenizer knows no word of {_short(text)!r}: is it the tower's own vocabulary?")
 
 
 class CLIPTokenizer(TextTokenizer):
-    """open_clip's byte-pair encoding: it lowercases, and knows every text. <start> … <end>, padded with 0."""
+    """open_clip's byte-pair encoding: it lowercases, and encodes every text. <start> … <end>, padded with 0."""
 
     def __init__(self, bpe: Foreign, length: int) -> None:
         """bpe: `open_clip.SimpleTokenizer`."""
@@ -117,7 +118,7 @@ class HFTokenizer(TextTokenizer):
         self.space = tokenizer.get_vocab().get("▁")  # SentencePiece's
         if len(tokenizer) <= len(self.special) + (self.space is not None):  # T5's own empty one has the space
             name = tokenizer.name_or_path or type(tokenizer).__name__
-            raise ValueError(f"the tokenizer of {name} knows no word; is its vocabulary file there, and not empty?")
+            raise SightwordError(f"the tokenizer of {name} knows no word; is its vocabulary file there, and not empty?")
 
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
         """Each text, cleaned, to its ids, with those around them that its own tokenizer puts there."""

@@ -277,7 +277,7 @@ def test_broken_pictures_are_replaced_in_training_and_left_out_of_validation(roo
     [
         ({"root": ""}, "data.root is not set"),
         ({"images": "/nowhere"}, r"has none of the 6 images of train; the first is low/"),
-        ({"cache": "/nowhere"}, "holds no tokens"),
+        ({"cache": "/nowhere"}, "contains no cached tokens"),
         ({"ids": "/nowhere"}, "no cache"),
         ({"batch_size": 7}, "lower the batch size"),
     ],

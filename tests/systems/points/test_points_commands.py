@@ -151,7 +151,7 @@ def test_a_cache_of_another_clip_ends_the_job_in_one_line(rooms, random_clip, tm
     capsys.readouterr()
     assert main(["lift", *words, "token_type=kk", *SMALL[1:]]) == 2
     told = capsys.readouterr().err
-    assert "is the cache of another CLIP: form is 'value', wanted 'kk'" in told
+    assert "was written by a different CLIP: form is 'value', expected 'kk'" in told
 
 
 def test_half_precision_on_a_cpu_is_bf16_and_said(rooms, random_clip, tmp_path, capsys):

@@ -397,7 +397,7 @@ def test_a_cache_that_does_not_fit_is_refused(root: Path, codes: Path, tmp_path:
         make_loaders(generated(root, codes), Words(), 4, ids={"weights": "abc"})
     with pytest.raises(ValueError, match=r"cells of 8×8 pixels.*a patch \(6×6\) and an id \(8×8\)"):
         make_loaders(generated(root, codes), Words(), 6)
-    with pytest.raises(ValueError, match="holds no cache"):
+    with pytest.raises(ValueError, match="contains no cache"):
         make_loaders(generated(root, tmp_path), Words(), 4)
 
 

@@ -4,7 +4,6 @@ A config may come from anyone. Nothing that it says is run or passed on unread, 
 line that names the file.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.checkpoint import read_weights
+from sightword.storage.reader import read_json
 from sightword.towers import hub
 from sightword.towers.foreign import Config, Foreign
 from sightword.towers.preprocess import Preprocess
@@ -53,34 +54,30 @@ def _from_folder(folder: Path, tag: str) -> Checkpoint:
 
 def _weights_file(folder: Path, tag: str) -> Path:
     if tag and not Path(tag).expanduser().is_file():
-        raise ValueError(f"tag={tag} is no file; {folder} is read with its own weights, or with those of a file")
+        raise SightwordError(f"tag={tag} is no file; {folder} is read with its own weights, or with those of a file")
     files = [Path(tag).expanduser()] if tag else [folder / name for name in (WEIGHTS, *OTHER_WEIGHTS)]
     for file in files:
         if file.is_file():
             return file
-    raise FileNotFoundError(f"{folder} has a {CONFIG} and no weights; they are called {WEIGHTS}")
+    raise MissingFileError(f"{folder} has a {CONFIG} and no weights; they are called {WEIGHTS}")
 
 
 def _read_config(file: Path) -> dict[str, Config]:
     """{model_cfg, preprocess_cfg}, both of them dicts."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file.parent} has no {CONFIG}; a CLIP folder is {CONFIG} and {WEIGHTS}")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no open_clip config ({hub.reason(error)})") from error
-    _check_dict(config, "it", file)
-    _check_dict(config.get("model_cfg"), "model_cfg", file)
-    if config.get("preprocess_cfg") is None:
-        config["preprocess_cfg"] = {}
-    _check_dict(config["preprocess_cfg"], "preprocess_cfg", file)
-    return config
+        raise MissingFileError(f"{file.parent} has no {CONFIG}; a CLIP folder is {CONFIG} and {WEIGHTS}")
+    fields = read_json(file, damaged="It is not the config of an open_clip model", nan=True)
+    has_preprocessing = "preprocess_cfg" in fields and fields.value("preprocess_cfg") is not None
+    return {
+        "model_cfg": fields.mapping("model_cfg").plain(),
+        "preprocess_cfg": fields.mapping("preprocess_cfg").plain() if has_preprocessing else {},
+    }
 
 
-def _check_dict(value: object, what: str, source: str | Path) -> None:
+def _check_object(value: object, what: str, source: str | Path) -> None:
     if not isinstance(value, dict):
-        told = "is not there" if value is None else f"is a {type(value).__name__}"
-        raise ValueError(f"{source} is no open_clip config ({what} {told}, it should be an object)")
+        told = "does not exist" if value is None else f"is a {type(value).__name__}"
+        raise SightwordError(f"{source} is not an open_clip config ({what} {told}, expected an object)")
 
 
 # ---------------------------------------------------------------------------------------------------------- networks
@@ -92,21 +89,21 @@ def build(found: Checkpoint) -> Foreign:
 
     model_cfg, source = found.model_cfg, found.source
     for part in ("vision_cfg", "text_cfg"):
-        _check_dict(model_cfg.get(part), part, source)
+        _check_object(model_cfg.get(part), part, source)
     if "multimodal_cfg" in model_cfg:
-        raise ValueError(f"{source} is a CoCa, not a CLIP: it has no vision tower of the kind that is read here")
+        raise SightwordError(f"{source} is a CoCa, not a CLIP: it has no vision tower of the kind that is read here")
     if "timm_model_name" in model_cfg["vision_cfg"] or "hf_model_name" in model_cfg["text_cfg"]:
-        raise ValueError(f"{source} is made of timm's or Hugging Face's networks; SigLIPs are read by towers.siglip")
+        raise SightwordError(f"{source} is made of timm's or Hugging Face's networks; towers.siglip reads SigLIPs")
     plain = {key: value for key, value in model_cfg.items() if key != "custom_text"}
     try:
         with torch.device("meta"):
             model = CustomTextCLIP(**plain)
     except Exception as error:  # a config of unknown origin can fail in any way
-        raise ValueError(f"{source} has a config of which no CLIP can be built: {hub.reason(error)}") from error
+        raise SightwordError(f"{source} has a config of which no CLIP can be built: {hub.reason(error)}") from error
     _check_visual(model.visual, source)
     _check_text(model.text, source)
     if model.logit_bias is not None:
-        raise ValueError(f"{source} has a bias of its logits (init_logit_bias), which a CLIP has not")
+        raise SightwordError(f"{source} has a bias of its logits (init_logit_bias), which a CLIP has not")
     return model
 
 
@@ -115,21 +112,21 @@ def _check_visual(visual: Foreign, source: str | Path) -> None:
 
     if not isinstance(visual, VisionTransformer):
         told = type(visual).__name__
-        raise ValueError(f"{source} has a {told} for its images; towers.clip reads vision transformers")
+        raise SightwordError(f"{source} has a {told} for its images; towers.clip reads vision transformers")
     if visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
-        raise ValueError(f"{source} pools its patches by attention; towers.clip reads class token or mean")
+        raise SightwordError(f"{source} pools its patches by attention; towers.clip reads class token or mean")
     blocks = visual.transformer.resblocks
     if not len(blocks) or any(type(block) is not ResidualAttentionBlock for block in blocks):
-        raise ValueError(f"{source} has no attention blocks, or some of another kind than CLIP's")
+        raise SightwordError(f"{source} has no attention blocks, or some of another kind than CLIP's")
 
 
 def _check_text(text: Foreign, source: str | Path) -> None:
     if text.attn_mask is None or text.cls_emb is not None or text.pool_type not in ("argmax", "eos"):
-        raise ValueError(
+        raise SightwordError(
             f"{source} has a text tower that is not causal with its vector at the end; it is not read here"
         )
     if not isinstance(text.text_projection, nn.Parameter):
-        raise ValueError(f"{source} projects its texts with a bias or not at all; it is not read here")
+        raise SightwordError(f"{source} projects its texts with a bias or not at all; it is not read here")
 
 
 def architecture(model_cfg: Config) -> dict[str, object]:
@@ -172,7 +169,7 @@ def _check_activation(name: str, tag: str, model: bool, weights: bool) -> None:
     if model != weights:
         activation = "QuickGELU" if weights else "GELU"
         right = f"{name}-quickgelu" if weights else name.removesuffix("-quickgelu")
-        raise ValueError(f"the weights {tag} were trained with {activation}: name the model {right}")
+        raise SightwordError(f"the weights {tag} were trained with {activation}: name the model {right}")
 
 
 # --------------------------------------------------------------------------------------------- pictures and words in
@@ -184,20 +181,20 @@ def preprocessing(found: Checkpoint, size: tuple[int, int]) -> Preprocess:
     said = {ours: found.preprocess_cfg[theirs] for theirs, ours in names.items() if found.preprocess_cfg.get(theirs)}
     try:
         return Preprocess.from_dict({"size": size, **said})
-    except ValueError as error:
-        raise ValueError(f"{found.source} asks for what is not done here: {error}") from error
+    except SightwordError as error:
+        raise SightwordError(f"{found.source} asks for what is not done here: {error}") from error
 
 
 def tokenizer(found: Checkpoint, text: Foreign, length: int) -> TextTokenizer:
     """OpenAI's byte pairs, or a tokenizer of Hugging Face that is in the folder; it fits the text tower."""
     made = _tokenizer(found, length)
     if made.vocab_size > text.vocab_size:
-        raise ValueError(
+        raise SightwordError(
             f"the tokenizer of {found.source} has {made.vocab_size} tokens, the text tower's table {text.vocab_size}; "
             "they are of two models"
         )
     if text.pool_type == "eos" and made.eos != text.eos_id:
-        raise ValueError(f"{found.source} has eos_id {text.eos_id}, its tokenizer ends a text with {made.eos}")
+        raise SightwordError(f"{found.source} has eos_id {text.eos_id}, its tokenizer ends a text with {made.eos}")
     return made
 
 
@@ -219,13 +216,13 @@ def _cleaning(text_cfg: Config, source: str | Path) -> str:
     open_clip hands them on to transformers, where one of them (trust_remote_code) runs what lies in the folder.
     """
     options = text_cfg.get("tokenizer_kwargs") or {}
-    _check_dict(options, "tokenizer_kwargs", source)
+    _check_object(options, "tokenizer_kwargs", source)
     others = [f"tokenizer_kwargs.{key}" for key in options if key != "clean"]
     if text_cfg.get("tokenizer_mode"):
         others.append("tokenizer_mode")
     if others:
-        raise ValueError(f"{source} sets {', '.join(others)}; of what a tokenizer does, only clean is read here")
+        raise SightwordError(f"{source} sets {', '.join(others)}; of what a tokenizer does, only clean is read here")
     clean = options.get("clean", "")
     if clean not in ["", *CLEANING]:
-        raise ValueError(f"{source} has clean={clean!r}, which is none of {', '.join(CLEANING)}")
+        raise SightwordError(f"{source} has clean={clean!r}, which is none of {', '.join(CLEANING)}")
     return clean

@@ -1,7 +1,7 @@
-"""Patch tokens that speak CLIP's language: what the last block gives, and better ways to ask it.
+"""Patch tokens in CLIP's joint space: the output of the last block, and three published variants of that block.
 
-CLIP is trained on its class token, and what the last block adds to a patch says little about that patch: its residual
-and its MLP drown it, and its attention looks elsewhere. Three published variants keep everything before that block and
+CLIP is trained on its class token, so the last block adds little local information to a patch: residual and MLP
+dominate, and the attention is global. Three published variants keep everything before that block and
 replace it, for the patches, by its attention alone (y = ln_1(x); q, k, v from y; o = out_proj(·), no residual, no MLP):
 
     value   o = out_proj(v)                                      MaskCLIP (Zhou 2022), as ClearCLIP runs it
@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sightword.errors import SightwordError
 from sightword.towers.foreign import Foreign
 
 PLAIN, DENSE = ("post", "joint"), ("value", "qq", "kk")
@@ -43,7 +44,7 @@ class TokenType(NamedTuple):
         known = kind in PLAIN + DENSE and (not plus or (match and kind in ("qq", "kk")))
         sigma = float(match[1] or SIGMA) if match else 0.0
         if not known or (match and not sigma):
-            raise ValueError(
+            raise SightwordError(
                 f"there are no {text!r} tokens; there are {', '.join(PLAIN + DENSE)}, and qq+gauss and kk+gauss, with "
                 "σ in patches as in kk+gauss2.5"
             )
@@ -53,9 +54,10 @@ class TokenType(NamedTuple):
 def attend(
     block: Foreign, x: Tensor, token_type: TokenType, grid: tuple[int, int], projected: dict[str, Tensor]
 ) -> Tensor:
-    """The block's attention alone, (B, S, W) to (B, S, W), in one of the DENSE forms.
+    """The block's attention alone, (B, S, W) to (B, S, W), for one of the DENSE token types.
 
-    block: an open_clip residual attention block. projected: q, k and v made so far for this x; several forms share it.
+    block: an open_clip residual attention block. projected: q, k and v computed so far for this x, shared by
+    several token types.
     """
     value = _heads(block, x, "v", projected)  # (B, H, S, d)
     if token_type.kind != "value":

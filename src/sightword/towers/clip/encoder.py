@@ -1,4 +1,4 @@
-"""CLIP by open_clip: one space for images and texts, and patches that can be asked in words.
+"""CLIP by open_clip: a joint space of images and texts, and patch tokens that can be compared with texts.
 
     images → conv1 → + positions → ln_pre → blocks → ln_post → proj → pooled (B, E)
                                              └ the last one, several ways → tokens (B, N, D)     (dense)
@@ -14,11 +14,10 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sightword.storage.atomic import write_atomically
-from sightword.storage.checkpoint import load_strictly
+from sightword.storage.checkpoint import load_strictly, write_weights
 from sightword.towers.base import Encoded, ImageTower, TextTower
 from sightword.towers.clip import checkpoint as clip_checkpoint
 from sightword.towers.clip.checkpoint import CONFIG, WEIGHTS
@@ -32,7 +31,7 @@ from sightword.towers.tokenizer import TextTokenizer
 presets = {
     "vit_b16": ("ViT-B-16", "laion2b_s34b_b88k"),
     "vit_l14": ("ViT-L-14-quickgelu", "openai"),  # joint space 768
-    "vit_h14": ("ViT-H-14", "laion2b_s32b_b79k"),  # joint space 1024: tokens (B, 256, 1024), as document 000 has them
+    "vit_h14": ("ViT-H-14", "laion2b_s32b_b79k"),  # joint space 1024: tokens (B, 256, 1024)
 }
 
 
@@ -47,8 +46,8 @@ class CLIPImage(ImageTower):
         token_type: str = "joint",
         architecture: Mapping[str, object] | None = None,
     ) -> None:
-        """visual: open_clip's VisionTransformer, as `clip_checkpoint.build` lets it in. form: the tokens that calling
-        it gives; `dense` has the list."""
+        """visual: open_clip's VisionTransformer, as `clip_checkpoint.build` lets it in. token_type: of the tokens that
+        `forward` returns, see `dense`."""
         super().__init__()
         self.architecture = dict(architecture or {})
         self.visual, self.preprocess, self.name, self.token_type = visual, preprocess, name, token_type
@@ -57,7 +56,7 @@ class CLIPImage(ImageTower):
         self.width = visual.conv1.out_channels if TokenType.parse(token_type).kind == "post" else self.embed_dim
 
     def forward(self, images: Tensor) -> Encoded:
-        """`Encoded` with the tokens of `self.form`; pooled is CLIP's own image vector, not normalised."""
+        """Return `Encoded` with the tokens of `self.token_type`; pooled is CLIP's own image vector, not normalised."""
         return self.token_types(images, (self.token_type,))[self.token_type]
 
     def token_types(self, images: Tensor, names: Sequence[str]) -> dict[str, Encoded]:
@@ -67,7 +66,7 @@ class CLIPImage(ImageTower):
             self.patch,
         )
         if not (h and w and images.shape[1:] == (3, h * ph, w * pw) and images.is_floating_point()):
-            self.check(images)  # raises, and says what is wrong with them
+            self.check(images)  # raises an error that explains
         visual, dense = self.visual, {name: TokenType.parse(name) for name in names if name not in PLAIN}
         *blocks, last = visual.transformer.resblocks
         x = self._embed(images.to(visual.conv1.weight.dtype), (h, w))  # (B, 1 + N, W)
@@ -126,7 +125,7 @@ class CLIPText(TextTower):
             assert mask is None or mask.shape == ids.shape
             x = text.token_embedding(ids) + text.positional_embedding[:length]  # (B, L, W)
         except Exception:
-            self.check(ids, mask)  # says what is wrong with them
+            self.check(ids, mask)  # raises an error that explains, if they are at fault
             raise
         x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
         tokens = text.ln_final(x) @ text.text_projection  # (B, L, E)
@@ -159,12 +158,12 @@ class CLIP(nn.Module):
         token_type: str = "joint",
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """In eval mode. Raises ValueError or FileNotFoundError, one line, for whatever is not as it should be.
+        """In eval mode. Raises SightwordError for a checkpoint, a name or an option that does not fit.
 
         name: one of `presets`; an open_clip model ("ViT-B-16") with the tag of published weights or a weights file; or
         a folder as open_clip's `local-dir:` has it, read without network, with its own weights or, as tag, a file of
         others. size, length: another image size (H, W) or text length than the weights have; positions are resampled.
-        form: the image tokens, see `dense`.
+        token_type: of the image tokens, see `dense`.
         """
         TokenType.parse(token_type)
         name, usual = presets.get(str(name), (str(name), ""))
@@ -190,7 +189,7 @@ class CLIP(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Write a folder that `CLIP.load` and open_clip's own "local-dir:" read back exactly.
 
-        The form of the image tokens is no part of it, nor of any checkpoint; it is said again when loading.
+        The token type is not saved, here or in a checkpoint; pass it again when loading.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +202,6 @@ class CLIP(nn.Module):
         }
         config = {"model_cfg": self.model_cfg, "preprocess_cfg": {**preprocess, "mode": "RGB"}}
         self.text.tokenizer.save(folder)
-        with write_atomically(folder / WEIGHTS) as part:
-            save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, part)
+        write_weights(folder / WEIGHTS, weights)
         with write_atomically(folder / CONFIG) as part:
             part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

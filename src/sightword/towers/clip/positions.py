@@ -3,12 +3,11 @@
 Legend: H, W pixels; h, w patches a side; L text tokens; D the width of a network.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightword.errors import SightwordError
 from sightword.towers.foreign import Foreign
 
 LEAST = 3  # a text is at least its start, a token and its end
@@ -26,7 +25,7 @@ def resample(
     size = check_size(tuple(visual.image_size) if size is None else size, patch)
     length = text.context_length if length is None else length
     if length < LEAST:
-        raise ValueError(f"length is {length}: a text is at least {LEAST} tokens, its start, a word and its end")
+        raise SightwordError(f"length is {length}: a text is at least {LEAST} tokens, its start, a word and its end")
     new = (size[0] // patch[0], size[1] // patch[1])
     image_key, text_key = "visual.positional_embedding", "text.positional_embedding"
     if image_key in weights and len(weights[image_key]) == 1 + old[0] * old[1]:
@@ -40,13 +39,13 @@ def resample(
     return size, length
 
 
-def check_size(size: Sequence[float], patch: tuple[int, int]) -> tuple[int, int]:
-    """ValueError unless this is a (H, W) that cuts into whole patches."""
-    if len(size) != 2 or any(side != int(side) for side in size):
-        raise ValueError(f"size is {size}: it is two whole numbers, (height, width)")
+def check_size(size: object, patch: tuple[int, int]) -> tuple[int, int]:
+    """Raise SightwordError unless this is a (H, W) that cuts into whole patches."""
+    if not isinstance(size, tuple | list) or len(size) != 2 or any(side != int(side) for side in size):
+        raise SightwordError(f"size is {size}: it is two whole numbers, (height, width)")
     if any(side < least or side % least for side, least in zip(size, patch, strict=True)):
         told, patches = "×".join(map(str, size)), "×".join(map(str, patch))
-        raise ValueError(f"size is {told}: both sides are multiples of the patch, {patches}")
+        raise SightwordError(f"size is {told}: both sides are multiples of the patch, {patches}")
     return int(size[0]), int(size[1])
 
 

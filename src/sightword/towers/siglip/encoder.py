@@ -16,9 +16,10 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sightword.errors import SightwordError
+from sightword.storage.checkpoint import write_weights
 from sightword.towers.base import Encoded, ImageTower, TextTower
 from sightword.towers.foreign import Foreign
 from sightword.towers.hub import plain
@@ -72,7 +73,7 @@ class SigLIPImage(ImageTower):
         """Tokens (B, N, D) behind the last norm; pooled (B, D) by the attention that SigLIP was trained with."""
         h, w = (side // patch * patch for side, patch in zip(images.shape[-2:], self.patch, strict=True))
         if images.shape[1:] not in ((3, h, w), (3, *self.preprocess.size)) or not (h and images.is_floating_point()):
-            self.check(images)  # raises, and says what is wrong with them
+            self.check(images)  # raises an error that explains
         encoded = self.network(images, interpolate_pos_encoding=True)  # which casts them to its dtype
         return Encoded(encoded.last_hidden_state.float(), encoded.pooler_output.float())
 
@@ -108,7 +109,7 @@ class SigLIPText(TextTower):
             assert mask is None or mask.shape == ids.shape
             encoded = self.network(input_ids=ids)
         except Exception:
-            self.check(ids, mask)  # says what is wrong with them
+            self.check(ids, mask)  # raises an error that explains, if they are at fault
             raise
         mask = None if mask is None else mask.bool()
         return Encoded(encoded.last_hidden_state.float(), encoded.pooler_output.float(), mask)
@@ -120,7 +121,9 @@ class SigLIPText(TextTower):
         """As for any tower, but a text that is not padded would have its vector from another place."""
         super().check(ids, mask)
         if ids.shape[1] < (length := self.tokenizer.length):
-            raise ValueError(f"ids are {ids.shape[1]} wide, {self.name} reads its padding too: pad them to {length}")
+            raise SightwordError(
+                f"ids are {ids.shape[1]} wide, {self.name} reads its padding too: pad them to {length}"
+            )
 
 
 class SigLIP(nn.Module):
@@ -140,7 +143,7 @@ class SigLIP(nn.Module):
         dtype: torch.dtype = torch.float32,
         tag: str | Path = "",
     ) -> Self:
-        """In eval mode. Raises ValueError or FileNotFoundError, one line, for whatever is not as it should be.
+        """In eval mode. Raises SightwordError for a checkpoint, a name or an option that does not fit.
 
         name: one of `presets`; a name at Hugging Face, with a slash; a folder, Hugging Face's or open_clip's
         `local-dir`, read without network; or an open_clip model ("ViT-B-16-SigLIP"), of which `tag` names the published
@@ -178,13 +181,12 @@ class SigLIP(nn.Module):
             CONFIG: json.loads(config.to_json_string(use_diff=False)),
             PREPROCESSOR: preprocess,
         }
-        tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
         with whole_files(folder) as beside:
             self.text.tokenizer.save(beside)
             for file, content in contents.items():
                 (beside / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             # transformers 4 refuses a file without this metadata
-            save_file(tensors, beside / WEIGHTS, metadata={"format": "pt"})
+            write_weights(beside / WEIGHTS, weights, {"format": "pt"})
 
 
 def _find(name: str, tag: str) -> Found:
@@ -193,7 +195,7 @@ def _find(name: str, tag: str) -> Found:
     if "/" not in hub and not Path(hub).expanduser().is_dir():
         return siglip_open_clip.read_named(name, tag, presets)
     if tag:
-        raise ValueError(f"tag={tag} is for open_clip's own models, as ViT-B-16-SigLIP; {name} is none of them")
+        raise SightwordError(f"tag={tag} is for open_clip's own models, as ViT-B-16-SigLIP; {name} is none of them")
     folder = fetched(hub, FILES)
     if not (folder / siglip_open_clip.CONFIG).is_file() or siglip_folder.is_one(folder):
         return siglip_folder.read(with_weights(hub, FILES, ("model*.safetensors",)))
@@ -204,5 +206,7 @@ def _resized(preprocess: Preprocess, size: tuple[int, int] | None, patch: int) -
     if size is None or tuple(size) == preprocess.size:
         return preprocess
     if len(size) != 2 or any(side < patch or side % patch for side in size):
-        raise ValueError(f"size is {'×'.join(map(str, size))}: height and width are multiples of the patch, {patch}")
+        raise SightwordError(
+            f"size is {'×'.join(map(str, size))}: height and width are multiples of the patch, {patch}"
+        )
     return preprocess.to(size)

@@ -3,7 +3,6 @@
 What open_clip keeps is brought to the same words (`siglip_open_clip`), so that one network serves both.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sightword.errors import MissingFileError, SightwordError
+from sightword.storage import reader
 from sightword.storage.checkpoint import load_strictly, read_weights
 from sightword.towers.foreign import Config, Foreign
 from sightword.towers.hub import reason
@@ -43,15 +44,15 @@ def read(folder: Path) -> Found:
     from transformers import SiglipConfig
 
     if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"{folder} has no {CONFIG}; a SigLIP is {CONFIG}, {WEIGHTS}, {PREPROCESSOR}, tokenizer")
+        raise MissingFileError(f"{folder} has no {CONFIG}; a SigLIP is {CONFIG}, {WEIGHTS}, {PREPROCESSOR}, tokenizer")
     content = read_json(folder / CONFIG)
     _check_kind(content.get("model_type"), folder)
     try:
         config: Foreign = SiglipConfig.from_dict(content)
     except Exception as error:  # a config of unknown origin can fail in any way
-        raise ValueError(f"{folder / CONFIG} is not the config of a SigLIP: {reason(error)}") from error
+        raise SightwordError(f"{folder / CONFIG} is not the config of a SigLIP: {reason(error)}") from error
     if not config.vision_config.vision_use_head:
-        raise ValueError(f"{folder} has no pooling head for its images (vision_use_head); it gives no image vector")
+        raise SightwordError(f"{folder} has no pooling head for its images (vision_use_head); it gives no image vector")
     weights = {name: w for name, w in _hf_weights(folder).items() if not name.endswith(".position_ids")}
     tokenizer = tokenizer_of(folder, config.text_config.max_position_embeddings)
     return Found(config, weights, folder, _preprocess_of_hf(folder), tokenizer)
@@ -59,19 +60,21 @@ def read(folder: Path) -> Found:
 
 def _check_kind(kind: Foreign, folder: Path) -> None:
     if kind == "siglip2":
-        raise ValueError(
+        raise SightwordError(
             f"{folder} is a NaFlex SigLIP 2 (model_type siglip2), which reads cut patches, not images; take one of "
             f"fixed resolution (model_type siglip), as google/siglip2-base-patch16-224"
         )
     if kind != "siglip":
-        raise ValueError(f"{folder} is of model_type {kind}, not siglip; this reads image and text towers of a SigLIP")
+        raise SightwordError(
+            f"{folder} is of model_type {kind}, not siglip; this reads image and text towers of a SigLIP"
+        )
 
 
 def _hf_weights(folder: Path) -> dict[str, Tensor]:
     if (folder / WEIGHTS).is_file():
         return read_weights(folder / WEIGHTS)
     if not (folder / SHARDS).is_file():
-        raise FileNotFoundError(f"{folder} has no {WEIGHTS}; if it has other weights, save them as safetensors")
+        raise MissingFileError(f"{folder} has no {WEIGHTS}; if it has other weights, save them as safetensors")
     places = read_json(folder / SHARDS).get("weight_map", {})
     weights: dict[str, Tensor] = {}
     for file in sorted(set(places.values())):
@@ -83,14 +86,14 @@ def _preprocess_of_hf(folder: Path) -> Preprocess:
     """preprocessor_config.json, or its part of the processor_config.json that newer versions write."""
     file = next((folder / name for name in (PREPROCESSOR, PROCESSOR) if (folder / name).is_file()), None)
     if file is None:
-        raise FileNotFoundError(f"{folder} has no {PREPROCESSOR}; it says how the images are resized and normalised")
+        raise MissingFileError(f"{folder} has no {PREPROCESSOR}; it says how the images are resized and normalised")
     config = read_json(file)
     config = config.get("image_processor", config)
     size = config.get("size", {"height": 224, "width": 224})
     steps = [step for step in ("do_resize", "do_rescale", "do_normalize") if config.get(step) is False]
     if steps or not isinstance(size, dict) or not {"height", "width"} <= size.keys():
         told = f"{steps[0]}=false" if steps else f"size={size}"
-        raise ValueError(f"{file} has {told}; SigLIP resizes to a height and a width, rescales and normalises")
+        raise SightwordError(f"{file} has {told}; SigLIP resizes to a height and a width, rescales and normalises")
     return preprocessing(
         (size["height"], size["width"]),
         mean=config.get("image_mean") or [0.5] * 3,
@@ -104,18 +107,20 @@ def _preprocess_of_hf(folder: Path) -> Preprocess:
 def preprocessing(
     size: Iterable[int], mean: Foreign, std: Foreign, resize: str, interpolation: str, file: Path
 ) -> Preprocess:
-    """What a config says of its images; ValueError, with the file it is from, if it is not done here."""
+    """What a config says of its images; SightwordError, with the file, if it is not supported here."""
     height, width = size
     try:
         return Preprocess((int(height), int(width)), tuple(mean), tuple(std), resize, interpolation)
-    except ValueError as error:
-        raise ValueError(f"{file} asks for what is not done here: {error}") from error
+    except SightwordError as error:
+        raise SightwordError(f"{file} asks for what is not done here: {error}") from error
 
 
 def preprocessor_config(preprocess: Preprocess) -> Config:
     """What a SiglipImageProcessor is made of."""
     if preprocess.resize != "squash":
-        raise ValueError(f"a SigLIP folder cannot say resize={preprocess.resize!r}, its images are squashed to size")
+        raise SightwordError(
+            f"a SigLIP folder cannot say resize={preprocess.resize!r}, its images are squashed to size"
+        )
     return {
         "image_processor_type": "SiglipImageProcessor",
         "processor_class": "SiglipProcessor",
@@ -140,7 +145,7 @@ def build(found: Found, dtype: torch.dtype) -> Foreign:
         with torch.device("meta"):  # names and shapes; drawing weights would take longer than reading them
             model = build(found.config).to(dtype)
     except Exception as error:  # a config of unknown origin can fail in any way
-        raise ValueError(f"{found.source} has a config of which no SigLIP can be built: {reason(error)}") from error
+        raise SightwordError(f"{found.source} has a config of which no SigLIP can be built: {reason(error)}") from error
     load_strictly(model, found.weights, found.source)
     for part in (model.vision_model, model.text_model):  # no file has them
         places = part.embeddings.position_embedding.num_embeddings
@@ -158,17 +163,11 @@ def tokenizer_of(folder: Path, length: int, clean: str = "") -> HFTokenizer:
     own = "canonicalize" if tokenizer.pad_token_id == tokenizer.eos_token_id else "lower"
     clean = clean or tokenizer.init_kwargs.get("clean") or own
     if clean not in CLEANING:
-        raise ValueError(f"the tokenizer in {folder} has clean={clean!r}, which is none of {', '.join(CLEANING)}")
+        raise SightwordError(f"the tokenizer in {folder} has clean={clean!r}, which is none of {', '.join(CLEANING)}")
     tokenizer.init_kwargs["clean"] = clean
     return HFTokenizer(tokenizer, length, fixed=True, clean=CLEANING[clean])
 
 
 def read_json(file: Path) -> Config:
-    """An object of JSON; ValueError, one line, if the file is something else."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({reason(error)}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} is a {type(content).__name__}, not an object; fetch it again")
-    return content
+    """Return the object in a JSON file of a published model."""
+    return reader.read_json(file, damaged="Fetch it again", nan=True).plain()

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.checkpoint import differences, read_weights
 from sightword.towers import hub
 from sightword.towers.foreign import Config, Foreign
@@ -53,7 +54,7 @@ def read(folder: Path) -> Found:
     for file in WEIGHTS:
         if (folder / file).is_file():
             return _found(config.get("model_cfg") or {}, config.get("preprocess_cfg") or {}, folder / file, folder)
-    raise FileNotFoundError(f"{folder} has {CONFIG} and no weights; they are called {WEIGHTS[0]}")
+    raise MissingFileError(f"{folder} has {CONFIG} and no weights; they are called {WEIGHTS[0]}")
 
 
 def _found(model_cfg: Config, preprocess_cfg: Config, file: Path, tokenizer_folder: Path) -> Found:
@@ -63,7 +64,7 @@ def _found(model_cfg: Config, preprocess_cfg: Config, file: Path, tokenizer_fold
     weights = {name.removeprefix("module."): weight for name, weight in read_weights(file).items()}
     weights |= {name: weights[name].reshape(()) for name in ("logit_scale", "logit_bias") if name in weights}
     if found := differences(model.state_dict(), weights):
-        raise ValueError(f"{file} does not fit its config: {found}")
+        raise SightwordError(f"{file} does not fit its config: {found}")
     if model.text.text_projection is None:  # then the last token is the vector as it is
         weights |= {"text.text_projection.weight": torch.eye(model.text.width)}
         weights |= {"text.text_projection.bias": torch.zeros(model.text.width)}
@@ -84,13 +85,13 @@ def _found(model_cfg: Config, preprocess_cfg: Config, file: Path, tokenizer_fold
 def _check_cfg(model_cfg: Config, source: str | Path) -> None:
     vision, text = model_cfg.get("vision_cfg", {}), model_cfg.get("text_cfg", {})
     if not vision or not text:
-        raise ValueError(f"{source} has no model_cfg with vision_cfg and text_cfg; is its {CONFIG} open_clip's?")
+        raise SightwordError(f"{source} has no model_cfg with vision_cfg and text_cfg; is its {CONFIG} open_clip's?")
     if not _is_siglip(model_cfg):
-        raise ValueError(
+        raise SightwordError(
             f"{source} is a CLIP, not a SigLIP (no timm_model_name or no init_logit_bias); see towers.clip"
         )
     if "hf_model_name" in text:
-        raise ValueError(f"{source} reads its texts with {text['hf_model_name']}, not with SigLIP's text tower")
+        raise SightwordError(f"{source} reads its texts with {text['hf_model_name']}, not with SigLIP's text tower")
 
 
 def _is_siglip(model_cfg: Foreign) -> bool:
@@ -109,11 +110,11 @@ def _empty(model_cfg: Config, source: Path) -> Foreign:
         with torch.device("meta"):
             return CustomTextCLIP(**plain)
     except Exception as error:  # unknown arguments, unknown trunks, and what they lead to
-        raise ValueError(f"{source} has a config that this open_clip cannot build: {reason(error)}") from error
+        raise SightwordError(f"{source} has a config that this open_clip cannot build: {reason(error)}") from error
 
 
 def _hf_config(model: Foreign, tokenizer: HFTokenizer, source: Path) -> Foreign:
-    """The SiglipConfig of the network that computes what open_clip's computes; ValueError if there is none.
+    """The SiglipConfig of the network that computes what open_clip's computes; SightwordError if there is none.
 
     This sees to all that no weight tells. Weights that have no place, or are lacking, show when they are renamed.
     """
@@ -125,15 +126,17 @@ def _hf_config(model: Foreign, tokenizer: HFTokenizer, source: Path) -> Foreign:
     blocks, resblocks = list(getattr(trunk, "blocks", [])), list(getattr(text.transformer, "resblocks", []))
     plain = type(trunk) is VisionTransformer and all(type(block) is Block for block in blocks)
     if not plain or trunk.global_pool != "map" or trunk.attn_pool.pool != "token":
-        raise ValueError(
+        raise SightwordError(
             f"{source} is no SigLIP: its {type(trunk).__name__} is not a plain ViT that pools by attention"
         )
     plain = type(text) is TextTransformer and all(type(block) is ResidualAttentionBlock for block in resblocks)
     if not plain or text.attn_mask is not None or text.use_pad_mask or text.pool_type != "last":
-        raise ValueError(f"{source} is no SigLIP: its texts are masked, or their vector is not the last token's")
+        raise SightwordError(f"{source} is no SigLIP: its texts are masked, or their vector is not the last token's")
     side, patch = trunk.patch_embed.img_size, trunk.patch_embed.patch_size
     if side[0] != side[1] or patch[0] != patch[1]:
-        raise ValueError(f"{source} has images of {side} in patches of {patch}; Hugging Face's SigLIP has squares only")
+        raise SightwordError(
+            f"{source} has images of {side} in patches of {patch}; Hugging Face's SigLIP has squares only"
+        )
     vision_acts = [block.mlp.act for block in (*blocks, trunk.attn_pool)]
     return SiglipConfig(
         vision_config={"image_size": side[0], "patch_size": patch[0]}
@@ -152,7 +155,7 @@ def _sizes(tower: nn.Module, fc1: nn.Linear, layers: int, acts: Iterable[nn.Modu
     names = {_act(act, source) for act in acts}
     for what, values in (("eps of its norms", norms), ("number of heads", heads), ("activation", names)):
         if len(values) != 1:
-            raise ValueError(f"{source} has more than one {what} in a tower ({values}), Hugging Face's SigLIP one")
+            raise SightwordError(f"{source} has more than one {what} in a tower ({values}), Hugging Face's SigLIP one")
     return {
         "hidden_size": fc1.in_features,
         "intermediate_size": fc1.out_features,
@@ -169,7 +172,7 @@ def _act(act: nn.Module, source: Path) -> str:
     for name, known in (("gelu", F.gelu), ("gelu_pytorch_tanh", partial(F.gelu, approximate="tanh"))):
         if torch.allclose(act(x), known(x), rtol=0, atol=1e-6):
             return name
-    raise ValueError(f"{source} has {type(act).__name__} for its activation; it is neither GELU nor its tanh form")
+    raise SightwordError(f"{source} has {type(act).__name__} for its activation; it is neither GELU nor its tanh form")
 
 
 _BLOCK = re.compile(r"(visual\.trunk\.blocks|text\.transformer\.resblocks)\.(\d+)\.(.+?)[._](weight|bias)")
@@ -226,7 +229,7 @@ def _hf_names(weights: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
     for name, weight in weights.items():
         hf = _hf_name(name)
         if hf is None:
-            raise ValueError(f"{source} has {name}, which has no place in Hugging Face's SigLIP")
+            raise SightwordError(f"{source} has {name}, which has no place in Hugging Face's SigLIP")
         if ".qkv." in hf:
             for letter, piece in zip("qkv", weight.chunk(3), strict=True):
                 renamed[hf.replace(".qkv.", f".{letter}_proj.")] = piece.clone()  # not one memory for three parameters

@@ -16,12 +16,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sightword.errors import MissingFileError, SightwordError
 from sightword.ops.quantize import FrozenQuantizer, Quantized, VectorQuantizer, VectorQuantizerEMA
 from sightword.storage.atomic import write_atomically
-from sightword.storage.checkpoint import differences, read_weights
+from sightword.storage.checkpoint import differences, read_weights, write_weights
+from sightword.storage.reader import parse_json, read_json
 from sightword.towers.base import Encoded
 from sightword.towers.foreign import Config, Foreign
 from sightword.towers.vq.network import Decoder, Encoder, TamingDecoder, TamingEncoder
@@ -54,7 +55,7 @@ class VQImage(nn.Module):
     ) -> None:
         super().__init__()
         if encoder.factor != decoder.factor:
-            raise ValueError(
+            raise SightwordError(
                 f"the encoder makes images {encoder.factor} times smaller, the decoder latents {decoder.factor} times "
                 "larger; give both as many channels, one a stage"
             )
@@ -106,7 +107,7 @@ class VQImage(nn.Module):
         ids = self._grid(ids, shape)
         full = (ids.shape[1] * self.factor, ids.shape[2] * self.factor)
         if size is not None and not (0 < size[0] <= full[0] and 0 < size[1] <= full[1]):
-            raise ValueError(
+            raise SightwordError(
                 f"ids {tuple(ids.shape)} decode to {full} pixels, of which no {tuple(size)} can be cropped"
             )
         return self._images(self.quantizer.decode(ids), size or full).clamp(-1, 1)
@@ -120,11 +121,11 @@ class VQImage(nn.Module):
     def _latents(self, images: Tensor) -> Tensor:
         channels = self.encoder.conv_in.in_channels
         if images.dim() != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
-            raise ValueError(f"images are (B, {channels}, H, W), got {tuple(images.shape)}")
+            raise SightwordError(f"images are (B, {channels}, H, W), got {tuple(images.shape)}")
         if not images.is_floating_point():
-            raise ValueError(f"images are floats in [-1, 1], got {images.dtype}; x.float() / 127.5 - 1 makes them so")
-        if images.shape[1] != (wanted := self.encoder.conv_in.in_channels):
-            raise ValueError(f"images have {images.shape[1]} channels, the encoder takes {wanted}")
+            raise SightwordError(
+                f"images are floats in [-1, 1], got {images.dtype}; x.float() / 127.5 - 1 makes them so"
+            )
         return self.to_codes(self.encoder(pad_to(images, self.factor))).permute(0, 2, 3, 1)  # (B, h, w, D)
 
     def _images(self, codes: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -134,17 +135,17 @@ class VQImage(nn.Module):
     def _grid(self, ids: Tensor, shape: tuple[int, int] | None) -> Tensor:
         """Ids (B, h, w), int64, known to be in the codebook."""
         if ids.is_floating_point():
-            raise ValueError(f"ids are whole numbers, got {ids.dtype}")
+            raise SightwordError(f"ids are whole numbers, got {ids.dtype}")
         ids = ids.long()
         if ids.dim() == 2:
             ids = _unflatten(ids, shape)
         elif ids.dim() != 3 or (shape is not None and tuple(shape) != ids.shape[1:]):
-            raise ValueError(f"ids are (B, h, w), or (B, N) with shape=(h, w); got {tuple(ids.shape)}, {shape=}")
+            raise SightwordError(f"ids are (B, h, w), or (B, N) with shape=(h, w); got {tuple(ids.shape)}, {shape=}")
         if ids.numel():
             low, high = (int(end) for end in torch.stack(ids.aminmax()).tolist())
             worst = low if -low > high - self.num_codes else high
             if low < 0 or high >= self.num_codes:
-                raise ValueError(f"id {worst} is not in the codebook of {self.num_codes} codes")
+                raise SightwordError(f"id {worst} is not in the codebook of {self.num_codes} codes")
         return ids
 
     @classmethod
@@ -154,7 +155,7 @@ class VQImage(nn.Module):
             encoder, quantizer, decoder = (_build(config[name]) for name in ("encoder", "quantizer", "decoder"))
             return cls(encoder, quantizer, decoder, config["project"])
         except (KeyError, TypeError) as error:
-            raise ValueError(f"not the config of a VQImage ({type(error).__name__}: {error})") from error
+            raise SightwordError(f"not the config of a VQImage ({type(error).__name__}: {error})") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write what inference needs: config.json and model.safetensors, which holds the config too.
@@ -162,10 +163,8 @@ class VQImage(nn.Module):
         The statistics of an EMA codebook stay out: training resumes from a checkpoint, or starts from the codes alone.
         """
         folder, config = Path(folder), json.dumps(self.config, indent=1)
-        weights = {name: weight.detach().cpu().contiguous() for name, weight in inference_weights(self).items()}
         folder.mkdir(parents=True, exist_ok=True)
-        with write_atomically(folder / "model.safetensors") as beside:
-            save_file(weights, beside, metadata={"config": config})
+        write_weights(folder / "model.safetensors", inference_weights(self), {"config": config})
         with write_atomically(folder / "config.json") as beside:
             beside.write_text(config + "\n", encoding="utf-8")
 
@@ -179,11 +178,11 @@ class VQImage(nn.Module):
         config, file = _read_folder(path) if path.is_dir() else (_read_metadata(path), path)
         try:
             model = without_weights(lambda: cls.from_config(config))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        except SightwordError as error:
+            raise SightwordError(f"{path}: {error}") from error
         weights = read_weights(file)
         if found := differences(inference_weights(model), weights):
-            raise ValueError(f"{file} does not fit its config: {found}")
+            raise SightwordError(f"{file} does not fit its config: {found}")
         model.load_state_dict(weights, strict=False, assign=True)  # strict was `differences`
         if isinstance(model.quantizer, VectorQuantizerEMA):
             model.quantizer.keep_codes()
@@ -208,10 +207,10 @@ def _unflatten(ids: Tensor, shape: tuple[int, int] | None) -> Tensor:
     count = ids.shape[1]
     side = math.isqrt(count)
     if shape is None and side * side != count:
-        raise ValueError(f"{count} ids are no square; say which grid they are: decode(ids, shape=(h, w))")
+        raise SightwordError(f"{count} ids are no square; say which grid they are: decode(ids, shape=(h, w))")
     height, width = shape or (side, side)
     if height * width != count:
-        raise ValueError(f"{count} ids do not fill shape {height} × {width} = {height * width}")
+        raise SightwordError(f"{count} ids do not fill shape {height} × {width} = {height * width}")
     return ids.unflatten(1, (height, width))
 
 
@@ -252,22 +251,19 @@ def _read_folder(folder: Path) -> tuple[Config, Path]:
     config, weights = folder / "config.json", folder / "model.safetensors"
     for file in (config, weights):
         if not file.is_file():
-            raise FileNotFoundError(f"{folder} has no {file.name}; a VQImage is config.json and model.safetensors")
-    try:
-        return json.loads(config.read_text(encoding="utf-8")), weights
-    except ValueError as error:
-        raise ValueError(f"{config} is not JSON: {error}") from error
+            raise MissingFileError(f"{folder} has no {file.name}; a VQImage is config.json and model.safetensors")
+    return read_json(config).plain(), weights
 
 
 def _read_metadata(file: Path) -> Config:
     if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist")
+        raise MissingFileError(f"{file} does not exist")
     try:
         with safe_open(file, "pt") as weights:
-            return json.loads((weights.metadata() or {})["config"])
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{file} is no safetensors file with a VQImage's config in it; for the published files use load_published"
+            return parse_json((weights.metadata() or {})["config"], f"the config in {file}").plain()
+    except (SafetensorError, KeyError, SightwordError) as error:
+        raise SightwordError(
+            f"{file} is not a safetensors file with the config of a VQImage; use load_published for published files"
         ) from error
 
 

@@ -13,11 +13,13 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightword.errors import SightwordError
+
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """32 groups as everybody has them, fewer where 32 does not divide the channels."""
     if channels < 1:
-        raise ValueError(f"a layer needs at least one channel, got {channels}")
+        raise SightwordError(f"a layer needs at least one channel, got {channels}")
     return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
 
 
@@ -110,7 +112,7 @@ class Decoder(nn.Module):
 
 def _widths(channels: Sequence[int]) -> list[int]:
     if not channels or min(channels) < 1:
-        raise ValueError(f"channels are one positive number a stage, got {list(channels)}")
+        raise SightwordError(f"channels are one positive number a stage, got {list(channels)}")
     return list(channels)
 
 
