@@ -52,7 +52,7 @@ def test_the_control_differs_from_the_encoder_in_the_branch_it_lacks():
         (PointsConfig, {"chain": True, "upsample": 2}, "its own PixelShuffle"),
         (PointsConfig, {"clip_size": [224]}, "not a height and a width"),
         (PointsConfig, {"radius": 0}, "above 0"),
-        (PointsConfig, {"clip_dtype": "half"}, "fp32, bf16, fp16"),
+        (PointsConfig, {"clip_dtype": "half"}, "'half' is none of fp32"),
         (PointsData, {"offline_clip_feat": True}, "data.cache"),
         (PointsData, {"voxel": 0}, "metres"),
         (PointsData, {"hide": 1}, "less than 1"),
@@ -77,6 +77,11 @@ def test_labels_are_numbered_as_their_classes_stand_and_others_are_none():
     assert (len(labels.names), labels.names[0], labels.names[-1]) == (20, "wall", "other furniture")
     found = numbers(labels, [0, 1, 39, 40, 13, 24])
     assert found.tolist() == [-1, 0, 19, -1, -1, list(SCANNET20).index("refrigerator")]
+
+
+@pytest.mark.parametrize("name", ["bf16", "bfloat16", "float32"])
+def test_the_dtype_of_clip_has_a_short_and_a_long_name(name):
+    assert PointsConfig(clip_dtype=name).clip_dtype == name
 
 
 def test_labels_may_be_a_file_or_scannets_own_table(tmp_path):

@@ -159,7 +159,7 @@ def test_a_cache_that_lacks_frames_or_is_of_another_clip_is_refused_in_one_line(
         make_loaders(data, clip, label_set(str(root)))
     loaders(data, clip, root)
     other = FrozenClip(clip.name, token_type="qq", size=(32, 40), dtype="fp32")
-    with pytest.raises(ValueError, match="another CLIP") as error:
+    with pytest.raises(SightwordError, match="written by a different CLIP") as error:
         split_loader(data, "val", other, label_set(str(root)))
     assert "\n" not in str(error.value)
 

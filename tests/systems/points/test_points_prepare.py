@@ -9,9 +9,9 @@ from lift_fakes import write_rooms
 from sightword.engine import run as runs
 from sightword.engine.config import Run
 from sightword.errors import SightwordError
+from sightword.storage.segments import SegmentedCache
 from sightword.systems.points import prepare
 from sightword.systems.points.config import PointsConfig, PointsData
-from sightword.systems.points.lift.features import FrameCache
 from sightword.systems.points.system import SYSTEM
 
 NAMES = ["scene0000_00", "scene0001_00", "scene0002_00"]
@@ -43,8 +43,7 @@ def test_the_step_fills_the_cache_and_is_then_done(run, capsys):
     step.execute()
     assert "3 scenes to do" in capsys.readouterr().err
     assert step.is_done()
-    cache = FrameCache(run.data.cache)
-    assert {key for part in cache.parts for key in part} == {f"{name}/{at}" for name in NAMES for at in (0, 20, 40)}
+    assert set(SegmentedCache(run.data.cache)) == {f"{name}/{at}" for name in NAMES for at in (0, 20, 40)}
     assert runs.prepare(run) == []
 
 
@@ -54,8 +53,7 @@ def test_only_what_is_missing_is_computed(run, capsys):
     (step,) = SYSTEM.prepare(run)
     assert not step.is_done()
     step.execute()
-    cache = FrameCache(run.data.cache)
-    assert sorted(len(part) for part in cache.parts) == [3, 6]
+    assert sorted(map(len, SegmentedCache(run.data.cache).segments)) == [3, 6]
 
 
 def test_a_step_that_was_stopped_resumes(run, monkeypatch):
@@ -82,7 +80,7 @@ def test_a_step_that_was_stopped_resumes(run, monkeypatch):
 def test_frames_of_the_test_split_are_prepared_too(run, tmp_path):
     (tmp_path / "test.txt").write_text(f"{NAMES[2]}\n")
     runs.prepare(changed(run, "data", test_scenes=str(tmp_path / "test.txt"), hold_out=0.5))
-    assert any(f"{NAMES[2]}/0" in part for part in FrameCache(run.data.cache).parts)
+    assert f"{NAMES[2]}/0" in SegmentedCache(run.data.cache)
 
 
 def test_without_a_cache_there_is_nothing_to_prepare(run):
@@ -93,7 +91,7 @@ def test_offline_nothing_is_computed_and_what_is_missing_is_named(run):
     offline = changed(run, "data", offline_clip_feat=True)
     with pytest.raises(SightwordError, match=r"9 frames, scene000\d_00/0 the first"):
         SYSTEM.prepare(offline)
-    assert not FrameCache(run.data.cache).parts
+    assert not len(SegmentedCache(run.data.cache))
     runs.prepare(run)
     assert SYSTEM.prepare(offline) == []
 
@@ -101,7 +99,7 @@ def test_offline_nothing_is_computed_and_what_is_missing_is_named(run):
 def test_a_cache_of_another_clip_is_refused_before_training(run):
     runs.prepare(run)
     (step,) = SYSTEM.prepare(changed(run, "system", token_type="qq"))
-    with pytest.raises(ValueError, match="another CLIP"):
+    with pytest.raises(SightwordError, match="written by a different CLIP"):
         step.is_done()
 
 

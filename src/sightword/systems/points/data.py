@@ -4,6 +4,7 @@ Legend: N points and V views of all scenes of a batch; H, W pixels of the depth;
 cells of its maps.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,11 +16,10 @@ from tqdm import tqdm
 
 from sightword.data.loader import Draw, Loaders, Stream, mix, ordered
 from sightword.errors import SightwordError
-from sightword.storage import shards
+from sightword.storage.segments import SegmentedCache
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import PointsData
 from sightword.systems.points.lift.cloud import Cloud, class_numbers, scene_cloud, thinned
-from sightword.systems.points.lift.features import FrameCache
 from sightword.systems.points.lift.geometry import Views
 from sightword.systems.points.scannet.label import LabelSet
 from sightword.systems.points.scannet.reader import (
@@ -66,7 +66,7 @@ def make_loaders(data: PointsData, clip: FrozenClip, labels: LabelSet, seed: int
     """
     names = split_names(data)
     train, val = (read_scenes(data, names[split], split) for split in ("train", "val"))
-    shards.say(f"{len(train)} scenes to train on, {len(val)} for validation")
+    print(f"{len(train)} scenes to train on, {len(val)} for validation", file=sys.stderr)
     source = _frame_source(data, clip, [*train, *val])
     rooms = Rooms(train, data, labels, "train", source, seed)
     stream: Stream[RoomBatch] = Stream(
@@ -99,7 +99,7 @@ def _held(rooms: "Rooms", data: PointsData) -> DataLoader[RoomBatch]:
     return ordered(rooms, data.batch_size, collate_fn=collate, num_workers=data.num_workers, pin_memory=pinned)
 
 
-FrameSource = FrameCache | Preprocess  # where the maps of frames are read, or how frames are preprocessed for CLIP
+FrameSource = SegmentedCache | Preprocess  # where maps of frames are read, or how frames are preprocessed for CLIP
 
 
 def _frame_source(data: PointsData, clip: FrozenClip, scenes: Sequence[Scene]) -> FrameSource:
@@ -108,10 +108,11 @@ def _frame_source(data: PointsData, clip: FrozenClip, scenes: Sequence[Scene]) -
     return complete_cache(data, scenes)
 
 
-def complete_cache(data: PointsData, scenes: Sequence[Scene]) -> FrameCache:
+def complete_cache(data: PointsData, scenes: Sequence[Scene]) -> SegmentedCache:
     """Return data.cache. Raises SightwordError, with the command to run, if frames of these scenes are missing."""
-    cache = FrameCache(data.cache)
-    missing = [f"{scene.name}/{index}" for scene in scenes for index in cache.lacks(scene)]
+    cache = SegmentedCache(data.cache)
+    kept = set(cache)
+    missing = [key for scene in scenes for frame in scene.frames if (key := f"{scene.name}/{frame.index}") not in kept]
     if missing:
         raise SightwordError(
             f"data.cache={data.cache} does not contain {len(missing)} frames, {missing[0]} the first. "
@@ -181,9 +182,9 @@ def read_scenes(data: PointsData, names: Sequence[str], split: str) -> list[Scen
         raise SightwordError(f"none of {len(names)} scenes for {split} can be read, the first: {lost[0]}")
     skipped = sum(len(scene.skipped) for scene in scenes)
     for line in lost:
-        shards.say(f"left out of {split}: {line}")
+        print(f"left out of {split}: {line}", file=sys.stderr)
     if skipped:
-        shards.say(f"{split}: {skipped} frames are left out: their pose is not usable, or a file is missing")
+        print(f"{split}: {skipped} frames are left out: a pose is not usable, or a file is missing", file=sys.stderr)
     return scenes
 
 
@@ -245,8 +246,8 @@ class Rooms(Dataset[RoomBatch]):
     def _room(self, scene: Scene, cloud: Cloud, kept: Tensor, frames: Sequence[Frame]) -> RoomBatch:
         assert cloud.label is not None
         maps = pooled = images = None
-        if isinstance(self.source, FrameCache):
-            maps, pooled = self.source.maps(scene.name, [frame.index for frame in frames])
+        if isinstance(self.source, SegmentedCache):
+            maps, pooled = cached_maps(self.source, [f"{scene.name}/{frame.index}" for frame in frames])
         else:
             images = self.source.batch([read_color(frame) for frame in frames])
         return RoomBatch(
@@ -263,6 +264,15 @@ class Rooms(Dataset[RoomBatch]):
             [[frame.index for frame in frames]],
             self.split,
         )
+
+
+def cached_maps(cache: SegmentedCache, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Return maps (V, E, h, w) and image vectors (V, E) of "scene/frame" keys, float16: rows as `lift.features` writes
+    them."""
+    rows = [cache[key] for key in keys]
+    tokens = torch.from_numpy(np.stack([row["tokens"] for row in rows]))  # (V, h·w, E)
+    pooled = torch.from_numpy(np.stack([row["pooled"] for row in rows]))
+    return tokens.transpose(1, 2).unflatten(2, cache.header["grid"]).contiguous(), pooled
 
 
 def turned(room: RoomBatch, angle: float) -> RoomBatch:

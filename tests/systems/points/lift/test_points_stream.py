@@ -151,7 +151,7 @@ def test_wrong_frames_are_refused_in_one_line():
     world = VoxelMap(4)
     for part, match in (
         (Slice(torch.zeros(3, 3), torch.zeros(3, 5)), r"features \(n, 4\)"),
-        (Slice(torch.full((1, 3), 1e7), torch.zeros(1, 4)), "are these metres"),
+        (Slice(torch.full((1, 3), 1e7), torch.zeros(1, 4)), "Coordinates are in metres"),
     ):
         with pytest.raises(ValueError, match=match) as error:
             world.add(part)

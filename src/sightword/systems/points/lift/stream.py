@@ -1,11 +1,11 @@
-"""Frames as they come, into one map of bounded size: features, and instances that keep their name from frame to frame.
+"""A stream of frames into one map of bounded size: features, and instances with the same number from frame to frame.
 
-In the place of ESAM's OnlineMerge and its memory bank. A map is voxels in a hash: each has the running weighted mean of
-what was seen in it, and one instance. A frame's masks become instances of the map where they overlap and look alike
-(Hungarian), or new ones. Past `cap` voxels the ones that were seen longest ago are dropped, and with its last voxel an
-instance is forgotten; so a stream may be endless, and frames may have any number of points.
+An alternative to ESAM's OnlineMerge and its memory bank. The map is a hash of voxels, each with the running weighted
+mean of its observations and one instance. A frame's masks are matched to instances of the map by overlap and cosine
+(Hungarian), or become new ones. Beyond `cap` voxels those observed longest ago are dropped, and an instance without
+voxels is removed. So a stream may be endless, and frames may have any number of points.
 
-Within a frame the order of its points changes nothing: sums are of whole numbers, ties go by place and number.
+The order of points within a frame changes nothing: sums are of whole numbers, ties go by position and number.
 
 Legend: n points of a frame, u voxels and m masks of it; M voxels of the map, G instances; C channels.
 """
@@ -27,7 +27,7 @@ REACH = 2**20  # voxels from the origin to either side
 
 
 class Slice(NamedTuple):
-    """What one frame shows. Points that are not finite are left out."""
+    """The points of one frame. Points that are not finite are ignored."""
 
     xyz: Tensor  # (n, 3) metres, in the world
     features: Tensor  # (n, C)
@@ -36,19 +36,19 @@ class Slice(NamedTuple):
 
 
 class Instance(NamedTuple):
-    """What is known of one instance of the map."""
+    """One instance of the map."""
 
-    number: int  # its name; never given to another
+    number: int  # never given to another
     frames: int  # how many frames it was seen in
     voxels: int  # how many voxels it has now
-    feature: Tensor  # (C,) weighted mean of all that was seen of it
+    feature: Tensor  # (C,) weighted mean of its observations
 
 
 class VoxelMap:
-    """What has been seen so far. On the CPU, C + 9 numbers a voxel and C + 3 an instance."""
+    """Map of a stream of frames. On the CPU, C + 9 numbers per voxel and C + 3 per instance."""
 
     def __init__(self, channels: int, voxel: float = 0.05, cap: int = 200_000, threshold: float = 0.25) -> None:
-        """voxel: metres. cap: voxels at most. threshold: of overlap times cosine, from which two are the same."""
+        """voxel: metres. cap: voxels at most. threshold: overlap times cosine from which a mask is a known instance."""
         if channels < 1 or cap < 1 or voxel <= 0 or not 0 < threshold <= 1:
             raise ValueError(
                 f"a map has channels ≥ 1, cap ≥ 1, voxel > 0 metres and a threshold in (0, 1]; got {channels}, {cap}, "
@@ -58,9 +58,9 @@ class VoxelMap:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything, for another scene."""
+        """Empty the map, for another scene."""
         self.frames = 0  # that were added
-        self.dropped = 0  # voxels that had to go
+        self.dropped = 0  # voxels, beyond the cap
         self._keys = torch.empty(0, dtype=torch.int64)  # (M,) sorted
         self._slot = torch.empty(0, dtype=torch.int64)  # (M,) the row of each in what follows
         self._free = torch.empty(0, dtype=torch.int64)  # rows that are of none
@@ -77,26 +77,26 @@ class VoxelMap:
 
     @property
     def xyz(self) -> Tensor:
-        """(M, 3): the mean place of what was seen in each voxel. Voxels stand in the order of their places."""
+        """The mean position of the observations in each voxel, (M, 3), in the order of the voxels' positions."""
         return self._mean[self._slot, self.channels :]
 
     @property
     def features(self) -> Tensor:
-        """(M, C)"""
+        """The mean feature of each voxel, (M, C)."""
         return self._mean[self._slot, : self.channels]
 
     @property
     def instance(self) -> Tensor:
-        """(M,) int64, -1 for none."""
+        """The instance of each voxel, (M,) int64, -1 for none."""
         return self._instance[self._slot]
 
     @property
     def instances(self) -> list[Instance]:
-        """Those that have a voxel, the oldest first."""
+        """The instances that have a voxel, the oldest first."""
         return [Instance(number, it.frames, it.voxels, it.mean) for number, it in self._known.items()]
 
     def at(self, xyz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the map has where points (n, 3) are: features (n, C), instance (n,), and whether anything, (n,) bool."""
+        """Return the map at points (n, 3): features (n, C), instance (n,), and whether there is a voxel, (n,) bool."""
         row, found = self._rows(self._hash(xyz.float().cpu()))
         features = torch.zeros(len(xyz), self.channels)
         features[found] = self._mean[row[found], : self.channels]
@@ -106,7 +106,10 @@ class VoxelMap:
 
     @torch.no_grad()
     def add(self, frame: Slice) -> Tensor:
-        """Take in the next frame; the map's instance of each of its points, (n,) int64, -1 for none."""
+        """Add the next frame. Return the map's instance of each of its points, (n,) int64, -1 for none.
+
+        Raises ValueError for shapes that do not match, and for points beyond the map's range.
+        """
         names = torch.full((len(frame.xyz),), -1)
         kept, parts = self._prepared(frame)
         self.frames += 1
@@ -135,7 +138,9 @@ class VoxelMap:
         keys, voxel = self._hash(xyz).unique(return_inverse=True)
         if weighed.numel() and float(weighed.abs().max()) > MOST:
             largest = float(weighed.abs().max())
-            raise ValueError(f"features and places times weight are at most {MOST:g}, here {largest:g}: scale them")
+            raise ValueError(
+                f"features and positions times weight reach {largest:g}; at most {MOST:g} is exact. Scale them"
+            )
         whole = (weighed * FINE).round().long()
         numbers, mask_rows = mask[mask >= 0].unique(return_inverse=True)
         mask = mask.clone()
@@ -165,8 +170,8 @@ class VoxelMap:
     def _scores(self, frame: "_Frame", count: int) -> tuple[Tensor, Tensor]:
         """Instances that the frame touches (G,), and overlap times cosine of each mask with each, (m, G).
 
-        Overlap: voxels in common, as a share of the smaller one's: a frame shows a part of what there is, and a mask
-        may be a part or more.
+        Overlap: voxels in common, as a fraction of the smaller one's: a frame shows a part of an object, and a mask
+        may cover a part or more.
         """
         row, known = self._rows(frame.keys)
         mine = torch.full((len(row),), -1)  # (u,) instance of each voxel
@@ -281,14 +286,14 @@ class VoxelMap:
         if len(cell) and float(cell.abs().max()) >= REACH:
             raise ValueError(
                 f"a point lies {float(xyz.abs().max()):g} m from the origin; a map of {self.voxel:g} m voxels reaches "
-                f"{REACH * self.voxel:g} m: are these metres?"
+                f"{REACH * self.voxel:g} m. Coordinates are in metres"
             )
         x, y, z = (cell.long() + REACH).unbind(1)
         return (x << 42) | (y << 21) | z
 
 
 class _Known:
-    """An instance, as it is remembered."""
+    """Running statistics of an instance."""
 
     def __init__(self, mean: Tensor) -> None:
         self.mean, self.weight, self.frames, self.voxels = mean, 0.0, 0, 0
@@ -334,7 +339,7 @@ def _elect(old: Tensor, votes: Tensor, new: Tensor, cast: Tensor) -> tuple[Tenso
 
 
 def segment_means(features: Tensor, segment: Tensor) -> Tensor:
-    """The mean of rows (n, C) of each segment 0 to S - 1, (S, C); -1 is of none. What OnlineMerge takes as queries."""
+    """Return the mean of rows (n, C) of each segment 0 to S - 1, (S, C); -1 is none. OnlineMerge's queries."""
     named = segment >= 0
     count = int(segment.max()) + 1 if len(segment) else 0
     total = features.new_zeros(max(count, 0), features.shape[1]).index_add(0, segment[named], features[named])
@@ -345,7 +350,7 @@ def segment_means(features: Tensor, segment: Tensor) -> Tensor:
 def slices(
     xyz: Tensor, features: Tensor, links: Links, views: int, masks: Tensor | None = None
 ) -> Iterator[tuple[Slice, Tensor]]:
-    """An encoder's batch as frames in order: what each view sees of the points, and which points (n,) those are.
+    """Yield an encoder's batch as frames in order: the points that each view shows, and their numbers (n,).
 
     masks: (V, H, W) int64, an instance of each pixel, -1 for none. The weight is the confidence.
     """

@@ -82,7 +82,10 @@ def find_scenes(root: str | Path) -> list[str]:
 
 
 def read_scenes_file(file: str | Path) -> list[str]:
-    """The names of a list such as scannetv2_val.txt, one a line, each once, in its order; # begins a comment."""
+    """Return the names in a list such as scannetv2_val.txt: one per line, each once, in order; # begins a comment.
+
+    Raises SightwordError if there is no such file, or it contains no names of scenes.
+    """
     file = Path(file).expanduser()
     lines = read_text(file, most=LIST, missing="A list of scenes is a text file with one name per line").splitlines()
     names = [name for line in lines if (name := line.split("#")[0].strip())]
