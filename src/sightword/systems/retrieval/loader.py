@@ -32,7 +32,7 @@ from sightword.towers.tokenizer import TextTokenizer
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the loaders must know of the networks that the batches are for."""
+    """Facts about the networks that the batches are for, which the loaders need."""
 
     tokenizer: TextTokenizer  # of the text encoder
     patch: tuple[int, int] = (1, 1)  # pixels of the image encoder's patch

@@ -136,7 +136,7 @@ def image_folder(file: Path) -> Path:
 
 
 def _instead(root: Path, dataset: str) -> str:
-    """What else a folder has, in a few words."""
+    """A hint for the message: which other file the folder has."""
     for other, layout in FORMATS.items():
         for name in layout.files:
             if other != dataset and ((root / name).is_file() or (root / layout.folder / name).is_file()):
@@ -243,7 +243,7 @@ def _path(entry: Fields, name: str) -> str:
 
 
 def _foreign(entry: Fields, name: str, dataset: str) -> str:
-    """Which data set the record may be of."""
+    """A hint for the message: which data set the record may be of."""
     if name == "split" and "file_path" in entry:
         return " (as in caption_all.json, which is not the file with splits)"
     others = [other for other, layout in FORMATS.items() if other != dataset and layout.path in entry]
