@@ -26,7 +26,7 @@ from sightword.systems.retrieval.data import (
     Pairs,
     whole_batch,
 )
-from sightword.systems.retrieval.pedes import ImageIds, Split, annotation_file, image_folder, read_pedes
+from sightword.systems.retrieval.pedes import ImageIds, Split, annotation_file, image_folder, read_pedes, tokenizing
 from sightword.towers.tokenizer import TextTokenizer
 
 
@@ -95,7 +95,7 @@ def _hiding(data: RetrievalData, inputs: Inputs) -> Hiding:
     if data.vq_ids:
         source = ImageIds(data.vq_ids, size, inputs.ids)
         return Hiding(Cells.of(size, inputs.patch, source.grid), data.hide, source)
-    command = f"sightword tokenize images=…/imgs size={size[0]} width={size[1]} out=…"
+    command = tokenizing(size)
     if not factor:
         raise SightwordError(f"data.hide={data.hide} needs VQ ids, and data.vq_ids is not set. Write them: {command}")
     shards.say(f"VQ ids are computed again for each batch, which is slow: {command} and data.vq_ids=… do it once")
