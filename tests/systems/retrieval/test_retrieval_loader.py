@@ -404,7 +404,10 @@ def test_a_cache_that_does_not_fit_is_refused(root: Path, codes: Path, tmp_path:
 def test_images_without_codes_are_counted(root: Path, codes: Path, tmp_path: Path) -> None:
     write_cuhk(tmp_path, Sizes(12, 4, 8), 2, size=SIZE)
     data = generated(tmp_path, codes)
-    with pytest.raises(ValueError, match=r"8 of 16 images have no ids in .*, as .*\. sightword tokenize images="):
+    with pytest.raises(
+        ValueError,
+        match=r"8 of 16 images have no ids in .*, as .*\. This resumes .*: sightword tokenize weights=… images=",
+    ):
         split_loader(data, "test", Words(), 4)
 
 

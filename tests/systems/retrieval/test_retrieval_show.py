@@ -10,6 +10,7 @@ from PIL import Image
 
 from sightword.systems.retrieval import sensitivity as swaps
 from sightword.systems.retrieval import strip as strips
+from sightword.systems.retrieval.pedes import Split
 from sightword.systems.retrieval.sensitivity import CONTROL, KINDS, probes_of, sensitivity, spread
 from sightword.systems.retrieval.show import search
 from sightword.systems.retrieval.strip import Shown, strip, wrapped
@@ -79,7 +80,7 @@ def test_queries_tell_the_right_images_and_have_a_json_twin(tmp_path):
     for file in files:
         tile("blue").save(file)
     texts = F.normalize(torch.tensor([[1.0, 0.5, 0.2, 0.1], [0, 0.1, 1.0, 0.9]]), dim=1)
-    queries = search(["one", "two"], np.array([0, 2]), texts, files, pids, images, [1, 0], top=3)
+    queries = search(Split("test", files, pids, ["one", "two"], np.array([0, 2])), texts, images, [1, 0], top=3)
     assert [query.caption for query in queries] == ["two", "one"]
     assert [right for _, _, right in queries[0].found] == [True, False, False]
     assert [right for _, _, right in queries[1].found] == [True, True, False]

@@ -115,7 +115,7 @@ class RetrievalData(DataConfig):
 
     mask_text: float = 0.0  # share of a caption's tokens that are masked, for masked language modelling; IRRA: 0.15
     hide: float = 0.0  # share of the image's cells that are hidden, for generation; 0: no generation
-    vq_ids: str = ""  # cache by `sightword tokenize size=H width=W` of the whole folder imgs/, for generation
+    vq_ids: str = ""  # cache by `sightword tokenize` of the whole folder imgs/, resized to image_size, for generation
 
     def __post_init__(self) -> None:
         one_of("data.dataset", self.dataset, DATASETS)

@@ -36,7 +36,7 @@ def _section(retriever: PersonRetriever, test: Split, run: Path, people: str) ->
     texts, images = retriever.encode_text(test.captions), retriever.encode_image(test.images)
     found = retrieval_metrics(images, torch.from_numpy(test.pids), texts, torch.from_numpy(test.caption_pids))
     chosen = spread(len(test.captions), SHOWN)
-    queries = show.search(test.captions, test.caption_image, texts, test.images, test.pids, images, chosen)
+    queries = show.search(test, texts, images, chosen)
     swaps = sensitivity(retriever.encode_text, test.captions, images[test.caption_image], len(test.captions))
     persons = len(set(test.pids.tolist()))
     return Section(

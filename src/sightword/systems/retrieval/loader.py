@@ -25,13 +25,13 @@ from sightword.systems.retrieval.data import (
     Pairs,
     whole_batch,
 )
-from sightword.systems.retrieval.pedes import ImageIds, Split, annotation_file, image_folder, read_pedes
+from sightword.systems.retrieval.pedes import ImageIds, Split, annotation_file, image_folder, read_pedes, tokenizing
 from sightword.towers.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the loaders must know of the networks that the batches are for."""
+    """Facts about the networks that the batches are for, which the loaders need."""
 
     tokenizer: TextTokenizer  # of the text encoder
     patch: tuple[int, int] = (1, 1)  # pixels of the image encoder's patch
@@ -94,7 +94,7 @@ def _hiding(data: RetrievalData, inputs: Inputs) -> Hiding:
     if data.vq_ids:
         source = ImageIds(data.vq_ids, size, inputs.ids)
         return Hiding(Cells.of(size, inputs.patch, source.grid), data.hide, source)
-    command = f"sightword tokenize images=…/imgs size={size[0]} width={size[1]} out=…"
+    command = tokenizing(size)
     if not factor:
         raise SightwordError(f"data.hide={data.hide} needs VQ ids, and data.vq_ids is not set. Write them: {command}")
     shards.say(f"VQ ids are computed again for each batch, which is slow: {command} and data.vq_ids=… do it once")

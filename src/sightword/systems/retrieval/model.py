@@ -89,7 +89,7 @@ class DualEncoder(nn.Module):
         return self.image.embed_dim
 
     def _of_image(self, encoded: Encoded) -> Tensor:
-        """What is used of the image encoder's output; parameters that it does not depend on are frozen."""
+        """The part of the image encoder's output that is used; parameters that it does not depend on are frozen."""
         return encoded.pooled
 
 

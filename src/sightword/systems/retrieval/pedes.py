@@ -23,6 +23,7 @@ from sightword.storage.cache import FeatureCache
 from sightword.storage.fields import Fields, Items
 from sightword.storage.reader import read_json_list
 from sightword.systems.retrieval.config import DATASETS
+from sightword.towers.vq.ids import View, tokenize_command
 
 SPLITS = ("train", "val", "test")
 USUAL_PATH = re.compile(r"[\w\-.]+(/[\w\-.]+)*", re.ASCII)
@@ -136,7 +137,7 @@ def image_folder(file: Path) -> Path:
 
 
 def _instead(root: Path, dataset: str) -> str:
-    """What else a folder has, in a few words."""
+    """A hint for the message: which other file the folder has."""
     for other, layout in FORMATS.items():
         for name in layout.files:
             if other != dataset and ((root / name).is_file() or (root / layout.folder / name).is_file()):
@@ -243,7 +244,7 @@ def _path(entry: Fields, name: str) -> str:
 
 
 def _foreign(entry: Fields, name: str, dataset: str) -> str:
-    """Which data set the record may be of."""
+    """A hint for the message: which data set the record may be of."""
     if name == "split" and "file_path" in entry:
         return " (as in caption_all.json, which is not the file with splits)"
     others = [other for other, layout in FORMATS.items() if other != dataset and layout.path in entry]
@@ -253,8 +254,13 @@ def _foreign(entry: Fields, name: str, dataset: str) -> str:
 # ------------------------------------------------------------------------------------------------------------ VQ ids
 
 
+def tokenizing(size: tuple[int, int], images: str | Path = "…/imgs", out: str | Path = "…") -> str:
+    """Return the command that writes the ids of whole images, resized to size (H, W)."""
+    return tokenize_command("", "", images, out, View(*size))
+
+
 class ImageIds:
-    """VQ ids of the whole images of a data set, resized to one size, as `sightword tokenize size=… width=…` keeps them.
+    """VQ ids of the whole images of a data set, resized to one size, as `sightword tokenize` keeps them.
 
     The whole image, without a crop, because the image encoder is given the whole image, too.
     """
@@ -267,16 +273,15 @@ class ImageIds:
         self.cache = FeatureCache(path, expect)
         header = self.cache.header
         shape = header["shapes"].get("ids", [])
-        command = f"sightword tokenize images=…/imgs size={size[0]} width={size[1]} out=…"
         if len(shape) != 2 or not header["num_codes"]:
             raise SightwordError(
-                f"{path} contains no ids of images but {', '.join(header['shapes'])}. Write them with {command}"
+                f"{path} contains no ids of images but {', '.join(header['shapes'])}. Write them with {tokenizing(size)}"
             )
         found, wanted = header["preprocessing"], {"resize": f"{size[0]}x{size[1]}, bicubic", "crop": "none"}
         if any(found.get(name) != value for name, value in wanted.items()):
             raise SightwordError(
                 f"{path} has ids of images resized to {found.get('resize')} (crop: {found.get('crop')}), expected "
-                f"whole images of {size[0]}x{size[1]}. Write them with {command}, or change data.image_size"
+                f"whole images of {size[0]}x{size[1]}. Write them with {tokenizing(size)}, or change data.image_size"
             )
         self.size = size
         self.grid: tuple[int, int] = (shape[0], shape[1])  # h, w
@@ -294,7 +299,6 @@ class ImageIds:
         if missing := [key for key in keys if key not in self.cache]:
             raise SightwordError(
                 f"{len(missing)} of {len(images)} images have no ids in {self.cache.path}, as {missing[0]}. "
-                f"sightword tokenize images={folder} out={self.cache.path} size={self.size[0]} width={self.size[1]} "
-                "resumes where it was stopped"
+                f"This resumes where it was stopped: {tokenizing(self.size, folder, self.cache.path)}"
             )
         return torch.from_numpy(np.stack([self.cache.get(key, "ids").reshape(-1) for key in keys]).astype(np.int32))

@@ -1,4 +1,4 @@
-"""What a model reacts to: how far the score of a caption's own image falls when one word is changed.
+"""Sensitivity of a model to single words: how far the score of a caption's own image falls when one word is changed.
 
 Legend: C captions; D width of the embedding; n probes, captions in which one word is changed.
 """
@@ -97,7 +97,7 @@ def _replaced(caption: str, start: int, end: int, word: str) -> str:
 
 
 class KindRow(TypedDict):
-    """What changing one kind of word does."""
+    """The effect of changing one kind of word."""
 
     kind: str
     captions: int
@@ -108,7 +108,7 @@ class KindRow(TypedDict):
 
 
 class SwapRow(TypedDict):
-    """What changing one word into one other does."""
+    """The effect of changing one word into one other."""
 
     kind: str
     before: str

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -35,27 +34,18 @@ class Query(NamedTuple):
         return {"caption": self.caption, "written_of": str(self.own), "found": found}
 
 
-def search(
-    captions: Sequence[str],
-    caption_image: np.ndarray,
-    text_embeddings: Tensor,
-    images: Sequence[Path],
-    pids: np.ndarray,
-    image_embeddings: Tensor,
-    numbers: Sequence[int],
-    top: int = 10,
-) -> list[Query]:
+def search(split: Split, texts: Tensor, images: Tensor, numbers: Sequence[int], top: int = 10) -> list[Query]:
     """Return the `top` images for the captions of these numbers.
 
-    captions, caption_image (C,), text_embeddings (C, D), images, pids (N,), image_embeddings (N, D): of one split.
+    texts, images: the embeddings (C, D) and (N, D) of the split's captions and images, unit rows.
     """
     chosen = list(numbers)
-    scores, rows = best(text_embeddings[chosen], image_embeddings, top)
+    scores, rows = best(texts[chosen], images, top)
     queries = []
     for number, values, places in zip(chosen, scores.tolist(), rows.tolist(), strict=True):
-        own = int(caption_image[number])
-        found = [(images[row], value, bool(pids[row] == pids[own])) for value, row in zip(values, places, strict=True)]
-        queries.append(Query(captions[number], images[own], found))
+        own, pairs = int(split.caption_image[number]), zip(values, places, strict=True)
+        found = [(split.images[row], value, bool(split.pids[row] == split.pids[own])) for value, row in pairs]
+        queries.append(Query(split.captions[number], split.images[own], found))
     return queries
 
 
@@ -74,7 +64,7 @@ def draw(
     strips: how many captions are shown with their best images. captions: how many have a word changed.
     """
     chosen = spread(len(split.captions), strips)
-    queries = search(split.captions, split.caption_image, texts, split.images, split.pids, images, chosen)
+    queries = search(split, texts, images, chosen)
     swaps = sensitivity(encode, split.captions, images[split.caption_image], captions)
     page = stacked([query.strip() for query in queries])
     return [

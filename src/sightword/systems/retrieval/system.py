@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "Batch"]):
-    """What the engine asks of text-based person retrieval."""
+    """Text-based person retrieval, as the engine needs it."""
 
     name = "retrieval"
     Config, Data = RetrievalConfig, RetrievalData
@@ -71,7 +71,7 @@ class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "B
 
 
 def _inputs(task: "RetrievalTask") -> "Inputs":
-    """What the loaders must know of the task's networks."""
+    """The facts about the task's networks that the loaders need."""
     from sightword.systems.retrieval.loader import Inputs
 
     image, generation = task.model.image, task.generation

@@ -65,7 +65,7 @@ def _generation(system: RetrievalConfig, text: TextTower) -> "Generation":
 
 @dataclass(frozen=True)
 class Heads:
-    """What the baseline, IRRA, trains beside the alignment."""
+    """The heads that the baseline, IRRA, trains beside the alignment, and their weights."""
 
     identity: IdentityHead | None = None
     language: MaskedLanguage | None = None
@@ -76,7 +76,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class Generation:
-    """What phase 4 trains beside the alignment."""
+    """The generator that phase 4 trains beside the alignment, and its weight."""
 
     generator: Generator
     tokenizer: FrozenTokenizer | None = None  # encodes images that come without ids

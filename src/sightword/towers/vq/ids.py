@@ -52,7 +52,7 @@ class Job(ImageJobOptions):
 
 
 class Written(NamedTuple):
-    """What a job left behind."""
+    """The cache after a job, and how much the job did."""
 
     cache: FeatureCache
     images: int  # of the folder, those that could not be read included
