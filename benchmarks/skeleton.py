@@ -1,8 +1,8 @@
-"""What stands between a skeleton and its network: heatmaps beside the published algorithm in numpy, reading, the step.
+"""What a skeleton costs until the network gets it: heatmaps beside the published algorithm in numpy, reading, the step.
 
-The peer is pyskl's GeneratePoseTarget as its paper and its configuration describe it, written anew: numpy on the
-window about each joint or limb, one after the other, in float32 on a fresh array a clip. Clips are the small world's,
-one person, 17 joints, through the whole pipeline of training.
+The peer is pyskl's GeneratePoseTarget as its paper and its configuration describe it, written again: numpy on the
+window about each joint or limb, one after the other, in float32 on a new array for each view. Views are of the
+synthetic dataset, one person, 17 joints, through the whole pipeline of training.
 """
 
 import statistics
@@ -10,10 +10,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,18 +26,19 @@ from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.data import SkeletonBatch, make_loaders
 from sightword.systems.skeleton.heatmap import Heatmaps
 from sightword.systems.skeleton.joints import joint_set
+from sightword.systems.skeleton.model import ResNet3dSlowOnly
 
 BATCH, SIZE, SIGMA, EPS = 8, (56, 56), 0.6, 1e-3
 TARGETS = {"joint": 12, "limb": 10}
-MINI = {"frames": 16, "size": [28, 28]}
 COCO = joint_set("coco17")
-NETWORKS: tuple[
-    tuple[str, int, tuple[int, ...], dict[str, Any], int], ...
-] = (  # …, changes of SkeletonData, clips at once
-    ("SlowOnly, 48 × 56 × 56", 32, (4, 6, 3), {}, 1),
+FULL = SkeletonData(batch_size=BATCH, persons=1, num_workers=0, val="xsub_val")
+MINI = replace(FULL, frames=16, size=[28, 28])
+NETWORKS: tuple[tuple[str, int, tuple[int, ...], SkeletonData, int], ...] = (  # …, base, depths, data, views at once
+    ("SlowOnly, 48 × 56 × 56", 32, (4, 6, 3), FULL, 1),
     ("base 16, one block a stage, 16 × 28 × 28", 16, (1, 1, 1), MINI, BATCH),
     ("base 8, one block a stage, 16 × 28 × 28", 8, (1, 1, 1), MINI, BATCH),
 )
+Rows = list[dict[str, object]]
 
 
 # -------------------------------------------------------------------------------------------------------------- peer
@@ -84,7 +85,7 @@ def draw_limb(image: np.ndarray, a: np.ndarray, b: np.ndarray, height_a: float, 
 
 
 def plain(kind: str, limbs: tuple[tuple[int, int], ...], points: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """One clip: points (M, L, V, 2), scores (M, L, V) → (C, L, H, W) float32."""
+    """One view: points (M, L, V, 2), scores (M, L, V) → (C, L, H, W) float32."""
     people, frames, joints = scores.shape
     out = np.zeros((joints if kind == "joint" else len(limbs), frames, *SIZE), np.float32)
     for person, frame in np.ndindex(people, frames):
@@ -101,12 +102,10 @@ def plain(kind: str, limbs: tuple[tuple[int, int], ...], points: np.ndarray, sco
 # ---------------------------------------------------------------------------------------------------------- measured
 
 
-def batches(folder: Path, **changes: Any) -> Iterator[SkeletonBatch]:
-    """The training batches of the small world, read anew."""
-
-    options: dict[str, Any] = {"batch_size": BATCH, "persons": 1, "num_workers": 0, "val": "xsub_val"}
-    data = SkeletonData(annotations=str(folder / "annotations.pkl"), **options | changes)
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # how many there are need not be told each time
+def batches(folder: Path, data: SkeletonData = FULL) -> Iterator[SkeletonBatch]:
+    """Return the training batches of the synthetic dataset, read again."""
+    data = replace(data, annotations=str(folder / "annotations.pkl"))
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # how many there are need not be printed each time
         return iter(make_loaders(data, 0, COCO, tuple(ACTIONS)).train)
 
 
@@ -114,17 +113,16 @@ def views(batch: SkeletonBatch) -> tuple[Tensor, Tensor]:
     return batch.points.flatten(0, 1), batch.scores.flatten(0, 1)
 
 
-def heatmaps(folder: Path) -> list[dict[str, Any]]:
-    """Both in turn, so that what else the machine does falls on both."""
-
+def heatmaps(folder: Path) -> Rows:
+    """Measure both in turn, so that other load on the machine affects both."""
     points, scores = views(next(batches(folder)))
-    rows = []
+    rows: Rows = []
     for kind, target in TARGETS.items():
         draw = Heatmaps(COCO, kind, SIGMA, EPS)
 
         def peer(kind: str = kind) -> np.ndarray:
-            clips = zip(points.numpy(), scores.numpy(), strict=True)
-            return np.stack([plain(kind, COCO.limbs, *clip) for clip in clips])
+            each = zip(points.numpy(), scores.numpy(), strict=True)
+            return np.stack([plain(kind, COCO.limbs, *view) for view in each])
 
         def ours(draw: Heatmaps = draw) -> Tensor:
             return draw(points, scores, SIZE)
@@ -136,11 +134,11 @@ def heatmaps(folder: Path) -> list[dict[str, Any]]:
         rows.append(
             {
                 "kind": kind,
-                "ours clips/s": 1000 / mine,
-                "numpy clips/s": 1000 / theirs,
+                "Sightword views/s": 1000 / mine,
+                "numpy views/s": 1000 / theirs,
                 "largest difference": apart,
                 "equal to 2e-6": apart < 2e-6,
-                "ours / numpy": theirs / mine,
+                "Sightword / numpy": theirs / mine,
                 **at_least(theirs / mine, target),
             }
         )
@@ -153,7 +151,7 @@ def network(base: int, depths: tuple[int, ...]) -> ResNet3dSlowOnly:
 
 
 def stepping(base: int, depths: tuple[int, ...], volumes: Tensor) -> Callable[[], None]:
-    """A step of training: class scores from the mean over time, cross-entropy, AdamW."""
+    """Return a step of training: class scores from the mean over time, cross-entropy, AdamW."""
     body = network(base, depths).train()
     head = nn.Linear(body.frame_features(volumes[:1]).shape[-1], len(ACTIONS))
     optimizer = torch.optim.AdamW([*body.parameters(), *head.parameters()])
@@ -167,9 +165,9 @@ def stepping(base: int, depths: tuple[int, ...], volumes: Tensor) -> Callable[[]
     return step
 
 
-def reading(folder: Path, **changes: Any) -> float:
-    """CPU milliseconds a clip, from the file that is open already to a batch of key points."""
-    stream, times = batches(folder, **changes), []
+def reading(folder: Path, data: SkeletonData) -> float:
+    """Return CPU milliseconds per view, from the file that is open already to a batch of key points."""
+    stream, times = batches(folder, data), []
     next(stream)
     for _ in range(20):
         start = time.process_time()
@@ -178,19 +176,19 @@ def reading(folder: Path, **changes: Any) -> float:
     return 1000 * statistics.median(times) / BATCH
 
 
-def inputs(folder: Path) -> list[dict[str, Any]]:
-    """What a clip costs until it is a volume, beside what the network then does with it."""
-    rows = []
-    for name, base, depths, changes, count in NETWORKS:
-        batch = next(batches(folder, **changes))
-        read = reading(folder, **changes)
+def inputs(folder: Path) -> Rows:
+    """Measure what a view costs until it is a volume, beside a step of the network on it."""
+    rows: Rows = []
+    for name, base, depths, data, count in NETWORKS:
+        batch = next(batches(folder, data))
+        read = reading(folder, data)
         drawn = {kind: cpu_ms(partial(Heatmaps(COCO, kind), *views(batch), batch.size), 15) / BATCH for kind in TARGETS}
         volumes = Heatmaps(COCO)(*views(batch), batch.size)
         step = cpu_ms(stepping(base, depths, volumes[:count]), 3 if count == 1 else 9) / count
         share = 100 * (read + drawn["joint"]) / step
         rows.append(
             {
-                "network and clip": name,
+                "network and view": name,
                 "key points ms": read,
                 "joint maps ms": drawn["joint"],
                 "limb maps ms": drawn["limb"],
@@ -203,22 +201,22 @@ def inputs(folder: Path) -> list[dict[str, Any]]:
 
 
 @torch.inference_mode()
-def layouts(folder: Path) -> list[dict[str, Any]]:
-    """Forward, with memory laid out in two ways; in turn."""
-    rows = []
-    for name, base, depths, changes, count in NETWORKS:
-        batch = next(batches(folder, **changes))
+def layouts(folder: Path) -> Rows:
+    """Measure the forward pass with memory laid out in two ways, in turn."""
+    rows: Rows = []
+    for name, base, depths, data, count in NETWORKS:
+        batch = next(batches(folder, data))
         volumes = Heatmaps(COCO)(*views(batch), batch.size)[:count]
         forms = (torch.contiguous_format, torch.channels_last_3d)
         nets = [network(base, depths).eval().to(memory_format=form) for form in forms]
-        clips = [volumes.contiguous(memory_format=form) for form in forms]
-        one, other = (net(clip) for net, clip in zip(nets, clips, strict=True))
-        calls = [partial(net, clip) for net, clip in zip(nets, clips, strict=True)]
+        laid_out = [volumes.contiguous(memory_format=form) for form in forms]
+        one, other = (net(each) for net, each in zip(nets, laid_out, strict=True))
+        calls = [partial(net, each) for net, each in zip(nets, laid_out, strict=True)]
         pairs = [[cpu_ms(call, 1, False) / count for call in calls] for _ in range(5)]
         plain_ms, last_ms = (statistics.median(times) for times in zip(*pairs, strict=True))
         rows.append(
             {
-                "network and clip": name,
+                "network and view": name,
                 "contiguous ms": plain_ms,
                 "channels_last_3d ms": last_ms,
                 "difference, of the largest": float((one - other).abs().max() / one.abs().max()),
@@ -234,8 +232,8 @@ def main() -> None:
         write_motion(folder, Sizes(train=3, val=1, test=0))
         tables = {
             "Heatmaps, one person, 17 joints, 48 × 56 × 56": heatmaps(folder),
-            "What a clip costs, CPU time of one thread": inputs(folder),
-            "Forward, CPU time a clip": layouts(folder),
+            "What a view costs, CPU time of one thread": inputs(folder),
+            "Forward, CPU time per view": layouts(folder),
         }
     publish("skeleton", tables, ["torch", "numpy"])
 

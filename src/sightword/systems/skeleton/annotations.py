@@ -247,8 +247,8 @@ def _shape(value: object) -> str:
 
 def few(names: Iterable[object], most: int = 8) -> str:
     """Return the first names as a text, with the number of the others; "nothing" for none."""
-    told = [str(name)[:40] for name in names]
-    return ", ".join(told[:most]) + (f" and {len(told) - most} more" if len(told) > most else "") or "nothing"
+    short = [str(name)[:40] for name in names]
+    return ", ".join(short[:most]) + (f" and {len(short) - most} more" if len(short) > most else "") or "nothing"
 
 
 # ---------------------------------------------------------------------------------------------------------------- npz

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sightword.systems.skeleton.annotations import Recordings
     from sightword.systems.skeleton.predict import ActionPrediction, ActionRecognizer
 
-TOLD = 40  # recordings that are printed; the table has all
+PRINTED = 40  # recordings that are printed; the table has all
 
 
 def recognise(
@@ -113,14 +113,14 @@ def _predictions(
 
 def _lines(predictions: "Sequence[ActionPrediction]") -> list[str]:
     """A line for each of the first recordings: its name, its class, the probability, and the true class if another."""
-    shown = predictions[:TOLD]
+    shown = predictions[:PRINTED]
     names = max((len(one.name) for one in shown), default=0)
     actions = max((len(one.action) for one in shown), default=0)
     lines = []
     for one in shown:
         wrong = f"  it is {one.truth}" if one.label not in (None, one.best) else ""
         lines.append(f"{one.name:<{names}}  {one.action:<{actions}}  {one.probability:.2f}{wrong}")
-    return [*lines, f"… and {len(predictions) - TOLD} more, in the table"] if len(predictions) > TOLD else lines
+    return [*lines, f"… and {len(predictions) - PRINTED} more, in the table"] if len(predictions) > PRINTED else lines
 
 
 def _metrics(predictions: "Sequence[ActionPrediction]") -> dict[str, float]:

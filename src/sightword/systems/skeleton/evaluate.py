@@ -108,9 +108,8 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         return found
 
     def notes(self) -> dict[str, str]:
-        told = describe_probabilities(self.task.model, self.task.system.test_scores)
-        how = f"%, {self._views()}, {told}"
-        return dict.fromkeys(("top1", "top5", "mean_class"), how)
+        how = describe_probabilities(self.task.model, self.task.system.test_scores)
+        return dict.fromkeys(("top1", "top5", "mean_class"), f"%, {self._views()}, {how}")
 
     def _views(self) -> str:
         return f"{self.views} view{'s' * (self.views != 1)} each at {self.size[0]}×{self.size[1]}"

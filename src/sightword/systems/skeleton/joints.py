@@ -5,7 +5,7 @@
     ntu25       Kinect v2: the 3-D sets of NTU RGB+D                h36m17      Human3.6M, and so most lifters to 3-D
 
 Another set is a JSON file: {"joints": [names], "limbs": [[end, end], …]} with names or numbers as ends. Left and right
-are told by names that begin with left_ and right_, or by "pairs": [[left, right], …].
+follow from names that begin with left_ and right_, or are listed as "pairs": [[left, right], …].
 """
 
 from collections.abc import Mapping, Sequence

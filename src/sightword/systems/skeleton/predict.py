@@ -211,7 +211,7 @@ def as_predictions(
 
 
 class ActionRecognizer(Predictor):
-    """Names the action of skeleton sequences: one of the classes that it was trained on, or of any told in words."""
+    """Names the action of skeleton sequences: one of the classes it was trained on, or of classes given as texts."""
 
     def __init__(
         self,
@@ -354,7 +354,7 @@ class ActionRecognizer(Predictor):
         return describe_probabilities(self.model, self.system.test_scores)
 
     def for_classes(self, labels: Labels | Mapping[str, Sequence[str]]) -> "ActionRecognizer":
-        """Return a recognizer of other classes, told in words, with the same networks. labels: {class: [prompts]}.
+        """Return a recognizer of other classes, given as texts, with the same networks. labels: {class: [prompts]}.
 
         Raises SightwordError for a classifier, and for an export without its text encoder.
         """
@@ -385,16 +385,15 @@ class ActionRecognizer(Predictor):
 
     def _check(self, recordings: Sequence[SkeletonSequence], rows: Sequence[int], labelled: bool) -> None:
         """Raise SightwordError for recordings of other joints, or of other classes if they are labelled."""
+        own = len(self.joints.joints)
         if isinstance(recordings, Recordings):
-            joints, labels = recordings.num_joints, [int(recordings.labels[row]) for row in rows]
+            joints, labels = {recordings.num_joints}, [int(recordings.labels[row]) for row in rows]
         else:
-            counts = {recordings[row].points.shape[2] for row in rows}
-            joints = max(counts - {len(self.joints.joints)}, default=len(self.joints.joints))
-            labels = [recordings[row].label for row in rows]
-        if joints != len(self.joints.joints):
+            joints, labels = {one.points.shape[2] for one in recordings}, [recordings[row].label for row in rows]
+        if other := joints - {own}:
             raise SightwordError(
-                f"the recordings have {joints} joints, and the model was trained on {len(self.joints.joints)}, those "
-                f"of {self.joints.name}"
+                f"the recordings have {max(other)} joints, and the model was trained on {own}, those of "
+                f"{self.joints.name}"
             )
         if labelled and max(labels) >= len(self.classes):
             raise SightwordError(

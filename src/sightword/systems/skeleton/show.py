@@ -72,13 +72,13 @@ def strip(
     """
     where, sure = _persons(points, scores, len(joints.joints))
     length = where.shape[1]
-    told = None if weights is None else as_array(weights).reshape(1, -1)
+    row = None if weights is None else as_array(weights).reshape(1, -1)
     numbers = np.arange(length) if frames is None else np.asarray(frames).astype(int)
-    film = _Film(length, heading, told is not None, _known(key), legend)
-    film.write_heading(heading, told)
+    film = _Film(length, heading, row is not None, _known(key), legend)
+    film.write_heading(heading, row)
     _draw_poses(film, where, sure, joints)
-    if told is not None:
-        film.draw_bars(on_frames(shares(told), length)[0] * told.shape[1], told.shape[1])
+    if row is not None:
+        film.draw_bars(on_frames(shares(row), length)[0] * row.shape[1], row.shape[1])
     film.draw_frames(numbers, None if key is None else as_array(key))
     return film.finish(joints)
 
@@ -153,10 +153,11 @@ class _Film:
         if weights is not None:
             count = f"{effective_frames(weights)[0]:.1f} effective frames of {weights.shape[1]}"
             self.pen.text((self.right, y + 2), count, WEIGHT, font_of(TEXT), anchor="ra")
-        told = [heading.name]
-        told += [f"it is {heading.truth}"] if heading.right is False else []
-        told += ["then " + ", ".join(f"{name} {100 * p:.0f} %" for name, p in heading.others)] if heading.others else []
-        self.pen.text((x, y + LARGE + 7), style.cut(" · ".join(told), self.right - x, TEXT), GREY, font_of(TEXT))
+        parts = [heading.name]
+        parts += [f"it is {heading.truth}"] if heading.right is False else []
+        if heading.others:
+            parts += ["then " + ", ".join(f"{name} {100 * p:.0f} %" for name, p in heading.others)]
+        self.pen.text((x, y + LARGE + 7), style.cut(" · ".join(parts), self.right - x, TEXT), GREY, font_of(TEXT))
 
     def draw_bars(self, times: np.ndarray, features: int) -> None:
         """times: (L,), the weight of a frame over the mean: 1 where all weigh alike."""
