@@ -203,7 +203,7 @@ def test_a_cache_of_other_weights_is_refused_with_both_digests(photos, undisturb
 @pytest.mark.parametrize("other", ["size=16", "shard_size=3"])
 def test_a_cache_of_other_settings_is_refused(photos, exported, undisturbed, other, capsys):
     assert tokenize(photos, exported, undisturbed, other) == 2
-    assert "already holds another cache" in capsys.readouterr().err
+    assert "already contains another cache" in capsys.readouterr().err
 
 
 def test_a_broken_image_stops_the_job_or_is_skipped(folder, exported, tmp_path, capsys):
@@ -255,7 +255,7 @@ def test_a_mistake_is_one_line_and_leaves_no_cache(photos, exported, more, line,
 
 def test_no_cache_is_begun_among_the_images(folder, exported, capsys):
     assert tokenize(folder, exported, folder) == 2
-    assert "holds other files (0.png, 1.png, 2.png, …)" in capsys.readouterr().err
+    assert "contains other files (0.png, 1.png, 2.png, …)" in capsys.readouterr().err
     assert not (folder / "header.json").exists()
 
 
@@ -280,4 +280,4 @@ def test_the_network_is_loaded_once(photos, exported, tmp_path, monkeypatch):
 
 def test_a_folder_without_images_is_one_line(exported, tmp_path, capsys):
     assert tokenize(tmp_path, exported, tmp_path / "ids") == 2
-    assert "holds no image" in capsys.readouterr().err
+    assert "contains no image" in capsys.readouterr().err

@@ -5,6 +5,7 @@ total = λ_rec·recon_loss + λ_vq·vq_loss + λ_commit·commitment_loss + λ_pe
 """
 
 from inspect import signature
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +73,13 @@ class Adversary(nn.Module):
         return terms
 
 
+class Extra(TypedDict):
+    """What checkpoints hold of a task besides its weights."""
+
+    recent: list[Tensor]  # ids of the last batches
+    skipped: int
+
+
 class TokenizerTask(Task[ImageBatch]):
     """Reconstruct images through a codebook."""
 
@@ -108,11 +116,11 @@ class TokenizerTask(Task[ImageBatch]):
             return self._seen(batch.images, out) | terms
         return self._looks(out.images, batch.images) | terms
 
-    def get_extra_state(self) -> dict[str, object]:
-        return {**self.usage.state_dict(), "skipped": self.skipped}
+    def get_extra_state(self) -> Extra:
+        return {"recent": self.usage.state_dict()["recent"], "skipped": self.skipped}
 
-    def set_extra_state(self, state: dict[str, object]) -> None:
-        self.usage.load_state_dict(state)
+    def set_extra_state(self, state: Extra) -> None:
+        self.usage.load_state_dict({"recent": state["recent"]})
         self.skipped = state.get("skipped", 0)
 
     def discriminator_losses(self, batch: ImageBatch) -> dict[str, Tensor]:
