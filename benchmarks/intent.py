@@ -1,10 +1,10 @@
-"""Reading intents: five codebooks looked up at once, an epoch of stage 1 from codes, and what lies on the disk.
+"""Reading intents: five codebooks looked up at once, an epoch of stage 1 from ids, and what lies on the disk.
 
 Peer of the look-up: five quantisers in the document's way, each of which normalises the tokens, multiplies, takes the
 argmax and multiplies its one-hot row with the codebook again. Peer of the epoch: the same epoch from the photos. Two
 towers stand for a user's: the tiny CLIP of the small world (64², one layer), far cheaper than any, and a ViT-B/16 of
-random weights, a ninth of document 000's ViT-H/14. The loop's own work (Lightning, logs, checkpoints) is left out of
-both sides. Codes cost one pass of the tower over all photos, once: no epoch's figure has it.
+random weights, a ninth of a ViT-H/14. The loop's own work (Lightning, logs, checkpoints) is left out of
+both sides. Ids cost one pass of the tower over all photos, once: no epoch's figure has it.
 """
 
 import json
@@ -27,14 +27,15 @@ from towers import OpenTower, in_turns, tower
 from sightword.miniature import scene
 from sightword.miniature.clip import tiny_clip
 from sightword.systems.intent.anchors import Anchors, Book, generate_semantic_anchors
-from sightword.systems.intent.codes import write_codes
 from sightword.systems.intent.config import TOKEN_TYPES, IntentConfig, IntentData
 from sightword.systems.intent.data import make_loaders
+from sightword.systems.intent.ids import write_ids
 from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.loss import asymmetric_loss
 from sightword.systems.intent.model import MultiStream
 from sightword.systems.intent.task import make_task
 from sightword.towers.factory import text_tower
+from sightword.towers.frozen import FrozenModel
 from sightword.towers.token_cache import Source, cache_tokens
 
 SIZES = {"coco": 256, "places": 512, "emotion": 128, "ava": 256, "actions": 256}
@@ -49,7 +50,7 @@ def random_codes(width: int) -> dict[str, Tensor]:
 
 
 class OneHot:
-    """A quantiser as document 000 has it: tokens x (B, N, D) and codes (K, D), through a matrix of zeros and ones."""
+    """A quantiser as papers have it: tokens x (B, N, D) and codes (K, D), through a matrix of zeros and ones."""
 
     def __init__(self, codes: Tensor) -> None:
         self.codes = codes
@@ -178,21 +179,21 @@ class World:
             told = json.dumps({"info": {}} | content | {"annotations": notes})
             (root / f"intentonomy_{split}2020.json").write_text(told)
 
-    def codes(self, disk: str) -> Path:
-        """The words of tokens that were kept in this precision."""
-        tokens, codes = self.root / f"tokens_{disk}", self.root / f"codes_{disk}"
+    def ids(self, disk: str) -> Path:
+        """The ids of tokens that were kept in this precision."""
+        tokens, ids = self.root / f"tokens_{disk}", self.root / f"ids_{disk}"
         token_types = {name: TOKEN_TYPES[name] for name in self.case.anchors.books}
         cache_tokens(self.case.source, self.root, tokens, sorted(set(token_types.values())), disk=disk)
-        write_codes(tokens, self.case.anchors.tensors(), token_types, codes)
-        return codes
+        write_ids(tokens, self.case.anchors.tensors(), token_types, ids)
+        return ids
 
-    def training(self, codes: Path | None = None) -> Callable[[], float]:
-        """An epoch of stage 1 from photos or codes, and the next at each call: the mean of its losses."""
+    def training(self, ids: Path | None = None) -> Callable[[], float]:
+        """An epoch of stage 1 from photos or ids, and the next at each call: the mean of its losses."""
         data = IntentData(root=str(self.root), image_size=self.case.size, batch_size=self.case.batch, num_workers=0)
-        data.codes = str(codes or "")
+        data.ids = str(ids or "")
         torch.manual_seed(0)
         task = make_task(IntentConfig(semantic_anchors_path=str(self.root / "anchors"))).train()
-        task.tower._open = self.case.source.open()
+        task.tower = FrozenModel(self.case.source.open)
         optimizer = torch.optim.AdamW(task.model.head.parameters(), 1e-2)
         return partial(epoch, make_loaders(data).train, lambda b: task.total(task.losses(b)), optimizer)
 
@@ -217,23 +218,23 @@ def epoch(batches: Iterable[Any], loss_of: Callable[[Any], Tensor], optimizer: t
 
 
 def epochs(case: Case, root: Path) -> list[dict[str, Any]]:
-    """From codes beside the photos, in turns; codes of tokens in half precision, as they are kept, and in full.
+    """From ids beside the photos, in turns; ids of tokens in half precision, as they are kept, and in full.
 
     Half precision moves a patch here and there to a word that is as near. In full the loss is the same.
     """
     world = World(case, root)
     by_photos, bare = world.training(), world.bare()
-    by_codes = {disk: world.training(world.codes(disk)) for disk in ("float16", "float32")}
-    loss, losses = by_photos(), {disk: call() for disk, call in by_codes.items()}
-    calls = [by_photos, *(partial(repeat, call, 10) for call in (bare, *by_codes.values()))]
+    by_ids = {disk: world.training(world.ids(disk)) for disk in ("float16", "float32")}
+    loss, losses = by_photos(), {disk: call() for disk, call in by_ids.items()}
+    calls = [by_photos, *(partial(repeat, call, 10) for call in (bare, *by_ids.values()))]
     times = zip(*in_turns(*calls, rounds=case.rounds), strict=True)
     photos_ms, *tenfold = (statistics.median(column) / case.count for column in times)
-    bare_ms, *codes_ms = (ms / 10 for ms in tenfold)
+    bare_ms, *ids_ms = (ms / 10 for ms in tenfold)
     rows = []
-    for disk, ms in zip(by_codes, codes_ms, strict=True):
+    for disk, ms in zip(by_ids, ids_ms, strict=True):
         faster, off = photos_ms / ms, abs(losses[disk] / loss - 1)
         row = {"tower": case.name, "images × streams": f"{case.count} × {len(case.anchors.books)}", "tokens": disk}
-        row |= {"photos, CPU ms an image": photos_ms, "codes": ms, "bare head": bare_ms, "times faster": faster}
+        row |= {"photos, CPU ms an image": photos_ms, "ids": ms, "bare head": bare_ms, "times faster": faster}
         row |= {"with the bare head": photos_ms / bare_ms, "loss by photos": loss, "loss off by": f"{off:.1g}"}
         speed, equal = not case.real or faster >= 100, disk == "float16" or off < 1e-6
         target = [*(["≥ 100"] if case.real else []), *(["equal loss"] if disk == "float32" else [])]
@@ -253,7 +254,7 @@ def sizes(root: Path) -> list[dict[str, Any]]:
     """An image's files beside its shapes, measured with a ViT-B/16; all of Intentonomy with a ViT-H/14."""
     with_vit_h14 = {
         "tokens": {"value": (PATCHES, WIDTH), "joint": (PATCHES, WIDTH), "pooled": (WIDTH,)},
-        "codes": {"ids": (len(SIZES), PATCHES)},
+        "ids": {"ids": (len(SIZES), PATCHES)},
     }
     rows = []
     for name, shapes in with_vit_h14.items():
@@ -269,7 +270,7 @@ def sizes(root: Path) -> list[dict[str, Any]]:
                 **at_most(found / row["by shapes"], 1.1),
             }
         )
-    row = {"kept": "tokens of one form alone", "bytes an image": "", "by shapes": "", "ratio": ""}
+    row = {"kept": "tokens of one type alone", "bytes an image": "", "by shapes": "", "ratio": ""}
     return [*rows, row | {**of_intentonomy(2 * PATCHES * WIDTH), "target": "", "met": ""}]
 
 

@@ -102,8 +102,8 @@ def test_train_has_the_shares_of_three_annotators_and_the_others_what_most_said(
 
 def test_the_real_reader_and_its_check_find_it_whole(folder):
     report = check_intentonomy(str(folder))
-    assert report.problems == []
-    assert report.found == sum(SIZES.values())
+    assert report.errors == []
+    assert report.count == sum(SIZES.values())
     targets = read_annotations(folder / "intentonomy_train2020.json").targets
     assert targets.shape == (SIZES["train"], 28)
 

@@ -1,4 +1,4 @@
-"""Codebooks of words: how they are filled, that rows and labels agree, the two files, and the verb that writes them."""
+"""Anchors: how codebooks are filled, that rows and labels agree, the two files, and the command that writes them."""
 
 import json
 import math
@@ -138,7 +138,9 @@ def test_templates_are_other_wordings_of_the_class(tower):
 def test_synonyms_need_words_enough(tower):
     book = made(tower, streams=["coco"], expand="synonyms", sizes={"coco": 80})["coco"]
     assert len(set(book.prompts)) == 80
-    with pytest.raises(ValueError, match=r"coco has 80 words for 256 codes: sizes=coco:80 at most, or expand=noise"):
+    with pytest.raises(
+        ValueError, match=r"coco has 80 words for 256 codes\. Pass sizes=coco:80 at most, or expand=noise"
+    ):
         made(tower, streams=["coco"], expand="synonyms")
 
 
@@ -175,14 +177,14 @@ def test_extra_names_and_a_users_stream_have_codes(tower, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"expand": "copies"}, "expand is one of noise, synonyms, templates, none; got 'copies'"),
-        ({"noise": 0.0}, "noise is above 0"),
-        ({"noise": float("nan")}, "noise is above 0"),
+        ({"expand": "copies"}, "expand='copies' is none of noise, synonyms, templates, none"),
+        ({"noise": 0.0}, "noise=.* is not a fraction of the vector's length above 0"),
+        ({"noise": float("nan")}, "noise=.* is not a fraction of the vector's length above 0"),
         ({"sizes": {"scenes": 4}}, "sizes names 'scenes'"),
         ({"streams": ["coco"], "sizes": {"places": 400}}, "sizes names 'places'; the streams are coco"),
-        ({"sizes": {"coco": 79}}, "coco has 80 classes, more than the 79 codes of sizes=coco:79"),
+        ({"sizes": {"coco": 79}}, "coco has 80 classes, more than sizes=coco:79 codes"),
         ({"sizes": {"coco": 0}}, "80 classes"),
-        ({"sizes": {"emotion": 256}}, "emotion has 196 words for 256 codes: sizes=emotion:196 at most$"),
+        ({"sizes": {"emotion": 256}}, "emotion has 196 words for 256 codes\\. Pass sizes=emotion:196 at most$"),
         ({"expand": "none", "sizes": {"coco": 256}}, "coco has 80 classes for 256 codes"),
         ({"expand": "templates", "sizes": {"ava": 1000}}, "ava has 280 prompts for 1000 codes"),
     ],
@@ -196,7 +198,7 @@ def test_texts_that_the_tower_cannot_tell_apart_are_refused_between_classes(towe
     told = {"stream": "signs", "size": 2, "templates": {"noun": "a photo of {}"}, "classes": ["&amp;", "&"]}
     (tmp_path / "signs.json").write_text(json.dumps(told))  # CLIP's tokenizer reads HTML
     with pytest.raises(
-        ValueError, match="signs: the tower has one vector for 'a photo of &amp;' and 'a photo of &'; does"
+        ValueError, match="signs: the text encoder gives 'a photo of &amp;' and 'a photo of &' the same vector"
     ):
         made(tower, ["signs"], files=[tmp_path / "signs.json"])
 
@@ -207,7 +209,7 @@ def test_and_given_once_within_a_class(tower, tmp_path):
     (tmp_path / "signs.json").write_text(json.dumps(told))
     book = made(tower, ["signs"], files=[tmp_path / "signs.json"])["signs"]
     assert book.prompts == ["a photo of &amp;", "a photo of plus", "a photo of or"]
-    with pytest.raises(ValueError, match=r"signs has 3 prompts that the tower tells apart, for 4 codes"):
+    with pytest.raises(ValueError, match=r"signs has 3 prompts that the text encoder tells apart, for 4 codes"):
         made(tower, ["signs"], files=[tmp_path / "signs.json"], sizes={"signs": 4})
 
 
@@ -296,7 +298,7 @@ def test_the_check_names_a_prompt_of_two_classes(tower, anchors):
 def test_codes_without_names_cannot_be_checked(tower):
     codes = unit(torch.randn(4, 24, generator=torch.Generator().manual_seed(0)))
     book = Book(codes, list("abcd"), [0, 1, 2, 3], [0] * 4, [""] * 4)
-    with pytest.raises(ValueError, match="does not say what its codes mean"):
+    with pytest.raises(ValueError, match="contains no prompts"):
         Anchors({"mine": book}).check(tower)
 
 
@@ -364,13 +366,13 @@ def test_safetensors_of_others_are_read_too(tmp_path):
     [
         ({"coco": torch.tensor([[1.0, float("nan")], [1.0, 0.0]])}, "coco of .* has 1 rows that are not finite"),
         ({"coco": torch.tensor([[1.0, float("inf")]])}, "not finite"),
-        ({"coco": torch.ones(3)}, r"coco of .* is not \(K, D\) of numbers but torch.float32 \(3,\)"),
+        ({"coco": torch.ones(3)}, r"coco of .*: expected floats \(K, D\), got torch.float32 \(3,\)"),
         ({"coco": torch.ones(2, 3, 4)}, r"\(2, 3, 4\)"),
         ({"coco": torch.ones(2, 3, dtype=torch.int64)}, "torch.int64"),
         ({"coco": torch.ones(0, 3)}, r"\(0, 3\)"),
         ({"coco": torch.eye(3)[:2] * torch.tensor([[1.0], [0.0]])}, "1 rows of zeros"),
-        ({"coco": torch.ones(2, 3), "places": torch.ones(2, 4)}, "differ in width, coco 3, places 4"),
-        ({"coco": "words"}, "holds no tensors"),
+        ({"coco": torch.ones(2, 3), "places": torch.ones(2, 4)}, r"differ in dimension \(coco 3, places 4\)"),
+        ({"coco": "words"}, "contains no tensors"),
         ([torch.ones(2, 3)], "not a dictionary"),
     ],
 )
@@ -385,8 +387,8 @@ def test_files_that_are_no_anchors_are_refused_in_one_line(tmp_path, content, wo
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        ("{", "is damaged"),
-        ("[]", "is damaged"),
+        ("{", "metadata of .*ends in the middle of its JSON.*are damaged"),
+        ("[]", "metadata of .*expected an object.*are damaged"),
         (json.dumps({"format": 2}), "format 2, this sightword reads 1"),
         (json.dumps({"books": {"places": {}}}), "codes of coco and the names of places"),
         (json.dumps({"books": {"coco": {"labels": []}}}), "are damaged"),
@@ -421,10 +423,12 @@ def test_missing_and_cut_files_are_refused(anchors, tmp_path):
 def test_anchors_fit_only_the_tower_that_made_them(anchors, tower, random_clip, tmp_path):
     anchors.check_fits(tower)
     anchors.check_fits(image_tower(random_clip[0]))
-    with pytest.raises(ValueError, match=r"is 24 wide, made by .*small; vit_l14 is 768 wide: .*sightword anchors"):
+    with pytest.raises(
+        ValueError, match=r"has dimension 24, made by .*small; vit_l14 has dimension 768: .*sightword anchors"
+    ):
         anchors.check_fits(768, "vit_l14")
     write_clip(tmp_path / "wide", embed_dim=32)
-    with pytest.raises(ValueError, match=rf"24 wide, made by .*small; {tmp_path / 'wide'} is 32 wide"):
+    with pytest.raises(ValueError, match=rf"dimension 24, made by .*small; {tmp_path / 'wide'} has dimension 32"):
         anchors.check_fits(image_tower(tmp_path / "wide"))
     other = text_tower(random_clip[0])
     other.text.ln_final.bias.data += 1
@@ -444,21 +448,21 @@ def test_published_towers_are_told_apart_by_name_and_folders_are_not(anchors, ra
     anchors.check_fits(seen)
 
 
-# ------------------------------------------------------------------------------------------------------------ verb
+# ------------------------------------------------------------------------------------------------------------ command
 
 
-def verb(*words):
+def command(*words):
     return main(["anchors", *words])
 
 
-def test_the_verb_writes_both_files_and_says_what_and_what_next(random_clip, tmp_path, capsys):
+def test_the_command_writes_both_files_and_says_what_and_what_next(random_clip, tmp_path, capsys):
     sizes = ",".join(f"{stream}:{size}" for stream, size in SMALL.items())
     words = [f"tower={random_clip[0]}", f"out={tmp_path / 'anchors'}", f"sizes={sizes}", "extra=actions:riding wave"]
-    assert verb(*words) == 0
+    assert command(*words) == 0
     said = capsys.readouterr().out
     rows = [line.split() for line in said.splitlines() if line.startswith("  ")]
     assert rows == [
-        ["stream", "classes", "codes", "width"],
+        ["stream", "classes", "codes", "dimension"],
         ["coco", "80", "90", "24"],
         ["places", "365", "370", "24"],
         ["emotion", "7", "30", "24"],
@@ -466,48 +470,48 @@ def test_the_verb_writes_both_files_and_says_what_and_what_next(random_clip, tmp
         ["actions", "41", "50", "24"],
     ]
     file = tmp_path / "anchors" / "semantic_anchors.pth"
-    assert "every code is the nearest to its own words" in said
+    assert "every prompt's nearest code is of its own class" in said
     assert f"written to {file}" in said
     assert f"next: sightword cache tower={random_clip[0]} images=" in said
-    assert f"sightword codes anchors={file} tokens=" in said
+    assert f"sightword ids anchors={file} tokens=" in said
     assert {stream: len(codes) for stream, codes in load_file(file.with_suffix(".safetensors")).items()} == SMALL
     assert "riding wave" in Anchors.read(file)["actions"].names
 
 
-def test_the_verb_gives_the_same_bytes_again(random_clip, tmp_path):
+def test_the_command_gives_the_same_bytes_again(random_clip, tmp_path):
     for name in ("one", "two"):
         out = f"out={tmp_path / name / 'semantic_anchors.pth'}"
-        assert verb(f"tower={random_clip[0]}", out, "streams=coco,emotion", "expand=templates", "seed=3") == 0
+        assert command(f"tower={random_clip[0]}", out, "streams=coco,emotion", "expand=templates", "seed=3") == 0
     for suffix in ("pth", "safetensors"):
         one, two = ((tmp_path / name / f"semantic_anchors.{suffix}").read_bytes() for name in ("one", "two"))
         assert one == two
 
 
-def test_the_verb_takes_a_users_vocabulary(random_clip, tmp_path, games, capsys):
+def test_the_command_takes_a_users_vocabulary(random_clip, tmp_path, games, capsys):
     file = games["files"][0]
-    assert verb(f"tower={random_clip[0]}", f"out={tmp_path}", "streams=games", f"vocabulary={file}") == 0
+    assert command(f"tower={random_clip[0]}", f"out={tmp_path}", "streams=games", f"vocabulary={file}") == 0
     assert ["games", "3", "60", "24"] in [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["sizes=coco"], "'coco' is not stream:value"),
-        (["sizes=coco:many"], "sizes=coco:many: a whole number is wanted"),
+        (["sizes=coco"], "sizes='coco' is not a list of name:value"),
+        (["sizes=coco:many"], "sizes=coco:many is not a whole number"),
         (["sizes=coco:4"], "coco has 80 classes"),
-        (["extra=surfing"], "'surfing' is not stream:value"),
+        (["extra=surfing"], "extra='surfing' is not a list of name:value"),
         (["extra=sports:surfing"], "extra names 'sports'"),
         (["extra=actions:running"], "'running'"),
         (["streams=coco,scenes"], "streams names 'scenes'"),
         (["vocabulary=none.json"], "none.json does not exist"),
-        (["expand=copy"], "expand is one of"),
-        (["noise=-1"], "noise is above 0"),
-        (["batch_size=0"], "batch_size is at least 1"),
+        (["expand=copy"], "expand='copy' is none of noise, synonyms"),
+        (["noise=-1"], "noise=-1.0 is not a fraction"),
+        (["batch_size=0"], "batch_size=0 is too small"),
         (["size=4"], "did you mean 'sizes'?"),
     ],
 )
 def test_a_mistake_is_one_line_before_a_tower_is_opened(tmp_path, capsys, words, said):
-    assert verb("tower=vit_h14", f"out={tmp_path / 'out'}", *words) == 2
+    assert command("tower=vit_h14", f"out={tmp_path / 'out'}", *words) == 2
     error = capsys.readouterr().err
     assert said in error
     assert len(error.splitlines()) == 1
@@ -520,12 +524,12 @@ def test_an_encoder_of_texts_alone_is_refused(tower):
     lonely = BertText.__new__(BertText)
     torch.nn.Module.__init__(lonely)
     lonely.name = "bert_base"
-    with pytest.raises(ValueError, match="bert_base only knows texts"):
+    with pytest.raises(ValueError, match="bert_base encodes texts only"):
         generate_semantic_anchors(lonely)
 
 
-def test_the_verb_writes_nothing_that_fails_its_check(random_clip, tmp_path, capsys, monkeypatch):
+def test_the_command_writes_nothing_that_fails_its_check(random_clip, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Anchors, "check", lambda *_: [f"coco {row} is wrong" for row in range(5)])
-    assert verb(f"tower={random_clip[0]}", f"out={tmp_path / 'out'}", "streams=coco") == 2
+    assert command(f"tower={random_clip[0]}", f"out={tmp_path / 'out'}", "streams=coco") == 2
     assert "coco 0 is wrong; coco 1 is wrong; coco 2 is wrong and 2 more" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The full scale: document 000's shapes, with a ViT-H/14 of random weights."""
+"""The full scale: published shapes, with a ViT-H/14 of random weights."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from sightword.cli.compose import compose_config
 from sightword.engine import run
 from sightword.systems.intent.anchors import Anchors, Book
 from sightword.systems.intent.data import IntentBatch
-from sightword.systems.intent.task import ANCHORS
+from sightword.systems.intent.predict import ANCHORS
 from sightword.systems.intent.vocabulary import vocabularies
 from sightword.towers import hub
 from sightword.towers.clip import checkpoint as clip_checkpoint
@@ -52,7 +52,7 @@ def test_a_batch_goes_through_the_full_scale_in_the_documents_shapes(layers, anc
     def image_tower(name, tag=""):
         towers.append(drawn_tower(name, layers))
         monkeypatch.setattr(
-            towers[0], "forms", lambda *asked: seen.update(clip.CLIPImage.token_types(towers[0], *asked)) or seen
+            towers[0], "token_types", lambda *asked: seen.update(clip.CLIPImage.token_types(towers[0], *asked)) or seen
         )
         return towers[0]
 
@@ -96,7 +96,7 @@ def test_every_experiment_has_the_full_scale(experiment, anchors_file):
     words = ["scale=full", f"system.semantic_anchors_path={anchors_file}", "data.root=x"]
     config = compose_config([f"experiment=intent/{experiment}", *words])
     task = run.make_task(config)
-    assert (task.tower.name, config.data.image_size) == ("vit_h14", 224)
+    assert (task.config.tower, config.data.image_size) == ("vit_h14", 224)
     if experiment == "baseline":
         assert task.model(torch.zeros(B, D), torch.zeros(B, N, D)).shape == (B, C)
     else:

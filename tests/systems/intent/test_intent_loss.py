@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from sightword.systems.intent.loss import asymmetric_loss, consistency_loss
 
 
-def _written_out(logits, targets, gamma_neg, gamma_pos, clip):
+def _written_out(logits, targets, gamma_neg, gamma_pos, margin):
     """Equation by equation, a number at a time, in float64."""
     total = 0.0
     for row, wanted in zip(logits.tolist(), targets.tolist(), strict=True):
         for x, y in zip(row, wanted, strict=True):
             p = 1 / (1 + math.exp(-x))
-            shifted = max(p - clip, 0)
+            shifted = max(p - margin, 0)
             total -= y * (1 - p) ** gamma_pos * math.log(p) + (1 - y) * shifted**gamma_neg * math.log(1 - shifted)
     return total / len(logits)
 
@@ -60,7 +60,7 @@ def test_it_leaves_the_gradient_mode_alone():
 
 
 def test_targets_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"\(2, 27\), logits \(2, 28\)"):
+    with pytest.raises(ValueError, match=r"expected targets \(2, 28\) like the logits, got \(2, 27\)"):
         asymmetric_loss(torch.zeros(2, 28), torch.zeros(2, 27))
 
 

@@ -67,10 +67,10 @@ def test_frozen_codes_are_no_parameters_and_learnable_ones_get_the_gradient_of_w
 
 def test_drift_is_told_from_the_anchors():
     book = SemanticSpatialVQ(torch.eye(5), freeze_codebook=False)
-    assert book.drift() == {"cosine": 1.0, "strayed": 0.0}
+    assert book.drift() == {"cosine": 1.0, "off_anchor": 0.0}
     with torch.no_grad():
         book.weight[0] = book.anchors[1]
-    assert book.drift()["strayed"] == pytest.approx(0.2)
+    assert book.drift()["off_anchor"] == pytest.approx(0.2)
     assert book.drift()["cosine"] == pytest.approx(0.8)
 
 
@@ -216,7 +216,7 @@ def test_weights_and_gates_begin_at_the_plain_sum_or_learn():
 
 
 def test_codebooks_of_several_widths_are_refused():
-    with pytest.raises(ValueError, match=r"one width.*'coco': 24.*'places': 8"):
+    with pytest.raises(ValueError, match=r"one dimension.*'coco': 24.*'places': 8"):
         MultiStream({"coco": _codes()["coco"], "places": _codes(dim=8)["places"]})
 
 

@@ -1,5 +1,7 @@
 """The objective on made-up words: what trains, what is measured, what is refused."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,10 +9,14 @@ import torch.nn.functional as F
 from sightword.cli.compose import compose_config
 from sightword.compat.lightning import IntentonomyClipViTMultiStreamModule
 from sightword.engine.optim import base_lr, make_optimizer
+from sightword.engine.task import Task
+from sightword.errors import SightwordError
 from sightword.systems.intent.anchors import Anchors, Book
 from sightword.systems.intent.config import IntentConfig
 from sightword.systems.intent.data import IntentBatch
-from sightword.systems.intent.task import ANCHORS, make_task, read_exported
+from sightword.systems.intent.evaluate import IntentEvaluator
+from sightword.systems.intent.predict import ANCHORS, IntentClassifier
+from sightword.systems.intent.task import make_task
 
 SIZES, B, N, D = {"coco": 8, "places": 6}, 12, 9, 16
 
@@ -52,15 +58,15 @@ def test_stage_one_trains_the_head_alone_by_the_classes_alone(anchors_file):
     assert learned == {"model.head.weight", "model.head.bias"}
 
 
-def test_stage_two_moves_the_codes_on_a_leash(anchors_file):
+def test_stage_two_moves_the_codes_and_penalises_their_drift(anchors_file):
     task = task_of(anchors_file, freeze_codebook=False)
     losses, learned = slopes(task)
     assert set(losses) == {"asl_loss", "vq_loss", "consistency_loss"}
     assert {"model.books.coco.weight", "model.books.places.weight"} <= learned
     assert losses["consistency_loss"].item() == pytest.approx(0, abs=1e-10)
     assert task.stats()["coco_cosine"] == pytest.approx(1)
-    roles = task.roles()
-    assert [len(roles[name]) for name in ("head", "vq_coco", "vq_places", "fusion", "adapter")] == [2, 1, 1, 0, 0]
+    groups = task.parameter_groups()
+    assert [len(groups[name]) for name in ("head", "vq_coco", "vq_places", "fusion", "adapter")] == [2, 1, 1, 0, 0]
 
 
 def test_a_stream_of_ones_own_moves_as_slowly_as_the_documents(anchors_file):
@@ -68,7 +74,7 @@ def test_a_stream_of_ones_own_moves_as_slowly_as_the_documents(anchors_file):
     Anchors(anchors.books | {"weather": anchors["coco"]}).write(anchors_file)
     config = compose_config(["experiment=intent/stage2", f"system.semantic_anchors_path={anchors_file}", "data.root=x"])
     groups = make_optimizer(config.optim, make_task(config.system)).param_groups
-    rates = {group["role"]: base_lr(config.optim, group["role"]) / config.optim.lr for group in groups}
+    rates = {group["name"]: base_lr(config.optim, group["name"]) / config.optim.lr for group in groups}
     assert rates == pytest.approx({"head": 1, "vq_coco": 0.1, "vq_places": 0.1, "vq_other": 0.1})
     module = IntentonomyClipViTMultiStreamModule(anchors_file, freeze_codebook=False)
     assert module.optim.lr_scale["vq_other"] == 0.1
@@ -76,9 +82,9 @@ def test_a_stream_of_ones_own_moves_as_slowly_as_the_documents(anchors_file):
 
 @pytest.mark.parametrize("fusion", ["sum", "weighted", "gated"])
 @pytest.mark.parametrize("adapter", [False, True])
-def test_every_parameter_has_one_role(anchors_file, fusion, adapter):
+def test_every_parameter_is_in_one_group(anchors_file, fusion, adapter):
     task = task_of(anchors_file, fusion=fusion, adapter=adapter, freeze_codebook=False)
-    named = [p for parameters in task.roles().values() for p in parameters]
+    named = [p for parameters in task.parameter_groups().values() for p in parameters]
     assert len(named) == len(set(named)) == len([p for p in task.parameters() if p.requires_grad])
 
 
@@ -93,15 +99,17 @@ def test_counts_of_words_train_as_their_tokens_do(anchors_file):
 
 def test_counts_of_other_codebooks_or_for_codes_that_move_are_refused(anchors_file):
     counts = {name: torch.ones(B, k) for name, k in SIZES.items()}
-    with pytest.raises(ValueError, match="read with the anchors other"):
+    with pytest.raises(ValueError, match="looked up in the anchors other"):
         task_of(anchors_file).losses(batch(counts=counts, anchors="other"))
     with pytest.raises(
-        ValueError, match=r"words of coco in data\.codes are of value tokens, system\.tokens\.coco is qq"
+        ValueError, match=r"ids of coco in data\.ids are of value tokens, system\.token_types\.coco is qq"
     ):
-        task_of(anchors_file, tokens={"coco": "qq"}).losses(
+        task_of(anchors_file, token_types={"coco": "qq"}).losses(
             batch(counts=counts, token_types={"coco": "value", "places": "joint"})
         )
-    with pytest.raises(ValueError, match=r"words of coco, places, this run's streams are coco: .* streams=coco out="):
+    with pytest.raises(
+        ValueError, match=r"data\.ids has the streams coco, places, this run coco\. .* streams=coco out="
+    ):
         task_of(anchors_file, streams=["coco"]).losses(batch(counts=counts))
     for values in ({"freeze_codebook": False}, {"adapter": True}):
         with pytest.raises(ValueError, match=r"set data\.cache"):
@@ -110,22 +118,29 @@ def test_counts_of_other_codebooks_or_for_codes_that_move_are_refused(anchors_fi
 
 def test_what_does_not_fit_is_said_in_a_line(anchors_file):
     wide = {token_type: torch.randn(B, N, D + 1) for token_type in ("value", "joint")}
-    with pytest.raises(ValueError, match=r"17 wide, the anchors of coco .* 16"):
+    with pytest.raises(ValueError, match=r"dimension 17, the anchors of coco .* 16"):
         task_of(anchors_file).losses(batch(tokens=wide))
-    with pytest.raises(ValueError, match="not value: sightword cache tokens=joint,value"):
+    with pytest.raises(ValueError, match="not value. Write another one with sightword cache token_type=joint,value"):
         task_of(anchors_file).losses(batch(tokens={"joint": wide["joint"]}))
     with pytest.raises(ValueError, match=r"semantic_anchors_path is not set"):
         IntentConfig()
     post = {"post": wide["value"], "value": torch.randn(B, N, D)}
-    with pytest.raises(ValueError, match=r"post tokens are 17 wide .* places are 16: system\.tokens\.places=joint"):
-        task_of(anchors_file, tokens={"coco": "value", "places": "post"}).losses(batch(tokens=post))
-    for values in ({"clip": -0.1}, {"clip": 1.0}, {"gamma_neg": -1.0}, {"gamma_pos": -1.0}):
-        with pytest.raises(ValueError, match="gamma_neg and gamma_pos are 0 at least, clip from 0 to below 1; got"):
-            IntentConfig(semantic_anchors_path="x", **values)
-    with pytest.raises(ValueError, match="streams names a stream twice: coco, coco"):
+    with pytest.raises(
+        ValueError, match=r"post tokens have dimension 17 .* places have 16\. Set system\.token_types\.places=joint"
+    ):
+        task_of(anchors_file, token_types={"coco": "value", "places": "post"}).losses(batch(tokens=post))
+    for name, value, told in (
+        ("margin", -0.1, r"is not in \[0, 1\)"),
+        ("margin", 1.0, r"is not in \[0, 1\)"),
+        ("gamma_neg", -1.0, "is too small"),
+        ("gamma_pos", -1.0, "is too small"),
+    ):
+        with pytest.raises(SightwordError, match=rf"system\.{name}={value} {told}"):
+            IntentConfig(semantic_anchors_path="x", **{name: value})
+    with pytest.raises(ValueError, match=r"streams=\['coco', 'coco'\] names a stream twice"):
         IntentConfig(semantic_anchors_path="x", streams=["coco", "coco"])
-    with pytest.raises(ValueError, match="system.tokens names 'cocoo'; the streams of .* are coco, places"):
-        task_of(anchors_file, tokens={"cocoo": "value"})
+    with pytest.raises(ValueError, match="system.token_types names 'cocoo'; the streams of .* are coco, places"):
+        task_of(anchors_file, token_types={"cocoo": "value"})
     with pytest.raises(ValueError, match="has no stream 'ava'"):
         task_of(anchors_file, streams=["ava"])
 
@@ -133,7 +148,7 @@ def test_what_does_not_fit_is_said_in_a_line(anchors_file):
 def test_a_batch_of_one_image_is_refused_where_features_are_standardised(anchors_file):
     one = batch()
     one = one._replace(targets=one.targets[:1], tokens={token_type: x[:1] for token_type, x in one.tokens.items()})
-    with pytest.raises(ValueError, match=r"data\.batch_size is 2 at least, or system\.standardise=false"):
+    with pytest.raises(ValueError, match=r"data\.batch_size to 2 or more, or system\.standardise=false"):
         task_of(anchors_file).train().losses(one)
     assert task_of(anchors_file, standardise=False).train().losses(one)["asl_loss"].isfinite()
 
@@ -154,61 +169,94 @@ def test_a_published_tower_that_did_not_make_the_anchors_is_refused_before_it_is
     task_of(anchors_file)
 
 
-def test_measures_are_taken_at_the_threshold_that_validation_gives(anchors_file):
-    task = task_of(anchors_file).eval()
-    task.evaluate(batch(1))
-    task.evaluate(batch(2))
-    assert len(task.decisions) == 2 * B
-    measures = task.measures()
-    assert measures["threshold"] == pytest.approx(float(task.threshold), abs=1e-6)
-    assert {"macro_f1", "micro_f1", "samples_f1", "map", "map_voc", "easy_f1", "hard_f1", "object_f1"} <= set(measures)
-    assert measures["map_voc"] >= measures["map"]
-    assert len(task.decisions) == 0
-    assert task.protocol()["split"].startswith("val: 24 images")
-    rows = task.tables()["classes"]
-    assert sum(row["f1"] for row in rows) / 28 == pytest.approx(measures["macro_f1"])
+def evaluator_of(anchors_file, **values):
+    return IntentEvaluator(task_of(anchors_file, **values).eval())
 
 
-def test_test_images_are_judged_by_the_threshold_of_validation_and_move_nothing(anchors_file):
-    task = task_of(anchors_file).eval()
-    torch.nn.init.normal_(task.model.head.weight, std=40)  # scores of all sizes
-    assert task.tables() == {}
-    task.evaluate(batch(1))
-    chosen = task.measures()["threshold"]
-    again = task_of(anchors_file).eval()
-    again.load_state_dict(task.state_dict())
+def test_metrics_are_at_the_threshold_that_validation_chooses(anchors_file):
+    evaluator = evaluator_of(anchors_file)
+    evaluator.update(batch(1))
+    evaluator.update(batch(2))
+    assert len(evaluator.decisions) == 2 * B
+    metrics = evaluator.compute()
+    assert metrics["threshold"] == pytest.approx(float(evaluator.task.threshold), abs=1e-6)
+    assert {"macro_f1", "micro_f1", "samples_f1", "map", "map_voc", "easy_f1", "hard_f1", "object_f1"} <= set(metrics)
+    assert metrics["map_voc"] >= metrics["map"]
+    assert len(evaluator.decisions) == 0
+    assert evaluator.protocol()["split"].startswith("val: 24 images")
+    rows = evaluator.tables()["classes"]
+    assert sum(row["f1"] for row in rows) / 28 == pytest.approx(metrics["macro_f1"])
+
+
+def test_test_images_are_measured_with_the_threshold_of_validation_and_move_nothing(anchors_file):
+    evaluator = evaluator_of(anchors_file)
+    torch.nn.init.normal_(evaluator.task.model.head.weight, std=40)  # scores of all sizes
+    assert evaluator.tables() == {}
+    evaluator.update(batch(1))
+    chosen = evaluator.compute()["threshold"]
+    again = evaluator_of(anchors_file)
+    again.task.load_state_dict(evaluator.task.state_dict())
     told = []
     for seed in range(2, 6):
-        again.evaluate(batch(seed, split="test"))
-        told.append(again.measures())
-    assert {measures["threshold"] for measures in told} == {chosen}
-    assert {measures["per_split_threshold"] for measures in told} != {chosen}
+        again.update(batch(seed, split="test"))
+        told.append(again.compute())
+    assert {metrics["threshold"] for metrics in told} == {chosen}
+    assert {metrics["per_split_threshold"] for metrics in told} != {chosen}
     assert again.protocol()["split"] == "test: 12 images, never trained on; nothing was chosen on them"
 
 
 def test_weights_from_before_any_validation_have_no_threshold(anchors_file):
-    task = task_of(anchors_file).eval()
-    with pytest.raises(ValueError, match=r"these weights have none.*take checkpoint=best") as error:
-        task.evaluate(batch(1, split="test"))
+    evaluator = evaluator_of(anchors_file)
+    with pytest.raises(ValueError, match=r"these weights have none.* checkpoint=best") as error:
+        evaluator.update(batch(1, split="test"))
     assert "\n" not in str(error.value)
 
 
 def test_a_threshold_of_other_weights_is_refused(anchors_file):
-    task = task_of(anchors_file).eval()
-    task.evaluate(batch(1))
-    task.measures()
-    task.evaluate(batch(2, split="test"))
-    task.measures()
+    evaluator = evaluator_of(anchors_file)
+    task = evaluator.task
+    evaluator.update(batch(1))
+    evaluator.compute()
+    evaluator.update(batch(2, split="test"))
+    evaluator.compute()
     with torch.no_grad():
         task.model.head.bias[3] += 1e-6  # one step on
     with pytest.raises(ValueError, match="have that of others: they were trained on"):
-        task.evaluate(batch(2, split="test"))
+        evaluator.update(batch(2, split="test"))
     task.model.head.bias.data[3] -= 1e-6
-    task.evaluate(batch(1))
-    task.measures()
+    evaluator.update(batch(1))
+    evaluator.compute()
     task.train().losses(batch(4))  # what standardises has moved, and no parameter
+    task.eval()
     with pytest.raises(ValueError, match="have that of others"):
-        task.eval().evaluate(batch(2, split="test"))
+        evaluator.update(batch(2, split="test"))
+
+
+@pytest.mark.parametrize("values", [{}, {"model": "baseline", "hidden": 8}])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_every_metric_that_is_measured_was_announced_and_has_a_note(anchors_file, values, split):
+    evaluator = evaluator_of(anchors_file, **values)
+    names = evaluator.metric_names()
+    evaluator.update(batch(1))
+    evaluator.compute()
+    evaluator.update(batch(2, split=split, missing=2, skipped=1))
+    metrics = evaluator.compute()
+    assert set(metrics) == set(names) == set(evaluator.metric_names())
+    assert set(evaluator.notes()) == set(names)
+
+
+def test_the_table_of_codebooks_counts_the_codes_that_were_used(anchors_file):
+    evaluator = evaluator_of(anchors_file)
+    ids = evaluator.task.read(batch(1)).ids
+    evaluator.update(batch(1))
+    evaluator.compute()
+    rows = {row["stream"]: row for row in evaluator.tables()["codebooks"]}
+    for name, k in SIZES.items():
+        assert (rows[name]["codes"], rows[name]["used"]) == (k, len(ids[name].unique()))
+    counts = {name: evaluator.task.model.count(name, each) for name, each in ids.items()}
+    evaluator.update(batch(1, tokens=None, pooled=None, counts=counts))
+    evaluator.compute()
+    assert {row["stream"]: row for row in evaluator.tables()["codebooks"]} == rows
 
 
 def test_weights_of_other_anchors_are_refused(anchors_file, tmp_path):
@@ -223,40 +271,52 @@ def test_weights_of_other_anchors_are_refused(anchors_file, tmp_path):
 
 def test_labels_of_another_number_of_classes_are_refused(anchors_file):
     few = torch.zeros(B, 27)
-    with pytest.raises(ValueError, match="annotations of train have 27 categories, intents are 28"):
+    with pytest.raises(ValueError, match="annotations of train have 27 categories, expected 28"):
         task_of(anchors_file).losses(batch(targets=few, split="train"))
-    for task in (task_of(anchors_file), task_of(anchors_file, model="baseline")):
+    for evaluator in (evaluator_of(anchors_file), evaluator_of(anchors_file, model="baseline")):
         with pytest.raises(ValueError, match="annotations of val have 27"):
-            task.eval().evaluate(batch(targets=few))
+            evaluator.update(batch(targets=few))
 
 
 def test_a_split_of_which_no_image_can_be_read_is_said(anchors_file):
-    task = task_of(anchors_file).eval()
-    task.evaluate(batch(targets=torch.zeros(0, 28), image_ids=[], skipped=3))
-    with pytest.raises(ValueError, match="not one of the 3 images of val can be read: sightword check"):
-        task.measures()
+    evaluator = evaluator_of(anchors_file)
+    evaluator.update(batch(targets=torch.zeros(0, 28), image_ids=[], skipped=3))
+    with pytest.raises(ValueError, match="none of the 3 images of val can be read.*: sightword check"):
+        evaluator.compute()
 
 
-def test_the_baseline_is_as_wide_as_its_tower_says(random_clip, tmp_path):
+def test_the_baseline_is_as_wide_as_its_encoder_says(random_clip, tmp_path):
     folder, _ = random_clip
     task = make_task(IntentConfig(model="baseline", tower=str(folder), hidden=8))
-    assert task.width == 24
-    task.eval().export(tmp_path / "out")
-    assert read_exported(tmp_path / "out").system["embed_dim"] == 24  # where the tower may not be
-    with pytest.raises(ValueError, match=r"embed_dim is not set and system\.tower does not tell it: .*nowhere"):
+    assert task.config.embed_dim == 24
+    IntentClassifier.from_task(task).save_pretrained(tmp_path / "out")
+    assert IntentClassifier.from_folder(tmp_path / "out").task.config.embed_dim == 24  # the encoder may not be there
+    with pytest.raises(ValueError, match=r"config of 'nowhere' does not tell the width of its joint space: .*nowhere"):
         make_task(IntentConfig(model="baseline", tower="nowhere"))
-    with pytest.raises(ValueError, match=r"16 and pooled vectors 16 wide, the baseline is made for 24"):
+    with pytest.raises(ValueError, match=r"dimension 16 and pooled vectors 16, the baseline is made for 24"):
         task.losses(batch())
 
 
 def test_an_export_is_read_back_to_the_same_logits(anchors_file, tmp_path):
-    task = task_of(anchors_file, fusion="gated").train()
+    task = task_of(anchors_file, fusion="gated", margin=0.1, token_types={"coco": "joint"}).train()
     task.losses(batch())
-    task.eval().export(tmp_path / "out")
-    again = read_exported(tmp_path / "out")
+    IntentClassifier.from_task(task).save_pretrained(tmp_path / "out")
+    again = IntentClassifier.from_folder(tmp_path / "out").task
     assert torch.equal(again.logits(batch(3)), task.logits(batch(3)))
+    assert (again.config.margin, again.token_types) == (0.1, {"coco": "joint", "places": "joint"})
     with pytest.raises(FileNotFoundError, match="sightword export"):
-        read_exported(tmp_path)
+        IntentClassifier.from_folder(tmp_path)
+
+
+def test_a_damaged_export_is_one_line(anchors_file, tmp_path):
+    IntentClassifier.from_task(task_of(anchors_file)).save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(told | {"fusion": "product"}))
+    with pytest.raises(SightwordError, match=r"config\.json: .*system\.fusion='product' is none of") as error:
+        IntentClassifier.from_folder(tmp_path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(SightwordError, match="made of a run of intent, got a Task"):
+        IntentClassifier.from_task(Task())
 
 
 def test_the_baseline_reads_tokens_and_no_words(anchors_file, tmp_path):
@@ -266,5 +326,5 @@ def test_the_baseline_reads_tokens_and_no_words(anchors_file, tmp_path):
     assert learned == {f"model.{name}" for name, _ in task.model.named_parameters()}
     with pytest.raises(ValueError, match="needs tokens"):
         task.losses(batch(tokens=None, counts={}))
-    task.eval().export(tmp_path / "out")
-    assert torch.equal(read_exported(tmp_path / "out").logits(batch()), task.logits(batch()))
+    IntentClassifier.from_task(task).save_pretrained(tmp_path / "out")
+    assert torch.equal(IntentClassifier.from_folder(tmp_path / "out").task.logits(batch()), task.logits(batch()))

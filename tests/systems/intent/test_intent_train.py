@@ -1,4 +1,4 @@
-"""From words to reasons by the command line, on the small world: what it shows stands for an intent each."""
+"""From vocabularies to explanations by the command line, on the synthetic data."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ SPLITS = {"train": 240, "val": 80, "test": 40}
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, small_clip):
-    """A small Intentonomy, and what the verbs make of it."""
+    """A small Intentonomy, and what the commands make of it."""
     root = tmp_path_factory.mktemp("intent")
     write_intents(root, **SPLITS)
     write_vocabulary(root / "vocabulary")
@@ -30,7 +30,7 @@ def world(tmp_path_factory, small_clip):
         ["check", "dataset=intentonomy", f"root={root}"],
         ["anchors", f"tower={small_clip}", f"out={root / 'anchors'}", f"vocabulary={root / 'vocabulary'}"],
         ["cache", f"tower={small_clip}", f"images={root}", f"out={root / 'tokens'}", "tokens=value,joint"],
-        ["codes", f"anchors={root / 'anchors'}", f"tokens={root / 'tokens'}", f"out={root / 'codes'}"],
+        ["ids", f"anchors={root / 'anchors'}", f"tokens={root / 'tokens'}", f"out={root / 'ids'}"],
     ):
         assert main(words) == 0
     return root
@@ -47,12 +47,12 @@ def drawn_test_pictures(world):
 
 def words_of(world, small_clip, out, **more):
     values = {"system.tower": small_clip, "system.semantic_anchors_path": world / "anchors"}
-    values |= {"data.root": world, "out": out, "trainer.accelerator": "cpu"}
+    values |= {"data.root": world, "data.cache": "''", "data.ids": "''", "out": out, "trainer.accelerator": "cpu"}
     return ["scale=mini", *(f"{name}={value}" for name, value in (values | more).items())]
 
 
-SOURCES = {"stage1": "codes", "stage2": "tokens", "baseline": "tokens"}
-FIELD = {"codes": "data.codes", "tokens": "data.cache"}
+SOURCES = {"stage1": "ids", "stage2": "tokens", "baseline": "tokens"}
+FIELD = {"ids": "data.ids", "tokens": "data.cache"}
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +80,10 @@ def test_each_experiment_learns_more_than_twice_what_saying_yes_to_all_gives(tra
     assert measures["map"] > 0.3
 
 
-def test_pictures_and_codes_give_the_same_measures(world, small_clip, trained, tmp_path, capsys):
-    fields = ["data.codes=''", f"data.images={world}"]
+def test_images_and_ids_give_the_same_metrics(world, small_clip, trained, tmp_path, capsys):
+    fields = ["data.ids=''", f"data.images={world}"]
     assert main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'it.json'}", *fields]) == 0
-    by_tower = json.loads((tmp_path / "it.json").read_text())["measures"]
+    by_tower = json.loads((tmp_path / "it.json").read_text())["metrics"]
     for name, value in measured(trained["stage1"]).items():
         if name != "batches":
             assert by_tower[f"val/{name}" if f"val/{name}" in by_tower else name] == pytest.approx(value, abs=0.02)
@@ -94,14 +94,14 @@ def test_the_test_split_is_judged_by_the_runs_own_threshold(world, trained, tmp_
     assert main(["evaluate", f"run={run}", "split=test", f"out={tmp_path / 'it.json'}"]) == 0
     said = capsys.readouterr().out
     report = json.loads((tmp_path / "it.json").read_text())
-    assert report["measures"]["threshold"] == pytest.approx(measured(run)["threshold"])
+    assert report["metrics"]["threshold"] == pytest.approx(measured(run)["threshold"])
     assert report["protocol"]["split"] in said
-    for name in report["measures"]:
-        assert report["protocol"]["measures"][name] in next(line for line in said.splitlines() if f" {name} " in line)
+    for name in report["metrics"]:
+        assert report["protocol"]["metrics"][name] in next(line for line in said.splitlines() if f" {name} " in line)
     with open(tmp_path / "it_classes.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == list(CLASSES)
-    assert sum(float(row["f1"]) for row in rows) / 28 == pytest.approx(report["measures"]["macro_f1"])
+    assert sum(float(row["f1"]) for row in rows) / 28 == pytest.approx(report["metrics"]["macro_f1"])
     assert rows[3] == {name: "" if v is None else str(v) for name, v in report["tables"]["classes"][3].items()}
     text = (tmp_path / "it_classes.txt").read_text()
     assert len([line for line in text.splitlines() if line.split()[1:2] in [[name] for name in CLASSES]]) == 28
@@ -111,7 +111,7 @@ def test_the_test_split_is_judged_by_the_runs_own_threshold(world, trained, tmp_
 def test_the_codebooks_of_a_run_are_told_by_what_was_measured(world, trained, tmp_path):
     found = {}
     for source in ("codes", "cache"):
-        fields = {"codes": [], "cache": ["data.codes=''", f"data.cache={world / 'tokens'}"]}[source]
+        fields = {"codes": [], "cache": ["data.ids=''", f"data.cache={world / 'tokens'}"]}[source]
         assert main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'it.json'}", *fields]) == 0
         found[source] = json.loads((tmp_path / "it.json").read_text())["tables"]["codebooks"]
     assert [row["stream"] for row in found["codes"]] == ["actions", "coco", "places"]
@@ -124,14 +124,14 @@ def test_the_codebooks_of_a_run_are_told_by_what_was_measured(world, trained, tm
 
 
 def test_averaged_weights_are_kept_with_their_own_threshold(world, small_clip, tmp_path, capsys):
-    more = {"data.codes": world / "codes", "trainer.epochs": 3, "optim.ema": 0.9, "name": "it"}
+    more = {"data.ids": world / "ids", "trainer.epochs": 3, "optim.ema": 0.9, "name": "it"}
     assert main(["train", "experiment=intent/stage1", *words_of(world, small_clip, tmp_path, **more)]) == 0
     run = tmp_path / "intent" / "stage1" / "it"
     for checkpoint in ("best", "last"):
         assert main(["evaluate", f"run={run}", "split=test", f"checkpoint={checkpoint}"]) == 0
         report = json.loads((run / "evaluation_test.json").read_text())
         kept = json.loads((run / "summary.json").read_text())[checkpoint]
-        assert report["measures"]["threshold"] == pytest.approx(kept["val/threshold"])
+        assert report["metrics"]["threshold"] == pytest.approx(kept["val/threshold"])
 
 
 def test_evaluating_what_cannot_be_is_one_line(world, trained, tmp_path, capsys):
@@ -141,13 +141,14 @@ def test_evaluating_what_cannot_be_is_one_line(world, trained, tmp_path, capsys)
         assert err.count("sightword: ") == 1
         return err
 
-    assert "a split is train, val, test; got 'tests'" in said("split=tests")
+    assert "split='tests' is none of train, val, test" in said("split=tests")
     other = trained["baseline"] / "checkpoints" / "best.ckpt"
     assert "was written by intent/baseline" in said("split=test", f"checkpoint={other}")
     empty = tmp_path / "intentonomy_test2020.json"
     content = json.loads((world / empty.name).read_text())
     empty.write_text(json.dumps(content | {"annotations": []}))
-    assert "test2020.json: it annotates no image" in said("split=test", f"data.root={tmp_path}")
+    assert "test2020.json: annotations: expected a list of at least 1" in said("split=test", f"data.root={tmp_path}")
+    assert "nowhere does not exist: sightword anchors tower=… out=" in said("system.semantic_anchors_path=nowhere")
     assert not (tmp_path / "no.json").exists()
 
 
@@ -175,10 +176,10 @@ def test_a_run_says_why(world, trained):
     task, _, _ = runs.restore(trained["stage1"])
     right, total = 0, 0
     for picture, drawn, intents in drawn_test_pictures(world):
-        inside = show.look(task, picture)
+        inside = show.explain(task, picture)
         shown = {f"{drawn.place} (places)", f"{drawn.action} (actions)", *(f"{word} (coco)" for word in drawn.objects)}
         for intent in intents:
-            terms = show.words_for(task, inside, intent)
+            terms = inside.terms(intent)
             assert sum(terms.values()) + float(inside.bias[intent]) == pytest.approx(
                 float(inside.logits[intent]), abs=1e-4
             )
@@ -191,7 +192,7 @@ def test_the_words_of_patches_are_those_that_are_there(world, trained):
     task, _, _ = runs.restore(trained["stage1"])
     right = {"coco": [], "places": [], "actions": []}
     for picture, drawn, _ in drawn_test_pictures(world):
-        found = show.look(task, picture).classes
+        found = show.explain(task, picture).classes
         (things, of_thing), (doings, of_doing) = (
             map(torch.from_numpy, scene.patch_labels(labels, 8)) for labels in (drawn.labels, drawn.action_labels)
         )
@@ -222,11 +223,10 @@ def test_a_mistake_gets_one_line(world, small_clip, tmp_path, capsys):
         return err[err.index("sightword: ") :]
 
     stage2 = "experiment=intent/stage2"
-    assert "set data.cache" in said(stage2, **{"data.codes": world / "codes"})
-    nowhere = {"system.semantic_anchors_path": world / "nowhere"}
-    told = said("experiment=intent/stage1", **nowhere)
-    assert "nowhere does not exist: sightword anchors tower=… out=" in told
-    assert "+system.tokens.weather=… adds one" in said("experiment=intent/stage1", "system.tokens.weather=value")
+    assert "set data.cache" in said(stage2, **{"data.ids": world / "ids"})
+    assert "+system.token_types.weather=… adds one" in said(
+        "experiment=intent/stage1", "system.token_types.weather=value"
+    )
     assert "has no scale 'huge'" in said("experiment=intent/stage1", "scale=huge")
 
 
@@ -234,4 +234,4 @@ def test_the_full_scale_is_the_documents():
     words = ["experiment=intent/stage1", "scale=full", "system.semantic_anchors_path=x", "data.root=y"]
     config = compose_config(words)
     assert (config.system.tower, config.system.embed_dim, config.system.freeze_codebook) == ("vit_h14", 1024, True)
-    assert (config.system.gamma_neg, config.system.gamma_pos, config.system.clip) == (2.0, 0.0, 0.05)
+    assert (config.system.gamma_neg, config.system.gamma_pos, config.system.margin) == (2.0, 0.0, 0.05)

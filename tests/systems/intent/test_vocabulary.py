@@ -137,7 +137,7 @@ def test_a_users_file_replaces_a_stream_of_its_name(write):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"classes": ["Ice hockey", "sailing", "ice  HOCKEY"]}, ["'Ice hockey' (id 0)", "'ice  HOCKEY' (id 2)"]),
+        ({"classes": ["Ice hockey", "sailing", "ice  HOCKEY"]}, ["'Ice hockey' (id 0)", "'ice HOCKEY' (id 2)"]),
         ({"classes": [{"id": 1, "name": "one"}, {"id": 1, "name": "two"}]}, ["'one' (id 1)", "'two' (id 1)"]),
         (
             {"classes": ["joy", {"name": "glee", "words": {"noun": ["glee", "Joy"]}}]},
@@ -155,23 +155,32 @@ def test_doubles_are_refused_with_both_names(write, change, words):
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        ('{"stream": ', "no whole JSON"),
-        ([1], "it is {…}"),
+        ('{"stream": ', "ends in the middle of its JSON"),
+        ([1], "expected an object, got a list"),
         ({key: value for key, value in SPORTS.items() if key != "classes"}, "no classes"),
         ({**SPORTS, "stream": "My Sports"}, "'My Sports'"),
-        ({**SPORTS, "size": "many"}, "'many'"),
-        ({**SPORTS, "size": True}, "True"),
-        ({**SPORTS, "expand": "noise"}, "'noise'"),
-        ({**SPORTS, "template": "x"}, "'template'"),
+        ({**SPORTS, "size": "many"}, 'size: expected a whole number from 1 on, got "many"'),
+        ({**SPORTS, "size": True}, "size: expected a whole number from 1 on, got true"),
+        ({**SPORTS, "expand": "noise"}, 'expand: expected one of words, got "noise"'),
+        ({**SPORTS, "template": "x"}, "template: unknown field; did you mean templates?"),
         ({**SPORTS, "templates": {}}, "templates"),
         ({**SPORTS, "templates": {"noun": ["a photo of it"]}}, "'a photo of it'"),
-        ({**SPORTS, "templates": {"noun": "a photo of {}"}}, "'action'"),
+        (
+            {**SPORTS, "templates": {"noun": "a photo of {}"}},
+            "classes[2].words.action: there are templates for noun only",
+        ),
         ({**SPORTS, "classes": []}, "empty"),
         ({**SPORTS, "classes": [" _ "]}, "' _ '"),
-        ({**SPORTS, "classes": [3]}, "class 3"),
-        ({**SPORTS, "classes": [{"id": "x", "name": "y"}]}, "'x'"),
+        ({**SPORTS, "classes": [3]}, "classes[0]: expected an object, got 3"),
+        (
+            {**SPORTS, "classes": [{"id": "x", "name": "y"}]},
+            'classes[0].id: expected a whole number from 0 on, got "x"',
+        ),
         ({**SPORTS, "classes": [{"name": "y", "words": ["z"]}]}, "words"),
-        ({**SPORTS, "classes": [{"name": "y", "words": {"noun": []}}]}, "'noun'"),
+        (
+            {**SPORTS, "classes": [{"name": "y", "words": {"noun": []}}]},
+            "classes[0].words.noun: expected a list of at least 1",
+        ),
         ({**SPORTS, "classes": "chess"}, "chess"),
     ],
 )
@@ -188,7 +197,7 @@ def test_a_missing_or_unreadable_vocabulary_is_one_line(tmp_path, monkeypatch):
         read_vocabulary(tmp_path / "none.json")
     (tmp_path / "coco.json").write_bytes(b"\xff\xfe\x00")
     monkeypatch.setattr(vocabulary, "FOLDER", tmp_path)
-    with pytest.raises(ValueError, match=r"coco\.json is no whole JSON"):
+    with pytest.raises(ValueError, match=r"coco\.json: is UTF-16, expected UTF-8"):
         vocabularies(["coco"])
 
 

@@ -84,11 +84,16 @@ def load_split(data: IntentData, split: str) -> Split:
 
 def find_keys(data: IntentData, split: str) -> tuple[Annotations, dict[int, str]]:
     """Return the annotations of a split, and row → key of those whose image, tokens or ids exist."""
-    if not data.root:
-        raise SightwordError("data.root is not set. Pass the folder with intentonomy_{train,val,test}2020.json")
-    notes = read_annotations(annotation_file(data.root, split))
+    notes = read_annotations(annotation_file(root_of(data), split))
     find = finder(data)
     return notes, {row: key for row, file in enumerate(notes.files) if (key := find(file)) is not None}
+
+
+def root_of(data: IntentData) -> Path:
+    """Return the folder of the annotations. Raises SightwordError if it is not set."""
+    if not data.root:
+        raise SightwordError("data.root is not set. Pass the folder with intentonomy_{train,val,test}2020.json")
+    return Path(data.root).expanduser()
 
 
 def images_of(data: IntentData) -> Path:

@@ -83,7 +83,7 @@ def _section(best: dict[str, dict[str, float]], seconds: float, data: Path, out:
         commands=[
             (
                 "Explain the prediction for an image of your own:",
-                f"sightword show run={out / 'runs/stage1'} image={_file(data)} out=show",
+                f"sightword show model={out / 'runs/stage1'} image={_file(data)} out=show",
             ),
             (
                 "Check the real data set, once you have its photos:",

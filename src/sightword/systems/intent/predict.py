@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -31,7 +31,7 @@ CONFIG, WEIGHTS, ANCHORS = "config.json", "model.safetensors", "semantic_anchors
 SHOWN = 8  # intents of a chart
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class IntentPrediction(Result):
     """The intents of an image, and the words that they are computed from if the model has codebooks."""
 
@@ -47,13 +47,19 @@ class IntentPrediction(Result):
         above = [] if self.threshold is None else [n for n, score in self.scores.items() if score > self.threshold]
         return sorted(above, key=lambda name: -self.scores[name])
 
+    def __repr__(self) -> str:
+        most = sorted(self.scores, key=lambda name: -self.scores[name])[:3]
+        told = "no threshold" if self.threshold is None else f"threshold {self.threshold:.2f}"
+        return f"IntentPrediction({', '.join(f'{name} {self.scores[name]:.2f}' for name in most)}, …; {told})"
+
     def plot(self) -> Image.Image:
         """Return the likeliest intents with the contributions of patches and words, or a chart for the baseline."""
         if self.explanation is not None:
             return show.reasons(self.explanation)
         most = dict(sorted(self.scores.items(), key=lambda item: -item[1])[:SHOWN])
         told = "scores" if self.threshold is None else f"scores; threshold {self.threshold:.2f}"
-        return grid.titled({"image": self.image, "intents": chart.terms(most, show.SIDE, told)})
+        image = ImageOps.contain(self.image, (show.SIDE, show.SIDE))
+        return grid.titled({"image": image, "intents": chart.terms(most, show.SIDE, told)})
 
     def to_dict(self) -> dict[str, object]:
         return {

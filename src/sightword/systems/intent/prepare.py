@@ -8,7 +8,6 @@ data.ids                       made from both, as by `sightword ids`; without da
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 from sightword.engine.contract import Step
@@ -16,24 +15,20 @@ from sightword.errors import MissingFileError
 from sightword.storage import shards
 from sightword.systems.intent.anchors import Anchors, Recipe, find, write_anchors
 from sightword.systems.intent.config import TOKEN_TYPES, IntentConfig, IntentData
-from sightword.systems.intent.data import finder, images_of, without_row
+from sightword.systems.intent.data import finder, images_of, root_of, without_row
 from sightword.systems.intent.ids import write_ids
-from sightword.systems.intent.intentonomy import annotation_file, read_annotations
+from sightword.systems.intent.intentonomy import SPLITS, annotation_file, read_annotations
 from sightword.systems.intent.task import streams_of
 from sightword.systems.intent.vocabulary import chosen_vocabularies
 from sightword.towers.token_cache import Source, cache_tokens
 
 
 def steps(config: IntentConfig, data: IntentData) -> list[Step]:
-    """Return the steps that a config needs, in their order, done or not."""
+    """Return the steps that a config needs, in their order, done or not.
 
-    @cache
-    def files() -> list[str]:
-        """All annotated files; those of the test split only if it exists."""
-        test = annotation_file(data.root, "test")
-        paths = [annotation_file(data.root, "train"), annotation_file(data.root, "val"), *[test] * test.exists()]
-        return [file for path in paths for file in read_annotations(path).files]
-
+    Raises SightwordError if the annotations cannot be read, before anything is computed.
+    """
+    files = _annotated(data)
     anchors = [_anchors_step(config)] if config.model == "multistream" else []
     if data.ids and config.model == "multistream" and config.freeze_codebook and not config.adapter:
         tokens = replace(data, ids="", cache=data.cache or f"{data.ids}_tokens")
@@ -45,7 +40,13 @@ def steps(config: IntentConfig, data: IntentData) -> list[Step]:
     return anchors
 
 
-def _is_complete(data: IntentData, files: Callable[[], Sequence[str]]) -> bool:
+def _annotated(data: IntentData) -> list[str]:
+    """The files of all splits; the test split may be missing."""
+    train, val, test = (annotation_file(root_of(data), split) for split in SPLITS)
+    return [file for path in (train, val, *[test] * test.exists()) for file in read_annotations(path).files]
+
+
+def _is_complete(data: IntentData, files: Sequence[str]) -> bool:
     """Whether a cache of tokens or ids exists, with a row of every annotated image that can be read."""
     if data.ids:
         exists = (Path(data.ids).expanduser() / "header.json").exists()
@@ -54,7 +55,7 @@ def _is_complete(data: IntentData, files: Callable[[], Sequence[str]]) -> bool:
     if not exists:
         return False
     key_of = finder(data)
-    return not without_row(data, [file for file in files() if key_of(file) is None])
+    return not without_row(data, [file for file in files if key_of(file) is None])
 
 
 # ------------------------------------------------------------------------------------------------------------ anchors
@@ -95,11 +96,12 @@ def _tokens_step(config: IntentConfig, data: IntentData, is_done: Callable[[], b
         cache_tokens(source, folder, out, sorted(found), on_error="skip")
 
     told = ",".join(sorted({*config.token_types.values(), "joint"}))
-    command = f"sightword cache tower={config.tower}{_tag(config)} images={folder} token_type={told} out={out}"
+    command = f"sightword cache tower={config.tower}{_tag(config)} images={folder}"
+    command += f" token_type={told} on_error=skip out={out}"
     return Step(f"patch tokens of the images in {folder}", out, is_done, execute, command)
 
 
-def _ids_step(config: IntentConfig, data: IntentData, tokens: Path, files: Callable[[], Sequence[str]]) -> Step:
+def _ids_step(config: IntentConfig, data: IntentData, tokens: Path, files: Sequence[str]) -> Step:
     out = Path(data.ids).expanduser()
 
     def execute() -> None:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sightword.errors import SightwordError
 from sightword.ops.quantize import FrozenQuantizer, Quantized, VectorQuantizer, VectorQuantizerEMA
 from sightword.storage.atomic import write_atomically
 from sightword.storage.checkpoint import differences, read_weights
@@ -154,7 +155,7 @@ class VQImage(nn.Module):
             encoder, quantizer, decoder = (_build(config[name]) for name in ("encoder", "quantizer", "decoder"))
             return cls(encoder, quantizer, decoder, config["project"])
         except (KeyError, TypeError) as error:
-            raise ValueError(f"not the config of a VQImage ({type(error).__name__}: {error})") from error
+            raise SightwordError(f"not the config of a VQImage ({type(error).__name__}: {error})") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write what inference needs: config.json and model.safetensors, which holds the config too.
@@ -180,10 +181,10 @@ class VQImage(nn.Module):
         try:
             model = without_weights(lambda: cls.from_config(config))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise SightwordError(f"{path}: {error}") from error
         weights = read_weights(file)
         if found := differences(inference_weights(model), weights):
-            raise ValueError(f"{file} does not fit its config: {found}")
+            raise SightwordError(f"{file} does not fit its config: {found}")
         model.load_state_dict(weights, strict=False, assign=True)  # strict was `differences`
         if isinstance(model.quantizer, VectorQuantizerEMA):
             model.quantizer.keep_codes()
@@ -208,10 +209,10 @@ def _unflatten(ids: Tensor, shape: tuple[int, int] | None) -> Tensor:
     count = ids.shape[1]
     side = math.isqrt(count)
     if shape is None and side * side != count:
-        raise ValueError(f"{count} ids are no square; say which grid they are: decode(ids, shape=(h, w))")
+        raise SightwordError(f"{count} ids are no square; say which grid they are: decode(ids, shape=(h, w))")
     height, width = shape or (side, side)
     if height * width != count:
-        raise ValueError(f"{count} ids do not fill shape {height} × {width} = {height * width}")
+        raise SightwordError(f"{count} ids do not fill shape {height} × {width} = {height * width}")
     return ids.unflatten(1, (height, width))
 
 
@@ -256,7 +257,7 @@ def _read_folder(folder: Path) -> tuple[Config, Path]:
     try:
         return json.loads(config.read_text(encoding="utf-8")), weights
     except ValueError as error:
-        raise ValueError(f"{config} is not JSON: {error}") from error
+        raise SightwordError(f"{config} is not JSON: {error}") from error
 
 
 def _read_metadata(file: Path) -> Config:
@@ -266,7 +267,7 @@ def _read_metadata(file: Path) -> Config:
         with safe_open(file, "pt") as weights:
             return json.loads((weights.metadata() or {})["config"])
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(
+        raise SightwordError(
             f"{file} is no safetensors file with a VQImage's config in it; for the published files use load_published"
         ) from error
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sightword.errors import SightwordError
 from sightword.ops.nearest import Metric
 from sightword.ops.quantize import VectorQuantizer
 from sightword.storage.checkpoint import differences, read_checkpoint, weights_in
@@ -67,17 +68,17 @@ def load_published(path: str | Path, layout: str, ema: bool = False, **overrides
     Losses and discriminators in the file are left out; the rest must fit exactly.
     """
     if layout not in presets:
-        raise ValueError(f"layout {layout!r} is not known; there are {', '.join(presets)}")
+        raise SightwordError(f"layout={layout!r} is not known; there are {', '.join(presets)}")
     checkpoint = read_checkpoint(path)
     try:
         weights = _taming_names(_published_weights(checkpoint, ema))
     except ValueError as error:
-        raise ValueError(f"{path} {error}") from None
+        raise SightwordError(f"{path} {error}") from None
     model = without_weights(lambda: taming(**{**presets[layout], **overrides}))
     if found := differences(inference_weights(model), weights):
         others = [other for other in presets if _fits(weights, other, overrides)]
         hint = f". It fits layout {' or '.join(others)}" if others else ""
-        raise ValueError(f"{path} does not fit layout {layout}: {found}{hint}")
+        raise SightwordError(f"{path} does not fit layout {layout}: {found}{hint}")
     model.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
     return model.eval()
 
@@ -96,7 +97,7 @@ def _published_weights(checkpoint: Mapping[str, object], ema: bool) -> dict[str,
     average = {name.removeprefix("model_ema."): t for name, t in weights.items() if name.startswith("model_ema.")}
     weights = {name: t for name, t in weights.items() if not name.startswith("model_ema.")}
     if ema and not average:
-        raise ValueError("holds no averaged weights; load it without ema=True")
+        raise SightwordError("holds no averaged weights; load it without ema=True")
     return {name: average.get(name.replace(".", ""), t) for name, t in weights.items()} if ema else weights
 
 
