@@ -504,9 +504,9 @@ def test_the_command_takes_a_users_vocabulary(random_clip, tmp_path, games, caps
         (["extra=actions:running"], "'running'"),
         (["streams=coco,scenes"], "streams names 'scenes'"),
         (["vocabulary=none.json"], "none.json does not exist"),
-        (["expand=copy"], "expand='copy' is none of noise, synonyms"),
+        (["expand=copy"], "expand='copy' is not one of noise, synonyms"),
         (["noise=-1"], "noise=-1.0 is not a fraction"),
-        (["batch_size=0"], "batch_size=0 is too small"),
+        (["batch_size=0"], "batch_size='0' is not a whole number from 1 on"),
         (["size=4"], "did you mean 'sizes'?"),
     ],
 )

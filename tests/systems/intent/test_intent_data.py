@@ -99,7 +99,7 @@ def test_a_picture_is_what_the_tower_saw_when_its_tokens_were_kept(whole, random
     (batch,) = split_loader(data_of(whole, batch_size=3), "val")
     for image, file in zip(batch.images, val.files, strict=True):
         wanted = tower.preprocess(Image.open(whole / file).convert("RGB"))
-        torch.testing.assert_close(tower.preprocess.normalise(image), wanted, atol=1e-5, rtol=0)
+        torch.testing.assert_close(tower.normalise(image), wanted, atol=1e-5, rtol=0)
 
 
 def test_tokens_of_a_batch_are_the_rows_of_the_cache(whole, tokens):
@@ -277,7 +277,7 @@ def test_broken_pictures_are_replaced_in_training_and_left_out_of_validation(roo
     [
         ({"root": ""}, "data.root is not set"),
         ({"images": "/nowhere"}, r"has none of the 6 images of train; the first is low/"),
-        ({"cache": "/nowhere"}, "holds no tokens"),
+        ({"cache": "/nowhere"}, "contains no cached tokens"),
         ({"ids": "/nowhere"}, "no cache"),
         ({"batch_size": 7}, "lower the batch size"),
     ],
