@@ -569,7 +569,7 @@ def test_the_small_worlds_may_be_written_below_a_tilde(tmp_path, monkeypatch, ca
     assert main(["mini", "out=~/mini"]) == 0
     assert folders == [tmp_path / "mini"]
     assert main(["mini", "out="]) == 2
-    assert "out is empty" in capsys.readouterr().err
+    assert "out='' is not a path" in capsys.readouterr().err
 
 
 def test_a_tower_without_several_forms_says_so(random_clip):

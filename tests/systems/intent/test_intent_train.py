@@ -168,7 +168,7 @@ def test_the_check_is_told_where_the_pictures_lie(world, tmp_path, capsys):
     assert main(["check", "dataset=intentonomy", f"root={tmp_path}", f"images={world}"]) == 0
     assert f"{sum(SPLITS.values())} images, all readable" in capsys.readouterr().out
     assert main(["check", "dataset=intentonomy", f"root={tmp_path}", f"imags={world}"]) == 2
-    assert "takes no 'imags' (did you mean 'images'?); it takes root, images" in capsys.readouterr().err
+    assert "has no key 'imags' (did you mean 'images'?); its keys are root, images" in capsys.readouterr().err
 
 
 def test_a_run_says_why(world, trained):
