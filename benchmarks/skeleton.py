@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from measure import at_least, at_most, cpu_ms, publish
-from sightword.systems.skeleton.network import ResNet3dSlowOnly
 from torch import Tensor, nn
 
 from sightword.miniature.motion import ACTIONS, Sizes, write_motion

@@ -173,7 +173,7 @@ def test_a_type_that_nothing_reads_is_a_defect():
 
 EVERY = {**COMMANDS, **system_commands()}
 SAME = {"size": "size", "dtype": "dtype", "engine": "choice", "workers": "int", "gpus": "float", "on_error": "choice"}
-SAME |= {"out": "path", "images": "path", "model": "model", "batch_size": "int", "shard_size": "int"}
+SAME |= {"out": "path", "images": "path", "model": "model"}
 
 
 @pytest.mark.parametrize("name", EVERY)

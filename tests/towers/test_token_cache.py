@@ -477,7 +477,7 @@ def test_what_is_refused_leaves_the_index_as_it_was(source, pictures, twins, ran
 
 def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(random_clip, pictures, tmp_path):
     command = [sys.executable, "-m", "sightword.cli", "cache", f"tower={random_clip[0]}", f"images={pictures}"]
-    words = ["batch_size=1", "shard_size=1", "tokens=post"]
+    words = ["batch_size=1", "shard_size=1", "token_type=post"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     out = tmp_path / "killed"
     process = subprocess.Popen([*command, *words, f"out={out}"], env=env, stderr=subprocess.DEVNULL)
@@ -507,9 +507,9 @@ def test_two_ranks_share_the_work(source, pictures, tmp_path, monkeypatch):
     assert len(cache) == 8
 
 
-def test_the_verb_tells_how_to_read_what_it_wrote(random_clip, pictures, tmp_path, capsys):
+def test_the_command_tells_how_to_read_what_it_wrote(random_clip, pictures, tmp_path, capsys):
     out = tmp_path / "out"
-    words = [f"tower={random_clip[0]}", f"images={pictures}", f"out={out}", "tokens=value,post", "size=32x48"]
+    words = [f"tower={random_clip[0]}", f"images={pictures}", f"out={out}", "token_type=value,post", "size=32x48"]
     assert main(["cache", *words, "dtype=bfloat16"]) == 0
     told = capsys.readouterr().out
     assert f"8 images in {out}" in told
@@ -522,15 +522,15 @@ def test_the_verb_tells_how_to_read_what_it_wrote(random_clip, pictures, tmp_pat
     [
         ("tower=nobody", "there is no folder and no CLIP 'nobody'"),
         ("images=/nowhere", "nowhere"),
-        ("tokens=patch", "value, qq, kk"),
+        ("token_type=patch", "value, qq, kk"),
         ("size=224,", "height x width"),
         ("dtype=half", "float32, bfloat16, float16"),
-        ("disk=int8", "disk is float16 or float32"),
-        ("on_error=ignore", "raise or skip"),
+        ("disk=int8", "disk='int8' is not a dtype"),
+        ("on_error=ignore", "on_error='ignore' is not one of raise, skip"),
         ("batch_size=0", "at least 1"),
-        ("engine=spark", "engine=spark"),
-        ("images=", "images is empty"),
-        ("out=", "out is empty"),
+        ("engine=spark", "engine='spark' is not one of inline, ray"),
+        ("images=", "images='' is not a path"),
+        ("out=", "out='' is not a path"),
     ],
 )
 def test_a_mistake_is_one_line(random_clip, pictures, tmp_path, capsys, word, told):
@@ -569,7 +569,7 @@ def test_the_small_worlds_may_be_written_below_a_tilde(tmp_path, monkeypatch, ca
     assert main(["mini", "out=~/mini"]) == 0
     assert folders == [tmp_path / "mini"]
     assert main(["mini", "out="]) == 2
-    assert "out is empty" in capsys.readouterr().err
+    assert "out='' is not a path" in capsys.readouterr().err
 
 
 def test_a_tower_without_several_forms_says_so(random_clip):

@@ -37,6 +37,7 @@ class _Lasting(io.RawIOBase):
 
     def __init__(self, raw: _Raw) -> None:
         self.raw, self.gone = raw, False
+        self.name = getattr(raw, "name", "")
         self.failure: OSError | None = None
 
     def write(self, data: "ReadableBuffer", /) -> int | None:

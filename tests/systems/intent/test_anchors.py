@@ -496,17 +496,17 @@ def test_the_command_takes_a_users_vocabulary(random_clip, tmp_path, games, caps
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["sizes=coco"], "'coco' is not stream:value"),
+        (["sizes=coco"], "sizes='coco' is not a list of name:value"),
         (["sizes=coco:many"], "sizes=coco:many is not a whole number"),
         (["sizes=coco:4"], "coco has 80 classes"),
-        (["extra=surfing"], "'surfing' is not stream:value"),
+        (["extra=surfing"], "extra='surfing' is not a list of name:value"),
         (["extra=sports:surfing"], "extra names 'sports'"),
         (["extra=actions:running"], "'running'"),
         (["streams=coco,scenes"], "streams names 'scenes'"),
         (["vocabulary=none.json"], "none.json does not exist"),
-        (["expand=copy"], "expand='copy' is none of noise, synonyms"),
+        (["expand=copy"], "expand='copy' is not one of noise, synonyms"),
         (["noise=-1"], "noise=-1.0 is not a fraction"),
-        (["batch_size=0"], "batch_size=0 is too small"),
+        (["batch_size=0"], "batch_size='0' is not a whole number from 1 on"),
         (["size=4"], "did you mean 'sizes'?"),
     ],
 )

@@ -29,7 +29,7 @@ def world(tmp_path_factory, small_clip):
     for words in (
         ["check", "dataset=intentonomy", f"root={root}"],
         ["anchors", f"tower={small_clip}", f"out={root / 'anchors'}", f"vocabulary={root / 'vocabulary'}"],
-        ["cache", f"tower={small_clip}", f"images={root}", f"out={root / 'tokens'}", "tokens=value,joint"],
+        ["cache", f"tower={small_clip}", f"images={root}", f"out={root / 'tokens'}", "token_type=value,joint"],
         ["ids", f"anchors={root / 'anchors'}", f"tokens={root / 'tokens'}", f"out={root / 'ids'}"],
     ):
         assert main(words) == 0
@@ -81,7 +81,7 @@ def test_each_experiment_learns_more_than_twice_what_saying_yes_to_all_gives(tra
 
 
 def test_images_and_ids_give_the_same_metrics(world, small_clip, trained, tmp_path, capsys):
-    fields = ["data.ids=''", f"data.images={world}"]
+    fields = ["data.ids=", f"data.images={world}"]
     assert main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'it.json'}", *fields]) == 0
     by_tower = json.loads((tmp_path / "it.json").read_text())["metrics"]
     for name, value in measured(trained["stage1"]).items():
@@ -111,7 +111,7 @@ def test_the_test_split_is_judged_by_the_runs_own_threshold(world, trained, tmp_
 def test_the_codebooks_of_a_run_are_told_by_what_was_measured(world, trained, tmp_path):
     found = {}
     for source in ("codes", "cache"):
-        fields = {"codes": [], "cache": ["data.ids=''", f"data.cache={world / 'tokens'}"]}[source]
+        fields = {"codes": [], "cache": ["data.ids=", f"data.cache={world / 'tokens'}"]}[source]
         assert main(["evaluate", f"run={trained['stage1']}", f"out={tmp_path / 'it.json'}", *fields]) == 0
         found[source] = json.loads((tmp_path / "it.json").read_text())["tables"]["codebooks"]
     assert [row["stream"] for row in found["codes"]] == ["actions", "coco", "places"]
@@ -168,7 +168,7 @@ def test_the_check_is_told_where_the_pictures_lie(world, tmp_path, capsys):
     assert main(["check", "dataset=intentonomy", f"root={tmp_path}", f"images={world}"]) == 0
     assert f"{sum(SPLITS.values())} images, all readable" in capsys.readouterr().out
     assert main(["check", "dataset=intentonomy", f"root={tmp_path}", f"imags={world}"]) == 2
-    assert "takes no 'imags' (did you mean 'images'?); it takes root, images" in capsys.readouterr().err
+    assert "has no key 'imags' (did you mean 'images'?); its keys are root, images" in capsys.readouterr().err
 
 
 def test_a_run_says_why(world, trained):

@@ -78,7 +78,7 @@ def test_prepared_files_are_those_of_the_commands(world):
     steps = runs.steps(config_of("stage1"))
     for step in steps:
         assert not step.is_done()
-        program, *words = step.command.replace("token_type=joint,value", "tokens=joint,value").split()
+        program, *words = step.command.split()
         assert program == "sightword"
         assert main(words) == 0
         assert step.is_done()
@@ -120,15 +120,15 @@ def test_photos_that_are_added_are_encoded_and_broken_ones_are_left_out(world):
 
 
 def test_ids_that_exist_need_no_tokens_and_tokens_lie_beside_them_without_a_cache(world):
-    runs.prepare(config_of("stage1", "data.cache=''", "data.ids=somewhere/ids"))
+    runs.prepare(config_of("stage1", "data.cache=", "data.ids=somewhere/ids"))
     assert len(TokenCache(world / "somewhere/ids_tokens")) == 36
     shutil.rmtree(world / "somewhere/ids_tokens")
-    assert runs.prepare(config_of("stage1", "data.cache=''", "data.ids=somewhere/ids")) == []
+    assert runs.prepare(config_of("stage1", "data.cache=", "data.ids=somewhere/ids")) == []
 
 
 def test_nothing_is_prepared_that_a_config_does_not_name(world):
     names = {
-        experiment: [step.out.name for step in runs.steps(config_of(experiment, "data.cache=''", "data.ids=''"))]
+        experiment: [step.out.name for step in runs.steps(config_of(experiment, "data.cache=", "data.ids="))]
         for experiment in ("stage1", "stage2", "baseline")
     }
     assert names == {"stage1": ["anchors"], "stage2": ["anchors"], "baseline": []}
@@ -144,7 +144,7 @@ def test_a_mistake_is_told_before_anything_is_computed(world):
 
 
 def test_the_vocabularies_are_the_builtin_ones_unless_others_are_named(world):
-    anchors, tokens, _ = runs.steps(config_of("stage1", "system.vocabulary=''"))
+    anchors, tokens, _ = runs.steps(config_of("stage1", "system.vocabulary="))
     assert "vocabulary" not in anchors.command
     assert "vocabulary=mini/vocabulary" in runs.steps(config_of("stage1"))[0].command
     assert tokens.command.endswith("images=mini/intentonomy token_type=joint,value on_error=skip out=mini/tokens")

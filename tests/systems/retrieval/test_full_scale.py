@@ -44,7 +44,7 @@ def published(tmp_path_factory):
     fill(root / "t5", T5EncoderModel, T5Config(vocab_size=32128, feed_forward_proj="gated-gelu", **sizes))
     return [
         f"system.clip={root / 'clip'}",
-        "system.clip_tag=''",
+        "system.clip_tag=",
         f"system.siglip={root / 'siglip'}",
         f"system.t5={root / 't5'}",
     ]

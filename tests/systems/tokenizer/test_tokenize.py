@@ -237,7 +237,7 @@ def test_a_model_has_to_be_given(photos, tmp_path, capsys):
         (["on_error=ignore"], "on_error='ignore' is not one of raise, skip"),
         (["engine=slurm"], "engine='slurm' is not one of inline, ray"),
         (["size=large"], "size='large' is not a size in pixels. Pass one side, 256, or height x width, 384x128"),
-        (["layout=taming"], "layout 'taming' is not known"),
+        (["layout=taming"], "layout='taming' is not known"),
         (["size=0"], "size='0' is not a size in pixels"),
         (["batch_size=0"], "batch_size=0 is too small. Pass at least 1"),
         (["shard_size=-1"], "shard_size=-1 is too small. Pass at least 1"),

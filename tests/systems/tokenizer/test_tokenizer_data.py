@@ -166,7 +166,9 @@ def test_batches_in_which_nothing_is_readable_do_not_end_a_run(folder, tiny, tmp
     assert [row[header.index("val/skipped_images")] for row in rows][-1] == "2"
 
 
-@pytest.mark.parametrize(("half", "line"), [(0, "not one of 4 images"), (1, "none of the 4 validation images")])
+@pytest.mark.parametrize(
+    ("half", "line"), [(0, "none of the 4 images is readable"), (1, "none of the 4 validation images")]
+)
 def test_nothing_readable_at_all_is_one_line(folder, tiny, half, line, tmp_path, capsys):
     for path in split(data_of(folder, val_split=0.5), 0)[half]:
         path.write_bytes(b"no image")

@@ -1,8 +1,9 @@
 """The commands of the system `intent`. Nothing heavy is imported before one is executed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from sightword.engine.argument import Count, JobOptions, Model, Names, Out, Pairs
 from sightword.errors import SightwordError
 
 if TYPE_CHECKING:
@@ -11,44 +12,36 @@ if TYPE_CHECKING:
 
 
 def anchors(
-    tower: str,
-    out: str,
-    tag: str = "",
-    expand: str = "noise",
-    noise: float = 0.1,
-    seed: int = 0,
-    sizes: str = "",
-    extra: str = "",
-    streams: str = "",
-    vocabulary: str = "",
-    batch_size: int = 256,
+    tower: str,  # vit_h14 (dimension 1024), vit_l14, vit_b16, siglip_b16 …; an open_clip model with tag=; or a folder
+    out: Out,  # the folder to write, or a file that ends in .pth
+    tag: str = "",  # of an open_clip model: the name or the file of its weights
+    expand: Literal["noise", "synonyms", "templates", "none"] = "noise",  # how a class gets several codes, see above
+    noise: float = 0.1,  # of expand=noise, times the length of a vector
+    seed: int = 0,  # of the noise, and of which classes get the codes that do not divide evenly
+    sizes: Pairs = (),  # other numbers of codes: coco:256,places:512,emotion:128,ava:256,actions:256
+    extra: Pairs = (),  # more names: actions:surfing,actions:riding wave
+    streams: Names = (),  # only these: coco,places
+    vocabulary: str = "",  # JSON files that add streams, or a folder of such files; see above
+    batch_size: Count = 256,  # prompts in one pass through the network
 ) -> None:
     """Write codebooks of text embeddings: CLIP's vectors of the names of things, places, emotions, styles and actions.
 
-    tower: vit_h14 (dimension 1024), vit_l14, vit_b16, siglip_b16 …, an open_clip model with tag=, or a folder.
-    out: the folder to write, or a file that ends in .pth.
-    expand: how a class gets several codes. noise: copies moved by noise= times the vector's length (0.1); synonyms: its
-    own words; templates: several wordings; none: one code per class. Emotions always get one code per word.
-    seed: of the noise, and of which classes get the codes that do not divide evenly.
-    sizes: other numbers of codes, coco:256,places:512,emotion:128,ava:256,actions:256.
-    extra: more names, actions:surfing,actions:riding wave. streams: only these, coco,places.
-    vocabulary: JSON files that add streams, in the format that systems/intent/vocabulary.py describes; or a folder of
-    such files, which replaces the built-in vocabularies unless streams= names them.
+    expand=noise: copies of a class's vector, moved; synonyms: its own words; templates: several wordings; none: one
+    code per class. Emotions always get one code per word.
+    vocabulary: the format that systems/intent/vocabulary.py describes. A folder replaces the built-in vocabularies
+    unless streams= names them.
     """
-    pairs = _pairs("extra", extra)
-    numbers = {stream: _number("sizes", stream, value) for stream, value in _pairs("sizes", sizes)}
-    if batch_size < 1:
-        raise SightwordError(f"batch_size={batch_size} is too small. Pass at least 1")
-    names = {stream: [name for other, name in pairs if other == stream] for stream, _ in pairs}
+    numbers = {stream: _number("sizes", stream, value) for stream, value in sizes}
+    names = {stream: [name for other, name in extra if other == stream] for stream, _ in extra}
 
     from sightword.systems.intent.anchors import Recipe
     from sightword.systems.intent.vocabulary import chosen_vocabularies
 
-    chosen, files = chosen_vocabularies(vocabulary, _listed(streams))
+    chosen, files = chosen_vocabularies(vocabulary, list(streams))
     _write_anchors(Recipe(tower, tag, chosen, files, names, numbers, expand, noise, seed, batch_size), out)
 
 
-def _write_anchors(recipe: "Recipe", out: str) -> None:
+def _write_anchors(recipe: "Recipe", out: Path) -> None:
     """Write anchors, and print what they are and what to type next."""
     from sightword.systems.intent.anchors import write_anchors
 
@@ -63,51 +56,44 @@ def _write_anchors(recipe: "Recipe", out: str) -> None:
 
 
 def ids(
-    anchors: str,
-    tokens: str,
-    out: str,
-    token_type: str = "",
-    streams: str = "",
-    shard_size: int = 256,
-    engine: str = "inline",
-    workers: int = 0,
-    gpus: float = 0,
+    anchors: Path,  # what `sightword anchors` wrote
+    tokens: Path,  # what `sightword cache` wrote
+    out: Out,  # the folder to write
+    token_type: Pairs = (),  # of a stream's tokens, if not the default: coco:joint,places:value
+    streams: Names = (),  # only these: coco,places
+    shard_size: Count = 256,  # images in one file of the output
+    job: JobOptions = JobOptions(),
 ) -> None:
-    """Look up the nearest code of every patch of every cached image: 2 bytes per patch and stream, for stage 1.
-
-    anchors: what `sightword anchors` wrote. tokens: what `sightword cache` wrote. out: the folder to write.
-    token_type: of a stream's tokens, if not the default: coco:joint,places:value. streams: only these.
-    engine: inline (also under torchrun), or ray with so many workers, each with a share of so many gpus.
-    """
+    """Look up the nearest code of every patch of every cached image: 2 bytes per patch and stream, for stage 1."""
     from sightword.systems.intent.anchors import Anchors
     from sightword.systems.intent.config import TOKEN_TYPES
     from sightword.systems.intent.ids import write_ids
 
     read = Anchors.read(anchors)
-    chosen = {name: read[name].codes for name in _listed(streams) or read.books}
-    types = {**dict.fromkeys(chosen, "joint"), **TOKEN_TYPES, **dict(_pairs("token_type", token_type))}
-    folder = Path(out).expanduser()
-    kept = write_ids(Path(tokens).expanduser(), chosen, types, folder, shard_size, engine, workers, gpus)
-    print(f"{len(kept)} images in {folder}: {', '.join(f'{name} by {types[name]} tokens' for name in chosen)}")
-    print(f"next: sightword train experiment=intent/stage1 system.semantic_anchors_path={anchors} data.ids={folder}")
+    chosen = {name: read[name].codes for name in streams or read.books}
+    types = {**dict.fromkeys(chosen, "joint"), **TOKEN_TYPES, **dict(token_type)}
+    kept = write_ids(tokens, chosen, types, out, shard_size, job.engine, job.workers, job.gpus)
+    print(f"{len(kept)} images in {out}: {', '.join(f'{name} by {types[name]} tokens' for name in chosen)}")
+    print(f"next: sightword train experiment=intent/stage1 system.semantic_anchors_path={anchors} data.ids={out}")
 
 
-def show(model: str, image: str = "", out: str = "show", checkpoint: str = "best") -> None:
-    """Explain a model: the words of an image's patches, and what each of them adds to each intent.
-
-    model: a run directory, or what `sightword export` wrote. image: a file; without one only the table of the whole
-    model is drawn: what every word adds to every intent. out: the folder of figures, each with its values as JSON.
-    """
+def show(
+    model: Model,  # a run directory, or what `sightword export` wrote
+    image: Path | None = None,  # a file; empty: only the table of the whole model, what every word adds to every intent
+    out: Out = Path("show"),  # the folder of figures, each with its values as JSON
+    checkpoint: str = "best",  # of a run: best, last, or a file
+) -> None:
+    """Explain a model: the words of an image's patches, and what each of them adds to each intent."""
     from sightword.engine.run import load_predictor
     from sightword.systems.intent import show as figures
     from sightword.systems.intent.predict import IntentClassifier
 
-    classifier, folder = load_predictor(IntentClassifier, model, checkpoint), Path(out).expanduser()
-    files = figures.write_table(classifier.codebooks(), folder)
+    classifier = load_predictor(IntentClassifier, model, checkpoint)
+    files = figures.write_table(classifier.codebooks(), out)
     if image:
         explanation = classifier([image])[0].explanation
         assert explanation is not None
-        files += figures.write_explanation(explanation, folder)
+        files += figures.write_explanation(explanation, out)
     for file in files:
         print(file)
 
@@ -127,21 +113,6 @@ def _table(made: "Anchors") -> str:
     ]
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"  {row[0]:<{width}}" + "".join(f"{cell:>11}" for cell in row[1:]) for row in rows)
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _pairs(key: str, text: str) -> list[tuple[str, str]]:
-    """ "coco:256,places:512" as pairs."""
-    pairs = []
-    for part in _listed(text):
-        stream, colon, value = part.partition(":")
-        if not colon or not value.strip():
-            raise SightwordError(f"{key}={text}: {part!r} is not stream:value")
-        pairs.append((stream.strip(), value.strip()))
-    return pairs
 
 
 def _number(key: str, stream: str, value: str) -> int:

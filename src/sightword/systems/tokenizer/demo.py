@@ -11,10 +11,7 @@ from PIL import Image
 
 from sightword.data.image import read_image, to_image, to_tensor
 from sightword.engine import run as runs
-from sightword.systems.tokenizer.config import TokenizerData
-from sightword.systems.tokenizer.data import make_loaders
 from sightword.systems.tokenizer.predict import ImageTokenizer
-from sightword.systems.tokenizer.task import TokenizerTask
 from sightword.towers.vq.image import VQImage
 from sightword.viz import chart, grid, overlay
 from sightword.viz.page import Figure, Section, Train, logged
@@ -35,16 +32,11 @@ def section(out: Path, train: Train) -> Section:
     photos = _photographs(out / "photos")
     if not train(run, ["experiment=tokenizer/mini", *_data(photos)]):
         raise KeyboardInterrupt
-    task, config, _ = runs.restore(run)
-    assert isinstance(task, TokenizerTask)
-    assert isinstance(config.data, TokenizerData)
-    ImageTokenizer.from_task(task).save_pretrained(out / "model")
-    return _section(
-        run,
-        VQImage.from_pretrained(out / "model"),
-        _usage(task.model, make_loaders(config.data, config.seed).val),
-        photos,
-    )
+    restored = runs.restore(run)
+    loaders = runs.make_loaders(restored.config, restored.task)
+    ImageTokenizer.from_task(restored.task).save_pretrained(out / "model")
+    model = VQImage.from_pretrained(out / "model")
+    return _section(run, model, _usage(model, loaders.val), photos)
 
 
 def _photographs(folder: Path) -> Path:

@@ -68,7 +68,7 @@ def load_published(path: str | Path, layout: str, ema: bool = False, **overrides
     Losses and discriminators in the file are left out; the rest must fit exactly.
     """
     if layout not in presets:
-        raise SightwordError(f"layout {layout!r} is not known; there are {', '.join(presets)}")
+        raise SightwordError(f"layout={layout!r} is not known; there are {', '.join(presets)}")
     checkpoint = read_checkpoint(path)
     try:
         weights = _taming_names(_published_weights(checkpoint, ema))
