@@ -275,7 +275,7 @@ class ImageIds:
         shape = header["shapes"].get("ids", [])
         if len(shape) != 2 or not header["num_codes"]:
             raise SightwordError(
-                f"{path} contains no ids of images but {', '.join(header['shapes'])}. Write them with {tokenizing(size)}"
+                f"{path} has no ids but {', '.join(header['shapes'])}. Write them with {tokenizing(size)}"
             )
         found, wanted = header["preprocessing"], {"resize": f"{size[0]}x{size[1]}, bicubic", "crop": "none"}
         if any(found.get(name) != value for name, value in wanted.items()):
