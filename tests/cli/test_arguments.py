@@ -63,7 +63,7 @@ def read(kind, text):
         (Literal["a", "b"], "b", "b"),
         (str, "2024_01_15", "2024_01_15"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_a_value_is_read_by_the_type_of_its_parameter(kind, text, value):
     found = read(kind, text)
@@ -88,7 +88,7 @@ def test_a_value_is_read_by_the_type_of_its_parameter(kind, text, value):
         (Out, "", "key='' is not a path. Pass where to write; out=. is this folder"),
         (Literal["a", "b"], "c", "key='c' is not one of a, b"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_a_value_of_another_type_is_named_with_what_to_pass(kind, text, told):
     with pytest.raises(SightwordError) as caught:
