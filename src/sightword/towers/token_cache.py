@@ -50,16 +50,12 @@ class TokenCache:
         """expect: the fields of the header that the reader relies on, as for FeatureCache."""
         self.rows = SegmentedCache(out, expect)
         self.out = self.rows.out
+        self.segments = self.rows.segments  # the caches that have the rows, by content key
         if not self.segments:
             raise SightwordError(
                 f"{str(out)!r} contains no cached tokens. Create them with: sightword cache tower=… images=… out={out}"
             )
         self.index = {path: entry[-1] for path, entry in read_index(self.out).images.items()}
-
-    @property
-    def segments(self) -> list[FeatureCache]:
-        """The caches that have the rows, by content key."""
-        return self.rows.segments
 
     @property
     def header(self) -> Header:

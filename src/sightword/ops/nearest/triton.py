@@ -73,6 +73,28 @@ def _rows(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _squares(  # type: ignore[no-untyped-def]
+    x,
+    centre,
+    row,
+    count,
+    row_stride,
+    channel_stride,
+    D: tl.constexpr,
+    CENTRED: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """|x - centre|² of rows (R,), float32."""
+    square = tl.zeros((ROWS,), tl.float32)
+    for first in range(0, D, CHANNELS):
+        d = first + tl.arange(0, CHANNELS)
+        some = _rows(x, centre, row, count, d, row_stride, channel_stride, D, CENTRED)
+        square += tl.sum(some * some, 1)
+    return square
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _winners(  # type: ignore[no-untyped-def]
     x,  # (N, D), any strides
     codes,  # (D, ΣK)
@@ -121,8 +143,5 @@ def _winners(  # type: ignore[no-untyped-def]
 
     tl.store(ids + row, winner.to(tl.int64), mask=row < count)
     tl.store(margin + row, best - second, mask=row < count)
-    square = tl.zeros((ROWS,), tl.float32)
-    for first in range(0, D, CHANNELS):
-        some = _rows(x, centre, row, count, first + channel, row_stride, channel_stride, D, CENTRED)
-        square += tl.sum(some * some, 1)
+    square = _squares(x, centre, row, count, row_stride, channel_stride, D, CENTRED, ROWS, CHANNELS)
     tl.store(length + row, tl.sqrt(square), mask=row < count)  # not finite where x is not: then all are in doubt

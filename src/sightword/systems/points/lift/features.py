@@ -93,17 +93,18 @@ class FrameCache:
         if self.out.exists() and not self.out.is_dir():
             raise SightwordError(f"{out} is a file: cache= is a folder")
         self.rows = SegmentedCache(self.out)
+        self.segments = self.rows.segments
         if recipe is not None:
             self.rows.refuse_other_recipe(header_for([], **recipe, writer="", shard_size=1), RECIPE, "CLIP", "cache")
 
     @property
     def header(self) -> Header:
         """The header of the first segment; those of the others have the same recipe."""
-        if not self.rows.segments:
+        if not self.segments:
             raise SightwordError(
                 f"{self.out} contains no features of frames: sightword lift cache={self.out} writes them"
             )
-        return self.rows.header
+        return self.segments[0].header
 
     def maps(self, scene: str, frames: Sequence[int]) -> Features:
         """Return the features of frames of a scene. Raises MissingRowError if one is not cached."""
@@ -113,11 +114,10 @@ class FrameCache:
 
     def row(self, key: str) -> dict[str, np.ndarray]:
         """Return the arrays of "scene/frame" as they are on disk. Raises MissingRowError if it is not cached."""
-        if key not in self.rows:
-            raise MissingRowError(
-                f"{self.out} has no features of frame {key}: sightword lift cache={self.out} adds them"
-            )
-        return self.rows[key]
+        for segment in self.segments:
+            if key in segment:
+                return segment[key]
+        raise MissingRowError(f"{self.out} has no features of frame {key}: sightword lift cache={self.out} adds them")
 
     def lacks(self, scene: Scene) -> list[int]:
         """Return the frames of a scene that are not cached, by index."""
