@@ -6,9 +6,10 @@ import torch
 from lift_fakes import ColourText
 from PIL import Image
 
+from sightword.data.ply import Cloud
 from sightword.systems.points import ask
 from sightword.systems.points.ask import PointFeatures, answer
-from sightword.systems.points.lift.cloud import Cloud, read_cloud
+from sightword.systems.points.lift.cloud import read_cloud
 
 RED, GREEN, NOTHING = (1.0, -1, -1, 0.1), (-1.0, 1, -1, 0.1), (0.0, 0, 0, 0)
 GREY_ONE = (0.0, 0, 0, 1)

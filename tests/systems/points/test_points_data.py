@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sightword.data.loader import Draw
+from sightword.data.ply import Cloud
 from sightword.errors import SightwordError
 from sightword.miniature import room
 from sightword.systems.points.clip import FrozenClip
@@ -21,7 +22,7 @@ from sightword.systems.points.data import (
     split_names,
     turned,
 )
-from sightword.systems.points.lift.cloud import Cloud, thinned
+from sightword.systems.points.lift.cloud import thinned
 from sightword.systems.points.lift.features import fill
 from sightword.systems.points.lift.geometry import link
 from sightword.systems.points.scannet.label import label_set

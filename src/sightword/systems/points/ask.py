@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from sightword.data.ply import Cloud, write_ply
 from sightword.engine.contract import Result
 from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.systems.points import show
-from sightword.systems.points.lift.cloud import Cloud, scene_cloud, write_ply
+from sightword.systems.points.lift.cloud import scene_cloud
 from sightword.systems.points.lift.extract import NOTHING_SEEN
 from sightword.systems.points.lift.features import Features
 from sightword.systems.points.lift.geometry import Links, lift, link

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sightword.data.ply import Cloud
 from sightword.errors import SightwordError
 from sightword.metrics.classes import confusion_matrix
 from sightword.metrics.segmentation import accuracy, mean_iou
@@ -23,7 +24,7 @@ from sightword.storage.table import Row, columns, write_table
 from sightword.storage.writer import write_json
 from sightword.systems.points.ask import query_embeddings
 from sightword.systems.points.clip import FrozenClip
-from sightword.systems.points.lift.cloud import Cloud, class_numbers, scene_cloud
+from sightword.systems.points.lift.cloud import class_numbers, scene_cloud
 from sightword.systems.points.lift.features import FrameEncoder, features_of
 from sightword.systems.points.lift.geometry import lift, link
 from sightword.systems.points.scannet.label import LabelSet

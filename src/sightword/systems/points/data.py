@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from sightword.data.loader import Draw, Loaders, Stream, mix, ordered
+from sightword.data.ply import Cloud
 from sightword.errors import SightwordError
 from sightword.storage.segments import SegmentedCache
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import PointsData
-from sightword.systems.points.lift.cloud import Cloud, class_numbers, scene_cloud, thinned
+from sightword.systems.points.lift.cloud import class_numbers, scene_cloud, thinned
 from sightword.systems.points.lift.geometry import Views
 from sightword.systems.points.scannet.label import LabelSet
 from sightword.systems.points.scannet.reader import (

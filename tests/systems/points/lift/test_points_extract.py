@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from lift_fakes import ColourTower, Source, scenes_of, write_rooms
 from PIL import Image
 
+from sightword.data.ply import write_ply
 from sightword.systems.points import show
 from sightword.systems.points.lift import extract as module
-from sightword.systems.points.lift.cloud import read_cloud, write_ply
+from sightword.systems.points.lift.cloud import read_cloud
 from sightword.systems.points.lift.extract import Job, Options, extract
 from sightword.systems.points.lift.features import FrameEncoder, features_of
 from sightword.systems.points.lift.geometry import project, to_grid

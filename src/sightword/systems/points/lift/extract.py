@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sightword.data.ply import Cloud, write_ply
 from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.atomic import write_atomically
@@ -34,7 +35,7 @@ from sightword.storage.fields import Fields
 from sightword.storage.reader import read_json, read_text
 from sightword.storage.writer import write_json
 from sightword.systems.points import show
-from sightword.systems.points.lift.cloud import Cloud, scene_cloud, write_ply
+from sightword.systems.points.lift.cloud import scene_cloud
 from sightword.systems.points.lift.features import (
     Features,
     FrameCache,
