@@ -6,7 +6,7 @@ import torch
 from lift_fakes import ColourText
 from PIL import Image
 
-from sightword.data.ply import Cloud
+from sightword.storage.ply import Cloud
 from sightword.systems.points import ask
 from sightword.systems.points.ask import PointFeatures, answer
 from sightword.systems.points.lift.cloud import read_cloud

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sightword.cli.compose import compose_config
-from sightword.data.ply import Cloud
+from sightword.storage.ply import Cloud
 from sightword.systems.points.config import PointsConfig, PointsData
 from sightword.systems.points.lift.cloud import class_numbers
 from sightword.systems.points.scannet.label import SCANNET20, label_set

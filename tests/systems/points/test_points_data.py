@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sightword.data.loader import Draw
-from sightword.data.ply import Cloud
 from sightword.errors import SightwordError
 from sightword.miniature import room
+from sightword.storage.ply import Cloud
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import PointsData
 from sightword.systems.points.data import (

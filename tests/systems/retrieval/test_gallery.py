@@ -132,7 +132,7 @@ def test_a_search_over_many_shards_is_the_search_over_one(model, tmp_path):
     for number in range(30):
         Image.new("RGB", (8, 24), tuple(rng.integers(0, 256, 3).tolist())).save(tmp_path / "many" / f"{number}.png")
     one, many = (write(model, tmp_path / "many", tmp_path / f"out{size}", shard_size=size) for size in (100, 4))
-    assert len(list(many.rows.parts[0].path.glob("*.safetensors"))) == 8
+    assert len(list(many.rows.segments[0].path.glob("*.safetensors"))) == 8
     question = Ready(model).open().encode_text(["green"])
     assert one.search(question, 7) == many.search(question, 7)
     every = np.stack([vectors(one)[path] for path in one.rows.index]) @ question.numpy()[0]

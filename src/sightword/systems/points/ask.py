@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sightword.data.ply import Cloud, write_ply
 from sightword.engine.contract import Result
 from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
+from sightword.storage.ply import Cloud, write_ply
 from sightword.systems.points import show
 from sightword.systems.points.lift.cloud import scene_cloud
 from sightword.systems.points.lift.extract import NOTHING_SEEN

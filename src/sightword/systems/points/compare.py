@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sightword.data.ply import Cloud
 from sightword.errors import SightwordError
 from sightword.metrics.classes import confusion_matrix
 from sightword.metrics.segmentation import accuracy, mean_iou
 from sightword.storage import shards
+from sightword.storage.ply import Cloud
 from sightword.storage.table import Row, columns, write_table
 from sightword.storage.writer import write_json
 from sightword.systems.points.ask import query_embeddings

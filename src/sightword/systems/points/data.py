@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from sightword.data.loader import Draw, Loaders, Stream, mix, ordered
-from sightword.data.ply import Cloud
 from sightword.errors import SightwordError
+from sightword.storage.ply import Cloud
 from sightword.storage.segments import SegmentedCache
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import PointsData

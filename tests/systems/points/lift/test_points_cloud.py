@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sightword.data.ply import Cloud, write_ply
 from sightword.miniature import room
+from sightword.storage.ply import Cloud, write_ply
 from sightword.systems.points.lift.cloud import fuse, read_cloud, recorded, scene_cloud, voxels
 from sightword.systems.points.scannet.reader import read_scene
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from lift_fakes import ColourTower, Source, scenes_of, write_rooms
 from PIL import Image
 
-from sightword.data.ply import write_ply
+from sightword.storage.ply import write_ply
 from sightword.systems.points import show
 from sightword.systems.points.lift import extract as module
 from sightword.systems.points.lift.cloud import read_cloud

@@ -315,7 +315,7 @@ def test_the_check_sees_poses_of_another_scene(root):
 
 
 def test_the_check_sees_a_damaged_cloud_and_one_that_is_elsewhere(root):
-    from sightword.data.ply import write_ply
+    from sightword.storage.ply import write_ply
     from sightword.systems.points.lift.cloud import read_cloud
 
     file = root / "3D" / NAME / f"{NAME}_vh_clean_2.ply"

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sightword.data.ply import Cloud, Malformed, check_coordinates, eight_bit, read_ply
 from sightword.errors import SightwordError
+from sightword.storage.ply import Cloud, Malformed, check_coordinates, eight_bit, read_ply
 from sightword.systems.points.lift.geometry import back_project
 from sightword.systems.points.scannet.reader import Frame, Scene, read_color, read_depth
 

@@ -27,11 +27,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sightword.data.ply import Cloud, write_ply
 from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.atomic import write_atomically
 from sightword.storage.fields import Fields
+from sightword.storage.ply import Cloud, write_ply
 from sightword.storage.reader import read_json, read_text
 from sightword.storage.writer import write_json
 from sightword.systems.points import show

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict, cast
 
-from sightword import __version__
 from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.storage.reader import read_json
 from sightword.towers.token_cache import Opener, Source
+from sightword.version import VERSION
 
 FILE = "recipes.json"
 OPTIONS = {"tag", "size", "dtype"}  # of a tower, that are told apart here
@@ -65,7 +65,7 @@ def state_of(source: Opener, token_type: str) -> str:
         return ""  # opening the tower reports what is wrong, or it is of another kind
     weights = [str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
     told = [str(source.options.get(option)) for option in sorted(OPTIONS - {"tag"})]
-    state = [__version__, token_type, *told, found.model_cfg, found.preprocess_cfg, weights]
+    state = [VERSION, token_type, *told, found.model_cfg, found.preprocess_cfg, weights]
     return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
