@@ -22,6 +22,12 @@ KEYS = [f"scène{scene}/{frame}" for scene in range(3) for frame in range(4)]
 ROWS = {"tokens": ("float16", (6, 100)), "pooled": ("float32", (5,)), "one": ("uint8", ())}
 
 
+def rows_of(cache):
+    """The rows of a cache, opened once more."""
+    header = cache.header
+    return cache_lmdb.Rows(cache.path, header["dtypes"], header["shapes"], header["items"])
+
+
 def header(backend="lmdb", **changes):
     fields = {"writer": "sightword lift", "weights": "aaaa", "shard_size": 4}
     return header_for(KEYS, ROWS, backend=backend, **{**fields, **changes})
@@ -93,7 +99,7 @@ def test_a_shard_written_anew_with_fewer_rows_keeps_none_of_the_others(cache):
     fill(cache, 0, 1)
     cache.write_shard(0, KEYS[:1], arrays(KEYS[:1]))
     assert list(FeatureCache(cache.path)) == [KEYS[0], *KEYS[4:8]]
-    with cache_lmdb.Rows(cache.path, cache.header)._reading() as txn:
+    with rows_of(cache)._reading() as txn:
         assert txn.stat()["entries"] == 5 + 2  # rows and shards
 
 
@@ -230,7 +236,7 @@ def test_a_truncated_file_is_one_line_and_no_crash(cache, size):
 
 def test_a_marker_without_its_rows_is_a_damaged_shard(cache):
     fill(cache, 0)
-    rows = cache_lmdb.Rows(cache.path, cache.header)
+    rows = rows_of(cache)
     with cache_lmdb._lock, cache_lmdb._environment(rows.file, rows.room).begin(write=True) as txn:
         txn.put(cache_lmdb._shard(1), json.dumps(KEYS[4:8]).encode())
     with pytest.raises(ValueError, match=r"shard 1 of .*rows.mdb is damaged \(row 0 has 0 bytes, not 1221\)"):

@@ -59,6 +59,12 @@ class FeatureCache:
             writer = self.header.get("writer")
             raise SightwordError(f"{path} does not fit: {found}. Read another cache, or write it again with {writer}")
 
+    def _opened(self) -> "Store":
+        """Where the rows lie: files, or LMDB."""
+        if self.header.get("backend") != "lmdb":
+            return Files(self.path, self.header)
+        return Rows(self.path, self.header["dtypes"], self.header["shapes"], self.header["items"])
+
     @classmethod
     def create(cls, path: str | Path, header: Mapping[str, object]) -> Self:
         """Open for writing, to begin or to resume, with what `header_for` gave.
@@ -185,7 +191,7 @@ class FeatureCache:
         return [len(list(keys)), *self.header["shapes"][name]]
 
     def _forget(self) -> None:
-        self._store: Store = (Rows if self.header.get("backend") == "lmdb" else Files)(self.path, self.header)
+        self._store: Store = self._opened()
         self._rows: dict[str, tuple[int, int]] = {}  # key → (shard, row)
         self._shards: dict[int, Mapping[str, Stacked]] = {}  # shard → name → its stacked rows, still in the file
 

@@ -17,15 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
 from sightword.errors import SightwordError
 from sightword.storage.reader import parse_json_list
-
-if TYPE_CHECKING:
-    from sightword.storage.cache import Header
 
 FILE = "rows.mdb"
 PAGE, SPARE = 4096, 1 << 26  # bytes; the file is as large as its rows, the map only has to be larger
@@ -72,11 +69,14 @@ os.register_at_fork(before=lambda: _before_fork(), after_in_parent=_lock.release
 class Rows:
     """What FeatureCache asks of a backend, see `cache.Files`."""
 
-    def __init__(self, folder: Path, header: "Header") -> None:
+    def __init__(
+        self, folder: Path, dtypes: Mapping[str, str], shapes: Mapping[str, Sequence[int]], items: int
+    ) -> None:
+        """dtypes, shapes: of each array of a row. items: rows in all."""
         self.file = folder / FILE
-        self.kinds = {name: (np.dtype(header["dtypes"][name]), header["shapes"][name]) for name in header["dtypes"]}
+        self.kinds = {name: (np.dtype(dtype), shapes[name]) for name, dtype in dtypes.items()}
         self.row_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.kinds.values())
-        self.room = 2 * header["items"] * (self.row_bytes + 2 * PAGE) + SPARE
+        self.room = 2 * items * (self.row_bytes + 2 * PAGE) + SPARE
 
     def where(self, number: int) -> str:
         return f"shard {number} of {self.file}"

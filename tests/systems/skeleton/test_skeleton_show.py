@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sightword.systems.skeleton import show
+from sightword.systems.skeleton import prediction, show
 from sightword.systems.skeleton.joints import JointSet
 from sightword.systems.skeleton.labels import Labels
 from sightword.systems.skeleton.predict import BatchScores, as_predictions
@@ -233,16 +233,19 @@ def test_a_prediction_shows_the_first_view_with_its_own_weights():
     assert one.weights.tolist() == [1, 3]
     assert one.points.shape == (1, 8, 4, 2)
     assert one.ranked(2) == [("bow", pytest.approx(0.6)), ("sit", pytest.approx(0.2))]
-    assert show.heading_of(two).right is False
-    assert show.heading_of(two).truth == "stand"
+    assert prediction.heading_of(two).right is False
+    assert prediction.heading_of(two).truth == "stand"
     unseen = predicted([2], batch([7]), ["a"], pacl=False, labelled=False)[0]
-    assert (unseen.label, unseen.weights, show.heading_of(unseen).right) == (None, None, None)
+    assert (unseen.label, unseen.weights, prediction.heading_of(unseen).right) == (None, None, None)
 
 
 def test_images_and_their_numbers_are_written_and_the_counts_are_of_all(tmp_path):
     found = predicted([0, 0, 1], batch([0, 1, 1]), ["a", "b", "c"])
-    light, counts = [found[0], *(one.without_poses() for one in found[1:])], show.confusion_of(found, len(CLASSES))
-    files = show.draw(light, tmp_path / "new", counts)
+    light, counts = (
+        [found[0], *(one.without_poses() for one in found[1:])],
+        prediction.confusion_of(found, len(CLASSES)),
+    )
+    files = prediction.draw(light, tmp_path / "new", counts)
     assert [file.name for file in files] == ["strips.png", "strips.json", "confusion.png", "confusion.json"]
     assert all(Image.open(file).width > 100 for file in files[::2])
     (told,) = json.loads(files[1].read_text())
@@ -254,5 +257,5 @@ def test_images_and_their_numbers_are_written_and_the_counts_are_of_all(tmp_path
 
 def test_if_no_class_is_known_there_is_no_confusion(tmp_path):
     found = predicted([0], batch([5]), ["a"], labelled=False)
-    assert [file.name for file in show.draw(found, tmp_path)] == ["strips.png", "strips.json"]
-    assert show.confusion_of(found, len(CLASSES)).sum() == 0
+    assert [file.name for file in prediction.draw(found, tmp_path)] == ["strips.png", "strips.json"]
+    assert prediction.confusion_of(found, len(CLASSES)).sum() == 0

@@ -129,7 +129,7 @@ def _metrics(predictions: "Sequence[ActionPrediction]") -> dict[str, float]:
     import torch
 
     from sightword.metrics.classes import mean_class_accuracy, top_k
-    from sightword.systems.skeleton.show import confusion_of
+    from sightword.systems.skeleton.prediction import confusion_of
     from sightword.systems.skeleton.weight import weights_against_truth
 
     known = [one for one in predictions if one.label is not None]
@@ -171,14 +171,14 @@ def _write(
 ) -> list[Path]:
     """Write recognised.csv, recognised.json and the images. Return the files."""
     from sightword.storage.writer import write_json
-    from sightword.systems.skeleton import show
+    from sightword.systems.skeleton import prediction
 
     folder.mkdir(parents=True, exist_ok=True)
     table, summary = _write_table(folder / "recognised.csv", predictions, top), folder / "recognised.json"
     write_json(summary, {**note, "recordings": len(predictions), "metrics": metrics})
     known = [one for one in predictions if one.label is not None]
-    counts = show.confusion_of(known, len(known[0].classes)) if known else None
-    return [table, summary, *show.draw(predictions, folder, counts)]
+    counts = prediction.confusion_of(known, len(known[0].classes)) if known else None
+    return [table, summary, *prediction.draw(predictions, folder, counts)]
 
 
 def _write_table(file: Path, predictions: "Sequence[ActionPrediction]", top: int) -> Path:

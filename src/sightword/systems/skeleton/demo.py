@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from sightword.engine.run import load_predictor, make_evaluator, restore
-from sightword.systems.skeleton import show
+from sightword.systems.skeleton import prediction, show
 from sightword.systems.skeleton.annotations import read_annotations
 from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.data import split_loader
@@ -56,7 +56,7 @@ def _section(
             "with the embedding of each action's words, and each word says which moments count."
         ),
         figures=[
-            Figure(show.strips(_some(recognizer)), "New people, and the predicted actions."),
+            Figure(prediction.strips(_some(recognizer)), "New people, and the predicted actions."),
             Figure(show.confusion(counts, classes), "Confusion matrix: rows are true, columns are predicted."),
         ],
         metrics={

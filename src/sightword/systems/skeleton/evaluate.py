@@ -15,7 +15,7 @@ from sightword.data.loader import moved
 from sightword.engine.contract import SPLITS, Evaluator, Metrics, Row
 from sightword.metrics.classes import class_accuracy, confusion_matrix, mean_class_accuracy, top_k
 from sightword.metrics.gather import gathered
-from sightword.systems.skeleton import show
+from sightword.systems.skeleton import prediction
 from sightword.systems.skeleton.data import SkeletonBatch, ViewDataset
 from sightword.systems.skeleton.model import VideoTextModel
 from sightword.systems.skeleton.predict import (
@@ -122,7 +122,7 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         """Some recordings as filmstrips, with the weight of each frame if frames are weighed."""
         some = SkeletonBatch._make(part[:SHOWN] if isinstance(part, Tensor) else part for part in batch)
         names = [f"{batch.split} {number}" for number in some.index.tolist()]
-        return {"strips": show.strips(self._predicted(some, names))}
+        return {"strips": prediction.strips(self._predicted(some, names))}
 
     @torch.no_grad()
     def draw(self, loader: DataLoader[SkeletonBatch], folder: Path) -> list[Path]:
@@ -131,7 +131,7 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         assert isinstance(dataset, ViewDataset)
         rows = sorted({number * len(dataset) // (2 * SHOWN) for number in range(2 * SHOWN)})
         predictions = self._predicted(moved(dataset.__getitems__(rows), device), [dataset.name(row) for row in rows])
-        return show.draw(predictions, folder, self.confusion)
+        return prediction.draw(predictions, folder, self.confusion)
 
     def _predicted(self, batch: SkeletonBatch, names: list[str]) -> list[ActionPrediction]:
         return as_predictions(self.score(batch), batch, names, self.task.labels, self.task.joints, labelled=True)

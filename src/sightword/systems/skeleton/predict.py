@@ -13,19 +13,16 @@ dimension of the common space.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import numpy as np
 import torch
-from PIL.Image import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sightword.data.loader import moved
 from sightword.engine.config import DataConfig
-from sightword.engine.contract import BatchT, Predictor, Result
+from sightword.engine.contract import BatchT, Predictor
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
@@ -47,8 +44,8 @@ from sightword.systems.skeleton.model import (
     VideoTextModel,
     probabilities,
 )
+from sightword.systems.skeleton.prediction import ActionPrediction
 from sightword.systems.skeleton.task import SkeletonTask
-from sightword.systems.skeleton.weight import effective_frames
 from sightword.towers.base import TextTower
 from sightword.towers.hugging_face import HFText
 
@@ -58,76 +55,6 @@ VIEWS = (  # fields of SkeletonData that say how views are sampled
     *("frames", "test_size", "test_views", "test_flip"),
     *("persons", "compact", "padding", "threshold", "pyskl_parity"),
 )
-
-
-@dataclass(frozen=True)
-class ActionPrediction(Result):
-    """The predicted action of one recording, and the first of its views as the network got it. Arrays on the CPU."""
-
-    name: str  # of the recording
-    classes: tuple[str, ...]  # K names
-    scores: np.ndarray  # (K,) float32 probabilities, the mean over all views
-    label: int | None  # the true class; None if it is not known
-    joints: JointSet
-    points: np.ndarray  # (M, L, V, 2) float32, x and y in pixels of the canvas
-    joint_scores: np.ndarray  # (M, L, V) float32, 0 for a joint that is not there
-    frames: np.ndarray  # (L,) int64, numbers in the recording
-    key: np.ndarray  # (L,) float32, 1 in the action's key moments, 0 outside, NaN if unknown
-    weights: np.ndarray | None = None  # (T,) of the frames, by the predicted class's text; None: all weigh alike
-
-    @property
-    def best(self) -> int:
-        """The number of the predicted class."""
-        return int(self.scores.argmax())
-
-    @property
-    def action(self) -> str:
-        """The name of the predicted class."""
-        return self.classes[self.best]
-
-    @property
-    def probability(self) -> float:
-        """The probability of the predicted class."""
-        return float(self.scores[self.best])
-
-    @property
-    def truth(self) -> str:
-        """The name of the true class; empty if it is not known."""
-        return "" if self.label is None else self.classes[self.label]
-
-    def ranked(self, top: int) -> list[tuple[str, float]]:
-        """Return the `top` classes of the highest probability, best first."""
-        order = np.argsort(-self.scores, kind="stable")[:top]
-        return [(self.classes[number], float(self.scores[number])) for number in order.tolist()]
-
-    def without_poses(self) -> Self:
-        """Return the prediction without its poses, which take the memory; it cannot be plotted."""
-        return dataclasses.replace(self, points=self.points[:0], joint_scores=self.joint_scores[:0])
-
-    def plot(self) -> Image:
-        """Return a filmstrip: poses, the prediction above them, the weight of each frame below them."""
-        from sightword.systems.skeleton.show import strip_of
-
-        if not len(self.points):
-            raise SightwordError(f"{self.name}: a prediction without poses cannot be plotted")
-        return strip_of(self)
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the prediction and what the filmstrip shows as plain values."""
-        (predicted, probability), *others = self.ranked(3)
-        found: dict[str, object] = {"name": self.name, "predicted": predicted, "probability": probability}
-        found |= {"truth": self.truth, "right": None if self.label is None else self.label == self.best}
-        found |= {"others": [list(other) for other in others], "frames": self.frames.astype(int).tolist()}
-        if self.weights is not None:
-            found["weights"] = [round(float(value), 6) for value in self.weights]
-            found["effective_frames"] = float(effective_frames(self.weights[None])[0])
-        if np.isfinite(self.key).all():
-            found["key"] = [int(value > 0.5) for value in self.key]
-        return found
-
-    def __repr__(self) -> str:
-        truth = f", truth={self.truth!r}" if self.truth else ""
-        return f"ActionPrediction({self.name!r}, {self.action!r}, {self.probability:.2f}{truth})"
 
 
 class BatchScores(NamedTuple):

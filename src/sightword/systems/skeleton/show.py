@@ -5,23 +5,18 @@ Legend: M persons; L frames of a view; V joints; T' frames of the network's feat
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
-from sightword.metrics.classes import confusion_matrix
 from sightword.systems.skeleton.weight import as_array, effective_frames, on_frames, shares
 from sightword.viz import chart, style
 from sightword.viz.style import FAINT, GREY, INK, Array, font_of
-from sightword.viz.write import write_picture
 
 if TYPE_CHECKING:
     from sightword.systems.skeleton.joints import JointSet
-    from sightword.systems.skeleton.predict import ActionPrediction
 
 LEFT, RIGHT, MIDDLE = "#1f77c9", "#e0672b", "#4a5158"  # sides of the person, and what has none
 WEIGHT, KEY = "#8250df", "#2b9b6b"
@@ -270,54 +265,7 @@ def _pale(colour: str, strength: float) -> tuple[int, ...]:
     return tuple(round(246 + share * (part - 246)) for part in ImageColor.getrgb(colour)[:3])
 
 
-# --------------------------------------------------------------------------------------------------------- predictions
-
-
-def draw(
-    predictions: Sequence["ActionPrediction"], folder: Path, counts: Tensor | None = None, note: str = ""
-) -> list[Path]:
-    """Write strips.png of the predictions that have poses and, of counts (K, K), confusion.png. Return the files.
-
-    Each has its numbers beside it as JSON. counts: rows true, columns predicted; None if no class is known. note: what
-    was counted.
-    """
-    files, drawn = [], [one for one in predictions if len(one.points)]
-    if drawn:
-        files += write_picture(strips(drawn), folder / "strips.png", [one.to_dict() for one in drawn])
-    if counts is not None and int(counts.sum()):
-        classes = predictions[0].classes
-        numbers = {"classes": list(classes), "counts": counts.tolist()}
-        files += write_picture(confusion(counts, classes, note), folder / "confusion.png", numbers)
-    return files
-
-
 def confusion(counts: Tensor, classes: Sequence[str], note: str = "") -> Image.Image:
     """Return the confusion matrix (K, K) as an image, with the accuracy above it."""
     right = 100 * float(counts.diagonal().sum() / counts.sum())
     return chart.confusion(counts, classes, f"{int(counts.sum())} recordings, {right:.1f} % right{note}")
-
-
-def confusion_of(predictions: Sequence["ActionPrediction"], classes: int) -> Tensor:
-    """Return the confusion matrix (K, K), rows true, columns predicted, of those whose class is known."""
-    pairs = [(one.label, one.best) for one in predictions if one.label is not None]
-    labels, predicted = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
-    return confusion_matrix(predicted, labels, classes)
-
-
-def strips(predictions: Sequence["ActionPrediction"]) -> Image.Image:
-    """Return a strip of each prediction, the legend below the last."""
-    last = len(predictions) - 1
-    return stacked([strip_of(one, legend=number == last) for number, one in enumerate(predictions)])
-
-
-def strip_of(one: "ActionPrediction", legend: bool = True) -> Image.Image:
-    """Return the filmstrip of a prediction."""
-    return strip(
-        one.points, one.joint_scores, one.joints, one.weights, one.key, one.frames, heading_of(one), legend=legend
-    )
-
-
-def heading_of(one: "ActionPrediction") -> Heading:
-    """Return the text above the filmstrip of a prediction."""
-    (predicted, probability), *others = one.ranked(3)
-    return Heading(one.name, predicted, probability, one.truth, others)
