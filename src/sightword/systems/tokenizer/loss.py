@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightword.errors import SightwordError
 from sightword.storage.checkpoint import read_weights
 
 
@@ -28,7 +29,7 @@ class LPIPS(nn.Module):
     def __init__(self, net: str = "vgg", weights: str | Path = "") -> None:
         super().__init__()
         if net not in ("vgg", "alex"):
-            raise ValueError(f"net is vgg (for training) or alex (often reported), got {net!r}")
+            raise SightwordError(f"net is vgg (for training) or alex (often reported), got {net!r}")
         self.net, self.weights = net, str(weights)
         self._network: list[nn.Module] = []  # in a list, so that torch does not take it for a submodule
 
@@ -59,10 +60,10 @@ def _lpips_network(net: str, weights: str) -> nn.Module:
     }  # slice1.0.bias → 0.bias
     file = weights or "the cached file"
     if missing := set(slots.values()) - set(trunk):
-        raise ValueError(f"{file} is no torchvision {net} file: it lacks features.{min(missing)}")
+        raise SightwordError(f"{file} is no torchvision {net} file: it lacks features.{min(missing)}")
     for name, slot in network.net.named_parameters():
         if slot.shape != (found := trunk[slots[name]].shape):
-            raise ValueError(f"{file}: features.{slots[name]} is {tuple(found)}, {net} has {tuple(slot.shape)}")
+            raise SightwordError(f"{file}: features.{slots[name]} is {tuple(found)}, {net} has {tuple(slot.shape)}")
     network.net.load_state_dict({name: trunk[slot].float() for name, slot in slots.items()}, assign=True)
     network.load_state_dict(heads, strict=False, assign=True)
     assert not any(p.is_meta for p in network.parameters()), "a part of LPIPS has no weights"
@@ -80,7 +81,7 @@ def _trunk_weights(net: str, weights: str) -> dict[str, Tensor]:
         try:
             state = published.get_state_dict(progress=True, check_hash=True)
         except (OSError, RuntimeError) as error:  # RuntimeError: what came is not the file
-            raise ValueError(
+            raise SightwordError(
                 f"LPIPS needs {cached.name}, which could not be downloaded ({error}): "
                 f"copy it to {cached.parent}, name it in lpips_weights=, or set use_lpips=false"
             ) from error
