@@ -9,7 +9,9 @@ import pytest
 from sightword.cli.arguments import options_of, read_arguments
 from sightword.cli.commands import COMMANDS
 from sightword.engine.argument import (
+    Amount,
     Count,
+    Counts,
     Dtype,
     ImageJobOptions,
     Model,
@@ -18,13 +20,12 @@ from sightword.engine.argument import (
     Out,
     Overrides,
     Pairs,
+    Positive,
     Size,
     TokenType,
     TokenTypes,
-    dtype_name,
     file_in,
-    height_width,
-    size_text,
+    folder_in,
 )
 from sightword.engine.system import system_commands
 from sightword.errors import SightwordError
@@ -45,6 +46,8 @@ def read(kind, text):
         (bool, "true", True),
         (bool, "0", False),
         (Count, "1", 1),
+        (Amount, "0", 0),
+        (Positive, "0.03", 0.03),
         (Size, "256", 256),
         (Size, "384x128", (384, 128)),
         (Size | None, "", None),
@@ -57,6 +60,7 @@ def read(kind, text):
         (Names, "coco, places", ("coco", "places")),
         (Names, "", ()),
         (Pairs, "coco:256,ava:a b", (("coco", "256"), ("ava", "a b"))),
+        (Counts, "coco:256,ava:512", (("coco", 256), ("ava", 512))),
         (Out, "runs/x", Path("runs/x")),
         (Path | None, "", None),
         (Model, "user/name", "user/name"),
@@ -78,6 +82,11 @@ def test_a_value_is_read_by_the_type_of_its_parameter(kind, text, value):
         (float, "fast", "key='fast' is not a number"),
         (bool, "perhaps", "is not true or false"),
         (Count, "0", "key='0' is not a whole number from 1 on. Pass 1 or more"),
+        (Amount, "-1", "key='-1' is not a whole number from 0 on. Pass 0 or more"),
+        (Positive, "0", "key='0' is not a number above 0. Pass a number above 0"),
+        (Positive, "inf", "is not a number above 0"),
+        (Positive, "nan", "is not a number above 0"),
+        (Counts, "coco:many", "key='coco:many' is not a list of name:count"),
         (Size, "large", "key='large' is not a size in pixels. Pass one side, 256, or height x width, 384x128"),
         (Size, "0", "is not a size"),
         (Size, "3x0", "is not a size"),
@@ -115,12 +124,10 @@ def test_a_home_directory_is_found_and_none_is_no_error(monkeypatch):
 
 
 def test_plain_values_can_be_used_from_python():
-    assert (height_width(8), height_width((4, 6))) == ((8, 8), (4, 6))
-    assert (size_text(8), size_text((4, 6))) == ("8", "4x6")
     assert (file_in(Path("a.json"), "x.json"), file_in(Path("a"), "x.json")) == (Path("a.json"), Path("a/x.json"))
-    assert dtype_name("system.clip_dtype", "float32") == dtype_name("system.clip_dtype", "fp32") == "float32"
-    with pytest.raises(SightwordError, match="system.clip_dtype='fp8' is not a dtype"):
-        dtype_name("system.clip_dtype", "fp8")
+    assert folder_in(Path("a")) == Path("a")
+    with pytest.raises(SightwordError, match="is a file. Pass a folder"):
+        folder_in(Path(__file__))
 
 
 def test_the_fields_of_a_jobs_options_are_keys_of_the_command():

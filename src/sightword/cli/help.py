@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from sightword.cli.arguments import Option, options_of
 from sightword.cli.override import ConfigField, config_fields
-from sightword.engine.argument import PLAIN, size_text
+from sightword.data.size import size_text
+from sightword.engine.argument import PLAIN
 from sightword.engine.config import Optim, Run, Trainer
 from sightword.engine.system import system_of
 from sightword.version import VERSION

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sightword.engine.argument import ImageJobOptions, Model, Out, Size, size_text
+from sightword.data.size import size_text
+from sightword.engine.argument import ImageJobOptions, Model, Out, Size
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
