@@ -180,7 +180,15 @@ def test_a_type_that_nothing_reads_is_a_defect():
 
 EVERY = {**COMMANDS, **system_commands()}
 SAME = {"size": "size", "dtype": "dtype", "engine": "choice", "workers": "int", "gpus": "float", "on_error": "choice"}
-SAME |= {"out": "path", "images": "path", "model": "model"}
+SAME |= {"out": "path", "images": "path", "root": "path", "model": "model", "checkpoint": "text", "tower": "text"}
+SAME |= {
+    "batch_size": "int",
+    "shard_size": "int",
+    "frames": "count",
+    "top": "count",
+    "vis": "choice",
+    "voxel": "number",
+}
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -1,5 +1,6 @@
 """The commands of the system `retrieval`. Nothing heavy is imported before one is executed."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -29,7 +30,7 @@ def index(
     gallery = write_gallery(source, images, out, source._asdict(), job)
     missing = len(gallery.paths) - len(gallery)
     print(f"{len(gallery)} images in {out}" + (f"; {missing} of {images} could not be read" if missing else ""))
-    print(f'next: sightword search index={out} "a woman in a red coat with a white handbag"')
+    print(f'next: sightword search {shlex.quote(f"index={out}")} "a woman in a red coat with a white handbag"')
 
 
 def search(
