@@ -8,6 +8,7 @@ import pytest
 
 from sightword.cli.arguments import options_of, read_arguments
 from sightword.cli.commands import COMMANDS
+from sightword.cli.help import written
 from sightword.engine.argument import (
     Amount,
     Count,
@@ -140,9 +141,9 @@ def test_the_fields_of_a_jobs_options_are_keys_of_the_command():
     assert job_of("workers=2", "gpus=0.5") == ImageJobOptions(workers=2, gpus=0.5, shard_size=9)
     for argument, told in {
         "engine=slurm": "engine='slurm' is not one of inline, ray",
-        "batch_size=0": "batch_size=0 is too small. Pass at least 1",
+        "batch_size=0": "batch_size='0' is not a whole number from 1 on. Pass 1 or more",
         "on_error=ignore": "on_error='ignore' is not one of raise, skip",
-        "workers=-1": "workers=-1 is too small. Pass at least 0",
+        "workers=-1": "workers='-1' is not a whole number from 0 on. Pass 0 or more",
         "gpus=nan": "gpus=nan is too small",
     }.items():
         with pytest.raises(SightwordError) as caught:
@@ -179,16 +180,33 @@ def test_a_type_that_nothing_reads_is_a_defect():
 
 
 EVERY = {**COMMANDS, **system_commands()}
-SAME = {"size": "size", "dtype": "dtype", "engine": "choice", "workers": "int", "gpus": "float", "on_error": "choice"}
+SAME = {
+    "size": "size",
+    "dtype": "dtype",
+    "engine": "choice",
+    "workers": "count or 0",
+    "gpus": "float",
+    "on_error": "choice",
+}
 SAME |= {"out": "path", "images": "path", "root": "path", "model": "model", "checkpoint": "text", "tower": "text"}
 SAME |= {
-    "batch_size": "int",
-    "shard_size": "int",
+    "batch_size": "count",
+    "shard_size": "count",
     "frames": "count",
     "top": "count",
     "vis": "choice",
     "voxel": "number",
 }
+
+
+def test_a_model_is_model_except_where_it_must_be_a_run():
+    assert [name for name, command in EVERY.items() if "run" in options_of(command)] == ["evaluate", "export"]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_key_has_a_help_text(name):
+    for option in options_of(EVERY[name]).values():
+        assert written(option.owner)[option.key].comment, f"{name} {option.key}="
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -68,7 +68,7 @@ def test_the_help_of_a_command_has_types_defaults_and_comments():
         "size=224x304 size of the frames",
         "rate=1e-3 float",
         "engine=inline choice inline (also under torchrun), or ray",
-        "workers=2 int Ray actors; 0: as many as fit",
+        "workers=2 count or 0 Ray actors; 0: as many as fit",
         "gpus=0.0 float GPUs of each Ray actor; a fraction shares one",
     ]
 

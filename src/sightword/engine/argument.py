@@ -6,13 +6,11 @@ For Python and type checkers each is a plain type: a `Size` is an int or a pair 
 parser in the annotation. A parameter whose type is a dataclass takes one key for each of its fields. No torch here.
 """
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Generic, TypeAlias, TypeVar
+from typing import Annotated, TypeAlias
 
 from sightword.data.dtype import DTYPES, LISTED, DtypeName, dtype_name
 from sightword.data.size import LISTED as SIZES
@@ -20,52 +18,15 @@ from sightword.data.size import read_size
 from sightword.errors import SightwordError
 from sightword.storage.job import ImageJobOptions as ImageJobOptions
 from sightword.storage.job import JobOptions as JobOptions
-
-ValueT = TypeVar("ValueT", covariant=True)
-
-
-@dataclass(frozen=True)
-class Parser(Generic[ValueT]):
-    """How the command line reads a value of one concept."""
-
-    name: str  # as help shows it
-    what: str  # completes "… is not "
-    example: str  # completes "Pass "
-    read: Callable[[str], ValueT]  # raises ValueError, without a message, for a text that is not one
-    choices: tuple[str, ...] = ()  # what shell completion offers
-    is_path: bool = False  # whether shell completion offers files
-
-
-def read_value(key: str, text: str, parser: Parser[ValueT]) -> ValueT:
-    """Return a text as a parser's value. Raises SightwordError, which names the key, if it is not one."""
-    try:
-        return parser.read(text)
-    except ValueError:
-        raise SightwordError(f"{key}={text!r} is not {parser.what}. Pass {parser.example}") from None
+from sightword.storage.parser import Amount as Amount
+from sightword.storage.parser import Count as Count
+from sightword.storage.parser import Parser as Parser
+from sightword.storage.parser import Positive as Positive
+from sightword.storage.parser import from_least, whole_number
+from sightword.storage.parser import read_value as read_value
 
 
 # ------------------------------------------------------------------------------------------------------ plain values
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        raise ValueError
-    return int(text)
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if (value := _whole(text)) < least:
-            raise ValueError
-        return value
-
-    return read
-
-
-def _above_zero(text: str) -> float:
-    if not 0 < (value := float(text)) < math.inf:
-        raise ValueError
-    return value
 
 
 def _flag(text: str) -> bool:
@@ -103,21 +64,11 @@ def choice(name: str, choices: Sequence[str]) -> Parser[str]:
 
 PLAIN: Mapping[object, Parser[object]] = {
     str: Parser("text", "a text", "a text", str),
-    int: Parser("int", "an int", "a whole number, for example 32", _whole),
+    int: Parser("int", "an int", "a whole number, for example 32", whole_number),
     float: Parser("float", "a number", "a number, for example 0.5", float),
     bool: Parser("bool", "true or false", "true or false", _flag, ("true", "false")),
     Path: Parser("path", "a path", "a file or folder; . is this folder", _path, is_path=True),
 }
-COUNT = Parser("count", "a whole number from 1 on", "1 or more", _at_least(1))
-AMOUNT = Parser("amount", "a whole number from 0 on", "0 or more", _at_least(0))
-POSITIVE = Parser("number", "a number above 0", "a number above 0, for example 0.5", _above_zero)
-
-#: A whole number from 1 on.
-Count: TypeAlias = Annotated[int, COUNT]
-#: A whole number from 0 on, where 0 is none.
-Amount: TypeAlias = Annotated[int, AMOUNT]
-#: A number above 0, as a length in metres is.
-Positive: TypeAlias = Annotated[float, POSITIVE]
 
 
 # ------------------------------------------------------------------------------------------------------ size and dtype
@@ -174,7 +125,7 @@ def _pairs(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def _counts(text: str) -> tuple[tuple[str, int], ...]:
-    return tuple((name, _at_least(1)(value)) for name, value in _pairs(text))
+    return tuple((name, from_least(1)(value)) for name, value in _pairs(text))
 
 
 NAMES = Parser("names", "a list of names", "names with commas", _names)
