@@ -25,7 +25,6 @@ from sightword.storage.parser import Positive as Positive
 from sightword.storage.parser import from_least, whole_number
 from sightword.storage.parser import read_value as read_value
 
-
 # ------------------------------------------------------------------------------------------------------ plain values
 
 
