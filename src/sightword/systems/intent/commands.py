@@ -14,7 +14,7 @@ def anchors(
     tower: str,  # vit_h14 (dimension 1024), vit_l14, vit_b16, siglip_b16 …; an open_clip model with tag=; or a folder
     out: Out,  # the folder to write, or a file that ends in .pth
     tag: str = "",  # of an open_clip model: the name or the file of its weights
-    expand: Literal["noise", "synonyms", "templates", "none"] = "noise",  # how a class gets several codes, see above
+    expand: Literal["noise", "synonyms", "templates", "none"] = "noise",  # how a class gets several codes; see above
     noise: float = 0.1,  # of expand=noise, times the length of a vector
     seed: int = 0,  # of the noise, and of which classes get the codes that do not divide evenly
     sizes: Counts = (),  # other numbers of codes: coco:256,places:512,emotion:128,ava:256,actions:256
@@ -76,7 +76,7 @@ def ids(
 
 
 def show(
-    model: Model,  # a run directory, or what `sightword export` wrote
+    model: Model,  # a run directory, an exported folder, or a hub id
     image: Path | None = None,  # a file; empty: only the table of the whole model, what every word adds to every intent
     out: Out = Path("show"),  # the folder of figures, each with its values as JSON
     checkpoint: str = "best",  # of a run: best, last, or a file

@@ -42,7 +42,7 @@ def lift(
     token_type: TokenType = "qq",  # qq, value, kk, kk+gauss …; joint is not aligned with text at patch level
     size: Size | None = (224, 304),  # of the frames in the tower, height x width; if empty, the tower's own
     dtype: Dtype = "bfloat16",  # to compute in: bf16, fp32, or fp16 on a GPU
-    vis: Literal["none", "pca", "tsne"] = "none",  # images: pca, features as colours; tsne, their neighbourhoods too
+    vis: Literal["none", "pca", "tsne"] = "none",  # images: features as colours, and by t-SNE their neighbourhoods too
     cache: Path | None = None,  # a folder that keeps CLIP's maps, so that they are computed once; if empty, none
     backend: Literal["safetensors", "lmdb"] = "safetensors",  # the format of the cache
     voxel: Positive = 0.03,  # metres between the points of a scene that has no cloud of its own
@@ -74,7 +74,7 @@ def lift(
 
 
 def ask(
-    query: Positional,
+    query: Positional,  # required, one text or several with commas
     scene: Path,  # its folder, in ScanNet's layout
     tower: str = "vit_b16",  # vit_b16, vit_l14 …; an open_clip model with tag=; or a folder
     tag: str = "",  # of an open_clip model: the name or the file of its weights

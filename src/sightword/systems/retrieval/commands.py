@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def index(
-    model: Model,  # a run directory, or what `sightword export` wrote
+    model: Model,  # a run directory, an exported folder, or a hub id
     images: Path,  # a folder of images
     out: Out,  # the folder of the gallery
     checkpoint: str = "best",  # of a run: best, last, or a file
@@ -26,7 +26,7 @@ def index(
     """
     from sightword.systems.retrieval.gallery import write_gallery
 
-    source = Source(str(Path(model).resolve()), checkpoint)
+    source = Source(str(Path(model).resolve()) if Path(model).exists() else model, checkpoint)
     gallery = write_gallery(source, images, out, source._asdict(), job)
     missing = len(gallery.paths) - len(gallery)
     print(f"{len(gallery)} images in {out}" + (f"; {missing} of {images} could not be read" if missing else ""))
@@ -34,7 +34,7 @@ def index(
 
 
 def search(
-    query: Positional,
+    query: Positional,  # required, the sentence, in quotes or not
     index: Path,  # the folder that `sightword index` wrote
     top: Count = 10,  # how many images
     out: Out | None = Path("search.png"),  # a figure of the first 20, or a folder for it; if empty, none
@@ -43,7 +43,7 @@ def search(
 ) -> None:
     """Find the images that a sentence describes: sightword search index=gallery "a man with a green backpack"
 
-    The sentence can be written without quotes, as several words.
+    Prints the paths of the best images, best first, with their scores.
     """
     from sightword.systems.retrieval.gallery import Gallery
     from sightword.systems.retrieval.predict import DRAWN
@@ -67,7 +67,7 @@ def search(
 
 
 def probe(
-    model: Model,  # a run directory; or what `sightword export` wrote, with dataset= and root=
+    model: Model,  # a run directory; or with dataset= and root= an exported folder or a hub id
     out: Out = Path("probe"),  # the folder of the figures and their values as JSON
     split: Literal["val", "test"] = "val",  # which of the dataset
     strips: Count = 6,  # how many captions are shown with their best images

@@ -16,7 +16,7 @@ PRINTED = 40  # recordings that are printed; the table has all
 
 
 def recognise(
-    model: Model,  # a run directory, or what `sightword export` wrote
+    model: Model,  # a run directory, an exported folder, or a hub id
     annotations: Path | None = None,  # a .pkl in pyskl's format, or an .npz; if empty, the run's own
     labels: Path | None = None,  # other classes, for a model with a text encoder: {class: [prompts]} as JSON, or names
     split: str = "",  # of the annotations; if empty, all recordings
