@@ -284,6 +284,29 @@ def test_a_gallery_without_its_index_finds_nothing_and_says_so(people, tmp_path,
     assert "has no vector of an image of its folder. sightword index" in capsys.readouterr().err
 
 
+def test_a_gallery_without_its_vectors_or_its_recipe_or_its_model_is_one_line(people, tmp_path, command, capsys):
+    (run := tmp_path / "run").mkdir()
+    out = tmp_path / "out"
+    command(["index", f"model={run}", f"images={people}", f"out={out}"])
+
+    def said():
+        capsys.readouterr()
+        assert command(["search", f"index={out}", "out=", "red"]) == 2
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1
+        return error
+
+    run.rmdir()
+    assert f"{run}, the model that made {out}, does not exist. Pass model=" in said()
+    run.mkdir()
+    (header,) = out.glob("*/header.json")
+    kept = json.loads(header.read_text())
+    header.write_text(json.dumps({name: value for name, value in kept.items() if name != "weights"}))
+    assert "was made with other weights (None)" in said()
+    shutil.rmtree(header.parent)
+    assert "contains no cached tokens. Create them with: sightword index model=… images=…" in said()
+
+
 def test_a_strip_shows_the_first_and_the_lines_all(people, tmp_path, command, capsys, monkeypatch):
     out, strip = tmp_path / "out", tmp_path / "strip.png"
     command(["index", "model=runs/a", f"images={people}", f"out={out}"])

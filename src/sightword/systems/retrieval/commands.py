@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sightword.engine.argument import Count, ImageJobOptions, Model, Out, Positional, file_in, folder_in
-from sightword.errors import SightwordError
+from sightword.errors import MissingFileError, SightwordError
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
@@ -55,6 +55,8 @@ def search(
     gallery = Gallery(index)
     if not len(gallery):
         raise SightwordError(f"{index} has no vector of an image of its folder. sightword index computes them again")
+    if not model and (made := Path(gallery.run)).is_absolute() and not made.exists():
+        raise MissingFileError(f"{made}, the model that made {index}, does not exist. Pass model=, where it is now")
     found = Source(model or gallery.run, checkpoint or gallery.checkpoint).retriever()(text, gallery, top)
     for number, hit in enumerate(found.hits, 1):
         copies = f"  (and {hit.copies} of the same bytes)" if hit.copies else ""

@@ -145,7 +145,7 @@ class Gallery:
             damaged="It is damaged: sightword index writes it again",
         )
         self.run, self.checkpoint = note.text("run"), note.text("checkpoint")
-        self.rows = TokenCache(self.out)
+        self.rows = TokenCache(self.out, command="sightword index model=…")
         self.root = Path(read_index(self.out).root)
         self.paths: dict[str, list[str]] = {}  # content → files that have it, of the folder as it was last indexed
         for path, key in self.rows.index.items():
@@ -156,7 +156,7 @@ class Gallery:
         return len(self.rows.keys() & self.paths.keys())
 
     def check(self, embedder: Embedder) -> None:
-        found = {name: self.rows.header[name] for name in ("weights", "preprocessing")}
+        found = {name: self.rows.header.get(name) for name in ("weights", "preprocessing")}
         wanted = {"weights": digest(embedder.state_dict()), "preprocessing": embedder.preprocess.as_dict()}
         if other := [name for name in found if found[name] != wanted[name]]:
             name = other[0]
