@@ -57,13 +57,13 @@ def codes(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `sightword tokenize` makes of all images: 6 × 2 codes of 8 pixels."""
     folder = tmp_path_factory.mktemp("codes")
     write_vq(folder / "vq")
-    assert tokenize(folder, root, folder / "ids", "size=48", "width=16") == 0
+    assert tokenize(folder, root, folder / "ids", "size=48x16") == 0
     return folder / "ids"
 
 
 def tokenize(folder: Path, root: Path, out: Path, *words: str) -> int:
     images = root / "CUHK-PEDES" / "imgs"
-    return main(["tokenize", f"weights={folder / 'vq'}", f"images={images}", f"out={out}", *words])
+    return main(["tokenize", f"model={folder / 'vq'}", f"images={images}", f"out={out}", *words])
 
 
 def data_of(root: Path, **more: Any) -> RetrievalData:
@@ -379,9 +379,7 @@ def test_without_a_cache_the_whole_view_comes_along_with_a_warning(
     assert batch.vq_target_attn_mask.shape == (8, 12)
     shown = batch.masked_images != 0
     assert torch.equal(batch.vq_images[shown], batch.masked_images[shown])
-    with pytest.raises(
-        ValueError, match=r"data\.vq_ids is not set\. Write them: sightword tokenize .*size=48 width=16"
-    ):
+    with pytest.raises(ValueError, match=r"data\.vq_ids is not set\. Write them: sightword tokenize .*size=48x16"):
         make_loaders(data_of(root, hide=0.5), Words(), 4)
 
 
@@ -389,11 +387,11 @@ def test_a_cache_that_does_not_fit_is_refused(root: Path, codes: Path, tmp_path:
     with pytest.raises(ValueError, match=r"resized to 48x16, bicubic \(crop: none\), expected whole images of 96x32"):
         ImageIds(codes, (96, 32))
     assert tokenize(codes.parent, root, tmp_path / "square", "size=16") == 0
-    with pytest.raises(ValueError, match=r"shorter side to 16, bicubic \(crop: centre\).*size=48 width=16"):
+    with pytest.raises(ValueError, match=r"shorter side to 16, bicubic \(crop: centre\).*size=48x16"):
         make_loaders(generated(root, tmp_path / "square"), Words(), 4)
-    with pytest.raises(ValueError, match=r"num_codes is 64, wanted 1024"):
+    with pytest.raises(ValueError, match=r"num_codes is 64, expected 1024"):
         make_loaders(generated(root, codes), Words(), 4, ids={"num_codes": 1024})
-    with pytest.raises(ValueError, match=r"weights is '\w{16}', wanted 'abc'"):
+    with pytest.raises(ValueError, match=r"weights is '\w{16}', expected 'abc'"):
         make_loaders(generated(root, codes), Words(), 4, ids={"weights": "abc"})
     with pytest.raises(ValueError, match=r"cells of 8×8 pixels.*a patch \(6×6\) and an id \(8×8\)"):
         make_loaders(generated(root, codes), Words(), 6)
@@ -406,7 +404,7 @@ def test_images_without_codes_are_counted(root: Path, codes: Path, tmp_path: Pat
     data = generated(tmp_path, codes)
     with pytest.raises(
         ValueError,
-        match=r"8 of 16 images have no ids in .*, as .*\. This resumes .*: sightword tokenize weights=… images=",
+        match=r"8 of 16 images have no ids in .*, as .*\. This resumes .*: sightword tokenize 'model=…' images=",
     ):
         split_loader(data, "test", Words(), 4)
 
@@ -415,11 +413,10 @@ def test_keys_may_begin_at_the_folder_of_the_set(root: Path, codes: Path, tmp_pa
     images = root / "CUHK-PEDES"
     words = [
         "tokenize",
-        f"weights={codes.parent / 'vq'}",
+        f"model={codes.parent / 'vq'}",
         f"images={images}",
         f"out={tmp_path}/ids",
-        "size=48",
-        "width=16",
+        "size=48x16",
     ]
     assert main(words) == 0
     split: Split = read_pedes(root, "cuhk_pedes", "val")
