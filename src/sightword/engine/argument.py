@@ -127,9 +127,14 @@ def _counts(text: str) -> tuple[tuple[str, int], ...]:
     return tuple((name, from_least(1)(value)) for name, value in _pairs(text))
 
 
+def _named_types(text: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, _token_type(value)) for name, value in _pairs(text))
+
+
 NAMES = Parser("names", "a list of names", "names with commas", _names)
 PAIRS = Parser("name:value", "a list of name:value", "pairs with commas, for example a:1,b:2", _pairs)
 COUNTS = Parser("name:count", "a list of name:count", "pairs with commas, for example a:256,b:512", _counts)
+NAMED_TYPES = Parser("name:token type", "a list of name:token type", f"a:value,b:joint; {_LISTED}", _named_types)
 
 #: Names with commas between them.
 Names: TypeAlias = Annotated[tuple[str, ...], NAMES]
@@ -137,6 +142,8 @@ Names: TypeAlias = Annotated[tuple[str, ...], NAMES]
 Pairs: TypeAlias = Annotated[tuple[tuple[str, str], ...], PAIRS]
 #: The same, where each value is a whole number from 1 on.
 Counts: TypeAlias = Annotated[tuple[tuple[str, int], ...], COUNTS]
+#: The same, where each value is a token type.
+NamedTokenTypes: TypeAlias = Annotated[tuple[tuple[str, str], ...], NAMED_TYPES]
 
 
 def _model(text: str) -> str:

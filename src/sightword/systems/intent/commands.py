@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sightword.engine.argument import Count, Counts, JobOptions, Model, Names, Out, Pairs
+from sightword.engine.argument import Count, Counts, JobOptions, Model, NamedTokenTypes, Names, Out, Pairs
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
@@ -57,7 +57,7 @@ def ids(
     anchors: Path,  # what `sightword anchors` wrote
     tokens: Path,  # what `sightword cache` wrote
     out: Out,  # the folder to write
-    token_type: Pairs = (),  # of a stream's tokens, if not the default: coco:joint,places:value
+    token_type: NamedTokenTypes = (),  # of a stream's tokens, if not the default: coco:joint,places:value
     streams: Names = (),  # only these: coco,places
     shard_size: Count = 256,  # images in one file of the output
     job: JobOptions = JobOptions(),
