@@ -5,6 +5,7 @@ Stands on top of the engine, knows no Hydra: a run's config.yaml contains every 
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from sightword.engine.config import Optim, Run, Trainer
 from sightword.engine.contract import Evaluator, Predictor, Step
 from sightword.engine.system import system_of
 from sightword.errors import SightwordError
+from sightword.storage.hub import fetched
 from sightword.storage.reader import read_yaml
 
 if TYPE_CHECKING:
@@ -152,12 +154,18 @@ def restore(folder: Path, checkpoint: str = "best", config: Run | None = None) -
     return Restored(task.eval(), config, file)
 
 
-def load_predictor(kind: type[PredictorT], path: str | Path, checkpoint: str = "best") -> PredictorT:
-    """Return a predictor of a run directory, or of what `sightword export` wrote.
+#: Patterns of the files that `sightword export` writes.
+EXPORTED = ("*.json", "*.safetensors", "*.txt", "*.model", "semantic_anchors.pth")
 
-    Raises SightwordError if the path is neither, or of another system.
+
+def load_predictor(kind: type[PredictorT], path: str | Path, checkpoint: str = "best") -> PredictorT:
+    """Return a predictor of a run directory, of what `sightword export` wrote, or of such a folder at Hugging Face.
+
+    path: also a hub id, owner/name. Raises SightwordError if the path is none of them, or of another system.
     """
     folder = Path(path).expanduser()
+    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)):
+        return kind.from_folder(fetched(path, EXPORTED))
     if not (folder / "config.yaml").is_file():
         return kind.from_folder(folder)
     restored = restore(folder, checkpoint)

@@ -53,7 +53,7 @@ def test_the_control_differs_from_the_encoder_in_the_branch_it_lacks():
         (PointsConfig, {"chain": True, "upsample": 2}, "its own PixelShuffle"),
         (PointsConfig, {"clip_size": [224]}, "not a height and a width"),
         (PointsConfig, {"radius": 0}, "above 0"),
-        (PointsConfig, {"clip_dtype": "half"}, "'half' is none of fp32"),
+        (PointsConfig, {"clip_dtype": "half"}, "'half' is not a dtype"),
         (PointsData, {"offline_clip_feat": True}, "data.cache"),
         (PointsData, {"voxel": 0}, "metres"),
         (PointsData, {"hide": 1}, "less than 1"),

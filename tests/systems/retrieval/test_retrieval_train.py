@@ -106,21 +106,21 @@ def test_a_gallery_is_asked_and_the_test_split_measured(world, trained, tmp_path
     assert json.loads((run / "summary.json").read_text())["protocol"]["split"].startswith("val: ")
     drawn = sorted(file.name for file in (tmp_path / "it_images").iterdir())
     assert drawn == ["strips.json", "strips.png", "word_swaps.json", "word_swaps.png"]
-    assert main(["probe", f"run={run}", "split=test", f"out={tmp_path / 'probe'}"]) == 0
+    assert main(["probe", f"model={run}", "split=test", f"out={tmp_path / 'probe'}"]) == 0
     for name in ("strips.json", "word_swaps.json"):  # the same, whichever way it is asked for
         first, second = (_rounded(json.loads((tmp_path / each / name).read_text())) for each in ("it_images", "probe"))
         assert first == second
     plain = ["data.hide=0", "data.vq_ids="]  # phase 4 where its codes are no longer
     assert main(["evaluate", f"run={trained['phase4']}", f"out={tmp_path / 'it.json'}", *plain]) == 0
     assert "text_gain" not in json.loads((tmp_path / "it.json").read_text())["metrics"]
-    assert main(["index", f"run={run}", f"images={world / 'CUHK-PEDES' / 'imgs'}", f"out={gallery}"]) == 0
+    assert main(["index", f"model={run}", f"images={world / 'CUHK-PEDES' / 'imgs'}", f"out={gallery}"]) == 0
     capsys.readouterr()
     words = [f"index={gallery}", "top=3", f"out={tmp_path / 'found.png'}", "a man in a red coat"]
     assert main(["search", *words]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["1", "2", "3"]
     assert (tmp_path / "found.png").exists()
-    assert main(["search", f"index={gallery}", f"run={trained['phase1']}", "a man in a red coat"]) == 2
+    assert main(["search", f"index={gallery}", f"model={trained['phase1']}", "a man in a red coat"]) == 2
     assert capsys.readouterr().err.count("sightword: ") == 1
 
 

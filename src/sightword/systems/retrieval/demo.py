@@ -58,7 +58,7 @@ def _section(retriever: PersonRetriever, test: Split, run: Path, people: str) ->
         commands=[
             (
                 "Encode a folder of images once, and search it:",
-                f"sightword index run={run} images={people}/CUHK-PEDES/imgs out=gallery\n"
+                f"sightword index model={run} images={people}/CUHK-PEDES/imgs out=gallery\n"
                 'sightword search index=gallery "a woman in a red coat with a white handbag"',
             ),
             ("The real data, once its images are there:", "sightword check dataset=cuhk_pedes root=/data"),
