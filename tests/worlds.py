@@ -36,7 +36,7 @@ def arguments_of(experiment: str, world: dict[str, Path]) -> list[str]:
     system = experiment.split("/")[0]
     values = TRAINING | {"tokenizer": _tokenizer, "intent": _intent, "retrieval": _retrieval, "skeleton": _skeleton,
                          "points": _points}[system](experiment.split("/")[1], world)  # fmt: skip
-    scale = [] if system == "tokenizer" else ["scale=mini"]
+    scale = [] if system == "tokenizer" or experiment.endswith("_mini") else ["scale=mini"]
     return [f"experiment={experiment}", *scale, *(f"{key}={value}" for key, value in values.items())]
 
 

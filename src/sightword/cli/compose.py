@@ -127,7 +127,8 @@ def _brings_scale(experiment: str) -> bool:
         return False
     defaults = read_yaml(files[experiment]).plain().get("defaults")
     entries = defaults if isinstance(defaults, list) else []
-    return any(f"/{SCALE}" in entry if isinstance(entry, dict) else _brings_scale(str(entry)) for entry in entries)
+    names = [entry.removeprefix("/experiment/") for entry in entries if isinstance(entry, str)]
+    return any(isinstance(entry, dict) and f"/{SCALE}" in entry for entry in entries) or any(map(_brings_scale, names))
 
 
 def _groups(experiment: str) -> list[str]:
