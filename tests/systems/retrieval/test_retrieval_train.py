@@ -30,7 +30,7 @@ def world(tmp_path_factory):
     write_towers(root, [" ".join(vocabulary())])
     tower.write_vq(root / "vq")
     images = root / "CUHK-PEDES" / "imgs"
-    words = [f"weights={root / 'vq'}", f"images={images}", f"out={root / 'codes'}", "size=96", "width=32"]
+    words = [f"model={root / 'vq'}", f"images={images}", f"out={root / 'codes'}", "size=96x32"]
     assert main(["check", "dataset=cuhk_pedes", f"root={root}"]) == 0
     assert main(["tokenize", *words]) == 0
     return root
@@ -155,7 +155,7 @@ def test_ids_by_another_tokenizer_than_the_one_that_is_named_are_refused(world, 
     other.save_pretrained(tmp_path / "vq")
     words = words_of(world, tmp_path, "phase4_mini", **{"system.vq_weights": tmp_path / "vq"})
     assert main(["train", *words]) == 2
-    assert f"weights is '{own.digest}', wanted" in capsys.readouterr().err
+    assert f"weights is '{own.digest}', expected" in capsys.readouterr().err
 
 
 def test_a_mistake_gets_one_line(world, tmp_path, capsys):
@@ -167,7 +167,7 @@ def test_a_mistake_gets_one_line(world, tmp_path, capsys):
 
     assert "sightword tokenize" in said("phase4_mini", **{"data.vq_ids": "''"})
     there = world / "CUHK-PEDES" / "imgs"
-    command = f"sightword tokenize weights=… images={there} out={tmp_path / 'none'} size=96 width=32"
+    command = f"sightword tokenize model=… images={there} out={tmp_path / 'none'} size=96x32"
     assert command in said("phase4_mini", **{"data.vq_ids": tmp_path / "none"})
     assert "has no reid_raw.json" in said("phase1_mini", **{"data.root": world / "nowhere"})
     assert "[11, 4]" in said("phase4_mini", **{"system.vq_grid": "[11,4]"})
