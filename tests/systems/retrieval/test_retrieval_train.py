@@ -167,7 +167,7 @@ def test_a_mistake_gets_one_line(world, tmp_path, capsys):
 
     assert "sightword tokenize" in said("phase4_mini", **{"data.vq_ids": "''"})
     there = world / "CUHK-PEDES" / "imgs"
-    command = f"sightword tokenize model=… images={there} out={tmp_path / 'none'} size=96x32"
+    command = f"sightword tokenize 'model=…' images={there} out={tmp_path / 'none'} size=96x32"
     assert command in said("phase4_mini", **{"data.vq_ids": tmp_path / "none"})
     assert "has no reid_raw.json" in said("phase1_mini", **{"data.root": world / "nowhere"})
     assert "[11, 4]" in said("phase4_mini", **{"system.vq_grid": "[11,4]"})
