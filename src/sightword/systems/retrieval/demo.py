@@ -24,7 +24,7 @@ def section(out: Path, train: Train) -> Section:
     if (run / "summary.json").exists():
         shutil.rmtree(run)
     towers = [f"system.{name}={small / 'towers' / name}" for name in ("clip", "siglip", "t5")]
-    if not train(run, ["experiment=retrieval/phase3", "scale=mini", *towers, f"data.root={small / 'people'}"]):
+    if not train(run, ["experiment=retrieval/phase3_mini", *towers, f"data.root={small / 'people'}"]):
         raise KeyboardInterrupt
     data = runs.read_config(run).data
     assert isinstance(data, RetrievalData)
