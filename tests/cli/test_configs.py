@@ -32,7 +32,7 @@ SIZES = {
 # the one exception.
 RECIPES = {
     "tokenizer": "data: min_scale",
-    "retrieval": "system: align; data: pad; optim: lr lr_scale; trainer: precision",
+    "retrieval": "system: align; data: pad erase; optim: lr lr_scale; trainer: precision",
     "skeleton": "system: dropout text_pooling soft_ramp; optim: lr max_grad_norm lr_scale",
     "points": "system: token_type clip_dtype; optim: lr",
 }
