@@ -165,7 +165,7 @@ def test_a_mistake_gets_one_line(world, tmp_path, capsys):
         assert "Traceback" not in err
         return err[err.index("sightword: ") :]
 
-    assert "sightword tokenize" in said("phase4", **{"data.vq_ids": ""})
+    assert "sightword tokenize" in said("phase4_mini", **{"data.vq_ids": ""})
     there = world / "CUHK-PEDES" / "imgs"
     command = f"sightword tokenize 'model=…' images={there} out={tmp_path / 'none'} size=96x32"
     assert command in said("phase4_mini", **{"data.vq_ids": tmp_path / "none"})
