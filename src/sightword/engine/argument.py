@@ -28,7 +28,7 @@ class Parser(Generic[ValueT]):
     what: str  # completes "… is not "
     example: str  # completes "Pass "
     read: Callable[[str], ValueT]  # raises ValueError, without a message, for a text that is not one
-    choices: tuple[str, ...] = ()  # what shell completion offers
+    choices: tuple[str, ...] = ()  # values that shell completion offers
     is_path: bool = False  # whether shell completion offers files
 
 
@@ -234,7 +234,7 @@ class Rest(Enum):
     OTHERS = "key=value of any other key"
 
 
-#: What is typed without key=, as a sentence is.
+#: Arguments without key=, such as the sentence of a query.
 Positional: TypeAlias = Annotated[Sequence[str], Rest.POSITIONAL]
 #: Fields of a run's config, as data.root=photos.
 Overrides: TypeAlias = Annotated[Sequence[str], Rest.OVERRIDES]
