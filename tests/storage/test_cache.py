@@ -207,7 +207,7 @@ def test_another_caches_shard_is_not_read_as_ours(cache, tmp_path):
     rows = {"ids": ("uint16", (2, 4)), "score": ("float16", ())}
     other = FeatureCache.create(tmp_path / "other", header_for(KEYS, rows, writer="", weights="", shard_size=4))
     other.write_shard(0, KEYS[:1], {"ids": np.zeros((1, 2, 4), "uint16"), "score": np.zeros(1, "float16")})
-    (other.path / "00000.safetensors").rename((cache.path / "00000.safetensors"))
+    (other.path / "00000.safetensors").rename(cache.path / "00000.safetensors")
     with pytest.raises(ValueError, match=r"ids is \[1, 2, 4\], not \[1, 4, 2\]"):
         len(cache)
 
@@ -299,7 +299,7 @@ def test_digest_of_a_network_is_the_same_in_torch_and_numpy():
 
 
 def test_digest_refuses_what_has_no_bytes_of_its_own():
-    with pytest.raises(TypeError, match="extra is no array but a NoneType"):
+    with pytest.raises(TypeError, match="extra is not an array but a NoneType"):
         digest({"extra": None})
 
 
