@@ -52,7 +52,7 @@ class Tower(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; `encode` brings pictures and texts there."""
+        """Device of the weights; `encode` moves images and texts to it."""
         return next(self.parameters()).device
 
 
@@ -82,9 +82,9 @@ class ImageTower(Tower):
         raise NotImplementedError
 
     def encode(self, pictures: Sequence[Image.Image]) -> Encoded:
-        """Encode pictures after the tower's own preprocessing."""
+        """Encode images after the tower's own preprocessing."""
         if not len(pictures):
-            raise SightwordError("no picture to encode: give one or more")
+            raise SightwordError("no image to encode: give one or more")
         return self(self.preprocess.batch(pictures).to(self.device))
 
     def check(self, images: Tensor) -> None:

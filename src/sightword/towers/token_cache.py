@@ -37,7 +37,7 @@ from sightword.towers.base import ImageTower
 INDEX = "index.json"
 WRITER = "sightword cache"
 RECIPE = ("weights", "architecture", "preprocessing", "dtypes", "shapes")  # of a header: what rows that mix share
-AHEAD = 4  # batches of pictures read while the tower works
+AHEAD = 4  # batches of images that are read while the tower computes
 
 
 class TokenCache:
@@ -120,7 +120,7 @@ class Source(NamedTuple):
 
 
 class Opener(Protocol):
-    """What opens a tower, here or in another process."""
+    """The arguments to open a tower, in this or another process."""
 
     def open(self) -> ImageTower: ...
 

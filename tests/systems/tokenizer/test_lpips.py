@@ -148,7 +148,7 @@ def test_a_file_that_lacks_layers_is_refused(alex, tmp_path):
 def test_a_file_with_other_shapes_is_refused(alex, tmp_path):
     other = alex[1] | {"features.3.bias": torch.zeros(7)}
     torch.save(other, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"features.3.bias is \(7,\), alex has \(192,\)"):
+    with pytest.raises(ValueError, match=r"features.3.bias is \(7,\), expected \(192,\)"):
         LPIPS("alex", tmp_path / "other.pth")(images(), images())
 
 

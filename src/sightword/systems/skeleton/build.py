@@ -50,7 +50,7 @@ def open_tower(system: SkeletonConfig, name: str | Path) -> TextTower:
 def load_published(network: ResNet3dSlowOnly, path: str | Path) -> None:
     """Load a PoseC3D checkpoint of pyskl or mmaction2, without its classifier.
 
-    Its names are ours behind "backbone."; older files lack the number of batches that a batch norm has counted. Raises
+    Its names are ours behind "backbone."; older files have no batch count of batch norms. Raises
     SightwordError if it does not fit.
     """
     weights = read_weights(path)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def section(out: Path, train: Train) -> Section:
     loaders = runs.make_loaders(restored.config, restored.task)
     ImageTokenizer.from_task(restored.task).save_pretrained(out / "model")
     model = VQImage.from_pretrained(out / "model")
-    return _section(run, model, _usage(model, loaders.val), photos)
+    return _section(run, model, _usage(model, cast("DataLoader[ImageBatch]", loaders.val)), photos)
 
 
 def _photographs(folder: Path) -> Path:

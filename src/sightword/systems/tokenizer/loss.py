@@ -131,8 +131,8 @@ class LeCam(nn.Module):
 def adaptive_weight(image: Tensor, reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
     """Return the factor that gives both gradients the same norm at the last layer.
 
-    image: the reconstruction, with its graph; reconstruction, adversarial: gradients of both losses at it. Esser et al. 2021, equation 7:
-    λ = |∂L_rec/∂W| / (|∂L_GAN/∂W| + 1e-4), at most 1e4.
+    image: the reconstruction, with its graph. reconstruction, adversarial: gradients of the two losses at the image.
+    Esser et al. 2021, equation 7: λ = |∂L_rec/∂W| / (|∂L_GAN/∂W| + 1e-4), at most 1e4.
     """
     norms = [_norm_at(last_layer, image, g) for g in (reconstruction, adversarial)]
     return (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4)
