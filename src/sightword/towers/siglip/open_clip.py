@@ -28,7 +28,7 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
 
 
 def is_open_clips(name: str | Path) -> bool:
-    """Whether open_clip's model, or folder, of that name is a SigLIP; of a name nobody knows, whether it sounds so."""
+    """Return whether a model or folder of open_clip is a SigLIP. An unknown name is judged by its spelling."""
     file = Path(name).expanduser() / CONFIG
     if file.is_file():
         return _is_siglip(read_json(file).get("model_cfg"))
@@ -39,7 +39,7 @@ def is_open_clips(name: str | Path) -> bool:
 
 
 def read_named(name: str, tag: str, presets: Iterable[str]) -> Found:
-    """A model that open_clip knows by name, with published weights or those of a file. presets: for the message."""
+    """Load a model of open_clip by its name, with published weights or those of a file. presets: for the message."""
     model_cfg = hub.model_config(name, "SigLIP", presets, sounds="siglip")
     _check_cfg(model_cfg, name)
     weights = hub.weights(name, tag)
@@ -149,7 +149,7 @@ def _hf_config(model: Foreign, tokenizer: HFTokenizer, source: Path) -> Foreign:
 
 
 def _sizes(tower: nn.Module, fc1: nn.Linear, layers: int, acts: Iterable[nn.Module], source: Path) -> Config:
-    """What a vision_config and a text_config have in common."""
+    """Return the fields that a vision_config and a text_config share."""
     norms = {module.eps for module in tower.modules() if isinstance(module, nn.LayerNorm)}
     heads = {module.num_heads for module in tower.modules() if hasattr(module, "num_heads")}
     names = {_act(act, source) for act in acts}
