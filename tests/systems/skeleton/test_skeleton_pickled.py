@@ -159,7 +159,7 @@ def test_a_file_cannot_change_what_it_may_name(tmp_path, name):
 @pytest.mark.parametrize("data", [b"", b"no pickle", pickle.dumps(PLAIN)[:-40], b"\x80\x04P0\n.", b"PK\x03\x04"])
 def test_a_damaged_file_is_one_line(tmp_path, data):
     (tmp_path / "x.pkl").write_bytes(data)
-    with pytest.raises(ValueError, match=r"x\.pkl is no whole pickle of plain arrays") as caught:
+    with pytest.raises(ValueError, match=r"x\.pkl is not a complete pickle of plain arrays") as caught:
         read_plain(tmp_path / "x.pkl")
     assert "\n" not in str(caught.value)
 

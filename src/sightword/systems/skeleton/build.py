@@ -59,7 +59,7 @@ def load_published(network: ResNet3dSlowOnly, path: str | Path) -> None:
     if not own:
         heads = ", ".join(sorted({name.split(".")[0] for name in weights})[:6])
         raise SightwordError(
-            f"{path} is no PoseC3D of pyskl or mmaction2: none of its names begins with {prefix} (they begin with "
+            f"{path} is not a PoseC3D of pyskl or mmaction2: none of its names begins with {prefix} (they begin with "
             f"{heads})"
         )
     for name in network.state_dict():

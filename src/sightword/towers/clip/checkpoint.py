@@ -54,7 +54,7 @@ def _from_folder(folder: Path, tag: str) -> Checkpoint:
 
 def _weights_file(folder: Path, tag: str) -> Path:
     if tag and not Path(tag).expanduser().is_file():
-        raise SightwordError(f"tag={tag} is no file; {folder} is read with its own weights, or with those of a file")
+        raise SightwordError(f"tag={tag} is not a file; {folder} is read with its own weights, or with those of a file")
     files = [Path(tag).expanduser()] if tag else [folder / name for name in (WEIGHTS, *OTHER_WEIGHTS)]
     for file in files:
         if file.is_file():

@@ -127,11 +127,11 @@ def _hf_config(model: Foreign, tokenizer: HFTokenizer, source: Path) -> Foreign:
     plain = type(trunk) is VisionTransformer and all(type(block) is Block for block in blocks)
     if not plain or trunk.global_pool != "map" or trunk.attn_pool.pool != "token":
         raise SightwordError(
-            f"{source} is no SigLIP: its {type(trunk).__name__} is not a plain ViT that pools by attention"
+            f"{source} is not a SigLIP: its {type(trunk).__name__} is not a plain ViT that pools by attention"
         )
     plain = type(text) is TextTransformer and all(type(block) is ResidualAttentionBlock for block in resblocks)
     if not plain or text.attn_mask is not None or text.use_pad_mask or text.pool_type != "last":
-        raise SightwordError(f"{source} is no SigLIP: its texts are masked, or their vector is not the last token's")
+        raise SightwordError(f"{source} is not a SigLIP: its texts are masked, or their vector is not the last token's")
     side, patch = trunk.patch_embed.img_size, trunk.patch_embed.patch_size
     if side[0] != side[1] or patch[0] != patch[1]:
         raise SightwordError(

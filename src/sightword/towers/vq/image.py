@@ -207,7 +207,7 @@ def _unflatten(ids: Tensor, shape: tuple[int, int] | None) -> Tensor:
     count = ids.shape[1]
     side = math.isqrt(count)
     if shape is None and side * side != count:
-        raise SightwordError(f"{count} ids are no square; say which grid they are: decode(ids, shape=(h, w))")
+        raise SightwordError(f"{count} ids are not a square; say which grid they are: decode(ids, shape=(h, w))")
     height, width = shape or (side, side)
     if height * width != count:
         raise SightwordError(f"{count} ids do not fill shape {height} × {width} = {height * width}")
