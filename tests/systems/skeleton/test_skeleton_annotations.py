@@ -193,9 +193,9 @@ def test_full_precision_and_3d_survive_an_npz(tmp_path):
     ("change", "message"),
     [
         (lambda arrays: arrays.pop("labels"), "has no array 'labels'"),
-        (lambda arrays: arrays.update(points=arrays["points"][:-1]), "no whole .npz of recordings"),
-        (lambda arrays: arrays.update(labels=arrays["labels"][:-1]), "no whole .npz of recordings"),
-        (lambda arrays: arrays.update(persons=np.array([object()])), "no whole .npz of recordings"),
+        (lambda arrays: arrays.update(points=arrays["points"][:-1]), "not a complete .npz of recordings"),
+        (lambda arrays: arrays.update(labels=arrays["labels"][:-1]), "not a complete .npz of recordings"),
+        (lambda arrays: arrays.update(persons=np.array([object()])), "not a complete .npz of recordings"),
     ],
 )
 def test_a_foreign_npz_is_one_line(tmp_path, change, message):
