@@ -71,7 +71,7 @@ def test_every_block_of_the_readme_runs_in_order(photos, tmp_path, monkeypatch, 
             for line in text.strip().splitlines():
                 run_console(line)
     assert {language for language, _ in found} == {"bash", "python", ""}  # "" shows what is printed
-    assert Path("again.png").exists()
+    assert Path("decoded.png").exists()
     assert Path("cache/photos/header.json").exists()
 
 

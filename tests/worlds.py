@@ -36,7 +36,7 @@ def arguments_of(experiment: str, world: dict[str, Path]) -> list[str]:
     system = experiment.split("/")[0]
     values = TRAINING | {"tokenizer": _tokenizer, "intent": _intent, "retrieval": _retrieval, "skeleton": _skeleton,
                          "points": _points}[system](experiment.split("/")[1], world)  # fmt: skip
-    scale = [] if system == "tokenizer" else ["scale=mini"]
+    scale = [] if system == "tokenizer" or experiment.endswith("_mini") else ["scale=mini"]
     return [f"experiment={experiment}", *scale, *(f"{key}={value}" for key, value in values.items())]
 
 
@@ -81,4 +81,6 @@ def _points(name: str, world: dict[str, Path]) -> dict[str, object]:
     found: dict[str, object] = {"system.clip": world["clip"], "system.labels": rooms, "system.clip_size": "[32,48]"}
     lists = {"scenes": "train", "val_scenes": "val", "test_scenes": "test"}
     found |= {f"data.{key}": rooms / "meta_data" / f"scannetv2_{split}.txt" for key, split in lists.items()}
-    return found | {"data.root": rooms, "data.cache": rooms / "clip", "data.points": 200, "data.frames": 2}
+    cache = rooms / ("value" if name.endswith("_mini") else "qq")  # of another token type
+    found["system.clip_dtype"] = "fp32"  # bf16 takes longer on CPUs
+    return found | {"data.root": rooms, "data.cache": cache, "data.points": 200, "data.frames": 2}

@@ -8,23 +8,26 @@ import pytest
 
 from sightword.cli.arguments import options_of, read_arguments
 from sightword.cli.commands import COMMANDS
+from sightword.cli.help import written
 from sightword.engine.argument import (
+    Amount,
     Count,
+    Counts,
     Dtype,
     ImageJobOptions,
     Model,
+    NamedTokenTypes,
     Names,
     Others,
     Out,
     Overrides,
     Pairs,
+    Positive,
     Size,
     TokenType,
     TokenTypes,
-    dtype_name,
     file_in,
-    height_width,
-    size_text,
+    folder_in,
 )
 from sightword.engine.system import system_commands
 from sightword.errors import SightwordError
@@ -45,6 +48,8 @@ def read(kind, text):
         (bool, "true", True),
         (bool, "0", False),
         (Count, "1", 1),
+        (Amount, "0", 0),
+        (Positive, "0.03", 0.03),
         (Size, "256", 256),
         (Size, "384x128", (384, 128)),
         (Size | None, "", None),
@@ -57,6 +62,8 @@ def read(kind, text):
         (Names, "coco, places", ("coco", "places")),
         (Names, "", ()),
         (Pairs, "coco:256,ava:a b", (("coco", "256"), ("ava", "a b"))),
+        (NamedTokenTypes, "coco:plain,ava:kk", (("coco", "joint"), ("ava", "kk"))),
+        (Counts, "coco:256,ava:512", (("coco", 256), ("ava", 512))),
         (Out, "runs/x", Path("runs/x")),
         (Path | None, "", None),
         (Model, "user/name", "user/name"),
@@ -78,6 +85,12 @@ def test_a_value_is_read_by_the_type_of_its_parameter(kind, text, value):
         (float, "fast", "key='fast' is not a number"),
         (bool, "perhaps", "is not true or false"),
         (Count, "0", "key='0' is not a whole number from 1 on. Pass 1 or more"),
+        (Amount, "-1", "key='-1' is not a whole number from 0 on. Pass 0 or more"),
+        (Positive, "0", "key='0' is not a number above 0. Pass a number above 0"),
+        (Positive, "inf", "is not a number above 0"),
+        (Positive, "nan", "is not a number above 0"),
+        (NamedTokenTypes, "coco:valu", "key='coco:valu' is not a list of name:token type. Pass a:value,b:joint"),
+        (Counts, "coco:many", "key='coco:many' is not a list of name:count"),
         (Size, "large", "key='large' is not a size in pixels. Pass one side, 256, or height x width, 384x128"),
         (Size, "0", "is not a size"),
         (Size, "3x0", "is not a size"),
@@ -115,12 +128,10 @@ def test_a_home_directory_is_found_and_none_is_no_error(monkeypatch):
 
 
 def test_plain_values_can_be_used_from_python():
-    assert (height_width(8), height_width((4, 6))) == ((8, 8), (4, 6))
-    assert (size_text(8), size_text((4, 6))) == ("8", "4x6")
     assert (file_in(Path("a.json"), "x.json"), file_in(Path("a"), "x.json")) == (Path("a.json"), Path("a/x.json"))
-    assert dtype_name("system.clip_dtype", "float32") == dtype_name("system.clip_dtype", "fp32") == "float32"
-    with pytest.raises(SightwordError, match="system.clip_dtype='fp8' is not a dtype"):
-        dtype_name("system.clip_dtype", "fp8")
+    assert folder_in(Path("a")) == Path("a")
+    with pytest.raises(SightwordError, match="is a file. Pass a folder"):
+        folder_in(Path(__file__))
 
 
 def test_the_fields_of_a_jobs_options_are_keys_of_the_command():
@@ -133,9 +144,9 @@ def test_the_fields_of_a_jobs_options_are_keys_of_the_command():
     assert job_of("workers=2", "gpus=0.5") == ImageJobOptions(workers=2, gpus=0.5, shard_size=9)
     for argument, told in {
         "engine=slurm": "engine='slurm' is not one of inline, ray",
-        "batch_size=0": "batch_size=0 is too small. Pass at least 1",
+        "batch_size=0": "batch_size='0' is not a whole number from 1 on. Pass 1 or more",
         "on_error=ignore": "on_error='ignore' is not one of raise, skip",
-        "workers=-1": "workers=-1 is too small. Pass at least 0",
+        "workers=-1": "workers='-1' is not a whole number from 0 on. Pass 0 or more",
         "gpus=nan": "gpus=nan is too small",
     }.items():
         with pytest.raises(SightwordError) as caught:
@@ -172,8 +183,33 @@ def test_a_type_that_nothing_reads_is_a_defect():
 
 
 EVERY = {**COMMANDS, **system_commands()}
-SAME = {"size": "size", "dtype": "dtype", "engine": "choice", "workers": "int", "gpus": "float", "on_error": "choice"}
-SAME |= {"out": "path", "images": "path", "model": "model"}
+SAME = {
+    "size": "size",
+    "dtype": "dtype",
+    "engine": "choice",
+    "workers": "count or 0",
+    "gpus": "float",
+    "on_error": "choice",
+}
+SAME |= {"out": "path", "images": "path", "root": "path", "model": "model", "checkpoint": "text", "tower": "text"}
+SAME |= {
+    "batch_size": "count",
+    "shard_size": "count",
+    "frames": "count",
+    "top": "count",
+    "vis": "choice",
+    "voxel": "number",
+}
+
+
+def test_a_model_is_model_except_where_it_must_be_a_run():
+    assert [name for name, command in EVERY.items() if "run" in options_of(command)] == ["evaluate", "export"]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_key_has_a_help_text(name):
+    for option in options_of(EVERY[name]).values():
+        assert written(option.owner)[option.key].comment, f"{name} {option.key}="
 
 
 @pytest.mark.parametrize("name", EVERY)

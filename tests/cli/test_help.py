@@ -1,6 +1,7 @@
 """Help is made of the signatures and dataclasses: names, types, defaults, the comments beside them."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pytest
 
@@ -8,7 +9,7 @@ from sightword.cli.arguments import options_of
 from sightword.cli.commands import COMMANDS
 from sightword.cli.help import config_help, kind_name, usage, written
 from sightword.cli.main import main
-from sightword.engine.argument import Count, JobOptions, Out, Size
+from sightword.engine.argument import Count, JobOptions, Out, Positional, Size
 from sightword.engine.system import system_commands, systems
 
 
@@ -68,9 +69,20 @@ def test_the_help_of_a_command_has_types_defaults_and_comments():
         "size=224x304 size of the frames",
         "rate=1e-3 float",
         "engine=inline choice inline (also under torchrun), or ray",
-        "workers=2 int Ray actors; 0: as many as fit",
+        "workers=2 count or 0 Ray actors; 0: as many as fit",
         "gpus=0.0 float GPUs of each Ray actor; a fraction shares one",
     ]
+
+
+def test_the_help_of_a_choice_lists_what_can_be_chosen_and_words_have_a_line():
+    def find(
+        query: Positional,  # required, a sentence
+        vis: Literal["none", "pca"] = "none",  # the images
+    ) -> None:
+        """Find."""
+
+    shown = [" ".join(line.split()) for line in usage("find", find).splitlines()[2:]]
+    assert shown == ["query words required, a sentence", "vis=none choice none | pca: the images"]
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, *system_commands()])

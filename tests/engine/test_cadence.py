@@ -14,6 +14,7 @@ from sightword.cli.compose import compose_config
 from sightword.engine import run as runs
 from sightword.engine.system import experiments
 from sightword.storage.checkpoint import read_checkpoint
+from sightword.viz import cloud
 
 STEPS = 7
 CADENCES = {
@@ -28,7 +29,8 @@ def multiples(every):
 
 @pytest.mark.parametrize("cadence", CADENCES.values(), ids=CADENCES)
 @pytest.mark.parametrize("experiment", [name for name, _ in experiments()])
-def test_an_experiment_trains_past_every_cadence(experiment, cadence, world, tmp_path):
+def test_an_experiment_trains_past_every_cadence(experiment, cadence, world, tmp_path, monkeypatch):
+    monkeypatch.setattr(cloud, "SHRINK", 1)  # a quarter of the pixels: to draw is most of what a tiny room costs
     every = [f"trainer.{name}_every={batches}" for name, batches in cadence.items()]
     arguments = [*arguments_of(experiment, world), *every, f"trainer.steps={STEPS}", "optim.accumulate=2"]
     result = runs.start(compose_config([*arguments, f"out={tmp_path}", "name=it"]))

@@ -527,7 +527,7 @@ def test_the_command_tells_how_to_read_what_it_wrote(random_clip, pictures, tmp_
         ("dtype=half", "float32, bfloat16, float16"),
         ("disk=int8", "disk='int8' is not a dtype"),
         ("on_error=ignore", "on_error='ignore' is not one of raise, skip"),
-        ("batch_size=0", "at least 1"),
+        ("batch_size=0", "batch_size='0' is not a whole number from 1 on"),
         ("engine=spark", "engine='spark' is not one of inline, ray"),
         ("images=", "images='' is not a path"),
         ("out=", "out='' is not a path"),

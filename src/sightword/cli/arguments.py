@@ -45,6 +45,12 @@ def options_of(command: Callable[..., object]) -> dict[str, Option]:
     return {option.key: option for option in found}
 
 
+def words_of(command: Callable[..., object]) -> list[str]:
+    """Return the parameters of a command that take what is typed without key=."""
+    parameters = inspect.signature(command).parameters.values()
+    return [parameter.name for parameter in parameters if _kind(command, parameter)[0] is Rest.POSITIONAL]
+
+
 def read_arguments(name: str, command: Callable[..., object], argv: Sequence[str]) -> dict[str, object]:
     """Return a command's keyword arguments. Raises SightwordError for one that is unknown, missing or of another type.
 

@@ -9,6 +9,8 @@ from sightword.cli.arguments import read_arguments
 from sightword.cli.completion import completion
 from sightword.cli.compose import change_config
 from sightword.cli.train import metric_lines, train_in
+from sightword.data.dtype import torch_dtype
+from sightword.data.size import height_width
 from sightword.engine import run as runs
 from sightword.engine.argument import (
     Dtype,
@@ -19,7 +21,6 @@ from sightword.engine.argument import (
     Size,
     TokenTypes,
     file_in,
-    height_width,
 )
 from sightword.engine.contract import Command
 from sightword.engine.system import closest, demo_parts, experiments, presets, scales, system_checks, system_of, systems
@@ -130,10 +131,9 @@ def cache(
 
     After Ctrl-C, run the same command again to encode the rest.
     """
-    from sightword.towers.dtype import dtype_of
     from sightword.towers.token_cache import Source, cache_tokens
 
-    options = {"tag": tag, "size": height_width(size) if size else None, "dtype": dtype_of(dtype)}
+    options = {"tag": tag, "size": height_width(size) if size else None, "dtype": torch_dtype(dtype)}
     kept = cache_tokens(
         Source(tower, options),
         images,

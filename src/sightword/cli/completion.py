@@ -15,7 +15,9 @@ from sightword.engine.system import experiments, presets, scales, system_of, sys
 from sightword.errors import SightwordError
 
 
-def completion(shell: Positional) -> None:
+def completion(
+    shell: Positional,  # bash, zsh or fish
+) -> None:
     """Print a script that completes commands, keys, experiments and files in a shell: bash, zsh or fish.
 
     bash: sightword completion bash > ~/.local/share/bash-completion/completions/sightword

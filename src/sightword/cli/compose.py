@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, cast
 from sightword.cli.override import for_hydra, is_for, literal_fields, values_of
 from sightword.engine.system import closest, config_folders, experiments, presets, scales, system_of
 from sightword.errors import SightwordError
+from sightword.storage.reader import read_yaml
+
+SCALE = (
+    "scale@_global_"  # the name by which an experiment's defaults list brings a scale; train.yaml has `scale` itself
+)
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -99,15 +104,31 @@ def _register_schemas(system: str) -> None:
 
 
 def _scaled(experiment: str, overrides: Sequence[str]) -> list[str]:
-    """Return the overrides with scale=mini as the file configs/scale/<system>/mini.yaml."""
+    """Return the overrides with scale=mini as the file configs/scale/<system>/mini.yaml.
+
+    If the experiment brings a scale, that one is replaced, where the experiment has it: its own values come after.
+    """
     system, known = experiment.split("/")[0], scales(experiment.split("/")[0])
-    for scale in values_of(overrides, "scale"):
+    chosen = values_of(overrides, "scale")
+    for scale in chosen:
         if scale not in known:
             raise SightwordError(f"{system} has no scale {scale!r}; it has {', '.join(known) or 'one only'}")
+    group = SCALE if chosen and _brings_scale(experiment) else "scale"
     return [
-        f"scale={system}/{override.removeprefix('scale=')}" if is_for(override, "scale") else override
+        f"{group}={system}/{override.removeprefix('scale=')}" if is_for(override, "scale") else override
         for override in overrides
     ]
+
+
+def _brings_scale(experiment: str) -> bool:
+    """Whether an experiment's file, or one that it starts from, names a scale among its defaults."""
+    files = dict(experiments())
+    if experiment not in files:
+        return False
+    defaults = read_yaml(files[experiment]).plain().get("defaults")
+    entries = defaults if isinstance(defaults, list) else []
+    names = [entry.removeprefix("/experiment/") for entry in entries if isinstance(entry, str)]
+    return any(isinstance(entry, dict) and f"/{SCALE}" in entry for entry in entries) or any(map(_brings_scale, names))
 
 
 def _groups(experiment: str) -> list[str]:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import NamedTuple
 
-from sightword.cli.arguments import Option, options_of
+from sightword.cli.arguments import Option, options_of, words_of
 from sightword.cli.override import ConfigField, config_fields
-from sightword.engine.argument import PLAIN, size_text
+from sightword.data.size import size_text
+from sightword.engine.argument import PLAIN
 from sightword.engine.config import Optim, Run, Trainer
 from sightword.engine.system import system_of
 from sightword.version import VERSION
@@ -95,7 +96,8 @@ def summary(command: Callable[..., object]) -> str:
 
 def usage(name: str, command: Callable[..., object]) -> str:
     """Return the help of a command: its docstring, and each key with its type, default and comment."""
-    rows = [_option_row(option) for option in options_of(command).values()]
+    rows = [(name, "words", written(command)[name].comment) for name in words_of(command)]
+    rows += [_option_row(option) for option in options_of(command).values()]
     return "\n".join([f"sightword {name}: {inspect.getdoc(command)}", "", *_table(rows)])
 
 
@@ -103,6 +105,9 @@ def _option_row(option: Option) -> tuple[str, str, str]:
     number, comment = written(option.owner).get(option.key, ("", ""))
     default = "…" if option.required else _shown(option.default, number)
     needed = "required" if option.required else ""
+    known = option.parser.choices if option.parser.name == "choice" else ()
+    if not all(choice in comment for choice in known):
+        comment = f"{' | '.join(known)}: {comment}"
     return f"{option.key}={default}", option.parser.name, ", ".join(part for part in (needed, comment) if part)
 
 

@@ -1,17 +1,25 @@
-"""Parse the size of an image, as 256 or 384x128. No torch here."""
+"""Parse the size of an image, as 256 or 384x128, height first. No torch here."""
 
 import re
 
 from sightword.errors import SightwordError
 
+LISTED = "one side, 256, or height x width, 384x128"
 
-def size_of(text: str | int) -> tuple[int, int]:
-    """Return (H, W) in pixels of "384x128", height first, or of "256", a square.
 
-    Raises SightwordError for anything else.
-    """
-    found = re.fullmatch(r"(\d+)(?:[x×](\d+))?", str(text).strip())
-    size = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not min(size):
-        raise SightwordError(f"size={text!r} is not a size. Pass 256 for a square, or height x width as 384x128")
-    return size
+def read_size(text: str) -> int | tuple[int, int]:
+    """Return one side in pixels, of "256", or (H, W), of "384x128". Raises SightwordError for anything else."""
+    found = re.fullmatch(r"([0-9]{1,6})(?:[x×]([0-9]{1,6}))?", text)
+    if not found or not int(found[1]) or (found[2] and not int(found[2])):
+        raise SightwordError(f"{text!r} is not a size in pixels. Pass {LISTED}")
+    return (int(found[1]), int(found[2])) if found[2] else int(found[1])
+
+
+def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return a size as (height, width)."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def size_text(size: int | tuple[int, int]) -> str:
+    """Return a size as it is typed: 256, or 384x128."""
+    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"

@@ -7,52 +7,25 @@ parser in the annotation. A parameter whose type is a dataclass takes one key fo
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeAlias, TypeVar, get_args
+from typing import Annotated, TypeAlias
 
+from sightword.data.dtype import DTYPES, LISTED, DtypeName, dtype_name
+from sightword.data.size import LISTED as SIZES
+from sightword.data.size import read_size
 from sightword.errors import SightwordError
 from sightword.storage.job import ImageJobOptions as ImageJobOptions
 from sightword.storage.job import JobOptions as JobOptions
-
-ValueT = TypeVar("ValueT", covariant=True)
-
-
-@dataclass(frozen=True)
-class Parser(Generic[ValueT]):
-    """How the command line reads a value of one concept."""
-
-    name: str  # as help shows it
-    what: str  # completes "… is not "
-    example: str  # completes "Pass "
-    read: Callable[[str], ValueT]  # raises ValueError, without a message, for a text that is not one
-    choices: tuple[str, ...] = ()  # values that shell completion offers
-    is_path: bool = False  # whether shell completion offers files
-
-
-def read_value(key: str, text: str, parser: Parser[ValueT]) -> ValueT:
-    """Return a text as a parser's value. Raises SightwordError, which names the key, if it is not one."""
-    try:
-        return parser.read(text)
-    except ValueError:
-        raise SightwordError(f"{key}={text!r} is not {parser.what}. Pass {parser.example}") from None
-
+from sightword.storage.parser import Amount as Amount
+from sightword.storage.parser import Count as Count
+from sightword.storage.parser import Parser as Parser
+from sightword.storage.parser import Positive as Positive
+from sightword.storage.parser import from_least, whole_number
+from sightword.storage.parser import read_value as read_value
 
 # ------------------------------------------------------------------------------------------------------ plain values
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        raise ValueError
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if _whole(text) < 1:
-        raise ValueError
-    return int(text)
 
 
 def _flag(text: str) -> bool:
@@ -90,67 +63,23 @@ def choice(name: str, choices: Sequence[str]) -> Parser[str]:
 
 PLAIN: Mapping[object, Parser[object]] = {
     str: Parser("text", "a text", "a text", str),
-    int: Parser("int", "an int", "a whole number, for example 32", _whole),
+    int: Parser("int", "an int", "a whole number, for example 32", whole_number),
     float: Parser("float", "a number", "a number, for example 0.5", float),
     bool: Parser("bool", "true or false", "true or false", _flag, ("true", "false")),
     Path: Parser("path", "a path", "a file or folder; . is this folder", _path, is_path=True),
 }
-COUNT = Parser("count", "a whole number from 1 on", "1 or more", _count)
-
-#: A whole number from 1 on.
-Count: TypeAlias = Annotated[int, COUNT]
 
 
 # ------------------------------------------------------------------------------------------------------ size and dtype
 
 
-def _size(text: str) -> int | tuple[int, int]:
-    found = re.fullmatch(r"([0-9]{1,6})(?:[x×]([0-9]{1,6}))?", text)
-    if not found or not int(found[1]) or found[2] == "0":
-        raise ValueError
-    return (int(found[1]), int(found[2])) if found[2] else int(found[1])
+SIZE = Parser("size", "a size in pixels", SIZES, read_size)
+DTYPE = Parser("dtype", "a dtype", LISTED, dtype_name, tuple(DTYPES))
 
-
-SIZE = Parser("size", "a size in pixels", "one side, 256, or height x width, 384x128", _size)
-
-#: Pixels: one side of a square, or (height, width).
+#: Pixels: one side of a square, or (height, width). `data.size.height_width` makes it two.
 Size: TypeAlias = Annotated[int | tuple[int, int], SIZE]
-
-
-def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return a size as (height, width)."""
-    return (size, size) if isinstance(size, int) else size
-
-
-def size_text(size: int | tuple[int, int]) -> str:
-    """Return a size as the command line takes it: 256, or 384x128."""
-    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
-
-
-DtypeName: TypeAlias = Literal["float32", "bfloat16", "float16"]
-DTYPES: Mapping[str, DtypeName] = {
-    "fp32": "float32",
-    "bf16": "bfloat16",
-    "fp16": "float16",
-    **{name: name for name in get_args(DtypeName)},
-}
-
-
-def _dtype(text: str) -> DtypeName:
-    if text not in DTYPES:
-        raise ValueError
-    return DTYPES[text]
-
-
-DTYPE = Parser("dtype", "a dtype", "fp32, bf16 or fp16 (or float32, bfloat16, float16)", _dtype, tuple(DTYPES))
-
-#: A floating-point type, by torch's name for it.
+#: A floating-point type, by torch's name for it; fp32 is float32. `data.dtype.torch_dtype` makes it torch's.
 Dtype: TypeAlias = Annotated[DtypeName, DTYPE]
-
-
-def dtype_name(key: str, text: str) -> DtypeName:
-    """Return torch's name of a dtype, for a config whose field `key` is a text. Raises SightwordError if it is none."""
-    return read_value(key, text, DTYPE)
 
 
 # --------------------------------------------------------------------------------------------------------- token types
@@ -194,13 +123,27 @@ def _pairs(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in pairs)
 
 
+def _counts(text: str) -> tuple[tuple[str, int], ...]:
+    return tuple((name, from_least(1)(value)) for name, value in _pairs(text))
+
+
+def _named_types(text: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, _token_type(value)) for name, value in _pairs(text))
+
+
 NAMES = Parser("names", "a list of names", "names with commas", _names)
 PAIRS = Parser("name:value", "a list of name:value", "pairs with commas, for example a:1,b:2", _pairs)
+COUNTS = Parser("name:count", "a list of name:count", "pairs with commas, for example a:256,b:512", _counts)
+NAMED_TYPES = Parser("name:token type", "a list of name:token type", f"a:value,b:joint; {_LISTED}", _named_types)
 
 #: Names with commas between them.
 Names: TypeAlias = Annotated[tuple[str, ...], NAMES]
 #: name:value pairs with commas between them; a name can stand there several times.
 Pairs: TypeAlias = Annotated[tuple[tuple[str, str], ...], PAIRS]
+#: The same, where each value is a whole number from 1 on.
+Counts: TypeAlias = Annotated[tuple[tuple[str, int], ...], COUNTS]
+#: The same, where each value is a token type.
+NamedTokenTypes: TypeAlias = Annotated[tuple[tuple[str, str], ...], NAMED_TYPES]
 
 
 def _model(text: str) -> str:
@@ -221,6 +164,13 @@ Model: TypeAlias = Annotated[str, MODEL]
 def file_in(out: Path, name: str) -> Path:
     """Return the file to write: `out` itself if it has a suffix, else `name` in the folder `out`."""
     return out if out.suffix else out / name
+
+
+def folder_in(out: Path) -> Path:
+    """Return the folder to write, for a command that writes several files. Raises SightwordError if it is a file."""
+    if out.exists() and not out.is_dir():
+        raise SightwordError(f"out={out} is a file. Pass a folder")
+    return out
 
 
 # ------------------------------------------------------------------------------------------- arguments without one key

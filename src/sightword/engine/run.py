@@ -5,6 +5,7 @@ Does not use Hydra: the config.yaml of a run contains every value.
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from sightword.engine.config import Optim, Run, Trainer
 from sightword.engine.contract import Evaluator, Predictor, Step
 from sightword.engine.system import system_of
 from sightword.errors import SightwordError
+from sightword.storage.hub import fetched
 from sightword.storage.reader import read_yaml
 
 if TYPE_CHECKING:
@@ -152,12 +154,18 @@ def restore(folder: Path, checkpoint: str = "best", config: Run | None = None) -
     return Restored(task.eval(), config, file)
 
 
-def load_predictor(kind: type[PredictorT], path: str | Path, checkpoint: str = "best") -> PredictorT:
-    """Return the predictor of a run directory, or of a folder that `sightword export` wrote.
+#: Patterns of the files that `sightword export` writes.
+EXPORTED = ("*.json", "*.safetensors", "*.txt", "*.model", "semantic_anchors.pth")
 
-    Raises SightwordError if the path is neither, or belongs to another system.
+
+def load_predictor(kind: type[PredictorT], path: str | Path, checkpoint: str = "best") -> PredictorT:
+    """Return the predictor of a run directory, of a folder of `sightword export`, or of such a folder on the hub.
+
+    path: a folder, or a hub id (owner/name). Raises SightwordError if it is neither, or belongs to another system.
     """
     folder = Path(path).expanduser()
+    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)):
+        return kind.from_folder(fetched(path, EXPORTED))
     if not (folder / "config.yaml").is_file():
         return kind.from_folder(folder)
     restored = restore(folder, checkpoint)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sightword.errors import SightwordError
+from sightword.storage.parser import Amount, Count
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class JobOptions:
     """How a job is executed; see `storage.shards`."""
 
     engine: Literal["inline", "ray"] = "inline"  # inline (also under torchrun), or ray
-    workers: int = 0  # Ray actors; 0: as many as fit
+    workers: Amount = 0  # Ray actors; 0: as many as fit
     gpus: float = 0.0  # GPUs of each Ray actor; a fraction shares one
 
     def __post_init__(self) -> None:
@@ -31,8 +32,8 @@ class ImageJobOptions(JobOptions):
     """How a job over a folder of images is executed."""
 
     on_error: Literal["raise", "skip"] = "raise"  # raise: an unreadable image stops the job; skip: omit it
-    batch_size: int = 32  # images in one pass through the network
-    shard_size: int = 256  # images in one file of the output
+    batch_size: Count = 32  # images in one pass through the network
+    shard_size: Count = 256  # images in one file of the output
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -75,9 +75,10 @@ def _kind(name: str) -> str:
 
     A name at Hugging Face is asked for its configs; open_clip's, where there is one, counts more.
     """
+    from sightword.storage.hub import fetched
     from sightword.towers import bert, t5
     from sightword.towers.clip import encoder as clip
-    from sightword.towers.hugging_face import fetched, model_type, quiet
+    from sightword.towers.hugging_face import model_type, quiet
     from sightword.towers.siglip import encoder as siglip
 
     for kind, module in (("clip", clip), ("siglip", siglip), ("t5", t5), ("bert", bert)):

@@ -1,12 +1,12 @@
 """Models of open_clip by name: their configs, their published weights, and how to fetch these."""
 
 import difflib
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from sightword.errors import MissingFileError, SightwordError
+from sightword.storage.hub import reason
 from sightword.towers.foreign import Config
 
 
@@ -77,10 +77,3 @@ def weights(name: str, tag: str | Path) -> Weights:
         told = f"has no weights {tag!r}" if tag else "needs the tag of its weights"
         raise SightwordError(f"{name} {told}; there are {', '.join(tags) or 'none'}, or give a weights file")
     return Weights(name, tag, entry, None)
-
-
-def reason(error: BaseException) -> str:
-    """An error of many lines in one."""
-    if isinstance(error, pickle.UnpicklingError):  # torch's own would have the reader load it all the same
-        return "it is a pickle of more than tensors, which may run code; have it saved as model.safetensors"
-    return " ".join(str(error).split())[:200] or type(error).__name__

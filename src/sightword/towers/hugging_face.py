@@ -7,7 +7,6 @@ an error here, and every error is one line.
 Legend: B texts; L tokens; D token width.
 """
 
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,9 +18,9 @@ from torch import Tensor
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.storage.checkpoint import differences
+from sightword.storage.hub import fetched, reason
 from sightword.towers.base import TextTower
 from sightword.towers.foreign import Config, Foreign
-from sightword.towers.hub import reason
 from sightword.towers.tokenizer import HFTokenizer
 
 #: All of a repository that is read here but weights.
@@ -72,32 +71,6 @@ class HFText(TextTower):
         if inputs_embeds.ndim != 3 or inputs_embeds.shape[2] != width:
             raise SightwordError(f"expected inputs_embeds (B, L, {width}), got {tuple(inputs_embeds.shape)}")
         return inputs_embeds.new_zeros(inputs_embeds.shape[:2], dtype=torch.long)
-
-
-def fetched(name: str | Path, files: Iterable[str]) -> Path:
-    """Return a local folder; for a Hugging Face name its folder in the cache, after fetching `files` (patterns).
-
-    Without a network the cache is used as it is. Raises MissingFileError if the model is not in it. One request for the
-    whole repository fails at once, while requests for single files would be repeated for 23 s.
-    """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_file():
-        raise MissingFileError(f"{name} is a file; name the folder that it is in")
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(name)):
-        raise MissingFileError(
-            f"there is no folder {name}, it does not exist; name one, or a model at Hugging Face (owner/name)"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=list(files)))
-    except Exception as error:  # hub, disk and network each have their own
-        raise MissingFileError(
-            f"{name} is neither a folder nor in the cache, and could not be fetched ({reason(error)}): name a folder, "
-            f"or fetch it where there is a network, hf download {name}"
-        ) from error
 
 
 def with_weights(name: str | Path, files: Iterable[str], weights: Iterable[str]) -> Path:

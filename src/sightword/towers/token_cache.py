@@ -46,14 +46,16 @@ class TokenCache:
     A path is looked up as the index has it (below the folder of the last run), or else by the bytes of its file.
     """
 
-    def __init__(self, out: str | Path, expect: Mapping[str, object] | None = None) -> None:
-        """Open all segments. expect: header fields that must have these values, as for FeatureCache."""
+    def __init__(
+        self, out: str | Path, expect: Mapping[str, object] | None = None, command: str = "sightword cache tower=…"
+    ) -> None:
+        """Open all segments. expect: as for FeatureCache. command: the one that writes the cache, for messages."""
         self.rows = SegmentedCache(out, expect)
         self.out = self.rows.out
         self.segments = self.rows.segments  # the caches that have the rows, by content key
         if not self.segments:
             raise SightwordError(
-                f"{str(out)!r} contains no cached tokens. Create them with: sightword cache tower=… images=… out={out}"
+                f"{str(out)!r} contains no cached tokens. Create them with: {command} images=… out={out}"
             )
         self.index = {path: entry[-1] for path, entry in read_index(self.out).images.items()}
 

@@ -496,8 +496,8 @@ def test_the_command_takes_a_users_vocabulary(random_clip, tmp_path, games, caps
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["sizes=coco"], "sizes='coco' is not a list of name:value"),
-        (["sizes=coco:many"], "sizes=coco:many is not a whole number"),
+        (["sizes=coco"], "sizes='coco' is not a list of name:count"),
+        (["sizes=coco:many"], "sizes='coco:many' is not a list of name:count"),
         (["sizes=coco:4"], "coco has 80 classes"),
         (["extra=surfing"], "extra='surfing' is not a list of name:value"),
         (["extra=sports:surfing"], "extra names 'sports'"),

@@ -47,7 +47,7 @@ def drawn_test_pictures(world):
 
 def words_of(world, small_clip, out, **more):
     values = {"system.tower": small_clip, "system.semantic_anchors_path": world / "anchors"}
-    values |= {"data.root": world, "data.cache": "''", "data.ids": "''", "out": out, "trainer.accelerator": "cpu"}
+    values |= {"data.root": world, "data.cache": "", "data.ids": "", "out": out, "trainer.accelerator": "cpu"}
     return ["scale=mini", *(f"{name}={value}" for name, value in (values | more).items())]
 
 

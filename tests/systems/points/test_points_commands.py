@@ -44,12 +44,12 @@ def test_lift_writes_every_scene_and_says_what_it_cost(rooms, random_clip, tmp_p
     out = tmp_path / "out"
     words = ["lift", f"root={root}", f"tower={random_clip[0]}", f"cache={tmp_path / 'cache'}", *SMALL]
     words += ["frames_per_scene=2", f"scenes_file={root}/meta_data/scannetv2_val.txt"]
-    assert main([*words, f"out={out}", "vis=1"]) == 0
+    assert main([*words, f"out={out}", "vis=pca"]) == 0
     told = capsys.readouterr().out
     assert f"2 of 2 scenes in {out}" in told
     assert "clip" in told
     assert "peak memory" in told
-    seeing = f"tower={random_clip[0]} token_type=value size=32x48 dtype=fp32 cache={tmp_path / 'cache'}"
+    seeing = f"tower={random_clip[0]} token_type=value size=32x48 dtype=float32 cache={tmp_path / 'cache'}"
     assert f'next: sightword ask scene={root}/2D/{names[0]} {seeing} "a chair, a bed"' in told
     for name in names:
         files = {file.name for file in (out / name).iterdir()}
@@ -64,10 +64,11 @@ def test_a_scene_that_is_not_there_is_named_and_the_others_lifted(rooms, random_
     listed = tmp_path / "list.txt"
     listed.write_text(f"{names[0]}\nscene0707_00\n")
     words = [f"root={root}", f"tower={random_clip[0]}", f"scenes_file={listed}", f"out={tmp_path / 'o'}", *SMALL]
-    assert main(["lift", *words]) == 0
-    told = capsys.readouterr().out
-    assert "not lifted: scene0707_00: " in told
-    assert "1 of 2 scenes" in told
+    assert main(["lift", *words]) == 1
+    told = capsys.readouterr()
+    assert "not lifted: scene0707_00: " in told.out
+    assert "1 of 2 scenes" in told.out
+    assert told.err.splitlines()[-1] == f"sightword: 1 of 2 scenes were not lifted; {tmp_path}/o/report.json says why"
 
 
 def test_ask_finds_things_in_a_room_that_was_never_seen(unseen, small_clip, tmp_path, capsys):
@@ -126,8 +127,14 @@ def test_compare_prints_and_writes_the_table(rooms, random_clip, tmp_path, capsy
         (["lift", "out=o"], "sightword lift needs root="),
         (["lift", "root=r", "out=o", "dtype=int8"], "dtype='int8' is not a dtype"),
         (["lift", "root=r", "out=o", "size=12x"], "size='12x' is not a size"),
+        (["lift", "root=r", "out=o", "vis=1"], "vis='1' is not one of none, pca, tsne"),
+        (["lift", "root=r", "out=o", "token_type=valu"], "token_type='valu' is not a token type"),
+        (["lift", "root=r", "out=o", "voxel=0"], "voxel='0' is not a number above 0"),
         (["lift", "root=nowhere", "out=o"], "nowhere does not exist"),
-        (["lift", "root=r", "out=o", "frames_per_scene=0"], "frames_per_scene=0 is too small. Pass at least 1"),
+        (
+            ["lift", "root=r", "out=o", "frames_per_scene=0"],
+            "frames_per_scene='0' is not a whole number from 1 on. Pass 1 or more",
+        ),
         (["lift", "root=r", "out=o", "scenes_file=no.txt"], "no.txt does not exist"),
         (["ask", "scene=s"], "the text query is empty"),
         (["ask", "scene=nowhere", "a chair"], "nowhere does not exist"),

@@ -13,7 +13,7 @@ from sightword.storage.checkpoint import read_checkpoint
 from sightword.systems.points.predict import SceneQuery
 from sightword.systems.points.system import SYSTEM
 
-EXPERIMENTS = ["bifusion", "lift"]
+EXPERIMENTS = ["bifusion_mini", "lift_mini"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def words_of(rooms, clip, out, name, **more):
     values |= {"data.cache": rooms / "clip", "data.points": 300, "data.frames": 2, "optim.warmup": 2}
     values |= {"trainer.steps": 4, "trainer.val_every": 4, "trainer.log_every": 1, "trainer.accelerator": "cpu"}
     values |= {"out": out, "name": "it"} | more
-    return [f"experiment=points/{name}", "scale=mini", *(f"{key}={value}" for key, value in values.items())]
+    return [f"experiment=points/{name}", *(f"{key}={value}" for key, value in values.items())]
 
 
 @pytest.fixture(scope="module")
@@ -50,25 +50,27 @@ def test_an_experiment_trains_and_measures_clip_beside_it(trained, name):
 
 
 def test_a_run_that_goes_on_ends_as_if_it_had_not_been_stopped(rooms, random_clip, trained, tmp_path):
-    words = words_of(rooms, random_clip[0], tmp_path, "bifusion", **{"trainer.steps": 2})
+    words = words_of(rooms, random_clip[0], tmp_path, "bifusion_mini", **{"trainer.steps": 2})
     assert main(["train", *words]) == 0
-    run = tmp_path / "points" / "bifusion" / "it"
+    run = tmp_path / "points" / "bifusion_mini" / "it"
     assert main(["train", f"resume={run}", "trainer.steps=4"]) == 0
-    straight, resumed = (read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (trained["bifusion"], run))
+    straight, resumed = (
+        read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (trained["bifusion_mini"], run)
+    )
     for key in ("state_dict", "optimizer_states", "batches"):
         assert_same(straight[key], resumed[key])
 
 
 def test_the_test_rooms_are_measured_and_drawn(trained):
-    assert main(["evaluate", f"run={trained['bifusion']}", "split=test"]) == 0
-    report = json.loads((trained["bifusion"] / "evaluation_test.json").read_text())
+    assert main(["evaluate", f"run={trained['bifusion_mini']}", "split=test"]) == 0
+    report = json.loads((trained["bifusion_mini"] / "evaluation_test.json").read_text())
     assert "nothing was chosen on it" in report["protocol"]["split"]
-    assert (trained["bifusion"] / "evaluation_test_images" / "answers.png").stat().st_size > 1000
+    assert (trained["bifusion_mini"] / "evaluation_test_images" / "answers.png").stat().st_size > 1000
 
 
 def test_what_is_exported_says_what_the_run_says(trained, tmp_path):
-    assert main(["export", f"run={trained['bifusion']}", f"out={tmp_path}"]) == 0
-    task, config, _ = restore(trained["bifusion"])
+    assert main(["export", f"run={trained['bifusion_mini']}", f"out={tmp_path}"]) == 0
+    task, config, _ = restore(trained["bifusion_mini"])
     batch = next(iter(SYSTEM.held_out(config.data, config.seed, "val", task)))
     with torch.no_grad():
         own, other = (each.encode(batch)[0] for each in (task, load_predictor(SceneQuery, tmp_path).task))

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,9 +13,10 @@ from torch import nn
 
 from sightword.cli.main import main
 from sightword.errors import SightwordError
+from sightword.storage.job import ImageJobOptions
 from sightword.systems.retrieval import commands
 from sightword.systems.retrieval.config import RetrievalData
-from sightword.systems.retrieval.gallery import Embedder, Gallery, IndexJob, write_gallery
+from sightword.systems.retrieval.gallery import Embedder, Gallery, write_gallery
 from sightword.systems.retrieval.predict import PersonRetriever
 from sightword.systems.retrieval.system import SYSTEM
 from sightword.towers.preprocess import Preprocess
@@ -93,12 +93,18 @@ def command(monkeypatch, model):
 
 
 def answers(monkeypatch, model):
-    """Have every run= of a command be this model."""
-    monkeypatch.setattr(commands.Model, "retriever", lambda self: PersonRetriever(model, name=self.run))
+    """Have every model= of a command be this model."""
+    monkeypatch.setattr(commands.Source, "retriever", lambda self: PersonRetriever(model, name=self.run))
 
 
 def write(model, people, out, **options):
-    return write_gallery(Ready(model), people, out, {"run": "runs/colours", "checkpoint": "best"}, IndexJob(**options))
+    return write_gallery(
+        Ready(model),
+        people,
+        out,
+        {"run": "runs/colours", "checkpoint": "best"},
+        ImageJobOptions(**{"shard_size": 1024} | options),
+    )
 
 
 def vectors(gallery):
@@ -186,21 +192,21 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(model, people, tmp
 
 def test_other_weights_are_refused_in_one_line(model, people, tmp_path, command, monkeypatch, capsys):
     out = tmp_path / "out"
-    assert command(["index", "run=runs/a", f"images={people}", f"out={out}"]) == 0
+    assert command(["index", "model=runs/a", f"images={people}", f"out={out}"]) == 0
     answers(monkeypatch, ByColour(2.0))
     capsys.readouterr()
     assert command(["search", f"index={out}", "red"]) == 2
     told = capsys.readouterr().err.strip()
     assert "was made with other weights" in told
     assert len(told.splitlines()) == 1
-    assert command(["index", "run=runs/b", f"images={people}", f"out={out}"]) == 2
+    assert command(["index", "model=runs/b", f"images={people}", f"out={out}"]) == 2
     assert "weights is" in capsys.readouterr().err
     assert json.loads((out / "gallery.json").read_text())["run"].endswith("runs/a")
 
 
 def test_search_prints_paths_and_scores_and_draws_them(people, tmp_path, command, capsys):
     out, strip = tmp_path / "out", tmp_path / "strip.png"
-    assert command(["index", "run=runs/a", f"images={people}", f"out={out}"]) == 0
+    assert command(["index", "model=runs/a", f"images={people}", f"out={out}"]) == 0
     assert "4 images in" in capsys.readouterr().out
     assert command(["search", f"index={out}", "top=2", f"out={strip}", "a", "person", "in", "blue"]) == 0
     first, second, last = capsys.readouterr().out.strip().splitlines()
@@ -218,14 +224,14 @@ def test_search_prints_paths_and_scores_and_draws_them(people, tmp_path, command
     [
         ([], "the sentence is empty"),
         (["  "], "the sentence is empty"),
-        (["top=0", "red"], "top=0 is too small. Pass at least 1"),
+        (["top=0", "red"], "top='0' is not a whole number from 1 on. Pass 1 or more"),
         (["zebra"], "knows no word of 'zebra'"),
         (["index=nowhere", "red"], "nowhere contains no gallery. sightword index"),
     ],
 )
 def test_a_question_that_cannot_be_asked_is_one_line(people, tmp_path, command, capsys, words, told):
     out = tmp_path / "out"
-    command(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    command(["index", "model=runs/a", f"images={people}", f"out={out}"])
     capsys.readouterr()
     assert command(["search", f"index={out}", f"out={tmp_path / 'strip.png'}", *words]) == 2
     error = capsys.readouterr().err.strip()
@@ -235,7 +241,7 @@ def test_a_question_that_cannot_be_asked_is_one_line(people, tmp_path, command, 
 
 def test_a_long_sentence_is_cut_and_said_to_be(people, tmp_path, command, capsys):
     out = tmp_path / "out"
-    command(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    command(["index", "model=runs/a", f"images={people}", f"out={out}"])
     capsys.readouterr()
     assert command(["search", f"index={out}", "out=", "a person in a red red red red"]) == 0
     assert "1 of 1 sentences cut to the 6 tokens that this run takes" in capsys.readouterr().err
@@ -243,7 +249,7 @@ def test_a_long_sentence_is_cut_and_said_to_be(people, tmp_path, command, capsys
 
 def test_an_unreadable_image_is_named_or_skipped_and_counted(people, tmp_path, command, capsys):
     (people / "broken.png").write_bytes(b"no image")
-    words = ["index", "run=runs/a", f"images={people}", f"out={tmp_path / 'out'}"]
+    words = ["index", "model=runs/a", f"images={people}", f"out={tmp_path / 'out'}"]
     assert command(words) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "broken.png is not readable as an image" in error
@@ -255,7 +261,7 @@ def test_an_unreadable_image_is_named_or_skipped_and_counted(people, tmp_path, c
 
 def test_an_image_that_became_unreadable_is_still_listed(people, tmp_path, command, capsys):
     out = tmp_path / "out"
-    command(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    command(["index", "model=runs/a", f"images={people}", f"out={out}"])
     (people / "blue.png").unlink()
     assert command(["search", f"index={out}", f"out={tmp_path / 'strip.png'}", "blue"]) == 0
     assert "blue.png" in capsys.readouterr().out
@@ -271,16 +277,39 @@ def test_a_damaged_note_is_one_line(model, people, tmp_path, text):
 
 def test_a_gallery_without_its_index_finds_nothing_and_says_so(people, tmp_path, command, capsys):
     out = tmp_path / "out"
-    command(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    command(["index", "model=runs/a", f"images={people}", f"out={out}"])
     (out / "index.json").unlink()
     capsys.readouterr()
     assert command(["search", f"index={out}", "out=", "red"]) == 2
     assert "has no vector of an image of its folder. sightword index" in capsys.readouterr().err
 
 
+def test_a_gallery_without_its_vectors_or_its_recipe_or_its_model_is_one_line(people, tmp_path, command, capsys):
+    (run := tmp_path / "run").mkdir()
+    out = tmp_path / "out"
+    command(["index", f"model={run}", f"images={people}", f"out={out}"])
+
+    def said():
+        capsys.readouterr()
+        assert command(["search", f"index={out}", "out=", "red"]) == 2
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1
+        return error
+
+    run.rmdir()
+    assert f"{run}, the model that made {out}, does not exist. Pass model=" in said()
+    run.mkdir()
+    (header,) = out.glob("*/header.json")
+    kept = json.loads(header.read_text())
+    header.write_text(json.dumps({name: value for name, value in kept.items() if name != "weights"}))
+    assert "was made with other weights (None)" in said()
+    shutil.rmtree(header.parent)
+    assert "contains no cached tokens. Create them with: sightword index model=… images=…" in said()
+
+
 def test_a_strip_shows_the_first_and_the_lines_all(people, tmp_path, command, capsys, monkeypatch):
     out, strip = tmp_path / "out", tmp_path / "strip.png"
-    command(["index", "run=runs/a", f"images={people}", f"out={out}"])
+    command(["index", "model=runs/a", f"images={people}", f"out={out}"])
     monkeypatch.setattr("sightword.systems.retrieval.predict.DRAWN", 1)
     drawn = []
     for top in (1, 4):
@@ -297,10 +326,9 @@ def test_a_probe_writes_figures_and_their_values(people, tmp_path, command, monk
     files = sorted(people.glob("**/*.png"))
     captions = [f"a person in {file.stem}" for file in files]
     split = SimpleNamespace(images=files, pids=np.arange(4), captions=captions, caption_image=np.arange(4))
-    pedes = SimpleNamespace(read_pedes=lambda root, dataset, name, hold_out: split)
-    monkeypatch.setitem(sys.modules, "sightword.systems.retrieval.pedes", pedes)
+    monkeypatch.setattr("sightword.systems.retrieval.pedes.read_pedes", lambda *args: split)
     out = tmp_path / "probe"
-    assert command(["probe", "run=runs/a", f"out={out}", "dataset=cuhk_pedes", "root=here", "strips=2"]) == 0
+    assert command(["probe", "model=runs/a", f"out={out}", "dataset=cuhk_pedes", "root=here", "strips=2"]) == 0
     assert len(capsys.readouterr().out.split()) == 4
     assert {file.name for file in out.iterdir()} == {
         f"{a}.{b}" for a in ("strips", "word_swaps") for b in ("png", "json")
@@ -315,14 +343,18 @@ def test_a_probe_writes_figures_and_their_values(people, tmp_path, command, monk
 def test_a_probe_holds_out_whom_the_run_held_out(people, tmp_path, command, monkeypatch, capsys):
     """Else validation of ICFG-PEDES would be of people whom the run was trained on."""
     asked = []
-    pedes = SimpleNamespace(read_pedes=lambda *args: asked.append(args) or (_ for _ in ()).throw(ValueError("enough")))
-    monkeypatch.setitem(sys.modules, "sightword.systems.retrieval.pedes", pedes)
+
+    def read_pedes(*args):
+        asked.append(args)
+        raise SightwordError("enough")
+
+    monkeypatch.setattr("sightword.systems.retrieval.pedes.read_pedes", read_pedes)
     data = RetrievalData(dataset="icfg_pedes", root="here", hold_out=4)
     monkeypatch.setattr("sightword.engine.run.read_config", lambda folder: SimpleNamespace(data=data))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
-    assert command(["probe", f"run={tmp_path / 'run'}"]) == 2
-    assert command(["probe", f"run={tmp_path / 'exported'}", "dataset=icfg_pedes", "root=there"]) == 2
+    assert command(["probe", f"model={tmp_path / 'run'}"]) == 2
+    assert command(["probe", f"model={tmp_path / 'exported'}", "dataset=icfg_pedes", "root=there"]) == 2
     assert asked == [("here", "icfg_pedes", "val", 4), ("there", "icfg_pedes", "val", 100)]
 
 
@@ -330,7 +362,7 @@ def test_what_is_neither_a_run_nor_exported_is_one_line(tmp_path, capsys):
     assert main(["search", f"index={tmp_path}", "red"]) == 2
     assert "contains no gallery" in capsys.readouterr().err
     with pytest.raises(SightwordError, match=r"config\.json does not exist\. sightword export run=… out="):
-        commands.Model(str(tmp_path / "nowhere"), "best").retriever()
+        commands.Source(str(tmp_path / "nowhere"), "best").retriever()
 
 
 def test_a_broken_image_of_a_set_is_told_to_be_checked(model, people):

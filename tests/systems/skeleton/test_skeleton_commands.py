@@ -205,8 +205,9 @@ def test_a_run_without_frame_weights_has_strips_all_the_same(world, tmp_path, ca
     ("words", "part"),
     [
         (["recognise"], "needs model="),
-        (["recognise", "model=r", "top=0"], "top=0 is too small. Pass at least 1"),
-        (["recognise", "model=r", "strips=-1"], "strips=-1 is too small"),
+        (["recognise", "model=r", "top=0"], "top='0' is not a whole number from 1 on. Pass 1 or more"),
+        (["recognise", "model=r", "strips=-1"], "strips='-1' is not a whole number from 0 on"),
+        (["recognise", "model=r", f"out={__file__}"], "is a file. Pass a folder"),
         (["convert", "annotations=a.pkl", "out=a.pkl"], ".npz"),
     ],
 )

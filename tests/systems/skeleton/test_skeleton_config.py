@@ -83,35 +83,6 @@ def test_an_experiment_composes_with_the_published_names_and_recipe(name):
     assert config.trainer.monitor == "val/top1"
 
 
-SIZES = {
-    "system": {"base", "depths", "labels", "text", "embed_dim", "fusion_layers", "fusion_heads", "queue"},
-    "data": {"annotations", "val", "test", "frames", "size", "test_size", "test_views", "batch_size", "num_workers"},
-    "optim": {"warmup"},
-    "trainer": {"epochs", "val_every", "threads", "log_every"},
-}
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_small_scale_changes_names_sizes_and_lengths_only(name):
-    full, mini = (
-        dataclasses.asdict(compose_config([f"experiment=skeleton/{name}", f"scale={scale}"]))
-        for scale in ("full", "mini")
-    )
-    for node, sizes in SIZES.items():
-        changed = {key for key, value in full[node].items() if mini[node][key] != value}
-        assert changed <= sizes, node
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_recipe_of_the_small_world_is_an_experiment_that_changes_rates_and_nothing_of_the_method(name):
-    one, mini = (dataclasses.asdict(composed(f"experiment=skeleton/{each}")) for each in (name, f"{name}_mini"))
-    recipe = {"system": {"dropout", "text_pooling", "soft_ramp"}, "optim": {"lr", "max_grad_norm", "lr_scale"}}
-    for node in ("system", "data", "optim", "trainer"):
-        changed = {key for key, value in one[node].items() if mini[node][key] != value}
-        assert changed <= recipe.get(node, set()), node
-    assert mini["optim"]["lr"] == 5e-3
-
-
 def test_a_variant_differs_from_its_relatives_in_what_it_is_named_for():
     parts = {name: composed(f"experiment=skeleton/{name}").system for name in EXPERIMENTS}
     assert [n for n, s in parts.items() if s.recognise_by == "classifier"] == ["slowonly"]

@@ -108,7 +108,7 @@ def test_an_export_names_actions_by_words_never_trained(world, tmp_path):
 
 
 def test_a_folder_that_is_no_export_is_a_line(world, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist\. sightword export model="):
+    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist\. sightword export run="):
         read(tmp_path)
     saved(task_for(world, **VARIANTS["visece"]), tmp_path)
     told = json.loads((tmp_path / "config.json").read_text())

@@ -239,8 +239,8 @@ def test_a_model_has_to_be_given(photos, tmp_path, capsys):
         (["size=large"], "size='large' is not a size in pixels. Pass one side, 256, or height x width, 384x128"),
         (["layout=taming"], "layout='taming' is not known"),
         (["size=0"], "size='0' is not a size in pixels"),
-        (["batch_size=0"], "batch_size=0 is too small. Pass at least 1"),
-        (["shard_size=-1"], "shard_size=-1 is too small. Pass at least 1"),
+        (["batch_size=0"], "batch_size='0' is not a whole number from 1 on"),
+        (["shard_size=-1"], "shard_size='-1' is not a whole number from 1 on"),
         (["engine=ray"], "engine=ray needs Ray"),
     ],
 )

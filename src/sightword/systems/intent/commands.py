@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sightword.engine.argument import Count, JobOptions, Model, Names, Out, Pairs
-from sightword.errors import SightwordError
+from sightword.engine.argument import Count, Counts, JobOptions, Model, NamedTokenTypes, Names, Out, Pairs
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
@@ -15,13 +14,13 @@ def anchors(
     tower: str,  # vit_h14 (dimension 1024), vit_l14, vit_b16, siglip_b16 …; an open_clip model with tag=; or a folder
     out: Out,  # the folder to write, or a file that ends in .pth
     tag: str = "",  # of an open_clip model: the name or the file of its weights
-    expand: Literal["noise", "synonyms", "templates", "none"] = "noise",  # how a class gets several codes, see above
+    expand: Literal["noise", "synonyms", "templates", "none"] = "noise",  # how a class gets several codes; see above
     noise: float = 0.1,  # of expand=noise, times the length of a vector
     seed: int = 0,  # of the noise, and of which classes get the codes that do not divide evenly
-    sizes: Pairs = (),  # other numbers of codes: coco:256,places:512,emotion:128,ava:256,actions:256
+    sizes: Counts = (),  # other numbers of codes: coco:256,places:512,emotion:128,ava:256,actions:256
     extra: Pairs = (),  # more names: actions:surfing,actions:riding wave
     streams: Names = (),  # only these: coco,places
-    vocabulary: str = "",  # JSON files that add streams, or a folder of such files; see above
+    vocabulary: Names = (),  # JSON files that add streams, or a folder of such files; see above
     batch_size: Count = 256,  # prompts in one pass through the network
 ) -> None:
     """Write codebooks of text embeddings: CLIP's vectors of the names of things, places, emotions, styles and actions.
@@ -31,14 +30,13 @@ def anchors(
     vocabulary: the format that systems/intent/vocabulary.py describes. A folder replaces the built-in vocabularies
     unless streams= names them.
     """
-    numbers = {stream: _number("sizes", stream, value) for stream, value in sizes}
     names = {stream: [name for other, name in extra if other == stream] for stream, _ in extra}
 
     from sightword.systems.intent.anchors import Recipe
     from sightword.systems.intent.vocabulary import chosen_vocabularies
 
-    chosen, files = chosen_vocabularies(vocabulary, list(streams))
-    _write_anchors(Recipe(tower, tag, chosen, files, names, numbers, expand, noise, seed, batch_size), out)
+    chosen, files = chosen_vocabularies(vocabulary, streams)
+    _write_anchors(Recipe(tower, tag, chosen, files, names, dict(sizes), expand, noise, seed, batch_size), out)
 
 
 def _write_anchors(recipe: "Recipe", out: Path) -> None:
@@ -59,7 +57,7 @@ def ids(
     anchors: Path,  # what `sightword anchors` wrote
     tokens: Path,  # what `sightword cache` wrote
     out: Out,  # the folder to write
-    token_type: Pairs = (),  # of a stream's tokens, if not the default: coco:joint,places:value
+    token_type: NamedTokenTypes = (),  # of a stream's tokens, if not the default: coco:joint,places:value
     streams: Names = (),  # only these: coco,places
     shard_size: Count = 256,  # images in one file of the output
     job: JobOptions = JobOptions(),
@@ -78,7 +76,7 @@ def ids(
 
 
 def show(
-    model: Model,  # a run directory, or what `sightword export` wrote
+    model: Model,  # a run directory, an exported folder, or a hub id
     image: Path | None = None,  # a file; empty: only the table of the whole model, what every word adds to every intent
     out: Out = Path("show"),  # the folder of figures, each with its values as JSON
     checkpoint: str = "best",  # of a run: best, last, or a file
@@ -98,11 +96,11 @@ def show(
         print(file)
 
 
-def check_intentonomy(root: str, images: str = "") -> "CheckReport":
+def check_intentonomy(root: Path, images: Path | None = None) -> "CheckReport":
     """Intentonomy's three files and every image that they name. images: the folder with low/<id>.jpg; root if empty."""
     from sightword.systems.intent import intentonomy
 
-    return intentonomy.check_intentonomy(root, images)
+    return intentonomy.check_intentonomy(str(root), str(images or ""))
 
 
 def _table(made: "Anchors") -> str:
@@ -113,9 +111,3 @@ def _table(made: "Anchors") -> str:
     ]
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"  {row[0]:<{width}}" + "".join(f"{cell:>11}" for cell in row[1:]) for row in rows)
-
-
-def _number(key: str, stream: str, value: str) -> int:
-    if not value.isdecimal():
-        raise SightwordError(f"{key}={stream}:{value} is not a whole number. Pass, for example, {key}={stream}:256")
-    return int(value)

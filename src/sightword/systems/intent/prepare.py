@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sightword.engine.argument import NAMES, read_value
 from sightword.engine.contract import Step
 from sightword.errors import MissingFileError
 from sightword.storage import shards
@@ -72,7 +73,7 @@ def _anchors_step(config: IntentConfig) -> Step:
         return True
 
     def execute() -> None:
-        streams, files = chosen_vocabularies(config.vocabulary)
+        streams, files = chosen_vocabularies(read_value("system.vocabulary", config.vocabulary, NAMES))
         for note in write_anchors(Recipe(config.tower, config.tag, streams, files), out).notes:
             shards.say(f"note: {note}")
 

@@ -134,16 +134,15 @@ def read_vocabulary(file: str | Path) -> Vocabulary:
         raise fields.error(str(error)) from None
 
 
-def chosen_vocabularies(given: str, streams: Sequence[str] = ()) -> tuple[list[str], list[Path]]:
-    """Return (streams, files), as `vocabularies` takes them, of a text: JSON files separated by commas, or a folder.
+def chosen_vocabularies(given: Sequence[str], streams: Sequence[str] = ()) -> tuple[list[str], list[Path]]:
+    """Return (streams, files), as `vocabularies` takes them, of several JSON files, or of one folder.
 
     Files add to the built-in vocabularies. A folder replaces these: its streams are all, unless `streams` names others.
     """
-    parts = [part.strip() for part in given.split(",") if part.strip()]
-    if len(parts) == 1 and Path(parts[0]).expanduser().is_dir():
-        found = read_folder(parts[0])
+    if len(given) == 1 and Path(given[0]).expanduser().is_dir():
+        found = read_folder(given[0])
         return list(streams) or list(found), list(found.values())
-    return list(streams), [Path(part).expanduser() for part in parts]
+    return list(streams), [Path(file).expanduser() for file in given]
 
 
 def read_folder(folder: str | Path) -> dict[str, Path]:

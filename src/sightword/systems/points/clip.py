@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sightword.data.dtype import torch_dtype
 from sightword.systems.points.config import PointsConfig
 from sightword.systems.points.lift.features import Features, FrameCache, FrameEncoder, identified
 from sightword.towers.base import ImageTower, TextTower
-from sightword.towers.dtype import dtype_of
 from sightword.towers.factory import joint_width, text_tower
 from sightword.towers.frozen import FrozenModel
 from sightword.towers.prompt import class_embeddings
@@ -40,7 +40,7 @@ class FrozenClip:
     ) -> None:
         """size: height and width that frames are resized to; the CLIP's own if None."""
         self.name, self.tag, self.token_type = name, tag, token_type
-        self.dtype = dtype if isinstance(dtype, torch.dtype) else dtype_of(dtype)
+        self.dtype = dtype if isinstance(dtype, torch.dtype) else torch_dtype(dtype)
         pixels = None if size is None else (size[0], size[1])
         self.source = Source(name, {"tag": tag, "size": pixels, "dtype": self.dtype})
         self._image: FrozenModel[ImageTower] = FrozenModel(self.source.open)

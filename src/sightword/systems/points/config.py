@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from sightword.data.dtype import dtype_name
 from sightword.engine.config import DataConfig, SystemConfig, at_least, one_of
 from sightword.errors import SightwordError
-from sightword.towers.dtype import LONG_NAMES
 
 
 @dataclass
@@ -15,9 +15,7 @@ class PointsConfig(SystemConfig):
     clip_tag: str = "laion2b_s34b_b88k"  # of its weights; empty for presets and folders
     token_type: str = "qq"  # which patch tokens: qq | value | kk | joint, as towers/clip/dense.py has them
     clip_size: list[int] = field(default_factory=lambda: [224, 304])  # H, W that frames are resized to; 4:3 is not cut
-    clip_dtype: str = (
-        "bf16"  # in which it computes: fp32 | bf16 | fp16, or the long names; fp16 is 10 times slower than bf16 on CPUs
-    )
+    clip_dtype: str = "bf16"  # in which it computes: fp32 | bf16 | fp16, which is 10 times slower than bf16 on CPUs
 
     labels: str = "scannet20"  # the classes: scannet20, a JSON file {class: id in the clouds}, or a folder with
     # scannetv2-labels.combined.tsv, whose ids are those of scannet200-mv
@@ -45,7 +43,7 @@ class PointsConfig(SystemConfig):
 
     def __post_init__(self) -> None:
         one_of("system.upsample", self.upsample, (1, 2, 4))
-        one_of("system.clip_dtype", self.clip_dtype, (*LONG_NAMES, *LONG_NAMES.values()))
+        dtype_name(self.clip_dtype, "system.clip_dtype")
         at_least("system", self, 1, "dim", "heads", "k", "bands")
         at_least("system", self, 0, "layers", "neck", "abs_tol", "rel_tol")
         at_least("system", self, 0, "distil_weight", "consistency_weight", "label_weight")

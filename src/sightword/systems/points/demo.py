@@ -28,8 +28,8 @@ def section(out: Path, train: Train) -> Section:
     shutil.rmtree(out / "clip", ignore_errors=True)  # a second's work, and perhaps another version's CLIP
     rooms, tower = small / "rooms", small / "towers" / "clip"
     lists = rooms / "meta_data"
-    arguments = ["experiment=points/bifusion", "scale=mini", f"system.clip={tower}", f"system.labels={rooms}"]
-    arguments += [f"data.root={rooms}", f"data.cache={out / 'clip'}", "trainer.epochs=20", "optim.lr=3e-3"]
+    arguments = ["experiment=points/bifusion_mini", f"system.clip={tower}", f"system.labels={rooms}"]
+    arguments += [f"data.root={rooms}", f"data.cache={out / 'clip'}", "trainer.epochs=20"]
     arguments += [f"data.{name}scenes={lists}/scannetv2_{split}.txt" for name, split in SPLITS.items()]
     if not train(run, arguments):
         raise KeyboardInterrupt
@@ -85,7 +85,7 @@ def _section(
         commands=[
             (
                 "Lift your own posed RGB-D frames (color/, depth/, pose/, intrinsic/), and query them:",
-                f"sightword lift root={rooms} {seeing} out=lifted vis=1\n"
+                f"sightword lift root={rooms} {seeing} out=lifted vis=pca\n"
                 f'sightword ask scene={rooms}/2D/{name} {seeing} "a dog, a chair"',
             ),
             ("Is it whole?", "sightword check dataset=scannet root=/data/scannet"),

@@ -17,7 +17,6 @@ from sightword.viz import cloud, grid, style
 UNSEEN = (205, 208, 212)
 WIDE = 480  # pixels of a photo in a figure
 MOST = 4096  # features by which a scene's colours are found
-KINDS = ("pca", "tsne")
 
 
 class Colours:

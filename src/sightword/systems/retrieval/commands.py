@@ -1,10 +1,11 @@
-"""The commands that only person retrieval has. Nothing heavy is imported before one runs."""
+"""The commands of the system `retrieval`. Nothing heavy is imported before one is executed."""
 
-from collections.abc import Sequence
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from sightword.errors import SightwordError
+from sightword.engine.argument import Count, ImageJobOptions, Model, Out, Positional, file_in, folder_in
+from sightword.errors import MissingFileError, SightwordError
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
@@ -13,123 +14,107 @@ if TYPE_CHECKING:
 
 
 def index(
-    run: str,
-    images: str,
-    out: str,
-    checkpoint: str = "best",
-    batch_size: int = 32,
-    shard_size: int = 1024,
-    on_error: str = "raise",
-    engine: str = "inline",
-    workers: int = 0,
-    gpus: float = 0,
+    model: Model,  # a run directory, an exported folder, or a hub id
+    images: Path,  # a folder of images
+    out: Out,  # the folder of the gallery
+    checkpoint: str = "best",  # of a run: best, last, or a file
+    job: ImageJobOptions = ImageJobOptions(shard_size=1024),
 ) -> None:
     """Encode a folder of images as a gallery to search by text; only new images are computed.
 
-    run: a run directory, or what `sightword export` wrote. images: any folder. out: the gallery.
-    on_error: raise, or skip unreadable images. shard_size: vectors of a file.
-    engine: inline (also under torchrun), or ray with so many workers, each with a share of so many gpus.
+    After Ctrl-C, run the same command again to encode the rest.
     """
-    from sightword.storage import shards
-    from sightword.systems.retrieval.gallery import IndexJob, write_gallery
+    from sightword.systems.retrieval.gallery import write_gallery
 
-    shards.check_engine(engine)
-    source = Model(str(Path(run).expanduser().resolve()), checkpoint)
-    job = IndexJob(batch_size, shard_size, on_error, engine, workers, gpus)
+    source = Source(str(Path(model).resolve()) if Path(model).exists() else model, checkpoint)
     gallery = write_gallery(source, images, out, source._asdict(), job)
     missing = len(gallery.paths) - len(gallery)
     print(f"{len(gallery)} images in {out}" + (f"; {missing} of {images} could not be read" if missing else ""))
-    print(f'next: sightword search index={out} "a woman in a red coat with a white handbag"')
+    print(f'next: sightword search {shlex.quote(f"index={out}")} "a woman in a red coat with a white handbag"')
 
 
 def search(
-    index: str,
-    top: int = 10,
-    out: str = "search.png",
-    run: str = "",
-    checkpoint: str = "",
-    *,
-    words: Sequence[str] = (),
+    query: Positional,  # required, the sentence, in quotes or not
+    index: Path,  # the folder that `sightword index` wrote
+    top: Count = 10,  # how many images
+    out: Out | None = Path("search.png"),  # a figure of the first 20, or a folder for it; if empty, none
+    model: Model | None = None,  # where the model is now, if it is not where the gallery was made
+    checkpoint: str = "",  # of a run: best, last, or a file; if empty, the one that made the gallery
 ) -> None:
     """Find the images that a sentence describes: sightword search index=gallery "a man with a green backpack"
 
-    index: what `sightword index` wrote. top: how many. out: a figure with the first 20; out= draws none.
-    run, checkpoint: where the model is now, if it is not where the gallery was made from.
+    Prints the paths of the best images, best first, with their scores.
     """
     from sightword.systems.retrieval.gallery import Gallery
     from sightword.systems.retrieval.predict import DRAWN
     from sightword.viz.write import write_picture
 
-    text = " ".join(words).strip()
+    text = " ".join(query).strip()
     if not text:
         raise SightwordError(f'the sentence is empty. Pass one: sightword search index={index} "a woman in a red coat"')
     gallery = Gallery(index)
     if not len(gallery):
         raise SightwordError(f"{index} has no vector of an image of its folder. sightword index computes them again")
-    found = Model(run or gallery.run, checkpoint or gallery.checkpoint).retriever()(text, gallery, top)
+    if not model and (made := Path(gallery.run)).is_absolute() and not made.exists():
+        raise MissingFileError(f"{made}, the model that made {index}, does not exist. Pass model=, where it is now")
+    found = Source(model or gallery.run, checkpoint or gallery.checkpoint).retriever()(text, gallery, top)
     for number, hit in enumerate(found.hits, 1):
         copies = f"  (and {hit.copies} of the same bytes)" if hit.copies else ""
         print(f"{number:>3}  {hit.score:.4f}  {hit.path}{copies}")
     if out:
-        write_picture(found.plot(), Path(out).expanduser())
+        file = file_in(out, "search.png")
+        write_picture(found.plot(), file)
         first = f"the first {DRAWN} " if len(found.hits) > DRAWN else ""
-        print(f"{len(found.hits)} of {len(gallery)} images; {first}drawn in {out}")
+        print(f"{len(found.hits)} of {len(gallery)} images; {first}drawn in {file}")
 
 
 def probe(
-    run: str,
-    out: str = "probe",
-    split: str = "val",
-    strips: int = 6,
-    captions: int = 1000,
-    checkpoint: str = "best",
-    dataset: str = "",
-    root: str = "",
+    model: Model,  # a run directory; or with dataset= and root= an exported folder or a hub id
+    out: Out = Path("probe"),  # the folder of the figures and their values as JSON
+    split: Literal["val", "test"] = "val",  # which of the dataset
+    strips: Count = 6,  # how many captions are shown with their best images
+    captions: Count = 1000,  # how many have a word changed: colour, side, garment, bag; as the control a synonym
+    checkpoint: str = "best",  # of a run: best, last, or a file
+    dataset: Literal["cuhk_pedes", "icfg_pedes", "rstpreid"] | None = None,  # if empty, the run's
+    root: Path | None = None,  # the folder of the dataset; if empty, the run's
 ) -> None:
-    """Draw what a model finds and what it reacts to: the best images of captions, and scores with one word changed.
-
-    run: a run directory; or what `sightword export` wrote, with dataset= and root=. split: val or test.
-    strips: how many captions are shown with their best images. captions: how many have a word changed: a colour, a
-    side, a garment, a bag, and as the control a synonym. out: the folder for the figures and their values as JSON.
-    """
+    """Draw what a model finds and what it reacts to: the best images of captions, and scores with one word changed."""
     from sightword.storage import shards
     from sightword.systems.retrieval import show
     from sightword.systems.retrieval.pedes import read_pedes
 
-    for name, value in (("strips", strips), ("captions", captions)):
-        if value < 1:
-            raise SightwordError(f"{name}={value} is too small. Pass at least 1")
-    read = read_pedes(*_data(run, dataset, root), split, _hold_out(run))
-    retriever = Model(run, checkpoint).retriever().to(shards.device())
+    folder = folder_in(out)
+    read = read_pedes(*_data(model, dataset, root), split, _hold_out(model))
+    retriever = Source(model, checkpoint).retriever().to(shards.device())
     texts, images = retriever.encode_text(read.captions), retriever.encode_image(read.images)
-    for file in show.draw(retriever.encode_text, read, texts, images, Path(out).expanduser(), strips, captions):
+    for file in show.draw(retriever.encode_text, read, texts, images, folder, strips, captions):
         print(file)
 
 
-def _data(run: str, dataset: str, root: str) -> tuple[str, str]:
+def _data(model: str, dataset: str | None, root: Path | None) -> tuple[str, str]:
     """(root, dataset) as they are given, or else as the run was trained on."""
     from sightword.engine.run import read_config
     from sightword.systems.retrieval.config import RetrievalData
 
-    if not (dataset and root):
-        data = read_config(Path(run).expanduser()).data
-        if not isinstance(data, RetrievalData):
-            raise SightwordError(f"{run} is a run of another system. Pass one of retrieval")
-        dataset, root = dataset or data.dataset, root or data.root
-    return root, dataset
+    if dataset and root:
+        return str(root), dataset
+    data = read_config(Path(model)).data
+    if not isinstance(data, RetrievalData):
+        raise SightwordError(f"{model} is a run of another system. Pass one of retrieval")
+    return str(root or data.root), dataset or data.dataset
 
 
-def _hold_out(run: str) -> int:
+def _hold_out(model: str) -> int:
     """How many identities the run did not train on, if the data set has no validation split; exported: the default."""
     from sightword.engine.run import read_config
     from sightword.systems.retrieval.config import RetrievalData
 
-    folder = Path(run).expanduser()
+    folder = Path(model)
     data = read_config(folder).data if (folder / "config.yaml").is_file() else RetrievalData()
     return data.hold_out if isinstance(data, RetrievalData) else RetrievalData().hold_out
 
 
-class Model(NamedTuple):
+class Source(NamedTuple):
     """Where a model comes from: a run, or what was exported from one. Opened again in each process of Ray."""
 
     run: str
@@ -149,22 +134,22 @@ class Model(NamedTuple):
         return self.retriever().embedder
 
 
-def check_cuhk_pedes(root: str) -> "CheckReport":
+def check_cuhk_pedes(root: Path) -> "CheckReport":
     """CUHK-PEDES: reid_raw.json and every image it names."""
     return _check(root, "cuhk_pedes")
 
 
-def check_icfg_pedes(root: str) -> "CheckReport":
+def check_icfg_pedes(root: Path) -> "CheckReport":
     """ICFG-PEDES: ICFG-PEDES.json and every image it names."""
     return _check(root, "icfg_pedes")
 
 
-def check_rstpreid(root: str) -> "CheckReport":
+def check_rstpreid(root: Path) -> "CheckReport":
     """RSTPReid: data_captions.json and every image it names."""
     return _check(root, "rstpreid")
 
 
-def _check(root: str, dataset: str) -> "CheckReport":
+def _check(root: Path, dataset: str) -> "CheckReport":
     from sightword.systems.retrieval.check import check_pedes
 
-    return check_pedes(root, dataset)
+    return check_pedes(str(root), dataset)

@@ -24,7 +24,7 @@ def section(out: Path, train: Train) -> Section:
     if (run / "summary.json").exists():
         shutil.rmtree(run)
     towers = [f"system.{name}={small / 'towers' / name}" for name in ("clip", "siglip", "t5")]
-    if not train(run, ["experiment=retrieval/phase3", "scale=mini", *towers, f"data.root={small / 'people'}"]):
+    if not train(run, ["experiment=retrieval/phase3_mini", *towers, f"data.root={small / 'people'}"]):
         raise KeyboardInterrupt
     data = runs.read_config(run).data
     assert isinstance(data, RetrievalData)
@@ -58,7 +58,7 @@ def _section(retriever: PersonRetriever, test: Split, run: Path, people: str) ->
         commands=[
             (
                 "Encode a folder of images once, and search it:",
-                f"sightword index run={run} images={people}/CUHK-PEDES/imgs out=gallery\n"
+                f"sightword index model={run} images={people}/CUHK-PEDES/imgs out=gallery\n"
                 'sightword search index=gallery "a woman in a red coat with a white handbag"',
             ),
             ("The real data, once its images are there:", "sightword check dataset=cuhk_pedes root=/data"),

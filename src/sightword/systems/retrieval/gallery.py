@@ -23,6 +23,7 @@ from sightword.errors import SightwordError
 from sightword.metrics.ranking import best
 from sightword.storage import shards
 from sightword.storage.cache import digest
+from sightword.storage.job import ImageJobOptions
 from sightword.storage.reader import read_json
 from sightword.storage.writer import write_json
 from sightword.systems.retrieval.data import read_person
@@ -140,11 +141,11 @@ class Gallery:
         self.out = Path(out).expanduser()
         note = read_json(
             self.out / NOTE,
-            missing=f"{out} contains no gallery. sightword index run=… images=… out={out} writes one",
+            missing=f"{out} contains no gallery. sightword index model=… images=… out={out} writes one",
             damaged="It is damaged: sightword index writes it again",
         )
         self.run, self.checkpoint = note.text("run"), note.text("checkpoint")
-        self.rows = TokenCache(self.out)
+        self.rows = TokenCache(self.out, command="sightword index model=…")
         self.root = Path(read_index(self.out).root)
         self.paths: dict[str, list[str]] = {}  # content → files that have it, of the folder as it was last indexed
         for path, key in self.rows.index.items():
@@ -155,13 +156,13 @@ class Gallery:
         return len(self.rows.keys() & self.paths.keys())
 
     def check(self, embedder: Embedder) -> None:
-        found = {name: self.rows.header[name] for name in ("weights", "preprocessing")}
+        found = {name: self.rows.header.get(name) for name in ("weights", "preprocessing")}
         wanted = {"weights": digest(embedder.state_dict()), "preprocessing": embedder.preprocess.as_dict()}
         if other := [name for name in found if found[name] != wanted[name]]:
             name = other[0]
             raise SightwordError(
                 f"{self.out} was made with other {name} ({found[name]}) than {embedder.name} has ({wanted[name]}). "
-                f"Pass the run= that made it, or write another with sightword index run={embedder.name} out=…"
+                f"Pass the model= that made it, or write another with sightword index model={embedder.name} out=…"
             )
 
     def search(self, vector: Tensor, top: int) -> list[Hit]:
@@ -179,27 +180,15 @@ class Gallery:
         return [Hit(self.root / self.paths[key][0], score, len(self.paths[key]) - 1) for score, key in found]
 
 
-@dataclass(frozen=True)
-class IndexJob:
-    """How the work of `write_gallery` is cut and where it runs, as for `sightword.towers.token_cache.cache_tokens`."""
-
-    batch_size: int = 32
-    shard_size: int = 1024  # vectors of a file
-    on_error: str = "raise"  # raise | skip unreadable images
-    engine: str = "inline"  # inline (also under torchrun) | ray
-    workers: int = 0
-    gpus: float = 0
-
-
 def write_gallery(
-    source: Opener, images: str | Path, out: str | Path, note: Mapping[str, str], job: IndexJob | None = None
+    source: Opener, images: str | Path, out: str | Path, note: Mapping[str, str], job: ImageJobOptions | None = None
 ) -> Gallery:
     """Compute the missing vectors of a folder of images; killed and started again, it computes the rest.
 
     source: opens the `Embedder`. note: its run and checkpoint, to open it another time. Raises SightwordError if the
     folder has no images or `out` has vectors of other weights.
     """
-    job = job or IndexJob()
+    job = job or ImageJobOptions(shard_size=1024)
     cache_tokens(
         source,
         images,

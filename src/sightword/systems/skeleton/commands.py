@@ -1,9 +1,10 @@
-"""The commands only the recognition of actions has. Nothing heavy is imported before one runs."""
+"""The commands of the system `skeleton`. Nothing heavy is imported before one is executed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sightword.engine.argument import Amount, Count, Model, Out, file_in, folder_in
 from sightword.errors import SightwordError
 
 if TYPE_CHECKING:
@@ -15,34 +16,28 @@ PRINTED = 40  # recordings that are printed; the table has all
 
 
 def recognise(
-    model: str,
-    annotations: str = "",
-    labels: str = "",
-    split: str = "",
-    out: str = "recognised",
-    top: int = 5,
-    strips: int = 6,
-    truth: bool = True,
-    checkpoint: str = "best",
+    model: Model,  # a run directory, an exported folder, or a hub id
+    annotations: Path | None = None,  # a .pkl in pyskl's format, or an .npz; if empty, the run's own
+    labels: Path | None = None,  # other classes, for a model with a text encoder: {class: [prompts]} as JSON, or names
+    split: str = "",  # of the annotations; if empty, all recordings
+    out: Out = Path(
+        "recognised"
+    ),  # the folder of the table, the strips and, if classes are known, the confusion matrix
+    top: Count = 5,  # classes of a recording in the table
+    strips: Amount = 6,  # recordings that are drawn, evenly spread
+    truth: bool = True,  # whether labels in the annotations are numbers of these classes; false: ignore them
+    checkpoint: str = "best",  # of a run: best, last, or a file
 ) -> None:
     """Name the actions of recordings, also of classes that were never trained: labels= is then the file of their words.
 
-    model: a run directory, or what `sightword export` wrote. checkpoint: of a run, best, last or a file.
-    annotations: a .pkl in pyskl's format, or an .npz; the run's own if empty.
-    labels: other classes, {class: [prompts]} as JSON, or a list of names; for a model with a text encoder.
-    split: a split of the annotations; all recordings if empty. out: the folder for the table, the strips and, if
-    classes are known, the confusion matrix. top: classes of a recording in the table. strips: recordings that are
-    drawn, evenly spread. truth: whether the labels in the annotations are numbers of these classes; if false they are
-    ignored.
+    The first recordings are printed; the table has all.
     """
     from sightword.engine.run import load_predictor
     from sightword.storage import shards
     from sightword.systems.skeleton.labels import read_labels
     from sightword.systems.skeleton.predict import ActionRecognizer
 
-    for name, value, least in (("top", top, 1), ("strips", strips, 0)):
-        if value < least:
-            raise SightwordError(f"{name}={value} is too small. Pass at least {least}")
+    folder = folder_in(out)
     recognizer = load_predictor(ActionRecognizer, model, checkpoint).to(shards.device())
     if labels:
         recognizer = recognizer.for_classes(read_labels(labels))
@@ -56,7 +51,7 @@ def recognise(
     predictions = _predictions(recognizer, recordings, rows, truth, strips)
     print("\n".join(_lines(predictions)))
     metrics, protocol = _metrics(predictions), _protocol(recognizer)
-    files = _write(Path(out).expanduser(), predictions, top, metrics, {"model": model, "protocol": protocol})
+    files = _write(folder, predictions, top, metrics, {"model": model, "protocol": protocol})
     for what, number in metrics.items():
         print(f"  {what:<20} {number:.4g}")
     for what, text in protocol.items():
@@ -64,36 +59,36 @@ def recognise(
     print(f"{len(predictions)} recordings; written to {', '.join(map(str, files))}")
 
 
-def convert(annotations: str, out: str) -> None:
-    """Rewrite annotations as .npz, a smaller file that holds arrays only: nothing in it can be executed.
-
-    annotations: a .pkl in pyskl's format, read without executing anything in it. out: the file to write.
-    """
-    if not out.endswith(".npz"):
-        raise SightwordError(f"out={out} does not end in .npz. Give a file name that does")
+def convert(
+    annotations: Path,  # a .pkl in pyskl's format, read without executing anything in it
+    out: Out,  # the .npz to write, or a folder for it
+) -> None:
+    """Rewrite annotations as .npz, a smaller file that holds arrays only: nothing in it can be executed."""
+    file = file_in(out, "annotations.npz")
+    if file.suffix != ".npz":
+        raise SightwordError(f"out={out} does not end in .npz. Pass a file name that does, or a folder")
     from sightword.systems.skeleton.annotations import read_annotations, write_npz
 
-    recordings = read_annotations(Path(annotations).expanduser())
-    file = Path(out).expanduser()
+    recordings = read_annotations(annotations)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_npz(recordings, file)
     print(f"{len(recordings)} recordings written to {file}")
     print(f"next: sightword train experiment=skeleton/visece data.annotations={file} system.labels=<file of labels>")
 
 
-def check_pyskl(root: str, classes: int = 0) -> "CheckReport":
+def check_pyskl(root: Path, classes: Amount = 0) -> "CheckReport":
     """An annotation file in pyskl's format: its keys, shapes, numbers, splits. classes: how many labels there are."""
     from sightword.systems.skeleton import check
 
-    return check.check_pyskl(root, classes)
+    return check.check_pyskl(str(root), classes)
 
 
-def _recordings(recognizer: "ActionRecognizer", annotations: str) -> "Recordings":
+def _recordings(recognizer: "ActionRecognizer", annotations: Path | None) -> "Recordings":
     from dataclasses import replace
 
     from sightword.systems.skeleton.data import read_recordings
 
-    data = replace(recognizer.data, annotations=str(Path(annotations).expanduser())) if annotations else recognizer.data
+    data = replace(recognizer.data, annotations=str(annotations)) if annotations else recognizer.data
     if not data.annotations:
         raise SightwordError("the model names no annotations of its own. Give the recordings, annotations=<file>")
     return read_recordings(data, recognizer.joints)

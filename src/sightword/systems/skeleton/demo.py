@@ -24,7 +24,6 @@ def section(out: Path, train: Train) -> Section:
         shutil.rmtree(run)
     argv = [
         "experiment=skeleton/visece_pacl_mini",
-        "scale=mini",
         "trainer.epochs=12",
         f"system.text={small / 'towers' / 'bert'}",
         f"system.labels={small}/motion/labels.json",

@@ -195,7 +195,7 @@ class ActionRecognizer(Predictor):
         folder = Path(folder).expanduser()
         fields = read_json(
             folder / CONFIG,
-            missing=f"sightword export model=<run> out={folder} writes it",
+            missing=f"sightword export run=… out={folder} writes it",
             damaged="It is damaged or of another version: export the run again",
         )
         system = fields.mapping("system").into(SkeletonConfig)

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sightword.engine.argument import ImageJobOptions, Model, Out, Size, size_text
+from sightword.data.size import size_text
+from sightword.engine.argument import ImageJobOptions, Model, Out, Size
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 def tokenize(
     images: Path,  # a folder of images
     out: Out,  # the folder of the cache; an image's key in it is the path below images=
-    model: Model,  # a run directory, an exported folder, or with layout= a published file
+    model: Model,  # a run directory, an exported folder, a hub id, or with layout= a published file
     layout: str = "",  # of a published file: taming_f16_1024, llamagen_vq16, …
     size: Size = 256,  # 256: shorter side resized, centre crop; 384x128: the whole image resized to height x width
     job: ImageJobOptions = ImageJobOptions(batch_size=16, shard_size=1024),

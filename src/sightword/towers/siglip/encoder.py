@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from sightword.errors import SightwordError
 from sightword.storage.checkpoint import write_weights
+from sightword.storage.hub import fetched
 from sightword.towers.base import Encoded, ImageTower, TextTower
 from sightword.towers.foreign import Foreign
 from sightword.towers.hub import plain
-from sightword.towers.hugging_face import FILES, fetched, quiet, whole_files, with_weights
+from sightword.towers.hugging_face import FILES, quiet, whole_files, with_weights
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.siglip import folder as siglip_folder
 from sightword.towers.siglip import open_clip as siglip_open_clip

@@ -14,8 +14,8 @@ from torch import Tensor
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage import reader
 from sightword.storage.checkpoint import load_strictly, read_weights
+from sightword.storage.hub import reason
 from sightword.towers.foreign import Config, Foreign
-from sightword.towers.hub import reason
 from sightword.towers.hugging_face import open_tokenizer
 from sightword.towers.preprocess import INTERPOLATIONS, Preprocess
 from sightword.towers.tokenizer import CLEANING, HFTokenizer

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.checkpoint import differences, read_weights
+from sightword.storage.hub import fetched, reason
 from sightword.towers import hub
 from sightword.towers.foreign import Config, Foreign
-from sightword.towers.hub import reason
-from sightword.towers.hugging_face import FILES, fetched
+from sightword.towers.hugging_face import FILES
 from sightword.towers.preprocess import OPENAI_MEAN, OPENAI_STD
 from sightword.towers.siglip.folder import Found, preprocessing, read_json, tokenizer_of
 from sightword.towers.tokenizer import HFTokenizer

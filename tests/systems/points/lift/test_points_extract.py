@@ -237,7 +237,7 @@ def test_a_scene_lifted_before_and_broken_now_is_not_told_as_done(broken, tmp_pa
     root, names = broken
     lifted(root, names[:2], tmp_path)
     (root / "2D" / names[1] / "color" / "20.jpg").write_bytes(b"")
-    summary = lifted(root, names[:2], tmp_path, options=Options("", 0.05))
+    summary = lifted(root, names[:2], tmp_path, options=Options(voxel=0.05))
     assert summary.done == names[:1]
     assert set(summary.failed) == {names[1]}
 
@@ -283,7 +283,7 @@ def test_pictures_are_drawn_of_each_frame_and_of_the_cloud(rooms, tmp_path, monk
 
 
 def test_another_kind_of_picture_is_refused_before_anything_is_done(rooms, tmp_path):
-    with pytest.raises(ValueError, match="vis='umap' is none of pca, tsne, or 0"):
+    with pytest.raises(ValueError, match="vis='umap' is not one of none, pca, tsne"):
         lifted(*rooms, tmp_path / "out", options=Options("umap"))
     assert not (tmp_path / "out").exists()
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -55,11 +55,14 @@ ROWS = 2048  # of points that are sampled at once: they stay in a processor's ca
 EXPECTED = (ValueError, OSError, KeyError)  # what readers raise for a user's data; others are our defects
 
 
+Vis: TypeAlias = Literal["none", "pca", "tsne"]
+
+
 @dataclass(frozen=True)
 class Options:
     """What decides the files of a scene besides its frames, the tower and its token type."""
 
-    vis: str = ""  # pca, tsne, or none
+    vis: Vis = "none"  # which images are drawn
     voxel: float = 0.03  # metres, where the cloud is made of the depth frames
 
 
@@ -200,7 +203,7 @@ class Extraction:
             files = [write_frame(folder, f.index, seen) for f, seen in zip(scene.frames, frames, strict=True)]
             write_ply(folder / "points.ply", cloud)
         stages.weigh("write", *files, folder / "points.ply")
-        if self.options.vis:
+        if self.options.vis != "none":
             with stages("draw"):
                 drawn = draw(folder, scene, cloud, links, frames, self.options.vis)
             stages.weigh("draw", *drawn)
@@ -353,8 +356,8 @@ def extract(
     """
     options, job, out = options or Options(), job or Job(), Path(out).expanduser()
     shards.check_engine(job.engine)
-    if options.vis not in ("", *show.KINDS):
-        raise SightwordError(f"vis={options.vis!r} is none of {', '.join(show.KINDS)}, or 0 for no images")
+    if options.vis not in get_args(Vis):
+        raise SightwordError(f"vis={options.vis!r} is not one of {', '.join(get_args(Vis))}. Pass one of them")
     if out.exists() and not out.is_dir():
         raise SightwordError(f"out={out} is a file. Pass a folder")
     start = time.perf_counter()
