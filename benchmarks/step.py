@@ -1,4 +1,4 @@
-"""Where one training step of `tokenizer/vqvae` goes: document 003's network at 256×256, one image, LPIPS and AdamW."""
+"""Time of each part of a training step of `tokenizer/vqvae`: 256×256 pixels, one image, LPIPS and AdamW."""
 
 import statistics
 import tempfile

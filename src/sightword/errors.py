@@ -1,4 +1,4 @@
-"""The errors that a user is told about. Everything else that reaches the command line is a defect of Sightword."""
+"""Errors in what the user gave. Any other exception at the command line is a defect of Sightword."""
 
 
 class SightwordError(ValueError):

@@ -279,7 +279,7 @@ def test_images_that_are_no_squares_need_their_shape():
     model, x = model_of().eval(), torch.rand(1, 3, 16, 32)
     indices = model.encode(x)
     assert indices.shape == (1, 4 * 8)
-    with pytest.raises(ValueError, match=r"32 ids are no square; .* shape=\(h, w\)"):
+    with pytest.raises(ValueError, match=r"32 ids are not a square; .* shape=\(h, w\)"):
         model.decode(indices)
     assert model.decode(indices, shape=(4, 8)).shape == (1, 3, 16, 32)
     grid = model.encode(x, grid=True)

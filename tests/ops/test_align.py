@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_said_in_a_line():
     image, text = vectors()
     with pytest.raises(ValueError, match=r"both \(B, D\).*\(4, 6\) and \(3, 6\)"):
         align.itc(image, text[:3])
-    with pytest.raises(ValueError, match=r"one a row, \(4,\).*\(3,\)"):
+    with pytest.raises(ValueError, match=r"one per row, \(4,\).*\(3,\)"):
         align.sdm(image, text, IDS[:3])
 
 

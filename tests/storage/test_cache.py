@@ -149,10 +149,10 @@ def test_a_reader_sees_the_cache_grow(cache):
 
 def test_a_shard_written_twice_is_the_same_file(cache):
     fill(cache, 0)
-    first = cache.shard_path(0).read_bytes()
-    cache.shard_path(0).unlink()
+    first = (cache.path / "00000.safetensors").read_bytes()
+    (cache.path / "00000.safetensors").unlink()
     fill(cache, 0)
-    assert cache.shard_path(0).read_bytes() == first
+    assert (cache.path / "00000.safetensors").read_bytes() == first
 
 
 def test_a_shard_written_anew_is_read_anew(cache):
@@ -191,7 +191,7 @@ def test_a_key_in_two_shards_is_an_error_that_names_both(cache):
 @pytest.mark.parametrize("size", [0, 5, 100, -1])
 def test_a_truncated_shard_is_named_with_what_to_do(cache, size):
     fill(cache, 0, 1)
-    shard = cache.shard_path(1)
+    shard = cache.path / "00001.safetensors"
     os.truncate(shard, size if size >= 0 else shard.stat().st_size + size)
     for look in (len, list, FeatureCache.missing, lambda cache: cache[KEYS[0]]):
         with pytest.raises(ValueError) as caught:
@@ -207,7 +207,7 @@ def test_another_caches_shard_is_not_read_as_ours(cache, tmp_path):
     rows = {"ids": ("uint16", (2, 4)), "score": ("float16", ())}
     other = FeatureCache.create(tmp_path / "other", header_for(KEYS, rows, writer="", weights="", shard_size=4))
     other.write_shard(0, KEYS[:1], {"ids": np.zeros((1, 2, 4), "uint16"), "score": np.zeros(1, "float16")})
-    other.shard_path(0).rename(cache.shard_path(0))
+    (other.path / "00000.safetensors").rename(cache.path / "00000.safetensors")
     with pytest.raises(ValueError, match=r"ids is \[1, 2, 4\], not \[1, 4, 2\]"):
         len(cache)
 
@@ -299,7 +299,7 @@ def test_digest_of_a_network_is_the_same_in_torch_and_numpy():
 
 
 def test_digest_refuses_what_has_no_bytes_of_its_own():
-    with pytest.raises(TypeError, match="extra is no array but a NoneType"):
+    with pytest.raises(TypeError, match="extra is not an array but a NoneType"):
         digest({"extra": None})
 
 

@@ -59,13 +59,13 @@ def test_a_missing_file_says_what_would_write_it(tmp_path, read):
 def test_what_is_no_file_is_refused(tmp_path, read):
     assert refused(tmp_path, read) == ": is a folder, expected a file"
     os.mkfifo(tmp_path / "pipe")
-    assert refused(tmp_path / "pipe", read) == ": is no regular file"
+    assert refused(tmp_path / "pipe", read) == ": is not a regular file"
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     assert refused(loop, read).startswith(": cannot be read: ")
     assert refused(tmp_path / ("x" * 300), read).startswith(": cannot be read: ")
     for name in ("zero\0byte", "half\ud800"):
-        with pytest.raises(SightwordError, match="is no file name"):
+        with pytest.raises(SightwordError, match="is not a file name"):
             read(tmp_path / name)
 
 
@@ -116,8 +116,8 @@ def test_advice_for_a_damaged_file_ends_every_message(tmp_path):
         ("{'a': 1}", "is not JSON: Expecting property name"),
         ('{"a": 1} x', "Extra data (line 1, column 10)"),
         ('{"a": 1, "b": {"c": 1, "c": 2}}', 'the field "c" stands twice in one object'),
-        ('{"a": NaN}', "contains NaN, which is no JSON"),
-        ('{"a": -Infinity}', "contains -Infinity, which is no JSON"),
+        ('{"a": NaN}', "contains NaN, which is not JSON"),
+        ('{"a": -Infinity}', "contains -Infinity, which is not JSON"),
         ('{"a": ' + "9" * 5000 + "}", "contains a number of too many digits"),
         ("[]", "expected an object, got an empty list"),
         ("null", "expected an object, got null"),
@@ -177,7 +177,7 @@ def test_a_billion_laughs_are_refused_at_once(tmp_path):
     assert "line 3: an alias of what has aliases" in refused(put(tmp_path, "\n".join(lines)), read_yaml)
     assert "aliases" in refused(put(tmp_path, "a: &a [*a]"), read_yaml)
     assert "more than 100 aliases" in refused(put(tmp_path, "a: &a [1]\nb: [" + "*a, " * 101 + "]"), read_yaml)
-    assert "no int" in refused(put(tmp_path, "a: 1" + ":1" * 100_000), read_yaml)
+    assert "not of type int" in refused(put(tmp_path, "a: 1" + ":1" * 100_000), read_yaml)
     assert time.perf_counter() - started < 1
 
 
@@ -201,8 +201,8 @@ def test_yaml_gives_plain_values(tmp_path):
         ("[1]: a", "a field's name is a text, got a list"),
         ("a: !!python/object/apply:os.system [ls]", "the tag tag:yaml.org,2002:python/object/apply:os.system is not"),
         ("a: !!set {b}", "is not read"),
-        ("a: !!int word", '"word" is no int'),
-        ("a: !!bool word", '"word" is no bool'),
+        ("a: !!int word", '"word" is not of type int'),
+        ("a: !!bool word", '"word" is not of type bool'),
         ("a: 1\n---\nb: 2", "is not YAML"),
         ("a: *b", "is not YAML"),
         ("a: \x07", "is not YAML"),

@@ -199,7 +199,7 @@ def test_a_workers_error_passes_and_what_was_done_stays(tmp_path):
 
 
 def test_a_worker_that_writes_nothing_is_found_out():
-    with pytest.raises(ValueError, match="3 shards were done but are not there, 0 the first"):
+    with pytest.raises(ValueError, match="3 shards were done but do not exist, 0 the first"):
         shards.execute(lambda: lambda number: None, 3, lambda: [0, 1, 2])
 
 
@@ -314,7 +314,7 @@ def test_a_summary_names_the_shards_that_are_left(capsys):
         if number != 2:
             there.add(number)
 
-    with pytest.raises(ValueError, match="1 shards were done but are not there, 2 the first"):
+    with pytest.raises(ValueError, match="1 shards were done but do not exist, 2 the first"):
         shards.execute(lambda: work, 3, lambda: sorted({0, 1, 2} - there))
     summary = shards.execute(lambda: lambda number: there.add(2), 3, lambda: sorted({0, 1, 2} - there))
     assert summary._replace(seconds=0) == (1, 2, 0, ())

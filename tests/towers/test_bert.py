@@ -193,7 +193,7 @@ def test_special_tokens_are_one_id_each_with_a_row_of_their_own(folder):
     again = BertText.load(folder, special=("[ENC]", "[DEC]"))
     assert torch.equal(again.model.get_input_embeddings().weight, rows)
     assert "load it with special=('[ENC]',)" in refused(ValueError, lambda: plain.special_id("[ENC]"))
-    assert "'man' is no special token" in refused(ValueError, lambda: tower.special_id("man"))
+    assert "'man' is not a special token" in refused(ValueError, lambda: tower.special_id("man"))
     assert (tower.special_id("[CLS]"), tower.special_id("[UNK]")) == (2, 1)
 
 

@@ -460,7 +460,7 @@ def test_ids_and_pictures_that_are_none_are_one_line(pair):
         (lambda: pair.text(torch.full((1, LENGTH), 80)), "id 80 is not one of the 80 tokens"),
         (lambda: pair.text(torch.full((1, LENGTH), -1)), "id -1 is not one of the 80 tokens"),
         (lambda: pair.text.encode([]), r"ids are \(0, 10\): give one text or more"),
-        (lambda: pair.image.encode([]), "no picture to encode"),
+        (lambda: pair.image.encode([]), "no image to encode"),
     ):
         with pytest.raises(ValueError, match=told):
             wrong()

@@ -222,7 +222,7 @@ def test_flat_ids_decode_as_their_grid():
     wide = torch.randint(16, (2, 2, 3))
     assert torch.equal(model.decode(ids.flatten(1)), model.decode(ids))
     assert torch.equal(model.decode(wide.flatten(1).to(torch.uint16), shape=(2, 3)), model.decode(wide))
-    with pytest.raises(ValueError, match=r"6 ids are no square.*shape="):
+    with pytest.raises(ValueError, match=r"6 ids are not a square.*shape="):
         model.decode(wide.flatten(1))
     with pytest.raises(ValueError, match="6 ids do not fill shape 2 × 2 = 4"):
         model.decode(wide.flatten(1), shape=(2, 2))

@@ -23,7 +23,7 @@ _ESCAPES = {code: f"\\x{code:02x}" for code in _CONTROLS if chr(code) not in "\n
 
 
 class _Raw(Protocol):
-    """What is asked of the file below a stream."""
+    """The methods of the file below a stream that are used."""
 
     def write(self, data: "ReadableBuffer", /) -> int | None: ...
 

@@ -1,4 +1,4 @@
-"""The systems as LightningModules, for people who bring their own Trainer.
+"""LightningModules of the systems, for users with their own Trainer.
 
 `python -m sightword.compat.lightning` checks a small VQ-VAE: forward, encode and decode, loss.
 """
@@ -58,7 +58,7 @@ def takes(
 
 @dataclass
 class VQVAEArguments:
-    """What `VQVAEModel` takes. Fields of `TokenizerConfig` and `Optim` have their names and meanings."""
+    """The arguments of `VQVAEModel`. Fields that `TokenizerConfig` and `Optim` have, too, mean the same here."""
 
     in_channels: int = 3
     latent_channels: int = 256
@@ -111,7 +111,7 @@ class VQVAEArguments:
             )
 
     def config(self) -> TokenizerConfig:
-        """Return the fields that the tokenizer's config has, too."""
+        """Return the config of the tokenizer."""
         make: Callable[..., TokenizerConfig] = TokenizerConfig
         return make(**{each.name: getattr(self, each.name) for each in fields(self) if each.name in _TOKENIZER})
 
@@ -130,11 +130,13 @@ class VQVAEModel(Loop[ImageBatch]):
     """A VQ-VAE, or with `lambda_gan` a VQ-GAN, to `fit` with any Trainer. Images are RGB in [-1, 1].
 
     Its arguments are the fields of `VQVAEArguments`.
-    total = λ_rec·L_rec + λ_vq·L_vq + λ_commit·L_commit + λ_perc·L_perc (+ λ_gan·w·L_gan). L_commit is raw, so
-    `lambda_commit` alone weighs it; `commitment_cost` is kept for the signature and must stay 0.25 or equal
-    `lambda_commit` (both together would weigh the term twice). With an EMA codebook L_vq is measured and in the
-    total, but trains nothing. Batches are an `ImageBatch`, a tensor, a sequence that begins with one, or a mapping
-    with one under "images", "image" or "pixel_values".
+
+        total = λ_rec·L_rec + λ_vq·L_vq + λ_commit·L_commit + λ_perc·L_perc (+ λ_gan·w·L_gan)
+
+    Only `lambda_commit` weights L_commit. `commitment_cost` is kept for the signature and must be 0.25 or equal
+    `lambda_commit` (both together would weight the term twice). With an EMA codebook L_vq is part of the total, but
+    has no gradient. A batch is an `ImageBatch`, a tensor, a sequence that begins with a tensor, or a mapping with a
+    tensor under "images", "image" or "pixel_values".
 
     With lambda_gan = 0 Lightning optimises by itself. Otherwise the module drives both optimisers: give `accumulate`
     and `max_grad_norm` here, as the Trainer refuses its own.
@@ -156,7 +158,7 @@ class VQVAEModel(Loop[ImageBatch]):
         self.save_hyperparameters(asdict(arguments))
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstruction (B, 3, H, W) of x; its vq_loss, commitment_loss, perplexity, code_usage_rate, indices."""
+        """Return the reconstruction (B, 3, H, W) of x, and name → vq_loss, commitment_loss, perplexity, …, indices."""
         out = self.task.model(x)
         counts = torch.bincount(out.quantized.ids.flatten(), minlength=self.task.model.num_codes)
         info = {
@@ -169,16 +171,16 @@ class VQVAEModel(Loop[ImageBatch]):
         return out.images, info
 
     def encode(self, x: Tensor, grid: bool = False) -> Tensor:
-        """Indices of images x (B, 3, H, W): (B, N), or (B, h, w) as a grid."""
+        """Return the indices of images x (B, 3, H, W): (B, N), or with `grid` (B, h, w)."""
         ids = self.task.model.encode(x)
         return ids if grid else ids.flatten(1)
 
     def decode(
         self, indices: Tensor, shape: tuple[int, int] | None = None, size: tuple[int, int] | None = None
     ) -> Tensor:
-        """Images (B, 3, H, W) of indices (B, h, w), or (B, N) with their `shape` unless that is square.
+        """Return the images (B, 3, H, W) of indices (B, h, w) or (B, N); `shape` (h, w) is needed unless square.
 
-        size: the height and width of the image that was encoded, where they are not whole tokens.
+        size: (H, W) of the encoded images, if these are not multiples of a token's side.
         """
         return self.task.model.decode(indices, shape, size)
 
@@ -195,7 +197,10 @@ class VQVAEModel(Loop[ImageBatch]):
             self.steps = self._batches_to_train()
 
     def _batches_to_train(self) -> int:
-        """How many the Trainer will give. Its max_steps counts optimiser steps, one of them for an epoch's odd rest."""
+        """Return the number of batches that the Trainer will give.
+
+        Its max_steps counts optimiser steps, including one for the incomplete rest of each epoch.
+        """
         trainer = self.trainer
         epoch, per_step = trainer.num_training_batches, trainer.accumulate_grad_batches
         epochs_to_go = trainer.max_epochs or -1
@@ -213,7 +218,7 @@ class VQVAEModel(Loop[ImageBatch]):
 
 
 def _as_batch(batch: object) -> ImageBatch:
-    """Return a batch of any loader as ours. Raises SightwordError if there are no images in it."""
+    """Return a batch of any loader as an `ImageBatch`. Raises SightwordError if it contains no images."""
     if isinstance(batch, ImageBatch):
         return batch
     found: object = batch
@@ -231,7 +236,7 @@ def _as_batch(batch: object) -> ImageBatch:
 
 
 class AnimeDataModule(pl.LightningDataModule):
-    """Any folder of images; the fraction `val_split` of them is held out for validation."""
+    """Data module of any folder of images; the fraction `val_split` of them is held out for validation."""
 
     def __init__(
         self,
@@ -271,7 +276,7 @@ class AnimeDataModule(pl.LightningDataModule):
 
 
 class IntentonomyClipViTMultiStreamModule(Loop[IntentBatch]):
-    """Frozen CLIP → codebooks of words → sum → mean → linear, to `fit` with any Trainer.
+    """The intent classifier (frozen CLIP → codebooks of words → sum → mean → linear), to `fit` with any Trainer.
 
     The rates lr_vq_… are those of the codebooks; a rate that is None is a tenth of `lr`. system: other fields of
     `IntentConfig`, such as tower, tag and token_types. Batches are an `IntentBatch`, or a pair (images (B, 3, H, W) in
@@ -295,7 +300,7 @@ class IntentonomyClipViTMultiStreamModule(Loop[IntentBatch]):
         weight_decay: float = 1e-4,
         **system: object,
     ) -> None:
-        told: dict[str, object] = {
+        given: dict[str, object] = {
             "semantic_anchors_path": semantic_anchors_path,
             "freeze_codebook": freeze_codebook,
             "semantic_consistency_weight": semantic_consistency_weight,
@@ -304,20 +309,20 @@ class IntentonomyClipViTMultiStreamModule(Loop[IntentBatch]):
         rates |= {"vq_ava": lr_vq_ava, "vq_actions": lr_vq_actions}
         scales = {group: 0.1 if rate is None else rate / lr for group, rate in rates.items()} | {"vq_other": 0.1}
         make: Callable[..., IntentConfig] = IntentConfig
-        task = make_intent_task(make(**told | system))
+        task = make_intent_task(make(**given | system))
         assert isinstance(task, MultiStreamTask)
         present = {group: scale for group, scale in scales.items() if group in task.parameter_groups()}
         optim = Optim(name="adamw", lr=lr, weight_decay=weight_decay, lr_scale=present)
         Loop.__init__(self, task, IntentEvaluator(task), optim)
         named = {f"lr_{group}": rate for group, rate in rates.items()}
-        self.save_hyperparameters({**told, **named, "lr": lr, "weight_decay": weight_decay, **system})
+        self.save_hyperparameters({**given, **named, "lr": lr, "weight_decay": weight_decay, **system})
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, 28) of images (B, 3, H, W) in [-1, 1]."""
+        """Return the logits (B, 28) of images (B, 3, H, W) in [-1, 1]."""
         return self.task.logits(IntentBatch(images.new_zeros(len(images), 0), [], images))
 
     def get_code_indices(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
-        """See `sightword.systems.intent.show.get_code_indices`."""
+        """Return the result of `sightword.systems.intent.show.get_code_indices`."""
         return get_code_indices(self.task, images)
 
     def predict_step(self, batch: IntentBatch, batch_idx: int) -> Tensor:
@@ -334,7 +339,7 @@ class IntentonomyClipViTMultiStreamModule(Loop[IntentBatch]):
 
 
 def check_vqvae() -> None:
-    """Print what a small model does with random images: forward, encode and decode, loss."""
+    """Print shapes and losses of a small model on random images: forward, encode and decode, loss."""
     model = VQVAEModel(encoder_channels=(32, 32, 32, 32), decoder_channels=(32, 32, 32, 32), use_lpips=False)
     x = torch.rand(2, 3, 256, 256) * 2 - 1
     images, info = model(x)

@@ -1,4 +1,4 @@
-"""Check a folder of images: decode every file once, before a training run meets a damaged one."""
+"""Check a folder of images by decoding every file once, to find damaged files before training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +30,6 @@ def _finding(path: Path) -> Finding | None:
     except SightwordError as error:
         return Finding("error", "unreadable images", str(error), (str(path),))
     if min(image.size) < SMALL:
-        told = f"{path} is {image.width} x {image.height} pixels: a side under {SMALL} will be enlarged"
-        return Finding("error", "images that are too small", told, (str(path),))
+        message = f"{path} is {image.width} x {image.height} pixels: a side under {SMALL} will be enlarged"
+        return Finding("error", "images that are too small", message, (str(path),))
     return None

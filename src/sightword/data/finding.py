@@ -1,4 +1,4 @@
-"""What a check or a reader found about data: one list for `sightword check`, for readers and for whoever calls them."""
+"""Findings about data, as checks and readers report them: errors, warnings and notes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ SHOWN = 5  # findings of one kind that a report prints
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with data, or worth knowing."""
+    """One problem in data, or one fact worth knowing."""
 
     level: Level  # error: a result would be wrong or impossible; warning: it may be; note: only worth knowing
     kind: str  # the same short words for findings that are alike: "unreadable image"
@@ -36,7 +36,7 @@ class CheckReport:
         return [finding for finding in self.findings if finding.level == "error"]
 
     def __str__(self) -> str:
-        """Notes first, then warnings, then errors; of each kind the first few, with the number of the others."""
+        """Return the report: notes, warnings, errors, then a verdict. Each kind shows at most `SHOWN` findings."""
         lines = [line for level in ("note", "warning", "error") for line in self._lines(level)]
         verdict = f"{len(self.errors)} with a problem" if self.errors else "all readable"
         return "\n".join([*lines, f"{self.count} {self.unit}, {verdict}"])

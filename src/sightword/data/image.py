@@ -59,14 +59,14 @@ def _walk(root: Path) -> list[Path]:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Return one file as RGB, 8 bit, upright: the first frame, EXIF orientation applied, transparency laid on white.
+    """Return an image file as RGB, 8 bit: the first frame, EXIF orientation applied, transparency laid on white.
 
     Grey of 16 bit is divided by 257. Grey of 32 bit or of floats does not state its white level, so white is the
     least of 1 (floats only), 255 and 65535 that no value exceeds; with values below 0 or above 65535, the image's
     own least value becomes black and its greatest white.
 
-    Raises SightwordError, one line with the file and the reason, for what cannot be read: missing, empty, truncated,
-    not an image, or larger than Pillow's guard against decompression bombs (2 * Image.MAX_IMAGE_PIXELS).
+    Raises SightwordError, one line with the file and the reason, if the file is missing, empty, truncated, not an
+    image, or larger than Pillow's guard against decompression bombs (2 * Image.MAX_IMAGE_PIXELS).
     """
     try:
         with Image.open(path) as image:
@@ -133,7 +133,10 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def to_image(tensor: Tensor) -> Image.Image:
-    """Return (3, H, W) in [-1, 1] as 8 bit image: clamped and rounded (truncation would darken by half a level)."""
+    """Return a tensor (3, H, W) in [-1, 1] as 8 bit image, clamped and rounded.
+
+    Truncation would darken the image by half a level.
+    """
     if tensor.ndim != 3 or tensor.shape[0] != 3:
         raise SightwordError(f"expected an image (3, H, W), got {tuple(tensor.shape)}")
     pixels = tensor.detach().float().cpu().clamp(-1, 1).add(1).mul(127.5).round()
@@ -201,9 +204,10 @@ def _squash(image: Image.Image, generator: torch.Generator | None = None, *, siz
 
 
 def _resized(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Image.Image:
-    """One square of an image at `size` x `size`: bicubic, antialiased; the filter sees the pixels around the square.
+    """Return one square of an image, resized to `size` x `size`: bicubic, antialiased.
 
-    Cutting and resizing are one call, so a 1 x 10000 strip never becomes a huge picture on the way.
+    The filter reads pixels around the square, too. Crop and resize are one call, so that a 1 x 10000 strip is never
+    enlarged as a whole.
     """
     if image.size == (size, size) and box == (0, 0, size, size):
         return image
@@ -222,22 +226,23 @@ class ImageItem(NamedTuple):
 
 
 class ImageBatch(NamedTuple):
-    """Images of one size; none at all, images (0, 3, 0, 0), where no file of a batch could be read."""
+    """A batch of images of one size. If no file was readable, images is (0, 3, 0, 0)."""
 
     images: Tensor  # (B, 3, H, W) float32 in [-1, 1]
     paths: list[str]  # B
-    skipped: int  # items whose file was unreadable, left out or replaced
+    skipped: int  # items whose file was unreadable, whether omitted or replaced
 
 
 class ImageFolder(Dataset[ImageItem | None]):
-    """Pictures by number; an item is a pure function of (seed, epoch, index), whoever loads it and when.
+    """A data set of image files. An item depends only on (seed, epoch, index), not on worker or order.
 
-    folder[Draw(epoch, index)] augments by that epoch's generator; folder[index] means epoch 0.
-    on_error: "raise" stops at an unreadable file with its name. "skip" gives None, so that a batch gets smaller: for
-    evaluation, where no picture may count twice. "replace" gives the next readable file of the list in its stead,
-    so that a batch never does: for training. `collate_images` counts both.
-    cache_mb: decoded pictures are kept as 8 bit in memory up to this many MiB, shared out among the workers of a
-    loader (each keeps its own share), first come first kept; 0 keeps nothing. A path listed twice is kept once.
+    folder[Draw(epoch, index)] augments with that epoch's generator; folder[index] means epoch 0.
+    on_error: what an unreadable file does. `collate_images` counts such files.
+        "raise"    raises SightwordError with the file's name
+        "skip"     gives None, so that the batch gets smaller: for evaluation, where no image may count twice
+        "replace"  gives the next readable file of the list, so that batches keep their size: for training
+    cache_mb: MiB of decoded images (8 bit) that are kept in memory, the first that are read. The workers of a loader
+    divide this memory. 0 keeps nothing. A path listed twice is kept once.
     """
 
     def __init__(
@@ -273,7 +278,7 @@ class ImageFolder(Dataset[ImageItem | None]):
         return ImageItem(self.transform(image, generator_of(self.seed, draw)), path, path != self.paths[draw.index])
 
     def _next_readable(self, index: int) -> tuple[Image.Image, str]:
-        """Return the image, and its path, that follows an unreadable one; after the last comes the first."""
+        """Return the next readable image after `index`, and its path. After the last path comes the first."""
         self._unreadable.add(self.paths[index])
         for path in self.paths[index + 1 :] + self.paths[:index]:
             if path in self._unreadable:
@@ -301,7 +306,7 @@ class ImageFolder(Dataset[ImageItem | None]):
 
 
 def collate_images(items: Sequence[ImageItem | None]) -> ImageBatch:
-    """Stack what could be read and count what could not; nothing at all is an empty batch, not an error.
+    """Stack the readable items and count the others. Without a readable item the batch is empty.
 
     Raises SightwordError if sizes differ.
     """

@@ -1,4 +1,4 @@
-"""Which items make which batch: an exact function of (seed, epoch, batch), so that a stopped run resumes exactly.
+"""Loaders whose batches depend only on (seed, epoch, batch number), so that a stopped run resumes exactly.
 
 Nothing here draws from a global generator, so neither loading nor resuming disturbs the model's own randomness
 (a plain `DataLoader` takes a number from torch's global generator at every `iter()`).
@@ -37,7 +37,7 @@ class Draw(NamedTuple):
     """One item of one epoch: the index that a sampler gives to `dataset[draw]`."""
 
     epoch: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a pair
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used on a pair
 
 
 def mix(*parts: int) -> int:
@@ -51,14 +51,14 @@ def generator_of(seed: int, draw: Draw) -> torch.Generator:
 
 
 class Shuffled(Sampler[list[Draw]]):
-    """A batch sampler whose epochs are numbered: epoch `e` is the same batches whenever, and wherever, it is asked for.
+    """A batch sampler with numbered epochs. Epoch `e` has the same batches in every process and at any time.
 
-    The permutation of (seed, epoch) is cut into global batches of `world * batch_size`; each rank takes its slice, so
-    the ranks' batches together are the batch that one process with `world` times the batch size would see.
-    With `drop_last=False` the last global batch is shared as evenly as it can be, and every item comes exactly once;
-    where it has fewer items than there are ranks, the last ranks make one batch less: meant for evaluation.
+    The permutation of (seed, epoch) is cut into global batches of `world * batch_size`. Each rank takes its slice, so
+    the batches of all ranks together equal the batch of one process with `world` times the batch size.
+    With `drop_last=False`, meant for evaluation, the last global batch is split as evenly as possible, and each item
+    comes exactly once. If it has fewer items than there are ranks, the last ranks have one batch less.
 
-    rank, world: where None, asked of `torch.distributed` at every use: loaders are made before the process group.
+    rank, world: None reads them from `torch.distributed` at every use, as loaders are made before the process group.
     iter() is epoch 0. Raises SightwordError if `drop_last` would leave no batch.
     """
 
@@ -84,7 +84,7 @@ class Shuffled(Sampler[list[Draw]]):
         self._refuse_empty()
 
     def place(self) -> tuple[int, int]:
-        """(rank, world) of this process, now."""
+        """Return the present (rank, world) of this process."""
         if self.rank is not None and self.world is not None:
             return self.rank, self.world
         if distributed.is_available() and distributed.is_initialized():
@@ -92,7 +92,7 @@ class Shuffled(Sampler[list[Draw]]):
         return 0, 1
 
     def __len__(self) -> int:
-        """Batches per epoch on this rank."""
+        """Return the number of batches per epoch on this rank."""
         self._refuse_empty()
         rank, world = self.place()
         whole, rest = divmod(self.size, self.batch_size * world)
@@ -127,20 +127,20 @@ class Shuffled(Sampler[list[Draw]]):
 
 
 class Stream(DataLoader[BatchT]):
-    """A training loader that counts the batches it gave, and after `load_state_dict` gives exactly the rest.
+    """A training loader that counts its batches. After `load_state_dict` it gives exactly the remaining batches.
 
-    steps=None: an iteration is one epoch. steps=n: an iteration is n batches, through as many epochs as that takes.
-    Either way an iteration runs to the next multiple of len(stream), and the next one continues from there; one that
-    was left in the middle is finished first. So use `ordered` for evaluation, where Lightning's sanity check stops
-    after two batches; and keep `drop_last` on more than one rank, or they may count differently.
+    steps=None: an iteration is one epoch. steps=n: an iteration is n batches, over as many epochs as that takes.
+    Either way an iteration ends at the next multiple of len(stream). An iteration that was abandoned is finished by
+    the next one. So use `ordered` for evaluation, where Lightning's sanity check stops after two batches. Keep
+    `drop_last` on more than one rank, or the ranks may count differently.
 
-    `dataset[Draw(epoch, index)]` gives an item; its augmentations come from that, see `generator_of`.
+    `dataset[Draw(epoch, index)]` gives an item, and the draw seeds its augmentations (see `generator_of`).
 
     State: {"batches": batches given so far on each rank}. Lightning (2.6) finds `state_dict`/`load_state_dict` by
     itself; it adds the batches done before a resume to what it fetches, so len() stays the full number although the
     resumed iteration is shorter. Use `Trainer(use_distributed_sampler=False)`: this loader splits items across ranks.
 
-    shuffled: which batches there are, if not those of `Shuffled(size, batch_size, …)`.
+    shuffled: a batch sampler to use in place of `Shuffled(size, batch_size, …)`.
     options: of DataLoader; workers persist unless persistent_workers=False.
     """
 
@@ -174,16 +174,16 @@ class Stream(DataLoader[BatchT]):
 
     @property
     def items(self) -> int:
-        """How many items there are."""
+        """Number of items in the data set."""
         return self.schedule.shuffled.size
 
     @property
     def batch_items(self) -> int:
-        """How many items make a batch of one process."""
+        """Number of items in a batch of one process."""
         return self.schedule.shuffled.batch_size
 
     def batches_per_epoch(self, world: int) -> int:
-        """Of each of `world` processes, which need not run yet."""
+        """Return the number of batches per epoch for each of `world` processes, started or not."""
         return self.schedule.shuffled.size // (self.schedule.shuffled.batch_size * world)
 
     @property
@@ -202,7 +202,7 @@ class Stream(DataLoader[BatchT]):
     def __iter__(self) -> Iterator[BatchT]:  # type: ignore[override]
         batches = _one_line(super().__iter__)
         for batch in batches:
-            self.schedule.start += 1  # before it is handed out: a checkpoint made with this batch counts it
+            self.schedule.start += 1  # before the yield: a checkpoint written during this batch must count it
             yield batch
 
     def state_dict(self) -> dict[str, int]:
@@ -220,16 +220,16 @@ def ordered(
     shuffled: Shuffled | None = None,
     **options: Unpack[LoaderOptions],
 ) -> DataLoader[BatchT]:
-    """Return a loader for evaluation: every item once, in order, split across ranks; each iteration is the same.
+    """Return a loader for evaluation: each item once, in order, split across ranks. All iterations are the same.
 
-    shuffled: which batches there are, if not those of the order.
+    shuffled: a batch sampler to use in place of the ordered one.
     """
     sampler = shuffled or Shuffled(_size(dataset), batch_size, shuffle=False, drop_last=False, rank=rank, world=world)
     return DataLoader(cast(Dataset[BatchT], dataset), batch_sampler=sampler, **_defaults(options, seed=0))
 
 
 def moved(batch: BatchT, device: torch.device | str) -> BatchT:
-    """Return a batch on another device: the tensors of a NamedTuple, and of those within it; all else as it is."""
+    """Return a batch on another device. Moves the tensors of a NamedTuple, also nested ones, and nothing else."""
     return cast(BatchT, _moved(batch, device))
 
 
@@ -255,7 +255,7 @@ class _Schedule(Sampler[list[Draw]]):
         self.sampler = self  # where Lightning looks for `set_epoch`
 
     def set_epoch(self, epoch: int) -> None:
-        """Start a fresh schedule at iteration `epoch`; one that has begun keeps its place.
+        """Start a new schedule at iteration `epoch`; a schedule that has begun keeps its position.
 
         Lightning (2.6) does not restore the loader's state from a checkpoint made after a whole epoch, unless
         `max_steps` is set: then only this is called.
@@ -266,7 +266,7 @@ class _Schedule(Sampler[list[Draw]]):
         return self.steps or len(self.shuffled)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        start, length = self.start, len(self)  # a copy: workers run ahead of the batches that were handed out
+        start, length = self.start, len(self)  # a copy: workers are ahead of the batches that the loop has received
         missing = length - start % length
         epoch, offset = divmod(start, len(self.shuffled))
         while missing > 0:
@@ -290,7 +290,7 @@ def _defaults(options: LoaderOptions, seed: int) -> LoaderOptions:
 
 
 def _one_line(start: Callable[[], Iterator[BatchT]]) -> Iterator[BatchT]:
-    """Iterate; strip the traceback that torch writes into the message of a SightwordError of a worker process."""
+    """Iterate, and strip the traceback that torch adds to the message of a worker's SightwordError."""
     try:
         yield from start()
     except SightwordError as error:

@@ -1,4 +1,4 @@
-"""Sizes of images as they are typed: 256, or 384x128, height first. No torch here."""
+"""Parse the size of an image, as 256 or 384x128, height first. No torch here."""
 
 import re
 

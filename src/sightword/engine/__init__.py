@@ -1,1 +1,1 @@
-"""What trains any system: its contract, its config, the loop, and the folder of a run."""
+"""The training engine that all systems share: contract, config, training loop, run directory."""

@@ -184,7 +184,7 @@ class Rest(Enum):
     OTHERS = "key=value of any other key"
 
 
-#: What is typed without key=, as a sentence is.
+#: Arguments without key=, such as the sentence of a query.
 Positional: TypeAlias = Annotated[Sequence[str], Rest.POSITIONAL]
 #: Fields of a run's config, as data.root=photos.
 Overrides: TypeAlias = Annotated[Sequence[str], Rest.OVERRIDES]

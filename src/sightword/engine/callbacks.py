@@ -1,6 +1,6 @@
-"""What happens around the batches of a run: reports, checkpoints, validation, interruption, progress, averaged weights.
+"""Lightning callbacks of a run: reports, checkpoints, validation, interruption, progress, averaged weights.
 
-The callbacks know the loop by `Progressing`, what they need to know of it.
+The callbacks use the loop only through the protocol `Progressing`.
 """
 
 import math
@@ -32,7 +32,7 @@ class Diverged(SightwordError):
 
 
 class Progressing(Protocol):
-    """What callbacks know of the loop."""
+    """The part of the loop that callbacks use."""
 
     batches: int  # trained so far
     steps: int  # to train in all
@@ -47,19 +47,22 @@ class Progressing(Protocol):
 
 
 class WeightAveraging(EMAWeightAveraging):
-    """Averaged weights stay in place until the metrics are computed, so that buffers a task writes there, such as a
-    threshold, are saved with the weights that they were found for."""
+    """Averaged weights (EMA) that stay in place until the metrics are computed.
+
+    Buffers that a task writes then, such as a threshold, are saved with the weights that they were computed for.
+    """
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lightning would take them out here, before the module's own hook."""
+        """Do nothing: Lightning would restore the trained weights here, before the module's own hook."""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_epoch_end(trainer, pl_module)
 
 
 class CheckpointCallback(Callback):
-    """Has each batch reported, says when to validate, keeps checkpoints/last.ckpt and best.ckpt, and on SIGINT
-    or SIGTERM ends with `last` written.
+    """Callback that logs each batch, schedules validation and writes checkpoints/last.ckpt and best.ckpt.
+
+    After SIGINT or SIGTERM it writes `last` and ends the run.
 
     A batch that is validated is saved after its validation, so that a resumed run neither repeats nor skips it.
     `last` is never written between batches whose gradients add up to one step: they would be lost.
@@ -69,7 +72,7 @@ class CheckpointCallback(Callback):
         self.loop, self.logger, self.config, self.val_every = loop, log, config, val_every
         self.folder = log.root / "checkpoints"
         self.best: Metrics = {}  # the metrics of best.ckpt, and its "batches"
-        self.owed = False  # a checkpoint is due
+        self.last_is_due = False
         self.interrupted = False
         self._before: dict[int, signal.Handlers] = {}
 
@@ -112,7 +115,7 @@ class CheckpointCallback(Callback):
             self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
         validates = done % self.val_every == 0 or done == self.loop.steps
         trainer.val_check_batch = 1 if validates else sys.maxsize  # Lightning alone would leave out the last batch
-        self.owed |= self.interrupted or done % self.config.trainer.save_every == 0
+        self.last_is_due |= self.interrupted or done % self.config.trainer.save_every == 0
         if not validates:
             self._save_last(trainer)
 
@@ -122,15 +125,15 @@ class CheckpointCallback(Callback):
         if self._is_best(self.loop.metrics):
             self.best = self.loop.metrics | {"batches": self.loop.batches}
             self._save(trainer, "best")
-        self.owed = True
+        self.last_is_due = True
         self._save_last(trainer)
 
     def _save_last(self, trainer: pl.Trainer) -> None:
-        """Write what is owed, and end a run that is to end; not between two batches whose gradients add up."""
+        """Write last.ckpt if it is due and no gradients are accumulated. Raises Interrupted if the run has to end."""
         done = self.loop.batches
-        if self.owed and (done % self.config.optim.accumulate == 0 or done == self.loop.steps):
+        if self.last_is_due and (done % self.config.optim.accumulate == 0 or done == self.loop.steps):
             self._save(trainer, "last")
-            self.owed = False
+            self.last_is_due = False
             if self.interrupted and done < self.loop.steps:
                 raise Interrupted
 
@@ -147,7 +150,7 @@ class CheckpointCallback(Callback):
         self._before = {}
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
-        """Write a checkpoint. Raises Diverged, and leaves the old one, where a trained weight is not finite."""
+        """Write a checkpoint. Raises Diverged, and keeps the old one, if a trained weight is not finite."""
         for weight, values in self.loop.trained().named_parameters():
             if not bool(values.isfinite().all()):
                 raise Diverged(f"the weights {weight} are not finite after batch {self.loop.batches}")
@@ -160,7 +163,7 @@ class CheckpointCallback(Callback):
 
 
 class ProgressCallback(Callback):
-    """A bar on stderr with the time left, over all batches of the run; in a file, a line now and then."""
+    """A progress bar on stderr over all batches of the run; if stderr is not a terminal, a line every 20 s."""
 
     def __init__(self, loop: Progressing, every: int) -> None:
         self.loop, self.every = loop, every

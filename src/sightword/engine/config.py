@@ -1,4 +1,4 @@
-"""Configuration that every run has, whatever the system: the schema that YAML files and the command line fill in.
+"""The config of a run, for any system: the schema of YAML files and of the command line.
 
 A system adds two nodes of its own, `system` and `data`, from the dataclasses in its `config.py`. No torch here: a
 typo has to fail before torch is imported.
@@ -14,12 +14,12 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 @dataclass
 class SystemConfig:
-    """The fields under `system.`: a system's own subclass says which."""
+    """The fields under `system.`, which each system defines in a subclass."""
 
 
 @dataclass
 class DataConfig:
-    """The fields under `data.`: a system's own subclass says which."""
+    """The fields under `data.`, which each system defines in a subclass."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Optim:
 
 @dataclass
 class Trainer:
-    """Where and how long. All counts are batches, whatever accumulates and however many optimisers there are."""
+    """Duration and hardware of a training. All counts are batches, whatever `optim.accumulate` is."""
 
     steps: int = 0  # batches to train; 0: epochs decide
     epochs: int = 1  # passes over the training data, where steps is 0
@@ -79,7 +79,7 @@ class Trainer:
 
 @dataclass
 class Run:
-    """One experiment, whole: what config.yaml in a run directory contains."""
+    """The whole config of one run, as config.yaml in its run directory contains it."""
 
     experiment: str = ""
     out: str = "runs"  # runs are written to <out>/<experiment>/<name>
@@ -98,7 +98,7 @@ class Run:
             raise SightwordError(f"name={self.name!r} is not the name of a folder. Remove the slashes, or set out=")
 
     def plain(self) -> dict[str, object]:
-        """Return plain values only: what may enter a checkpoint."""
+        """Return the config as nested dicts of plain values, which checkpoints and YAML can hold."""
         return asdict(self)
 
 
@@ -109,7 +109,7 @@ def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
 
 
 def at_least(prefix: str, config: object, least: float, *names: str) -> None:
-    """Raise SightwordError unless each of these fields of a config is at least so large."""
+    """Raise SightwordError unless each of the fields `names` of a config is at least `least`."""
     for name in names:
         if getattr(config, name) < least:
             key = f"{prefix}.{name}" if prefix else name

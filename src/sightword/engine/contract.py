@@ -1,11 +1,11 @@
-"""What a system is made of, and what the engine asks of each part. No torch: `sightword list` reads it.
+"""The parts of a system and the methods that the engine calls on each. No torch: `sightword list` imports it.
 
 System      a folder of `systems/`: makes the other parts of a config
 Task        the objective: a batch in, named losses out (engine/task.py, as it is a torch module)
 Evaluator   gathers a split, computes its metrics, tabulates and draws
-Predictor   what a user holds: one input or many in, `Result`s out
+Predictor   a trained model for users: returns a `Result` for each input
 Step        something to compute before training, resumable
-Finding     what a check says about data (data/finding.py)
+Finding     one problem that a check found in data (data/finding.py)
 """
 
 from abc import ABC, abstractmethod
@@ -48,48 +48,51 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Step:
-    """Something that training needs and that is computed once: anchors, cached tokens, ids, maps.
+    """A computation that training needs and that is done once: anchors, cached tokens, ids, maps.
 
     `execute` shows its progress on stderr, can be stopped at any time, and then resumes where it was.
     """
 
-    name: str  # what it makes, for people: "CLIP maps of 1,204 frames"
-    out: Path  # where that lies
+    name: str  # of the result, as progress lines show it: "CLIP maps of 1,204 frames"
+    out: Path  # where the result is written
     is_done: Callable[[], bool]
     execute: Callable[[], None]
-    command: str  # that does the same by itself
+    command: str  # the command line that does the same
 
 
 class Evaluator(ABC, Generic[BatchT]):
-    """Measures a task on a split: `update` for every batch, then `compute`; the other methods describe that result."""
+    """The metrics of a task on a split: `update` for every batch, then `compute`.
 
-    split: str = "val"  # of the batches that were measured last
+    The other methods describe the result of the last `compute`.
+    """
+
+    split: str = "val"  # of the batches since the last `compute`
 
     @abstractmethod
     def metric_names(self) -> frozenset[str]:
-        """Return every name that `compute` may give, for `trainer.monitor` to be checked before training."""
+        """Return every name that `compute` may return; `trainer.monitor` is checked against them before training."""
 
     @abstractmethod
     def update(self, batch: BatchT) -> None:
-        """Add a batch to what is gathered. Called without gradients, with the task in eval mode."""
+        """Add a batch. Called without gradients, with the task in eval mode."""
 
     @abstractmethod
     def compute(self) -> Metrics:
         """Return the metrics of all batches since the last call, reduced over ranks, and reset.
 
-        Runs no network. A buffer of the task that it writes, as a threshold, is saved with the weights measured.
+        Runs no network. A buffer of the task that it writes, such as a threshold, is saved with the weights.
         """
 
     def protocol(self) -> dict[str, str]:
-        """Return how the metrics were measured, so that another program can measure them again."""
+        """Return how the metrics are computed, as topic → text, so that another program can reproduce them."""
         return {}
 
     def notes(self) -> dict[str, str]:
-        """Return a few words on a metric, by its name: printed beside the number."""
+        """Return metric name → a short remark, which is printed beside the number."""
         return {}
 
     def tables(self) -> dict[str, list[Row]]:
-        """Return what the last metrics were computed from, as name → rows."""
+        """Return the tables behind the last metrics, as name → rows."""
         return {}
 
     def images(self, batch: BatchT) -> dict[str, "Image"]:
@@ -97,7 +100,7 @@ class Evaluator(ABC, Generic[BatchT]):
         return {}
 
     def draw(self, loader: "DataLoader[BatchT]", folder: Path) -> list[Path]:
-        """Write figures of what was measured last, which `loader` gave, to a folder. Return the files."""
+        """Write figures of the last metrics to a folder and return the files. loader: the data that were evaluated."""
         return []
 
 
@@ -106,7 +109,7 @@ class Result(ABC):
 
     @abstractmethod
     def plot(self) -> "Image":
-        """Return a picture of the prediction."""
+        """Return a figure of the prediction."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, object]:
@@ -114,29 +117,29 @@ class Result(ABC):
 
 
 class Predictor(ABC):
-    """A trained model as its user holds it: calls take one input or many and return `Result`s.
+    """A trained model for users: a call takes one input or many and returns `Result`s.
 
-    Made of a run's task, or of a folder that `save_pretrained` wrote (see `engine.run.load_predictor`).
+    Created from a run's task, or from a folder that `save_pretrained` wrote (see `engine.run.load_predictor`).
     """
 
     @classmethod
     @abstractmethod
     def from_task(cls, task: "Task[BatchT]") -> Self:
-        """Return the predictor of a trained task. Raises SightwordError if it cannot predict for that one."""
+        """Return the predictor of a trained task. Raises SightwordError if the task is of another system."""
 
     @classmethod
     def from_run(cls, task: "Task[BatchT]", data: DataConfig) -> Self:
-        """Return the predictor of a run's trained task. data: for a predictor that prepares inputs as the run did."""
+        """Return the predictor of a run's trained task. data: the run's, if inputs need the same preparation."""
         return cls.from_task(task)
 
     @classmethod
     @abstractmethod
     def from_folder(cls, folder: Path) -> Self:
-        """Read what `save_pretrained` wrote. Raises SightwordError if the folder is not that."""
+        """Return the predictor in a folder that `save_pretrained` wrote. Raises SightwordError for any other folder."""
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:
-        """Write what prediction needs, and nothing else: safetensors and config.json."""
+        """Write only what prediction needs: safetensors and config.json."""
 
 
 class System(ABC, Generic[ConfigT, DataT, TaskT, BatchT]):
@@ -152,31 +155,31 @@ class System(ABC, Generic[ConfigT, DataT, TaskT, BatchT]):
 
     @abstractmethod
     def task(self, config: ConfigT) -> TaskT:
-        """Return the task of a config, its new weights drawn from torch's global generator."""
+        """Return the task of a config. New weights are drawn from torch's global generator."""
 
     @abstractmethod
     def loaders(self, data: DataT, seed: int, task: TaskT) -> "Loaders[BatchT]":
-        """Return what a config trains and validates on. task: of the same run, for what loaders need to know of it."""
+        """Return the loaders of training and validation. task: of the same run, for its preprocessing or classes."""
 
     @abstractmethod
     def evaluator(self, task: TaskT) -> Evaluator[BatchT]:
-        """Return what measures a task."""
+        """Return the evaluator of a task."""
 
     @abstractmethod
     def held_out(self, data: DataT, seed: int, split: str, task: TaskT) -> "DataLoader[BatchT]":
-        """Return the loader of a split to measure: train, val or test. Raises SightwordError for an unknown one."""
+        """Return the loader of a split to evaluate: train, val or test. Raises SightwordError for an unknown one."""
 
     def prepare(self, run: Run) -> list[Step]:
-        """Return the steps that training needs first, in their order, done or not."""
+        """Return the steps that must be done before training, in order, including those that are done."""
         return []
 
     def predictor(self) -> type[Predictor] | None:
-        """Return the class of its predictor; None if it has none."""
+        """Return the predictor class; None if the system has none."""
         return None
 
     @property
     def commands(self) -> Sequence[Command]:
-        """The commands that only this system has."""
+        """The commands of this system alone."""
         return []
 
     @property

@@ -1,7 +1,8 @@
-"""Train a `Task` and write checkpoints, metrics and images to the run directory; measure one.
+"""Train a `Task` and write checkpoints, metrics and images to the run directory; evaluate a `Task`.
 
 `Loop` is the one LightningModule. With a discriminator it drives two optimisers by hand, otherwise Lightning does.
-`fit` trains in a directory that survives kill -9 and resumes to the same result, bit for bit on one device.
+`fit` trains in a run directory. After an interruption, even kill -9, it resumes to the same result, bit for bit on one
+device.
 
 All counts are batches trained (`Loop.batches`): Lightning's own `global_step` counts optimiser steps.
 """
@@ -46,7 +47,7 @@ from sightword.storage.checkpoint import read_checkpoint
 
 
 class Loop(pl.LightningModule, Generic[BatchT]):
-    """A Task under Lightning. Losses, their weighted total and stats are logged as train/…, metrics as val/…"""
+    """The LightningModule of any Task. Logs losses, their weighted total and stats as train/…, metrics as val/…"""
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class Loop(pl.LightningModule, Generic[BatchT]):
         return total
 
     def _step_both(self, batch: BatchT, total: Tensor) -> dict[str, Tensor]:
-        """Make a step of each optimiser (or add to an accumulated one). Only the first counts as a step."""
+        """Step both optimisers, or accumulate their gradients. Only steps of the first count in `global_step`."""
         both = self.optimizers()
         assert isinstance(both, list)
         main, other = both
@@ -139,7 +140,7 @@ class Loop(pl.LightningModule, Generic[BatchT]):
         for logger in self.loggers if fitting else []:
             logger.log_metrics(finite(metrics), step=self.batches)
 
-    # ------------------------------------------------------------------------------- what callbacks ask (`Progressing`)
+    # -------------------------------------------------------------------------------- used by callbacks (`Progressing`)
 
     @property
     def last_loss(self) -> float:
@@ -147,13 +148,13 @@ class Loop(pl.LightningModule, Generic[BatchT]):
         return float(self.losses["total_loss"])
 
     def trained(self) -> Task[BatchT]:
-        """What is trained."""
+        """Return the task that is trained."""
         return self.task
 
     def finish_batch(self, batch: object) -> None:
-        """Test the losses of the batch that was trained last, and log what is due of it; once, whoever asks.
+        """Check the losses of the last batch and log it where due. Further calls for the same batch do nothing.
 
-        After its optimiser step, so that nothing here disturbs what the backward pass needs.
+        Called after the optimiser step, so that nothing here changes what the backward pass needs.
         """
         if self._finished == self.batches:
             return
@@ -168,12 +169,12 @@ class Loop(pl.LightningModule, Generic[BatchT]):
             self._log_images("train", cast(BatchT, batch))
 
     def _check_finite(self) -> None:
-        """Raise Diverged, on every rank, where a loss of the last batch is not finite on one."""
+        """Raise Diverged on every rank if a loss of the last batch is not finite on any."""
         sound = bool(torch.stack([term.float() for term in self.losses.values()]).isfinite().all())
         if self.trainer.strategy.reduce_boolean_decision(sound, all=True):
             return
-        told = ", ".join(f"{name} {float(term):g}" for name, term in self.losses.items())
-        raise Diverged(f"the losses of batch {self.batches} are {told}")
+        losses = ", ".join(f"{name} {float(term):g}" for name, term in self.losses.items())
+        raise Diverged(f"the losses of batch {self.batches} are {losses}")
 
     @torch.no_grad()
     def _log_images(self, stage: str, batch: BatchT) -> None:
@@ -204,11 +205,11 @@ class Loop(pl.LightningModule, Generic[BatchT]):
 
 
 class Fitted(NamedTuple):
-    """What a run ended with."""
+    """The outcome of a training."""
 
     folder: Path
     metrics: Metrics  # of the last validation
-    best: Metrics  # of the validation that `monitor` likes best, with its "batches"
+    best: Metrics  # of the validation that is best by `monitor`, with its "batches"
     finished: bool  # False: interrupted, and can be resumed
     protocol: dict[str, str]  # how the metrics were measured
     notes: dict[str, str]  # on some metrics
@@ -217,9 +218,9 @@ class Fitted(NamedTuple):
 def fit(
     task: Task[BatchT], evaluator: Evaluator[BatchT], loaders: Loaders[BatchT], config: Run, folder: Path
 ) -> Fitted:
-    """Train in a folder, from its checkpoints/last.ckpt if there is one. config.yaml is written once all is well.
+    """Train in a run directory, from its checkpoints/last.ckpt if that exists.
 
-    Raises SightwordError, before anything is written, where config, data and processes do not fit each other.
+    Raises SightwordError, before anything is written, if config, data and number of processes do not fit together.
     """
     _quiet()
     last, log, began = folder / "checkpoints" / "last.ckpt", RunLogger(folder), time.perf_counter()
@@ -231,8 +232,8 @@ def fit(
     loop.steps = loaders.train.steps = _checked_steps(folder, before, per_epoch, loaders, config, trainer.world_size)
     _check_names(loop, config)
     trainer.val_check_interval = min(t.val_every or per_epoch, loop.steps)
-    keeper = CheckpointCallback(loop, log, config, trainer.val_check_interval)
-    trainer.callbacks.append(keeper)  # type: ignore[attr-defined]
+    checkpoints = CheckpointCallback(loop, log, config, trainer.val_check_interval)
+    trainer.callbacks.append(checkpoints)  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         _begin(folder, config, log, before)
     task.train()  # towers come in eval mode, in which Lightning would leave them
@@ -242,12 +243,12 @@ def fit(
     except Interrupted:
         finished = False
     except Diverged as error:
-        raise Diverged(f"training diverged: {error}. {_after_divergence(config, keeper.folder)}") from None
+        raise Diverged(f"training diverged: {error}. {_after_divergence(config, checkpoints.folder)}") from None
     if finished and trainer.is_global_zero:
         cost = {"batches": loop.steps, "seconds": time.perf_counter() - began, "from_batch": before}
         protocol = {**evaluator.protocol(), "metrics": evaluator.notes()}
-        write_summary(folder, config, loop.metrics, keeper.best, protocol, cost)
-    return Fitted(folder, loop.metrics, keeper.best, finished, evaluator.protocol(), evaluator.notes())
+        write_summary(folder, config, loop.metrics, checkpoints.best, protocol, cost)
+    return Fitted(folder, loop.metrics, checkpoints.best, finished, evaluator.protocol(), evaluator.notes())
 
 
 def _batches(checkpoint: Path) -> int:
@@ -257,7 +258,7 @@ def _batches(checkpoint: Path) -> int:
 def _checked_steps(
     folder: Path, before: int, per_epoch: int, loaders: Loaders[BatchT], config: Run, world_size: int
 ) -> int:
-    """Return how many batches the run has. Raises SightwordError for what only data and processes together tell."""
+    """Return the number of batches of the run. Raises SightwordError if data, processes and steps do not fit."""
     steps = config.trainer.steps or config.trainer.epochs * per_epoch
     if steps < 1:
         items, batch = loaders.train.items, loaders.train.batch_items * world_size
@@ -273,7 +274,7 @@ def _checked_steps(
 
 
 def _check_names(loop: Loop[BatchT], config: Run) -> None:
-    """Raise SightwordError for a metric or a parameter group that does not exist."""
+    """Raise SightwordError if trainer.monitor or optim.lr_scale names a metric or group that does not exist."""
     make_optimizer(config.optim, loop.task)
     monitor, known = config.trainer.monitor, sorted(f"val/{name}" for name in loop.evaluator.metric_names())
     if monitor and monitor not in known:
@@ -281,7 +282,7 @@ def _check_names(loop: Loop[BatchT], config: Run) -> None:
 
 
 def _begin(folder: Path, config: Run, log: RunLogger, before: int) -> None:
-    """Make the run directory, without what a killed run left half-written or wrote after its last checkpoint."""
+    """Make the run directory; remove partial files and log rows later than the last checkpoint of a killed run."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     for left in (folder / "checkpoints").glob(".*"):
         left.unlink()
@@ -291,7 +292,7 @@ def _begin(folder: Path, config: Run, log: RunLogger, before: int) -> None:
 
 
 def _after_divergence(config: Run, checkpoints: Path) -> str:
-    """Return what is left of a run that diverged, and what to try."""
+    """Return the advice after a divergence: which checkpoints are still good, and which settings to change."""
     kept = [name for name in ("last.ckpt", "best.ckpt") if (checkpoints / name).exists()]
     left = f"{' and '.join(kept)} in {checkpoints} are from before. " if kept else ""
     o = config.optim
@@ -300,7 +301,7 @@ def _after_divergence(config: Run, checkpoints: Path) -> str:
 
 
 def make_trainer(loop: Loop[BatchT], config: Run, folder: Path, log: RunLogger) -> pl.Trainer:
-    """Return Lightning's Trainer for one pass over a stream of batches; `CheckpointCallback` tells it when to validate.
+    """Return Lightning's Trainer for one pass over a stream of batches; `CheckpointCallback` schedules validation.
 
     Raises SightwordError for a device or a strategy that does not exist.
     """
@@ -339,7 +340,7 @@ def make_trainer(loop: Loop[BatchT], config: Run, folder: Path, log: RunLogger) 
 
 
 def _quiet() -> None:
-    """Lightning's advice on devices, workers and products is no news of this run."""
+    """Silence Lightning's advice on devices, workers and products."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -348,7 +349,7 @@ def _quiet() -> None:
 
 @torch.no_grad()
 def evaluate(task: Task[BatchT], evaluator: Evaluator[BatchT], loader: DataLoader[BatchT], config: Run) -> Metrics:
-    """Return the metrics of a task on a loader, outside of any run; on a GPU where there is one."""
+    """Return the metrics of a task on a loader, without a Trainer. Uses a GPU, if any, unless accelerator is cpu."""
     device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
     task.to(device).eval()
     for batch in tqdm(loader, desc="evaluating", disable=None):

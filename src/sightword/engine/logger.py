@@ -1,4 +1,4 @@
-"""What a run leaves for people: metrics.csv, images/, summary.json, and the trackers that a config asks for."""
+"""Logs of a run: metrics.csv, images/, summary.json, and the trackers that a config names."""
 
 import csv
 import math
@@ -22,7 +22,10 @@ from sightword.version import VERSION
 
 
 class RunLogger(Logger):
-    """metrics.csv and images/ of a run. Rows written after the checkpoint that a run resumes from are dropped."""
+    """Logger that writes metrics.csv and images/ of a run.
+
+    A resumed run drops the rows that were written after its checkpoint.
+    """
 
     def __init__(self, root: Path) -> None:
         super().__init__()
@@ -31,7 +34,7 @@ class RunLogger(Logger):
         self.rows: list[dict[str, str]] = []
 
     def resume(self, batches: int) -> None:
-        """Read the rows up to a batch back, and rewrite the file without the others."""
+        """Read metrics.csv and rewrite it without the rows after batch `batches`."""
         if self.path.exists():
             with self.path.open(newline="") as file:
                 reader = csv.DictReader(file)
@@ -41,7 +44,7 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def begin(self) -> None:
-        """Leave a file, empty if need be: a run directory that has it was trained in."""
+        """Create metrics.csv if it is missing. The file marks a run directory in which training has begun."""
         self.path.touch()
 
     @property
@@ -59,7 +62,7 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
-        """config.yaml holds them."""
+        """Do nothing: config.yaml has the hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -88,12 +91,15 @@ class RunLogger(Logger):
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the values that are numbers: trackers' pages break on others."""
+    """Return only the finite values: pages of trackers break on NaN and infinity."""
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 
 def trackers(config: Run, folder: Path) -> list[Logger]:
-    """Return the loggers a config asks for besides metrics.csv, offline unless their own settings say otherwise."""
+    """Return the loggers that a config names. They work offline unless their own environment variables say otherwise.
+
+    Raises SightwordError if a name is unknown or its package is not installed.
+    """
     makers = {"swanlab": _swanlab, "tensorboard": _tensorboard, "wandb": _wandb}
     found = []
     for name in config.logger:
@@ -138,7 +144,7 @@ def write_summary(
     protocol: Mapping[str, object],
     cost: Mapping[str, float],
 ) -> None:
-    """Write summary.json: the metrics, how they were measured, what it cost, with what versions."""
+    """Write summary.json: metrics, how they were computed, cost of the training, versions of the software."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "lightning": lightning.__version__}
     summary = {
         "experiment": config.experiment,

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules of a config, one parameter group for each group that a task names."""
+"""Optimisers and learning-rate schedules, made from a config. A task names the parameter groups."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ from sightword.errors import SightwordError
 
 
 def base_lr(optim: Optim, group: str | None = None) -> float:
-    """Return the learning rate of a parameter group; of the discriminator for None.
+    """Return the learning rate of a parameter group, or of the discriminator if `group` is None.
 
-    Asked at every batch: a resumed run may be given another.
+    Evaluated at every batch, as a resumed run may set another rate than its checkpoint has.
     """
     return optim.lr * optim.lr_scale.get(group, 1.0) if group else optim.discriminator_lr or optim.lr
 
@@ -51,7 +51,7 @@ def make_optimizer(optim: Optim, task: Task[BatchT]) -> torch.optim.Optimizer:
 
 
 def make_discriminator_optimizer(optim: Optim, discriminator: torch.nn.Module) -> torch.optim.Optimizer:
-    """Return the second optimiser, of a task with a discriminator."""
+    """Return the optimiser of a discriminator."""
     betas = (optim.discriminator_betas[0], optim.discriminator_betas[1])
     return torch.optim.Adam(discriminator.parameters(), lr=base_lr(optim), betas=betas)
 

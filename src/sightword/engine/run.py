@@ -1,6 +1,6 @@
-"""A run from its config: make its parts, prepare, start it in a directory, read it back.
+"""Make a run from its config, prepare and start it, and restore it from its directory.
 
-Stands on top of the engine, knows no Hydra: a run's config.yaml contains every value.
+Does not use Hydra: the config.yaml of a run contains every value.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ PredictorT = TypeVar("PredictorT", bound=Predictor)
 
 
 def make_task(config: Run) -> "Task[object]":
-    """Return the task of a config, its new weights drawn by the run's seed."""
+    """Return the task of a config, its new weights drawn with the run's seed."""
     import torch
 
     torch.manual_seed(config.seed)
@@ -42,30 +42,30 @@ def make_task(config: Run) -> "Task[object]":
 
 
 def make_evaluator(config: Run, task: "Task[object]") -> Evaluator[object]:
-    """Return what measures the task of a config."""
+    """Return the evaluator of a config's task."""
     return system_of(config.experiment).evaluator(task)
 
 
 def make_loaders(config: Run, task: "Task[object]") -> "Loaders[object]":
-    """Return what a config trains and validates on."""
+    """Return the loaders of training and validation."""
     return system_of(config.experiment).loaders(config.data, config.seed, task)
 
 
 def held_out(config: Run, split: str, task: "Task[object]") -> "DataLoader[object]":
-    """Return the loader of a split to measure. Raises SightwordError for a split that the data do not have."""
+    """Return the loader of a split to evaluate. Raises SightwordError for a split that the data do not have."""
     return system_of(config.experiment).held_out(config.data, config.seed, split, task)
 
 
 def steps(config: Run) -> list[Step]:
-    """Return what training needs to be computed first, in its order, done or not."""
+    """Return the steps that must be done before training, in order, including those that are done."""
     return system_of(config.experiment).prepare(config)
 
 
 def prepare(config: Run) -> list[Step]:
     """Execute the steps that are not done, and return those that were executed.
 
-    Under torchrun each process does its share of a step, and training would start before the others are done: there
-    Raises SightwordError with the command that prepares.
+    Under torchrun each process would do its part of a step and start training before the others are done.
+    Raises SightwordError there if a step is not done, with the command that does it.
     """
     executed = []
     for step in steps(config):
@@ -83,10 +83,10 @@ def prepare(config: Run) -> list[Step]:
 
 
 def start(config: Run, folder: Path | None = None) -> "Fitted":
-    """Prepare, then train in a directory, from its last checkpoint if there is one; None makes a new one.
+    """Prepare, then train in a run directory, from its last checkpoint if there is one. folder: None makes a new one.
 
-    Mistakes in a config are told before the directory is made. If one shows later, and before the first batch is
-    trained, the directory is removed again.
+    Raises SightwordError for most mistakes before a new directory is made. A new directory is removed again after any
+    error before the end of the first batch.
     """
     _check_processes(config.trainer)
     set_threads(config.trainer.threads, config.trainer.devices)
@@ -104,7 +104,7 @@ def start(config: Run, folder: Path | None = None) -> "Fitted":
         return fit(task, evaluator, loaders, config, folder)
     except Exception:
         if fresh and is_first_process() and not (folder / "metrics.csv").exists():  # written with the first batch
-            _take_away(folder, Path(config.out))
+            _remove_run(folder, Path(config.out))
         raise
     finally:
         os.environ.pop("SIGHTWORD_RUN", None)
@@ -129,7 +129,7 @@ def read_config(folder: Path) -> Run:
 
 
 class Restored(NamedTuple):
-    """A run, read back."""
+    """A run, restored from its directory."""
 
     task: "Task[object]"  # with a checkpoint's weights, in eval mode
     config: Run
@@ -137,9 +137,9 @@ class Restored(NamedTuple):
 
 
 def restore(folder: Path, checkpoint: str = "best", config: Run | None = None) -> Restored:
-    """Read a run back.
+    """Restore a run from its directory.
 
-    checkpoint: best (last, where nothing was monitored), last, or a file. config: the run's own if None.
+    checkpoint: best (last if trainer.monitor is empty), last, or a file. config: None takes the run's own.
     Raises SightwordError if the folder is not a run directory, or the checkpoint does not fit the config.
     """
     config = config or read_config(folder)
@@ -159,9 +159,9 @@ EXPORTED = ("*.json", "*.safetensors", "*.txt", "*.model", "semantic_anchors.pth
 
 
 def load_predictor(kind: type[PredictorT], path: str | Path, checkpoint: str = "best") -> PredictorT:
-    """Return a predictor of a run directory, of what `sightword export` wrote, or of such a folder at Hugging Face.
+    """Return the predictor of a run directory, of a folder of `sightword export`, or of such a folder on the hub.
 
-    path: also a hub id, owner/name. Raises SightwordError if the path is none of them, or of another system.
+    path: a folder, or a hub id (owner/name). Raises SightwordError if it is neither, or belongs to another system.
     """
     folder = Path(path).expanduser()
     if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)):
@@ -181,7 +181,7 @@ def set_threads(threads: int, processes: int) -> None:
 
 
 def is_first_process() -> bool:
-    """Return whether this is the process, of those that train together, that prints and writes."""
+    """Return whether this process has rank 0, which alone prints and writes."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
@@ -189,13 +189,16 @@ def is_first_process() -> bool:
 
 
 def _check_processes(trainer: Trainer) -> None:
-    started, wanted = int(os.environ.get("WORLD_SIZE", 1)), trainer.devices * trainer.num_nodes
-    if "TORCHELASTIC_RUN_ID" in os.environ and started != wanted:
-        raise SightwordError(f"torchrun started {started} processes and the run is for {wanted}. Set trainer.devices")
+    started, expected = int(os.environ.get("WORLD_SIZE", 1)), trainer.devices * trainer.num_nodes
+    if "TORCHELASTIC_RUN_ID" in os.environ and started != expected:
+        raise SightwordError(f"torchrun started {started} processes and the run is for {expected}. Set trainer.devices")
 
 
 def _claim(config: Run) -> Path:
-    """Make a folder that nobody else has: <out>/<experiment>/<time or name>. Processes Lightning starts are told it."""
+    """Make a new folder, <out>/<experiment>/<time or name>, and return its path.
+
+    Processes that Lightning starts read its name from SIGHTWORD_RUN.
+    """
     place = Path(config.out) / config.experiment
     name = config.name or os.environ.get("SIGHTWORD_RUN", "")
     if not is_first_process() and name:
@@ -218,7 +221,7 @@ def _claim(config: Run) -> Path:
     return place / name
 
 
-def _take_away(folder: Path, out: Path) -> None:
+def _remove_run(folder: Path, out: Path) -> None:
     """Remove a run directory that was never trained in, and the folders between it and `out` if they are empty."""
     shutil.rmtree(folder, ignore_errors=True)
     for above in folder.parents:
@@ -229,7 +232,10 @@ def _take_away(folder: Path, out: Path) -> None:
 
 
 def _read_fitting(file: Path, task: "Task[object]", config: Run, resumed: bool = False) -> "dict[str, Tensor]":
-    """Return a checkpoint's weights, which are of this experiment and of this task's names and shapes."""
+    """Return the weights of a checkpoint.
+
+    Raises SightwordError unless it is of the config's experiment and has the names and shapes of the task.
+    """
     from sightword.storage.checkpoint import read_checkpoint
 
     saved = read_checkpoint(file)

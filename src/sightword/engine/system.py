@@ -1,4 +1,4 @@
-"""Which systems, experiments, scales and presets there are: found by looking, and by entry points. No torch.
+"""Registry of systems, experiments, scales and presets: folders of this package and entry points. No torch.
 
 A system is a folder of `systems/` with a `system.py` that offers `SYSTEM`, or an installed package's entry point
 `<name> = "package.module:SYSTEM"` in the group `sightword.systems`.
@@ -38,7 +38,7 @@ def systems() -> dict[str, AnySystem]:
 
 @cache
 def _installed() -> tuple[EntryPoint, ...]:
-    """The entry points of other packages' systems. To look for them takes 15 ms."""
+    """Return the entry points of other packages' systems. Cached, as the search takes 15 ms."""
     return tuple(entry_points(group=GROUP))
 
 
@@ -53,7 +53,7 @@ def _checked(system: object, where: str) -> AnySystem:
 
 
 def system_of(experiment: str) -> AnySystem:
-    """Return the system of an experiment, or of its own name. Raises SightwordError if there is none."""
+    """Return the system of an experiment name or of a system's own name. Raises SightwordError if there is none."""
     name = experiment.split("/")[0]
     if name not in systems():
         raise SightwordError(f"there is no system {name!r}{closest(name, systems())}; there are {', '.join(systems())}")
@@ -61,7 +61,7 @@ def system_of(experiment: str) -> AnySystem:
 
 
 def experiments() -> list[tuple[str, Path]]:
-    """Return (name, YAML file) of every experiment, as `experiment=name` takes it; the first of a name counts."""
+    """Return (name, YAML file) of every experiment. Of several files with one name the first is used."""
     files = [file for folder in config_folders() for file in sorted((folder / "experiment").glob("*/*.yaml"))]
     return list({f"{file.parent.name}/{file.stem}": file for file in reversed(files)}.items())[::-1]
 
@@ -83,7 +83,7 @@ def presets() -> dict[str, dict[str, list[str]]]:
 
 
 def config_folders() -> list[Path]:
-    """Return the folders of YAML files: this package's, those beside it, those of other packages' systems."""
+    """Return the folders of YAML files: one in each folder of this package's path, then other packages'."""
     package = importlib.import_module(GROUP.partition(".")[0])  # others may add folders to it
     own = [folder for place in package.__path__ if (folder := Path(place) / "configs").is_dir()]
     others = [system.configs for system in systems().values() if system.configs] if _installed() else []
@@ -97,12 +97,12 @@ def closest(word: str, known: Iterable[str]) -> str:
 
 
 def system_commands() -> dict[str, Command]:
-    """Return the commands that only some system has, by their names."""
+    """Return the commands of all systems, as name → function."""
     return {command.__name__: command for system in systems().values() for command in system.commands}
 
 
 def system_checks() -> dict[str, Check]:
-    """Return the checks of all systems' data sets, by the names of these."""
+    """Return the checks of all systems, as name of the data set → check."""
     return {name: check for system in systems().values() for name, check in system.checks.items()}
 
 

@@ -1,7 +1,7 @@
-"""The objective of a system: a batch in, named losses out.
+"""The training objective of a system: computes named losses of a batch.
 
-A system subclasses `Task`; the loop in `engine/fit.py` is given one and asks nothing else of it. Metrics, tables and
-figures are the `Evaluator`'s.
+A system subclasses `Task`, and the loop in `engine/fit.py` trains it. Metrics, tables and figures belong to the
+`Evaluator`.
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ from sightword.data.loader import BatchT
 
 
 class Task(nn.Module, Generic[BatchT]):
-    """One objective. The total that is trained is Σ weights[name] · losses[name]; all of `losses` is trained.
+    """A training objective, Σ weights[name] · losses[name].
 
-    A second network that is trained against the first is the `discriminator`. It has its own optimiser and its own
-    losses; the loop calls `losses` first and `discriminator_losses` after, once a batch each.
+    The optional `discriminator` is a second network, trained against the first. It has its own optimiser and its own
+    losses. For each batch the loop calls `losses` once, then `discriminator_losses` once.
     """
 
-    weights: dict[str, float | Tensor]  # loss name → weight; a name that is missing weighs 1
+    weights: dict[str, float | Tensor]  # loss name → weight; 1 for a name that is missing
     discriminator: nn.Module | None
-    batches: int = 0  # how many batches were trained before this one; the loop keeps it, checkpoints hold it
+    batches: int = 0  # trained before this one; set by the loop, saved in checkpoints
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
@@ -31,11 +31,11 @@ class Task(nn.Module, Generic[BatchT]):
         self.discriminator = None  # not on the class, where it would hide the module that a system assigns
 
     def losses(self, batch: BatchT) -> dict[str, Tensor]:
-        """Return the raw scalar terms of one batch."""
+        """Return the scalar terms of one batch, not yet weighted."""
         raise NotImplementedError
 
     def discriminator_losses(self, batch: BatchT) -> dict[str, Tensor]:
-        """Return the raw scalar terms for the discriminator, of the batch that `losses` was given last."""
+        """Return the discriminator's scalar terms, not yet weighted, for the batch last given to `losses`."""
         raise NotImplementedError
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
@@ -47,16 +47,16 @@ class Task(nn.Module, Generic[BatchT]):
         return {}
 
     def check_weights(self, weights: Mapping[str, Tensor], resumed: bool) -> None:
-        """Raise SightwordError if a checkpoint does not fit in a way that names and shapes do not explain.
+        """Raise SightwordError if a checkpoint does not fit, beyond what its names and shapes show.
 
-        resumed: whether it is to be trained further, not only measured. Called before names and shapes are compared,
-        and before a run is touched.
+        resumed: whether training continues from it. Called before names and shapes are compared, and before anything
+        is written to the run directory.
         """
 
     def parameter_groups(self) -> dict[str, list[Parameter]]:
         """Return the named parameter groups of the main optimiser; `optim.lr_scale` gives each a factor.
 
-        Together they hold every trainable parameter that is not the discriminator's, each once (the loop checks).
+        Together they contain each trainable parameter once, without those of the discriminator (the loop checks this).
         """
         other = set(self.discriminator.parameters()) if self.discriminator is not None else set()
         return {"model": [p for p in self.parameters() if p.requires_grad and p not in other]}

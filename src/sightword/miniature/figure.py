@@ -18,7 +18,7 @@ Colour = tuple[int, int, int]
 Point = tuple[float, float]
 Rng = np.random.Generator
 SMOOTH = 2  # how many times too large figures are drawn
-BODY = 0.85  # of the picture's height, a figure of middle size
+BODY = 0.85  # height of an average figure, as a fraction of the image's
 
 COLOURS: dict[str, Colour] = {  # of clothes
     "black": (34, 34, 40),
@@ -81,8 +81,8 @@ class Pose(NamedTuple):
     stride: float  # how far the feet are from under the hips, in heights; its sign says which is in front
     swing: float  # how far the hands are from beside the hips
     tilt: float  # of the head
-    height: float  # of the figure, in pictures' heights
-    at: Point  # where it stands, in shares of the picture's width and height
+    height: float  # of the figure, as a fraction of the image's height
+    at: Point  # its position, as fractions of the image's width and height
 
     @classmethod
     def random(cls, rng: Rng) -> "Pose":

@@ -5,10 +5,10 @@
 Labels: Y_jk = 1 where row j and column k have the same id, so one identity may have several rows. Q is Y with its rows
 divided by their sums. All objectives are computed in float32 at the least, also under autocast.
 
-Where an image has parts (the frames of a film), `patch_alignment` lets a text say how much each part counts, before
-the two are compared. `negatives` chooses other rows that a row is to be told apart from.
+Where an image has parts (such as the frames of a film), `patch_alignment` weights the parts by their similarity to a
+text before the two are compared. `negatives` chooses a non-matching column for each row.
 
-Legend: B rows of a batch (with `gather`, of all ranks); N columns; D width; T parts of an image; L texts.
+Legend: B rows of a batch (with `gather`, of all ranks); N columns; D channels; T parts of an image; L texts.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from sightword.errors import SightwordError
 
 
 def itc(image: Tensor, text: Tensor, scale: float | Tensor = 50.0, ids: Tensor | None = None) -> Tensor:
-    """Image-text contrast: scalar, the mean of the cross-entropies of Q and either direction's softmax.
+    """Return the image-text contrastive loss, scalar: the mean of the cross-entropies of both directions with Q.
 
     image, text: (B, D) unit vectors. ids: (B,), equal ids are positives that share the target (the identity-aware
     form); None: row j belongs to column j alone, so other captions of one person count as negatives. Radford et al.
@@ -31,12 +31,12 @@ def itc(image: Tensor, text: Tensor, scale: float | Tensor = 50.0, ids: Tensor |
     logits = scores(image, text, scale)
     ids = torch.arange(len(logits), device=logits.device) if ids is None else ids
     _check_ids(ids, logits)
-    wanted = shares(ids).to(logits.dtype)
-    return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
+    targets = shares(ids).to(logits.dtype)
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
 def sdm(image: Tensor, text: Tensor, ids: Tensor, scale: float | Tensor = 50.0, eps: float = 1e-8) -> Tensor:
-    """Similarity distribution matching: scalar, KL(P ‖ Q) of image to text plus that of text to image.
+    """Return the similarity distribution matching loss, scalar: KL(P ‖ Q) of image to text plus that of text to image.
 
     mean_j Σ_k P_jk · (log P_jk − log(Q_jk + eps)), P the softmax of a row of scores, and the same of the columns; the
     sum of both, not their mean. image, text: (B, D) unit vectors; ids: (B,), equal ids are positives. The prediction
@@ -46,17 +46,17 @@ def sdm(image: Tensor, text: Tensor, ids: Tensor, scale: float | Tensor = 50.0, 
     """
     logits = scores(image, text, scale)
     _check_ids(ids, logits)
-    wanted = (shares(ids).to(logits.dtype) + eps).log()  # symmetric, as the ids of rows and columns are the same
+    log_q = (shares(ids).to(logits.dtype) + eps).log()  # symmetric, as the ids of rows and columns are the same
     both = [each.log_softmax(1) for each in (logits, logits.T)]
-    return torch.stack([(each.exp() * (each - wanted)).sum(1).mean() for each in both]).sum()
+    return torch.stack([(each.exp() * (each - log_q)).sum(1).mean() for each in both]).sum()
 
 
 @torch.no_grad()
 def positive_share(image: Tensor, text: Tensor, ids: Tensor, scale: float | Tensor = 50.0) -> Tensor:
-    """Scalar in [0, 1]: how much of P lies on positives, the mean over rows and both directions.
+    """Return the fraction of P on positives, scalar in [0, 1], the mean over rows and both directions.
 
-    image, text: (B, D) unit vectors; ids: (B,). About the share of positives in a batch for towers that are not
-    aligned; `sdm` learns from where this is no longer small.
+    image, text: (B, D) unit vectors; ids: (B,). For encoders that are not aligned it is about the fraction of positives
+    in a batch. `sdm` has a useful gradient only once it is larger.
     """
     logits = scores(image, text, scale)
     _check_ids(ids, logits)
@@ -65,7 +65,7 @@ def positive_share(image: Tensor, text: Tensor, ids: Tensor, scale: float | Tens
 
 
 def scores(image: Tensor, text: Tensor, scale: float | Tensor = 50.0) -> Tensor:
-    """Scaled products (B, B) of vectors (B, D), in float32 at the least."""
+    """Return the scaled products (B, B) of vectors (B, D), in float32 at the least."""
     if image.shape != text.shape or image.ndim != 2:
         raise SightwordError(
             f"images and texts are both (B, D), row by row; these are {tuple(image.shape)} and {tuple(text.shape)}"
@@ -76,9 +76,9 @@ def scores(image: Tensor, text: Tensor, scale: float | Tensor = 50.0) -> Tensor:
 
 
 def shares(ids: Tensor, columns: Tensor | None = None) -> Tensor:
-    """Q, (B, N) float64: row j has equal shares where `columns` (N,) have the id of j, adding up to one.
+    """Return Q, (B, N) float64: row j is uniform over the columns with the id of j, and sums to one.
 
-    columns: None, the rows themselves. A row whose id no column has is all zeros.
+    columns: the ids (N,) of the columns; None: those of the rows. A row without a column of its id is all zeros.
     """
     same = (ids[:, None] == (ids if columns is None else columns)).double()
     return same / same.sum(1, keepdim=True).clamp(min=1)
@@ -88,7 +88,7 @@ def shares(ids: Tensor, columns: Tensor | None = None) -> Tensor:
 
 
 def blend(targets: Tensor, believed: Tensor, alpha: float) -> Tensor:
-    """(1 − alpha) · targets + alpha · softmax(believed): labels softened by the predictions of another network.
+    """Return (1 − alpha) · targets + alpha · softmax(believed): labels softened by another network's predictions.
 
     targets: (B, N), rows that add up to one; believed: (B, N) scores of a momentum encoder. Li et al. 2021
     (ALBEF, arXiv 2107.07651), equation 6.
@@ -97,9 +97,10 @@ def blend(targets: Tensor, believed: Tensor, alpha: float) -> Tensor:
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Scalar: −Σ_k targets_jk · log softmax(logits)_jk, the mean over rows j. Both (B, N).
+    """Return −Σ_k targets_jk · log softmax(logits)_jk, scalar, the mean over rows j. Both are (B, N).
 
-    As torch's, but a column may be left out by the most negative finite number, where torch's own makes NaN of −inf.
+    Unlike torch's function it allows a column to be excluded: set its logits to the most negative finite number (−inf
+    gives NaN).
     """
     return -(targets.to(logits.dtype) * logits.log_softmax(1)).sum(1).mean()
 
@@ -108,20 +109,20 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class Negatives(NamedTuple):
-    """For each row a column of another id."""
+    """A column of another id for each row."""
 
-    columns: Tensor  # (B,) int64; of no meaning where not valid
+    columns: Tensor  # (B,) int64; undefined where not valid
     valid: Tensor  # (B,) bool: whether any column has another id
 
 
 @torch.no_grad()
 def negatives(logits: Tensor, ids: Tensor, way: str = "sample", generator: torch.Generator | None = None) -> Negatives:
-    """A column of another id for each row, hard ones first: who looks right and is not.
+    """Return a column of another id for each row; those with high scores (hard negatives) are preferred.
 
     logits: (B, N) scores; ids: (B,) of rows and columns alike (N = B). way: sample (with the probabilities of the
-    softmax over the columns of other ids, as ALBEF's code does) or hardest (the best scored of them, as its words
-    are). Columns of the same id are −inf before the softmax: taken out after it, a sharp one would leave rows with
-    nothing to draw from. A row of NaN draws evenly. Nothing here waits for a GPU.
+    softmax over the columns of other ids, as in ALBEF's code) or hardest (the highest score among them, as in its
+    paper). Columns of the same id are −inf before the softmax. If they were removed after it, a sharp softmax could
+    leave a row without any probability. A row of NaN draws uniformly. Does not synchronise with a GPU.
     """
     if way not in ("sample", "hardest"):
         raise SightwordError(f"negatives are chosen by sample or hardest; got {way!r}")
@@ -139,10 +140,10 @@ def negatives(logits: Tensor, ids: Tensor, way: str = "sample", generator: torch
 
 
 class Aligned(NamedTuple):
-    """Parts of an image summed up as a text would have it."""
+    """Sums of the parts of an image, weighted by a text."""
 
     vectors: Tensor  # (B, D), or (B, L, D) for each text
-    weights: Tensor  # (B, T), or (B, L, T): what each part counted
+    weights: Tensor  # (B, T), or (B, L, T): the weight of each part
 
 
 def patch_alignment(
@@ -153,15 +154,15 @@ def patch_alignment(
     gain: float = 1.0,
     final_norm: bool = True,
 ) -> Aligned:
-    """Sums of an image's parts, weighted by how much each is like the image's own text. The paired form.
+    """Return sums of an image's parts, weighted by their similarity to the image's own text: the paired form.
 
         s_bt = cos(parts_bt, texts_b);  a = softmax_T(gain · s) or σ(gain · s);  vectors_b = Σ_t a_bt · parts_bt
 
-    parts: (B, T, D); texts: (B, D), neither needs to be of length one. target: what is summed, the parts at length one
-    (norm) or as they are (raw). final_norm: bring the sum to length one; without, σ makes its length grow with T.
+    parts: (B, T, D); texts: (B, D), not necessarily unit vectors. target: sum the parts as unit vectors (norm) or as
+    they are (raw). final_norm: scale the sum to length one; otherwise with σ its length grows with T.
     The cosines lie in [−1, 1], so with gain 1 a softmax is nearly the mean and σ stays in [0.27, 0.73]: see
-    `effective`. At training time the true text is in every score of its row, at test time it is not known: the
-    per-class form has no such leak. Mukhoti et al. 2023 (PACL, arXiv 2212.04994); norm is the published
+    `effective`. In training the weights of a row depend on its true text, which is not known at test time. The
+    per-class form does not have this leak. Mukhoti et al. 2023 (PACL, arXiv 2212.04994); norm is the published
     form, raw a variant.
     """
     _check_parts(parts, texts, paired=True)
@@ -180,7 +181,7 @@ def patch_alignment_classes(
     gain: float = 1.0,
     final_norm: bool = True,
 ) -> Aligned:
-    """As `patch_alignment`, once for every text: (B, L, D) of texts (L, D). Row b, l is the paired form of b and l."""
+    """Return `patch_alignment` of every image with every text: (B, L, D) for texts (L, D)."""
     _check_parts(parts, texts, paired=False)
     with torch.autocast(parts.device.type, enabled=False):
         unit = F.normalize(_wide(parts), dim=-1)
@@ -190,7 +191,7 @@ def patch_alignment_classes(
 
 
 def effective(weights: Tensor) -> Tensor:
-    """Over how many parts weights (…, T) spread, (…): exp of their entropy; T where all are equal, 1 if one has all."""
+    """Return the effective number of parts of weights (…, T), (…): exp of their entropy, from 1 to T (all equal)."""
     each = weights / weights.sum(-1, keepdim=True).clamp(min=1e-12)
     entropy: Tensor = torch.special.entr(each).sum(-1)
     return entropy.exp()
@@ -204,26 +205,28 @@ def _part_weights(cosines: Tensor, weight: str, gain: float) -> Tensor:
 
 def _summed(parts: Tensor, unit: Tensor, target: str) -> Tensor:
     if target not in ("norm", "raw"):
-        raise SightwordError(f"what is summed is norm or raw; got {target!r}")
+        raise SightwordError(f"target is norm or raw, got {target!r}")
     return unit if target == "norm" else _wide(parts)
 
 
 def _check_parts(parts: Tensor, texts: Tensor, paired: bool) -> None:
     fits = parts.ndim == 3 and texts.ndim == 2 and parts.shape[2] == texts.shape[1]
     if not fits or (paired and len(parts) != len(texts)):
-        form = "one text a row, (B, D)" if paired else "texts (L, D)"
-        raise SightwordError(f"parts are (B, T, D) and {form}; these are {tuple(parts.shape)} and {tuple(texts.shape)}")
+        expected = "one text a row, (B, D)" if paired else "texts (L, D)"
+        raise SightwordError(
+            f"parts are (B, T, D) and {expected}; these are {tuple(parts.shape)} and {tuple(texts.shape)}"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------ ranks
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Rows (B, …) of all ranks, rank by rank, (ranks · B, …); the gradient finds its way back to each rank's own.
+    """Return the rows (B, …) of all ranks, rank by rank: (ranks · B, …). The gradient flows back to each rank's rows.
 
-    Every rank has as many. A loss of what is gathered is the same on each, and where gradients are then averaged over
-    ranks, as DistributedDataParallel does, N ranks with B rows train as one with N·B. A collective: every rank calls
-    it. Alone, it gives what it is given.
+    Every rank must have the same number of rows. A loss of the result is the same on each rank. If gradients are then
+    averaged over ranks, as in DistributedDataParallel, N ranks with B rows train as one with N·B. A collective: every
+    rank must call it. A single process gets its own rows back.
     """
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return rows
@@ -232,7 +235,7 @@ def gather(rows: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """all_gather, and on the way back the sum of the gradients of all ranks for a rank's rows."""
+    """all_gather whose backward pass sums the gradients of all ranks for each rank's rows."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
@@ -257,4 +260,4 @@ def _wide(vectors: Tensor) -> Tensor:
 
 def _check_ids(ids: Tensor, logits: Tensor) -> None:
     if ids.shape != logits.shape[:1]:
-        raise SightwordError(f"ids are one a row, ({len(logits)},); these are {tuple(ids.shape)}")
+        raise SightwordError(f"ids are one per row, ({len(logits)},); these are {tuple(ids.shape)}")

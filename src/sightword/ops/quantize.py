@@ -1,8 +1,8 @@
 """Vector quantisers: replace each vector by the nearest of K codes, and pass the gradient straight through.
 
-They differ in how the codes move: with the loss (`VectorQuantizer`), as a moving average of what was assigned to
-them (`VectorQuantizerEMA`), or not at all (`FrozenQuantizer`). All look up and compute their losses with the codes
-as they are, then learn; all give back `Quantized`, whose codes equal `decode(ids)` bit for bit.
+They differ in how the codes are trained: by the loss (`VectorQuantizer`), as moving averages of their assigned
+vectors (`VectorQuantizerEMA`), or not at all (`FrozenQuantizer`). Look-up and losses use the codes before their
+update. All return `Quantized`, whose codes equal `decode(ids)` bit for bit.
 
 Legend: D channels, last in every shape; K codes; N all leading axes flattened.
 """
@@ -20,20 +20,22 @@ from sightword.ops.nearest import Metric, nearest, unit
 
 
 class Quantized(NamedTuple):
-    """What every quantiser returns for x (..., D)."""
+    """The result of a quantiser for x (..., D)."""
 
     codes: Tensor  # (..., D), exactly the code vectors; the gradient goes straight to x
     ids: Tensor  # (...), int64
-    loss: Tensor  # scalar: how far x is from its codes, pulling x (commitment)
-    codebook_loss: Tensor  # scalar: the same distance, pulling the codes; carries no gradient where none is trained
+    loss: Tensor  # scalar: commitment term, the distance of x from its codes; its gradient goes to x only
+    codebook_loss: (
+        Tensor  # scalar: the same distance with its gradient to the codes only; detached if codes are not parameters
+    )
 
 
 class Codebook(nn.Module):
-    """What the three quantisers share: look-up, decoding and the two losses.
+    """Base of the three quantisers: look-up, decoding and the two losses.
 
-    `metric` euclidean measures mean squared error over all elements; cosine compares directions, keeps codes at
-    length one and measures 2 − 2cos averaged over vectors (equal to |x/|x| − code|²). `commitment_cost` multiplies
-    `Quantized.loss` and nothing else; 1 leaves it raw.
+    metric: euclidean uses the mean squared error over all elements; cosine compares directions, keeps codes at length
+    one and uses 2 − 2cos averaged over vectors (equal to |x/|x| − code|²). `commitment_cost` multiplies
+    `Quantized.loss` only.
     """
 
     weight: Tensor  # (K, D)
@@ -57,22 +59,23 @@ class Codebook(nn.Module):
         return quantized
 
     def nearest(self, x: Tensor) -> Tensor:
-        """Ids (...) of x (..., D). Never learns, never carries a gradient."""
+        """Return the ids (...) of x (..., D), without a gradient and without an update of the codes."""
         return nearest(x, self.weight, self.metric)
 
     def decode(self, ids: Tensor) -> Tensor:
-        """Codes (..., D) of ids (...), which must be 0 .. K-1: unchecked, as a check would wait for the GPU.
+        """Return the codes (..., D) of ids (...), which must be in 0 .. K-1.
 
-        One out of range is an IndexError on the CPU and a device assert on a GPU; `VQImage.decode` checks first.
+        The range is not checked, as that would wait for the GPU. An id out of range raises IndexError on the CPU and
+        is a device assert on a GPU. `VQImage.decode` checks first.
         """
         return F.embedding(ids, self.codes())
 
     def codes(self) -> Tensor:
-        """The codebook (K, D) as it is handed out: unit length if the metric is cosine."""
+        """Return the codebook (K, D), at unit length if the metric is cosine."""
         return unit(self.weight) if self.metric == "cosine" else self.weight
 
     def learn(self, x: Tensor, ids: Tensor) -> None:
-        """Move the codes towards x (..., D), assigned to ids (...), where that is not the optimiser's work."""
+        """Update the codes from x (..., D), assigned to ids (...). No-op for codes that are parameters or frozen."""
 
     def _quantize(self, x: Tensor, ids: Tensor) -> Quantized:
         with torch.autocast(x.device.type, enabled=False):
@@ -88,7 +91,7 @@ class Codebook(nn.Module):
 
 
 class VectorQuantizer(Codebook):
-    """Codes are parameters: `codebook_loss` must be in the objective, or they stay where they are.
+    """Quantiser whose codes are parameters. They learn only if `codebook_loss` is in the objective.
 
     van den Oord et al. 2017 (arXiv 1711.00937), equation 3; with `metric="cosine"` the l2-normalised codebook of
     Yu et al. 2022 (arXiv 2110.04627), section 3.2.
@@ -106,7 +109,7 @@ class VectorQuantizer(Codebook):
 
 
 class FrozenQuantizer(Codebook):
-    """Codes (K, D) are given and do not change, such as text embeddings or a published codebook."""
+    """Quantiser with given codes (K, D) that do not change, such as text embeddings or a published codebook."""
 
     def __init__(self, weight: Tensor, commitment_cost: float = 1.0, metric: Metric = "euclidean") -> None:
         super().__init__(weight.shape[0], weight.shape[1], commitment_cost, metric)
@@ -114,18 +117,18 @@ class FrozenQuantizer(Codebook):
 
 
 class VectorQuantizerEMA(Codebook):
-    """Codes are moving averages of the vectors assigned to them (arXiv 1711.00937, appendix A.1).
+    """Quantiser whose codes are moving averages of the vectors assigned to them (arXiv 1711.00937, appendix A.1).
 
-    A code that nothing was ever assigned to has no average and stays where it is (Laplace smoothing would drag it
-    to the origin). Under `torch.distributed` the statistics of all ranks are summed, so every rank holds the same
-    codebook; that is asked at each call, so the module may be built before the processes are.
+    A code without any assigned vector does not move (Laplace smoothing would draw it to the origin). Under
+    `torch.distributed` the statistics of all ranks are summed, so every rank has the same codebook. The process group
+    is looked up at each call, so the module may be built before it.
 
     kmeans: start from k-means on the first batch. `keep_codes`: start from codes that were learned before.
-    restart_after: put a code that was not used for so many steps on a vector of the batch, drawn without replacement;
-    0 never does.
+    restart_after: move a code that was unused for this many steps onto a vector of the batch, drawn without
+    replacement; 0 never does.
     """
 
-    cluster_size: Tensor  # (K,) moving average of how many vectors a code got
+    cluster_size: Tensor  # (K,) moving average of the number of vectors assigned to a code
     cluster_sum: Tensor  # (K, D) moving average of their sum
     idle: Tensor  # (K,) steps since a code was last used
     updates: Tensor  # () steps so far
@@ -144,7 +147,7 @@ class VectorQuantizerEMA(Codebook):
         if not 0 <= decay < 1:
             raise SightwordError(f"decay is in [0, 1), got {decay}")
         self.decay, self.kmeans, self.restart_after = decay, kmeans, restart_after
-        self._first = True  # step of this object; `updates` knows whether it is the first of all
+        self._first = True  # step of this object; `updates` counts the steps of earlier ones, too
         self.register_buffer("weight", _random_codes(num_embeddings, embedding_dim))
         self.register_buffer("cluster_size", torch.zeros(num_embeddings))
         self.register_buffer("cluster_sum", torch.zeros(num_embeddings, embedding_dim))
@@ -158,7 +161,7 @@ class VectorQuantizerEMA(Codebook):
 
     @torch.no_grad()
     def keep_codes(self) -> None:
-        """Keep the loaded codes as EMA state. Without this, every code jumps onto the mean of its first batch.
+        """Keep the loaded codes as EMA state. Otherwise the first batch would replace each code by its mean.
 
         The counts behind the codes are unknown. The first batch supplies them, and moves a code by 1 − decay of the way
         to its mean.
@@ -182,12 +185,12 @@ class VectorQuantizerEMA(Codebook):
             self._restart(candidates)
         mean = self.cluster_sum / self.cluster_size[:, None]
         mean = unit(mean) if self.metric == "cosine" else mean
-        # What was not seen for ~2000 steps has underflown to 0/0: it keeps its last average.
+        # After ~2000 steps without a vector both averages have underflown to 0: such a code keeps its last value.
         torch.where(self.cluster_size[:, None] > 1e-9, mean, self.weight, out=self.weight)
         self.updates += 1
 
     def _weigh_loaded(self, counts: Tensor) -> None:
-        """Before the first step, give loaded codes the weight of what that step assigns to them, counts (K,)."""
+        """Weight loaded codes, before the first step, by the number of vectors it assigns to them, counts (K,)."""
         loaded = (self.updates == 0) & (self.cluster_size > 0)  # not `if`: that would wait for the GPU
         weight = torch.where(loaded, counts.clamp(min=1), 1.0)
         self.cluster_size.mul_(weight)
@@ -198,7 +201,7 @@ class VectorQuantizerEMA(Codebook):
         return unit(x) if self.metric == "cosine" else x
 
     def _statistics(self, x: Tensor, ids: Tensor) -> Tensor:
-        """Counts, sums and (with restart_after) candidate vectors of all ranks, in one all-reduce."""
+        """Return counts, sums and (with restart_after) candidate vectors, summed over ranks in one all-reduce."""
         width = self.dim + 1 if not self.restart_after else 2 * self.dim + 1
         step = x.new_zeros(self.num_codes, width)
         step[:, 0] = torch.bincount(ids, minlength=self.num_codes)
@@ -221,7 +224,7 @@ class VectorQuantizerEMA(Codebook):
 
 @torch.no_grad()
 def kmeans(x: Tensor, num_codes: int, iterations: int = 10, seed: int = 0) -> Tensor:
-    """Centres (K, D) of x (N, D) by Lloyd's iterations from distinct rows; the same on every rank (rank 0's x).
+    """Return K centres (K, D) of x (N, D) by Lloyd's iterations from distinct rows; on every rank those of rank 0.
 
     Raises SightwordError if x is empty.
     """
@@ -237,7 +240,7 @@ def kmeans(x: Tensor, num_codes: int, iterations: int = 10, seed: int = 0) -> Te
 
 
 def _draw(x: Tensor, count: int, seed: int) -> Tensor:
-    """`count` rows of x (N, D), no row twice before each was taken once. Repeats get a little noise to be distinct."""
+    """Draw `count` rows of x (N, D), none twice before each was drawn once. Repeated rows get a little noise."""
     if not len(x):
         raise SightwordError(f"{count} codes cannot be drawn from no vectors: the batch is empty")
     generator = torch.Generator().manual_seed(seed)
@@ -250,7 +253,7 @@ def _draw(x: Tensor, count: int, seed: int) -> Tensor:
 
 
 def _random_codes(num_codes: int, dim: int) -> Tensor:
-    """Codes of about unit length, so that neither metric starts with one code nearest to everything."""
+    """Return random codes of about unit length, so that no code starts as the nearest of all vectors."""
     codes: Tensor = torch.randn(num_codes, dim) / dim**0.5
     return codes
 
@@ -264,7 +267,10 @@ def _world() -> int:
 
 
 class _PassThrough(torch.autograd.Function):
-    """codes, with the gradient of x. `x + (codes - x).detach()` would round: most elements would miss their code."""
+    """Straight-through gradient: returns codes, with the gradient of x.
+
+    `x + (codes - x).detach()` would round, so that most elements differ from their code.
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, codes: Tensor) -> Tensor:

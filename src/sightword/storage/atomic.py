@@ -1,4 +1,4 @@
-"""Whole files or none: write beside, flush, rename."""
+"""Atomic writes: write a temporary file in the same folder, flush, rename."""
 
 import os
 import uuid
@@ -9,25 +9,27 @@ from pathlib import Path
 
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
-    """Write to the path given; when the block ends well it is on disk under its name, otherwise nothing has changed.
+    """Yield a temporary path to write to; if the block ends without an error, rename it to `path`.
+
+    After an error `path` is as it was.
 
     with write_atomically("notes.txt") as beside:
         beside.write_text("…")
 
-    Raises OSError with the name of the file, as on a full disk. Tensors are written by `checkpoint.write_weights`.
+    Raises OSError with the name `path`, for example on a full disk. For tensors use `checkpoint.write_weights`.
     """
     path = Path(path)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:
         beside.touch()
-        mode = beside.stat().st_mode  # what the umask gives; some writers (safetensors) would keep all others out
+        mode = beside.stat().st_mode  # by the umask; some writers (safetensors) would give access to the owner only
         yield beside
         beside.chmod(mode)
         _flush(beside)
         beside.replace(path)
         _flush(path.parent)  # the rename itself
     except OSError as error:
-        # a write that fails has no name in it, or that of the file beside: name the one that the user knows
+        # the error has no file name, or that of the temporary file: give the name that the user knows
         if error.errno is None or error.filename not in (None, str(beside), beside):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error

@@ -1,12 +1,12 @@
-"""Keyed arrays in a folder: what one program computed, another reads.
+"""Cache of keyed arrays in a folder, written by one program and read by others.
 
-    header.json          who wrote it, with which weights, what a row looks like, how many there will be
-    00000.safetensors    the first shard_size rows, stacked, one tensor an array; their keys in the metadata
+    header.json          writer, digest of the weights, dtypes and shapes of a row, number of rows
+    00000.safetensors    the first shard_size rows, stacked, one tensor per array; their keys in the metadata
     00001.safetensors    …
 
-A shard is written beside its place and renamed, so what has its final name is whole: any number of readers
-may look on while the cache grows, and a killed writer leaves at worst a file that is never read.
-With backend="lmdb" in the header the rows are in one LMDB file instead, and all else is the same (`cache_lmdb`).
+A shard is written atomically, so a file with a final name is complete. Any number of readers may use the cache while it
+grows, and a killed writer leaves at worst a temporary file that is never read.
+With backend="lmdb" in the header the rows are in one LMDB file instead (`cache_lmdb`); all else is the same.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from sightword.storage.reader import parse_json_list, read_json
 
 FORMAT = 1
 BACKENDS = ("safetensors", "lmdb")
-#: header.json: what `header_for` gives, and whatever else its writer put there.
+#: The content of header.json: the fields of `header_for`, and any others that its writer added.
 Header: TypeAlias = dict[str, Any]
 
 SHARD = re.compile(r"(\d{5,})\.safetensors")
@@ -38,36 +38,37 @@ SHARD = re.compile(r"(\d{5,})\.safetensors")
 class MissingRowError(SightwordError, KeyError):
     """A cache contains no row of this key."""
 
-    __str__ = Exception.__str__  # KeyError's own would print the message in quotes
+    __str__ = Exception.__str__  # that of KeyError would print the message in quotes
 
 
 class FeatureCache:
-    """Reads rows by key; `create` opens one for writing, too.
+    """A cache, read by key; `create` opens it for writing, too.
 
-    A row is a dict of arrays, named, shaped and typed as the header states; each read gives arrays of its own.
-    A miss looks for new shards before it is a MissingRowError. Pickled, a cache is its path and header, and each
-    process opens the shards itself, so it serves as a data set: `DataLoader(cache, sampler=list(cache))`.
+    A row is a dict of arrays with the names, shapes and dtypes of the header; each read returns new arrays.
+    A key that is not found makes the cache look for new shards before it raises MissingRowError. A pickled cache is its
+    path and header, and each process opens the shards itself. So a cache can be the data set of a loader:
+    `DataLoader(cache, sampler=list(cache))`.
     """
 
     def __init__(self, path: str | Path, expect: Mapping[str, object] | None = None) -> None:
-        """expect: the fields of the header that the reader relies on, as {"shapes": {"ids": [256]}}."""
+        """Open for reading. expect: header fields that must have these values, as {"shapes": {"ids": [256]}}."""
         self.path = Path(path)
         self.header = read_header(self.path)
         self._forget()
-        wanted = flatten(plain(expect or {}))
-        if found := differences(flatten(self.header), wanted, wanted):
+        expected = flatten(plain(expect or {}))
+        if found := differences(flatten(self.header), expected, expected):
             writer = self.header.get("writer")
             raise SightwordError(f"{path} does not fit: {found}. Read another cache, or write it again with {writer}")
 
     def _opened(self) -> "Store":
-        """Where the rows lie: files, or LMDB."""
+        """Return the store of the rows: files, or LMDB."""
         if self.header.get("backend") != "lmdb":
             return Files(self.path, self.header)
         return Rows(self.path, self.header["dtypes"], self.header["shapes"], self.header["items"])
 
     @classmethod
     def create(cls, path: str | Path, header: Mapping[str, object]) -> Self:
-        """Open for writing, to begin or to resume, with what `header_for` gave.
+        """Open for writing, to begin or to resume, with a header from `header_for`.
 
         Raises SightwordError if the folder contains another cache or other files.
         """
@@ -99,9 +100,9 @@ class FeatureCache:
         if len(set(keys)) < len(keys):
             raise SightwordError(f"{path}: key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
         found = {name: (array.dtype.name, [*array.shape]) for name, array in arrays.items()}
-        wanted = {name: (dtype, self._stacked(name, keys)) for name, dtype in self.header["dtypes"].items()}
-        if found != wanted:
-            raise SightwordError(f"{path}: arrays are {found}; expected {wanted} for the header and {len(keys)} keys")
+        expected = {name: (dtype, self._stacked(name, keys)) for name, dtype in self.header["dtypes"].items()}
+        if found != expected:
+            raise SightwordError(f"{path}: arrays are {found}; expected {expected} for the header and {len(keys)} keys")
         rows = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         self._store.write(number, keys, rows)
         if number in self._shards:
@@ -112,13 +113,13 @@ class FeatureCache:
         return {name: rows[row] for name, rows in self._shards[shard].items()}
 
     def get(self, key: str, name: str) -> np.ndarray:
-        """Return one array of a row, the others left unread. Raises MissingRowError if there is no such row."""
+        """Return one array of a row without reading the others. Raises MissingRowError if there is no such row."""
         shard, row = self._find(key)
         found: np.ndarray = self._shards[shard][name][row]
         return found
 
     def stacks(self, name: str) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Yield (keys, their rows of one array, stacked), shard by shard as in the files: to read very many."""
+        """Yield (keys, rows of one array, stacked) of each shard: the fast way to read very many rows."""
         keys: dict[int, list[str]] = {}
         for key in self:
             keys.setdefault(self._rows[key][0], []).append(key)
@@ -129,7 +130,7 @@ class FeatureCache:
         return key in self._rows or (self._scan() and key in self._rows)
 
     def __iter__(self) -> Iterator[str]:
-        """The keys there are now, shard by shard, as written."""
+        """Iterate over the keys of all written shards, in the order of the files."""
         self._scan()
         return iter(sorted(self._rows, key=self._rows.__getitem__))
 
@@ -147,13 +148,9 @@ class FeatureCache:
         return not self.missing()
 
     def missing(self) -> list[int]:
-        """The shards not yet written. Opens the others, so that a damaged one is not taken for written."""
+        """Return the shards that are not yet written. Opens the others, so that a damaged one raises an error."""
         self._scan()
         return [number for number in range(self.shards) if number not in self._shards]
-
-    def shard_path(self, number: int) -> Path:
-        """Of the safetensors backend."""
-        return self.path / f"{number:05d}.safetensors"
 
     def _find(self, key: str) -> tuple[int, int]:
         if key not in self:
@@ -162,7 +159,7 @@ class FeatureCache:
         return self._rows[key]
 
     def _scan(self) -> bool:
-        """Open the shards that came since the last look; True if there were any."""
+        """Open the shards that were written since the last scan. Return whether there were any."""
         if len(self._shards) == self.shards:
             return False
         new = sorted(self._store.numbers() - self._shards.keys())
@@ -204,14 +201,14 @@ class FeatureCache:
 
 
 class Stacked(Protocol):
-    """One array of all rows of a shard, still in the file: read when it is indexed by a row's number or by [:]."""
+    """One array of all rows of a shard. The file is read on indexing, with a row's number or [:]."""
 
     def get_shape(self) -> list[int]: ...
     def __getitem__(self, which: int | slice, /) -> np.ndarray: ...
 
 
 class Store(Protocol):
-    """Where the rows of a cache are."""
+    """The backend of a cache: reads and writes whole shards."""
 
     def where(self, number: int) -> str: ...
     def numbers(self) -> set[int]: ...
@@ -225,7 +222,7 @@ class _SafeFile(Protocol):
 
 
 class Files:
-    """A safetensors file a shard."""
+    """The store with one safetensors file per shard."""
 
     def __init__(self, folder: Path, header: Header) -> None:
         self.folder, self.names = folder, list(header["dtypes"])
@@ -244,11 +241,11 @@ class Files:
 
     def write(self, number: int, keys: Sequence[str], rows: Mapping[str, np.ndarray]) -> None:
         path = Path(self.where(number))
-        # One entry of metadata, as safetensors writes several in no fixed order.
+        # One metadata entry only: safetensors writes several in no fixed order, and equal rows must give equal bytes.
         data = save(dict(rows), metadata={"keys": json.dumps(list(keys))})
-        for left_by_the_dead in self.folder.glob(f".{path.name}.*"):
-            left_by_the_dead.unlink(missing_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # not dead, we were: somebody has begun this shard again
+        for leftover in self.folder.glob(f".{path.name}.*"):  # of killed writers
+            leftover.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another writer began this shard and removed our temporary file
             with write_atomically(path) as part:
                 part.write_bytes(data)
 
@@ -266,13 +263,13 @@ def header_for(
     backend: str = "safetensors",
     **extra: object,
 ) -> Header:
-    """Return the header of a cache of `keys`; its shard i is to hold `keys[i * shard_size : (i + 1) * shard_size]`.
+    """Return the header of a cache of `keys`; its shard i is for `keys[i * shard_size : (i + 1) * shard_size]`.
 
-    shards: how many there will be, where they hold unlike numbers of rows, `shard_size` at most.
-    backend: of BACKENDS, where the rows are kept; no part of the header if it is the usual one.
+    shards: the number of shards, if they have unlike numbers of rows (at most `shard_size`).
+    backend: one of BACKENDS; the default is not written to the header.
 
     rows: each array's dtype and one row's shape, {"ids": ("uint16", (16, 16))}. weights: the `digest` of the network
-    that computes them. writer: the program. extra: whatever else would change the rows.
+    that computes the rows. writer: the program. extra: any other field on which the rows depend.
     """
     header: Header = {
         "format": FORMAT,
@@ -293,7 +290,7 @@ def header_for(
 
 
 def items_digest(keys: Sequence[str]) -> str:
-    """Return 16 hex digits that tell lists of keys apart, and orders of them."""
+    """Return a digest of a list of keys and their order, 16 hex digits."""
     return hashlib.sha256(json.dumps(list(keys)).encode()).hexdigest()[:16]
 
 
@@ -303,7 +300,9 @@ def id_dtype(num_codes: int) -> str:
 
 
 def digest(arrays: Mapping[str, object]) -> str:
-    """Return 16 hex digits over a state dict's names, dtypes, shapes and values, in any order: they identify a network.
+    """Return a digest of a state dict, 16 hex digits, that identifies a network.
+
+    It covers names, dtypes, shapes and values, and does not depend on the order of the entries.
 
     Torch tensors of any dtype, on any device, and numpy arrays of the same values have the same digest.
     """
@@ -321,14 +320,14 @@ def digest(arrays: Mapping[str, object]) -> str:
             data = np.asarray(value)
             dtype, shape = data.dtype.name, data.shape
             if data.dtype.hasobject:  # its bytes would be addresses
-                raise TypeError(f"{name} is no array but a {type(value).__name__}: leave it out of the digest")
+                raise TypeError(f"{name} is not an array but a {type(value).__name__}: remove it from the digest")
         total.update(json.dumps([name, dtype, list(shape)]).encode())
         total.update(data.tobytes())
     return total.hexdigest()[:16]
 
 
 def _others(path: Path) -> str:
-    """A few names of what a folder contains, or what stands in its place; traces of a header being written left out."""
+    """Return up to three names that a folder contains, without temporary headers, or that the path is a file."""
     if path.exists() and not path.is_dir():
         return "it is a file itself"
     names = sorted(name for name in os.listdir(path) if not name.startswith(".header.json.")) if path.exists() else []
@@ -347,20 +346,20 @@ def read_header(path: Path) -> Header:
 
 
 def plain(header: Mapping[str, object]) -> Header:
-    """Return a header as it will be read back, with lists for tuples. Raises TypeError for what JSON cannot hold."""
+    """Return a header as JSON gives it back, with lists for tuples. Raises TypeError for values that are not JSON."""
     read: Header = json.loads(json.dumps(header))
     return read
 
 
 def flatten(header: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Return {"shapes": {"ids": [256]}} → {"shapes.ids": [256]}: a difference is named by its own field."""
+    """Return a header with nested names joined by dots: {"shapes": {"ids": [256]}} → {"shapes.ids": [256]}."""
     flat: dict[str, object] = {}
     for name, value in header.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
 
 
-def differences(found: Mapping[str, object], wanted: Mapping[str, object], names: Iterable[str]) -> str:
-    """Return the fields in which two flattened headers differ, with both values, in one line; "" if in none."""
-    pairs = ((name, found.get(name), wanted.get(name)) for name in names)
+def differences(found: Mapping[str, object], expected: Mapping[str, object], names: Iterable[str]) -> str:
+    """Return a line with each field in which two flattened headers differ, and both values; "" if they agree."""
+    pairs = ((name, found.get(name), expected.get(name)) for name in names)
     return "; ".join(f"{name} is {old!r}, expected {new!r}" for name, old, new in pairs if old != new)

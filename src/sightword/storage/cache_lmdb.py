@@ -1,11 +1,12 @@
-"""The rows of a FeatureCache in one LMDB file, rows.mdb, where there would be many small safetensors files.
+"""LMDB backend of a FeatureCache: all rows in one file, rows.mdb, instead of many small safetensors files.
 
-    b"s" + number        the shard's keys, as JSON: there once all its rows are
-    b"r" + number + row  one row, its arrays' bytes in the order of their names
+    b"s" + number        the keys of a shard, as JSON; exists once all its rows do
+    b"r" + number + row  one row: the bytes of its arrays in the order of their names
 
-One transaction a shard: a killed writer leaves what was there before. LMDB forbids an environment to cross a fork, and
-py-lmdb to open one twice in a process, so all caches of a process share what is open, and a fork finds it closed:
-parent and child each open it again. Not for network file systems, on which LMDB's locks do not hold.
+A shard is one transaction, so a killed writer leaves the file as it was. LMDB does not allow an environment to be used
+across a fork, and py-lmdb does not allow a process to open one twice. So all caches of a process share one environment
+per file, and all are closed before a fork: parent and child each open them again. Not for network file systems, where
+LMDB's locks do not work.
 """
 
 import json
@@ -25,12 +26,15 @@ from sightword.errors import SightwordError
 from sightword.storage.reader import parse_json_list
 
 FILE = "rows.mdb"
-PAGE, SPARE = 4096, 1 << 26  # bytes; the file is as large as its rows, the map only has to be larger
-READERS = 1024  # processes and threads at once; LMDB's own 126 are few for loaders on a large machine
+PAGE, SPARE = (
+    4096,
+    1 << 26,
+)  # bytes; the memory map must be larger than the rows, which alone decide the size of the file
+READERS = 1024  # processes and threads at once; LMDB's default of 126 is too few for loaders on a large machine
 
 
 class _Cursor(Protocol):
-    """As much of lmdb.Cursor as is used here."""
+    """The part of lmdb.Cursor that is used here."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *error: object) -> None: ...
@@ -40,7 +44,7 @@ class _Cursor(Protocol):
 
 
 class _Transaction(Protocol):
-    """As much of lmdb.Transaction as is used here."""
+    """The part of lmdb.Transaction that is used here."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *error: object) -> None: ...
@@ -51,7 +55,7 @@ class _Transaction(Protocol):
 
 
 class _Environment(Protocol):
-    """As much of lmdb.Environment as is used here."""
+    """The part of lmdb.Environment that is used here."""
 
     def begin(self, *, buffers: bool, write: bool) -> _Transaction: ...
     def info(self) -> Mapping[str, int]: ...
@@ -62,17 +66,17 @@ class _Environment(Protocol):
 
 
 _lock = threading.RLock()
-_open: dict[str, tuple[tuple[int, int], _Environment]] = {}  # file → (device, inode), its environment
+_open: dict[str, tuple[tuple[int, int], _Environment]] = {}  # file → ((device, inode), environment)
 os.register_at_fork(before=lambda: _before_fork(), after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class Rows:
-    """What FeatureCache asks of a backend, see `cache.Files`."""
+    """The store of a cache in one LMDB file; see `cache.Store`."""
 
     def __init__(
         self, folder: Path, dtypes: Mapping[str, str], shapes: Mapping[str, Sequence[int]], items: int
     ) -> None:
-        """dtypes, shapes: of each array of a row. items: rows in all."""
+        """Describe the file. dtypes, shapes: of each array of a row. items: number of rows in all."""
         self.file = folder / FILE
         self.kinds = {name: (np.dtype(dtype), shapes[name]) for name, dtype in dtypes.items()}
         self.row_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.kinds.values())
@@ -82,7 +86,7 @@ class Rows:
         return f"shard {number} of {self.file}"
 
     def numbers(self) -> set[int]:
-        """The shards that are there."""
+        """Return the numbers of the shards that are written."""
         if not self.file.exists():
             return set()
         found = set()
@@ -94,7 +98,7 @@ class Rows:
         return found
 
     def open(self, number: int) -> tuple[list[str], dict[str, "Stack"]]:
-        """A shard's keys, and each array's rows, still in the file."""
+        """Return the keys of a shard, and name → its rows of that array, read on indexing."""
         with self._reading() as txn:
             keys = parse_json_list(bytes(txn.get(_shard(number)) or b""), "keys").all_texts()
             for row in {0, len(keys) - 1} if keys else ():
@@ -108,13 +112,13 @@ class Rows:
         return keys, stacks
 
     def write(self, number: int, keys: Sequence[str], rows: Mapping[str, np.ndarray]) -> None:
-        """A shard in one transaction, in the place of what it was before."""
+        """Write a shard, or replace it, in one transaction."""
         lmdb = import_lmdb()
         with _lock:
             env = _environment(self.file, self.room)
             try:
                 self._put(env, number, keys, rows)
-            except lmdb.MapFullError:  # readers hold old rows for as long as they read: rewriting takes room
+            except lmdb.MapFullError:  # old rows stay as long as readers use them, so a rewrite needs more room
                 env.set_mapsize(2 * env.info()["map_size"])
                 self._put(env, number, keys, rows)
             _reach(self.file, env)
@@ -130,7 +134,7 @@ class Rows:
             txn.put(_shard(number), json.dumps(list(keys)).encode())
 
     def read(self, number: int, row: int, offset: int, dtype: np.dtype, shape: Sequence[int]) -> np.ndarray:
-        """One array of a row, a copy."""
+        """Return one array of a row, copied."""
         with self._reading() as txn:
             data = txn.get(_row(number, row)) or b""
             return np.frombuffer(data, dtype, math.prod(shape), offset).reshape(shape).copy()
@@ -160,7 +164,7 @@ class Stack(NamedTuple):
     def get_shape(self) -> list[int]:
         return [self.length, *self.shape]
 
-    def __getitem__(self, which: int | slice) -> np.ndarray:  # type: ignore[override]  # no tuple for its readers
+    def __getitem__(self, which: int | slice) -> np.ndarray:  # type: ignore[override]  # not indexed as a tuple
         if isinstance(which, slice):
             each = [self._row(row) for row in range(*which.indices(self.length))]
             return np.stack(each) if each else np.empty((0, *self.shape), self.dtype)
@@ -171,7 +175,7 @@ class Stack(NamedTuple):
 
 
 def import_lmdb() -> ModuleType:
-    """Return the library. Raises SightwordError with how to install it."""
+    """Return the module lmdb. Raises SightwordError with the command to install it."""
     try:
         import lmdb
     except ImportError:
@@ -203,20 +207,20 @@ def _environment(file: Path, room: int) -> _Environment:
 
 def _opened(path: str, room: int) -> _Environment:
     lmdb = import_lmdb()
-    # Who may not write there can hold no lock, either: it is for finished caches on read-only disks.
+    # Without write access no lock is possible. That is safe for finished caches on read-only disks.
     writable = os.access(os.path.dirname(path), os.W_OK) and (not os.path.exists(path) or os.access(path, os.W_OK))
     options = {"subdir": False, "readonly": not writable, "lock": writable, "readahead": False, "meminit": False}
     try:
         env: _Environment = lmdb.open(path, map_size=room, max_readers=READERS, **options)
     except lmdb.Error as error:
         raise SightwordError(
-            f"{path} is damaged or no LMDB file ({error}): delete it and start the job again"
+            f"{path} is damaged or not an LMDB file ({error}): delete it and start the job again"
         ) from error
-    size, wanted = os.path.getsize(path), _extent(env)
-    if size < wanted:  # reading beyond a file's end kills the process
+    size, expected = os.path.getsize(path), _extent(env)
+    if size < expected:  # reading beyond a file's end kills the process
         env.close()
         raise SightwordError(
-            f"{path} is damaged (expected {wanted:,} bytes, got {size:,}): delete it and start the job again"
+            f"{path} is damaged (expected {expected:,} bytes, got {size:,}): delete it and start the job again"
         )
     if writable:
         env.reader_check()  # of processes that were killed while they read
@@ -224,13 +228,13 @@ def _opened(path: str, room: int) -> _Environment:
 
 
 def _extent(env: _Environment) -> int:
-    """Bytes up to the last page in use."""
+    """Return the number of bytes up to the last used page."""
     info = env.info()
     return (info["last_pgno"] + 1) * env.stat()["psize"] if info["last_txnid"] else 0
 
 
 def _reach(file: Path, env: _Environment) -> None:
-    """Make the file as long as its last page: LMDB omits a last one that it has no use for."""
+    """Extend the file to the end of its last page, which LMDB does not write if it is unused."""
     if os.path.getsize(file) < (extent := _extent(env)) and hasattr(os, "posix_fallocate"):
         descriptor = os.open(file, os.O_RDWR)
         try:
@@ -240,7 +244,7 @@ def _reach(file: Path, env: _Environment) -> None:
 
 
 def _begin(env: _Environment, write: bool = False) -> _Transaction:
-    """A transaction; if another process has made the map larger, in that size."""
+    """Begin a transaction. If another process has enlarged the map, take over its size first."""
     lmdb = import_lmdb()
     try:
         return env.begin(buffers=True, write=write)
@@ -255,7 +259,7 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def _before_fork() -> None:
-    """Nothing is read while a process forks, and nothing is open."""
+    """Wait until no read is in progress, then close all environments. The lock is released after the fork."""
     _lock.acquire()
     while _open:
         _open.popitem()[1][1].close()

@@ -1,9 +1,9 @@
-"""Weights in and out of files, without trusting the file.
+"""Read and write files of weights, safely even for files from untrusted sources.
 
-A torch checkpoint is a pickle, and a pickle may run anything. `torch.load(weights_only=True)` refuses what it does not
-know, and so refuses every old Lightning checkpoint, which carries its callbacks along. Those are read by an unpickler
-that accepts tensors, containers and numbers, and makes an inert object of whatever else a file names; nothing that a
-file asks for is imported or called.
+A torch checkpoint is a pickle, and a pickle may execute any code. `torch.load(weights_only=True)` refuses unknown
+classes, and therefore every old Lightning checkpoint, which contains its callbacks. Such files are read by an unpickler
+that accepts tensors, containers and numbers, and replaces every other object by an inert one. Nothing that a file names
+is imported or called.
 """
 
 import errno
@@ -25,14 +25,14 @@ from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.atomic import write_atomically
 
 Loaded = TypeVar("Loaded")
-#: What a file contains, by name: tensors, numbers, texts, and containers of these.
+#: The content of a file, by name: tensors, numbers, texts, and containers of these.
 Checkpoint: TypeAlias = dict[str, Any]
 
 ZIP, PICKLE, TORCH_PICKLE = b"PK\x03\x04", b"\x80", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def read_weights(path: str | Path, under: Sequence[str] = ("state_dict", "model")) -> dict[str, Tensor]:
-    """Return name → tensor of any checkpoint: what lies `under` the first of these keys, or else the whole file."""
+    """Return name → tensor of any checkpoint: the mapping at the first of the keys `under`, or the whole file."""
     checkpoint = read_checkpoint(path)
     try:
         return weights_in(checkpoint, under)
@@ -41,21 +41,21 @@ def read_weights(path: str | Path, under: Sequence[str] = ("state_dict", "model"
 
 
 def write_weights(file: str | Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors, on any device, as one safetensors file, whole or not at all.
+    """Write tensors from any device as one safetensors file, atomically.
 
-    Raises OSError with the name of the file, as on a full disk.
+    Raises OSError with the name of the file, for example on a full disk.
     """
     tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     with write_atomically(file) as beside:
         try:
             save_file(tensors, beside, metadata=None if metadata is None else dict(metadata))
-        except SafetensorError as error:  # of the disk, with the system's number in the text
+        except SafetensorError as error:  # a failed write; its text has the system's error number
             found = re.search(r"os error (\d+)", str(error))
             raise OSError(int(found[1]) if found else errno.EIO, str(error), str(file)) from error
 
 
 def weights_in(checkpoint: Mapping[str, object], under: Sequence[str] = ("state_dict", "model")) -> dict[str, Tensor]:
-    """Return the tensors of what `read_checkpoint` gave. Raises SightwordError if there are none."""
+    """Return the tensors in a checkpoint from `read_checkpoint`. Raises SightwordError if there are none."""
     found = next((inner for key in under if isinstance(inner := checkpoint.get(key), Mapping)), checkpoint)
     weights = {str(name): value.detach() for name, value in found.items() if isinstance(value, Tensor)}
     if not weights:
@@ -63,15 +63,15 @@ def weights_in(checkpoint: Mapping[str, object], under: Sequence[str] = ("state_
     return weights
 
 
-def differences(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
-    """Return how the names and shapes of `weights`, a file's, differ from those `wanted`, in a line; "" if they fit."""
+def differences(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """Return a line on how names and shapes of a file's `weights` differ from the expected; "" if they agree."""
     shapes = [
-        f"{name} is {tuple(weights[name].shape)} in the file and {tuple(wanted[name].shape)} in the model"
-        for name in wanted
-        if name in weights and weights[name].shape != wanted[name].shape
+        f"{name} is {tuple(weights[name].shape)} in the file and {tuple(expected[name].shape)} in the model"
+        for name in expected
+        if name in weights and weights[name].shape != expected[name].shape
     ]
-    missing = [name for name in wanted if name not in weights]
-    unexpected = [name for name in weights if name not in wanted]
+    missing = [name for name in expected if name not in weights]
+    unexpected = [name for name in weights if name not in expected]
     parts = [("other shapes", shapes), ("missing", missing), ("unexpected", unexpected)]
     return "; ".join(f"{len(names)} {what}: {_few(names, 3)}" for what, names in parts if names)
 
@@ -79,18 +79,19 @@ def differences(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
     """Load a file's `weights` into a module, on the "meta" device or not, in the module's dtypes.
 
-    source: the file, for the message. Raises SightwordError that names whatever does not fit, with both shapes.
+    source: the file, for the message. Raises SightwordError with the names that do not fit, and both shapes.
     """
-    wanted = module.state_dict()
-    if found := differences(wanted, weights):
+    expected = module.state_dict()
+    if found := differences(expected, weights):
         raise SightwordError(f"{source} does not fit {type(module).__name__}: {found}")
-    module.load_state_dict({name: weights[name].to(wanted[name].dtype) for name in wanted}, assign=True)
+    module.load_state_dict({name: weights[name].to(expected[name].dtype) for name in expected}, assign=True)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Return all that a safetensors or torch file (zip or older) contains, on the CPU; unknown objects are inert.
+    """Return the content of a safetensors or torch file (zip or older), on the CPU. Unknown objects are inert.
 
-    Raises MissingFileError, or SightwordError if it is something else, was cut short, or is not a dictionary.
+    Raises MissingFileError if there is no such file, and SightwordError if it is of another format, truncated, or not a
+    dictionary.
     """
     path = Path(path)
     if not path.is_file():
@@ -118,22 +119,22 @@ def _read_safetensors(path: Path) -> Checkpoint:
 def _read_torch(path: Path, head: bytes) -> object:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice for who may change the file; what fails is said below
+            warnings.simplefilter("ignore")  # they advise the writer of the file; failures are reported below
             try:
                 checkpoint: object = torch.load(path, map_location="cpu", weights_only=True)
             except pickle.UnpicklingError:
-                # Only here: an archive of code (TorchScript) or files (.tar) fails with another error, and stays out.
+                # Archives of code (TorchScript) or files (.tar) raise another error, so they never get here.
                 checkpoint = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_TensorPickle)
             return checkpoint
-    except Exception as error:  # bytes of unknown origin can fail in any way that the readers of torch have
+    except Exception as error:  # torch's readers raise errors of many classes for bytes of unknown origin
         reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
         if head.startswith((ZIP, TORCH_PICKLE)):
-            raise SightwordError(f"{path} cannot be read, it is damaged or no checkpoint: {reason}") from error
+            raise SightwordError(f"{path} cannot be read, it is damaged or not a checkpoint: {reason}") from error
         raise SightwordError(f"{path} is a pickle, but not one that torch.save wrote: {reason}") from error
 
 
 class _Inert:
-    """Stands for an object of a class that was not let in. Takes whatever a pickle does to it, and does nothing."""
+    """Placeholder for an object of a class that is not accepted. Ignores everything that a pickle does to it."""
 
     def __new__(cls, *args: object, **kwargs: object) -> "_Inert":
         return object.__new__(cls)
@@ -154,9 +155,9 @@ class _Inert:
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Knows tensors and their containers by name; any other name gives a new inert class.
+    """Unpickler of tensors and their containers. Any other name gives a new inert class.
 
-    Functions and classes are created again for every mention, as a pickle may also set attributes of what it names.
+    Functions and classes are created again for each mention, as a pickle may also set attributes on them.
     """
 
     def find_class(self, module: str, name: str, /) -> object:
@@ -174,8 +175,8 @@ class _TensorUnpickler(pickle.Unpickler):
         return type(name, (_Inert,), {"__module__": module})
 
     def __setattr__(self, name: str, value: object) -> None:
-        # torch hangs its own reader of storages in here. That one also compares the source code of pickled modules,
-        # and may write a .patch file named by the checkpoint: let only storages through.
+        # torch sets its reader of storages here. That reader would also compare the source code of pickled modules,
+        # and might write a .patch file that the checkpoint names. So only storages are passed to it.
         super().__setattr__(name, _only_storages(value) if name == "persistent_load" and callable(value) else value)
 
 
@@ -194,7 +195,7 @@ def _only_storages(load: Callable[[object], Loaded]) -> Callable[[object], Loade
 
 
 class _TensorPickle:
-    """As much of the module `pickle` as torch.load asks of its `pickle_module`."""
+    """The part of the module `pickle` that torch.load uses of its `pickle_module`."""
 
     Unpickler = _TensorUnpickler
 

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
     Parent: TypeAlias = "Fields | Items | None"
 
-DEEPEST = 64  # levels of lists and objects that are handed out as plain values
+DEEPEST = 64  # levels of nested lists and objects in a plain value
 
 Key = TypeVar("Key", str, int)
 Kind = TypeVar("Kind", bound="DataclassInstance")
 
 
 class Source(NamedTuple):
-    """Where values come from, for messages."""
+    """The origin of values, for messages."""
 
     name: str  # the file's path
     advice: str = ""  # what to do if it is damaged, as a sentence
@@ -47,17 +47,17 @@ class Source(NamedTuple):
 
 
 class _Absent:
-    """Stands for a field that is not there; null is a value."""
+    """Marks a missing field, as None is the value null."""
 
 
 _ABSENT = _Absent()
 
 
 class Values(Generic[Key]):
-    """What `Fields` and `Items` have in common: one value by its key, of the type that the method names.
+    """Base of `Fields` and `Items`: returns one value by its key, of the type that the method names.
 
-    A value of another type, or a missing one without a default, raises SightwordError. A default of None means that
-    the value is required; ask `key in fields` where a field may be left out.
+    Raises SightwordError if the value has another type, or is missing and there is no default. A default of None means
+    that the value is required. Test `key in fields` for an optional field.
     """
 
     __slots__ = ("_key", "_parent", "source")
@@ -88,7 +88,7 @@ class Values(Generic[Key]):
         return self._expected("a text", value, key)
 
     def integer(self, key: Key, default: int | None = None, least: int | None = None, most: int | None = None) -> int:
-        """Return a whole number within least ≤ value ≤ most; 3.0 and true are none."""
+        """Return a whole number within least ≤ value ≤ most; 3.0 and true are refused."""
         value = self._find(key, default)
         if type(value) is int and (least is None or value >= least) and (most is None or value <= most):
             return value
@@ -112,7 +112,7 @@ class Values(Generic[Key]):
         return self._expected(f"a number{_bounds(least, most)}", value, key)
 
     def flag(self, key: Key, default: bool | None = None) -> bool:
-        """Return true or false; 0 and 1 are neither."""
+        """Return true or false; 0 and 1 are refused."""
         value = self._find(key, default)
         return value if isinstance(value, bool) else self._expected("true or false", value, key)
 
@@ -124,14 +124,14 @@ class Values(Generic[Key]):
         return self._expected(f"one of {', '.join(options)}", value, key)
 
     def mapping(self, key: Key, optional: bool = False) -> "Fields":
-        """Return an object's fields; without fields if it is optional and not there."""
+        """Return the fields of an object; empty if it is optional and missing."""
         value = self._find(key, {} if optional else None)
         if isinstance(value, dict):
             return Fields(value, self.source, self._as_parent(), key)
         return self._expected("an object", value, key)
 
     def sequence(self, key: Key, optional: bool = False, least: int = 0) -> "Items":
-        """Return a list of at least `least` items; without items if it is optional and not there."""
+        """Return a list of at least `least` items; empty if it is optional and missing."""
         value = self._find(key, [] if optional else None)
         if isinstance(value, list) and len(value) >= least:
             return Items(value, self.source, self._as_parent(), key)
@@ -156,14 +156,14 @@ class Values(Generic[Key]):
         return self.sequence(key, optional, least).all_mappings()
 
     def value(self, key: Key) -> object:
-        """Return a value as it was read, where several types are allowed; nested at most 64 deep."""
+        """Return a value of any type. Raises SightwordError if it is nested more than 64 deep."""
         value = self._find(key, None)
         if _too_deep(value):
             raise self.error(f"nested more than {DEEPEST} deep", key)
         return value
 
     def _find(self, key: Key, default: object) -> object:
-        """The value of a key. `default`, if that is not None, where it is missing."""
+        """Return the value of a key, or `default` if it is missing and the default is not None."""
         value = self._look_up(key)
         if value is not _ABSENT:
             return value
@@ -220,9 +220,9 @@ class Fields(Values[str]):
     def into(self, kind: type[Kind], **given: object) -> Kind:
         """Return the dataclass `kind`, filled from the fields; those not in the file keep their defaults.
 
-        given: fields of the dataclass that the caller has made; the file's values of these are not looked at.
-        Raises SightwordError for an unknown or missing field, a value of another type (a whole number is accepted
-        for a float), and what `__post_init__` refuses with a ValueError.
+        given: fields of the dataclass that the caller sets; the file's values of these are ignored.
+        Raises SightwordError for an unknown or missing field, for a value of another type (a whole number is accepted
+        for a float), and if `__post_init__` raises a ValueError.
         """
         fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
         self.refuse_unknown(fields)
@@ -309,7 +309,7 @@ class Row:
         self._cells, self._columns, self.source, self.position = cells, columns, source, position
 
     def __contains__(self, column: object) -> bool:
-        """Whether there is such a column, and its cell is not empty."""
+        """Return whether there is such a column and its cell is not empty."""
         return column in self._columns and bool(self._cells[self._columns[str(column)]].strip())
 
     def __iter__(self) -> Iterator[str]:
@@ -368,7 +368,7 @@ def _is_required(field: "dataclasses.Field[object]") -> bool:
 
 
 def _read(place: Values[Key], key: Key, kind: object) -> object:
-    """Return the value of a key as the type of a dataclass field. Raises TypeError for a type that no file holds."""
+    """Return a value as the type of a dataclass field. Raises TypeError for a type that files cannot have."""
     simple: dict[object, Callable[[Key], object]] = {
         str: place.text,
         int: place.integer,
@@ -393,7 +393,7 @@ def _read(place: Values[Key], key: Key, kind: object) -> object:
         return _read_union(place, key, arguments)
     if origin is Literal:
         return place.choice(key, [str(option) for option in arguments])
-    raise TypeError(f"{kind} is no type that a file's field can have")
+    raise TypeError(f"{kind} is not a type that a file's field can have")
 
 
 def _read_tuple(place: Values[Key], key: Key, kinds: tuple[object, ...]) -> tuple[object, ...]:
@@ -406,7 +406,7 @@ def _read_tuple(place: Values[Key], key: Key, kinds: tuple[object, ...]) -> tupl
 
 
 def _read_union(place: Values[Key], key: Key, kinds: tuple[object, ...]) -> object:
-    """The first of the types that fits; null is None where that is one of them."""
+    """Return the value as the first of the types that fits. null becomes None if that is one of them."""
     if type(None) in kinds and place.value(key) is None:
         return None
     *others, last = [kind for kind in kinds if kind is not type(None)]
@@ -446,7 +446,7 @@ def _path(steps: Iterable[str | int], start: str = "") -> str:
 
 
 def _step(name: str) -> str:
-    """A field's name as it stands in a path; quoted unless it is a plain word."""
+    """Return the name of a field as a step of a path; quoted unless it is a plain word."""
     return name if re.fullmatch(r"[\w/-]{1,60}", name) else shown(name)
 
 
@@ -459,7 +459,7 @@ def _bounds(least: float | None, most: float | None) -> str:
 
 
 def _is_unicode(text: str) -> bool:
-    """False for half a surrogate pair, which JSON can spell and no file or terminal takes."""
+    """Return whether a text can be encoded. JSON can contain half a surrogate pair, which UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -475,7 +475,7 @@ def _as_float(value: int | float) -> float:
 
 
 def _too_deep(value: object) -> bool:
-    """Whether lists and objects are nested more than 64 deep, without recursion."""
+    """Return whether lists and objects are nested more than 64 deep. Does not recurse."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(DEEPEST):
         inner = (item.values() if isinstance(item, dict) else item for item in level)

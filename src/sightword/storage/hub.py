@@ -9,10 +9,10 @@ from sightword.errors import MissingFileError
 
 
 def fetched(name: str | Path, files: Iterable[str]) -> Path:
-    """Return the folder of that name as it is; or, of a name at Hugging Face, the cache's, with `files` fetched.
+    """Return a local folder; for a Hugging Face name its folder in the cache, after fetching `files` (patterns).
 
-    files: patterns. Where there is no network it is the cache's as it is. Raises MissingFileError if there is none; at
-    once, as asking for a whole repository is not tried again and again, while asking for a file is, for 23 seconds.
+    Without a network the cache is used as it is. Raises MissingFileError if the model is not in it. One request for the
+    whole repository fails at once, while requests for single files would be repeated for 23 s.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():

@@ -1,4 +1,4 @@
-"""Options of long jobs, the same in every command that has one. No torch here.
+"""Options of long jobs, the same in every command. No torch here.
 
 A command takes `job: JobOptions = JobOptions()`; the fields are then keys of the command, with these comments as help.
 """
@@ -31,7 +31,7 @@ class JobOptions:
 class ImageJobOptions(JobOptions):
     """How a job over a folder of images is executed."""
 
-    on_error: Literal["raise", "skip"] = "raise"  # raise: an unreadable image stops the job; skip: leave it out
+    on_error: Literal["raise", "skip"] = "raise"  # raise: an unreadable image stops the job; skip: omit it
     batch_size: Count = 32  # images in one pass through the network
     shard_size: Count = 256  # images in one file of the output
 

@@ -1,6 +1,6 @@
-"""How a text is read as a value of one concept, and the numbers that are read so. No torch here.
+"""Parsers of command-line values, and the types of numbers that use them. No torch here.
 
-The other concepts are in `sightword.engine.argument`.
+The other parameter types are in `sightword.engine.argument`.
 """
 
 import math
@@ -16,13 +16,13 @@ ValueT = TypeVar("ValueT", covariant=True)
 
 @dataclass(frozen=True)
 class Parser(Generic[ValueT]):
-    """How the command line reads a value of one concept."""
+    """Parser of one type of command-line value, with its texts for help and messages."""
 
     name: str  # as help shows it
     what: str  # completes "… is not "
     example: str  # completes "Pass "
     read: Callable[[str], ValueT]  # raises ValueError, without a message, for a text that is not one
-    choices: tuple[str, ...] = ()  # what shell completion offers
+    choices: tuple[str, ...] = ()  # values that shell completion offers
     is_path: bool = False  # whether shell completion offers files
 
 
@@ -35,14 +35,14 @@ def read_value(key: str, text: str, parser: Parser[ValueT]) -> ValueT:
 
 
 def whole_number(text: str) -> int:
-    """Return a text as an int. Raises ValueError, without a message, if it is none."""
+    """Return a text as an int. Raises ValueError, without a message, if it is not one."""
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
         raise ValueError
     return int(text)
 
 
 def from_least(least: int) -> Callable[[str], int]:
-    """Return what reads a whole number from `least` on, and raises ValueError for any other text."""
+    """Return a function that reads a whole number from `least` on, and raises ValueError for any other text."""
 
     def read(text: str) -> int:
         if (value := whole_number(text)) < least:
@@ -66,5 +66,5 @@ POSITIVE = Parser("number", "a number above 0", "a number above 0, for example 0
 Count: TypeAlias = Annotated[int, COUNT]
 #: A whole number from 0 on, where 0 is none.
 Amount: TypeAlias = Annotated[int, AMOUNT]
-#: A number above 0, as a length in metres is.
+#: A number above 0, such as a length in metres.
 Positive: TypeAlias = Annotated[float, POSITIVE]

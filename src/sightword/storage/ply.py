@@ -1,4 +1,4 @@
-"""Point clouds and the .ply files that they come in, written by scanners and by other programs.
+"""Read and write point clouds as .ply files, as scanners and other programs write them.
 
 Legend: N points.
 """
@@ -66,11 +66,11 @@ def read_ply(path: str | Path) -> Cloud:
 
 
 class Malformed(Exception):
-    """What is wrong, without the file's name."""
+    """A problem in a file, whose name the message does not contain."""
 
 
 def _header(content: bytes) -> tuple[str, list[_Element], int]:
-    """The format, the elements, and where the data begin."""
+    """Return (format, elements, offset of the data in bytes)."""
     if not content.startswith(b"ply"):
         raise Malformed("the file is empty" if not content else "not a .ply, which begins with ply")
     end = re.search(rb"(?m)^end_header[ \t]*\r?\n", content[:HEADER])
@@ -97,7 +97,7 @@ def _header(content: bytes) -> tuple[str, list[_Element], int]:
 
 
 def _vertices(content: bytes, order: str, elements: list[_Element], start: int) -> np.ndarray:
-    """The vertices as a table with named columns."""
+    """Return the vertices as a structured array with named columns."""
     at = next((number for number, element in enumerate(elements) if element.name == "vertex"), None)
     if at is None or not elements[at].rows:
         raise Malformed("it has no vertices")
@@ -108,10 +108,10 @@ def _vertices(content: bytes, order: str, elements: list[_Element], start: int) 
     if order == "ascii":
         return _ascii(content[start:], sum(element.rows for element in before), vertex, kinds[-1])
     start += sum(element.rows * kind.itemsize for element, kind in zip(before, kinds, strict=False))
-    wanted, there = vertex.rows * kinds[-1].itemsize, len(content) - start
-    if wanted > there:
+    expected, found = vertex.rows * kinds[-1].itemsize, len(content) - start
+    if expected > found:
         raise Malformed(
-            f"its header states {vertex.rows} points of {kinds[-1].itemsize} bytes, and {max(there, 0)} bytes follow"
+            f"its header states {vertex.rows} points of {kinds[-1].itemsize} bytes, and {max(found, 0)} bytes follow"
         )
     return np.frombuffer(content, kinds[-1], vertex.rows, start)
 
@@ -158,6 +158,7 @@ def _of_table(table: np.ndarray) -> Cloud:
 
 
 def check_coordinates(xyz: np.ndarray) -> None:
+    """Raise Malformed unless points (N, 3) are finite and within `REACH` metres of the origin."""
     if bad := int((~np.isfinite(xyz).all(1)).sum()):
         raise Malformed(f"{bad} of its {len(xyz)} points are not finite. Remove them")
     if (most := float(np.abs(xyz).max())) > REACH:
@@ -165,6 +166,7 @@ def check_coordinates(xyz: np.ndarray) -> None:
 
 
 def eight_bit(channels: list[np.ndarray]) -> np.ndarray:
+    """Return colour channels [(N,)] in 0 to 255, or floats in 0 to 1, as (N, C) uint8. Raises Malformed for others."""
     rgb = np.stack(channels, 1).astype(np.float64)
     scale = 255.0 if channels[0].dtype.kind == "f" and rgb.max() <= 1 else 1.0
     if not np.isfinite(rgb).all() or rgb.min() < 0 or rgb.max() * scale > 255:

@@ -1,15 +1,15 @@
-"""Read JSON, YAML, CSV and text files within bounds. Whatever is wrong with a file is one SightwordError that names it.
+"""Read JSON, YAML, CSV and text files within bounds. Any problem in a file raises a SightwordError that names it.
 
-    read_json(file)        Fields     read_json_list(file)   Items      parse_json(raw, name)  Fields, of bytes in hand
+    read_json(file)        Fields     read_json_list(file)   Items      parse_json(raw, name)  Fields, of bytes
     read_yaml(file)        Fields     read_csv(file)         Table      read_text(file)        str
     read_dataclass(file, Kind)        an instance of Kind, from .json, .yaml or .yml
 
-Bounds hold before memory is taken: the file's size, the depth of nesting, the aliases of YAML, the width of a CSV row.
-Files are UTF-8, with or without a byte order mark. A field that stands twice is refused. All functions take
+The bounds are checked before memory is allocated: size of the file, depth of nesting, aliases in YAML, width of a CSV
+row. Files are UTF-8, with or without a byte order mark. A duplicate field is refused. All functions take
 
-    most        bytes that the file may have
-    missing     a sentence for the message if there is no such file: what writes it, or which option names it
-    damaged     a sentence for the message of every other error in the file: what to do with it
+    most        the greatest size of the file in bytes
+    missing     a sentence for the message if there is no such file: which command writes it, or which option names it
+    damaged     a sentence for the message of any other error in the file: how to repair or replace it
 """
 
 import csv
@@ -53,13 +53,13 @@ def read_json_list(
 
 
 def parse_json(raw: str | bytes, name: str, *, damaged: str = "", nan: bool = False) -> Fields:
-    """Return the object in JSON that has been read already, as the metadata of a weights file. name: for messages."""
+    """Return the object in a JSON text, such as the metadata of a weights file. name: for messages."""
     source = Source(name, damaged)
     return _fields(_json(raw if isinstance(raw, str) else _decoded(raw, source), source, nan), source)
 
 
 def parse_json_list(raw: str | bytes, name: str, *, damaged: str = "") -> Items:
-    """Return the list in JSON that has been read already. name: for messages."""
+    """Return the list in a JSON text. name: for messages."""
     source = Source(name, damaged)
     return _items(_json(raw if isinstance(raw, str) else _decoded(raw, source), source, False), source)
 
@@ -97,9 +97,9 @@ def read_csv(
     missing: str = "",
     damaged: str = "",
 ) -> Table:
-    """Return the rows of a CSV file whose first row names the columns; empty lines are left out.
+    """Return the rows of a CSV file whose first row names the columns; empty lines are skipped.
 
-    needed: columns that must be there. Rows are numbered from 1, the first being the names, as a spreadsheet does.
+    needed: required columns. Rows are numbered from 1, the first being the names, as a spreadsheet does.
     Raises SightwordError for a row with too few or too many cells, and for quotes that are not closed.
     """
     source = Source(str(file), damaged)
@@ -111,9 +111,9 @@ def read_csv(
     if len(names) < len(columns):
         twice = next(name for number, name in enumerate(columns) if names[name.strip()] != number)
         raise source.error(f"names the column {shown(twice.strip())} twice", "row 1")
-    if lacking := [name for name in needed if name not in names]:
+    if absent := [name for name in needed if name not in names]:
         raise source.error(
-            f"expected the columns {', '.join(needed)}; {lacking[0]} is missing in {_head(names)}", "row 1"
+            f"expected the columns {', '.join(needed)}; {absent[0]} is missing in {_head(names)}", "row 1"
         )
     found = []
     for number, cells in rows:
@@ -134,15 +134,15 @@ def read_text(file: str | Path, *, most: int = 256 * MIB, missing: str = "", dam
 
 
 def _bytes(file: str | Path, most: int, missing: str, source: Source) -> bytes:
-    """The content of a regular file of at most `most` bytes."""
+    """Return the content of a regular file of at most `most` bytes."""
     if "\0" in str(file) or not _is_path(file):
-        raise source.error("is no file name")
+        raise source.error("is not a file name")
     try:
         state = Path(file).stat()
         if stat.S_ISDIR(state.st_mode):
             raise source.error("is a folder, expected a file")
         if not stat.S_ISREG(state.st_mode):
-            raise source.error("is no regular file")  # a pipe would be waited for, a device read for ever
+            raise source.error("is not a regular file")  # a pipe may block, and a device may have no end
         _refuse_size(state.st_size, most, source)
         with Path(file).open("rb") as opened:
             raw = opened.read(most + 1)
@@ -200,7 +200,7 @@ def _json(text: str, source: Source, nan: bool) -> object:
         return found
 
     def constant(name: str) -> object:
-        raise source.error(f"contains {name}, which is no JSON")
+        raise source.error(f"contains {name}, which is not JSON")
 
     try:
         if nan:
@@ -224,7 +224,7 @@ def _json(text: str, source: Source, nan: bool) -> object:
 
 
 def _twice(names: Sequence[str], source: Source) -> SightwordError:
-    """The error that names the first field to be repeated."""
+    """Return the error that names the first repeated field."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -289,7 +289,7 @@ def _bound_events(text: str, source: Source) -> None:
 
 
 def _value(loader: yaml.SafeLoader, node: yaml.Node, source: Source, made: dict[int, object]) -> object:
-    """The plain value of a node. made: node's id → value, so that an alias shares its anchor's."""
+    """Return the plain value of a node. made: id of a node → its value, which its aliases share."""
     if id(node) in made:
         return made[id(node)]
     value: object
@@ -320,7 +320,7 @@ def _scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode, source: Source) -> o
         except (ValueError, KeyError, IndexError, OverflowError, AttributeError):  # an explicit tag on another text
             pass
     kind = node.tag.removeprefix(_PREFIX)
-    raise source.error(f"line {node.start_mark.line + 1}: {shown(node.value)} is no {kind}")
+    raise source.error(f"line {node.start_mark.line + 1}: {shown(node.value)} is not of type {kind}")
 
 
 def _name(node: yaml.Node, source: Source) -> str:
@@ -338,9 +338,9 @@ def _unknown_tag(node: yaml.Node, source: Source) -> SightwordError:
 
 
 def _csv_rows(text: str, delimiter: str, source: Source) -> Iterator[tuple[int, list[str]]]:
-    """(number from 1, cells) of the rows that are not empty lines."""
+    """Yield (row number from 1, cells) of each row that is not an empty line."""
     if "\0" in text:
-        raise source.error("contains a zero byte: it is no text file")
+        raise source.error("contains a zero byte: it is not a text file")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     number = 0
     try:

@@ -1,7 +1,7 @@
-"""Execute any offline job: numbered shards, and a worker that turns a shard's number into one file, written atomically.
+"""Execute an offline job of numbered shards: a worker writes one file for each shard number, atomically.
 
-So a shard may be done twice, killed, or done elsewhere, and its bytes are the same; to resume is to list what
-is missing. The same worker is executed inline, under torchrun (`shards[rank::world]`), or by actors on a Ray cluster.
+The bytes of a shard are the same wherever and however often it is computed. To resume is to compute the missing shards.
+The same worker is executed inline, under torchrun (`shards[rank::world]`), or by actors on a Ray cluster.
 """
 
 import io
@@ -23,12 +23,12 @@ Worker = Callable[[int], None]
 
 
 class Summary(NamedTuple):
-    """What this process did and left undone: under torchrun, of its own shards only."""
+    """The result of a job in this process; under torchrun only of its own shards."""
 
     done: int
     skipped: int  # complete before the job began
     seconds: float
-    missing: tuple[int, ...] = ()  # the shards that are still not there; a command with some exits with rc ≠ 0
+    missing: tuple[int, ...] = ()  # shards that are still missing; a command then exits with rc ≠ 0
 
 
 def execute(
@@ -43,10 +43,10 @@ def execute(
 ) -> Summary:
     """Process every missing shard, with progress on stderr. After Ctrl-C or SIGTERM, the same command does the rest.
 
-    worker_factory: loads the models; called in each process that works, once, and only if there is work. workers
-    (0: as many as fit), gpus of each (Ray hides all others), and that the factory can be pickled, matter to Ray only.
-    Under torchrun no rank waits for another, so none may count on the whole result. A closed stderr does not stop the
-    job. Raises SightwordError if shards that were processed are not there afterwards.
+    worker_factory: loads the models; called once in each process that has work. For Ray it must be picklable.
+    workers: Ray actors (0: as many as fit). gpus: of each actor, for Ray only.
+    Under torchrun no rank waits for another, so no rank may rely on the whole result. A closed stderr does not stop the
+    job. Raises SightwordError if shards that were processed do not exist afterwards.
     """
     check_engine(engine)
     rank, world = (0, 1) if engine == "ray" else place()
@@ -87,6 +87,8 @@ def device() -> str:
 
 @contextmanager
 def inline(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: float) -> Iterator[Iterator[int]]:
+    """Execute the worker in this process. `workers` and `gpus` are for Ray and not used."""
+
     def results() -> Iterator[int]:
         work = factory()
         for number in todo:
@@ -98,9 +100,9 @@ def inline(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: f
 
 @contextmanager
 def on_ray(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: float) -> Iterator[Iterator[int]]:
-    """Execute the worker in actors that Ray restarts, with the shard that they had, when they or their node die.
+    """Execute the worker in Ray actors. If an actor or its node dies, Ray restarts it with the same shard.
 
-    On the cluster that RAY_ADDRESS names, or else on a new one here (a stale cluster file breaks Ray's own choice).
+    Uses the cluster that RAY_ADDRESS names, or a new local one (a stale cluster file breaks Ray's own choice).
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -124,7 +126,7 @@ def on_ray(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: f
         pool = ActorPool([kind.remote() for _ in range(count)])
         yield pool.map_unordered(lambda actor, number: actor.do.remote(number), todo)
     except ray.exceptions.RayTaskError as error:
-        raise error.cause from None  # the worker's own message, not Ray's page around it
+        raise error.cause from None  # the worker's own message without Ray's traceback
     finally:
         if ours:
             ray.shutdown()
@@ -138,7 +140,7 @@ def cluster(workers: int) -> dict[str, object]:
 
 
 def fitting(free: dict[str, float], workers: int, gpus: float) -> int:
-    """Return how many workers to start: those asked for, as far as they fit. One too many would wait for ever."""
+    """Return how many workers to start: `workers`, or as many as fit. Others would wait for ever."""
     cpu, gpu = free.get("CPU", 0), free.get("GPU", 0)
     fit = int(min(cpu, gpu / gpus) if gpus else cpu)
     if fit < 1:
@@ -160,15 +162,15 @@ def check_engine(engine: str) -> None:
 
 
 def check_written(todo: list[int], missing: list[int], unit: str) -> None:
-    """Raise SightwordError if shards that were processed are not there."""
+    """Raise SightwordError if shards that were processed do not exist."""
     if lost := sorted(set(todo) & set(missing)):
         where = "is the output folder one that all machines share?"
-        raise SightwordError(f"{len(lost)} {unit}s were done but are not there, {lost[0]} the first: {where}")
+        raise SightwordError(f"{len(lost)} {unit}s were done but do not exist, {lost[0]} the first: {where}")
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM, which is how torchrun, Slurm and Kubernetes stop a process, does what Ctrl-C does."""
+    """Make SIGTERM raise KeyboardInterrupt, as Ctrl-C does. torchrun, Slurm and Kubernetes stop a process with it."""
     if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
         yield
         return
@@ -184,7 +186,7 @@ def terminable() -> Iterator[None]:
 
 
 class LenientStderr(io.TextIOBase):
-    """stderr as it is now. If it is None, closed, or a pipe without a reader, text is dropped without an error."""
+    """The present stderr. Text is dropped without an error if it is None, closed, or a pipe without a reader."""
 
     def write(self, text: str, /) -> int:
         self._attempt(lambda stream: stream.write(text))
@@ -197,7 +199,7 @@ class LenientStderr(io.TextIOBase):
         return bool(self._attempt(lambda stream: stream.isatty()))
 
     def fileno(self) -> int:
-        """Return stderr's descriptor, of which tqdm asks the width of the terminal."""
+        """Return stderr's descriptor, from which tqdm reads the width of the terminal."""
         if sys.stderr is None:
             raise OSError("stderr is closed")
         return sys.stderr.fileno()

@@ -1,4 +1,4 @@
-"""Tables: rows of the same columns as CSV, for programs, and as aligned text, for eyes."""
+"""Write tables as CSV, for programs, and as aligned text, for people."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,15 @@ Row = Mapping[str, Cell]  # all rows of a table have the same columns
 
 
 def write_table(report: Path, name: str, rows: Sequence[Row], protocol: Mapping[str, str]) -> list[Path]:
-    """Write rows as <report>_<name>.csv, for programs, and .txt, for eyes, below the protocol. Return the files."""
+    """Write rows as <report>_<name>.csv and, below the protocol, as aligned .txt. Return the files."""
     files = [report.with_name(f"{report.stem}_{name}{suffix}") for suffix in (".csv", ".txt")]
     with write_atomically(files[0]) as part, open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    told = [f"{what}: {text}" for what, text in protocol.items()]
+    head = [f"{what}: {text}" for what, text in protocol.items()]
     with write_atomically(files[1]) as part:
-        part.write_text("\n".join([*told, "", *columns(rows)]) + "\n", encoding="utf-8")
+        part.write_text("\n".join([*head, "", *columns(rows)]) + "\n", encoding="utf-8")
     return files
 
 

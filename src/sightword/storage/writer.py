@@ -1,4 +1,4 @@
-"""Write JSON that any reader accepts: whole files or none, UTF-8, and null where a number is not finite."""
+"""Write JSON that any reader accepts, atomically: UTF-8, with null for numbers that are not finite."""
 
 import json
 import math
@@ -10,10 +10,10 @@ from sightword.storage.atomic import write_atomically
 
 
 def write_json(file: str | Path, value: object, *, indent: int | None = 2, sort_keys: bool = False) -> None:
-    """Write a value of mappings, lists, texts, numbers and None. NaN and infinities, which are no JSON, become null.
+    """Write a value of mappings, lists, texts, numbers and None. NaN and infinities become null.
 
-    Raises SightwordError if the file cannot be written, as on a full disk; what stood there before stands there still.
-    Raises TypeError for a value that JSON has no form for: that is a defect of the caller.
+    Raises SightwordError if the file cannot be written, for example on a full disk; an older file is then unchanged.
+    Raises TypeError for a value of another type: that is a defect of the caller.
     """
     text = json.dumps(_finite(value), indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
     # Half a surrogate pair, as in a file's name that is not UTF-8, is written as JSON's own escape of it.
@@ -26,7 +26,7 @@ def write_json(file: str | Path, value: object, *, indent: int | None = 2, sort_
 
 
 def _finite(value: object) -> object:
-    """The same value with None for every float that is not finite."""
+    """Return the value with None in place of each float that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

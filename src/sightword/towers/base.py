@@ -26,9 +26,8 @@ class Encoded(NamedTuple):
 class Tower(nn.Module):
     """A pretrained encoder. It computes in the dtype of its weights and returns float32.
 
-    `tower.to(torch.bfloat16)` is how to ask for another precision. Nothing here turns gradients off by force: a frozen
-    tower has no parameter that asks for one, so none is computed, but where its *input* asks (`inputs_embeds`, a
-    learned prompt) the gradient passes through.
+    Change its precision with `tower.to(torch.bfloat16)`. A frozen tower has no parameter with requires_grad, but a
+    gradient still passes through it to an input that requires one (`inputs_embeds`, a learned prompt).
     """
 
     name: str  # what it was loaded from
@@ -42,29 +41,29 @@ class Tower(nn.Module):
         return self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """As any module's, but a frozen tower stays in eval mode."""
+        """Set the mode as any module does, but keep a frozen tower in eval mode."""
         return super().train(mode and not self.frozen)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, in which it computes; what it returns is float32."""
+        """Dtype of the weights and of the computation; the output is float32."""
         return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; `encode` brings pictures and texts there."""
+        """Device of the weights; `encode` moves images and texts to it."""
         return next(self.parameters()).device
 
 
 class ImageTower(Tower):
-    """Images (B, 3, H, W) to `Encoded`: N = h·w tokens, rows first, without class token; no mask."""
+    """Tower from images (B, 3, H, W) to `Encoded`: N = h·w tokens, rows first, without class token; no mask."""
 
     preprocess: Preprocess
     patch: tuple[int, int]  # pixels (height, width) of one token
     architecture: dict[str, object]  # plain data: what its outputs depend on besides weights and preprocessing
 
     def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Tokens (h, w) of an image of `size` (H, W); of the tower's own size if None."""
+        """Return the grid (h, w) of tokens of an image of `size` (H, W); None: the tower's own size."""
         height, width = size or self.preprocess.size
         return height // self.patch[0], width // self.patch[1]
 
@@ -82,9 +81,9 @@ class ImageTower(Tower):
         raise NotImplementedError
 
     def encode(self, pictures: Sequence[Image.Image]) -> Encoded:
-        """Encode pictures after the tower's own preprocessing."""
+        """Encode images after the tower's own preprocessing."""
         if not len(pictures):
-            raise SightwordError("no picture to encode: give one or more")
+            raise SightwordError("no image to encode: give one or more")
         return self(self.preprocess.batch(pictures).to(self.device))
 
     def check(self, images: Tensor) -> None:
@@ -99,7 +98,7 @@ class ImageTower(Tower):
 
 
 class TextTower(Tower):
-    """Ids (B, L) and their mask (B, L) to `Encoded`, with that mask."""
+    """Tower from ids (B, L) and their mask (B, L) to `Encoded`, with that mask."""
 
     tokenizer: TextTokenizer
 
@@ -109,13 +108,13 @@ class TextTower(Tower):
         return self(ids.to(self.device), mask.to(self.device))
 
     def vocabulary(self) -> int:
-        """How many ids there are, from 0 on."""
+        """Return the number of ids, which count from 0."""
         return self.tokenizer.vocab_size
 
     def check(self, ids: Tensor, mask: Tensor | None) -> None:
         """Raise SightwordError unless these are ids, one or more and not too many, and their mask.
 
-        Whether they are of this vocabulary is seen on the CPU only; a GPU would have to be waited for.
+        The range of ids is checked on the CPU only, as reading values of a GPU tensor would wait for the GPU.
         """
         if ids.ndim != 2 or ids.is_floating_point():
             raise SightwordError(f"expected ids, integers (B, L), got {ids.dtype} {tuple(ids.shape)}")
@@ -132,5 +131,5 @@ class TextTower(Tower):
 
 
 def readable(tensor: Tensor) -> bool:
-    """Whether a number of it can be looked at for nothing: it waits for no GPU and breaks no compiled graph."""
+    """Return whether values can be read without cost: on the CPU and outside a compiled graph."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

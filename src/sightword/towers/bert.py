@@ -83,7 +83,7 @@ class BertText(HFText):
         if id_ not in self.tokenizer.special or (
             id_ == self.tokenizer.unknown and token != self.tokenizer.hf.unk_token
         ):
-            raise SightwordError(f"{token!r} is no special token of {self.name}; load it with special=({token!r},)")
+            raise SightwordError(f"{token!r} is not a special token of {self.name}; load it with special=({token!r},)")
         return id_
 
     def check(self, ids: Tensor, mask: Tensor | None) -> None:

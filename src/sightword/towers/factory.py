@@ -41,7 +41,7 @@ def image_tower(
 def text_tower(
     name: str | Path, tag: str | Path = "", dtype: torch.dtype = torch.float32, **options: object
 ) -> "TextTower":
-    """The text side of a CLIP or SigLIP, or an encoder of texts alone (T5, BERT, …), in eval mode.
+    """Return the text encoder of a CLIP or SigLIP, or a text model (T5, BERT, …), in eval mode.
 
     name: as in `image_tower`, or a preset, name or folder of a T5 or BERT. options: of the tower's own `load`.
     """

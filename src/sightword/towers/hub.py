@@ -1,4 +1,4 @@
-"""The models that open_clip knows by name: what they are, what weights are published, and how to have them here."""
+"""Models of open_clip by name: their configs, their published weights, and how to fetch these."""
 
 import difflib
 from collections.abc import Iterable

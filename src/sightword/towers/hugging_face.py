@@ -30,7 +30,7 @@ SAFELY = {"local_files_only": True, "trust_remote_code": False}
 
 
 class HFText(TextTower):
-    """What the text encoders of transformers share: word vectors, pooling, and the way back to a folder."""
+    """Base of text encoders from transformers: word vectors, pooling, and writing to a folder."""
 
     tokenizer: HFTokenizer
     poolings: tuple[str, ...]  # of cls, mean, last, those that mean something for this kind
@@ -74,7 +74,7 @@ class HFText(TextTower):
 
 
 def with_weights(name: str | Path, files: Iterable[str], weights: Iterable[str]) -> Path:
-    """As `fetched`, with the first of `weights` (patterns too) that there is."""
+    """Return the folder of `fetched`, with files of the first pattern in `weights` that exists."""
     folder, unreached = fetched(name, files), None
     for pattern in weights:
         try:
@@ -90,9 +90,9 @@ def with_weights(name: str | Path, files: Iterable[str], weights: Iterable[str])
 
 @contextmanager
 def whole_files(folder: str | Path) -> Iterator[Path]:
-    """A folder to write files into, beside those of `folder`, which get their names there when all are written.
+    """Yield a temporary folder to write files into; at the end of the block they move to `folder`, weights last.
 
-    Whoever stops it earlier leaves the folder as it was; in between, whole files, the weights last.
+    If the block is interrupted, `folder` is as it was. Each file is moved atomically.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,12 +104,12 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
 
 
 def model_type(name: str | Path) -> str:
-    """What the config of a folder or a Hugging Face name says that it is: "t5", "bert", "siglip", …"""
+    """Return the model type in the config of a folder or Hugging Face name: "t5", "bert", "siglip", …"""
     return config_of(name).model_type
 
 
 def config_of(name: str | Path) -> Foreign:
-    """The config of a folder or a Hugging Face name. Raises SightwordError."""
+    """Return the config of a folder or Hugging Face name. Raises SightwordError if it is missing or unreadable."""
     from transformers import AutoConfig
 
     with quiet():
@@ -123,7 +123,10 @@ def config_of(name: str | Path) -> Foreign:
 
 
 def open_tokenizer(name: str | Path) -> Foreign:
-    """The tokenizer of a folder or a Hugging Face name; it knows words and has a padding token."""
+    """Return the tokenizer of a folder or Hugging Face name.
+
+    Raises SightwordError if it has no vocabulary or no padding token.
+    """
     from transformers import AutoTokenizer
 
     with quiet():
@@ -183,14 +186,14 @@ def check_vocabulary(tokenizer: Foreign, model: Foreign, name: str | Path) -> No
 
 
 def _differences(model: Foreign, info: Config) -> str:
-    """What did not load, in a line. Heads that a file has besides the encoder are not the encoder's business."""
-    wanted = model.state_dict()
+    """Return a line on the weights that did not load; "" if all did. Heads in the file are ignored."""
+    expected = model.state_dict()
     parts = {part for part, _ in model.named_children()}
     prefix = f"{model.base_model_prefix}."
-    weights = {key: value for key, value in wanted.items() if key not in info["missing_keys"]}
+    weights = {key: value for key, value in expected.items() if key not in info["missing_keys"]}
     weights |= {key: torch.empty(shape, device="meta") for key, shape, _ in info["mismatched_keys"]}
     surplus = [key for key in info["unexpected_keys"] if key.removeprefix(prefix).split(".")[0] in parts]
-    return differences(wanted, weights | dict.fromkeys(sorted(surplus), torch.empty(0)))
+    return differences(expected, weights | dict.fromkeys(sorted(surplus), torch.empty(0)))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Resize and normalise pictures as a tower was trained: its size, mean and standard deviation.
+"""Resize and normalise images as in the training of a tower: its size, mean and standard deviation.
 
 Legend: B batch; H, W pixels.
 """
@@ -17,16 +17,16 @@ from sightword.towers.foreign import Config
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 RESIZES = ("shortest", "squash")
-LONG = 64  # times the window's pixels: a covering picture of more is only computed where the window is
+LONG = 64  # if the resized image has more than this many times the window's pixels, only the window is computed
 INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in ("bicubic", "bilinear", "nearest")}
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """RGB pictures to normalised tensors.
+    """Transform from RGB images to normalised tensors.
 
-    resize: how a picture of another shape is brought to `size`. "shortest" covers it, keeping the proportions, and cuts
-    the middle out (open_clip's default); "squash" resizes the whole picture, aspect ratio not kept (SigLIP).
+    resize: how an image of another shape becomes `size`. "shortest" resizes it to cover `size`, aspect ratio kept, and
+    crops the centre (open_clip's default); "squash" resizes the whole image, aspect ratio not kept (SigLIP).
     """
 
     size: tuple[int, int]  # (H, W)
@@ -50,9 +50,7 @@ class Preprocess:
     def __call__(self, picture: Image.Image) -> Tensor:
         """(3, H, W) float32. Refuses what is not RGB: grey, palettes and transparency have more than one reading."""
         if picture.mode != "RGB":
-            raise SightwordError(
-                f"the picture's mode is {picture.mode}, a tower reads RGB: use read_image, or convert it"
-            )
+            raise SightwordError(f"the image's mode is {picture.mode}, expected RGB: use read_image, or convert it")
         pixels = torch.from_numpy(np.array(self._fit(picture)))  # (H, W, 3) uint8
         images = pixels.permute(2, 0, 1).float().div_(255)
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
@@ -63,7 +61,7 @@ class Preprocess:
         return torch.stack([self(picture) for picture in pictures])
 
     def to(self, size: tuple[int, int]) -> "Preprocess":
-        """The same for another input size."""
+        """Return the same preprocessing for another input size."""
         return replace(self, size=(int(size[0]), int(size[1])))
 
     def as_dict(self) -> dict[str, object]:
@@ -92,7 +90,7 @@ def _numbers(values: object, count: int) -> bool:
 
 
 def _cover(picture: Image.Image, window: tuple[int, int], filter_: Image.Resampling) -> Image.Image:
-    """The middle of a picture, of its proportions, that just fills the window (W, H).
+    """Return the central part of an image, resized to the window (W, H), aspect ratio kept.
 
     Resize and cut, pixel for pixel as open_clip does it. A picture 2 wide and 40000 high would be resized to gigabytes
     of which nearly all is cut off: of such a one only the window is computed, which may round a pixel otherwise.
@@ -107,7 +105,7 @@ def _cover(picture: Image.Image, window: tuple[int, int], filter_: Image.Resampl
 
 
 def _covering(picture: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
-    """The least size (W, H) with the picture's proportions that covers the window.
+    """Return the least size (W, H) with the image's aspect ratio that covers the window.
 
     A square one's is truncated, as torchvision's Resize does it, any other rounded: open_clip takes another path there.
     """

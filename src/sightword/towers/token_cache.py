@@ -37,11 +37,11 @@ from sightword.towers.base import ImageTower
 INDEX = "index.json"
 WRITER = "sightword cache"
 RECIPE = ("weights", "architecture", "preprocessing", "dtypes", "shapes")  # of a header: what rows that mix share
-AHEAD = 4  # batches of pictures read while the tower works
+AHEAD = 4  # batches of images that are read while the tower computes
 
 
 class TokenCache:
-    """Reads what `cache_tokens` wrote: `cache[path]["value"]` is (N, D), `cache[path]["pooled"]` (E,), as on disk.
+    """The cache that `cache_tokens` wrote: `cache[path]["value"]` is (N, D), `cache[path]["pooled"]` (E,), as on disk.
 
     A path is looked up as the index has it (below the folder of the last run), or else by the bytes of its file.
     """
@@ -49,7 +49,7 @@ class TokenCache:
     def __init__(
         self, out: str | Path, expect: Mapping[str, object] | None = None, command: str = "sightword cache tower=…"
     ) -> None:
-        """expect: the fields of the header that the reader relies on, as for FeatureCache. command: what writes it."""
+        """Open all segments. expect: as for FeatureCache. command: the one that writes the cache, for messages."""
         self.rows = SegmentedCache(out, expect)
         self.out = self.rows.out
         self.segments = self.rows.segments  # the caches that have the rows, by content key
@@ -61,7 +61,7 @@ class TokenCache:
 
     @property
     def header(self) -> Header:
-        """The header of the first segment; those of the others have the same recipe."""
+        """Header of the first segment; the other segments have the same recipe."""
         return self.rows.header
 
     def __getitem__(self, path: str | Path) -> dict[str, np.ndarray]:
@@ -69,7 +69,7 @@ class TokenCache:
         return segment[key]
 
     def get(self, path: str | Path, name: str) -> np.ndarray:
-        """Return one array of a row, the others left unread."""
+        """Return one array of a row without reading the others."""
         segment, key = self._find(path)
         return segment.get(key, name)
 
@@ -77,12 +77,12 @@ class TokenCache:
         return self._key(path) in self.rows
 
     def __iter__(self) -> Iterator[str]:
-        """The paths that have a row, in the index's order."""
+        """Iterate over the paths that have a row, in the order of the index."""
         there = self.keys()
         return (path for path, key in self.index.items() if key in there)
 
     def __len__(self) -> int:
-        """How many images; their copies not counted."""
+        """Return the number of images, without copies."""
         return len(self.keys())
 
     def keys(self) -> set[str]:
@@ -103,7 +103,7 @@ class TokenCache:
 
 
 def content_key(path: str | Path) -> str:
-    """Return 32 hex digits of a file's bytes."""
+    """Return a digest of a file's bytes, 32 hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
@@ -122,7 +122,7 @@ class Source(NamedTuple):
 
 
 class Opener(Protocol):
-    """What opens a tower, here or in another process."""
+    """The arguments to open a tower, in this or another process."""
 
     def open(self) -> ImageTower: ...
 
@@ -183,7 +183,7 @@ def cache_tokens(
 
 
 class Index(NamedTuple):
-    """What a folder of images contained when it was last looked through."""
+    """The content of a folder of images at its last scan."""
 
     root: str  # resolved
     images: dict[str, tuple[int, int, int, str]]  # path below it → size, mtime and ctime in ns, content key
@@ -233,7 +233,7 @@ def write_index(index: Index, out: Path) -> None:
 
 
 class _Recipe(NamedTuple):
-    """All that decides a row besides the image."""
+    """The recipe of a row: everything it depends on besides the image."""
 
     rows: dict[str, tuple[str, tuple[int, ...]]]  # name → dtype, shape
     architecture: dict[str, object]
@@ -278,7 +278,7 @@ def _encode(tower: ImageTower, images: Tensor, token_types: Sequence[str]) -> di
 
 
 def _todo(plan: Plan) -> list[str]:
-    """Return those of a plan's keys whose shards are not there."""
+    """Return the keys of a plan whose shards are missing."""
     if plan.segment is None:
         return plan.keys
     size = plan.segment.header["shard_size"]
@@ -315,7 +315,7 @@ def _size(count: float) -> str:
 
 
 class _Encoder:
-    """Turns shard number i into the rows of keys[i·S : (i+1)·S]."""
+    """Worker that computes shard i: the rows of keys[i·S : (i+1)·S]."""
 
     def __init__(
         self,
@@ -346,7 +346,7 @@ class _Encoder:
         self.cache.write_shard(shard, keys, {name: np.concatenate([empty[name], *rows[name]]) for name in rows})
 
     def _batches(self, numbers: Sequence[int]) -> Iterator[list[tuple[int, Tensor]]]:
-        """(number, image) of what could be read, in batches; threads read and resize ahead of the tower."""
+        """Yield batches of (number, image) of the readable images. Threads read and resize ahead of the tower."""
         with ThreadPoolExecutor(AHEAD) as pool:
             starts = list(range(0, len(numbers), self.batch_size))
             waiting: deque[Future[list[tuple[int, Tensor]]]] = deque()

@@ -135,7 +135,7 @@ class HFTokenizer(TextTokenizer):
 
 
 def _canonical(text: str) -> str:
-    """What SigLIP was trained on (big_vision's canonicalize_text): lowercase, no punctuation, single spaces."""
+    """Return a text as in SigLIP's training (canonicalize_text): lowercase, no punctuation, single spaces."""
     return _single_spaces(text.replace("_", " ").translate(str.maketrans("", "", string.punctuation)).lower())
 
 

@@ -1,4 +1,4 @@
-"""Pictures into files, with the values that they show beside them."""
+"""Write figures to files, with the plotted values beside them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def write_picture(picture: "Image", file: Path, values: object = None) -> list[Path]:
-    """Write a picture as PNG and, where given, the plotted values as JSON beside it. Return the files."""
+    """Write a figure as PNG and, if given, the plotted values as JSON beside it. Return the files."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(file) as beside:
         picture.save(beside, "PNG")

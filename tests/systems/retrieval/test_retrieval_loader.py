@@ -435,7 +435,7 @@ def test_keys_may_begin_at_the_folder_of_the_set(root: Path, codes: Path, tmp_pa
         ({"flip": "yes"}, r"data\.flip='yes' is none of none, swap"),
         ({"image_size": [384]}, r"data\.image_size=\[384\] is not a height and a width"),
         ({"hold_out": 0}, r"data\.hold_out=0 is too small\. Pass at least 1"),
-        ({"mask_text": 1.0}, r"data\.mask_text=1\.0 is not a share in \[0, 1\)"),
+        ({"mask_text": 1.0}, r"data\.mask_text=1\.0 is not a fraction in \[0, 1\)"),
         ({"erase": 1.5}, r"data\.erase=1\.5 is not a probability in \[0, 1\]"),
         ({"sampler": "identity", "batch_size": 30}, r"data\.batch_size=30 is not a multiple of data\.instances=4"),
         ({"hide": 0.5, "flip": "swap"}, r"data\.flip=swap mirrors.*Set data\.flip=none"),

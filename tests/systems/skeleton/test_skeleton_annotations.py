@@ -193,9 +193,9 @@ def test_full_precision_and_3d_survive_an_npz(tmp_path):
     ("change", "message"),
     [
         (lambda arrays: arrays.pop("labels"), "has no array 'labels'"),
-        (lambda arrays: arrays.update(points=arrays["points"][:-1]), "no whole .npz of recordings"),
-        (lambda arrays: arrays.update(labels=arrays["labels"][:-1]), "no whole .npz of recordings"),
-        (lambda arrays: arrays.update(persons=np.array([object()])), "no whole .npz of recordings"),
+        (lambda arrays: arrays.update(points=arrays["points"][:-1]), "not a complete .npz of recordings"),
+        (lambda arrays: arrays.update(labels=arrays["labels"][:-1]), "not a complete .npz of recordings"),
+        (lambda arrays: arrays.update(persons=np.array([object()])), "not a complete .npz of recordings"),
     ],
 )
 def test_a_foreign_npz_is_one_line(tmp_path, change, message):
@@ -208,7 +208,7 @@ def test_a_foreign_npz_is_one_line(tmp_path, change, message):
         read_annotations(tmp_path / "y.npz")
     assert "\n" not in str(caught.value)
     (tmp_path / "z.npz").write_bytes((tmp_path / "y.npz").read_bytes()[:-50])
-    with pytest.raises(ValueError, match=r"z\.npz is no whole .npz"):
+    with pytest.raises(ValueError, match=r"z\.npz is not a complete .npz"):
         read_annotations(tmp_path / "z.npz")
 
 
@@ -236,7 +236,7 @@ def test_the_check_names_what_training_would_stumble_over(tmp_path):
     rows[7] = recording(7, joints=18)
     made["split"] |= {"xsub_val": ["S000", "S007", "gone"], "test": []}
     assert errors(write(tmp_path / "x.pkl", made), classes=3) == [
-        "recording 1 (S001) has 3 key points that are no numbers (NaN), first in frame 2: read as missing",
+        "recording 1 (S001) has 3 key points that are not numbers (NaN), first in frame 2: read as missing",
         "recording 2 (S002) has the label 3, and the list has 3 classes, 0 to 2",
         "recording 3 (S003) has not one joint that is there",
         "recording 4 (S004) has scores up to 90: expected 0 to 1",

@@ -154,7 +154,7 @@ def test_a_mean_preset_is_named_for_its_projector_and_where_it_stands(name):
         ({"temperature": 0.0}, r"temperature=0\.0 is not within \[0\.001, 0\.5\]"),
         ({"depths": []}, r"as \[4,6,3\]"),
         ({"momentum": 1.0}, r"system\.momentum=1\.0 is not in \[0, 1\)"),
-        ({"soft": 1.4}, r"system\.soft=1\.4 is no fraction"),
+        ({"soft": 1.4}, r"system\.soft=1\.4 is not a fraction"),
         ({"pacl_gain": 0.0}, "pacl_gain=0.0 is not above 0"),
         ({"queue": 0}, r"system\.queue=0 is too small\. Pass at least 1"),
     ],

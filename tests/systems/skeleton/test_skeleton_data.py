@@ -209,7 +209,7 @@ def test_key_points_that_are_no_numbers_are_told_in_a_line_and_missing(tmp_path,
     loaders = loaders_of(data_of(tmp_path, made))
     told = [line for line in capsys.readouterr().err.splitlines() if "NaN" in line]
     assert len(told) == 1
-    assert "x.pkl: 2 recordings have key points that are no numbers (NaN), the first is S001: read as mi" in told[0]
+    assert "x.pkl: 2 recordings have key points that are not numbers (NaN), the first is S001: read as mi" in told[0]
     assert all(batch.points.isfinite().all() and batch.scores.isfinite().all() for batch in loaders.val)
     loaders_of(data_of(tmp_path))
     assert "NaN" not in capsys.readouterr().err
@@ -261,11 +261,11 @@ def test_labels_of_other_splits_may_be_outside_the_list(tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"size": [56]}, r"data.size=\[56\] is no height and width. Pass two, as \[56,56\]"),
+        ({"size": [56]}, r"data.size=\[56\] is not a height and width. Pass two, as \[56,56\]"),
         ({"frames": 0}, "data.frames=0 is too small. Pass at least 1"),
         ({"threshold": 0}, "data.threshold=0 is too small. Pass at least 2"),
-        ({"flip": 1.5}, "data.flip=1.5 is no probability"),
-        ({"hold_out": 0.0}, "data.hold_out=0.0 is no fraction"),
+        ({"flip": 1.5}, "data.flip=1.5 is not a probability"),
+        ({"hold_out": 0.0}, "data.hold_out=0.0 is not a fraction"),
         ({"val": "xsub_train"}, "data.train and data.val are both 'xsub_train'"),
         ({"crop_area": [0.5, 1.2]}, r"data.crop_area=\[0.5, 1.2\] are not two numbers, 0 < least ≤ most ≤ 1"),
         ({"crop_aspect": [2, 1]}, r"data.crop_aspect=\[2, 1\] are not two numbers, 0 < least ≤ most"),

@@ -94,7 +94,7 @@ def test_pairs_and_limbs_that_do_not_fit_are_one_line(tmp_path, told, message):
 
 
 def test_a_name_that_is_no_set_is_told_which_there_are(tmp_path):
-    with pytest.raises(ValueError, match="system.joints='coco' is no joint set. Pass one of coco17, openpose18"):
+    with pytest.raises(ValueError, match="system.joints='coco' is not a joint set. Pass one of coco17, openpose18"):
         joint_set("coco")
     with pytest.raises(ValueError, match="does not exist"):
         joint_set(tmp_path / "none.json")

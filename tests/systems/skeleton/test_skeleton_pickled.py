@@ -139,7 +139,7 @@ def test_a_forged_array_reaches_no_memory_but_its_own(tmp_path, state):
     if state is None:
         assert read_plain(file) == [None]
         return
-    with pytest.raises(ValueError, match="no whole pickle of plain arrays"):
+    with pytest.raises(ValueError, match="not a complete pickle of plain arrays"):
         read_plain(file)
 
 
@@ -151,7 +151,7 @@ def test_a_file_cannot_change_what_it_may_name(tmp_path, name):
         f"c{module}\n{attribute}\n".encode() + b"N}X\x06\x00\x00\x00hackedK\x01s\x86b"
     )  # BUILD (None, {"hacked": 1})
     (tmp_path / "x.pkl").write_bytes(b"\x80\x02" + build + b".")
-    with pytest.raises(ValueError, match="no whole pickle"):
+    with pytest.raises(ValueError, match="not a complete pickle"):
         read_plain(tmp_path / "x.pkl")
     assert not hasattr(pickled.KNOWN[name], "hacked")
 
@@ -159,7 +159,7 @@ def test_a_file_cannot_change_what_it_may_name(tmp_path, name):
 @pytest.mark.parametrize("data", [b"", b"no pickle", pickle.dumps(PLAIN)[:-40], b"\x80\x04P0\n.", b"PK\x03\x04"])
 def test_a_damaged_file_is_one_line(tmp_path, data):
     (tmp_path / "x.pkl").write_bytes(data)
-    with pytest.raises(ValueError, match=r"x\.pkl is no whole pickle of plain arrays") as caught:
+    with pytest.raises(ValueError, match=r"x\.pkl is not a complete pickle of plain arrays") as caught:
         read_plain(tmp_path / "x.pkl")
     assert "\n" not in str(caught.value)
 

@@ -141,14 +141,14 @@ def test_a_named_file_that_is_not_there_is_not_replaced_by_another(alex, offline
 def test_a_file_that_lacks_layers_is_refused(alex, tmp_path):
     part = {name: t for name, t in alex[1].items() if not name.startswith("features.6.")}
     torch.save(part, tmp_path / "part.pth")
-    with pytest.raises(ValueError, match=r"part.pth is no torchvision alex file: it lacks features.6.bias"):
+    with pytest.raises(ValueError, match=r"part.pth is not a torchvision alex file: features.6.bias is missing"):
         LPIPS("alex", tmp_path / "part.pth")(images(), images())
 
 
 def test_a_file_with_other_shapes_is_refused(alex, tmp_path):
     other = alex[1] | {"features.3.bias": torch.zeros(7)}
     torch.save(other, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"features.3.bias is \(7,\), alex has \(192,\)"):
+    with pytest.raises(ValueError, match=r"features.3.bias is \(7,\), expected \(192,\)"):
         LPIPS("alex", tmp_path / "other.pth")(images(), images())
 
 

@@ -73,7 +73,7 @@ def test_the_same_folder_twice_is_refused(photos):
 def test_one_image_cannot_be_split(folder):
     for path in sorted(folder.iterdir())[1:]:
         path.unlink()
-    with pytest.raises(ValueError, match=r"holds one image, which cannot be split: .* data.val_root"):
+    with pytest.raises(ValueError, match=r"contains one image, which cannot be split: .* data.val_root"):
         make_loaders(data_of(folder))
 
 
@@ -87,7 +87,7 @@ def test_no_root_is_said_before_anything_else():
     [
         ([], "data.root is not set"),
         (["data.root=/nowhere"], "/nowhere does not exist"),
-        (["data.root=x", "data.val_split=1.5"], "data.val_split is a share between 0 and 1, got 1.5"),
+        (["data.root=x", "data.val_split=1.5"], "data.val_split=1.5 is not a fraction in (0, 1)"),
         (["data.root=x", "data.on_error=ignore"], "data.on_error is raise or skip, got 'ignore'"),
     ],
 )

@@ -1,13 +1,13 @@
-"""The exact nearest code, in a few megabytes of memory whatever the size of the problem.
+"""Exact search for the nearest code, in a few megabytes of memory for any size of the problem.
 
-A plain look-up writes an N×K matrix of distances and reads it back several times; at 65536 × 16384 that is
-4 GiB a copy. Here the rows go through one small tile: a matrix product fills it, a two-level maximum reads
-it once, and nothing else is kept.
+A plain look-up writes an N×K matrix of distances and reads it several times; at 65536 × 16384 that is 4 GiB per
+copy. This search processes the rows in one small tile: a matrix product fills it, and a two-level maximum reads it
+once.
 
-The tile is computed in float32, so two codes whose distances differ by less than the rounding of float32
-could come out in the wrong order. The second-best score tells which rows those are (a few in a million for
-real features), and only they are decided in float64. The answer is therefore the float64 answer: the same on
-every device, for every tile size, number of threads or autocast setting.
+The tile is computed in float32, where the order of two codes at nearly equal distances may be wrong. The lead over the
+second-best score shows which rows are within float32 rounding error (a few in a million for real features), and only
+these are decided in float64. So the result is that of float64 on every device, for every tile size, number of threads
+and autocast setting.
 
 Tie rule: codes whose distances agree to the rounding of float64 are tied, and the lowest id wins.
 
@@ -29,10 +29,10 @@ from sightword.errors import SightwordError
 
 Metric = Literal["euclidean", "cosine"]
 
-MANY = 8192  # codes from which the kernel of `triton` is taken on a GPU; why stands there
+MANY = 8192  # least number of codes for which a GPU uses the Triton kernel; see `ops.nearest.triton` for the reason
 
 TILE = 2**20  # scores a tile holds: 4 MiB, which stays in a core's share of the cache
-LANES = 64  # argmax is scalar on CPU and amax is not: amax over lanes, argmax over what is left
+LANES = 64  # argmax is not vectorised on CPU but amax is: amax over the lanes, then argmax over their peaks
 
 
 class Stack(NamedTuple):
@@ -46,17 +46,17 @@ class Stack(NamedTuple):
 
 
 def nearest(x: Tensor, codes: Tensor, metric: Metric = "euclidean") -> Tensor:
-    """Id of the nearest of codes (K, D) for every vector of x (..., D): (...), int64.
+    """Return the id of the nearest of codes (K, D) for every vector of x (..., D): (...), int64, without gradient.
 
-    Euclidean is the smallest distance, cosine the largest angle cosine; neither needs normalised input.
-    Carries no gradient. Raises SightwordError if widths differ or x is not finite.
+    Euclidean is the smallest distance, cosine the largest cosine of the angle; neither needs normalised input.
+    Raises SightwordError if the numbers of channels differ or x is not finite.
     """
     return nearest_in_each(x, [codes], metric)[0]
 
 
 @torch.no_grad()
 def nearest_in_each(x: Tensor, books: Sequence[Tensor], metric: Metric = "euclidean") -> list[Tensor]:
-    """`nearest` in several codebooks [(K_s, D)] at once: x is read, centred and multiplied only once."""
+    """Return `nearest` for several codebooks [(K_s, D)] at once: x is read, centred and multiplied only once."""
     for codes in books:
         if codes.dim() != 2 or codes.shape[1] != x.shape[-1] or not len(codes):
             raise SightwordError(
@@ -66,18 +66,18 @@ def nearest_in_each(x: Tensor, books: Sequence[Tensor], metric: Metric = "euclid
     with torch.autocast(x.device.type, enabled=False), true_float32():
         stack = stack_of(books, metric, reduce(torch.promote_types, (t.dtype for t in (x, *books)), torch.float32))
         propose = _propose_on_gpu if _triton_pays(rows, stack) else _propose
-        ids, doubtful = propose(rows, stack)  # (S, N) int64, (S, N) bool
-        for codes, book_ids, doubt in zip(books, ids, doubtful, strict=True):
-            which = doubt.nonzero().squeeze(1)
+        ids, uncertain = propose(rows, stack)  # (S, N) int64, (S, N) bool
+        for codes, book_ids, mask in zip(books, ids, uncertain, strict=True):
+            which = mask.nonzero().squeeze(1)
             if len(which):
                 book_ids[which] = _decide_in_float64(rows[which], codes, metric)
     return [book_ids.view(x.shape[:-1]) for book_ids in ids]
 
 
 def _propose(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
-    """Float32 winners (S, N) and where float32 cannot tell them from the runner-up (S, N)."""
+    """Return float32 winners (S, N), and whether the runner-up is within float32 rounding error (S, N)."""
     ids = torch.empty(len(stack.spans), len(rows), dtype=torch.int64, device=rows.device)
-    doubtful = torch.empty_like(ids, dtype=torch.bool)
+    uncertain = torch.empty_like(ids, dtype=torch.bool)
     height = max(16, TILE // len(stack.bias))
     tile = rows.new_empty(min(height, len(rows)), len(stack.bias), dtype=torch.float32)
     for first in range(0, len(rows), height):
@@ -87,12 +87,12 @@ def _propose(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
         length = x.norm(dim=1)
         for book, (start, stop) in enumerate(stack.spans):
             ids[book, some], margin = _winner(scores[:, start:stop])
-            doubtful[book, some] = ~(margin > rounding(length, stack.reach[book], x.shape[1]))
-    return ids, doubtful
+            uncertain[book, some] = ~(margin > rounding(length, stack.reach[book], x.shape[1]))
+    return ids, uncertain
 
 
 def _winner(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Column of the best score of each row (R, K), the first of equals, and its lead over the second best.
+    """Return the column of the best score of each row (R, K), the first of equals, and its lead over the second.
 
     Overwrites the winners in `scores`.
     """
@@ -107,7 +107,7 @@ def _winner(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _decide_in_float64(rows: Tensor, codes: Tensor, metric: Metric) -> Tensor:
-    """Nearest ids in float64, the lowest id of those that tie. rows: (N, D), few as a rule; a few at a time."""
+    """Return the nearest ids in float64, the lowest of tied ids. rows: (N, D), processed in small blocks."""
     e, centre = codes.double(), codes.double().mean(0)
     e = e - centre if metric == "euclidean" else unit(e)
     bias = e.square().sum(1).mul(-0.5) if metric == "euclidean" else e.new_zeros(len(e))
@@ -128,7 +128,7 @@ def _triton_pays(rows: Tensor, stack: Stack) -> bool:
 
 
 def _propose_on_gpu(rows: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
-    """As `_propose`, by the Triton kernel."""
+    """Return the same as `_propose`, computed by the Triton kernel."""
     from sightword.ops.nearest.triton import winners
 
     ids, margin, length = winners(rows, stack.codes, stack.bias, stack.centre, stack.spans)
@@ -156,7 +156,7 @@ def stack_of(books: Sequence[Tensor], metric: Metric, dtype: torch.dtype) -> Sta
 
 
 def rounding(length: Tensor, reach: float, channels: int) -> Tensor:
-    """How much two float32 scores of a row may be off together: the worst case of a dot product, γ ≈ D·2⁻²⁴.
+    """Return a bound on the error of the difference of two float32 scores of a row: γ ≈ D·2⁻²⁴ per dot product.
 
     length: |x| of each row; reach: the largest |e|.
     """
@@ -164,16 +164,16 @@ def rounding(length: Tensor, reach: float, channels: int) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    """x (..., D) scaled to length one; zero stays zero."""
+    """Return x (..., D) scaled to length one; zero stays zero."""
     return torch.nn.functional.normalize(x, dim=-1, eps=torch.finfo(x.dtype).tiny)
 
 
 @contextmanager
 def true_float32() -> Iterator[None]:
-    """Keep a float32 product a float32 product, though the caller allows TF32 (GPU) or bf16 (CPU) for speed."""
+    """Compute float32 products in full float32, even if the caller allows TF32 (GPU) or bf16 (CPU) for speed."""
     try:
         before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # it was chosen per backend, and PyTorch refuses to mix the two ways
+    except RuntimeError:  # precision was set per backend, and PyTorch refuses to mix the two APIs
         with _ieee(torch.backends.cuda.matmul), _ieee(torch.backends.mkldnn.matmul):  # type: ignore[attr-defined]
             yield
         return

@@ -61,7 +61,7 @@ def winners(
 def _rows(  # type: ignore[no-untyped-def]
     x, centre, row, count, d, row_stride, channel_stride, D: tl.constexpr, CENTRED: tl.constexpr
 ):
-    """Channels d (C,) of rows (R,), centred, in float32; zero outside. The centre's dtype is wide enough for both."""
+    """Load channels d (C,) of rows (R,), centred, as float32; zero outside. The centre has the wider dtype."""
     some = tl.load(
         x + row[:, None].to(tl.int64) * row_stride + d[None, :] * channel_stride,
         mask=(row[:, None] < count) & (d[None, :] < D),
@@ -85,7 +85,7 @@ def _squares(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """|x - centre|² of rows (R,), float32."""
+    """Return |x - centre|² of rows (R,), float32."""
     square = tl.zeros((ROWS,), tl.float32)
     for first in range(0, D, CHANNELS):
         d = first + tl.arange(0, CHANNELS)
@@ -144,4 +144,6 @@ def _winners(  # type: ignore[no-untyped-def]
     tl.store(ids + row, winner.to(tl.int64), mask=row < count)
     tl.store(margin + row, best - second, mask=row < count)
     square = _squares(x, centre, row, count, row_stride, channel_stride, D, CENTRED, ROWS, CHANNELS)
-    tl.store(length + row, tl.sqrt(square), mask=row < count)  # not finite where x is not: then all are in doubt
+    tl.store(
+        length + row, tl.sqrt(square), mask=row < count
+    )  # not finite where x is not: then the row counts as uncertain

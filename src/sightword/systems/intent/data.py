@@ -304,7 +304,7 @@ def _chosen(cache: TokenCache, token_types: Sequence[str]) -> list[str]:
 
 
 def _read(cache: TokenCache, keys: Sequence[str], names: Sequence[str]) -> dict[str, Tensor]:
-    """Name → (B, …). By content key: a path that the index lacks would be read and hashed each time."""
+    """Name → (B, …). By content key: a path that is not in the index would be read and hashed each time."""
     parts = [next(part for part in cache.segments if key in part) for key in keys]
     return {
         name: torch.from_numpy(np.stack([part.get(key, name) for part, key in zip(parts, keys, strict=True)]))

@@ -80,7 +80,7 @@ def _plan(vocabulary: Vocabulary, asked: int | None, expand: str) -> Plan:
 
 
 def fill(wanted: Plan, vectors: Mapping[str, Tensor], noise: float, seed: int) -> Book:
-    """Return the codebook of a plan. vectors: prompt → unit vector (D,). seed: of noise and of the share of classes.
+    """Return the codebook of a plan. vectors: prompt → unit vector (D,). seed: of the noise and of the codes per class.
 
     Raises SightwordError if the text encoder does not tell two classes apart.
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]):
-    """What the engine asks of intent classification."""
+    """Intent classification as the engine uses it."""
 
     name = "intent"
     Config, Data = IntentConfig, IntentData

@@ -116,7 +116,7 @@ def read_vocabulary(file: str | Path) -> Vocabulary:
     fields.refuse_unknown(("stream", "size", "source", "expand", "templates", "classes", "spare"))
     stream = fields.text("stream")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", stream):
-        raise fields.error(f"{stream!r} is no name of a stream. Use lowercase letters, digits and _", "stream")
+        raise fields.error(f"{stream!r} is not a name of a stream. Use lowercase letters, digits and _", "stream")
     size, by_words = fields.integer("size", least=1), "expand" in fields
     if by_words:
         fields.choice("expand", ("words",))

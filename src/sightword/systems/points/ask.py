@@ -1,4 +1,4 @@
-"""Answers to text queries about a scene: how well each text fits each point, in lines, pictures and files.
+"""Answers to text queries about a scene: how well each text fits each point, as lines, figures and files.
 
 Legend: N points, Q texts, D dimension of CLIP's joint space.
 """
@@ -100,7 +100,7 @@ def query_embeddings(text: TextTower, texts: Sequence[str]) -> Tensor:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SceneAnswer(Result):
-    """How well texts fit the points of a scene."""
+    """The similarities of texts to the points of a scene."""
 
     scene: str
     cloud: Cloud  # xyz (N, 3) in metres, in the world of the poses; rgb (N, 3) uint8
@@ -125,7 +125,7 @@ class SceneAnswer(Result):
 
     @property
     def known(self) -> Tensor:
-        """Which points have features, (N,) bool."""
+        """Mask of the points with features, (N,) bool."""
         return self.best >= 0
 
     def plot(self) -> Image.Image:
@@ -198,7 +198,7 @@ def summary_lines(answered: SceneAnswer, classes: Mapping[int, str]) -> list[str
     return lines
 
 
-# ------------------------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------------------------- figures
 
 
 def coloured(answered: SceneAnswer, number: int) -> np.ndarray:
@@ -210,7 +210,7 @@ def coloured(answered: SceneAnswer, number: int) -> np.ndarray:
 
 
 def picture(answered: SceneAnswer) -> Image.Image:
-    """Return a picture of the scene, and beside it one for each query."""
+    """Return a figure of the scene, with one for each query beside it."""
     total = max(1, int(answered.known.sum()))
     name = f"{answered.scene}, {len(answered.points):,} points, {int(answered.visible.sum()):,} of them visible"
     panels = {name: answered.cloud.rgb.numpy()}

@@ -1,4 +1,4 @@
-"""Its part of the demo: a room queried in words, and an encoder that learns to answer where no picture looked."""
+"""The points section of the demo: text queries in a room, and an encoder that also predicts points no image shows."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ SPLITS = {"": "train", "val_": "val", "test_": "test"}
 SIZE, TOKEN_TYPE = (96, 128), "value"  # at which the tiny CLIP is best
 ANSWERS = (
     "Every point with all nine text queries at once: its colours, what it is, what lifted CLIP predicts, and what the "
-    "trained encoder predicts, also for points that no picture shows."
+    "trained encoder predicts, also for points that no image shows."
 )
 
 
@@ -63,7 +63,7 @@ def _section(
     return Section(
         title="points: CLIP features on a 3-D point cloud",
         lead=(
-            "Ten pictures of a room, with the depth of each pixel and the pose of the camera. CLIP's features of them "
+            "Ten images of a room, with the depth of each pixel and the pose of the camera. CLIP's features of them "
             "are carried onto the points of the room, which text queries then find; nobody ever labelled a point."
         ),
         figures=figures,
@@ -79,7 +79,7 @@ def _section(
             ),
             "never seen": (
                 f"{metrics['text_accuracy_unseen']:.0f} %",
-                f"of the {100 - metrics['coverage']:.0f} % of points that no picture shows, by geometry and colour",
+                f"of the {100 - metrics['coverage']:.0f} % of points that no image shows, by geometry and colour",
             ),
         },
         commands=[

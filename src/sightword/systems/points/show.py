@@ -1,4 +1,4 @@
-"""Pictures of features and classes: colours that mean the same in all frames of a scene, on photos and on clouds.
+"""Figures of features and classes: colours that mean the same in all frames of a scene, on photos and on clouds.
 
 Legend: N points of a scene; L point–frame correspondences; D channels; C classes; H, W pixels.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from sightword.viz import cloud, grid, style
 
 UNSEEN = (205, 208, 212)
-WIDE = 480  # pixels of a photo in a picture
+WIDE = 480  # pixels of a photo in a figure
 MOST = 4096  # features by which a scene's colours are found
 
 
@@ -158,7 +158,7 @@ SIDE = 480
 def tsne(features: Tensor, perplexity: float = 30.0, steps: int = 300, seed: int = 0) -> Tensor:
     """Return features (n, D) on a plane, (n, 2), where neighbours stay neighbours: exact t-SNE (van der Maaten 2008).
 
-    n is POINTS at most. The same features give the same picture.
+    n is POINTS at most. The same features give the same figure.
     """
     n = len(features)
     if n > POINTS:
@@ -203,7 +203,7 @@ def _slope(p: Tensor, place: Tensor) -> Tensor:
 
 
 def scatter(place: Tensor, colours: np.ndarray, title: str) -> Image.Image:
-    """Return a picture of points of a plane (n, 2) in their photo's colours."""
+    """Return a figure of points of a plane (n, 2) in their photo's colours."""
     page = Image.new("RGB", (SIDE, SIDE), cloud.BACKGROUND)
     pen = ImageDraw.Draw(page)
     middle, half = place.mean(0), (place - place.mean(0)).abs().amax().clamp(min=1e-9)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
-    """What the engine asks of the point encoder."""
+    """The point encoder as the engine uses it."""
 
     name = "points"
     Config, Data = PointsConfig, PointsData

@@ -32,7 +32,9 @@ class RetrievalConfig(SystemConfig):
     embed_dim: int = 512  # of the common space; with project=none, the encoders' own
 
     align: str = "itc_then_sdm"  # itc_then_sdm | itc | sdm | both
-    switch_at: float = 0.5  # itc_then_sdm: at this share of the softmax on positives, as a mean over about 20 batches
+    switch_at: float = (
+        0.5  # itc_then_sdm: at this fraction of the softmax on positives, as a mean over about 20 batches
+    )
     switch_by: int = 0  # itc_then_sdm: at this batch at the latest; 0: only when switch_at is reached
     logit_scale: float = 50.0  # factor on the cosines: 1/0.02, constant
     itc_weight: float = 1.0
@@ -70,7 +72,7 @@ class RetrievalConfig(SystemConfig):
         at_least("system", self, 1, "embed_dim", "num_ids", "num_codes", "gen_layers", "mlm_layers", "mlm_heads")
         at_least("system", self, 0, "text_length", "switch_by", "gen_ramp")
         if not 0 < self.switch_at <= 1:
-            raise SightwordError(f"system.switch_at={self.switch_at} is not a share in (0, 1]")
+            raise SightwordError(f"system.switch_at={self.switch_at} is not a fraction in (0, 1]")
         self._check_parts()
 
     def _check_parts(self) -> None:
@@ -113,8 +115,8 @@ class RetrievalData(DataConfig):
     pad: int = 10  # pixels of black around the image, from which a crop of its size is taken; 0: no crop
     erase: float = 0.5  # probability that a rectangle of an image is erased; never in the generation view
 
-    mask_text: float = 0.0  # share of a caption's tokens that are masked, for masked language modelling; IRRA: 0.15
-    hide: float = 0.0  # share of the image's cells that are hidden, for generation; 0: no generation
+    mask_text: float = 0.0  # fraction of a caption's tokens that are masked, for masked language modelling; IRRA: 0.15
+    hide: float = 0.0  # fraction of the image's cells that are hidden, for generation; 0: no generation
     vq_ids: str = ""  # cache by `sightword tokenize` of the whole folder imgs/, resized to image_size, for generation
 
     def __post_init__(self) -> None:
@@ -127,7 +129,7 @@ class RetrievalData(DataConfig):
         at_least("data", self, 0, "text_length", "pad", "num_workers")
         for name in ("mask_text", "hide"):
             if not 0 <= getattr(self, name) < 1:
-                raise SightwordError(f"data.{name}={getattr(self, name)} is not a share in [0, 1)")
+                raise SightwordError(f"data.{name}={getattr(self, name)} is not a fraction in [0, 1)")
         if not 0 <= self.erase <= 1:
             raise SightwordError(f"data.erase={self.erase} is not a probability in [0, 1]")
         if self.sampler == "identity" and self.batch_size % self.instances:

@@ -104,7 +104,7 @@ class KindRow(TypedDict):
     score: float  # mean cosine of the captions and their own images
     fall: float  # mean difference when the word is changed
     error: float  # standard error of that mean
-    fell: float  # share of captions whose score fell
+    fell: float  # fraction of captions whose score fell
 
 
 class SwapRow(TypedDict):

@@ -107,7 +107,7 @@ class Alignment(nn.Module):
         switch_by: int = 0,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        """switch_at: the share that is enough. switch_by: the batch to switch at in any case, 0 for none."""
+        """switch_at: the fraction that is enough. switch_by: the batch to switch at in any case, 0 for none."""
         super().__init__()
         self.kind, self.logit_scale, self.switch_at, self.switch_by = kind, logit_scale, switch_at, switch_by
         self._weights = {"itc_loss": 1.0, "sdm_loss": 1.0, **(weights or {})}
@@ -219,7 +219,7 @@ class RetrievalTask(Task[Batch]):
         return batch.masked_images, ids, batch.vq_target_attn_mask
 
     def stats(self) -> dict[str, float]:
-        """positive_share: running mean of the share of the softmax on positives; sdm: 1 once SDM is trained.
+        """positive_share: running mean of the fraction of the softmax on positives; sdm: 1 once SDM is trained.
 
         text_gain, phase 4: how much better the true text predicts the ids than another person's, in nats per id, on
         the last batch.

@@ -300,7 +300,7 @@ def _read_npz(path: Path) -> tuple[list[object], dict[str, list[str]]]:
         raise SightwordError(f"{path} has no array {error}. sightword convert writes such files") from None
     except (ValueError, TypeError, IndexError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).partition("\n")[0]
-        raise SightwordError(f"{path} is no whole .npz of recordings ({reason}). Convert it again") from None
+        raise SightwordError(f"{path} is not a complete .npz of recordings ({reason}). Convert it again") from None
 
 
 def _unpacked(arrays: Mapping[str, np.ndarray]) -> Iterator[object]:

@@ -50,7 +50,7 @@ def open_tower(system: SkeletonConfig, name: str | Path) -> TextTower:
 def load_published(network: ResNet3dSlowOnly, path: str | Path) -> None:
     """Load a PoseC3D checkpoint of pyskl or mmaction2, without its classifier.
 
-    Its names are ours behind "backbone."; older files lack the number of batches that a batch norm has counted. Raises
+    Its names are ours behind "backbone."; older files have no batch count of batch norms. Raises
     SightwordError if it does not fit.
     """
     weights = read_weights(path)
@@ -59,7 +59,7 @@ def load_published(network: ResNet3dSlowOnly, path: str | Path) -> None:
     if not own:
         heads = ", ".join(sorted({name.split(".")[0] for name in weights})[:6])
         raise SightwordError(
-            f"{path} is no PoseC3D of pyskl or mmaction2: none of its names begins with {prefix} (they begin with "
+            f"{path} is not a PoseC3D of pyskl or mmaction2: none of its names begins with {prefix} (they begin with "
             f"{heads})"
         )
     for name in network.state_dict():

@@ -62,8 +62,8 @@ def _odd(row: Annotation, classes: int) -> Iterator[tuple[str, str]]:
         broken |= ~np.isfinite(row.scores)
     if broken.any():
         first = np.unique(broken.nonzero()[1])[0]
-        text = f"has {broken.sum()} key points that are no numbers (NaN), first in frame {first}: read as missing"
-        yield "key points that are no numbers", text
+        text = f"has {broken.sum()} key points that are not numbers (NaN), first in frame {first}: read as missing"
+        yield "key points that are not numbers", text
     if not to_sequence(row).scores.any():
         yield "recordings without a joint", "has not one joint that is there"
     if classes and row.label >= classes:

@@ -71,13 +71,13 @@ class SkeletonConfig(SystemConfig):
         at_least("system", self, 0, "match_weight", "text_length", "soft_ramp")
         if not self.depths or min(self.depths) < 1:
             raise SightwordError(
-                f"system.depths={self.depths} is no list of bottlenecks per stage. Pass one, as [4,6,3]"
+                f"system.depths={self.depths} is not a list of bottlenecks per stage. Pass one, as [4,6,3]"
             )
         for name in ("dropout", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise SightwordError(f"system.{name}={getattr(self, name)} is not in [0, 1)")
         if not 0 <= self.soft <= 1:
-            raise SightwordError(f"system.soft={self.soft} is no fraction in [0, 1]")
+            raise SightwordError(f"system.soft={self.soft} is not a fraction in [0, 1]")
         if not 0.001 <= self.temperature <= 0.5:
             raise SightwordError(f"system.temperature={self.temperature} is not within [0.001, 0.5]")
         if self.pacl_gain <= 0:
@@ -138,14 +138,16 @@ class SkeletonData(DataConfig):
     def __post_init__(self) -> None:
         for name in ("size", "test_size"):
             if len(sides := getattr(self, name)) != 2 or min(sides) < 1:
-                raise SightwordError(f"data.{name}={list(sides)} is no height and width. Pass two, as [56,56]")
+                raise SightwordError(f"data.{name}={list(sides)} is not a height and width. Pass two, as [56,56]")
         at_least("data", self, 1, "frames", "views", "test_views", "persons", "short_side", "batch_size")
         at_least("data", self, 0, "padding", "num_workers")
         at_least("data", self, 2, "threshold")
         if not 0 <= self.flip <= 1:
-            raise SightwordError(f"data.flip={self.flip} is no probability in [0, 1]")
+            raise SightwordError(f"data.flip={self.flip} is not a probability in [0, 1]")
         if not self.val and not 0 < self.hold_out < 1:
-            raise SightwordError(f"data.hold_out={self.hold_out} is no fraction in (0, 1). Change it, or name data.val")
+            raise SightwordError(
+                f"data.hold_out={self.hold_out} is not a fraction in (0, 1). Change it, or name data.val"
+            )
         if self.val and self.val == self.train:
             raise SightwordError(f"data.train and data.val are both {self.val!r}. Validate on another split")
         _check_range("data.crop_area", self.crop_area, most=1.0)

@@ -117,7 +117,7 @@ def read_recordings(data: SkeletonData, joints: JointSet) -> Recordings:
         )
     if broken := recordings.broken():
         shards.say(
-            f"{recordings.path}: {len(broken)} recordings have key points that are no numbers (NaN), the first is "
+            f"{recordings.path}: {len(broken)} recordings have key points that are not numbers (NaN), the first is "
             f"{broken[0]}: read as missing; sightword check dataset=pyskl path={recordings.path} names all"
         )
     return recordings

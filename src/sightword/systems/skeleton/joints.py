@@ -42,7 +42,7 @@ def joint_set(name: str | Path) -> JointSet:
     path = Path(name).expanduser()
     if path.suffix != ".json":
         raise SightwordError(
-            f"system.joints={str(name)!r} is no joint set. Pass one of {', '.join(JOINT_SETS)}, or a JSON file "
+            f"system.joints={str(name)!r} is not a joint set. Pass one of {', '.join(JOINT_SETS)}, or a JSON file "
             "{joints, limbs, pairs}"
         )
     fields = read_json(path, missing="system.joints is a JSON file {joints, limbs, pairs}")
@@ -69,7 +69,7 @@ def _ends(fields: Fields, key: str) -> list[list[object]]:
     items = fields.sequence(key, optional=True)
     found = [items.value(number) for number in range(len(items))]
     if not all(isinstance(ends, list) and len(ends) == 2 for ends in found):
-        raise _Malformed(f'has {key} that are no list of [joint, joint], as "{key}": [["left_hip", "left_knee"]]')
+        raise _Malformed(f'has {key} that are not a list of [joint, joint], as "{key}": [["left_hip", "left_knee"]]')
     return [ends for ends in found if isinstance(ends, list)]
 
 

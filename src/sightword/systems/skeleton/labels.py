@@ -46,7 +46,7 @@ def read_labels(path: str | Path) -> Labels:
         fields = read_json(path, missing=MISSING)
         return Labels.of({name: fields.texts(name, alone=True) for name in fields}, str(path))
     if path.suffix not in (".csv", ".txt"):
-        raise SightwordError(f"{path} is no file of labels. Give one that ends in .json, .csv or .txt")
+        raise SightwordError(f"{path} is not a file of labels. Give one that ends in .json, .csv or .txt")
     names = _names_of_csv(path) if path.suffix == ".csv" else read_text(path, missing=MISSING).splitlines()
     names = [name.strip() for name in names if name.strip()]
     if twice := {name for name in names if names.count(name) > 1}:

@@ -20,7 +20,7 @@ PLAIN = re.compile(r"[<>|=]?([fiu][1248]|b1|[SU]\d{1,5})")  # numbers, truth val
 def read_plain(path: str | Path) -> object:
     """Return what a pickle contains: dictionaries, lists, texts, numbers and arrays.
 
-    Raises SightwordError if the file names anything else, is cut short, or is no pickle.
+    Raises SightwordError if the file names anything else, is truncated, or is not a pickle.
     """
     path = Path(path)
     if path.is_dir():
@@ -37,7 +37,7 @@ def read_plain(path: str | Path) -> object:
         ) from None
     except Exception as error:  # bytes of unknown origin can fail in any way that an unpickler has
         reason = printable(str(error).partition("\n")[0][:120]) or type(error).__name__
-        raise SightwordError(f"{path} is no whole pickle of plain arrays ({reason}). Download it again") from None
+        raise SightwordError(f"{path} is not a complete pickle of plain arrays ({reason}). Download it again") from None
 
 
 def _plain(value: object, depth: int = 4) -> object:

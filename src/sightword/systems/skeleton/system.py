@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SkeletonSystem(System[SkeletonConfig, SkeletonData, "SkeletonTask", "SkeletonBatch"]):
-    """What the engine asks of the recognition of actions."""
+    """Action recognition as the engine uses it."""
 
     name = "skeleton"
     Config, Data = SkeletonConfig, SkeletonData

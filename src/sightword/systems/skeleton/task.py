@@ -116,7 +116,7 @@ class SkeletonTask(Task[SkeletonBatch]):
         )
 
     def check_labels(self, labels: Tensor) -> None:
-        """Raise SightwordError for a label that is no class. Does nothing on a GPU, which it would have to wait for."""
+        """Raise SightwordError for a label that is not a class. Does nothing on a GPU, to avoid waiting for it."""
         if labels.device.type == "cpu" and len(labels) and int(labels.max()) >= len(self.labels.classes):
             raise SightwordError(
                 f"label {int(labels.max())} is none of the {len(self.labels.classes)} classes of {self.labels.source}"

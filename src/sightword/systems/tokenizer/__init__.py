@@ -1,1 +1,1 @@
-"""Images to discrete codes and back: VQ-VAE and VQ-GAN. Source: document 003."""
+"""Image tokenizers, VQ-VAE and VQ-GAN: encode images as discrete codes and decode them."""

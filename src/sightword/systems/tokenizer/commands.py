@@ -38,7 +38,7 @@ def tokenize(
 
 
 class _Source(NamedTuple):
-    """Where a tokenizer comes from; Ray's workers open it again."""
+    """The source of a tokenizer, which Ray's workers load again."""
 
     model: str
     layout: str
@@ -55,7 +55,7 @@ class _Source(NamedTuple):
 
 
 def check_images(root: Path) -> "CheckReport":
-    """A folder of images: every file is decoded once."""
+    """Check a folder of images: decode every file once."""
     from sightword.data import check
 
     return check.check_images(root)

@@ -1,11 +1,11 @@
-"""Everything an image tokenizer can be told. Names and defaults are document 003's where it has them."""
+"""Configuration options of the tokenizer."""
 
 from dataclasses import dataclass, field
 
 from sightword.engine.config import DataConfig, SystemConfig
 from sightword.errors import SightwordError
 
-NETWORK = (  # what describes the networks and the codebook: a file that is loaded has its own
+NETWORK = (  # fields of the networks and the codebook, which a loaded file defines itself
     *("in_channels", "latent_channels", "encoder_channels", "decoder_channels", "num_res_blocks", "num_embeddings"),
     *("embedding_dim", "metric", "codebook", "decay", "kmeans", "restart_after"),
 )
@@ -16,15 +16,17 @@ class TokenizerConfig(SystemConfig):
     """The networks, the codebook and the objective."""
 
     in_channels: int = 3
-    latent_channels: int = 256  # what the encoder ends with; a 1×1 convolution joins it to embedding_dim
-    encoder_channels: list[int] = field(default_factory=lambda: [128, 256, 256, 256])  # a stage each, halving the sides
-    decoder_channels: list[int] = field(default_factory=lambda: [256, 256, 256, 128])  # a stage each, doubling them
+    latent_channels: int = 256  # output of the encoder; a 1×1 convolution maps it to embedding_dim
+    encoder_channels: list[int] = field(
+        default_factory=lambda: [128, 256, 256, 256]
+    )  # one stage each, halving the sides
+    decoder_channels: list[int] = field(default_factory=lambda: [256, 256, 256, 128])  # one stage each, doubling them
     num_res_blocks: int = 2
 
     num_embeddings: int = 1024
     embedding_dim: int = 256
-    metric: str = "euclidean"  # euclidean | cosine: cosine with few channels (8) keeps a large codebook alive
-    codebook: str = "ema"  # ema | gradient: gradient makes vq_loss live
+    metric: str = "euclidean"  # euclidean | cosine: cosine with few channels (8) keeps a large codebook in use
+    codebook: str = "ema"  # ema | gradient: only with gradient does vq_loss train the codes
     decay: float = 0.99  # of the moving averages, ema only
     kmeans: bool = False  # start the codes from the first batch, ema only
     restart_after: int = 0  # batches without use after which a code moves to a vector of the batch, ema only; 0 never
@@ -38,12 +40,12 @@ class TokenizerConfig(SystemConfig):
     lpips_weights: str = ""  # torchvision's vgg16-397923af.pth; empty: torch's own cache, or a download at the start
 
     disc_start: int = 0  # batch at which the discriminator begins to learn
-    disc_warmup: int = 0  # batches it learns before the generator sees it
+    disc_warmup: int = 0  # batches it learns before gan_loss is added
     disc_weight: float = 0.8  # multiplies the adaptive weight
     disc_layers: int = 3
     disc_channels: int = 64
     disc_loss: str = "hinge"  # hinge | non_saturating
-    lecam_weight: float = 0.0  # LeCam regularisation of the discriminator; 0.001 where data are few
+    lecam_weight: float = 0.0  # LeCam regularisation of the discriminator; 0.001 for small data sets
 
     fid_weights: str = ""  # measure rFID too, with this pt_inception-2015-12-05-6726825d.pth; needs sightword[fid]
 
@@ -54,7 +56,7 @@ class TokenizerConfig(SystemConfig):
         if len(self.encoder_channels) != len(self.decoder_channels):
             raise SightwordError(
                 f"encoder_channels has {len(self.encoder_channels)} stages and decoder_channels "
-                f"{len(self.decoder_channels)}: each halving needs its doubling, so give both as many"
+                f"{len(self.decoder_channels)}. Give both the same number"
             )
         for name, allowed in (
             ("metric", ("euclidean", "cosine")),
@@ -72,8 +74,8 @@ class TokenizerConfig(SystemConfig):
         brought = [name for name in NETWORK if getattr(self, name) != _default(name)] if self.weights else []
         if brought:
             raise SightwordError(
-                f"system.weights brings its own networks, so system.{brought[0]}={getattr(self, brought[0])} would do "
-                "nothing: leave it as it is"
+                f"system.weights has its own networks, so system.{brought[0]}={getattr(self, brought[0])} would do "
+                "nothing. Remove it"
             )
         if self.layout and not self.weights:
             raise SightwordError(f"system.layout={self.layout} describes a file: set system.weights too")
@@ -89,22 +91,24 @@ class TokenizerData(DataConfig):
     """A folder of images, of any sizes and formats, in folders of any depth."""
 
     root: str = ""
-    val_root: str = ""  # a folder of its own for validation; empty: a share of root is held out
-    val_split: float = 0.1  # the share, drawn once by the run's seed; whole images, never crops of one
+    val_root: str = ""  # a separate folder for validation; empty: the fraction val_split of root is held out
+    val_split: float = 0.1  # fraction of the images that is held out, drawn with the run's seed
     image_size: int = 256
     batch_size: int = 32
     crops: int = 1  # crops of each image in one epoch
-    val_crops: int = 1  # 1: the centre; more: so many fixed random crops of each held-out image
-    min_scale: float = 0.5  # a training crop's side, as a share of the image's shorter side: at least …
-    max_scale: float = 1.0  # … and at most
+    val_crops: int = 1  # 1: the centre; more: that many fixed random crops of each held-out image
+    min_scale: float = 0.5  # least side of a training crop, as a fraction of the image's shorter side
+    max_scale: float = 1.0  # greatest side
     flip: bool = True
-    on_error: str = "raise"  # raise | skip: left out of validation, replaced by another in training, counted in both
-    cache_mb: int = 512  # decoded images are kept up to this size
+    on_error: str = (
+        "raise"  # raise | skip: an unreadable image is omitted in validation, replaced in training, counted in both
+    )
+    cache_mb: int = 512  # MiB of decoded images that are kept in memory
     num_workers: int = 4
 
     def __post_init__(self) -> None:
         if not 0 < self.val_split < 1:
-            raise SightwordError(f"data.val_split is a share between 0 and 1, got {self.val_split}")
+            raise SightwordError(f"data.val_split={self.val_split} is not a fraction in (0, 1)")
         if self.image_size < 11:
             raise SightwordError(f"data.image_size is at least 11, the side of SSIM's window, got {self.image_size}")
         if self.on_error not in ("raise", "skip"):

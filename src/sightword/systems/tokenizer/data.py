@@ -1,28 +1,27 @@
-"""A folder of images as training crops without end and validation crops that stay the same."""
+"""Loaders of a folder of images: random training crops and fixed validation crops."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sightword.data.image import ImageBatch, ImageFolder, center_crop, collate_images, list_images, random_crop
-from sightword.data.loader import Loaders, Stream, ordered
+from sightword.data.loader import LoaderOptions, Loaders, Stream, ordered
 from sightword.errors import SightwordError
 from sightword.systems.tokenizer.config import TokenizerData
 
 
 def make_loaders(data: TokenizerData, seed: int = 0) -> Loaders[ImageBatch]:
-    """Batches are `ImageBatch`: images (B, 3, S, S) in [-1, 1].
+    """Return the loaders of training and validation. Batches are `ImageBatch`: images (B, 3, S, S) in [-1, 1].
 
-    With data.on_error=skip an unreadable file is left out of validation, where a batch may come out empty; in
-    training another takes its place, so that all batches, and all ranks', stay of one size. Both are counted.
+    With data.on_error=skip an unreadable file is omitted in validation, where a batch may then be empty. In training
+    another file replaces it, so that all batches of all ranks have one size. Both are counted.
     """
     if not data.root:
         raise SightwordError("data.root is not set: give a folder of images, data.root=/path/to/images")
     train, val = split(data, seed)
     size, scale = data.image_size, (data.min_scale, data.max_scale)
-    options: dict[str, Any] = {
+    options: LoaderOptions = {
         "collate_fn": collate_images,
         "num_workers": data.num_workers,
         "pin_memory": pin_memory(),
@@ -38,7 +37,7 @@ def make_loaders(data: TokenizerData, seed: int = 0) -> Loaders[ImageBatch]:
 
 
 def split(data: TokenizerData, seed: int) -> tuple[list[Path], list[Path]]:
-    """(training, validation) files; none is in both, also where val_root lies inside root."""
+    """Return (training, validation) files. They are disjoint, also if val_root lies inside root."""
     found = list_images(data.root)
     if data.val_root:
         held_out = list_images(data.val_root)
@@ -50,7 +49,7 @@ def split(data: TokenizerData, seed: int) -> tuple[list[Path], list[Path]]:
             )
         return rest, held_out
     if len(found) < 2:
-        raise SightwordError(f"{data.root} holds one image, which cannot be split: add images, or set data.val_root")
+        raise SightwordError(f"{data.root} contains one image, which cannot be split: add images, or set data.val_root")
     held = min(max(1, round(data.val_split * len(found))), len(found) - 1)
     order = np.random.default_rng(seed).permutation(len(found))
     return _pick(found, order[held:]), _pick(found, order[:held])
@@ -61,7 +60,7 @@ def _pick(paths: Sequence[Path], indices: np.ndarray) -> list[Path]:
 
 
 def pin_memory() -> bool:
-    """Pinned pages help only where there is a GPU to copy to."""
+    """Return whether to pin memory: only if there is a GPU to copy to."""
     import torch
 
     return torch.cuda.is_available()

@@ -1,15 +1,16 @@
-"""The tokenizer's part of the demo: `tokenizer/mini` on the photographs that scikit-image carries."""
+"""The tokenizer's section of the demo: `tokenizer/mini` on the photographs in scikit-image."""
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
-from sightword.data.image import read_image, to_image, to_tensor
+from sightword.data.image import ImageBatch, read_image, to_image, to_tensor
 from sightword.engine import run as runs
 from sightword.systems.tokenizer.predict import ImageTokenizer
 from sightword.towers.vq.image import VQImage
@@ -25,7 +26,7 @@ STEPS = 450
 
 
 def section(out: Path, train: Train) -> Section:
-    """Train, evaluate, draw. A run that was interrupted goes on; a finished one is made anew."""
+    """Train, evaluate and draw figures. Resumes an interrupted run, and replaces a finished one."""
     run = out / "run"
     if (run / "summary.json").exists():
         shutil.rmtree(run)
@@ -36,11 +37,11 @@ def section(out: Path, train: Train) -> Section:
     loaders = runs.make_loaders(restored.config, restored.task)
     ImageTokenizer.from_task(restored.task).save_pretrained(out / "model")
     model = VQImage.from_pretrained(out / "model")
-    return _section(run, model, _usage(model, loaders.val), photos)
+    return _section(run, model, _usage(model, cast("DataLoader[ImageBatch]", loaders.val)), photos)
 
 
 def _photographs(folder: Path) -> Path:
-    """Copies of the photographs under folder/train and folder/held_out."""
+    """Copy the photographs to folder/train and folder/held_out."""
     import skimage
 
     source = Path(skimage.__file__).parent / "data"
@@ -61,8 +62,8 @@ def _data(photos: Path) -> list[str]:
 
 
 @torch.no_grad()
-def _usage(model: VQImage, loader: Any) -> np.ndarray:
-    """How often each code is used over the validation crops: (K,)."""
+def _usage(model: VQImage, loader: DataLoader[ImageBatch]) -> np.ndarray:
+    """Return how often each code is used over the validation crops, (K,)."""
     counts = torch.zeros(model.num_codes, dtype=torch.int64)
     for batch in loader:
         counts += torch.bincount(model.encode(batch.images).flatten(), minlength=model.num_codes)
@@ -85,7 +86,7 @@ def _section(run: Path, model: VQImage, counts: np.ndarray, photos: Path) -> Sec
             *(_photograph(model, photos / "held_out" / name) for name in HELD_OUT),
             Figure(
                 chart.bars(counts, title="How often each code is used on the held-out crops", size=(1000, 300)),
-                "Every code, the most used first. A book in which most codes are dead would fall off early.",
+                "Every code, the most used first. In a codebook with many dead codes the curve would end early.",
             ),
             *_curves(run),
         ],
@@ -100,7 +101,10 @@ def _section(run: Path, model: VQImage, counts: np.ndarray, photos: Path) -> Sec
                 f"{100 * best['code_usage_rate']:.0f} %",
                 f"of {model.num_codes}, over all held-out crops",
             ),
-            "perplexity": (f"{best['perplexity']:.0f}", "so many codes, if all that are used were used alike"),
+            "perplexity": (
+                f"{best['perplexity']:.0f}",
+                "the number of codes that would give the same entropy at equal use",
+            ),
             "bits per pixel": (f"{best['bits_per_pixel']:.3f}", "the photograph has 24"),
         },
         commands=[
@@ -123,7 +127,7 @@ def _tokenize(run: Path, photos: Path) -> str:
 
 @torch.no_grad()
 def _photograph(model: VQImage, file: Path) -> Figure:
-    """The photograph, its code map and its reconstruction, side by side."""
+    """Return a figure of a photograph, its code map and its reconstruction, side by side."""
     image = read_image(file)
     height = 256
     image = image.resize((round(image.width * height / image.height), height), Image.Resampling.BICUBIC)
@@ -147,11 +151,11 @@ def _curves(run: Path) -> list[Figure]:
             grid.titled(
                 {
                     "PSNR in dB": chart.curve(psnr, size=(490, 300), x_label="batch"),
-                    "share of the codebook in use, %": chart.curve(
+                    "fraction of the codebook in use, %": chart.curve(
                         usage, size=(490, 300), x_label="batch", y_range=(0, 105)
                     ),
                 }
             ),
-            "While it learns: the reconstruction leaves the mean colour behind, and the codebook stays alive.",
+            "During training the reconstruction becomes better than the mean colour, and the codebook stays in use.",
         )
     ]

@@ -1,4 +1,4 @@
-"""How well an image tokenizer reconstructs images that it was not trained on.
+"""Evaluation of an image tokenizer: quality of reconstructions and use of the codebook.
 
 Legend: B images of a batch; H, W pixels; K codes.
 """
@@ -21,7 +21,7 @@ SHOWN = 8  # images of a figure
 
 
 class TokenizerEvaluator(Evaluator[ImageBatch]):
-    """Reconstructs validation images and averages over them. Every rank takes part, with images or not."""
+    """The metrics of reconstructed validation images, averaged over images. Works on ranks without images, too."""
 
     def __init__(self, task: TokenizerTask) -> None:
         self.task, self.model, self.lpips = task, task.model, task.lpips
@@ -44,7 +44,7 @@ class TokenizerEvaluator(Evaluator[ImageBatch]):
 
     def update(self, batch: ImageBatch) -> None:
         self.skipped.update(torch.tensor(float(batch.skipped)))
-        if self.task.fid_weights:  # also where no image of the batch could be read: all ranks must have it in the end
+        if self.task.fid_weights:  # also for an empty batch, as all ranks must take part in `compute`
             self.fid = self.fid or frechet_distance(self.task.fid_weights).to(batch.images.device)
         if len(batch.images):
             self._measure(batch, self.model(batch.images))
@@ -102,7 +102,7 @@ class TokenizerEvaluator(Evaluator[ImageBatch]):
         }
 
     def images(self, batch: ImageBatch) -> dict[str, Image]:
-        """Originals above their reconstructions."""
+        """Return a figure of originals above their reconstructions."""
         some = batch.images[:SHOWN]
         if not len(some):
             return {}

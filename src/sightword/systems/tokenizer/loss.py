@@ -1,4 +1,4 @@
-"""What pulls a reconstruction towards its image: perception (LPIPS) and a discriminator, and how the two are weighed.
+"""Losses of a reconstruction: LPIPS, adversarial losses of a discriminator, and their adaptive weight.
 
 Legend: B batch, H W pixels, h w the discriminator's patches.
 """
@@ -16,14 +16,14 @@ from sightword.storage.checkpoint import read_weights
 
 
 class LPIPS(nn.Module):
-    """Learned perceptual distance of images in [-1, 1], v0.1 (Zhang et al. 2018): the `lpips` package, wrapped.
+    """Learned perceptual distance of images in [-1, 1], v0.1 (Zhang et al. 2018), from the `lpips` package.
 
-    It is frozen and in eval mode for good (its dropout would otherwise wake up with the model), and is no part of
-    the model's state, parameters or averages: 59 MB that every checkpoint would repeat. The package brings the linear
-    heads; the trunk is torchvision's, read at the first call from `weights` (vgg16-397923af.pth or
-    alexnet-owt-7be5be79.pth, only `features.*` is used), else from torch's cache, else downloaded there.
+    The network is frozen and always in eval mode, also when the model trains (because of its dropout). Its 59 MB are
+    not in the model's parameters, EMA weights or checkpoints. The package contains the linear heads. The trunk is
+    torchvision's, read at the first call from `weights` (vgg16-397923af.pth or alexnet-owt-7be5be79.pth, only
+    `features.*` is used), else from torch's cache, else downloaded to that cache.
 
-    Raises ValueError if there is no trunk to be had. A random one is never used in its place.
+    Raises SightwordError if no trunk can be read or downloaded. A random one is never used instead.
     """
 
     def __init__(self, net: str = "vgg", weights: str | Path = "") -> None:
@@ -34,11 +34,14 @@ class LPIPS(nn.Module):
         self._network: list[nn.Module] = []  # in a list, so that torch does not take it for a submodule
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distance (B,) of x and y (B, 3, H, W)."""
+        """Return the distance (B,) of x and y (B, 3, H, W)."""
         return self.load(x.device)(x, y).flatten()
 
-    @torch.inference_mode(False)  # the first call may be a validation's, and what is made there can never train
+    @torch.inference_mode(
+        False
+    )  # the first call may be in validation, and inference tensors cannot be used in training
     def load(self, device: torch.device) -> nn.Module:
+        """Return the network on a device. Reads its weights at the first call."""
         if not self._network:
             self._network.append(_lpips_network(self.net, self.weights))
         network = self._network[0]
@@ -52,18 +55,18 @@ def _lpips_network(net: str, weights: str) -> nn.Module:
 
     trunk = _trunk_weights(net, weights)
     heads = read_weights(Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth")
-    with torch.device("meta"), warnings.catch_warnings():  # no numbers: torchvision would draw 138 million
-        warnings.simplefilter("ignore")  # the package calls torchvision in an old way
+    with torch.device("meta"), warnings.catch_warnings():  # torchvision would draw 138 million random weights
+        warnings.simplefilter("ignore")  # the package uses a deprecated argument of torchvision
         network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
     slots = {
         name: ".".join(name.split(".")[1:]) for name, _ in network.net.named_parameters()
     }  # slice1.0.bias → 0.bias
     file = weights or "the cached file"
     if missing := set(slots.values()) - set(trunk):
-        raise SightwordError(f"{file} is no torchvision {net} file: it lacks features.{min(missing)}")
+        raise SightwordError(f"{file} is not a torchvision {net} file: features.{min(missing)} is missing")
     for name, slot in network.net.named_parameters():
         if slot.shape != (found := trunk[slots[name]].shape):
-            raise SightwordError(f"{file}: features.{slots[name]} is {tuple(found)}, {net} has {tuple(slot.shape)}")
+            raise SightwordError(f"{file}: features.{slots[name]} is {tuple(found)}, expected {tuple(slot.shape)}")
     network.net.load_state_dict({name: trunk[slot].float() for name, slot in slots.items()}, assign=True)
     network.load_state_dict(heads, strict=False, assign=True)
     assert not any(p.is_meta for p in network.parameters()), "a part of LPIPS has no weights"
@@ -80,7 +83,7 @@ def _trunk_weights(net: str, weights: str) -> dict[str, Tensor]:
     else:
         try:
             state = published.get_state_dict(progress=True, check_hash=True)
-        except (OSError, RuntimeError) as error:  # RuntimeError: what came is not the file
+        except (OSError, RuntimeError) as error:  # RuntimeError: the downloaded file has another hash
             raise SightwordError(
                 f"LPIPS needs {cached.name}, which could not be downloaded ({error}): "
                 f"copy it to {cached.parent}, name it in lpips_weights=, or set use_lpips=false"
@@ -92,19 +95,25 @@ def _trunk_weights(net: str, weights: str) -> dict[str, Tensor]:
 
 
 def generator_loss(fake: Tensor, kind: str) -> Tensor:
-    """What the generator wants of the logits (B, 1, h, w) on its images: to be taken for real."""
+    """Return the generator's loss of the logits (B, 1, h, w) of its images, scalar. kind: hinge or non_saturating."""
     return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
 
 
 def discriminator_loss(real: Tensor, fake: Tensor, kind: str) -> Tensor:
-    """Hinge (Lim & Ye 2017) or non-saturating (Goodfellow 2014), the mean over both kinds of image."""
+    """Return the discriminator's loss of logits of real and generated images (B, 1, h, w), scalar.
+
+    kind: hinge (Lim & Ye 2017) or non_saturating (Goodfellow et al. 2014).
+    """
     if kind == "hinge":
         return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
     return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
 
 
 class LeCam(nn.Module):
-    """Keeps a discriminator's logits near the moving averages of the other kind's (Tseng et al. 2021, eq. 8)."""
+    """LeCam regularisation (Tseng et al. 2021, eq. 8).
+
+    Keeps the logits of real images near the moving average of those of generated images, and vice versa.
+    """
 
     averages: Tensor  # (2,): of real, of fake; a buffer, so that a resumed run has it
 
@@ -119,28 +128,30 @@ class LeCam(nn.Module):
         return F.relu(real - self.averages[1]).square().mean() + F.relu(self.averages[0] - fake).square().mean()
 
 
-def adaptive_weight(image: Tensor, wanted: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """How much the adversarial gradient must be scaled to weigh as much as the other at the last layer.
+def adaptive_weight(image: Tensor, reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
+    """Return the factor that gives both gradients the same norm at the last layer.
 
-    image: the reconstruction, with its graph; wanted, adversarial: gradients at it. Esser et al. 2021, equation 7:
-    λ = |∂L_rec/∂W| / (|∂L_GAN/∂W| + 1e-4), at most 1e4.
+    image: the reconstruction, with its graph. reconstruction, adversarial: gradients of the two losses at the image.
+    Esser et al. 2021, equation 7: λ = |∂L_rec/∂W| / (|∂L_GAN/∂W| + 1e-4), at most 1e4.
     """
-    norms = [_norm_at(last_layer, image, g) for g in (wanted, adversarial)]
+    norms = [_norm_at(last_layer, image, g) for g in (reconstruction, adversarial)]
     return (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4)
 
 
 def _norm_at(layer: Tensor, image: Tensor, gradient: Tensor) -> Tensor:
-    peak = gradient.abs().amax().clamp_min(1e-30)  # taken out on the way: of millions of pixels each is float16's zero
+    peak = (
+        gradient.abs().amax().clamp_min(1e-30)
+    )  # divided out meanwhile: gradients of single pixels underflow in float16
     return torch.autograd.grad(image, layer, gradient / peak, retain_graph=True)[0].norm() * peak
 
 
 class WithGradient(torch.autograd.Function):
     """A loss value whose gradient at `image` is already known: `WithGradient.apply(image, value, gradient)`.
 
-    `value` is detached, or autograd would walk on into its graph, which has served.
+    `value` must be detached, or autograd would also traverse its graph, which is freed.
 
-    So LPIPS and the discriminator run backward once, though their gradients at the reconstruction serve twice: to
-    weigh them against each other, and to train.
+    LPIPS and the discriminator so run backward once, although their gradients at the reconstruction are used twice: for
+    the adaptive weight, and for training.
     """
 
     @staticmethod

@@ -1,43 +1,35 @@
-"""The networks that only training a tokenizer needs. The tokenizer itself is `sightword.towers.vq.image.VQImage`."""
+"""Networks to train: a tokenizer (`sightword.towers.vq.image.VQImage`) with new weights, and the discriminator."""
 
 from torch import nn
 
+from sightword.ops.nearest import Metric
 from sightword.ops.quantize import VectorQuantizer, VectorQuantizerEMA
+from sightword.systems.tokenizer.config import TokenizerConfig
 from sightword.towers.vq.image import VQImage
 from sightword.towers.vq.network import Decoder, Encoder
 
 
-def make_tokenizer(
-    in_channels: int = 3,
-    latent_channels: int = 256,
-    encoder_channels: tuple[int, ...] = (128, 256, 256, 256),
-    decoder_channels: tuple[int, ...] = (256, 256, 256, 128),
-    num_res_blocks: int = 2,
-    num_embeddings: int = 1024,
-    embedding_dim: int = 256,
-    metric: str = "euclidean",
-    codebook: str = "ema",
-    decay: float = 0.99,
-    kmeans: bool = False,
-    restart_after: int = 0,
-) -> VQImage:
-    """Document 003's tokenizer with new weights. Its commitment term is raw: the objective weighs it, once."""
+def make_tokenizer(c: TokenizerConfig) -> VQImage:
+    """Return a tokenizer with new weights. Its commitment cost is 1, as the objective weights that term."""
+    metric: Metric = "cosine" if c.metric == "cosine" else "euclidean"
     quantizer: VectorQuantizer | VectorQuantizerEMA
-    if codebook == "ema":
-        quantizer = VectorQuantizerEMA(num_embeddings, embedding_dim, 1.0, decay, metric, kmeans, restart_after)  # type: ignore[arg-type]
+    if c.codebook == "ema":
+        quantizer = VectorQuantizerEMA(
+            c.num_embeddings, c.embedding_dim, 1.0, c.decay, metric, c.kmeans, c.restart_after
+        )
     else:
-        quantizer = VectorQuantizer(num_embeddings, embedding_dim, 1.0, metric)  # type: ignore[arg-type]
+        quantizer = VectorQuantizer(c.num_embeddings, c.embedding_dim, 1.0, metric)
     return VQImage(
-        Encoder(in_channels, encoder_channels, latent_channels, num_res_blocks),
+        Encoder(c.in_channels, c.encoder_channels, c.latent_channels, c.num_res_blocks),
         quantizer,
-        Decoder(latent_channels, decoder_channels, in_channels, num_res_blocks),
+        Decoder(c.latent_channels, c.decoder_channels, c.in_channels, c.num_res_blocks),
     )
 
 
 class PatchGAN(nn.Sequential):
-    """Real or fake, patch by patch: images (B, 3, H, W) → logits (B, 1, h, w). Isola et al. 2017 (arXiv 1611.07004).
+    """Patch discriminator: images (B, 3, H, W) → logits (B, 1, h, w). Isola et al. 2017 (arXiv 1611.07004).
 
-    Three layers look at 70×70 pixels and give 30×30 logits for 256×256.
+    With three layers the receptive field is 70×70 pixels, and an image of 256×256 gives 30×30 logits.
     """
 
     def __init__(self, in_channels: int = 3, channels: int = 64, layers: int = 3) -> None:

@@ -1,4 +1,4 @@
-"""A trained image tokenizer as its user holds it: images to ids and back.
+"""The predictor of an image tokenizer: encodes images as ids and decodes them.
 
 Legend: h, w tokens of an image; K codes.
 """
@@ -24,7 +24,7 @@ from sightword.viz import grid, overlay
 
 @dataclass(frozen=True)
 class TokenizedImage(Result):
-    """An image as ids, and what the decoder makes of them."""
+    """An image, its ids and their reconstruction."""
 
     image: Image.Image
     ids: np.ndarray  # (h, w) int64, indices into a codebook of `num_codes`
@@ -33,7 +33,7 @@ class TokenizedImage(Result):
     psnr: float  # of the reconstruction, in dB
 
     def plot(self) -> Image.Image:
-        """The image, its ids in colours, the reconstruction."""
+        """Return a figure of the image, its ids in colours, and the reconstruction."""
         ids = overlay.code_map(torch.from_numpy(self.ids), self.num_codes, size=self.image.size)
         return grid.titled(
             {"image": self.image, "ids": ids, f"reconstruction, {self.psnr:.1f} dB": self.reconstruction}

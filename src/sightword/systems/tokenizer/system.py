@@ -1,4 +1,4 @@
-"""The system `tokenizer`: images to discrete codes and back. VQ-VAE and VQ-GAN."""
+"""The system `tokenizer`: VQ-VAE and VQ-GAN, which encode images as discrete codes and decode them."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TokenizerSystem(System[TokenizerConfig, TokenizerData, "TokenizerTask", "ImageBatch"]):
-    """What the engine asks of the tokenizer."""
+    """The tokenizer as the engine uses it."""
 
     name = "tokenizer"
     Config, Data = TokenizerConfig, TokenizerData

@@ -1,10 +1,9 @@
-"""The objective of an image tokenizer.
+"""The training objective of an image tokenizer.
 
 total = λ_rec·recon_loss + λ_vq·vq_loss + λ_commit·commitment_loss + λ_perc·perc_loss
         (+ λ_gan·disc_weight·adaptive·gan_loss for a VQ-GAN)
 """
 
-from inspect import signature
 from typing import TypedDict
 
 import torch
@@ -29,12 +28,9 @@ from sightword.towers.vq.published import open_tokenizer
 
 
 def make_task(system: TokenizerConfig) -> "TokenizerTask":
-    """The task that a config describes."""
-    if system.weights:
-        model = open_tokenizer(system.weights, system.layout)
-    else:
-        model = make_tokenizer(**{name: getattr(system, name) for name in signature(make_tokenizer).parameters})
-    model.quantizer.commitment_cost = 1.0  # the objective weighs the raw term; a loaded tokenizer may have its own
+    """Return the task of a config."""
+    model = open_tokenizer(system.weights, system.layout) if system.weights else make_tokenizer(system)
+    model.quantizer.commitment_cost = 1.0  # the objective weights the term; a loaded tokenizer may have another cost
     adversary = None
     if system.lambda_gan:
         adversary = Adversary(
@@ -51,7 +47,7 @@ def make_task(system: TokenizerConfig) -> "TokenizerTask":
 
 
 class Adversary(nn.Module):
-    """A discriminator and when, how and how strongly it takes part."""
+    """A discriminator with its schedule, its losses and their weights."""
 
     network: nn.Module
     lecam: LeCam
@@ -65,7 +61,7 @@ class Adversary(nn.Module):
         self.weight, self.lecam_weight = weight, lecam_weight
 
     def losses(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """The discriminator's own objective on images (B, 3, H, W)."""
+        """Return the discriminator's loss terms on real and generated images (B, 3, H, W)."""
         real, fake = self.network(real), self.network(fake)
         terms = {"disc_loss": discriminator_loss(real, fake, self.kind)}
         if self.lecam_weight:
@@ -74,14 +70,14 @@ class Adversary(nn.Module):
 
 
 class TrainingState(TypedDict):
-    """What a checkpoint has besides weights."""
+    """The part of a checkpoint that is not weights."""
 
     recent: list[Tensor]  # the ids of the last batches, for the usage in the log
     skipped: int  # unreadable images so far
 
 
 class TokenizerTask(Task[ImageBatch]):
-    """Reconstruct images through a codebook."""
+    """The objective of reconstructing images from their codes."""
 
     model: VQImage
     lpips: LPIPS | None
@@ -103,7 +99,7 @@ class TokenizerTask(Task[ImageBatch]):
         if adversary is not None:
             self.weights["lecam_loss"] = adversary.lecam_weight
         self.usage = CodeUsage(model.num_codes, window=100)
-        self.skipped = 0  # unreadable images met in training, each time, on this rank
+        self.skipped = 0  # unreadable images in training on this rank, counted each time
         self.fid_weights = fid_weights
 
     def losses(self, batch: ImageBatch) -> dict[str, Tensor]:
@@ -112,9 +108,9 @@ class TokenizerTask(Task[ImageBatch]):
         self.usage.update(out.quantized.ids)
         self.skipped += batch.skipped
         terms = {"vq_loss": out.quantized.codebook_loss, "commitment_loss": out.quantized.loss}
-        if self._generator_meets_discriminator():
-            return self._seen(batch.images, out) | terms
-        return self._looks(out.images, batch.images) | terms
+        if self._is_adversarial():
+            return self._adversarial_terms(batch.images, out) | terms
+        return self._reconstruction_terms(out.images, batch.images) | terms
 
     def get_extra_state(self) -> TrainingState:
         return {"recent": self.usage.state_dict()["recent"], "skipped": self.skipped}
@@ -129,35 +125,37 @@ class TokenizerTask(Task[ImageBatch]):
             return {}
         return self.discriminator.losses(batch.images, self._shown)
 
-    def _generator_meets_discriminator(self) -> bool:
+    def _is_adversarial(self) -> bool:
+        """Return whether gan_loss is part of the present batch's losses."""
         return self.discriminator is not None and self.batches >= self.discriminator.start + self.discriminator.warmup
 
-    def _looks(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """How reconstructions (B, 3, H, W) differ from the images."""
+    def _reconstruction_terms(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return the L1 and LPIPS terms of reconstructions (B, 3, H, W)."""
         terms = {"recon_loss": F.l1_loss(images, targets)}
         if self.lpips is not None and self.weights["perc_loss"]:
             terms["perc_loss"] = self.lpips(images, targets).mean()
         return terms
 
-    def _seen(self, targets: Tensor, out: Reconstruction) -> dict[str, Tensor]:
-        """The same terms and gan_loss, weighed against each other by their gradients; each runs backward once."""
+    def _adversarial_terms(self, targets: Tensor, out: Reconstruction) -> dict[str, Tensor]:
+        """Return the terms of the reconstruction and gan_loss, and set its adaptive weight. Each runs backward once."""
         assert self.discriminator is not None
         shown = out.images.detach().float().requires_grad_()  # gradients at pixels are too small for float16
-        terms = self._looks(shown, targets)
+        terms = self._reconstruction_terms(shown, targets)
         terms["gan_loss"] = generator_loss(self.discriminator.network(shown), self.discriminator.kind)
         slopes = {name: torch.autograd.grad(term, shown)[0] for name, term in terms.items()}
-        wanted = sum(
+        reconstruction = sum(
             (self.weights[name] * g for name, g in slopes.items() if name != "gan_loss"), start=0 * shown.detach()
         )
         last_layer = self.model.decoder.conv_out.weight
-        self.adaptive = adaptive_weight(out.images, wanted, slopes["gan_loss"], last_layer)
+        self.adaptive = adaptive_weight(out.images, reconstruction, slopes["gan_loss"], last_layer)
         self.weights["gan_loss"] = self.discriminator.weight * self.adaptive
         return {name: WithGradient.apply(out.images, term.detach(), slopes[name]) for name, term in terms.items()}
 
     def stats(self) -> dict[str, float]:
-        """perplexity and code_usage_rate of the last batch (N tokens show at most N of K codes), and of the last 100.
+        """Return perplexity and code_usage_rate of the last batch, and those of the last 100 batches.
 
-        skipped_images: how many could not be read since the run began; only where there were any.
+        N tokens can use at most N of K codes. skipped_images: number of unreadable images since the start of the run,
+        if there were any.
         """
         batch = CodeUsage(self.model.num_codes)
         batch.update(self._ids)

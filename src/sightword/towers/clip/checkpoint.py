@@ -26,7 +26,7 @@ OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # only OpenA
 
 
 class Checkpoint(NamedTuple):
-    """Where a CLIP is, and what it says of itself; its weights are not yet fetched."""
+    """The source of a CLIP and its config; the weights are not yet fetched."""
 
     model_cfg: Config
     preprocess_cfg: Config
@@ -36,7 +36,7 @@ class Checkpoint(NamedTuple):
 
 
 def find(name: str, tag: str, presets: Iterable[str]) -> Checkpoint:
-    """A folder or a model that open_clip knows; tag: of published weights, or a file of weights."""
+    """Return the source of a folder or of a model of open_clip. tag: of published weights, or a file of weights."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _from_folder(folder, tag)
@@ -54,7 +54,7 @@ def _from_folder(folder: Path, tag: str) -> Checkpoint:
 
 def _weights_file(folder: Path, tag: str) -> Path:
     if tag and not Path(tag).expanduser().is_file():
-        raise SightwordError(f"tag={tag} is no file; {folder} is read with its own weights, or with those of a file")
+        raise SightwordError(f"tag={tag} is not a file; {folder} is read with its own weights, or with those of a file")
     files = [Path(tag).expanduser()] if tag else [folder / name for name in (WEIGHTS, *OTHER_WEIGHTS)]
     for file in files:
         if file.is_file():
@@ -130,7 +130,7 @@ def _check_text(text: Foreign, source: str | Path) -> None:
 
 
 def architecture(model_cfg: Config) -> dict[str, object]:
-    """What of open_clip's config tells one image network from another; defaults filled in, what is off left out."""
+    """Return the parts of open_clip's config that define the image network, with defaults, without disabled ones."""
     from open_clip.model import CLIPVisionCfg
 
     vision = asdict(CLIPVisionCfg(**model_cfg["vision_cfg"]))
@@ -145,7 +145,7 @@ def architecture(model_cfg: Config) -> dict[str, object]:
 
 
 def read(found: Checkpoint, model: Foreign) -> tuple[dict[str, Tensor], Path]:
-    """The weights under the names of `CustomTextCLIP`, and their file; fetched if they must be."""
+    """Return the weights under the names of `CustomTextCLIP`, and their file. Fetches them if necessary."""
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
 

@@ -100,7 +100,7 @@ class CLIPImage(ImageTower):
         return visual.ln_pre(torch.cat([start, patches], dim=1) + positions.to(patches.dtype))
 
     def _pool(self, plain: Tensor, normed: Tensor) -> Tensor:
-        """The class token, or the mean of the patches, (B, W)."""
+        """Return the class token, or the mean of the patches, (B, W)."""
         late = self.visual.final_ln_after_pool
         x = plain if late else normed
         pooled = x[:, 0] if self.visual.pool_type == "tok" else x[:, 1:].mean(1)
@@ -133,7 +133,7 @@ class CLIPText(TextTower):
         return Encoded(tokens.float(), pooled.float(), None if mask is None else mask.bool())
 
     def _ends(self, ids: Tensor) -> Tensor:
-        """Where each text ends, (B,): OpenAI's vocabulary has the end as its greatest id."""
+        """Return the position of each text's end token, (B,), which has the greatest id in OpenAI's vocabulary."""
         if self.text.pool_type == "argmax":
             return ids.argmax(dim=-1)
         return (ids == self.text.eos_id).int().argmax(dim=-1)

@@ -191,7 +191,7 @@ class SigLIP(nn.Module):
 
 
 def _find(name: str, tag: str) -> Found:
-    """The checkpoint of that name: Hugging Face's folder or open_clip's, or a model that open_clip knows."""
+    """Load a SigLIP: a folder of Hugging Face or open_clip, or the name of a model of open_clip."""
     hub = presets.get(name, plain(name))
     if "/" not in hub and not Path(hub).expanduser().is_dir():
         return siglip_open_clip.read_named(name, tag, presets)

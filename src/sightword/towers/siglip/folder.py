@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
 
 def is_one(folder: Path) -> bool:
-    """Whether there is a SigLIP's config.json, of whichever kind of SigLIP."""
+    """Return whether there is a config.json of any kind of SigLIP."""
     return (folder / CONFIG).is_file() and read_json(folder / CONFIG).get("model_type") in ("siglip", "siglip2")
 
 
@@ -107,7 +107,7 @@ def _preprocess_of_hf(folder: Path) -> Preprocess:
 def preprocessing(
     size: Iterable[int], mean: Foreign, std: Foreign, resize: str, interpolation: str, file: Path
 ) -> Preprocess:
-    """What a config says of its images; SightwordError, with the file, if it is not supported here."""
+    """Return the preprocessing in a config. Raises SightwordError, with the file, if it is not supported."""
     height, width = size
     try:
         return Preprocess((int(height), int(width)), tuple(mean), tuple(std), resize, interpolation)

@@ -28,7 +28,7 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
 
 
 def is_open_clips(name: str | Path) -> bool:
-    """Whether open_clip's model, or folder, of that name is a SigLIP; of a name nobody knows, whether it sounds so."""
+    """Return whether a model or folder of open_clip is a SigLIP. An unknown name is judged by its spelling."""
     file = Path(name).expanduser() / CONFIG
     if file.is_file():
         return _is_siglip(read_json(file).get("model_cfg"))
@@ -39,7 +39,7 @@ def is_open_clips(name: str | Path) -> bool:
 
 
 def read_named(name: str, tag: str, presets: Iterable[str]) -> Found:
-    """A model that open_clip knows by name, with published weights or those of a file. presets: for the message."""
+    """Load a model of open_clip by its name, with published weights or those of a file. presets: for the message."""
     model_cfg = hub.model_config(name, "SigLIP", presets, sounds="siglip")
     _check_cfg(model_cfg, name)
     weights = hub.weights(name, tag)
@@ -127,11 +127,11 @@ def _hf_config(model: Foreign, tokenizer: HFTokenizer, source: Path) -> Foreign:
     plain = type(trunk) is VisionTransformer and all(type(block) is Block for block in blocks)
     if not plain or trunk.global_pool != "map" or trunk.attn_pool.pool != "token":
         raise SightwordError(
-            f"{source} is no SigLIP: its {type(trunk).__name__} is not a plain ViT that pools by attention"
+            f"{source} is not a SigLIP: its {type(trunk).__name__} is not a plain ViT that pools by attention"
         )
     plain = type(text) is TextTransformer and all(type(block) is ResidualAttentionBlock for block in resblocks)
     if not plain or text.attn_mask is not None or text.use_pad_mask or text.pool_type != "last":
-        raise SightwordError(f"{source} is no SigLIP: its texts are masked, or their vector is not the last token's")
+        raise SightwordError(f"{source} is not a SigLIP: its texts are masked, or their vector is not the last token's")
     side, patch = trunk.patch_embed.img_size, trunk.patch_embed.patch_size
     if side[0] != side[1] or patch[0] != patch[1]:
         raise SightwordError(
@@ -149,7 +149,7 @@ def _hf_config(model: Foreign, tokenizer: HFTokenizer, source: Path) -> Foreign:
 
 
 def _sizes(tower: nn.Module, fc1: nn.Linear, layers: int, acts: Iterable[nn.Module], source: Path) -> Config:
-    """What a vision_config and a text_config have in common."""
+    """Return the fields that a vision_config and a text_config share."""
     norms = {module.eps for module in tower.modules() if isinstance(module, nn.LayerNorm)}
     heads = {module.num_heads for module in tower.modules() if hasattr(module, "num_heads")}
     names = {_act(act, source) for act in acts}

@@ -23,7 +23,7 @@ WRITER = "sightword tokenize"
 
 @dataclass(frozen=True)
 class View:
-    """How an image is brought to the size that the tokenizer reads."""
+    """The resizing of images for the tokenizer."""
 
     height: int  # pixels
     width: int = 0  # pixels: the whole image is resized to height × width; 0: a square crop from its centre
@@ -45,14 +45,14 @@ class View:
 
 @dataclass(frozen=True)
 class Job(ImageJobOptions):
-    """How the work is cut and where it is executed."""
+    """Options of the job, with the defaults of a tokenizer."""
 
     batch_size: int = 16
     shard_size: int = 1024
 
 
 class Written(NamedTuple):
-    """The cache after a job, and how much the job did."""
+    """The result of a job: the cache, and the amount of work done."""
 
     cache: FeatureCache
     images: int  # of the folder, those that could not be read included

@@ -31,7 +31,7 @@ Quantizer = VectorQuantizer | VectorQuantizerEMA | FrozenQuantizer
 
 
 class Reconstruction(NamedTuple):
-    """What `VQImage` returns: enough for every loss of a tokenizer."""
+    """The output of `VQImage`, with all that the losses of a tokenizer need."""
 
     images: Tensor  # (B, 3, H, W)
     latents: Tensor  # (B, h, w, D) before quantising
@@ -114,7 +114,7 @@ class VQImage(nn.Module):
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Encoded:
-        """The code vectors (B, N, D) of images, and their mean (B, D), as any other tower gives its features."""
+        """Return the code vectors (B, N, D) of images and their mean (B, D), in the format of any tower."""
         tokens = self.quantizer.decode(self.encode(images)).flatten(1, 2)  # (B, N, D)
         return Encoded(tokens, tokens.mean(1))
 
@@ -150,7 +150,7 @@ class VQImage(nn.Module):
 
     @classmethod
     def from_config(cls, config: Config) -> "VQImage":
-        """The networks of `config`, with new weights."""
+        """Return the networks of `config`, with new weights."""
         try:
             encoder, quantizer, decoder = (_build(config[name]) for name in ("encoder", "quantizer", "decoder"))
             return cls(encoder, quantizer, decoder, config["project"])
@@ -158,7 +158,7 @@ class VQImage(nn.Module):
             raise SightwordError(f"not the config of a VQImage ({type(error).__name__}: {error})") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write what inference needs: config.json and model.safetensors, which holds the config too.
+        """Write what inference needs: config.json and model.safetensors, which contains the config, too.
 
         The statistics of an EMA codebook stay out: training resumes from a checkpoint, or starts from the codes alone.
         """
@@ -170,7 +170,7 @@ class VQImage(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "VQImage":
-        """What `save_pretrained` wrote, from the folder or from its model.safetensors alone; in eval mode.
+        """Load from a folder of `save_pretrained`, or from its model.safetensors alone. Return it in eval mode.
 
         An EMA codebook keeps its codes: training resumes from them instead of replacing them.
         """
@@ -207,7 +207,7 @@ def _unflatten(ids: Tensor, shape: tuple[int, int] | None) -> Tensor:
     count = ids.shape[1]
     side = math.isqrt(count)
     if shape is None and side * side != count:
-        raise SightwordError(f"{count} ids are no square; say which grid they are: decode(ids, shape=(h, w))")
+        raise SightwordError(f"{count} ids are not a square; say which grid they are: decode(ids, shape=(h, w))")
     height, width = shape or (side, side)
     if height * width != count:
         raise SightwordError(f"{count} ids do not fill shape {height} × {width} = {height * width}")
@@ -268,7 +268,7 @@ def _read_metadata(file: Path) -> Config:
 
 
 def without_weights(build: Callable[[], VQImage]) -> VQImage:
-    """What `build` builds, without drawing weights that a file replaces at once (`load_state_dict(assign=True)`)."""
+    """Return `build()` without drawing its weights, which `load_state_dict(assign=True)` replaces."""
     with torch.device("meta"):
         model = build()
     with torch.random.fork_rng(devices=[]):  # nor disturb the global generator
@@ -277,6 +277,6 @@ def without_weights(build: Callable[[], VQImage]) -> VQImage:
 
 
 def inference_weights(model: VQImage) -> dict[str, Tensor]:
-    """The state, of the quantiser its codebook only: what `save_pretrained` writes and tells tokenizers apart."""
+    """Return the state dict that `save_pretrained` writes: all weights, of the quantiser only the codebook."""
     state = model.state_dict()
     return {name: t for name, t in state.items() if not name.startswith("quantizer.") or name == "quantizer.weight"}

@@ -1,7 +1,7 @@
 """Two pairs of networks that turn images into latents and back.
 
-`Encoder` and `Decoder` are document 003's; `TamingEncoder` and `TamingDecoder` are those of VQGAN (Esser et al. 2021,
-arXiv 2012.09841), which latent diffusion and LlamaGen share.
+`Encoder` and `Decoder` are a plain pair of residual networks. `TamingEncoder` and `TamingDecoder` are those of VQGAN
+(Esser et al. 2021, arXiv 2012.09841), which latent diffusion and LlamaGen share.
 
 Legend: B batch; H, W pixels; h, w tokens a side (H / factor, W / factor); C channels.
 """
@@ -42,10 +42,7 @@ class ResBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images (B, in_channels, H, W) to latents (B, latent_channels, h, w), halving the sides once a stage.
-
-    Source: document 003, "Encoder 架构".
-    """
+    """Network from images (B, in_channels, H, W) to latents (B, latent_channels, h, w). Each stage halves the sides."""
 
     def __init__(
         self,
@@ -74,11 +71,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, latent_channels, h, w) to images (B, out_channels, H, W) in [-1, 1], doubling once a stage.
+    """Network from latents (B, latent_channels, h, w) to images (B, out_channels, H, W) in [-1, 1].
 
-    Every stage doubles. The document's drawing leaves it out in stage 4, and would end at half the size it states.
-
-    Source: document 003, "Decoder 架构".
+    Each stage doubles the sides, the last one, too, so that an image has the size of the encoded one.
     """
 
     def __init__(

@@ -171,7 +171,7 @@ def identified(source: Opener, token_type: str, out: str | Path = "") -> Identif
 
 
 def plan(out: str | Path, scenes: Iterable[Scene], recipe: Recipe, backend: str = "safetensors") -> Plan:
-    """Find what the cache lacks of these scenes' frames, and begin a segment for it, or resume one that was begun.
+    """Find the frames that are missing in the cache, and begin a segment for them or resume one.
 
     Ranks that plan the same scenes at once plan the same segment. Raises SightwordError for a cache of another recipe.
     """
