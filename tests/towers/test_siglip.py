@@ -523,9 +523,9 @@ def test_an_image_and_a_text_do_not_depend_on_their_neighbours(pair):
     batch[1] = float("nan")
     ours = pair.image(batch)
     assert ours.pooled[1].isnan().all()
-    torch.testing.assert_close(ours.pooled[[0, 2]], pair.image(batch[[0, 2]]).pooled, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours.pooled[[0, 2]], pair.image(batch[[0, 2]]).pooled, rtol=0, atol=1e-5)
     torch.testing.assert_close(
-        pair.text.encode(TEXTS).pooled[1:], pair.text.encode(TEXTS[1:]).pooled, rtol=0, atol=1e-6
+        pair.text.encode(TEXTS).pooled[1:], pair.text.encode(TEXTS[1:]).pooled, rtol=0, atol=1e-5
     )
 
 
