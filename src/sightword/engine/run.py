@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sightword.engine.config import Optim, Run, Trainer
 from sightword.engine.contract import Evaluator, Predictor, Step
-from sightword.engine.system import system_of
-from sightword.errors import SightwordError
+from sightword.engine.system import closest, system_of
+from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.reader import read_yaml
 
 if TYPE_CHECKING:
@@ -146,6 +146,9 @@ def restore(folder: Path, checkpoint: str = "best", config: Run | None = None) -
     file = kept.get(checkpoint, Path(checkpoint))
     if checkpoint == "best" and not config.trainer.monitor:
         file = kept["last"]
+    if checkpoint not in kept and not file.exists():
+        near = closest(checkpoint, kept)
+        raise MissingFileError(f"checkpoint={checkpoint} is none of {', '.join(kept)}{near}, nor a file that exists")
     task = make_task(config)
     saved = _read_fitting(file, task, config)
     task.load_state_dict(saved)
