@@ -129,6 +129,14 @@ def test_export_holds_inference_only_and_loads_back(run, tmp_path):
     assert not [name for name in read_weights(tmp_path / "model" / "model.safetensors") if "cluster" in name]
 
 
+def test_a_run_of_another_system_and_a_misspelt_checkpoint_are_named(run, capsys):
+    line = mistake(capsys, "show", f"model={run}")
+    assert f"{run} is a run of tokenizer/mini" in line
+    assert "Pass one of intent" in line
+    line = mistake(capsys, "evaluate", f"run={run}", "checkpoint=bst")
+    assert "checkpoint=bst is none of best, last (did you mean 'best'?)" in line
+
+
 def test_a_checkpoint_of_another_experiment_is_refused(run, tmp_path, capsys):
     import torch
 
