@@ -69,6 +69,7 @@ def mistake(capsys, *argv):
         (["tokenize", "images=nowhere", "out=x", "model=y"], ["nowhere", "does not exist"]),
         (["tokenize", "images"], ["'images' is not key=value"]),
         (["tokenize", "images=x", "out=y", "size=large"], ["size='large' is not a size", "384x128"]),
+        (["show", "model=x", "image=no.jpg"], ["image=no.jpg does not exist", "Pass an image file"]),
         (["mini", "out="], ["out='' is not a path", "out=. is this folder"]),
     ],
 )
