@@ -47,6 +47,15 @@ def mistake(capsys, *argv):
         (["train", "experiment=tokenizer/mini"], ["data.root"]),
         (["train", "experiment=tokenizer/mini", "system.encoder_channels=[8]"], ["1 stages", "2", "encoder_channels"]),
         (["train", "experiment=tokenizer/mini", "system.num_embeddings=many"], ["system.num_embeddings", "many"]),
+        (["train", "experiment=tokenizer/mini", "data.rot=x"], ["'data.rot'", "did you mean 'data.root'"]),
+        (["train", "experiment=tokenizer/mini", "trainer.stpes=3"], ["did you mean 'trainer.steps'"]),
+        (["train", "experiment=tokenizer/mini", "photos"], ["'photos' is not key=value"]),
+        (["train", "experiment=tokenizer/mini", "optim.betas=0.9"], ["optim.betas", "list", "in brackets"]),
+        (["train", "experiment=tokenizer/mini", "optim.lr=nan"], ["optim.lr=nan", "not finite"]),
+        (["train", "experiment=tokenizer/mini", "system.lambda_rec=inf"], ["system.lambda_rec=inf", "not finite"]),
+        (["train", "experiment=tokenizer/mini", "optim.betas=[0.9,nan]"], ["optim.betas", "not finite"]),
+        (["train", "experiment=tokenizer/mini", "data.num_workers=-1"], ["data.num_workers=-1", "at least 0"]),
+        (["train", "experiment=tokenizer/mini", "data.batch_size=0"], ["data.batch_size=0", "at least 1"]),
         (["train", "resume=nowhere"], ["nowhere", "config.yaml"]),
         (["evaluate"], ["run="]),
         (["evaluate", "run=nowhere"], ["nowhere"]),
@@ -60,6 +69,7 @@ def mistake(capsys, *argv):
         (["tokenize", "images=nowhere", "out=x", "model=y"], ["nowhere", "does not exist"]),
         (["tokenize", "images"], ["'images' is not key=value"]),
         (["tokenize", "images=x", "out=y", "size=large"], ["size='large' is not a size", "384x128"]),
+        (["show", "model=x", "image=no.jpg"], ["image=no.jpg does not exist", "Pass an image file"]),
         (["mini", "out="], ["out='' is not a path", "out=. is this folder"]),
     ],
 )
@@ -118,6 +128,14 @@ def test_export_holds_inference_only_and_loads_back(run, tmp_path):
     task, _, _ = runs.restore(run)
     assert torch.equal(model.encode(x), task.model.encode(x))
     assert not [name for name in read_weights(tmp_path / "model" / "model.safetensors") if "cluster" in name]
+
+
+def test_a_run_of_another_system_and_a_misspelt_checkpoint_are_named(run, capsys):
+    line = mistake(capsys, "show", f"model={run}")
+    assert f"{run} is a run of tokenizer/mini" in line
+    assert "Pass one of intent" in line
+    line = mistake(capsys, "evaluate", f"run={run}", "checkpoint=bst")
+    assert "checkpoint=bst is none of best, last (did you mean 'best'?)" in line
 
 
 def test_a_checkpoint_of_another_experiment_is_refused(run, tmp_path, capsys):

@@ -38,6 +38,8 @@ def raising(monkeypatch):
         (OSError(errno.EXDEV, "Invalid link", "a", None, "b"), 2, "a and b: Invalid link"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on device"),
         (OSError(errno.EACCES, "Permission denied", b"caf\xe9"), 2, "Permission denied"),
+        (FileExistsError(errno.EEXIST, "File exists", "out"), 2, "out: a file is where a folder has to be"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "out/a"), 2, "out/a: a file is where a folder has to be"),
         (OSError("no words"), 2, "no words"),
         (ConnectionError(), 2, "ConnectionError"),
         (MemoryError(), 2, "out of memory. Use smaller sizes or batches"),

@@ -18,6 +18,7 @@ from sightword.engine.config import Optim, Run, Trainer
 from sightword.engine.contract import Evaluator
 from sightword.engine.optim import lr_factor, make_optimizer
 from sightword.engine.task import Task
+from sightword.errors import SightwordError
 from sightword.storage.checkpoint import read_checkpoint
 
 
@@ -337,6 +338,13 @@ def test_a_tracker_that_is_not_installed_says_what_to_install(name, tmp_path, mo
     with pytest.raises(ValueError) as caught:
         logger.trackers(Run(logger=[name]), tmp_path)
     assert str(caught.value) == f"logger={name} is not installed: pip install 'sightword[{name}]'"
+
+
+@pytest.mark.parametrize("wrong", [{"strategy": "ddpp"}, {"accelerator": "gpuu"}])
+def test_a_strategy_or_an_accelerator_that_does_not_exist_is_the_users_mistake(wrong, tmp_path):
+    with pytest.raises(SightwordError, match=next(iter(wrong.values()))) as caught:
+        start(tmp_path, **wrong)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_tracker_that_nobody_knows_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Make a run's config from YAML files and the overrides of the command line. Nothing else imports Hydra."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,7 @@ def compose_config(overrides: Sequence[str]) -> "Run":
 
     name = _experiment(overrides)
     system = name.split("/")[0]
+    _refuse_bare(overrides)
     _register_schemas(system)
     with _short_errors(), initialize_config_module("sightword.configs", version_base=None):
         typed = [for_hydra(override, system) for override in _scaled(name, overrides)]
@@ -55,11 +57,19 @@ def change_config(config: "Run", overrides: Sequence[str]) -> "Run":
 
     with _short_errors():
         changed = OmegaConf.structured(literal_fields(config))
+        _refuse_bare(overrides)
         parser = OverridesParser.create()
         for override in overrides:
             parsed = parser.parse_override(for_hydra(override, config.experiment))
             OmegaConf.update(changed, parsed.key_or_group, parsed.value())
         return _as_run(changed, config.experiment)
+
+
+def _refuse_bare(overrides: Sequence[str]) -> None:
+    """Raise SightwordError for what is not key=value, nor ~key, which removes one."""
+    for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            raise SightwordError(f"{override!r} is not key=value. sightword train --help lists the keys")
 
 
 def _as_run(config: "DictConfig", name: str) -> "Run":
@@ -144,14 +154,30 @@ def _search_path() -> list[str]:
 def _one_line(error: Exception) -> str:
     """Return the sentence of a Hydra error that a user can act on."""
     causes = [error, *([error.__cause__] if error.__cause__ else [])]
+    if (unknown := _unknown_key(causes[-1])) is not None:
+        return unknown
     lines = [line.strip() for cause in reversed(causes) for line in str(cause).splitlines() if line.strip()]
     told = next((line for line in lines if "Key '" in line or "could not be converted" in line.lower()), lines[0])
-    if "not in struct" in told or told.startswith("Key "):
+    if "not in struct" in told:
         told = f"{told}; sightword train experiment=… --help shows every key"
+    if "is not a ListConfig" in told:
+        told = "this is a list. Pass its items in brackets, as [1,2]"
     key = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), "")
     if "not in struct" in told and "." in key:
         told = f"{told}, +{key}=… adds one"
     return f"{key}: {told}" if key and key not in told else told
+
+
+def _unknown_key(error: BaseException) -> str | None:
+    """Return the line for a key that a config's dataclass does not have; None for other errors."""
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+    if not isinstance(error, ConfigAttributeError | ConfigKeyError) or not dataclasses.is_dataclass(error.object_type):
+        return None
+    key = str(error.full_key)
+    prefix = key.rpartition(".")[0]
+    known = [f"{prefix}.{field.name}".lstrip(".") for field in dataclasses.fields(error.object_type)]
+    return f"there is no key {key!r}{closest(key, known)}; sightword train experiment=… --help shows every key"
 
 
 def train_by_hydra(argv: Sequence[str], start: Callable[["Run"], int]) -> int:

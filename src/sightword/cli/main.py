@@ -73,6 +73,8 @@ def _described(error: Exception) -> str:
         return f"out of memory. Use smaller sizes or batches. {error}".rstrip(". ")
     if isinstance(error, OSError) and not isinstance(error, SightwordError):
         files = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        if isinstance(error, FileExistsError | NotADirectoryError) and files:
+            return f"{files}: a file is where a folder has to be. Give another path, or move the file away"
         reason = error.strerror or str(error) or type(error).__name__
         return f"{files}: {reason}" if files else reason
     return str(error)

@@ -57,8 +57,7 @@ def choice(name: str, choices: Sequence[str]) -> Parser[str]:
             raise ValueError
         return text
 
-    listed = ", ".join(choices)
-    return Parser(name, f"one of {listed}", f"one of {listed}", read, tuple(choices))
+    return Parser(name, f"one of {', '.join(choices)}", "one of them", read, tuple(choices))
 
 
 PLAIN: Mapping[object, Parser[object]] = {

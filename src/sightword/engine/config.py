@@ -4,8 +4,9 @@ A system adds two nodes of its own, `system` and `data`, from the dataclasses in
 typo has to fail before torch is imported.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 from sightword.errors import SightwordError
 
@@ -94,6 +95,8 @@ class Run:
 
     def __post_init__(self) -> None:
         at_least("", self, 0, "seed")
+        for part in ("system", "data", "optim", "trainer"):
+            finite(part, getattr(self, part))
         if "/" in self.name or self.name in (".", ".."):
             raise SightwordError(f"name={self.name!r} is not the name of a folder. Remove the slashes, or set out=")
 
@@ -106,6 +109,15 @@ def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
     """Raise SightwordError unless the value of a config key is one of those allowed."""
     if value not in allowed:
         raise SightwordError(f"{name}={value!r} is none of {', '.join(map(str, allowed))}")
+
+
+def finite(prefix: str, config: SystemConfig | DataConfig | Optim | Trainer) -> None:
+    """Raise SightwordError if a number in a config's fields, their lists and mappings is nan or infinite."""
+    for each in fields(config):
+        value = getattr(config, each.name)
+        numbers = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise SightwordError(f"{prefix}.{each.name}={value} is not finite. Pass a number")
 
 
 def at_least(prefix: str, config: object, least: float, *names: str) -> None:

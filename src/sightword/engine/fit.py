@@ -335,7 +335,11 @@ def make_trainer(loop: Loop[BatchT], config: Run, folder: Path, log: RunLogger) 
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ModuleNotFoundError) as error:
+        raise SightwordError(f"trainer.accelerator={t.accelerator}, trainer.strategy={strategy}: {error}") from error
+    except ValueError as error:
+        if "invalid" not in str(error):  # `strategy='ddpp'`, `accelerator='gpuu'`
+            raise
         raise SightwordError(f"trainer: {error}") from error
 
 

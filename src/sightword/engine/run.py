@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sightword.engine.config import Optim, Run, Trainer
 from sightword.engine.contract import Evaluator, Predictor, Step
-from sightword.engine.system import system_of
-from sightword.errors import SightwordError
+from sightword.engine.system import closest, system_of, systems
+from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.hub import fetched
 from sightword.storage.reader import read_yaml
 
@@ -148,6 +148,9 @@ def restore(folder: Path, checkpoint: str = "best", config: Run | None = None) -
     file = kept.get(checkpoint, Path(checkpoint))
     if checkpoint == "best" and not config.trainer.monitor:
         file = kept["last"]
+    if checkpoint not in kept and not file.exists():
+        near = closest(checkpoint, kept)
+        raise MissingFileError(f"checkpoint={checkpoint} is none of {', '.join(kept)}{near}, nor a file that exists")
     task = make_task(config)
     saved = _read_fitting(file, task, config)
     task.load_state_dict(saved)
@@ -168,8 +171,18 @@ def load_predictor(kind: type[PredictorT], path: str | Path, checkpoint: str = "
         return kind.from_folder(fetched(path, EXPORTED))
     if not (folder / "config.yaml").is_file():
         return kind.from_folder(folder)
+    _refuse_other(kind, folder, read_config(folder).experiment)
     restored = restore(folder, checkpoint)
     return kind.from_run(restored.task, restored.config.data)
+
+
+def _refuse_other(kind: type[Predictor], folder: Path, experiment: str) -> None:
+    """Raise SightwordError if a run's system has another predictor than this one."""
+    if system_of(experiment).predictor() is kind:
+        return
+    wanted = [name for name, system in systems().items() if system.predictor() is kind]
+    if wanted:
+        raise SightwordError(f"{folder} is a run of {experiment}. Pass one of {wanted[0]}")
 
 
 def set_threads(threads: int, processes: int) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sightword.engine.argument import Count, Counts, JobOptions, Model, NamedTokenTypes, Names, Out, Pairs
+from sightword.errors import MissingFileError
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
@@ -86,6 +87,10 @@ def show(
     from sightword.systems.intent import show as figures
     from sightword.systems.intent.predict import IntentClassifier
 
+    if image and not image.is_file():
+        raise MissingFileError(
+            f"image={image} {'is a folder' if image.is_dir() else 'does not exist'}. Pass an image file"
+        )
     classifier = load_predictor(IntentClassifier, model, checkpoint)
     files = figures.write_table(classifier.codebooks(), out)
     if image:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from sightword.engine.config import DataConfig, SystemConfig
+from sightword.engine.config import DataConfig, SystemConfig, at_least
 from sightword.errors import SightwordError
 
 NETWORK = (  # fields of the networks and the codebook, which a loaded file defines itself
@@ -109,6 +109,8 @@ class TokenizerData(DataConfig):
     def __post_init__(self) -> None:
         if not 0 < self.val_split < 1:
             raise SightwordError(f"data.val_split={self.val_split} is not a fraction in (0, 1)")
+        at_least("data", self, 1, "batch_size", "crops", "val_crops")
+        at_least("data", self, 0, "num_workers", "cache_mb")
         if self.image_size < 11:
             raise SightwordError(f"data.image_size is at least 11, the side of SSIM's window, got {self.image_size}")
         if self.on_error not in ("raise", "skip"):
