@@ -268,7 +268,7 @@ def test_trains_help_names_every_field_with_its_comment(capsys):
     out = capsys.readouterr().out
     for field in ("system.num_embeddings=1024", "data.root=", "optim.lr=2e-4", "trainer.devices=1", "logger=[]"):
         assert field in out
-    assert "raise | skip: left out of validation" in out
+    assert "raise | skip: unreadable images are omitted in validation" in out
 
 
 def test_under_torchrun_a_run_wants_a_name(photos, tmp_path, monkeypatch, capsys):

@@ -100,9 +100,7 @@ class TokenizerData(DataConfig):
     min_scale: float = 0.5  # least side of a training crop, as a fraction of the image's shorter side
     max_scale: float = 1.0  # greatest side
     flip: bool = True
-    on_error: str = (
-        "raise"  # raise | skip: an unreadable image is omitted in validation, replaced in training, counted in both
-    )
+    on_error: str = "raise"  # raise | skip: unreadable images are omitted in validation, replaced in training
     cache_mb: int = 512  # MiB of decoded images that are kept in memory
     num_workers: int = 4
 
