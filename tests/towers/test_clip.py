@@ -554,7 +554,7 @@ def test_a_folder_is_read_with_the_weights_of_a_file_that_is_given_as_tag(random
         tuned = CLIP.load(folder, tag=tmp_path / "ft.safetensors")
         assert tuned.logit_scale.item() == 1.5
         assert tuned.image.name == f"{folder}:{tmp_path / 'ft.safetensors'}"
-    with pytest.raises(ValueError, match=r"tag=ft.pt is no file; .*own weights") as error:
+    with pytest.raises(ValueError, match=r"tag=ft.pt is not a file; .*own weights") as error:
         CLIP.load(random_clip[0], tag="ft.pt")
     assert "\n" not in str(error.value)
 

@@ -178,7 +178,7 @@ def test_a_tower_can_be_left_as_it_is(towers):
         ({"mask_global_text": True}, r"Set system\.mlm_weight above 0"),
         ({"align": "infonce"}, "align='infonce' is none of itc_then_sdm, itc, sdm, both"),
         ({"image_size": [384]}, "a height and a width"),
-        ({"switch_at": 0.0}, r"share in \(0, 1\]"),
+        ({"switch_at": 0.0}, r"fraction in \(0, 1\]"),
     ],
 )
 def test_what_two_settings_owe_each_other_is_said_in_a_line(towers, values, words):

@@ -73,7 +73,7 @@ def test_a_file_may_name_or_number_its_ends_and_leave_pairs_to_names(tmp_path):
         ({"joints": ["a", "b"], "pairs": [[0, 2]]}, "has 2 among its pairs"),
         ({"joints": ["a", "b", "c"], "pairs": [[0, 1], [1, 2]]}, "has 'b' twice in its pairs"),
         ({"joints": ["a"], "pairs": [["a", "a"]]}, "has 'a' twice in its pairs"),
-        ({"joints": ["a", "b"], "pairs": [["a", "b", "a"]]}, "no list of .joint, joint."),
+        ({"joints": ["a", "b"], "pairs": [["a", "b", "a"]]}, "not a list of .joint, joint."),
         ({"joints": ["a", "b"], "limbs": [["a", "z"]]}, "has 'z' among its limbs"),
         ({"joints": ["a", "b"], "limbs": [["a", "a"]]}, "limb from 'a' to itself"),
         ({"joints": ["a", "b"], "limbs": [["a", "b"], ["b", "a"]]}, "lists a limb twice"),

@@ -48,7 +48,7 @@ def test_labels_are_read_as_json_csv_and_names(tmp_path):
         ("a.csv", "id,name\n0, \n1,stand\n", "row 2: name: the cell is empty"),  # or 1 would become 0
         ("a.csv", "id,name\n0,sit, on a chair\n1,stand\n", "row 2: has 3 cells for 2 columns, too many: quote a text"),
         ("a.txt", "sit\nsit\n", "'sit' twice"),
-        ("a.yaml", "sit", "no file of labels"),
+        ("a.yaml", "sit", "not a file of labels"),
     ],
 )
 def test_a_file_that_is_no_file_of_labels_is_a_line(tmp_path, name, text, said):

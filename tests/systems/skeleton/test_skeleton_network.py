@@ -104,7 +104,7 @@ def test_a_published_checkpoint_is_read_by_its_names(tmp_path):
 def test_a_file_of_another_network_is_a_line(tmp_path):
     network = ResNet3dSlowOnly(2, 4, (1, 1))
     torch.save({"state_dict": {"visual.proj": torch.zeros(2)}}, tmp_path / "clip.pth")
-    with pytest.raises(ValueError, match=r"no PoseC3D.*backbone.*visual"):
+    with pytest.raises(ValueError, match=r"not a PoseC3D.*backbone.*visual"):
         load_published(network, tmp_path / "clip.pth")
     other = {f"backbone.{name}": value for name, value in ResNet3dSlowOnly(3, 4, (1, 1)).state_dict().items()}
     torch.save(other, tmp_path / "wide.pth")
