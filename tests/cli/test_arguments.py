@@ -159,7 +159,7 @@ def test_what_is_not_a_key_goes_where_the_command_collects_it():
 
     given = read_arguments("find", find, ["index=here", "a shirt with x=1", "top=2", "on it"])
     assert given == {"index": "here", "top": 2, "sentence": ["a shirt with x=1", "on it"]}
-    with pytest.raises(SightwordError, match="sightword find has no key 'tpo' .did you mean 'top'"):
+    with pytest.raises(SightwordError, match="^find has no key 'tpo' .did you mean 'top'"):
         read_arguments("find", find, ["index=here", "tpo=2"])
 
     def measure(run: str, overrides: Overrides = (), others: Others = ()) -> None: ...

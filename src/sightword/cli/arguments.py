@@ -65,7 +65,7 @@ def read_arguments(name: str, command: Callable[..., object], argv: Sequence[str
             raise SightwordError(f"{argument!r} is not key=value. sightword {name} --help lists the keys")
         if key not in options:
             near = closest(key, options)
-            raise SightwordError(f"sightword {name} has no key {key!r}{near}; its keys are {', '.join(options)}")
+            raise SightwordError(f"{name} has no key {key!r}{near}; its keys are {', '.join(options)}")
         option = options[key]
         value = None if option.optional and not text else read_value(key, text, option.parser)
         place = given if option.owner is command else nested.setdefault(option.parameter, {})
