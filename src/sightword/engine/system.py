@@ -30,10 +30,11 @@ def systems() -> dict[str, AnySystem]:
     """Return every system by its name: those of this package first, then those of others."""
     package = importlib.import_module(GROUP)
     folders = [module.name for module in pkgutil.iter_modules(package.__path__) if module.ispkg]
-    named = [f"{GROUP}.{name}.system" for name in folders]
-    found = [_offered(importlib.import_module(name)) for name in named if importlib.util.find_spec(name)]
+    modules = [f"{GROUP}.{name}.system" for name in folders]
+    found = [_offered(importlib.import_module(name)) for name in modules if importlib.util.find_spec(name)]
     found += [_checked(point.load(), point.value) for point in _installed()]
-    return {system.name: system for system in reversed(found)}
+    named = {system.name: system for system in reversed(found)}  # the first of a name counts
+    return {system.name: named[system.name] for system in found}
 
 
 @cache
