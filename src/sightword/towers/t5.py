@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sightword.errors import SightwordError
+from sightword.ops.init import init_linear
 from sightword.towers.base import Encoded
 from sightword.towers.foreign import Foreign
 from sightword.towers.hugging_face import HFText, check_vocabulary, config_of, open_tokenizer, open_weights
@@ -292,8 +293,7 @@ class T5Decoder(nn.Module):
         memory_width = memory_width or width
         self.from_memory = nn.Identity() if memory_width == width else nn.Linear(memory_width, width)
         self.head = nn.Linear(width, num_codes)
-        nn.init.normal_(self.head.weight, std=0.1 * width**-0.5)
-        nn.init.zeros_(self.head.bias)
+        init_linear(self.head, 0.1 * width**-0.5)
 
     @classmethod
     def like(cls, tower: T5Text, num_codes: int, grid: tuple[int, int], layers: int = 2, **options: Foreign) -> Self:

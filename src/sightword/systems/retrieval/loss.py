@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sightword.errors import SightwordError
+from sightword.ops.init import init_linear
 from sightword.towers.t5 import T5Decoder
 
 IGNORED = -100  # the label that cross-entropy passes over; 0 is an id
@@ -35,8 +36,7 @@ class IdentityHead(nn.Module):
         """count: P."""
         super().__init__()
         self.linear = nn.Linear(width, count)
-        nn.init.normal_(self.linear.weight, std=0.001)
-        nn.init.zeros_(self.linear.bias)
+        init_linear(self.linear, 0.001)
 
     def forward(self, image: Tensor, text: Tensor, pids: Tensor) -> Tensor:
         """Return the mean cross-entropy of both, a scalar. image, text: (B, E), not brought to length one; pids: (B,).
@@ -75,8 +75,7 @@ class MaskedLanguage(nn.Module):
         self.dense, self.dense_norm = nn.Linear(width, width), nn.LayerNorm(width)
         self.words = nn.Linear(width, vocabulary)
         for linear in (self.dense, self.words):
-            nn.init.normal_(linear.weight, std=width**-0.5 * 0.5)
-            nn.init.zeros_(linear.bias)
+            init_linear(linear, width**-0.5 * 0.5)
 
     def forward(self, text: Tensor, mask: Tensor | None, image: Tensor) -> Tensor:
         """Tokens of texts (B, L, D) with their mask, and of images (B, N, ·), to logits (B, L, V)."""

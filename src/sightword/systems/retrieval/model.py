@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sightword.errors import SightwordError
+from sightword.ops.init import init_linear
 from sightword.towers.base import Encoded, ImageTower, TextTower
 from sightword.towers.t5 import T5Text
 
@@ -143,8 +144,7 @@ class ImageWords(nn.Module):
     def __init__(self, width: int, text: T5Text) -> None:
         super().__init__()
         self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, text.width)
-        nn.init.normal_(self.linear.weight, std=width**-0.5)
-        nn.init.zeros_(self.linear.bias)
+        init_linear(self.linear, width**-0.5)
         table = text.model.get_input_embeddings().weight.detach().float()
         self.register_buffer("scale", table.square().mean().sqrt())
 

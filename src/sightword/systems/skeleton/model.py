@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from sightword.errors import SightwordError
 from sightword.ops import align
+from sightword.ops.init import init_linear
 from sightword.systems.skeleton.labels import Labels
 from sightword.towers.base import Encoded, TextTower
 from sightword.towers.tokenizer import TextTokenizer
@@ -174,8 +175,7 @@ class Classifier(nn.Module):
     def __init__(self, video: VideoEncoder, classes: int, dropout: float = 0.5) -> None:
         super().__init__()
         self.video, self.dropout, self.linear = video, nn.Dropout(dropout), nn.Linear(video.width, classes)
-        nn.init.normal_(self.linear.weight, std=0.01)
-        nn.init.zeros_(self.linear.bias)
+        init_linear(self.linear, 0.01)
 
     def forward(self, frames: Tensor) -> Tensor:
         return self.linear(self.dropout(frames.mean(1))).float()
