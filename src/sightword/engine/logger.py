@@ -17,6 +17,7 @@ from PIL.Image import Image
 from sightword.engine.config import Run
 from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
+from sightword.storage.reader import read_csv
 from sightword.storage.writer import write_json
 from sightword.version import VERSION
 
@@ -34,12 +35,12 @@ class RunLogger(Logger):
         self.rows: list[dict[str, str]] = []
 
     def resume(self, batches: int) -> None:
-        """Read metrics.csv and rewrite it without the rows after batch `batches`."""
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self.rows = [row for row in reader if int(row["step"]) <= batches]
-                self.columns = list(reader.fieldnames or ["step"])
+        """Read metrics.csv and rewrite it without the rows after batch `batches`. Raises SightwordError if damaged."""
+        if self.path.exists() and self.path.stat().st_size:
+            table = read_csv(self.path, ["step"])
+            self.columns = list(table.columns)
+            kept = [row for row in table.rows if row.integer("step") <= batches]
+            self.rows = [{name: row.text(name, "") for name in self.columns} for row in kept]
             self._rewrite()
 
     @rank_zero_only

@@ -74,12 +74,12 @@ def scales(system: str) -> list[str]:
 
 def presets() -> dict[str, dict[str, list[str]]]:
     """Return system → preset → its arguments, from configs/preset/<system>.yaml: the rows of published tables."""
-    import yaml
+    from sightword.storage.reader import read_yaml
 
     found: dict[str, dict[str, list[str]]] = {}
     for file in (file for place in config_folders() for file in sorted((place / "preset").glob("*.yaml"))):
-        lines = yaml.safe_load(file.read_text(encoding="utf-8"))
-        found.setdefault(file.stem, {}).update({name: line.split() for name, line in lines.items()})
+        rows = read_yaml(file)
+        found.setdefault(file.stem, {}).update({name: rows.text(name).split() for name in rows})
     return found
 
 
