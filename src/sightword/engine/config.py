@@ -96,7 +96,7 @@ class Run:
     def __post_init__(self) -> None:
         at_least("", self, 0, "seed")
         for part in ("system", "data", "optim", "trainer"):
-            finite(part, getattr(self, part))
+            check_finite(part, getattr(self, part))
         if "/" in self.name or self.name in (".", ".."):
             raise SightwordError(f"name={self.name!r} is not the name of a folder. Remove the slashes, or set out=")
 
@@ -111,7 +111,7 @@ def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
         raise SightwordError(f"{name}={value!r} is none of {', '.join(map(str, allowed))}")
 
 
-def finite(prefix: str, config: SystemConfig | DataConfig | Optim | Trainer) -> None:
+def check_finite(prefix: str, config: SystemConfig | DataConfig | Optim | Trainer) -> None:
     """Raise SightwordError if a number in a config's fields, their lists and mappings is nan or infinite."""
     for each in fields(config):
         value = getattr(config, each.name)

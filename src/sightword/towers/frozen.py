@@ -18,11 +18,6 @@ class FrozenModel(Generic[ModelT]):
         self._opener = opener
         self._model: ModelT | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the network is in memory."""
-        return self._model is not None
-
     def on(self, device: torch.device | str | None = None) -> ModelT:
         """Return the network, moved to a device if one is given."""
         if self._model is None:
