@@ -12,8 +12,10 @@ from lift_fakes import ColourTower, Source, scenes_of, write_rooms
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from sightword.systems.points.config import PointsData
+from sightword.systems.points.data import complete_cache
 from sightword.systems.points.lift import features
-from sightword.systems.points.lift.features import FrameCache, FrameEncoder, features_of, fill, plan
+from sightword.systems.points.lift.features import FrameCache, FrameEncoder, features_of, fill, identified, plan
 from sightword.systems.points.scannet.reader import read_color
 from sightword.towers import token_cache
 from sightword.towers.factory import image_tower
@@ -23,6 +25,11 @@ from sightword.towers.factory import image_tower
 def rooms(tmp_path_factory):
     root = tmp_path_factory.mktemp("rooms")
     return root, write_rooms(root, (0, 1, 2))
+
+
+def opened(source, token_type, out):
+    """A cache as a run that computes nothing opens it, see `FrozenClip.open_cache`."""
+    return FrameCache(out, identified(source, token_type, out).recipe)
 
 
 def same(one, other):
@@ -128,9 +135,9 @@ def test_a_cache_of_another_clip_is_refused_with_both_values(rooms, tmp_path):
         (ColourTower(), "value", "form is 'qq', expected 'value'"),
         (ColourTower((32, 32)), "qq", "grid is [6, 8], expected [8, 8]"),
     ):
-        for offline in (False, True):
+        for use in (partial(fill, scenes=scenes, out=tmp_path), partial(opened, out=tmp_path)):
             with pytest.raises(ValueError) as caught:
-                fill(Source(other), token_type, scenes, tmp_path, offline=offline)
+                use(Source(other), token_type)
             line = str(caught.value)
             assert "was written by a different CLIP" in line
             assert word in line
@@ -141,13 +148,12 @@ def test_offline_reads_and_computes_nothing(rooms, tmp_path):
     root, names = rooms
     source = Source()
     fill(source, "qq", scenes_of(root, names[:1]), tmp_path)
-    cache = fill(source, "qq", scenes_of(root, names[:1]), tmp_path, offline=True)
+    cache = opened(source, "qq", tmp_path)
     assert source.tower.seen == 3
     assert len(cache.maps(names[0], [0, 20]).maps) == 2
-    with pytest.raises(
-        ValueError, match=rf"does not contain 3 frames, {names[1]}/0 the first: offline_clip_feat=false"
-    ):
-        fill(source, "qq", scenes_of(root, names[:2]), tmp_path, offline=True)
+    data = PointsData(root=str(root), cache=str(tmp_path), offline_clip_feat=True)
+    with pytest.raises(ValueError, match=rf"does not contain 3 frames, {names[1]}/0 the first\. .*sightword prepare"):
+        complete_cache(data, scenes_of(root, names[:2]))
 
 
 def test_a_frame_that_is_not_there_is_named(rooms, tmp_path):
@@ -207,15 +213,15 @@ def test_a_tower_is_not_opened_for_maps_that_are_there_until_its_files_change(
     root, names = rooms
     folder = shutil.copytree(random_clip[0], tmp_path / "clip")
     source = token_cache.Source(str(folder), {"tag": "", "size": (24, 32), "dtype": torch.float32})
-    scenes, opened, opens = scenes_of(root, names), [], token_cache.Source.open
-    monkeypatch.setattr(token_cache.Source, "open", lambda self: (opened.append(self.name), opens(self))[1])
+    scenes, opens_seen, opens = scenes_of(root, names), [], token_cache.Source.open
+    monkeypatch.setattr(token_cache.Source, "open", lambda self: (opens_seen.append(self.name), opens(self))[1])
     first = fill(source, "qq", scenes[:1], tmp_path / "cache")
-    assert len(opened) == 1
-    again = fill(source, "qq", scenes[:1], tmp_path / "cache", offline=True)
-    assert len(opened) == 1
+    assert len(opens_seen) == 1
+    again = opened(source, "qq", tmp_path / "cache")
+    assert len(opens_seen) == 1
     same(again.maps(names[0], [0, 20]), first.maps(names[0], [0, 20]))
     fill(source, "qq", scenes[:2], tmp_path / "cache")  # what is new takes the tower
-    assert len(opened) == 2
+    assert len(opens_seen) == 2
     with pytest.raises(ValueError, match="form is 'qq', expected 'value'"):
         fill(source, "value", scenes[:1], tmp_path / "cache")
     change(folder)

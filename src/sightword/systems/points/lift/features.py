@@ -198,25 +198,15 @@ def fill(
     token_type: str,
     scenes: Sequence[Scene],
     out: str | Path,
-    offline: bool = False,
     backend: str = "safetensors",
     device: str | None = None,
 ) -> FrameCache:
     """Return a cache that has the frames of all these scenes, scene by scene; resumable, see `shards.execute`.
 
-    source: a `token_cache.Source`, which opens the tower. offline: compute nothing, and raise SightwordError if a frame
-    is not cached.
+    source: a `token_cache.Source`, which opens the tower. To read a cache and compute nothing, see
+    `FrozenClip.open_cache` and `data.complete_cache`.
     """
     known = identified(source, token_type, out)
-    if offline:
-        cache = FrameCache(out, known.recipe)
-        lost = [f"{scene.name}/{index}" for scene in scenes for index in cache.lacks(scene)]
-        if lost:
-            raise SightwordError(
-                f"{out} does not contain {len(lost)} frames, {lost[0]} the first: offline_clip_feat=false computes "
-                f"them, and sightword lift cache={out} does so beforehand"
-            )
-        return cache
     planned = plan(out, scenes, known.recipe, backend)
     remember(planned.cache.out, known.state, known.recipe)
     by_name = {scene.name: scene for scene in scenes}
