@@ -1,15 +1,19 @@
-"""JSON is written whole, and so that any reader accepts it."""
+"""JSON is written whole, and so that any reader accepts it; an image is written as text without loss."""
 
+import base64
 import errno
+import io
 import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sightword.errors import SightwordError
 from sightword.storage.reader import read_json
-from sightword.storage.writer import write_json
+from sightword.storage.writer import png_data_uri, write_json
 
 
 def test_numbers_that_are_not_finite_become_null(tmp_path):
@@ -43,3 +47,10 @@ def test_a_value_without_a_form_in_json_is_a_defect_of_the_caller(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"a": object()})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_data_uri_holds_the_image():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    head, data = png_data_uri(Image.fromarray(pixels)).split(",", 1)
+    assert head == "data:image/png;base64"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), pixels)

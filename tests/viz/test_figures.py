@@ -1,7 +1,5 @@
 """Figures show what the arrays hold, checked pixel by pixel where possible."""
 
-import base64
-import io
 import math
 from itertools import pairwise
 
@@ -11,7 +9,7 @@ import torch
 from PIL import Image
 
 from sightword.viz.chart import _mistakes, bars, confusion, curve, matrix, terms
-from sightword.viz.grid import grid, pairs, to_data_uri
+from sightword.viz.grid import grid, pairs
 from sightword.viz.overlay import class_map, code_colours, code_map, heat_map, word_colours
 from sightword.viz.style import LINES
 
@@ -83,13 +81,6 @@ def test_small_pairs_are_enlarged_and_unlike_shapes_refused() -> None:
     assert small.height > 2 * 64
     with pytest.raises(ValueError, match="inputs are"):
         pairs(flat(0.0), flat(0.0, 1.0), 2)
-
-
-def test_a_data_uri_holds_the_image() -> None:
-    image = grid(flat(0.3, -0.3), 2)
-    head, data = to_data_uri(image).split(",", 1)
-    assert head == "data:image/png;base64"
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), np.asarray(image))
 
 
 # ------------------------------------------------------------------------------------------------------------ codes

@@ -1,12 +1,18 @@
-"""Write JSON that any reader accepts, atomically: UTF-8, with null for numbers that are not finite."""
+"""Write JSON that any reader accepts, atomically: UTF-8, null for numbers that are not finite. Write images as text."""
 
+import base64
+import io
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sightword.errors import SightwordError, printable
 from sightword.storage.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def write_json(file: str | Path, value: object, *, indent: int | None = 2, sort_keys: bool = False) -> None:
@@ -23,6 +29,13 @@ def write_json(file: str | Path, value: object, *, indent: int | None = 2, sort_
             part.write_bytes(raw)
     except OSError as error:
         raise SightwordError(printable(f"{file} cannot be written: {error.strerror or error}")) from error
+
+
+def png_data_uri(image: "Image") -> str:
+    """Return an image as a data URI of a PNG, for the src of an <img> in HTML."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _finite(value: object) -> object:

@@ -3,8 +3,6 @@
 Legend: N images, H height, W width. Images are (N, 3, H, W) in [-1, 1], tensors on any device or arrays.
 """
 
-import base64
-import io
 import math
 from collections.abc import Mapping
 
@@ -76,13 +74,6 @@ def titled(images: Mapping[str, Image.Image], gap: int = 16) -> Image.Image:
         page.paste(image, (left, above))
         left += image.width + gap
     return page
-
-
-def to_data_uri(image: Image.Image) -> str:
-    """Return the image as a data URI of a PNG, for the src of an <img> in HTML."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _tiles(images: Array, scale: int) -> list[Image.Image]:

@@ -16,8 +16,8 @@ from PIL.Image import Image
 
 from sightword.storage.atomic import write_atomically
 from sightword.storage.reader import read_csv, read_json
+from sightword.storage.writer import png_data_uri
 from sightword.version import VERSION
-from sightword.viz.grid import to_data_uri
 
 Train = Callable[[Path, list[str]], bool]  # (run directory, overrides as on the command line) → whether it finished
 
@@ -93,7 +93,7 @@ def _section(section: Section, number: int) -> str:
     """Return a section as HTML."""
     name, title = _name(section)
     figures = "\n".join(
-        f'<figure><div class="scroll"><img src="{to_data_uri(figure.image)}" width="{figure.image.width}" '
+        f'<figure><div class="scroll"><img src="{png_data_uri(figure.image)}" width="{figure.image.width}" '
         f'height="{figure.image.height}" alt="{html.escape(figure.caption)}"></div>'
         f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>"
         for figure in section.figures
