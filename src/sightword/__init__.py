@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sightword.compat.lightning import AnimeDataModule as AnimeDataModule
     from sightword.compat.lightning import IntentonomyClipViTMultiStreamModule as IntentonomyClipViTMultiStreamModule
     from sightword.compat.lightning import VQVAEModel as VQVAEModel
+    from sightword.engine.predictor import load as load
     from sightword.errors import SightwordError as SightwordError
     from sightword.ops.quantize import FrozenQuantizer as FrozenQuantizer
     from sightword.ops.quantize import Quantized as Quantized
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sightword.storage.cache import FeatureCache as FeatureCache
     from sightword.systems.intent.anchors import generate_semantic_anchors as generate_semantic_anchors
     from sightword.systems.intent.model import SemanticSpatialVQ as SemanticSpatialVQ
+    from sightword.systems.intent.predict import IntentClassifier as IntentClassifier
     from sightword.systems.points.lift.geometry import ball_query as ball_query
     from sightword.systems.points.lift.uv_index import build_uv_index as build_uv_index
     from sightword.systems.points.lift.uv_index import build_uv_index_batch as build_uv_index_batch
@@ -36,9 +38,13 @@ if TYPE_CHECKING:
     from sightword.systems.points.model import TinySA2D as TinySA2D
     from sightword.systems.points.model import TinySAModule as TinySAModule
     from sightword.systems.points.model import build_geo_pe as build_geo_pe
+    from sightword.systems.points.predict import SceneQuery as SceneQuery
     from sightword.systems.points.task import ClipConsCriterion as ClipConsCriterion
+    from sightword.systems.retrieval.predict import PersonRetriever as PersonRetriever
     from sightword.systems.skeleton.model import ResNet3dSlowOnly as ResNet3dSlowOnly
+    from sightword.systems.skeleton.predict import ActionRecognizer as ActionRecognizer
     from sightword.systems.tokenizer.loss import LPIPS as LPIPS
+    from sightword.systems.tokenizer.predict import ImageTokenizer as ImageTokenizer
     from sightword.towers.factory import image_tower as image_tower
     from sightword.towers.factory import text_tower as text_tower
     from sightword.towers.prompt import class_embeddings as class_embeddings

@@ -23,7 +23,7 @@ from sightword.engine.argument import (
     file_in,
 )
 from sightword.engine.contract import Command
-from sightword.engine.system import closest, demo_parts, experiments, presets, scales, system_checks, system_of, systems
+from sightword.engine.system import closest, demo_parts, experiments, presets, scales, system_checks, systems
 from sightword.errors import SightwordError
 
 if TYPE_CHECKING:
@@ -85,11 +85,12 @@ def export(
     checkpoint: str = "best",  # best, last, or a file
 ) -> None:
     """Write what inference needs of a run, and nothing else: safetensors and config.json."""
-    kind = system_of(runs.read_config(run).experiment).predictor()
-    if kind is None:
-        raise SightwordError(f"{run} is a run of a system without a predictor, so there is nothing to export")
-    runs.load_predictor(kind, run, checkpoint).save_pretrained(out)
+    from sightword.engine.predictor import load
+
+    runs.read_config(run)  # what was exported before is no run
+    load(run, checkpoint).save_pretrained(out)
     print(f"{run} ({checkpoint}) exported to {out}")
+    print(f"next, in Python: sightword.load({str(out)!r}); {out}/README.md is its model card")
 
 
 def check(

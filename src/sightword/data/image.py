@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -141,6 +141,56 @@ def to_image(tensor: Tensor) -> Image.Image:
         raise SightwordError(f"expected an image (3, H, W), got {tuple(tensor.shape)}")
     pixels = tensor.detach().float().cpu().clamp(-1, 1).add(1).mul(127.5).round()
     return Image.fromarray(pixels.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+
+
+# ----------------------------------------------------------------------------------------------------- images of users
+
+#: One image as users have it: a file; a PIL image; an array (H, W, 3) or (H, W); a tensor (3, H, W).
+ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
+
+
+def open_images(images: ImageLike | Sequence[ImageLike]) -> tuple[list[Image.Image], bool]:
+    """Return images of any kind as RGB, 8 bit, and whether there was one alone instead of a sequence.
+
+    An array or tensor is uint8, or floats in [0, 1]; with four axes it is a batch. Raises SightwordError for an image
+    that is not readable, and for an array of another shape or range.
+    """
+    if isinstance(images, str | Path | Image.Image):
+        return [_opened(images)], True
+    if isinstance(images, np.ndarray | Tensor) and images.ndim < 4:
+        return [_opened(images)], True
+    return [_opened(image) for image in images], False
+
+
+def _opened(image: ImageLike) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return _to_rgb(_upright(image))
+    if isinstance(image, Tensor):
+        pixels = image.detach().cpu()
+        if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
+            raise SightwordError(f"a tensor of an image is (3, H, W), got {tuple(pixels.shape)}. Permute its axes")
+        return _of_array((pixels.float() if pixels.is_floating_point() else pixels).permute(1, 2, 0).numpy())
+    if isinstance(image, np.ndarray):
+        return _of_array(image)
+    return read_image(Path(image).expanduser())
+
+
+def _of_array(pixels: np.ndarray) -> Image.Image:
+    """Return an array (H, W, 3), (H, W, 1) or (H, W) of uint8, or of floats in [0, 1], as an RGB image."""
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3) or 0 in pixels.shape:
+        raise SightwordError(f"an array of an image is (H, W, 3) or (H, W), got {pixels.shape}. Permute its axes")
+    if np.issubdtype(pixels.dtype, np.floating):
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (low >= 0 and high <= 1):  # NaN, too
+            raise SightwordError(
+                f"floats of an image are in [0, 1], got {low:.3g} to {high:.3g}. Rescale them, or pass uint8"
+            )
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise SightwordError(f"an array of an image is uint8 or floats in [0, 1], got {pixels.dtype}. Convert it")
+    return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
 
 
 # ------------------------------------------------------------------------------------------------------- transforms

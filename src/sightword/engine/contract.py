@@ -3,7 +3,7 @@
 System      a folder of `systems/`: makes the other parts of a config
 Task        the objective: a batch in, named losses out (engine/task.py, as it is a torch module)
 Evaluator   gathers a split, computes its metrics, tabulates and draws
-Predictor   a trained model for users: returns a `Result` for each input
+Predictor   a trained model for users: returns a `Result` for each input (engine/predictor.py)
 Step        something to compute before training, resumable
 Finding     one problem that a check found in data (data/finding.py)
 """
@@ -11,19 +11,22 @@ Finding     one problem that a check found in data (data/finding.py)
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from sightword.data.finding import CheckReport as CheckReport
 from sightword.data.finding import Finding as Finding
 from sightword.engine.config import DataConfig, Run, SystemConfig
 from sightword.storage.table import Row as Row
+from sightword.storage.writer import png_data_uri
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch.utils.data import DataLoader
 
     from sightword.data.loader import Loaders
+    from sightword.engine.predictor import Predictor
     from sightword.engine.task import Task
 
 BatchT = TypeVar("BatchT")
@@ -115,31 +118,9 @@ class Result(ABC):
     def to_dict(self) -> dict[str, object]:
         """Return plain values, fit for JSON."""
 
-
-class Predictor(ABC):
-    """A trained model for users: a call takes one input or many and returns `Result`s.
-
-    Created from a run's task, or from a folder that `save_pretrained` wrote (see `engine.run.load_predictor`).
-    """
-
-    @classmethod
-    @abstractmethod
-    def from_task(cls, task: "Task[BatchT]") -> Self:
-        """Return the predictor of a trained task. Raises SightwordError if the task is of another system."""
-
-    @classmethod
-    def from_run(cls, task: "Task[BatchT]", data: DataConfig) -> Self:
-        """Return the predictor of a run's trained task. data: the run's, if inputs need the same preparation."""
-        return cls.from_task(task)
-
-    @classmethod
-    @abstractmethod
-    def from_folder(cls, folder: Path) -> Self:
-        """Return the predictor in a folder that `save_pretrained` wrote. Raises SightwordError for any other folder."""
-
-    @abstractmethod
-    def save_pretrained(self, folder: Path) -> None:
-        """Write only what prediction needs: safetensors and config.json."""
+    def _repr_html_(self) -> str:
+        """Return the figure with the text below it, as a notebook shows it."""
+        return f'<figure><img src="{png_data_uri(self.plot())}"><figcaption>{escape(repr(self))}</figcaption></figure>'
 
 
 class System(ABC, Generic[ConfigT, DataT, TaskT, BatchT]):
@@ -151,6 +132,9 @@ class System(ABC, Generic[ConfigT, DataT, TaskT, BatchT]):
     name: str
     Config: type[ConfigT]  # dataclasses: the schema of `system.` and `data.` in YAML and on the command line
     Data: type[DataT]
+    inputs: ClassVar[
+        tuple[str, ...]
+    ] = ()  # fields of Config that may name a file or folder which a model needs to predict
     configs: Path | None = None  # a folder with experiment/<name>/*.yaml, for a system outside of this package
 
     @abstractmethod
@@ -173,7 +157,7 @@ class System(ABC, Generic[ConfigT, DataT, TaskT, BatchT]):
         """Return the steps that must be done before training, in order, including those that are done."""
         return []
 
-    def predictor(self) -> type[Predictor] | None:
+    def predictor(self) -> "type[Predictor] | None":
         """Return the predictor class; None if the system has none."""
         return None
 

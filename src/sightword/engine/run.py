@@ -5,19 +5,17 @@ Does not use Hydra: the config.yaml of a run contains every value.
 
 import contextlib
 import os
-import re
 import shutil
 import sys
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from sightword.engine.config import Optim, Run, Trainer
-from sightword.engine.contract import Evaluator, Predictor, Step
-from sightword.engine.system import closest, system_of, systems
+from sightword.engine.contract import Evaluator, Step
+from sightword.engine.system import closest, system_of
 from sightword.errors import MissingFileError, SightwordError
-from sightword.storage.hub import fetched
 from sightword.storage.reader import read_yaml
 
 if TYPE_CHECKING:
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
     from sightword.data.loader import Loaders
     from sightword.engine.fit import Fitted
     from sightword.engine.task import Task
-
-PredictorT = TypeVar("PredictorT", bound=Predictor)
 
 # ------------------------------------------------------------------------------------------------------- a run's parts
 
@@ -155,34 +151,6 @@ def restore(folder: Path, checkpoint: str = "best", config: Run | None = None) -
     saved = _read_fitting(file, task, config)
     task.load_state_dict(saved)
     return Restored(task.eval(), config, file)
-
-
-#: Patterns of the files that `sightword export` writes.
-EXPORTED = ("*.json", "*.safetensors", "*.txt", "*.model", "semantic_anchors.pth")
-
-
-def load_predictor(kind: type[PredictorT], path: str | Path, checkpoint: str = "best") -> PredictorT:
-    """Return the predictor of a run directory, of a folder of `sightword export`, or of such a folder on the hub.
-
-    path: a folder, or a hub id (owner/name). Raises SightwordError if it is neither, or belongs to another system.
-    """
-    folder = Path(path).expanduser()
-    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)):
-        return kind.from_folder(fetched(path, EXPORTED))
-    if not (folder / "config.yaml").is_file():
-        return kind.from_folder(folder)
-    _refuse_other(kind, folder, read_config(folder).experiment)
-    restored = restore(folder, checkpoint)
-    return kind.from_run(restored.task, restored.config.data)
-
-
-def _refuse_other(kind: type[Predictor], folder: Path, experiment: str) -> None:
-    """Raise SightwordError if a run's system has another predictor than this one."""
-    if system_of(experiment).predictor() is kind:
-        return
-    wanted = [name for name, system in systems().items() if system.predictor() is kind]
-    if wanted:
-        raise SightwordError(f"{folder} is a run of {experiment}. Pass one of {wanted[0]}")
 
 
 def set_threads(threads: int, processes: int) -> None:

@@ -4,11 +4,22 @@ import pickle
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from sightword.errors import MissingFileError
 
 
-def fetched(name: str | Path, files: Iterable[str]) -> Path:
+class HubOptions(TypedDict, total=False):
+    """Options of a download, as `huggingface_hub.snapshot_download` takes them."""
+
+    revision: str | None  # a branch, a tag or a commit; None: the main branch
+    token: str | bool | None
+    cache_dir: str | Path | None
+    local_files_only: bool
+    force_download: bool
+
+
+def fetched(name: str | Path, files: Iterable[str], **options: Unpack[HubOptions]) -> Path:
     """Return a local folder; for a Hugging Face name its folder in the cache, after fetching `files` (patterns).
 
     Without a network the cache is used as it is. Raises MissingFileError if the model is not in it. One request for the
@@ -26,7 +37,7 @@ def fetched(name: str | Path, files: Iterable[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(name), allow_patterns=list(files)))
+        return Path(snapshot_download(str(name), allow_patterns=list(files), **options))
     except Exception as error:  # hub, disk and network each have their own
         raise MissingFileError(
             f"{name} is no folder, nor on this machine, and could not be fetched ({reason(error)}): name a folder, or "

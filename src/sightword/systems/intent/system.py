@@ -5,7 +5,7 @@ from copy import copy
 from typing import TYPE_CHECKING, cast
 
 from sightword.engine.config import Run
-from sightword.engine.contract import Check, Command, Evaluator, Predictor, Step, System
+from sightword.engine.contract import Check, Command, Evaluator, Step, System
 from sightword.systems.intent import commands
 from sightword.systems.intent.config import IntentConfig, IntentData
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from sightword.data.loader import Loaders
+    from sightword.engine.predictor import Predictor
     from sightword.systems.intent.data import IntentBatch
     from sightword.systems.intent.task import IntentTask
 
@@ -22,6 +23,7 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
 
     name = "intent"
     Config, Data = IntentConfig, IntentData
+    inputs = ("tower", "semantic_anchors_path")
 
     def task(self, config: IntentConfig) -> "IntentTask":
         from sightword.systems.intent.task import make_task
@@ -48,7 +50,7 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
 
         return steps(cast(IntentConfig, run.system), cast(IntentData, run.data))
 
-    def predictor(self) -> type[Predictor]:
+    def predictor(self) -> "type[Predictor]":
         from sightword.systems.intent.predict import IntentClassifier
 
         return IntentClassifier

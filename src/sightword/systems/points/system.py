@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sightword.engine.config import Run
-from sightword.engine.contract import Check, Command, Evaluator, Predictor, Step, System
+from sightword.engine.contract import Check, Command, Evaluator, Step, System
 from sightword.systems.points import commands
 from sightword.systems.points.config import PointsConfig, PointsData
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from sightword.data.loader import Loaders
+    from sightword.engine.predictor import Predictor
     from sightword.systems.points.data import RoomBatch
     from sightword.systems.points.task import PointsTask
 
@@ -21,6 +22,7 @@ class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
 
     name = "points"
     Config, Data = PointsConfig, PointsData
+    inputs = ("clip", "labels")
 
     def prepare(self, run: Run) -> list[Step]:
         from sightword.systems.points.prepare import make_steps
@@ -49,7 +51,7 @@ class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
 
         return PointsEvaluator(task)
 
-    def predictor(self) -> type[Predictor]:
+    def predictor(self) -> "type[Predictor]":
         from sightword.systems.points.predict import SceneQuery
 
         return SceneQuery

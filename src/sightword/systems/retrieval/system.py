@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sightword.engine.config import Run
-from sightword.engine.contract import Check, Command, Evaluator, Predictor, Step, System
+from sightword.engine.contract import Check, Command, Evaluator, Step, System
 from sightword.systems.retrieval import commands
 from sightword.systems.retrieval.config import RetrievalConfig, RetrievalData
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from sightword.data.loader import Loaders
+    from sightword.engine.predictor import Predictor
     from sightword.systems.retrieval.data import Batch
     from sightword.systems.retrieval.loader import Inputs
     from sightword.systems.retrieval.task import RetrievalTask
@@ -22,6 +23,7 @@ class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "B
 
     name = "retrieval"
     Config, Data = RetrievalConfig, RetrievalData
+    inputs = ("clip", "siglip", "t5")
 
     def task(self, config: RetrievalConfig) -> "RetrievalTask":
         from sightword.systems.retrieval.task import make_task
@@ -52,7 +54,7 @@ class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "B
         assert isinstance(data, RetrievalData)
         return [ids_step(system, data)] if data.hide and data.vq_ids else []
 
-    def predictor(self) -> type[Predictor]:
+    def predictor(self) -> "type[Predictor]":
         from sightword.systems.retrieval.predict import PersonRetriever
 
         return PersonRetriever

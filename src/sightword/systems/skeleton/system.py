@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sightword.engine.contract import Check, Command, Evaluator, Predictor, System
+from sightword.engine.contract import Check, Command, Evaluator, System
 from sightword.systems.skeleton import commands
 from sightword.systems.skeleton.config import SkeletonConfig, SkeletonData
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from sightword.data.loader import Loaders
+    from sightword.engine.predictor import Predictor
     from sightword.systems.skeleton.data import SkeletonBatch
     from sightword.systems.skeleton.task import SkeletonTask
 
@@ -20,6 +21,7 @@ class SkeletonSystem(System[SkeletonConfig, SkeletonData, "SkeletonTask", "Skele
 
     name = "skeleton"
     Config, Data = SkeletonConfig, SkeletonData
+    inputs = ("joints", "labels", "text")
 
     def task(self, config: SkeletonConfig) -> "SkeletonTask":
         from sightword.systems.skeleton.task import make_task
@@ -41,7 +43,7 @@ class SkeletonSystem(System[SkeletonConfig, SkeletonData, "SkeletonTask", "Skele
 
         return SkeletonEvaluator(task)
 
-    def predictor(self) -> type[Predictor]:
+    def predictor(self) -> "type[Predictor]":
         from sightword.systems.skeleton.predict import ActionRecognizer
 
         return ActionRecognizer

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sightword.engine.contract import Check, Command, Evaluator, Predictor, System
+from sightword.engine.contract import Check, Command, Evaluator, System
 from sightword.errors import SightwordError
 from sightword.systems.tokenizer import commands
 from sightword.systems.tokenizer.config import TokenizerConfig, TokenizerData
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from sightword.data.image import ImageBatch
     from sightword.data.loader import Loaders
+    from sightword.engine.predictor import Predictor
     from sightword.systems.tokenizer.task import TokenizerTask
 
 
@@ -42,7 +43,7 @@ class TokenizerSystem(System[TokenizerConfig, TokenizerData, "TokenizerTask", "I
 
         return TokenizerEvaluator(task)
 
-    def predictor(self) -> type[Predictor]:
+    def predictor(self) -> "type[Predictor]":
         from sightword.systems.tokenizer.predict import ImageTokenizer
 
         return ImageTokenizer
