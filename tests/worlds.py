@@ -54,6 +54,7 @@ def _intent(name: str, world: dict[str, Path]) -> dict[str, object]:
     root = world["root"]
     found: dict[str, object] = {"system.tower": world["clip"], "data.root": root / "intent", "data.batch_size": 8}
     found |= {"system.vocabulary": root / "vocabulary", "system.semantic_anchors_path": root / "anchors"}
+    found |= {"init_from": ""} if name == "stage2" else {}  # instead of a run of stage 1
     return found | {"data.cache": root / "tokens", "data.ids": root / "ids" if name == "stage1" else ""}
 
 

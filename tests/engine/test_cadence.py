@@ -12,6 +12,7 @@ from worlds import arguments_of
 
 from sightword.cli.compose import compose_config
 from sightword.engine import run as runs
+from sightword.engine.start import start
 from sightword.engine.system import experiments
 from sightword.storage.checkpoint import read_checkpoint
 from sightword.viz import cloud
@@ -33,7 +34,7 @@ def test_an_experiment_trains_past_every_cadence(experiment, cadence, world, tmp
     monkeypatch.setattr(cloud, "SHRINK", 1)  # a quarter of the pixels: to draw is most of what a tiny room costs
     every = [f"trainer.{name}_every={batches}" for name, batches in cadence.items()]
     arguments = [*arguments_of(experiment, world), *every, f"trainer.steps={STEPS}", "optim.accumulate=2"]
-    result = runs.start(compose_config([*arguments, f"out={tmp_path}", "name=it"]))
+    result = start(compose_config([*arguments, f"out={tmp_path}", "name=it"]))
     folder = tmp_path / experiment / "it"
     assert result.finished
     assert result.folder == folder

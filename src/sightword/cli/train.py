@@ -25,14 +25,17 @@ def train(argv: Sequence[str]) -> int:
     Any field of the config can be given as key=value. preset=<name> stands for an experiment and some values; values
     given beside it count more. sightword list shows the presets. scale=<name> sets names and sizes.
     resume=<run directory> resumes a run that was stopped; the result is that of an uninterrupted run.
+    init_from=<run, exported folder, published file, hub id> starts a new run from weights; what fits is reported.
     Hydra's flags work as well: --cfg job prints the config, -m sweeps over lists of values.
     experiment=<name> --help lists the fields of that system alone.
     """
+    from sightword.engine.start import start
+
     overrides = without_preset(argv)
     if any(override.startswith("-") for override in overrides):
-        return train_by_hydra(overrides, lambda config: _tell(runs.start(config)))
+        return train_by_hydra(overrides, lambda config: _tell(start(config)))
     config, folder = _config_of(overrides)
-    return _tell(runs.start(config, folder))
+    return _tell(start(config, folder))
 
 
 def prepare(argv: Sequence[str]) -> int:
@@ -52,9 +55,11 @@ def prepare(argv: Sequence[str]) -> int:
 
 def train_in(folder: Path, argv: Sequence[str]) -> bool:
     """Train in a folder of the caller's choice. Return whether the run is finished."""
+    from sightword.engine.start import start
+
     saved = (folder / "checkpoints" / "last.ckpt").exists()
     config = change_config(runs.read_config(folder), []) if saved else compose_config(argv)
-    return _tell(runs.start(config, folder)) == 0
+    return _tell(start(config, folder)) == 0
 
 
 def _config_of(overrides: Sequence[str]) -> "tuple[Run, Path | None]":

@@ -30,7 +30,8 @@ class Optim:
     name: str = "adamw"  # adamw | adam | sgd
     lr: float = 2e-4
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])  # Adam's; sgd takes the first as momentum
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # of weights; biases, norms and codebooks are spared
+    decay_norms: bool = False  # decay these too, as runs before this option did
     warmup: int = 0  # batches over which lr rises linearly from 0
     schedule: str = "constant"  # constant | cosine (down to 0 at the last batch)
     lr_scale: dict[str, float] = field(default_factory=dict)  # parameter group → factor on lr; the task names groups
@@ -86,6 +87,9 @@ class Run:
     out: str = "runs"  # runs are written to <out>/<experiment>/<name>
     name: str = ""  # empty: the time; under torchrun every process needs the same
     seed: int = 0
+    init_from: str = ""  # weights to start from: a run, an export, a published file, a hub id, or an experiment's name:
+    # its newest run in out=; empty: new weights
+    init_strict: bool = True  # refuse init_from= unless every name and shape fits; false: start from those that fit
     system: SystemConfig = field(default_factory=SystemConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: Optim = field(default_factory=Optim)

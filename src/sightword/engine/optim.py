@@ -33,7 +33,8 @@ def lr_factor(optim: Optim, batches: int, steps: int) -> float:
 def make_optimizer(optim: Optim, task: Task[BatchT]) -> torch.optim.Optimizer:
     """Return the main optimiser. Each group's learning rate is scaled by `optim.lr_scale[group]`.
 
-    Raises SightwordError if optim.lr_scale names an unknown group.
+    A group with biases, norms or codebooks is two of the optimiser's, of one name: these are not decayed towards 0,
+    unless optim.decay_norms is set. Raises SightwordError if optim.lr_scale names an unknown group.
     """
     every = task.parameter_groups()
     if unknown := set(optim.lr_scale) - set(every):
@@ -42,12 +43,26 @@ def make_optimizer(optim: Optim, task: Task[BatchT]) -> torch.optim.Optimizer:
         )
     named = {name: parameters for name, parameters in every.items() if parameters}
     _check_groups(named, task)
-    groups = [{"params": parameters, "name": name} for name, parameters in named.items()]
+    spared = set[Parameter]() if optim.decay_norms else set(spared_from_decay(task))
+    groups: list[dict[str, object]] = []
+    for name, parameters in named.items():
+        decayed, rest = [p for p in parameters if p not in spared], [p for p in parameters if p in spared]
+        groups += [{"params": decayed, "name": name}] if decayed else []
+        groups += [{"params": rest, "name": name, "weight_decay": 0.0}] if rest else []
     betas = (optim.betas[0], optim.betas[1])
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, momentum=betas[0], weight_decay=optim.weight_decay)
     kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
     return kind(groups, lr=optim.lr, betas=betas, weight_decay=optim.weight_decay)
+
+
+def spared_from_decay(task: Task[BatchT]) -> list[Parameter]:
+    """Return the parameters that weight decay leaves alone: biases, norms and scales (fewer than two axes), codebooks.
+
+    A table of biases, such as T5's of relative positions, has "bias" in its name.
+    """
+    codebooks = {p for module in task.modules() if getattr(module, "is_codebook", False) for p in module.parameters()}
+    return [p for name, p in task.named_parameters() if p.ndim < 2 or "bias" in name or p in codebooks]
 
 
 def make_discriminator_optimizer(optim: Optim, discriminator: torch.nn.Module) -> torch.optim.Optimizer:

@@ -1,19 +1,17 @@
-"""Make a run from its config, prepare and start it, and restore it from its directory.
+"""Make the parts of a run from its config, prepare it, and restore it from its directory. `engine.start` trains it.
 
 Does not use Hydra: the config.yaml of a run contains every value.
 """
 
-import contextlib
 import os
-import shutil
 import sys
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sightword.engine.config import Optim, Run, Trainer
 from sightword.engine.contract import Evaluator, Step
+from sightword.engine.input import with_inputs
 from sightword.engine.system import closest, system_of
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.reader import read_yaml
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from sightword.data.loader import Loaders
-    from sightword.engine.fit import Fitted
     from sightword.engine.task import Task
 
 # ------------------------------------------------------------------------------------------------------- a run's parts
@@ -78,34 +75,6 @@ def prepare(config: Run) -> list[Step]:
 # -------------------------------------------------------------------------------------------------------------- a run
 
 
-def start(config: Run, folder: Path | None = None) -> "Fitted":
-    """Prepare, then train in a run directory, from its last checkpoint if there is one. folder: None makes a new one.
-
-    Raises SightwordError for most mistakes before a new directory is made. A new directory is removed again after any
-    error before the end of the first batch.
-    """
-    _check_processes(config.trainer)
-    set_threads(config.trainer.threads, config.trainer.devices)
-    prepare(config)
-    task = make_task(config)
-    evaluator, loaders = make_evaluator(config, task), make_loaders(config, task)
-    last = folder / "checkpoints" / "last.ckpt" if folder else None
-    if last and last.exists():
-        _read_fitting(last, task, config, resumed=True)
-    from sightword.engine.fit import fit
-
-    fresh = folder is None
-    folder = folder or _claim(config)
-    try:
-        return fit(task, evaluator, loaders, config, folder)
-    except Exception:
-        if fresh and is_first_process() and not (folder / "metrics.csv").exists():  # written with the first batch
-            _remove_run(folder, Path(config.out))
-        raise
-    finally:
-        os.environ.pop("SIGHTWORD_RUN", None)
-
-
 def read_config(folder: Path) -> Run:
     """Return the config that a run was started with. Raises SightwordError if the folder is not a run directory."""
     file = folder / "config.yaml"
@@ -114,12 +83,13 @@ def read_config(folder: Path) -> Run:
             f"{str(folder)!r} is not a run directory: config.yaml is missing. Pass the one that sightword train printed"
         )
     fields = read_yaml(file)
-    system = system_of(fields.text("experiment"))
+    system, optim = system_of(fields.text("experiment")), fields.mapping("optim")
+    before = {} if "decay_norms" in optim else {"decay_norms": True}  # the config of a run from before this option
     return fields.into(
         Run,
         system=fields.mapping("system").into(system.Config),
         data=fields.mapping("data").into(system.Data),
-        optim=fields.mapping("optim").into(Optim),
+        optim=optim.into(Optim, **before),
         trainer=fields.mapping("trainer").into(Trainer),
     )
 
@@ -139,18 +109,26 @@ def restore(folder: Path, checkpoint: str = "best", config: Run | None = None) -
     Raises SightwordError if the folder is not a run directory, or the checkpoint does not fit the config.
     """
     config = config or read_config(folder)
-    set_threads(config.trainer.threads, 1)
+    file = checkpoint_of(folder, checkpoint, config)
+    task = make_task(with_inputs(config, folder))
+    saved = read_fitting(file, task, config)
+    task.load_state_dict(saved)
+    return Restored(task.eval(), config, file)
+
+
+def checkpoint_of(folder: Path, checkpoint: str, config: Run) -> Path:
+    """Return the file of a run's checkpoint: best (last if trainer.monitor is empty), last, or a file.
+
+    Raises SightwordError for another word that is no file either.
+    """
     kept = {name: folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")}
-    file = kept.get(checkpoint, Path(checkpoint))
     if checkpoint == "best" and not config.trainer.monitor:
-        file = kept["last"]
+        return kept["last"]
+    file = kept.get(checkpoint, Path(checkpoint))
     if checkpoint not in kept and not file.exists():
         near = closest(checkpoint, kept)
         raise MissingFileError(f"checkpoint={checkpoint} is none of {', '.join(kept)}{near}, nor a file that exists")
-    task = make_task(config)
-    saved = _read_fitting(file, task, config)
-    task.load_state_dict(saved)
-    return Restored(task.eval(), config, file)
+    return file
 
 
 def set_threads(threads: int, processes: int) -> None:
@@ -166,53 +144,7 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
-# ------------------------------------------------------------------------------------------------------ its directory
-
-
-def _check_processes(trainer: Trainer) -> None:
-    started, expected = int(os.environ.get("WORLD_SIZE", 1)), trainer.devices * trainer.num_nodes
-    if "TORCHELASTIC_RUN_ID" in os.environ and started != expected:
-        raise SightwordError(f"torchrun started {started} processes and the run is for {expected}. Set trainer.devices")
-
-
-def _claim(config: Run) -> Path:
-    """Make a new folder, <out>/<experiment>/<time or name>, and return its path.
-
-    Processes that Lightning starts read its name from SIGHTWORD_RUN.
-    """
-    place = Path(config.out) / config.experiment
-    name = config.name or os.environ.get("SIGHTWORD_RUN", "")
-    if not is_first_process() and name:
-        return place / name
-    if not name and "TORCHELASTIC_RUN_ID" in os.environ:
-        raise SightwordError("under torchrun every process must write to the same folder. Give the run a name=")
-    place.mkdir(parents=True, exist_ok=True)
-    name = now = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for count in range(2, 1000):
-        try:
-            (place / name).mkdir()
-            break
-        except FileExistsError:
-            if config.name:
-                raise SightwordError(
-                    f"{place / name} exists. Resume it with resume={place / name}, or give another name="
-                ) from None
-            name = f"{now}-{count}"
-    os.environ["SIGHTWORD_RUN"] = name
-    return place / name
-
-
-def _remove_run(folder: Path, out: Path) -> None:
-    """Remove a run directory that was never trained in, and the folders between it and `out` if they are empty."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for above in folder.parents:
-        if above == out:
-            break
-        with contextlib.suppress(OSError):
-            above.rmdir()
-
-
-def _read_fitting(file: Path, task: "Task[object]", config: Run, resumed: bool = False) -> "dict[str, Tensor]":
+def read_fitting(file: Path, task: "Task[object]", config: Run, resumed: bool = False) -> "dict[str, Tensor]":
     """Return the weights of a checkpoint.
 
     Raises SightwordError unless it is of the config's experiment and has the names and shapes of the task.

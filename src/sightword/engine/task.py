@@ -5,6 +5,7 @@ A system subclasses `Task`, and the loop in `engine/fit.py` trains it. Metrics, 
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Generic
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from sightword.data.loader import BatchT
+from sightword.storage.checkpoint import read_weights
 
 
 class Task(nn.Module, Generic[BatchT]):
@@ -23,6 +25,7 @@ class Task(nn.Module, Generic[BatchT]):
 
     weights: dict[str, float | Tensor]  # loss name → weight; 1 for a name that is missing
     discriminator: nn.Module | None
+    own_state: tuple[str, ...] = ()  # names in the state dict that describe this training, never taken from another
     batches: int = 0  # trained before this one; set by the loop, saved in checkpoints
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
@@ -52,6 +55,13 @@ class Task(nn.Module, Generic[BatchT]):
         resumed: whether training continues from it. Called before names and shapes are compared, and before anything
         is written to the run directory.
         """
+
+    def published(self, file: Path) -> dict[str, Tensor]:
+        """Return the weights in a published file by the names of this task, for `init_from=`.
+
+        A system overrides this for the files of other projects. Here the names are the task's own.
+        """
+        return read_weights(file)
 
     def parameter_groups(self) -> dict[str, list[Parameter]]:
         """Return the named parameter groups of the main optimiser; `optim.lr_scale` gives each a factor.

@@ -38,6 +38,7 @@ class Codebook(nn.Module):
     `Quantized.loss` only.
     """
 
+    is_codebook = True  # weight decay leaves the codes alone
     weight: Tensor  # (K, D)
 
     def __init__(self, num_embeddings: int, embedding_dim: int, commitment_cost: float, metric: Metric) -> None:

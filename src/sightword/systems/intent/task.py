@@ -69,6 +69,7 @@ class IntentTask(Task[IntentBatch]):
     model: nn.Module
     threshold: Tensor  # () chosen in the last validation, and applied to other splits; NaN before
     judged: Tensor  # () int64, fingerprint of the weights that the threshold was chosen for
+    own_state = ("threshold", "judged")
     reads: tuple[str, ...]  # the types of patch tokens that it needs
     reads_ids: bool  # whether ids of codes will do instead
 

@@ -4,10 +4,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sightword.errors import SightwordError
-from sightword.storage.checkpoint import load_strictly, read_weights
+from sightword.storage.checkpoint import read_weights
 from sightword.systems.skeleton.config import SkeletonConfig
 from sightword.systems.skeleton.model import (
     FrameWeighting,
@@ -47,11 +47,11 @@ def open_tower(system: SkeletonConfig, name: str | Path) -> TextTower:
     return opened()
 
 
-def load_published(network: ResNet3dSlowOnly, path: str | Path) -> None:
-    """Load a PoseC3D checkpoint of pyskl or mmaction2, without its classifier.
+def read_posec3d(path: str | Path) -> dict[str, Tensor]:
+    """Return the network in a PoseC3D checkpoint of pyskl or mmaction2, by the names of `ResNet3dSlowOnly`.
 
-    Its names are ours behind "backbone."; older files have no batch count of batch norms. Raises
-    SightwordError if it does not fit.
+    Its names are ours behind "backbone."; its classifier ("cls_head.") is left out. Older files have no batch count of
+    batch norms. Raises SightwordError for a file without such names.
     """
     weights = read_weights(path)
     prefix = "backbone."
@@ -62,8 +62,6 @@ def load_published(network: ResNet3dSlowOnly, path: str | Path) -> None:
             f"{path} is not a PoseC3D of pyskl or mmaction2: none of its names begins with {prefix} (they begin with "
             f"{heads})"
         )
-    for name in network.state_dict():
-        if name.endswith("num_batches_tracked"):
-            own.setdefault(name, torch.tensor(0))
-    load_strictly(network, own, path)
-    network.lay_out()
+    for name in [name for name in own if name.endswith("running_mean")]:
+        own.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
+    return own

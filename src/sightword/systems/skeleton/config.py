@@ -14,7 +14,6 @@ class SkeletonConfig(SystemConfig):
     heatmap: str = "joint"  # joint | limb: a heatmap for each joint, or for each limb
     base: int = 32  # channels of the stem of ResNet3dSlowOnly
     depths: list[int] = field(default_factory=lambda: [4, 6, 3])  # bottlenecks of its stages; K400's nets: 3, 4, 6
-    video_weights: str = ""  # a published PoseC3D checkpoint to begin with; empty: new weights
 
     labels: str = ""  # the classes and their prompts: JSON {class: [prompts]}, CSV id,name, or .txt with a name a line
     recognise_by: str = "text"  # text | classifier (cross-entropy, no text encoder)

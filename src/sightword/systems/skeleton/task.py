@@ -7,6 +7,7 @@ Legend: B recordings, n views of each; N = B · n views; T frames of the feature
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn import Parameter
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
 from sightword.ops import align
-from sightword.systems.skeleton.build import build_video_text_model, load_published, open_tower
+from sightword.systems.skeleton.build import build_video_text_model, open_tower, read_posec3d
 from sightword.systems.skeleton.config import SkeletonConfig
 from sightword.systems.skeleton.data import SkeletonBatch
 from sightword.systems.skeleton.heatmap import Heatmaps, draw_heatmaps
@@ -44,8 +45,6 @@ def make_task(system: SkeletonConfig) -> "SkeletonTask":
 def assemble(system: SkeletonConfig, joints: JointSet, heatmaps: Heatmaps, labels: Labels) -> "SkeletonTask":
     """Return the task of a config, of joints, of what draws them, and of classes."""
     network = ResNet3dSlowOnly(heatmaps.channels, system.base, system.depths)
-    if system.video_weights:
-        load_published(network, system.video_weights)
     if system.recognise_by == "classifier":
         model = Classifier(VideoEncoder(network), len(labels.classes), system.dropout)
         return SkeletonTask(system, model, joints, heatmaps, labels)
@@ -65,6 +64,7 @@ class SkeletonTask(Task[SkeletonBatch]):
     momentum: MomentumContrast | None
     texts: ClassTexts | None
     learned: Tensor  # () int64, for checkpoints: how many classes it was trained on
+    own_state = ("learned",)
 
     def __init__(
         self,
@@ -92,6 +92,10 @@ class SkeletonTask(Task[SkeletonBatch]):
     def train(self, mode: bool = True) -> Self:
         self._bank = None
         return super().train(mode)
+
+    def published(self, file: Path) -> dict[str, Tensor]:
+        """Return the network of a PoseC3D checkpoint of pyskl or mmaction2."""
+        return {f"model.video.network.{name}": weight for name, weight in read_posec3d(file).items()}
 
     def check_weights(self, weights: Mapping[str, Tensor], resumed: bool) -> None:
         """Raise SightwordError if the checkpoint was trained on another number of classes, and that matters.

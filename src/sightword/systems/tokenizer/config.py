@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from sightword.engine.config import DataConfig, SystemConfig, at_least
 from sightword.errors import SightwordError
 
-NETWORK = (  # fields of the networks and the codebook, which a loaded file defines itself
+NETWORK = (  # fields of the networks and the codebook, which a published layout defines itself
     *("in_channels", "latent_channels", "encoder_channels", "decoder_channels", "num_res_blocks", "num_embeddings"),
     *("embedding_dim", "metric", "codebook", "decay", "kmeans", "restart_after"),
 )
@@ -49,8 +49,7 @@ class TokenizerConfig(SystemConfig):
 
     fid_weights: str = ""  # measure rFID too, with this pt_inception-2015-12-05-6726825d.pth; needs sightword[fid]
 
-    weights: str = ""  # start from a published tokenizer's file, or from a folder that `sightword export` wrote
-    layout: str = ""  # the layout of a published file: taming_f16_1024, llamagen_vq16, …
+    layout: str = ""  # networks of a published tokenizer: taming_f16_1024, llamagen_vq16, …; init_from= is its file
 
     def __post_init__(self) -> None:
         if len(self.encoder_channels) != len(self.decoder_channels):
@@ -71,14 +70,12 @@ class TokenizerConfig(SystemConfig):
             )
         if self.disc_layers < 1:
             raise SightwordError(f"system.disc_layers is at least 1, got {self.disc_layers}")
-        brought = [name for name in NETWORK if getattr(self, name) != _default(name)] if self.weights else []
+        brought = [name for name in NETWORK if getattr(self, name) != _default(name)] if self.layout else []
         if brought:
             raise SightwordError(
-                f"system.weights has its own networks, so system.{brought[0]}={getattr(self, brought[0])} would do "
+                f"system.layout has its own networks, so system.{brought[0]}={getattr(self, brought[0])} would do "
                 "nothing. Remove it"
             )
-        if self.layout and not self.weights:
-            raise SightwordError(f"system.layout={self.layout} describes a file: set system.weights too")
 
 
 def _default(name: str) -> object:

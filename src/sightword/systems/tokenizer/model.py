@@ -7,10 +7,16 @@ from sightword.ops.quantize import VectorQuantizer, VectorQuantizerEMA
 from sightword.systems.tokenizer.config import TokenizerConfig
 from sightword.towers.vq.image import VQImage
 from sightword.towers.vq.network import Decoder, Encoder
+from sightword.towers.vq.published import published_networks
 
 
 def make_tokenizer(c: TokenizerConfig) -> VQImage:
-    """Return a tokenizer with new weights. Its commitment cost is 1, as the objective weights that term."""
+    """Return a tokenizer with new weights. Its commitment cost is 1, as the objective weights that term.
+
+    Raises SightwordError for an unknown layout.
+    """
+    if c.layout:
+        return published_networks(c.layout)
     metric: Metric = "cosine" if c.metric == "cosine" else "euclidean"
     quantizer: VectorQuantizer | VectorQuantizerEMA
     if c.codebook == "ema":

@@ -4,6 +4,7 @@ total = λ_rec·recon_loss + λ_vq·vq_loss + λ_commit·commitment_loss + λ_pe
         (+ λ_gan·disc_weight·adaptive·gan_loss for a VQ-GAN)
 """
 
+from pathlib import Path
 from typing import TypedDict
 
 import torch
@@ -29,8 +30,8 @@ from sightword.towers.vq.published import open_tokenizer
 
 def make_task(system: TokenizerConfig) -> "TokenizerTask":
     """Return the task of a config."""
-    model = open_tokenizer(system.weights, system.layout) if system.weights else make_tokenizer(system)
-    model.quantizer.commitment_cost = 1.0  # the objective weights the term; a loaded tokenizer may have another cost
+    model = make_tokenizer(system)
+    model.quantizer.commitment_cost = 1.0  # the objective weights the term; a published tokenizer may have another cost
     adversary = None
     if system.lambda_gan:
         adversary = Adversary(
@@ -43,7 +44,9 @@ def make_task(system: TokenizerConfig) -> "TokenizerTask":
         )
     lpips = LPIPS("vgg", system.lpips_weights) if system.use_lpips else None
     weights = {name: getattr(system, f"lambda_{name}") for name in ("rec", "vq", "commit", "perc")}
-    return TokenizerTask(model.train(), lpips, adversary, fid_weights=system.fid_weights, **weights)
+    return TokenizerTask(
+        model.train(), lpips, adversary, fid_weights=system.fid_weights, layout=system.layout, **weights
+    )
 
 
 class Adversary(nn.Module):
@@ -93,14 +96,16 @@ class TokenizerTask(Task[ImageBatch]):
         commit: float = 0.25,
         perc: float = 0.5,
         fid_weights: str = "",
+        layout: str = "",
     ) -> None:
+        """layout: of published files that training may start from."""
         super().__init__({"recon_loss": rec, "vq_loss": vq, "commitment_loss": commit, "perc_loss": perc})
         self.model, self.lpips, self.discriminator = model, lpips, adversary
         if adversary is not None:
             self.weights["lecam_loss"] = adversary.lecam_weight
         self.usage = CodeUsage(model.num_codes, window=100)
         self.skipped = 0  # unreadable images in training on this rank, counted each time
-        self.fid_weights = fid_weights
+        self.fid_weights, self.layout = fid_weights, layout
 
     def losses(self, batch: ImageBatch) -> dict[str, Tensor]:
         out = self.model(batch.images)
@@ -111,6 +116,10 @@ class TokenizerTask(Task[ImageBatch]):
         if self._is_adversarial():
             return self._adversarial_terms(batch.images, out) | terms
         return self._reconstruction_terms(out.images, batch.images) | terms
+
+    def published(self, file: Path) -> dict[str, Tensor]:
+        """Return the networks in a published file of system.layout, or in the model.safetensors of an export."""
+        return {f"model.{name}": weight for name, weight in open_tokenizer(file, self.layout).state_dict().items()}
 
     def get_extra_state(self) -> TrainingState:
         return {"recent": self.usage.state_dict()["recent"], "skipped": self.skipped}

@@ -55,6 +55,17 @@ def taming(
     return VQImage(TamingEncoder(**shared), quantizer, TamingDecoder(**shared), project=True)
 
 
+def published_networks(layout: str) -> VQImage:
+    """Return a tokenizer with the networks of a published layout and new weights. Raises SightwordError for others."""
+    return taming(**_arguments(layout))
+
+
+def _arguments(layout: str) -> Config:
+    if layout not in presets:
+        raise SightwordError(f"layout={layout!r} is not known; there are {', '.join(presets)}")
+    return presets[layout]
+
+
 def open_tokenizer(weights: str | Path, layout: str = "") -> VQImage:
     """A published file of a `layout`, or what `VQImage.save_pretrained` wrote; in eval mode."""
     return load_published(weights, layout) if layout else VQImage.from_pretrained(weights)
@@ -67,14 +78,13 @@ def load_published(path: str | Path, layout: str, ema: bool = False, **overrides
     overrides: arguments of `taming` in which this file differs from its layout.
     Losses and discriminators in the file are left out; the rest must fit exactly.
     """
-    if layout not in presets:
-        raise SightwordError(f"layout={layout!r} is not known; there are {', '.join(presets)}")
+    arguments = {**_arguments(layout), **overrides}
     checkpoint = read_checkpoint(path)
     try:
         weights = _taming_names(_published_weights(checkpoint, ema))
     except SightwordError as error:
         raise SightwordError(f"{path} {error}") from None
-    model = without_weights(lambda: taming(**{**presets[layout], **overrides}))
+    model = without_weights(lambda: taming(**arguments))
     if found := differences(inference_weights(model), weights):
         others = [other for other in presets if _fits(weights, other, overrides)]
         hint = f". It fits layout {' or '.join(others)}" if others else ""

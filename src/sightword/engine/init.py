@@ -1,0 +1,141 @@
+"""Weights to start a training from: `init_from=` a run, an exported folder, a published file, a hub id.
+
+Parameters and buffers are matched by name and shape. Strict, the default, refuses any difference;
+`init_strict=false` starts from those that fit, and the others are new.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from sightword.engine.config import Run
+from sightword.engine.predictor import load, place_of
+from sightword.engine.run import checkpoint_of, read_config
+from sightword.engine.system import experiments
+from sightword.engine.task import Task
+from sightword.errors import MissingFileError, SightwordError
+from sightword.storage.checkpoint import read_checkpoint, weights_in
+from sightword.storage.writer import write_json
+
+LISTED = 6  # names of a kind that a message lists
+
+
+class Origin(NamedTuple):
+    """Where weights to start from come from."""
+
+    source: str  # as the messages name it
+    weights: Callable[[Task[object]], Mapping[str, Tensor]]  # by the names of that task
+
+
+class InitReport(NamedTuple):
+    """How the weights of `init_from` fit a task, by names in its state dict."""
+
+    source: str
+    matched: list[str]
+    missing: list[str]  # in the task and not in the source: new
+    unexpected: list[str]  # in the source and not in the task: not used
+    shapes: dict[str, str]  # of other shape in the source: new
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing is missing, unexpected or of another shape."""
+        return not (self.missing or self.unexpected or self.shapes)
+
+    def lines(self) -> list[str]:
+        """Return the report as text, a line for each kind of difference."""
+        lines = [f"starting from {self.source}: {len(self.matched)} names matched"]
+        kinds = {"missing, so new": self.missing, "unexpected, so not used": self.unexpected}
+        kinds["of another shape, so new"] = [f"{name} ({shapes})" for name, shapes in self.shapes.items()]
+        return lines + [f"  {len(names)} {what}: {_few(names)}" for what, names in kinds.items() if names]
+
+    def write(self, folder: Path) -> None:
+        """Write init.json to a run directory."""
+        write_json(folder / "init.json", self._asdict())
+
+
+def origin_of(config: Run) -> Origin:
+    """Return the origin that init_from names, without reading its weights.
+
+    Raises SightwordError if it is neither a file, nor a run, nor an export, nor a hub id, nor an experiment with a run.
+    """
+    path = Path(config.init_from).expanduser()
+    if path.is_file():
+        return Origin(str(path), lambda task: _of_file(path, task))
+    if not path.exists() and config.init_from in dict(experiments()):
+        return _of_run(_newest(config), f", the newest run of {config.init_from}")
+    place = place_of(config.init_from)
+    if place.system != config.experiment.split("/")[0]:
+        raise SightwordError(
+            f"init_from={config.init_from} is a model of {place.system}, the run is {config.experiment}"
+        )
+    if place.content is None:
+        return _of_run(place.folder)
+    return Origin(str(config.init_from), lambda task: load(place.folder).task_weights())
+
+
+def initialise(task: Task[object], origin: Origin, config: Run) -> InitReport:
+    """Load the weights of an origin into a task, and return the report. Raises SightwordError if they do not fit."""
+    found = origin.weights(task)
+    report = compare(task, found, origin.source)
+    if not report.matched or (config.init_strict and not report.fits):
+        advice = "Nothing fits" if not report.matched else "Add init_strict=false to start from what matches"
+        raise SightwordError("; ".join(line.strip() for line in report.lines()) + f". {advice}")
+    kept = {name: found[name] for name in report.matched}
+    task.check_weights(kept, resumed=False)
+    task.load_state_dict({**task.state_dict(), **kept})
+    return report
+
+
+def compare(task: Task[object], weights: Mapping[str, Tensor], source: str) -> InitReport:
+    """Return how weights fit a task. Counters and thresholds of the source's own training count on neither side."""
+    own = {name: tensor for name, tensor in task.state_dict().items() if isinstance(tensor, Tensor)}
+    skipped = set(task.own_state)
+    expected, given = own.keys() - skipped, weights.keys() - skipped
+    both = [name for name in own if name in expected & given]
+    shapes = {
+        name: f"{tuple(weights[name].shape)} there, {tuple(own[name].shape)} here"
+        for name in both
+        if weights[name].shape != own[name].shape
+    }
+    return InitReport(
+        source,
+        matched=[name for name in both if name not in shapes],
+        missing=[name for name in own if name in expected - given],
+        unexpected=[name for name in weights if name in given - expected],
+        shapes=shapes,
+    )
+
+
+def _of_run(folder: Path, note: str = "") -> Origin:
+    file = checkpoint_of(folder, "best", read_config(folder))
+    return Origin(f"{file}{note}", lambda task: _of_file(file, task))
+
+
+def _of_file(file: Path, task: Task[object]) -> Mapping[str, Tensor]:
+    """Return the weights of a checkpoint of a run, or of a published file, by the names of a task."""
+    saved = read_checkpoint(file)
+    if "config" not in saved or "batches" not in saved:
+        return task.published(file)
+    return {name.removeprefix("task."): weight for name, weight in weights_in(saved).items()}
+
+
+def _newest(config: Run) -> Path:
+    """Return the newest run of the experiment that init_from names, in out=, that has a checkpoint to start from."""
+    place = Path(config.out) / config.init_from
+    runs = [folder for folder in place.glob("*") if (folder / "config.yaml").is_file()]
+    kept = {folder: checkpoint_of(folder, "best", read_config(folder)) for folder in runs}
+    there = [folder for folder, file in kept.items() if file.is_file()]
+    if not there:
+        raise MissingFileError(
+            f"{config.experiment} starts from a run of {config.init_from}, and {place} has none that is trained. Train "
+            f"one: sightword train experiment={config.init_from} …, name another with init_from=<run>, or pass "
+            "init_from= to start from new weights"
+        )
+    return max(there, key=lambda folder: kept[folder].stat().st_mtime_ns)
+
+
+def _few(names: list[str]) -> str:
+    more = f", … ({len(names) - LISTED} more)" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
