@@ -53,6 +53,19 @@ def test_every_text_of_a_section_is_on_the_page_as_it_was_written() -> None:
     assert not read.open, "every tag is closed"
 
 
+def test_a_command_is_shown_line_by_line_and_nothing_of_a_section_is_executed() -> None:
+    command = "sightword lift \\\n  out={{ 7 * 7 }}  # two  spaces"
+    read = Reader(page_of([SECTION._replace(commands=[("{% raw %}", command)])], 0))
+    assert command in read.texts
+    assert "{% raw %}" in read.texts
+
+
+@pytest.mark.parametrize(("count", "columns"), [(0, 3), (2, 3), (5, 5), (6, 3), (7, 4), (11, 4), (15, 5)])
+def test_metrics_stand_in_rows_of_about_equally_many(count: int, columns: int) -> None:
+    metrics = {str(number): ("1", "one") for number in range(count)}
+    assert f'<dl style="--columns: {columns}">' in page_of([SECTION._replace(metrics=metrics)], 0)
+
+
 def test_the_page_requests_nothing() -> None:
     page = page_of([SECTION, SECTION], 0)
     assert all(re.match(r"data:|#s[01]$", address) for address in Reader(page).addresses)
