@@ -1,4 +1,4 @@
-"""Who decides on the threads of torch: the user, then the caller; Sightword only in a process that trains or evaluates."""
+"""Who decides on torch's threads: the user, then the caller; Sightword only in a process that trains or evaluates."""
 
 import json
 import os
