@@ -49,6 +49,7 @@ def evaluate(
     from sightword.engine.fit import evaluate as measure
 
     config = change_config(runs.read_config(run), overrides)
+    runs.set_threads(config.trainer.threads, 1)
     task, config, used = runs.restore(run, checkpoint, config)
     evaluator, loader = runs.make_evaluator(config, task), runs.held_out(config, split, task)
     metrics = measure(task, evaluator, loader, config)

@@ -4,6 +4,7 @@
 commands are Python functions whose signature says what they take. A system's own commands are those of its `System`.
 """
 
+import os
 import re
 import sys
 import traceback
@@ -30,11 +31,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     what the user gave, or a file that could not be read or written, in one line. 3: a defect of Sightword, with its
     traceback.
     """
+    _wait_passively()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     with lasting_streams() as streams:
         status = _status([argument for argument in arguments if argument != "--debug"], debug)
         return status or _lost(streams)
+
+
+def _wait_passively() -> None:
+    """Let the idle threads of OpenMP sleep. By default they spin, which takes the cores of other processes.
+
+    OpenMP reads the variables once, with `import torch`. What the user set is kept: either variable counts for both.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 
 def _status(argv: list[str], debug: bool) -> int:

@@ -70,7 +70,7 @@ class Trainer:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "32-true"  # 32-true | bf16-mixed | 16-mixed
-    threads: int = 0  # CPU threads of one process; 0: all cores, divided among the processes
+    threads: int = 0  # CPU threads of a process; 0: OMP_NUM_THREADS, or else all cores divided among the processes
 
     def __post_init__(self) -> None:
         one_of("trainer.mode", self.mode, ("max", "min"))

@@ -106,6 +106,7 @@ def restore(folder: Path, checkpoint: str = "best", config: Run | None = None) -
     """Restore a run from its directory.
 
     checkpoint: best (last if trainer.monitor is empty), last, or a file. config: None takes the run's own.
+    The threads of torch stay as the caller has set them.
     Raises SightwordError if the folder is not a run directory, or the checkpoint does not fit the config.
     """
     config = config or read_config(folder)
@@ -132,11 +133,20 @@ def checkpoint_of(folder: Path, checkpoint: str, config: Run) -> Path:
 
 
 def set_threads(threads: int, processes: int) -> None:
-    """Set the CPU threads of this process; 0 divides the cores among the processes."""
+    """Set the CPU threads of a process that trains or evaluates and does nothing else. Libraries do not call it.
+
+    threads: `trainer.threads`. 0 keeps OMP_NUM_THREADS, and the threads of a process that is alone, which are all cores
+    unless the caller has set them. Otherwise it divides the cores among the processes.
+    """
+    if not threads and (processes < 2 or os.environ.get("OMP_NUM_THREADS")):
+        return
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or max(1, cores // max(1, processes)))
+    count = threads or max(1, cores // processes)
+    torch.set_num_threads(count)
+    if processes > 1:  # without it, Lightning (2.6) sets rank 0 to another number
+        os.environ["OMP_NUM_THREADS"] = str(count)
 
 
 def is_first_process() -> bool:

@@ -113,7 +113,7 @@ def on_ray(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: f
             self.work: Worker | None = None
 
         def do(self, number: int) -> int:
-            self.work = self.work or factory()
+            self.work = self.work or in_one_thread(factory)
             self.work(number)
             return number
 
@@ -130,6 +130,14 @@ def on_ray(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: f
     finally:
         if ours:
             ray.shutdown()
+
+
+def in_one_thread(factory: Callable[[], Worker]) -> Worker:
+    """Return the worker of a process that is one of several on its machine, and set torch to one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    return factory()
 
 
 def cluster(workers: int) -> dict[str, object]:
