@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from skeleton_fakes import LABELS, Dense, batch_for
 
 from sightword.cli.compose import compose_config
+from sightword.engine.init import initialise, origin_of
 from sightword.miniature import tower
 from sightword.systems.skeleton.joints import joint_set
 from sightword.systems.skeleton.labels import read_labels
@@ -35,7 +36,8 @@ def published(tmp_path_factory):
     return [
         f"system.text={root / 'bert'}",
         f"system.labels={root / 'labels.json'}",
-        f"system.video_weights={root / 'joint.pth'}",
+        f"init_from={root / 'joint.pth'}",
+        "init_strict=false",
         "data.annotations=x.pkl",
     ]
 
@@ -45,6 +47,8 @@ def test_it_takes_a_step(published, name):
     config = compose_config([f"experiment=skeleton/{name}", "scale=full", *published])
     joints = joint_set(config.system.joints)
     task = assemble(config.system, joints, Dense(joints), read_labels(config.system.labels)).train()
+    report = initialise(task, origin_of(config), config)
+    assert len(report.matched) == len(task.model.video.network.state_dict())
     points = 56 * torch.rand(2, 1, 1, 48, 17, 2)
     batch = batch_for([0, 2])._replace(points=points, scores=torch.ones(2, 1, 1, 48, 17), size=(56, 56))
     optimizer = torch.optim.SGD([p for group in task.parameter_groups().values() for p in group], lr=1e-4)

@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from skeleton_fakes import JOINTS, VARIANTS, Dense, batch_for, measure, score, system, task_for, write_world
+from skeleton_fakes import VARIANTS, batch_for, measure, score, task_for, write_world
 
+from sightword.engine.config import Run
+from sightword.engine.init import initialise, origin_of
+from sightword.errors import SightwordError
 from sightword.systems.skeleton.evaluate import SkeletonEvaluator
-from sightword.systems.skeleton.labels import read_labels
-from sightword.systems.skeleton.task import assemble
 from sightword.towers.factory import text_tower
 
 
@@ -246,12 +247,18 @@ def test_a_task_goes_on_from_its_own_state_to_the_same_numbers(world):
             assert torch.equal(value, other.state_dict()[key]), key
 
 
-def test_a_task_begins_with_a_published_network(world, tmp_path):
+def test_a_task_starts_from_a_published_network_and_reports_what_is_new(world, tmp_path):
     task = task_for(world, recognise_by="classifier")
     state = {f"backbone.{name}": value + 1 for name, value in task.model.video.network.state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "joint.pth")
-    config = system(world, recognise_by="classifier", video_weights=str(tmp_path / "joint.pth"))
-    begun = assemble(config, JOINTS, Dense(), read_labels(config.labels)).model.video.network.state_dict()
+    torch.save({"state_dict": state | {"cls_head.fc_cls.weight": torch.zeros(60, 4)}}, tmp_path / "joint.pth")
+    config = Run(experiment="skeleton/slowonly", init_from=str(tmp_path / "joint.pth"))
+    with pytest.raises(
+        SightwordError, match=r"2 missing, so new: model.linear.weight, model.linear.bias.*init_strict="
+    ):
+        initialise(task, origin_of(config), config)
+    report = initialise(task, origin_of(config), dataclasses.replace(config, init_strict=False))
+    assert (report.missing, report.unexpected) == (["model.linear.weight", "model.linear.bias"], [])
+    begun = task.model.video.network.state_dict()
     assert all(torch.equal(value, state[f"backbone.{name}"]) for name, value in begun.items())
     assert begun["conv1.conv.weight"].is_contiguous(memory_format=torch.channels_last_3d)
 

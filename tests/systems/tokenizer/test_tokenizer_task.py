@@ -11,6 +11,8 @@ from torch import nn
 
 from sightword.cli.main import main
 from sightword.data.image import ImageBatch
+from sightword.engine.config import Run
+from sightword.engine.init import initialise, origin_of
 from sightword.errors import SightwordError
 from sightword.ops.quantize import Quantized, VectorQuantizerEMA
 from sightword.systems.tokenizer.config import TokenizerConfig
@@ -117,7 +119,8 @@ def test_commitment_is_weighed_once_also_in_a_tokenizer_that_has_a_cost_of_its_o
     own = VQImage(Encoder(3, (8, 8), 8, 1), VectorQuantizerEMA(16, 8), Decoder(8, (8, 8), 3, 1))
     assert own.quantizer.commitment_cost == 0.25
     own.save_pretrained(tmp_path)
-    loaded = make_task(TokenizerConfig(weights=str(tmp_path), use_lpips=False))
+    loaded, config = task_of(), Run(experiment="tokenizer/mini", init_from=str(tmp_path / "model.safetensors"))
+    assert initialise(loaded, origin_of(config), config).fits
     for task in (task_of(), loaded):
         losses = task.losses(batch_of())
         assert torch.equal(losses["commitment_loss"], losses["vq_loss"])  # vq_loss is never scaled
