@@ -252,7 +252,8 @@ def test_a_task_starts_from_a_published_network_and_reports_what_is_new(world, t
     state = {f"backbone.{name}": value + 1 for name, value in task.model.video.network.state_dict().items()}
     torch.save({"state_dict": state | {"cls_head.fc_cls.weight": torch.zeros(60, 4)}}, tmp_path / "joint.pth")
     config = Run(experiment="skeleton/slowonly", init_from=str(tmp_path / "joint.pth"))
-    with pytest.raises(
+    told = r"2 missing, so new: model.linear.weight, model.linear.bias.*init_strict="
+    with pytest.raises(SightwordError, match=told):
         SightwordError, match=r"2 missing, so new: model.linear.weight, model.linear.bias.*init_strict="
     ):
         initialise(task, origin_of(config), config)
