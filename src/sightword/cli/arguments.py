@@ -120,6 +120,11 @@ def _kind(command: Callable[..., object], parameter: inspect.Parameter) -> tuple
     annotation: object = parameter.annotation
     if isinstance(annotation, str):  # the module postpones annotations
         annotation = eval(annotation, vars(inspect.getmodule(command)))
+    return _read_kind(annotation)
+
+
+def _read_kind(annotation: object) -> tuple[object, bool]:
+    """Return the same of an annotation."""
     arguments, optional = typing.get_args(annotation), False
     if typing.get_origin(annotation) in (typing.Union, types.UnionType) and type(None) in arguments:
         (annotation,), optional = [kind for kind in arguments if kind is not type(None)], True
@@ -144,19 +149,9 @@ def _fields(parameter: inspect.Parameter, kind: type) -> list[Option]:
     """Return the keys of a parameter whose type is a dataclass."""
     assert dataclasses.is_dataclass(kind)
     hints = typing.get_type_hints(kind, include_extras=True)
-    return [
-        Option(
-            field.name,
-            _parser(_unwrapped(hints[field.name]), f"{kind.__name__}.{field.name}"),
-            getattr(parameter.default, field.name),
-            False,
-            False,
-            parameter.name,
-            kind,
-        )
-        for field in dataclasses.fields(kind)
-    ]
-
-
-def _unwrapped(kind: object) -> object:
-    return typing.get_args(kind)[1] if typing.get_origin(kind) is typing.Annotated else kind
+    found = []
+    for field in dataclasses.fields(kind):
+        taken, optional = _read_kind(hints[field.name])
+        parser, default = _parser(taken, f"{kind.__name__}.{field.name}"), getattr(parameter.default, field.name)
+        found.append(Option(field.name, parser, default, False, optional, parameter.name, kind))
+    return found

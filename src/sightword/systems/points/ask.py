@@ -6,7 +6,7 @@ Legend: N points, Q texts, D dimension of CLIP's joint space.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from sightword.engine.contract import Result
 from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.storage.ply import Cloud, write_ply
+from sightword.storage.writer import write_json
 from sightword.systems.points import show
 from sightword.systems.points.lift.cloud import scene_cloud
 from sightword.systems.points.lift.extract import NOTHING_SEEN
@@ -37,6 +38,10 @@ FEW = 40  # classes of a data set that compete with a query; long lists have man
 BEST = 0.02  # fraction of the points that say where a thing is
 
 
+#: Features of points: lifted, CLIP's own where a frame shows a point; or fused, a trained encoder's.
+Kind: TypeAlias = Literal["lifted", "fused"]
+
+
 class PointFeatures(NamedTuple):
     """A scene's cloud, with a feature for each point."""
 
@@ -46,6 +51,7 @@ class PointFeatures(NamedTuple):
     known: Tensor  # (N,) bool: the point has a feature
     up: list[float]
     facing: Tensor  # (N, 3), see `show.facing`
+    kind: Kind
 
 
 def lift_scene(scene: Scene, features: Features, voxel: float = 0.03, device: str = "cpu") -> PointFeatures:
@@ -60,14 +66,16 @@ def lift_scene(scene: Scene, features: Features, voxel: float = 0.03, device: st
         raise SightwordError(f"{scene.name}: {NOTHING_SEEN.format(points=len(xyz), frames=len(scene.frames))}")
     found = F.normalize(lift(features.maps.to(device).float(), links, len(xyz)), dim=-1).cpu()
     visible = found.abs().amax(1) > 0
-    return placed(scene, cloud, found, visible, visible, links)
+    return placed("lifted", scene, cloud, found, visible, visible, links)
 
 
-def placed(scene: Scene, cloud: Cloud, features: Tensor, visible: Tensor, known: Tensor, links: Links) -> PointFeatures:
+def placed(
+    kind: Kind, scene: Scene, cloud: Cloud, features: Tensor, visible: Tensor, known: Tensor, links: Links
+) -> PointFeatures:
     """Return features with what a picture of the cloud needs: which way is up, and from where points were seen."""
     poses = torch.stack([frame.pose for frame in scene.frames])
     towards = show.facing(cloud.xyz, poses, links.point.cpu(), links.view.cpu())
-    return PointFeatures(cloud, features, visible, known, show.upwards(poses), towards)
+    return PointFeatures(cloud, features, visible, known, show.upwards(poses), towards, kind)
 
 
 def classes_near(folder: Path) -> dict[int, str]:
@@ -98,11 +106,22 @@ def query_embeddings(text: TextTower, texts: Sequence[str]) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------- answers
 
 
+class Found(NamedTuple):
+    """Where a text query fits best."""
+
+    query: str
+    points: int  # that it fits better than the other texts
+    percent: float  # of the points with features
+    cosine: float  # the highest
+    place: tuple[float, float, float]  # metres: the middle of the likeliest points
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class SceneAnswer(Result):
     """The similarities of texts to the points of a scene."""
 
     scene: str
+    features: Kind
     cloud: Cloud  # xyz (N, 3) in metres, in the world of the poses; rgb (N, 3) uint8
     visible: Tensor  # (N,) bool: some frame shows the point
     queries: tuple[str, ...]
@@ -128,23 +147,46 @@ class SceneAnswer(Result):
         """Mask of the points with features, (N,) bool."""
         return self.best >= 0
 
+    @property
+    def found(self) -> list[Found]:
+        """Where each of the queries fits best, in their order."""
+        return [self._found(number) for number in range(len(self.queries))]
+
+    def _found(self, number: int) -> Found:
+        total, count = int(self.known.sum()), int((self.best == number).sum())
+        likeliest = self.scores[:, number].topk(max(1, round(BEST * total))).indices
+        x, y, z = self.points[likeliest].median(0).values.tolist()
+        highest = float(self.cosines[self.known, number].max())
+        return Found(self.queries[number], count, 100 * count / max(total, 1), highest, (x, y, z))
+
     def plot(self) -> Image.Image:
         """Return the scene, and beside it the points of each query."""
         return picture(self)
 
     def to_dict(self) -> dict[str, object]:
-        """Return plain values: points in metres, and for each of them the best text and the queries' scores."""
+        """Return plain values: what was found; and for each point its place in metres, whether a frame shows it, the
+        number of the text that fits it best (queries, then against; −1: no features), and the queries' scores."""
         return {
             "scene": self.scene,
+            "features": self.features,
             "queries": list(self.queries),
             "against": list(self.against),
-            "points": self.points.tolist(),
+            "found": [found._asdict() for found in self.found],
+            "points": _rounded(self.points),
+            "visible": self.visible.tolist(),
             "best": self.best.tolist(),
-            "scores": self.scores[:, : len(self.queries)].tolist(),
+            "scores": _rounded(self.scores[:, : len(self.queries)]),
         }
 
     def __repr__(self) -> str:
-        return "\n".join([f"{self.scene}, {len(self.points):,} points", *summary_lines(self, {})])
+        counts = ", ".join(f"{found.query!r} {found.points:,}" for found in self.found)
+        return f"SceneAnswer({self.scene}: {counts} of {int(self.known.sum()):,} points; {self.features} features)"
+
+
+def _rounded(values: Tensor) -> list[list[float]]:
+    """Return a matrix with four decimals, a tenth of a millimetre for points."""
+    rows: list[list[float]] = values.double().round(decimals=4).tolist()
+    return rows
 
 
 def answer(
@@ -156,7 +198,7 @@ def answer(
     """
     wanted = tuple(dict.fromkeys(" ".join(query.split()) for query in queries if query.strip()))
     if not wanted:
-        raise SightwordError('there is no text query. Pass one: sightword ask scene=… tower=… "a chair, a bed"')
+        raise SightwordError('there is no text query. Pass one text or several, such as "a chair"')
     rest = tuple(word for word in against if plain(word) not in {plain(query) for query in wanted})
     texts = (*wanted, *rest)
     cosines = found.features @ query_embeddings(text, texts).T
@@ -164,6 +206,7 @@ def answer(
     best = torch.where(found.known, cosines.argmax(-1), torch.tensor(-1))
     return SceneAnswer(
         scene=scene,
+        features=found.kind,
         cloud=found.cloud,
         visible=found.visible,
         queries=wanted,
@@ -176,22 +219,29 @@ def answer(
     )
 
 
+def coverage_line(answered: SceneAnswer) -> str:
+    """Return which features answered, and for how many points, those that no frame shows among them."""
+    total, unseen = len(answered.points), int((~answered.visible).sum())
+    whole = bool(answered.known[~answered.visible].all())
+    told = {"fused": "the trained encoder's fused features", "lifted": "lifted CLIP's features"}[answered.features]
+    rest = "with an answer too" if whole else "without an answer"
+    return f"answered by {told}: {total:,} points, {unseen:,} of them seen by no frame and {rest}"
+
+
 def summary_lines(answered: SceneAnswer, classes: Mapping[int, str]) -> list[str]:
     """Return lines for each query: how many points, the highest cosine, where its likeliest points are; and how much of
     it is right, if the cloud has labels and classes (id → name) contain the query."""
     total, lines = int(answered.known.sum()), []
-    for number, text in enumerate(answered.queries):
-        chosen, score = answered.best == number, answered.scores[:, number]
-        highest = float(answered.cosines[answered.known, number].max())
-        x, y, z = answered.points[score.topk(max(1, round(BEST * total))).indices].median(0).values.tolist()
-        fraction = 100 * int(chosen.sum()) / max(total, 1)
+    for number, found in enumerate(answered.found):
+        x, y, z = found.place
         lines.append(
-            f"{text}: {int(chosen.sum()):,} of {total:,} points ({fraction:.1f} %), cosine up to "
-            f"{highest:.3f}, likeliest around ({x:.2f}, {y:.2f}, {z:.2f}) m"
+            f"{found.query}: {found.points:,} of {total:,} points ({found.percent:.1f} %), cosine up to "
+            f"{found.cosine:.3f}, likeliest around ({x:.2f}, {y:.2f}, {z:.2f}) m"
         )
-        ids = [id_ for id_, name in classes.items() if plain(name) == plain(text)]
+        ids = [id_ for id_, name in classes.items() if plain(name) == plain(found.query)]
         if answered.cloud.label is not None and ids:
             true = torch.isin(answered.cloud.label, torch.tensor(ids)) & answered.known
+            chosen = answered.best == number
             both = int((true & chosen).sum())
             recall, precision = (100 * both / max(int(part.sum()), 1) for part in (true, chosen))
             lines.append(f"  by the cloud's labels: recall {recall:.0f} %, precision {precision:.0f} %")
@@ -234,9 +284,10 @@ def picture(answered: SceneAnswer) -> Image.Image:
 
 
 def write(answered: SceneAnswer, out: Path) -> list[Path]:
-    """Write answer.png; answer.ply, each point in the colour of its query; scores.npz with all numbers. Return them."""
+    """Write answer.png; answer.ply, each point in the colour of its query; scores.npz with all numbers; answer.json,
+    the same as text. Return them."""
     out.mkdir(parents=True, exist_ok=True)
-    files = [out / part for part in ("answer.png", "answer.ply", "scores.npz")]
+    files = [out / part for part in ("answer.png", "answer.ply", "scores.npz", "answer.json")]
     with write_atomically(files[0]) as part:
         picture(answered).save(part, "PNG")
     palette = overlay.word_colours(answered.texts)
@@ -248,4 +299,5 @@ def write(answered: SceneAnswer, out: Path) -> list[Path]:
         np.savez(
             file, texts=np.array(answered.texts), cosines=answered.cosines.half().numpy(), best=answered.best.numpy()
         )
+    write_json(files[3], answered.to_dict(), indent=None)
     return files

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +12,7 @@ from sightword.engine.argument import (
     Count,
     Dtype,
     JobOptions,
+    Model,
     Names,
     Out,
     Positional,
@@ -30,6 +32,21 @@ if TYPE_CHECKING:
     from sightword.systems.points.scannet.reader import Scene
 
 FRAMES = 24  # of a scene that is queried, at most, if nothing is said
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """A CLIP whose features are lifted."""
+
+    tower: str = "vit_b16"  # vit_b16, vit_l14 …; an open_clip model with tag=; or a folder
+    tag: str = ""  # of an open_clip model: the name or the file of its weights
+    token_type: TokenType = "qq"  # qq, value, kk, kk+gauss …; joint is not aligned with text at patch level
+    size: Size | None = (224, 304)  # of the frames in the tower, height x width; if empty, the tower's own
+    dtype: Dtype = "bfloat16"  # to compute in: bf16, fp32, or fp16 on a GPU
+
+
+#: Where none of these keys is typed; the command line makes another object where one is, be it with this value.
+NOTHING_TYPED = ClipOptions()
 
 
 def lift(
@@ -76,34 +93,42 @@ def lift(
 def ask(
     query: Positional,  # required, one text or several with commas
     scene: Path,  # its folder, in ScanNet's layout
-    tower: str = "vit_b16",  # vit_b16, vit_l14 …; an open_clip model with tag=; or a folder
-    tag: str = "",  # of an open_clip model: the name or the file of its weights
-    out: Out = Path("answer"),  # the folder of answer.png, answer.ply (points coloured by query) and scores.npz
+    model: Model | None = None,  # a run of points, its export, or a hub id; if empty, lifted CLIP answers: tower= …
+    checkpoint: str = "best",  # of a run: best, last, or a file
+    clip: ClipOptions = NOTHING_TYPED,
+    out: Out = Path("answer"),  # the folder of answer.png, answer.ply (coloured by query), answer.json and scores.npz
     frames: Count = FRAMES,  # of the scene, spread evenly
-    token_type: TokenType = "qq",  # qq, value, kk, kk+gauss …; joint is not aligned with text at patch level
-    size: Size | None = (224, 304),  # of the frames in the tower, height x width; if empty, the tower's own
-    dtype: Dtype = "bfloat16",  # to compute in: bf16, fp32, or fp16 on a GPU
     cache: Path | None = None,  # a folder that keeps CLIP's maps, as of lift; if empty, none
     against: Names = (),  # what else a point may be, with commas; if empty, see above
-    voxel: Positive = 0.03,  # metres between the points of a scene that has no cloud of its own
+    voxel: Positive | None = None,  # metres between points; if empty, as in training, or 0.03 for a scene without cloud
 ) -> None:
     """Find in a scene what a text query names: sightword ask scene=scans/scene0000_00 "a chair"
 
     Commas separate queries that compete. They also compete with the texts of against=; if that is empty, with the
     classes of the dataset, where it names a few, or else object, thing, stuff, texture, wall, floor and ceiling.
+    A trained model=, whose own CLIP it uses, also answers for points that no frame shows; the CLIP of tower= does not.
     """
     queries = read_value("query", " ".join(query), NAMES)
     if not queries:
         raise SightwordError(f'the text query is empty. Write it at the end: sightword ask scene={scene} "a chair"')
+    if model and clip is not NOTHING_TYPED:
+        raise SightwordError(
+            f"model={model} uses the CLIP that it was trained with. Leave out tower=, tag=, token_type=, size= and "
+            "dtype=, or leave out model="
+        )
     folder = folder_in(out)
-    clip = _clip(tower, tag, token_type, size, dtype)
+    from sightword.storage import shards
     from sightword.systems.points import ask as asking
     from sightword.systems.points.predict import SceneQuery
     from sightword.systems.points.scannet.reader import read_scene
 
     read = read_scene(scene, frames=frames)
-    answer = SceneQuery(clip)(read, queries, against=against, voxel=voxel, cache=cache or "")
-    print("\n".join(asking.summary_lines(answer, asking.classes_near(read.folder))))
+    if model:
+        predictor = SceneQuery.from_pretrained(model, checkpoint)
+    else:
+        predictor = SceneQuery(_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype))
+    answer = predictor.to(shards.device())(read, queries, against=against, voxel=voxel, cache=cache or "")
+    print("\n".join([asking.coverage_line(answer), *asking.summary_lines(answer, asking.classes_near(read.folder))]))
     files = asking.write(answer, folder)
     print(f"by {len(read.frames)} frames; drawn in {files[0]}, coloured points in {files[1]}, all scores in {files[2]}")
 

@@ -1,108 +1,193 @@
 """Text queries to a scene as its user holds them: posed frames and words in, an answer for each point out."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypedDict, Unpack, overload
 
 import torch
-from safetensors.torch import save_file
+from torch import Tensor
 
-from sightword.engine.contract import BatchT, Predictor
+from sightword.engine.config import DataConfig
+from sightword.engine.contract import BatchT
+from sightword.engine.predictor import CONFIG, Predictor
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
-from sightword.storage import shards
-from sightword.storage.atomic import write_atomically
-from sightword.storage.checkpoint import load_strictly, read_weights
-from sightword.storage.reader import read_json
-from sightword.storage.writer import write_json
+from sightword.storage.checkpoint import load_strictly, read_weights, write_weights
+from sightword.storage.fields import Fields
 from sightword.systems.points import ask
-from sightword.systems.points.ask import PointFeatures, SceneAnswer
+from sightword.systems.points.ask import Kind, PointFeatures, SceneAnswer
 from sightword.systems.points.clip import FrozenClip, clip_of
-from sightword.systems.points.config import PointsConfig
+from sightword.systems.points.config import PointsConfig, PointsData
 from sightword.systems.points.lift.cloud import scene_cloud, thinned
 from sightword.systems.points.lift.extract import NOTHING_SEEN
-from sightword.systems.points.lift.features import Features, features_of, fill
+from sightword.systems.points.lift.features import Features, check_token_type, features_of, fill
 from sightword.systems.points.scannet.label import LabelSet
 from sightword.systems.points.scannet.reader import Scene, read_color, read_scene, say_skipped, views_of
 from sightword.systems.points.task import PointsTask, make_encoder
 from sightword.towers.base import TextTower
 from sightword.towers.frozen import FrozenModel
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+WEIGHTS, CLIP = "model.safetensors", "clip"
 FRAMES = 24  # of a scene that are read at most, if nothing is said
+VOXEL = 0.03  # metres between the points of a cloud that is fused from depth, if nothing is said
+
+
+class QueryOptions(TypedDict, total=False):
+    """Options of a text query to a scene."""
+
+    against: str | Sequence[str]  # other texts that compete; by default the data set's classes, or `ask.AGAINST`
+    features: Kind | None  # fused, a trained encoder's, also for points that no frame shows; lifted; None: fused if any
+    frames: int  # of the scene that are read, spread evenly
+    voxel: float | None  # metres between points: of fused features, None is as in training; of a cloud without a file
+    cache: str | Path  # a folder that keeps CLIP's maps; empty: none
 
 
 class SceneQuery(Predictor):
     """Finds in a scene what text queries name: by the fused features of a trained encoder, or by lifted CLIP alone."""
 
-    def __init__(self, clip: FrozenClip, task: PointsTask | None = None) -> None:
-        """clip: the CLIP whose maps are lifted. task: a trained encoder; without one only lifted CLIP can answer."""
-        self.clip, self.task = clip, None if task is None else task.eval()
+    system = "points"
+    summary = (
+        "Finds the points of a scene that text queries name. Input: RGB-D frames with camera poses. Points that no "
+        "frame shows get an answer too, by geometry and colour, if the encoder has a 3-D branch."
+    )
+    usage = 'model("scans/scene0000_00", ["a chair", "a bed"]).plot().save("answer.png")  # a folder of posed frames'
+
+    def __init__(self, clip: FrozenClip, task: PointsTask | None = None, voxel: float = VOXEL) -> None:
+        """clip: the CLIP whose maps are lifted. task: a trained encoder; without one only lifted CLIP can answer.
+        voxel: metres between the points that the encoder was trained on."""
+        self.clip, self.task, self.voxel = clip, None if task is None else task.eval(), voxel
+        self.device = "cpu"
         self._text: FrozenModel[TextTower] = FrozenModel(lambda: clip.text_encoder(clip.dtype))
 
     @classmethod
-    def from_task(cls, task: Task[BatchT]) -> Self:
-        if not isinstance(task, PointsTask):
-            raise SightwordError(f"SceneQuery is made of a run of points, got a {type(task).__name__}")
-        return cls(task.clip, task)
+    def from_tower(
+        cls,
+        name: str | Path,
+        tag: str = "",
+        token_type: str = "qq",
+        size: tuple[int, int] | None = (224, 304),
+        dtype: str | torch.dtype = "bf16",
+    ) -> Self:
+        """Return lifted CLIP without a trained encoder; nothing is opened before it is used.
+
+        name, tag: as `image_tower` takes them. token_type: qq, value, kk or joint. size: height and width that frames
+        are resized to; None: the CLIP's own.
+        """
+        check_token_type(token_type)
+        return cls(FrozenClip(str(name), tag, token_type, size, dtype))
 
     @classmethod
-    def from_folder(cls, folder: Path) -> Self:
-        """Read what `save_pretrained` wrote. The CLIP is opened by its name, as in the run.
+    def from_task(cls, task: Task[BatchT], data: DataConfig | None = None) -> Self:
+        if not isinstance(task, PointsTask):
+            raise SightwordError(f"SceneQuery is made of a run of points, got a {type(task).__name__}")
+        return cls(task.clip, task, data.voxel if isinstance(data, PointsData) else VOXEL)
 
-        Raises SightwordError if the folder is not that.
-        """
-        content = read_json(folder / CONFIG, missing="sightword export writes it", damaged="Export the run again")
-        system = content.mapping("system").into(PointsConfig)
+    @classmethod
+    def _from_folder(cls, folder: Path, content: Fields) -> Self:
+        system = content.mapping("config").into(PointsConfig)
+        weights = _texts(content.mapping("clip_weights"))
+        if not weights:  # the CLIP is in the folder
+            system = replace(system, clip=str(_clip_in(folder)))
         labels = content.mapping("labels")
         known = LabelSet(tuple(labels.texts("names")), tuple(labels.integers("ids")), str(folder / CONFIG))
-        task = PointsTask(system, make_encoder(system, content.integer("clip_dim", least=1)), clip_of(system), known)
-        load_strictly(task.model, read_weights(folder / WEIGHTS), folder / WEIGHTS)
-        return cls(task.clip, task)
+        encoder = make_encoder(system, content.integer("clip_dim", least=1))
+        load_strictly(encoder, read_weights(folder / WEIGHTS), folder / WEIGHTS)
+        task = PointsTask(system, encoder, clip_of(system, weights), known)
+        return cls(task.clip, task, content.number("voxel"))
 
-    def save_pretrained(self, folder: Path) -> None:
-        """Write the encoder, its configuration and the classes, not CLIP. Raises SightwordError without an encoder."""
+    def save_pretrained(self, save_directory: str | Path, **options: object) -> None:
+        """Write an exported folder: the encoder, the classes, and the CLIP if no name fetches it.
+
+        A CLIP of a local folder is written in open_clip's format to clip/; of a published one the name and a digest of
+        its weights are kept. Raises SightwordError without a trained encoder.
+        """
+        self._trained()  # before anything is written
+        super().save_pretrained(save_directory, **options)
+
+    def _write(self, folder: Path) -> Mapping[str, object]:
         task = self._trained()
-        folder.mkdir(parents=True, exist_ok=True)
-        with write_atomically(folder / WEIGHTS) as part:
-            save_file({name: w.detach().cpu().contiguous() for name, w in task.model.state_dict().items()}, part)
-        labels = {"names": task.labels.names, "ids": task.labels.ids}
-        write_json(folder / CONFIG, {"system": asdict(task.system), "labels": labels, "clip_dim": task.model.clip_dim})
+        # paths of this machine are of no use elsewhere: the classes themselves are below, the CLIP is in clip/
+        config = asdict(replace(task.system, labels=Path(task.system.labels).name))
+        if self.clip.is_local:
+            self.clip.save(folder / CLIP)
+            config |= {"clip": CLIP, "clip_tag": ""}
+        write_weights(folder / WEIGHTS, task.model.state_dict())
+        return {
+            "config": config,
+            "labels": {"names": task.labels.names, "ids": task.labels.ids},
+            "clip_dim": task.model.clip_dim,
+            "clip_weights": {} if self.clip.is_local else self.clip.digests(),
+            "voxel": self.voxel,
+        }
+
+    def task_weights(self) -> dict[str, Tensor]:
+        return dict(self._trained().state_dict())
+
+    def to(self, device: str | torch.device) -> Self:
+        """Compute on a device from the next query on. Return the same predictor."""
+        self.device = str(device)
+        return self
+
+    @overload
+    def __call__(
+        self, scene: str | Path | Scene, queries: str | Sequence[str], **options: Unpack[QueryOptions]
+    ) -> SceneAnswer: ...
+
+    @overload
+    def __call__(
+        self, scene: list[str] | list[Path] | list[Scene], queries: str | Sequence[str], **options: Unpack[QueryOptions]
+    ) -> list[SceneAnswer]: ...
+
+    def __call__(
+        self,
+        scene: str | Path | Scene | list[str] | list[Path] | list[Scene],
+        queries: str | Sequence[str],
+        **options: Unpack[QueryOptions],
+    ) -> SceneAnswer | list[SceneAnswer]:
+        """Return, for each point of a scene, how well each query fits it; a list of scenes gives a list.
+
+        scene: its folder, in ScanNet's layout, or what `read_scene` returned. queries: one text, or several that
+        compete. options: `QueryOptions`: against, features (fused or lifted), frames, voxel (metres) and cache.
+        Raises SightwordError for a scene that is not readable, without a query, and if no frame shows a point.
+        """
+        if isinstance(scene, list):
+            return [self._answer(each, queries, **options) for each in scene]
+        if not isinstance(scene, str | Path | Scene):
+            raise SightwordError(
+                f"a {type(scene).__name__} is not a scene. Pass the folder of a scene, or a list of them"
+            )
+        return self._answer(scene, queries, **options)
 
     @torch.no_grad()
-    def __call__(
+    def _answer(
         self,
         scene: str | Path | Scene,
         queries: str | Sequence[str],
         *,
-        against: Sequence[str] = (),
-        features: str = "",
+        against: str | Sequence[str] = (),
+        features: Kind | None = None,
         frames: int = FRAMES,
-        voxel: float = 0.03,
+        voxel: float | None = None,
         cache: str | Path = "",
     ) -> SceneAnswer:
-        """Return, for each point of a scene, how well each query fits it.
-
-        scene: its folder, in ScanNet's layout. queries: one text, or several that compete.
-        against: other texts that compete with them; if empty, the classes of the data set, or `ask.AGAINST`.
-        features: fused, a trained encoder's, which also answer where no frame looks; or lifted. Fused if there are any.
-        frames: of the scene that are read, spread evenly. voxel: metres between points, of the cloud if the scene has
-        none, and of the fused features: as data.voxel in training. cache: a folder that keeps CLIP's maps.
-        Raises SightwordError for a scene that is not readable, without a query, and if no frame shows a point.
-        """
+        kind = features or ("lifted" if self.task is None else "fused")
+        if kind not in ("lifted", "fused"):
+            raise SightwordError(f"features={features!r} is neither lifted nor fused. Pass one of them")
+        if kind == "fused":
+            self._trained()
+        if voxel is not None and not voxel > 0:
+            raise SightwordError(f"voxel={voxel} is not a length in metres. Pass a number above 0")
+        texts, others = _several("queries", queries), _several("against", against)
         read = scene if isinstance(scene, Scene) else read_scene(scene, frames=frames)
         say_skipped(read)
         maps = self._maps(read, cache)
-        kind = features or ("lifted" if self.task is None else "fused")
-        if kind not in ("lifted", "fused"):
-            raise SightwordError(f"features={features!r} is neither lifted nor fused")
-        found = (
-            self._fused(read, maps, voxel) if kind == "fused" else ask.lift_scene(read, maps, voxel, shards.device())
-        )
-        texts = [queries] if isinstance(queries, str) else queries
-        rest = list(against) or ask.competitors(self._classes(read))
-        return ask.answer(read.name, found, self._text.on(), texts, rest)
+        if kind == "fused":
+            found = self._fused(read, maps, voxel or self.voxel)
+        else:
+            found = ask.lift_scene(read, maps, voxel or VOXEL, self.device)
+        rest = others or ask.competitors(self._classes(read))
+        return ask.answer(read.name, found, self._text.on(self.device), texts, rest)
 
     def _classes(self, scene: Scene) -> list[str]:
         """The classes of the data set: beside the scene, or of the run."""
@@ -111,29 +196,50 @@ class SceneQuery(Predictor):
 
     def _maps(self, scene: Scene, cache: str | Path) -> Features:
         if str(cache):
-            kept = fill(self.clip.source, self.clip.token_type, [scene], cache)
+            kept = fill(self.clip.source, self.clip.token_type, [scene], cache, device=self.device)
             return kept.maps(scene.name, [frame.index for frame in scene.frames])
         encoder = self.clip.encoder()
-        encoder.tower.to(shards.device())
+        encoder.tower.to(self.device)
         return features_of(encoder.rows([read_color(frame) for frame in scene.frames]), encoder.grid)
 
     def _fused(self, scene: Scene, features: Features, voxel: float) -> PointFeatures:
         """A trained encoder's features of a scene's points, one point per voxel."""
-        model = self._trained().model.to(shards.device())
+        model = self._trained().model.to(self.device)
         cloud = thinned(scene_cloud(scene, voxel), voxel)
-        views = views_of(scene.frames, shards.device())
+        views = views_of(scene.frames, self.device)
         xyz, rgb, maps, pooled = (
-            part.to(shards.device())
-            for part in (cloud.xyz, cloud.rgb.float() / 127.5 - 1, features.maps, features.pooled)
+            part.to(self.device) for part in (cloud.xyz, cloud.rgb.float() / 127.5 - 1, features.maps, features.pooled)
         )
         out = model(xyz, rgb, torch.zeros(len(xyz), dtype=torch.int64, device=xyz.device), views, maps, pooled)
         if not len(out.links.point):
             raise SightwordError(f"{scene.name}: {NOTHING_SEEN.format(points=len(xyz), frames=len(scene.frames))}")
         visible = out.seen.cpu()
         known = visible if model.gate is None else torch.ones_like(visible)
-        return ask.placed(scene, cloud, out.text.cpu(), visible, known, out.links)
+        return ask.placed("fused", scene, cloud, out.text.cpu(), visible, known, out.links)
 
     def _trained(self) -> PointsTask:
         if self.task is None:
             raise SightwordError("there is no trained encoder, only lifted CLIP. Load a run of points, or its export")
         return self.task
+
+
+def _several(name: str, texts: str | Sequence[str]) -> list[str]:
+    found = [texts] if isinstance(texts, str) else list(texts or ())
+    if wrong := [text for text in found if not isinstance(text, str)]:
+        raise SightwordError(f"{name}: {wrong[0]!r} is not a text. Pass one text, or a list of them")
+    return found
+
+
+def _texts(fields: Fields) -> dict[str, str]:
+    return {name: fields.text(name) for name in fields}
+
+
+def _clip_in(folder: Path) -> Path:
+    """Return the folder of an export's CLIP. Raises SightwordError if it is missing."""
+    from sightword.towers.clip.checkpoint import CONFIG as CLIP_CONFIG
+    from sightword.towers.clip.checkpoint import WEIGHTS as CLIP_WEIGHTS
+
+    for name in (CLIP_CONFIG, CLIP_WEIGHTS):
+        if not (folder / CLIP / name).is_file():
+            raise SightwordError(f"{folder / CLIP / name} is missing. Copy the whole folder, or export the run again")
+    return folder / CLIP
