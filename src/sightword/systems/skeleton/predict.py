@@ -52,9 +52,9 @@ from sightword.towers.export import ExportedTower, write_text_tower
 WEIGHTS, TEXT = "model.safetensors", "text"
 REPLACED = ("joints", "labels", "text", "video_weights")  # fields that an export states in another way, or needs not
 TRAINING = ("matching.", "text.")  # prefixes of the weights that are not exported
-VIEWS = (  # fields of SkeletonData that say how views are sampled
+VIEWS = (  # fields of SkeletonData that say how views are sampled; the last bits of results depend on batch_size
     *("frames", "test_size", "test_views", "test_flip"),
-    *("persons", "compact", "padding", "threshold", "pyskl_parity"),
+    *("persons", "compact", "padding", "threshold", "pyskl_parity", "batch_size"),
 )
 
 
@@ -247,7 +247,9 @@ class ActionRecognizer(Predictor):
         return {f"model.{name}": value for name, value in self.model.state_dict().items()}
 
     @overload
-    def __call__(self, recordings: SkeletonSequence, *, labelled: bool = False) -> ActionPrediction: ...
+    def __call__(  # type: ignore[overload-overlap]  # a SkeletonSequence is a tuple, and so a sequence itself
+        self, recordings: SkeletonSequence, *, labelled: bool = False
+    ) -> ActionPrediction: ...
     @overload
     def __call__(self, recordings: np.ndarray | Tensor, *, size: tuple[int, int]) -> ActionPrediction: ...
     @overload
