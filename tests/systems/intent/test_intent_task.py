@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import write_clip
 
 from sightword.cli.compose import compose_config
 from sightword.compat.lightning import IntentonomyClipViTMultiStreamModule
@@ -19,6 +20,14 @@ from sightword.systems.intent.predict import ANCHORS, IntentClassifier
 from sightword.systems.intent.task import make_task
 
 SIZES, B, N, D = {"coco": 8, "places": 6}, 12, 9, 16
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    """The folder of a CLIP whose joint space has the anchors' dimension."""
+    folder = tmp_path_factory.mktemp("towers") / "clip"
+    write_clip(folder, embed_dim=D)
+    return str(folder)
 
 
 @pytest.fixture
@@ -290,41 +299,50 @@ def test_the_baseline_is_as_wide_as_its_encoder_says(random_clip, tmp_path):
     task = make_task(IntentConfig(model="baseline", tower=str(folder), hidden=8))
     assert task.config.embed_dim == 24
     IntentClassifier.from_task(task).save_pretrained(tmp_path / "out")
-    assert IntentClassifier.from_folder(tmp_path / "out").task.config.embed_dim == 24  # the encoder may not be there
+    assert (
+        IntentClassifier.from_pretrained(tmp_path / "out").task.config.embed_dim == 24
+    )  # the encoder may not be there
     with pytest.raises(ValueError, match=r"config of 'nowhere' does not tell the width of its joint space: .*nowhere"):
         make_task(IntentConfig(model="baseline", tower="nowhere"))
     with pytest.raises(ValueError, match=r"dimension 16 and pooled vectors 16, the baseline is made for 24"):
         task.losses(batch())
 
 
-def test_an_export_is_read_back_to_the_same_logits(anchors_file, tmp_path):
-    task = task_of(anchors_file, fusion="gated", margin=0.1, token_types={"coco": "joint"}).train()
+def test_an_export_is_read_back_to_the_same_logits(anchors_file, clip, tmp_path):
+    task = task_of(anchors_file, tower=clip, fusion="gated", margin=0.1, token_types={"coco": "joint"}).train()
     task.losses(batch())
     IntentClassifier.from_task(task).save_pretrained(tmp_path / "out")
-    again = IntentClassifier.from_folder(tmp_path / "out").task
+    again = IntentClassifier.from_pretrained(tmp_path / "out").task
     assert torch.equal(again.logits(batch(3)), task.logits(batch(3)))
     assert (again.config.margin, again.token_types) == (0.1, {"coco": "joint", "places": "joint"})
-    with pytest.raises(FileNotFoundError, match="sightword export"):
-        IntentClassifier.from_folder(tmp_path)
+    with pytest.raises(SightwordError, match="neither a run directory .* nor an exported model"):
+        IntentClassifier.from_pretrained(tmp_path)
 
 
-def test_a_damaged_export_is_one_line(anchors_file, tmp_path):
-    IntentClassifier.from_task(task_of(anchors_file)).save_pretrained(tmp_path)
-    told = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(told | {"fusion": "product"}))
+def test_a_damaged_export_is_one_line(anchors_file, clip, tmp_path):
+    out = tmp_path / "out"
+    IntentClassifier.from_task(task_of(anchors_file, tower=clip)).save_pretrained(out)
+    told = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(told | {"config": told["config"] | {"fusion": "product"}}))
     with pytest.raises(SightwordError, match=r"config\.json: .*system\.fusion='product' is none of") as error:
-        IntentClassifier.from_folder(tmp_path)
+        IntentClassifier.from_pretrained(out)
     assert "\n" not in str(error.value)
+    (out / "config.json").write_text(json.dumps(told))
+    for name in ("tower", "semantic_anchors.safetensors", "model.safetensors"):
+        (out / name).rename(tmp_path / name)
+        with pytest.raises(FileNotFoundError, match=f"{name} (is missing|does not exist)"):
+            IntentClassifier.from_pretrained(out)
+        (tmp_path / name).rename(out / name)
     with pytest.raises(SightwordError, match="made of a run of intent, got a Task"):
         IntentClassifier.from_task(Task())
 
 
-def test_the_baseline_reads_tokens_and_no_words(anchors_file, tmp_path):
-    task = task_of(anchors_file, model="baseline", hidden=8)
+def test_the_baseline_reads_tokens_and_no_words(anchors_file, clip, tmp_path):
+    task = task_of(anchors_file, model="baseline", hidden=8, tower=clip)
     losses, learned = slopes(task)
     assert set(losses) == {"asl_loss"}
     assert learned == {f"model.{name}" for name, _ in task.model.named_parameters()}
     with pytest.raises(ValueError, match="needs tokens"):
         task.losses(batch(tokens=None, counts={}))
     IntentClassifier.from_task(task).save_pretrained(tmp_path / "out")
-    assert torch.equal(IntentClassifier.from_folder(tmp_path / "out").task.logits(batch()), task.logits(batch()))
+    assert torch.equal(IntentClassifier.from_pretrained(tmp_path / "out").task.logits(batch()), task.logits(batch()))

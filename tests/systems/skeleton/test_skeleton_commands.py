@@ -29,7 +29,16 @@ class Answers:
         self.labels = Labels(self.classes, tuple((name,) for name in self.classes), "labels.json")
         self.true = np.arange(count) % classes
         self.data = SkeletonData(annotations="own.pkl", frames=LENGTH, test_views=10, test_size=[64, 48])
-        self.asked = []
+        self.asked, self.annotations, self.splits = [], [], []
+
+    def recordings(self, path):
+        self.annotations.append(str(path))
+        names = [f"clip{number:03}" for number in range(self.count)]
+        return SimpleNamespace(names=names, labels=self.true, split=self.split, path=path)
+
+    def split(self, name):
+        self.splits.append(name)
+        return range(self.count)
 
     def to(self, device):
         return self
@@ -68,27 +77,15 @@ class Answers:
 
 @pytest.fixture
 def world(monkeypatch):
-    """What `recognise` calls, told what to give back."""
-    answers, given = Answers(), SimpleNamespace(models=[], annotations=[], splits=[])
+    """What `recognise` opens."""
+    answers, models = Answers(), []
 
-    def read_recordings(data, joints):
-        given.annotations.append(data.annotations)
-        names = [f"clip{number:03}" for number in range(answers.count)]
-
-        def split(name):
-            given.splits.append(name)
-            return range(answers.count)
-
-        return SimpleNamespace(names=names, labels=answers.true, split=split, path=data.annotations)
-
-    def load_predictor(kind, path, checkpoint):
-        assert kind is ActionRecognizer
-        given.models.append((path, checkpoint))
+    def from_pretrained(path, checkpoint):
+        models.append((path, checkpoint))
         return answers
 
-    monkeypatch.setattr("sightword.systems.skeleton.data.read_recordings", read_recordings)
-    monkeypatch.setattr("sightword.engine.run.load_predictor", load_predictor)
-    return SimpleNamespace(answers=answers, given=given)
+    monkeypatch.setattr(ActionRecognizer, "from_pretrained", from_pretrained)
+    return SimpleNamespace(answers=answers, models=models)
 
 
 @pytest.fixture
@@ -149,7 +146,7 @@ def test_the_metrics_stand_beside_the_protocol(world, tmp_path, capsys):
 def test_every_recording_is_read_unless_a_split_is_named(world, tmp_path, capsys):
     told(capsys, "recognise", "model=r", f"out={tmp_path}")
     told(capsys, "recognise", "model=r", "split=xsub_val", f"out={tmp_path}")
-    assert world.given.splits == ["", "xsub_val"]
+    assert world.answers.splits == ["", "xsub_val"]
 
 
 def test_other_labels_and_another_file_reach_the_model(world, tmp_path, capsys):
@@ -157,10 +154,10 @@ def test_other_labels_and_another_file_reach_the_model(world, tmp_path, capsys):
     argv = [f"labels={tmp_path}/new.json", "annotations=mine.npz", "checkpoint=last", f"out={tmp_path}"]
     told(capsys, "recognise", "model=r", *argv)
     assert [labels.classes for labels in world.answers.asked] == [("wave",)]
-    assert world.given.annotations == ["mine.npz"]
-    assert world.given.models == [("r", "last")]
+    assert world.answers.annotations == ["mine.npz"]
+    assert world.models == [("r", "last")]
     told(capsys, "recognise", "model=r", f"out={tmp_path}")
-    assert world.given.annotations == ["mine.npz", "own.pkl"]
+    assert world.answers.annotations == ["mine.npz", "own.pkl"]
 
 
 def test_a_model_without_annotations_needs_some(world, tmp_path, capsys):

@@ -98,19 +98,25 @@ def test_what_is_exported_gives_the_runs_own_probabilities(trained, tmp_path):
     assert main(["export", f"run={trained['visece_pacl']}", f"out={tmp_path}"]) == 0
     task, config, _ = restore(trained["visece_pacl"])
     batch = next(iter(split_loader(config.data, "val", task.joints, task.labels.classes)))
-    own, again = SkeletonEvaluator(task).score(batch).scores, ActionRecognizer.from_folder(tmp_path)
+    own, again = SkeletonEvaluator(task).score(batch).scores, ActionRecognizer.from_pretrained(tmp_path)
     assert torch.equal(own, again.scores(batch.points, batch.scores, batch.size).scores)
     assert (again.data.frames, again.data.test_size, again.data.test_views) == (8, [20, 20], 2)
 
 
-def test_a_run_and_its_export_name_recordings_alike(world, trained, tmp_path):
+def test_a_run_and_its_export_elsewhere_name_recordings_alike(world, trained, tmp_path, monkeypatch):
     assert main(["export", f"run={trained['visece_pacl']}", f"out={tmp_path / 'model'}"]) == 0
     found = []
-    for model in (trained["visece_pacl"], tmp_path / "model"):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for model in (trained["visece_pacl"], "../model"):
         argv = [f"annotations={world / 'motion' / 'annotations.pkl'}", "split=xsub_test", f"out={tmp_path / 'out'}"]
         assert main(["recognise", f"model={model}", *argv]) == 0
         found.append((tmp_path / "out" / "recognised.csv").read_text())
     assert found[0] == found[1]
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "Experiment `skeleton/visece_pacl`" in card
+    assert "| val/top1 |" in card
+    assert "- **views**: 12 recordings, 1 view each" in card
 
 
 def test_a_preset_stands_for_its_words_and_others_overrule_it(world, tmp_path, capsys):

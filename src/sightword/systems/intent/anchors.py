@@ -85,16 +85,21 @@ class Anchors:
         out = Path(out).expanduser()
         file = out.with_suffix(".pth") if out.suffix in (".pth", ".safetensors") else out / f"{NAME}.pth"
         file.parent.mkdir(parents=True, exist_ok=True)
+        tensors = self.write_named(file.with_suffix(".safetensors"))
+        with write_atomically(file) as beside:
+            torch.save(tensors, beside)
+        return file
+
+    def write_named(self, file: Path) -> dict[str, Tensor]:
+        """Write the .safetensors alone, which has the codes with their names. Return its tensors."""
         tensors = {stream: codes.contiguous().clone() for stream, codes in self.tensors().items()}
         lists = {stream: book._asdict() for stream, book in self.books.items()}
         for book in lists.values():
             del book["codes"]
         told = json.dumps({**self.meta, "format": FORMAT, "books": lists}, ensure_ascii=False)
-        with write_atomically(file.with_suffix(".safetensors")) as beside:
-            save_file(tensors, beside, metadata={"anchors": told})
         with write_atomically(file) as beside:
-            torch.save(tensors, beside)
-        return file
+            save_file(tensors, beside, metadata={"anchors": told})
+        return tensors
 
     @classmethod
     def read(cls, path: str | Path) -> Self:

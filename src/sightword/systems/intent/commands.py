@@ -83,7 +83,6 @@ def show(
     checkpoint: str = "best",  # of a run: best, last, or a file
 ) -> None:
     """Explain a model: the words of an image's patches, and what each of them adds to each intent."""
-    from sightword.engine.run import load_predictor
     from sightword.systems.intent import show as figures
     from sightword.systems.intent.predict import IntentClassifier
 
@@ -91,10 +90,10 @@ def show(
         raise MissingFileError(
             f"image={image} {'is a folder' if image.is_dir() else 'does not exist'}. Pass an image file"
         )
-    classifier = load_predictor(IntentClassifier, model, checkpoint)
+    classifier = IntentClassifier.from_pretrained(model, checkpoint)
     files = figures.write_table(classifier.codebooks(), out)
     if image:
-        explanation = classifier([image])[0].explanation
+        explanation = classifier(image).explanation
         assert explanation is not None
         files += figures.write_explanation(explanation, out)
     for file in files:

@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-from sightword.engine.run import load_predictor
 from sightword.storage.reader import read_json
 from sightword.systems.intent import intentonomy, show
 from sightword.systems.intent.predict import IntentClassifier, IntentPrediction
@@ -52,7 +51,7 @@ def _run(out: Path, name: str, data: Path, train: Train) -> Path:
 
 
 def _section(best: dict[str, dict[str, float]], seconds: float, data: Path, out: Path) -> Section:
-    classifier = load_predictor(IntentClassifier, out / "runs" / "stage1")
+    classifier = IntentClassifier.from_pretrained(out / "runs" / "stage1")
     stage1 = best["stage1"]
     times = stage1["macro_f1"] / stage1["all_ones_macro_f1"]
     return Section(
@@ -123,7 +122,7 @@ def _predictions(classifier: IntentClassifier, data: Path) -> list[tuple[IntentP
         active = scene.value("action") is not None
         if active not in found and len(scene.texts("objects")) > 1 and (row > 0).sum() > 1:
             said = ", ".join(name for name, share in zip(intentonomy.CLASSES, row, strict=True) if share > 0)
-            found[active] = classifier([data / file])[0], said
+            found[active] = classifier(data / file), said
     return [found[True], found[False]]
 
 

@@ -1,4 +1,11 @@
-"""A trained intent classifier as its user holds it: images to scores of 28 intents, and the words of their patches.
+"""A trained intent classifier for users: images to scores of 28 intents, and the words of their patches.
+
+A folder that `save_pretrained` wrote has
+
+    config.json                    config: the system's, without paths; tower: how to open the image encoder
+    model.safetensors              the weights of the task
+    semantic_anchors.safetensors   the codebooks and their words; not of the baseline
+    tower/                         the image encoder, if it is not a published one
 
 Legend: h, w patches of an image; C intents.
 """
@@ -6,32 +13,36 @@ Legend: h, w patches of an image; C intents.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, overload
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
-from safetensors.torch import save_file
 from torch import Tensor
 
-from sightword.data.image import read_image
-from sightword.engine.contract import BatchT, Predictor, Result
+from sightword.data.image import ImageLike, open_images
+from sightword.engine.config import DataConfig
+from sightword.engine.contract import BatchT, Result
+from sightword.engine.predictor import Predictor
 from sightword.engine.task import Task
-from sightword.errors import SightwordError
-from sightword.storage.atomic import write_atomically
-from sightword.storage.checkpoint import load_strictly, read_weights
-from sightword.storage.reader import read_dataclass
-from sightword.storage.writer import write_json
+from sightword.errors import MissingFileError, SightwordError
+from sightword.storage.checkpoint import load_strictly, read_weights, write_weights
+from sightword.storage.fields import Fields
 from sightword.systems.intent import show
+from sightword.systems.intent.anchors import NAME
 from sightword.systems.intent.config import IntentConfig
 from sightword.systems.intent.show import Explanation
 from sightword.systems.intent.task import BaselineTask, IntentTask, MultiStreamTask, make_task
+from sightword.towers.export import ExportedTower, write_image_tower
+from sightword.towers.frozen import FrozenModel
 from sightword.viz import chart, grid
 
-CONFIG, WEIGHTS, ANCHORS = "config.json", "model.safetensors", "semantic_anchors.pth"
+WEIGHTS, ANCHORS, TOWER = "model.safetensors", f"{NAME}.safetensors", "tower"
+REPLACED = ("tower", "tag", "semantic_anchors_path", "vocabulary")  # fields that an export states in another way
 SHOWN = 8  # intents of a chart
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class IntentPrediction(Result):
     """The intents of an image, and the words that they are computed from if the model has codebooks."""
 
@@ -73,50 +84,72 @@ class IntentPrediction(Result):
 class IntentClassifier(Predictor):
     """Predicts why photos were posted: a score for each of 28 intents."""
 
+    system = "intent"
+    summary = (
+        "Input: a photo. Output: a score for each of the 28 intents of Intentonomy, and the words of its patches that "
+        "the scores are computed from."
+    )
+    usage = 'model("photo.jpg").plot()'
+
     def __init__(self, task: IntentTask) -> None:
         self.task = task.eval()
 
     @classmethod
-    def from_task(cls, task: Task[BatchT]) -> Self:
+    def from_task(cls, task: Task[BatchT], data: DataConfig | None = None) -> Self:
         if not isinstance(task, IntentTask):
             raise SightwordError(f"IntentClassifier is made of a run of intent, got a {type(task).__name__}")
         return cls(task)
 
     @classmethod
-    def from_folder(cls, folder: Path) -> Self:
-        folder = Path(folder).expanduser()
-        config = read_dataclass(
-            folder / CONFIG,
+    def _from_folder(cls, folder: Path, content: Fields) -> Self:
+        exported = content.mapping("tower").into(ExportedTower)
+        config = content.mapping("config").into(
             IntentConfig,
-            missing=f"sightword export run=… out={folder} writes it",
-            damaged="It is damaged, or of another version: export the run again",
+            tower=exported.source(folder / TOWER),
+            tag=exported.tag,
             semantic_anchors_path=str(folder / ANCHORS),
         )
+        if config.model == "multistream" and not (folder / ANCHORS).is_file():
+            raise MissingFileError(
+                f"{folder / ANCHORS} is missing. Copy the exported folder as a whole, or export the run again"
+            )
         task = make_task(config)
+        task.tower = FrozenModel(lambda: exported.checked(task.open_tower()))
         load_strictly(task, read_weights(folder / WEIGHTS), folder / WEIGHTS)
         return cls(task)
 
-    def save_pretrained(self, folder: Path) -> None:
-        """Write the weights without those of the image encoder, the anchors and the config."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def _write(self, folder: Path) -> Mapping[str, object]:
+        """Write the weights, the anchors and, if it is a user's own, the image encoder, which is opened for this."""
+        config = self.task.config
+        exported = write_image_tower(self.task.tower.on(), config.tower, config.tag, folder / TOWER)
         if isinstance(self.task, MultiStreamTask):
-            self.task.anchors.write(folder / ANCHORS)
-        weights = {
-            name: value.detach().cpu().contiguous()
-            for name, value in self.task.state_dict().items()
-            if isinstance(value, Tensor)
-        }
-        with write_atomically(folder / WEIGHTS) as part:
-            save_file(weights, part)
-        config = asdict(self.task.config)
-        for path in ("semantic_anchors_path", "vocabulary"):  # of the training machine
-            del config[path]
-        write_json(folder / CONFIG, config)
+            self.task.anchors.write_named(folder / ANCHORS)
+        write_weights(folder / WEIGHTS, self.task_weights())
+        kept = {name: value for name, value in asdict(config).items() if name not in REPLACED}
+        return {"config": kept, "tower": asdict(exported)}
 
-    def __call__(self, images: Sequence[str | Path | Image.Image]) -> list[IntentPrediction]:
-        """Return a prediction for each image, given as a file or a PIL image of any size."""
-        opened = [image if isinstance(image, Image.Image) else read_image(Path(image).expanduser()) for image in images]
-        return [self._predicted(image.convert("RGB")) for image in opened]
+    def task_weights(self) -> dict[str, Tensor]:
+        return dict(self.task.state_dict())
+
+    def to(self, device: str | torch.device) -> Self:
+        self.task.to(device)  # the image encoder follows when it is used
+        return self
+
+    @overload  # a text is a sequence of texts, too
+    def __call__(self, images: str | Path | Image.Image) -> IntentPrediction: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, images: np.ndarray | Tensor) -> IntentPrediction | list[IntentPrediction]: ...
+    @overload
+    def __call__(self, images: Sequence[ImageLike]) -> list[IntentPrediction]: ...
+    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> IntentPrediction | list[IntentPrediction]:
+        """Return the prediction for an image, or a list of predictions for several.
+
+        An image is a file, a PIL image, an array (H, W, 3) or a tensor (3, H, W), of any size; arrays and tensors are
+        uint8, or floats in [0, 1], and with four axes they are several images. Raises SightwordError for others.
+        """
+        opened, alone = open_images(images)
+        found = [self._predicted(image) for image in opened]
+        return found[0] if alone else found
 
     def table(self) -> Image.Image:
         """Return a figure of the whole model: what each word adds to each intent if every patch has it."""

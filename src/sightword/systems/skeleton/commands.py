@@ -32,16 +32,17 @@ def recognise(
 
     The first recordings are printed; the table has all.
     """
-    from sightword.engine.run import load_predictor
     from sightword.storage import shards
     from sightword.systems.skeleton.labels import read_labels
     from sightword.systems.skeleton.predict import ActionRecognizer
 
     folder = folder_in(out)
-    recognizer = load_predictor(ActionRecognizer, model, checkpoint).to(shards.device())
+    recognizer = ActionRecognizer.from_pretrained(model, checkpoint).to(shards.device())
     if labels:
         recognizer = recognizer.for_classes(read_labels(labels))
-    recordings = _recordings(recognizer, annotations)
+    if not (file := annotations or recognizer.data.annotations):
+        raise SightwordError("the model names no annotations of its own. Give the recordings, annotations=<file>")
+    recordings = recognizer.recordings(file)
     rows = recordings.split(split)
     if truth and (highest := int(recordings.labels[rows].max())) >= len(recognizer.classes):
         raise SightwordError(
@@ -81,17 +82,6 @@ def check_pyskl(root: Path, classes: Amount = 0) -> "CheckReport":
     from sightword.systems.skeleton import check
 
     return check.check_pyskl(str(root), classes)
-
-
-def _recordings(recognizer: "ActionRecognizer", annotations: Path | None) -> "Recordings":
-    from dataclasses import replace
-
-    from sightword.systems.skeleton.data import read_recordings
-
-    data = replace(recognizer.data, annotations=str(annotations)) if annotations else recognizer.data
-    if not data.annotations:
-        raise SightwordError("the model names no annotations of its own. Give the recordings, annotations=<file>")
-    return read_recordings(data, recognizer.joints)
 
 
 def _predictions(

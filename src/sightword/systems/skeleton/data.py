@@ -115,12 +115,17 @@ def read_recordings(data: SkeletonData, joints: JointSet) -> Recordings:
             f"{recordings.path} has {recordings.num_joints} joints and {joints.name} has {len(joints.joints)}. Set "
             f"system.joints; sightword check dataset=pyskl path={recordings.path} names the sets that fit"
         )
+    say_broken(recordings)
+    return recordings
+
+
+def say_broken(recordings: Recordings) -> None:
+    """Report on stderr how many recordings have key points that are not numbers, if there are any."""
     if broken := recordings.broken():
         shards.say(
             f"{recordings.path}: {len(broken)} recordings have key points that are not numbers (NaN), the first is "
             f"{broken[0]}: read as missing; sightword check dataset=pyskl path={recordings.path} names all"
         )
-    return recordings
 
 
 def split_rows(data: SkeletonData, recordings: Recordings, split: str, classes: Sequence[str]) -> list[int]:

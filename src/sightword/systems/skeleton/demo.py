@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from sightword.engine.run import load_predictor, make_evaluator, restore
+from sightword.engine.run import make_evaluator, restore
 from sightword.systems.skeleton import prediction, show
 from sightword.systems.skeleton.annotations import read_annotations
 from sightword.systems.skeleton.config import SkeletonData
@@ -38,7 +38,7 @@ def section(out: Path, train: Train) -> Section:
     assert isinstance(evaluator, SkeletonEvaluator)
     for batch in split_loader(config.data, "test", task.joints, task.labels.classes):
         evaluator.update(batch)
-    return _section(evaluator, evaluator.compute(), load_predictor(ActionRecognizer, run), run, small)
+    return _section(evaluator, evaluator.compute(), ActionRecognizer.from_pretrained(run), run, small)
 
 
 def _section(

@@ -1,11 +1,11 @@
-"""A trained model as its user holds it: skeleton sequences in, probabilities of actions out.
+"""A trained model for users: skeleton sequences in, probabilities of actions out.
 
 A folder that `save_pretrained` wrote has
 
-    config.json         system: the config; labels: classes and prompts; joints; views: how views are sampled; widths:
-                        of the text encoder's pooled vectors and tokens
+    config.json         config: the system's, without paths; labels: classes and prompts; joints; views: how views are
+                        sampled; widths: of the text encoder's pooled vectors and tokens; text: how to open it
     model.safetensors   the video encoder, the projections, τ, and `bank`: the embeddings of the classes
-    text/               the text encoder, if it can be saved (a BERT or T5): for classes that were not exported
+    text/               the text encoder, for classes that were not exported; not a published one that was not trained
 
 Legend: B recordings; n views of each; M persons; L frames of a view; V joints; T frames of the features; K classes; E
 dimension of the common space.
@@ -14,27 +14,27 @@ dimension of the common space.
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias, overload
 
+import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sightword.data.loader import moved
 from sightword.engine.config import DataConfig
-from sightword.engine.contract import BatchT, Predictor
+from sightword.engine.contract import BatchT
+from sightword.engine.predictor import Predictor, Training
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
-from sightword.storage.atomic import write_atomically
-from sightword.storage.checkpoint import load_strictly, read_checkpoint
-from sightword.storage.reader import read_json
-from sightword.storage.writer import write_json
-from sightword.systems.skeleton.annotations import Recordings, SkeletonSequence
+from sightword.storage.checkpoint import load_strictly, read_checkpoint, write_weights
+from sightword.storage.fields import Fields
+from sightword.systems.skeleton.annotations import Recordings, SkeletonSequence, read_annotations
 from sightword.systems.skeleton.build import build_video_text_model, open_tower
 from sightword.systems.skeleton.config import SkeletonConfig, SkeletonData
-from sightword.systems.skeleton.data import SkeletonBatch, ViewDataset, measured
+from sightword.systems.skeleton.data import SkeletonBatch, ViewDataset, measured, say_broken
 from sightword.systems.skeleton.heatmap import Heatmaps, draw_heatmaps
 from sightword.systems.skeleton.joints import JointSet, joint_set_of
+from sightword.systems.skeleton.keypoint import sequence_of
 from sightword.systems.skeleton.labels import Labels
 from sightword.systems.skeleton.model import (
     Classifier,
@@ -47,14 +47,19 @@ from sightword.systems.skeleton.model import (
 from sightword.systems.skeleton.prediction import ActionPrediction
 from sightword.systems.skeleton.task import SkeletonTask
 from sightword.towers.base import TextTower
-from sightword.towers.hugging_face import HFText
+from sightword.towers.export import ExportedTower, write_text_tower
 
-CONFIG, WEIGHTS, TEXT = "config.json", "model.safetensors", "text"
+WEIGHTS, TEXT = "model.safetensors", "text"
+REPLACED = ("joints", "labels", "text", "video_weights")  # fields that an export states in another way, or needs not
 TRAINING = ("matching.", "text.")  # prefixes of the weights that are not exported
-VIEWS = (  # fields of SkeletonData that say how views are sampled
+VIEWS = (  # fields of SkeletonData that say how views are sampled; the last bits of results depend on batch_size
     *("frames", "test_size", "test_views", "test_flip"),
-    *("persons", "compact", "padding", "threshold", "pyskl_parity"),
+    *("persons", "compact", "padding", "threshold", "pyskl_parity", "batch_size"),
 )
+
+
+#: One recording: a sequence, or key points (M, T, V, 2) or (T, V, 2), with scores 3 instead of 2.
+Recording: TypeAlias = SkeletonSequence | np.ndarray | Tensor
 
 
 class BatchScores(NamedTuple):
@@ -140,22 +145,29 @@ def as_predictions(
 class ActionRecognizer(Predictor):
     """Names the action of skeleton sequences: one of the classes it was trained on, or of classes given as texts."""
 
+    system = "skeleton"
+    summary = (
+        "Input: the key points of persons over some seconds, as a pose estimator gives them. Output: a probability for "
+        "each action. A model with a text encoder also names actions that it was not trained on, by their words."
+    )
+    usage = "model(keypoints, size=(1080, 1920)).plot()  # (persons, frames, joints, 2), x and y in pixels"
+
     def __init__(
         self,
-        system: SkeletonConfig,
+        config: SkeletonConfig,
         data: SkeletonData,
         model: Classifier | VideoTextModel,
         heatmaps: Heatmaps,
         joints: JointSet,
         labels: Labels,
         bank: Tensor,
-        folder: Path | None = None,
+        exported: ExportedTower | None = None,
     ) -> None:
         """data: how views are sampled. bank: (K, E) embeddings of the classes; (0,) for a classifier.
 
-        folder: where the text encoder lies that the model came without; it is opened when texts are given.
+        exported: the text encoder that the model came without; it is opened when texts are given.
         """
-        self.system, self.data, self.joints, self.labels, self.folder = system, data, joints, labels, folder
+        self.config, self.data, self.joints, self.labels, self.exported = config, data, joints, labels, exported
         self.model, self.heatmaps, self.bank = model.eval(), heatmaps.eval(), bank
 
     @property
@@ -169,89 +181,149 @@ class ActionRecognizer(Predictor):
         return next(self.model.parameters()).device
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the model to a device. Return the same recognizer."""
         self.model.to(device)
         self.bank = self.bank.to(device)
         return self
 
     @classmethod
-    def from_task(cls, task: Task[BatchT]) -> Self:
-        return cls.from_run(task, SkeletonData())
+    def from_task(cls, task: Task[BatchT], data: DataConfig | None = None) -> Self:
+        """Return the recognizer of a trained task, which samples views as the run's evaluation on test does.
 
-    @classmethod
-    def from_run(cls, task: Task[BatchT], data: DataConfig) -> Self:
-        """Return the recognizer of a trained task, which samples views as the run's evaluation on test does."""
+        data: the run's; None: the defaults of `SkeletonData`. Raises SightwordError if the task is of another system.
+        """
+        data = SkeletonData() if data is None else data
         if not isinstance(task, SkeletonTask) or not isinstance(data, SkeletonData):
             raise SightwordError(f"ActionRecognizer is made of a run of skeleton, got a {type(task).__name__}")
         bank = task.bank().clone() if isinstance(task.model, VideoTextModel) else torch.zeros(0)
         return cls(task.system, data, task.model, task.heatmaps, task.joints, task.labels, bank)
 
     @classmethod
-    def from_folder(cls, folder: Path, heatmaps: Heatmaps | None = None) -> Self:
-        """Read what `save_pretrained` wrote. Raises SightwordError if the folder is not that.
-
-        heatmaps: what draws the joints, if not `Heatmaps` of the exported joint set.
-        """
-        folder = Path(folder).expanduser()
-        fields = read_json(
-            folder / CONFIG,
-            missing=f"sightword export run=… out={folder} writes it",
-            damaged="It is damaged or of another version: export the run again",
-        )
-        system = fields.mapping("system").into(SkeletonConfig)
-        data = fields.mapping("views").into(SkeletonData, num_workers=0)
-        widths = fields.integers("widths")
-        if len(widths) != (0 if system.recognise_by == "classifier" else 2):
-            raise fields.error(f"expected the widths of the text encoder's vectors and tokens, got {widths}", "widths")
-        listed, set_of = fields.mapping("labels"), fields.mapping("joints")
-        labels = Labels.of({name: listed.texts(name) for name in listed}, str(folder / CONFIG))
+    def _from_folder(cls, folder: Path, content: Fields) -> Self:
+        exported: ExportedTower | None = None
+        config = content.mapping("config").into(SkeletonConfig)
+        if config.recognise_by == "text":
+            exported = content.mapping("text").into(ExportedTower)
+            config.text = exported.name or str((folder / TEXT).absolute())
+        data = content.mapping("views").into(SkeletonData, num_workers=0)
+        listed, set_of = content.mapping("labels"), content.mapping("joints")
+        source = listed.source.name
+        labels = Labels.of({name: listed.texts(name) for name in listed}, source)
         joints = joint_set_of(set_of, set_of.text("name"))
-        heatmaps = heatmaps or Heatmaps(joints, system.heatmap)
-        network = ResNet3dSlowOnly(heatmaps.channels, system.base, system.depths)
-        model: Classifier | VideoTextModel
-        if system.recognise_by == "classifier":
-            model = Classifier(VideoEncoder(network), len(labels.classes), system.dropout)
-        else:
-            model = build_video_text_model(system, network, None, (widths[0], widths[1]))
+        heatmaps = Heatmaps(joints, config.heatmap)
+        model = _network(content, config, heatmaps.channels, len(labels.classes))
         weights = read_checkpoint(folder / WEIGHTS)
         bank: Tensor = weights.pop("bank", torch.zeros(0))
-        if isinstance(model, VideoTextModel) and bank.shape != (len(labels.classes), system.embed_dim):
+        if isinstance(model, VideoTextModel) and bank.shape != (len(labels.classes), config.embed_dim):
             raise SightwordError(
-                f"{folder / WEIGHTS} has embeddings {tuple(bank.shape)} of classes, {CONFIG} names "
-                f"{len(labels.classes)} and embed_dim {system.embed_dim}. They are of two exports: export again"
+                f"{folder / WEIGHTS} has embeddings {tuple(bank.shape)} of classes, {source} names "
+                f"{len(labels.classes)} and embed_dim {config.embed_dim}. They are of two exports: export again"
             )
         load_strictly(model, weights, folder / WEIGHTS)
-        network.lay_out()
-        return cls(system, data, model, heatmaps, joints, labels, bank, folder)
+        model.video.network.lay_out()
+        return cls(config, data, model, heatmaps, joints, labels, bank, exported)
 
-    def save_pretrained(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        widths: list[int] = []
+    def _write(self, folder: Path) -> Mapping[str, object]:
+        content: dict[str, object] = {}
         if isinstance(self.model, VideoTextModel):
-            tower = self.tower()
-            widths = [tower.embed_dim, tower.width]
-            if isinstance(tower, HFText):
-                tower.save(folder / TEXT)
+            tower, trained = self.tower(), not self.config.freeze_text
+            content["widths"] = [tower.embed_dim, tower.width]
+            text, length = self.config.text, self.config.text_length
+            content["text"] = dataclasses.asdict(write_text_tower(tower, text, trained, folder / TEXT, length))
         weights = {name: value for name, value in self.model.state_dict().items() if not name.startswith(TRAINING)}
-        weights |= {"bank": self.bank}
-        with write_atomically(folder / WEIGHTS) as part:
-            save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, part)
-        content = {
-            "system": dataclasses.asdict(self.system),
+        write_weights(folder / WEIGHTS, weights | {"bank": self.bank})
+        config = dataclasses.asdict(self.config)
+        return {
+            "config": {name: value for name, value in config.items() if name not in REPLACED},
             "labels": dict(zip(self.labels.classes, map(list, self.labels.prompts), strict=True)),
             "joints": self.joints._asdict(),
             "views": {name: getattr(self.data, name) for name in VIEWS},
-            "widths": widths,
+            **content,
         }
-        write_json(folder / CONFIG, content)
 
-    def __call__(self, recordings: Sequence[SkeletonSequence], labelled: bool = False) -> list[ActionPrediction]:
-        """Predict the actions of recordings, for example of `read_annotations(file)`.
+    def task_weights(self) -> dict[str, Tensor]:
+        """Return the weights by the names of the task. An export has none of `matching`, which only training uses."""
+        if isinstance(self.model, VideoTextModel):
+            self.tower()
+        return {f"model.{name}": value for name, value in self.model.state_dict().items()}
 
-        labelled: the recordings' labels are numbers of these classes, so that predictions can say whether they are
-        right. Raises SightwordError for a recording with other joints than the model's.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a SkeletonSequence is a tuple, and so a sequence itself
+        self, recordings: SkeletonSequence, *, labelled: bool = False
+    ) -> ActionPrediction: ...
+    @overload
+    def __call__(self, recordings: np.ndarray | Tensor, *, size: tuple[int, int]) -> ActionPrediction: ...
+    @overload
+    def __call__(
+        self,
+        recordings: str | Path | Sequence[Recording],
+        *,
+        size: tuple[int, int] | None = None,
+        split: str = "",
+        labelled: bool = False,
+    ) -> list[ActionPrediction]: ...
+    def __call__(
+        self,
+        recordings: str | Path | Recording | Sequence[Recording],
+        *,
+        size: tuple[int, int] | None = None,
+        split: str = "",
+        labelled: bool = False,
+    ) -> ActionPrediction | list[ActionPrediction]:
+        """Return the prediction for one recording, or a list of predictions for several.
+
+        recordings: a `SkeletonSequence`, or key points as an array or tensor (M, T, V, 2) or (T, V, 2), x and y in
+        pixels, with 3 instead of 2 if the third is a score in [0, 1]; a sequence of these; or an annotation file, a
+        .pkl in pyskl's format or an .npz, of which all recordings are predicted. size: height and width in pixels of
+        the images that arrays come from. split: of an annotation file; empty: all. labelled: the labels of the
+        recordings are numbers of these classes, so that predictions can state whether they are right.
+        Raises SightwordError for recordings with other joints than the model's.
         """
-        return list(self.stream(recordings, range(len(recordings)), labelled)) if len(recordings) else []
+        if isinstance(recordings, SkeletonSequence | np.ndarray | Tensor):
+            return self([recordings], size=size, split=split, labelled=labelled)[0]
+        opened = (
+            self.recordings(recordings) if isinstance(recordings, str | Path) else self._sequences(recordings, size)
+        )
+        if isinstance(opened, Recordings):
+            if size is not None:
+                raise SightwordError(f"size={size} is of key points as arrays; {opened.path} states its own. Remove it")
+            rows: Sequence[int] = opened.split(split)
+        elif split:
+            raise SightwordError(f"split={split!r} is a split of an annotation file. Pass the file, or remove split")
+        else:
+            rows = range(len(opened))
+        return list(self.stream(opened, rows, labelled)) if len(rows) else []
+
+    def recordings(self, path: str | Path) -> Recordings:
+        """Return the recordings of an annotation file, and report on stderr those with key points that are NaN.
+
+        Raises SightwordError for a file that is not one.
+        """
+        if (suffix := Path(path).suffix.lower()) not in (".pkl", ".pickle", ".npz"):
+            raise SightwordError(
+                f"{path} is not a file of key points ({suffix or 'no suffix'}; a .pkl or .npz is one). Of videos and "
+                "images, compute key points with a pose estimator first and pass them as an array"
+            )
+        found = read_annotations(path)
+        say_broken(found)
+        return found
+
+    def _sequences(self, recordings: Sequence[Recording], size: tuple[int, int] | None) -> Sequence[SkeletonSequence]:
+        """Return recordings of any kind as sequences. size: as of a call."""
+        if isinstance(recordings, Recordings):
+            return recordings
+        found = []
+        for number, one in enumerate(recordings):
+            if isinstance(one, np.ndarray | Tensor):
+                name = f"recording {number}" if len(recordings) > 1 else "recording"
+                found.append(sequence_of(one, size, self.joints, name))
+            elif isinstance(one, SkeletonSequence):
+                found.append(one)
+            else:
+                raise SightwordError(
+                    f"recording {number} is a {type(one).__name__}, expected a SkeletonSequence or an array of key "
+                    "points. Pass np.asarray(…) of lists, or an annotation file alone"
+                )
+        return found
 
     def stream(
         self, recordings: Sequence[SkeletonSequence], rows: Sequence[int], labelled: bool = False, workers: int = 0
@@ -273,12 +345,12 @@ class ActionRecognizer(Predictor):
 
     def scores(self, points: Tensor, scores: Tensor, size: tuple[int, int]) -> BatchScores:
         """Return the probabilities of views, given as tensors; see `score_views`."""
-        kind = self.system.test_scores
+        kind = self.config.test_scores
         return score_views(self.model, self.heatmaps, self.bank, kind, points, scores, size)
 
     def describe_probabilities(self) -> str:
         """Return how probabilities are computed, for a report."""
-        return describe_probabilities(self.model, self.system.test_scores)
+        return describe_probabilities(self.model, self.config.test_scores)
 
     def for_classes(self, labels: Labels | Mapping[str, Sequence[str]]) -> "ActionRecognizer":
         """Return a recognizer of other classes, given as texts, with the same networks. labels: {class: [prompts]}.
@@ -294,20 +366,24 @@ class ActionRecognizer(Predictor):
         tower = self.tower()
         with torch.no_grad():
             bank = ClassTexts(labels, tower.tokenizer).to(self.device).embed(tower, self.model.text_head).unit
-        return ActionRecognizer(
-            self.system, self.data, self.model, self.heatmaps, self.joints, labels, bank, self.folder
+        found = ActionRecognizer(
+            self.config, self.data, self.model, self.heatmaps, self.joints, labels, bank, self.exported
         )
+        found.training = Training(
+            self.training.experiment, self.training.checkpoint
+        )  # its metrics are of other classes
+        return found
 
     def tower(self) -> TextTower:
-        """Return the text encoder, opened on first use if it lies in the folder."""
+        """Return the text encoder. One that the model came without is opened and kept.
+
+        Raises SightwordError if its files are missing, or its weights are not those that the model was exported with.
+        """
         assert isinstance(self.model, VideoTextModel)
         if self.model.text is None:
-            if self.folder is None or not (self.folder / TEXT).is_dir():
-                raise SightwordError(
-                    f"{self.folder} was exported without its text encoder ({self.system.text}), so it has the classes "
-                    f"of its {CONFIG} only"
-                )
-            self.model.text = open_tower(self.system, self.folder / TEXT).freeze().to(self.device)
+            assert self.exported is not None
+            opened = open_tower(self.config, self.exported.source(Path(self.config.text)))
+            self.model.text = self.exported.checked(opened).freeze().to(self.device)
         return self.model.text
 
     def _check(self, recordings: Sequence[SkeletonSequence], rows: Sequence[int], labelled: bool) -> None:
@@ -322,8 +398,21 @@ class ActionRecognizer(Predictor):
                 f"the recordings have {max(other)} joints, and the model was trained on {own}, those of "
                 f"{self.joints.name}"
             )
+        if labelled and min(labels) < 0:
+            raise SightwordError("key points as arrays have no labels. Remove labelled=True")
         if labelled and max(labels) >= len(self.classes):
             raise SightwordError(
                 f"a recording has the label {max(labels)} and there are {len(self.classes)} classes. Give the labels "
                 "of this set, or do not say that the recordings are labelled"
             )
+
+
+def _network(content: Fields, config: SkeletonConfig, channels: int, classes: int) -> Classifier | VideoTextModel:
+    """Return the network of an exported config, without weights and without a text encoder."""
+    network = ResNet3dSlowOnly(channels, config.base, config.depths)
+    if config.recognise_by == "classifier":
+        return Classifier(VideoEncoder(network), classes, config.dropout)
+    widths = content.integers("widths")
+    if len(widths) != 2:
+        raise content.error(f"expected the widths of the text encoder's vectors and tokens, got {widths}", "widths")
+    return build_video_text_model(config, network, None, (widths[0], widths[1]))

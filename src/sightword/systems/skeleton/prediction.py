@@ -22,7 +22,7 @@ from sightword.systems.skeleton.weight import effective_frames
 from sightword.viz.write import write_picture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ActionPrediction(Result):
     """The predicted action of one recording, and the first of its views as the network got it. Arrays on the CPU."""
 
