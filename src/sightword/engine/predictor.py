@@ -49,8 +49,8 @@ class Training:
 
     experiment: str = ""
     checkpoint: str = ""  # best, last, or the file's name
-    metrics: Mapping[str, float] = field(default_factory=dict)  # val/… of the checkpoint, test/… if it was measured
-    protocol: Mapping[str, str] = field(default_factory=dict)  # topic → text: how the metrics were computed
+    metrics: dict[str, float] = field(default_factory=dict)  # val/… of the checkpoint, test/… if it was measured
+    protocol: dict[str, str] = field(default_factory=dict)  # topic → text: how the metrics were computed
 
 
 class Predictor(ModelHubMixin, ABC, library_name="sightword"):
