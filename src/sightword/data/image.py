@@ -155,14 +155,21 @@ def open_images(images: ImageLike | Sequence[ImageLike]) -> tuple[list[Image.Ima
     An array or tensor is uint8, or floats in [0, 1]; with four axes it is a batch. Raises SightwordError for an image
     that is not readable, and for an array of another shape or range.
     """
+    several, alone = as_sequence(images)
+    return [open_image(image) for image in several], alone
+
+
+def as_sequence(images: ImageLike | Sequence[ImageLike]) -> tuple[Sequence[ImageLike], bool]:
+    """Return one image or several as a sequence, none of them opened yet, and whether there was one alone."""
     if isinstance(images, str | Path | Image.Image):
-        return [_opened(images)], True
-    if isinstance(images, np.ndarray | Tensor) and images.ndim < 4:
-        return [_opened(images)], True
-    return [_opened(image) for image in images], False
+        return [images], True
+    if isinstance(images, np.ndarray | Tensor):
+        return ([images], True) if images.ndim < 4 else (list(images), False)
+    return images, False
 
 
-def _opened(image: ImageLike) -> Image.Image:
+def open_image(image: ImageLike) -> Image.Image:
+    """Return one image of any kind as RGB, 8 bit; its values and errors are those of `open_images`."""
     if isinstance(image, Image.Image):
         return _to_rgb(_upright(image))
     if isinstance(image, Tensor):

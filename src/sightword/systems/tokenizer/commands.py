@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sightword.data.size import size_text
-from sightword.engine.argument import ImageJobOptions, Model, Out, Size
+from sightword.engine.argument import ImageJobOptions, JobOptions, Model, Out, Size, folder_in
+from sightword.errors import Unfinished
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
@@ -37,6 +38,33 @@ def tokenize(
         print(f"read it: FeatureCache({str(out)!r})[{key!r}]['ids']")
 
 
+def detokenize(
+    ids: Path,  # the cache that `sightword tokenize` wrote, or a .npy file of ids (h, w) or (n, h, w)
+    model: Model,  # the one that wrote the ids: a run directory, an exported folder, a hub id, or a published file
+    out: Out,  # the folder of the images
+    layout: str = "",  # of a published file: taming_f16_1024, llamagen_vq16, …
+    job: JobOptions = JobOptions(),
+) -> None:
+    """Decode a cache of code ids to a folder of PNG files, each named after the image that was encoded.
+
+    A name that does not end in .png gets .png appended. After Ctrl-C, run the same command again to decode the rest.
+    """
+    from sightword.storage.cache import FeatureCache
+    from sightword.systems.tokenizer.decode import decode_grids, open_grids
+
+    grids = open_grids(ids)
+    found = decode_grids(_Source(model, layout).load, grids, folder_in(out), job)
+    print(
+        f"{found.there} of {len(grids.keys)} images of size {size_text(found.size)} in {out} ({found.done} decoded now)"
+    )
+    cache = grids.rows
+    if isinstance(cache, FeatureCache) and not cache.done:
+        raise Unfinished(
+            f"{ids} is not finished: {len(cache)} of {cache.header['items']} rows. Run its sightword tokenize command "
+            "again, then this one"
+        )
+
+
 class _Source(NamedTuple):
     """The source of a tokenizer, which Ray's workers load again."""
 
@@ -45,13 +73,12 @@ class _Source(NamedTuple):
 
     def load(self) -> "VQImage":
         """Return the network, in eval mode."""
-        from sightword.engine.run import load_predictor
         from sightword.systems.tokenizer.predict import ImageTokenizer
         from sightword.towers.vq.published import load_published
 
         if self.layout:
             return load_published(self.model, self.layout)
-        return load_predictor(ImageTokenizer, self.model).model
+        return ImageTokenizer.from_pretrained(self.model).model
 
 
 def check_images(root: Path) -> "CheckReport":

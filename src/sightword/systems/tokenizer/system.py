@@ -50,7 +50,7 @@ class TokenizerSystem(System[TokenizerConfig, TokenizerData, "TokenizerTask", "I
 
     @property
     def commands(self) -> Sequence[Command]:
-        return [commands.tokenize]
+        return [commands.tokenize, commands.detokenize]
 
     @property
     def checks(self) -> Mapping[str, Check]:

@@ -3,6 +3,7 @@
 Legend: B images of a batch; h, w ids of an image.
 """
 
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from sightword.data.image import ImageFolder, Transform, center_crop, list_images, squash
+from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.cache import FeatureCache, digest, header_for, id_dtype
 from sightword.storage.job import ImageJobOptions
@@ -38,9 +40,26 @@ class View:
             return {"resize": f"{self.height}x{self.width}, bicubic", "crop": "none", "range": [-1, 1]}
         return {"resize": f"shorter side to {self.height}, bicubic", "crop": "centre", "range": [-1, 1]}
 
+    @classmethod
+    def of(cls, preprocessing: Mapping[str, object]) -> "View":
+        """Return the view of a cache's header. Raises SightwordError if the header states no such view."""
+        found = re.fullmatch(
+            r"(?:shorter side to )?(\d{1,6})(?:x(\d{1,6}))?, bicubic", str(preprocessing.get("resize"))
+        )
+        view = cls(int(found[1]), int(found[2] or 0)) if found else None
+        if view is None or view.preprocessing() != dict(preprocessing):
+            raise SightwordError(f"its header does not state the size of the images, got {dict(preprocessing)}")
+        return view
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the resized image, in pixels."""
+        return self.height, self.width or self.height
+
     def grid(self, factor: int) -> tuple[int, int]:
         """Return (h, w), the ids of an image. factor: pixels of a side for one id."""
-        return -(-self.height // factor), -(-(self.width or self.height) // factor)
+        height, width = self.size
+        return -(-height // factor), -(-width // factor)
 
 
 @dataclass(frozen=True)
