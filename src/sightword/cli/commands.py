@@ -54,7 +54,9 @@ def evaluate(
     evaluator, loader = runs.make_evaluator(config, task), runs.held_out(config, split, task)
     metrics = measure(task, evaluator, loader, config)
     file = file_in(out or run, "evaluation.json" if split == "val" else f"evaluation_{split}.json")
-    written = _write_evaluation(file, evaluator, loader, metrics, {"run": str(run), "checkpoint": str(used)})
+    written = _write_evaluation(
+        file, evaluator, loader, metrics, {"run": run.as_posix(), "checkpoint": used.as_posix()}
+    )
     protocol, notes = evaluator.protocol(), evaluator.notes()
     print("\n".join([*([protocol["split"]] if "split" in protocol else []), *metric_lines(metrics, notes)]))
     beside = f"; beside it {', '.join(str(path) for path in written)}" if written else ""

@@ -16,6 +16,7 @@ import struct
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, Protocol, Self
@@ -67,7 +68,6 @@ class _Environment(Protocol):
 
 _lock = threading.RLock()
 _open: dict[str, tuple[tuple[int, int], _Environment]] = {}  # file → ((device, inode), environment)
-os.register_at_fork(before=lambda: _before_fork(), after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class Rows:
@@ -207,6 +207,7 @@ def _environment(file: Path, room: int) -> _Environment:
 
 def _opened(path: str, room: int) -> _Environment:
     lmdb = import_lmdb()
+    _close_before_forks()
     # Without write access no lock is possible. That is safe for finished caches on read-only disks.
     writable = os.access(os.path.dirname(path), os.W_OK) and (not os.path.exists(path) or os.access(path, os.W_OK))
     options = {"subdir": False, "readonly": not writable, "lock": writable, "readahead": False, "meminit": False}
@@ -256,6 +257,13 @@ def _begin(env: _Environment, write: bool = False) -> _Transaction:
 def _identity(path: str) -> tuple[int, int]:
     stat = os.stat(path)
     return stat.st_dev, stat.st_ino
+
+
+@cache
+def _close_before_forks() -> None:
+    """Register `_before_fork`, once in a process and its children. Windows has no fork."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_before_fork, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def _before_fork() -> None:

@@ -17,7 +17,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -89,8 +89,8 @@ class TokenCache:
         """Return the content keys that have a row."""
         return set(self.rows)
 
-    def _key(self, path: str | Path) -> str:
-        return self.index.get(str(path)) or (content_key(path) if Path(path).is_file() else "")
+    def _key(self, path: str | PurePath) -> str:
+        return self.index.get(PurePath(path).as_posix()) or (content_key(path) if Path(path).is_file() else "")
 
     def _find(self, path: str | Path) -> tuple[FeatureCache, str]:
         key = self._key(path)
@@ -195,7 +195,7 @@ class Index(NamedTuple):
 
 def index_images(root: Path, files: Sequence[Path], known: Index) -> Index:
     """Return the index of `files`, all below `root`. Reads only those that are not in `known` or changed since."""
-    index = Index(str(root.resolve()), {})
+    index = Index(root.resolve().as_posix(), {})
     before = known.images if known.root == index.root else {}
     for file in files:
         path, stat = file.relative_to(root).as_posix(), file.stat()

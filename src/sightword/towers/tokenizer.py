@@ -83,10 +83,10 @@ class TextTokenizer:
 
 
 class CLIPTokenizer(TextTokenizer):
-    """open_clip's byte-pair encoding: it lowercases, and encodes every text. <start> … <end>, padded with 0."""
+    """CLIP's byte-pair encoding: it lowercases, and encodes every text. <start> … <end>, padded with 0."""
 
     def __init__(self, bpe: Foreign, length: int) -> None:
-        """bpe: `open_clip.SimpleTokenizer`."""
+        """bpe: `clip.byte_pair.BytePairs`, or open_clip's `SimpleTokenizer`."""
         super().__init__(0, bpe.eot_token_id, length, bpe.vocab_size)
         self.bpe, self.start = bpe, bpe.sot_token_id
         self.special = frozenset(bpe.all_special_ids)

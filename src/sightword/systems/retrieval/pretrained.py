@@ -26,6 +26,7 @@ from sightword.systems.retrieval.config import RetrievalConfig
 from sightword.systems.retrieval.model import DualEncoder, make_encoder
 from sightword.towers.base import ImageTower, TextTower
 from sightword.towers.clip.encoder import CLIP, CLIPImage
+from sightword.towers.clip.network import build as build_clip
 from sightword.towers.factory import image_tower, tower_pair
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.siglip.encoder import SigLIP, SigLIPImage
@@ -173,11 +174,9 @@ def _siglip(architecture: Mapping[str, object], places: int, preprocess: Preproc
 
 
 def _clip(architecture: Mapping[str, object], preprocess: Preprocess, name: str, token_type: str) -> CLIPImage:
-    from open_clip.model import CustomTextCLIP
-
     vision = architecture["vision_cfg"]
     assert isinstance(vision, dict)
     whole = {**architecture, "vision_cfg": {**vision, "image_size": list(preprocess.size)}, "text_cfg": {}}
     with torch.device("meta"):
-        network = CustomTextCLIP(**whole).visual
-    return CLIPImage(network, preprocess, name, token_type, dict(architecture))
+        visual = build_clip(whole).visual
+    return CLIPImage(visual, preprocess, name, token_type, dict(architecture))

@@ -30,8 +30,8 @@ class Query(NamedTuple):
 
     def as_dict(self) -> dict[str, object]:
         """Return plain values, fit for JSON."""
-        found = [{"image": str(path), "score": score, "right": right} for path, score, right in self.found]
-        return {"caption": self.caption, "written_of": str(self.own), "found": found}
+        found = [{"image": path.as_posix(), "score": score, "right": right} for path, score, right in self.found]
+        return {"caption": self.caption, "written_of": self.own.as_posix(), "found": found}
 
 
 def search(split: Split, texts: Tensor, images: Tensor, numbers: Sequence[int], top: int = 10) -> list[Query]:

@@ -16,6 +16,8 @@ from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.checkpoint import read_weights
 from sightword.storage.reader import read_json
 from sightword.towers import hub
+from sightword.towers.clip import network
+from sightword.towers.clip.byte_pair import BytePairs
 from sightword.towers.foreign import Config, Foreign
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.tokenizer import CLEANING, CLIPTokenizer, HFTokenizer, TextTokenizer
@@ -23,6 +25,8 @@ from sightword.towers.tokenizer import CLEANING, CLIPTokenizer, HFTokenizer, Tex
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 OTHER_WEIGHTS = ("open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
 OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # only OpenAI's own files have them
+
+OF_TEXT = ("text_projection", "positional_embedding", "token_embedding", "transformer", "ln_final")
 
 
 class Checkpoint(NamedTuple):
@@ -84,9 +88,7 @@ def _check_object(value: object, what: str, source: str | Path) -> None:
 
 
 def build(found: Checkpoint) -> Foreign:
-    """open_clip's CustomTextCLIP (`visual`, `text`) on the "meta" device, of a kind that `encoder` reads."""
-    from open_clip.model import CustomTextCLIP
-
+    """The networks (`visual`, `text`) on the "meta" device, of a kind that `encoder` reads."""
     model_cfg, source = found.model_cfg, found.source
     for part in ("vision_cfg", "text_cfg"):
         _check_object(model_cfg.get(part), part, source)
@@ -94,12 +96,13 @@ def build(found: Checkpoint) -> Foreign:
         raise SightwordError(f"{source} is a CoCa, not a CLIP: it has no vision tower of the kind that is read here")
     if "timm_model_name" in model_cfg["vision_cfg"] or "hf_model_name" in model_cfg["text_cfg"]:
         raise SightwordError(f"{source} is made of timm's or Hugging Face's networks; towers.siglip reads SigLIPs")
-    plain = {key: value for key, value in model_cfg.items() if key != "custom_text"}
     try:
         with torch.device("meta"):
-            model = CustomTextCLIP(**plain)
+            model = network.build(model_cfg)
     except Exception as error:  # a config of unknown origin can fail in any way
         raise SightwordError(f"{source} has a config of which no CLIP can be built: {hub.reason(error)}") from error
+    if isinstance(model, network.PlainCLIP):
+        return model
     _check_visual(model.visual, source)
     _check_text(model.text, source)
     if model.logit_bias is not None:
@@ -131,9 +134,12 @@ def _check_text(text: Foreign, source: str | Path) -> None:
 
 def architecture(model_cfg: Config) -> dict[str, object]:
     """Return the parts of open_clip's config that define the image network, with defaults, without disabled ones."""
-    from open_clip.model import CLIPVisionCfg
+    if network.is_plain(model_cfg):
+        vision = {**network.VISION, **model_cfg["vision_cfg"]}
+    else:
+        from open_clip.model import CLIPVisionCfg
 
-    vision = asdict(CLIPVisionCfg(**model_cfg["vision_cfg"]))
+        vision = asdict(CLIPVisionCfg(**model_cfg["vision_cfg"]))
     for key in list(vision):
         elsewhere = key in ("image_size", "patch_dropout", "output_tokens")
         if elsewhere or key.startswith(("timm_", "attn_pooler_")) or not vision[key]:
@@ -146,9 +152,6 @@ def architecture(model_cfg: Config) -> dict[str, object]:
 
 def read(found: Checkpoint, model: Foreign) -> tuple[dict[str, Tensor], Path]:
     """Return the weights under the names of `CustomTextCLIP`, and their file. Fetches them if necessary."""
-    from open_clip.convert import convert_state_dict
-    from open_clip.model import convert_to_custom_text_state_dict
-
     quick = bool(found.model_cfg.get("quick_gelu"))
     name, tag, entry, _ = found.weights
     if tag:
@@ -158,7 +161,12 @@ def read(found: Checkpoint, model: Foreign) -> tuple[dict[str, Tensor], Path]:
     if OPENAI_KEYS & weights.keys():
         _check_activation(name, file.name, quick, True)
         weights = {key: value for key, value in weights.items() if key not in OPENAI_KEYS}
-    weights = convert_to_custom_text_state_dict(convert_state_dict(model, weights))
+    if not isinstance(model, network.PlainCLIP):
+        from open_clip.convert import convert_state_dict
+
+        weights = convert_state_dict(model, weights)
+    if "text_projection" in weights:  # then the names of the text side have no prefix
+        weights = {f"text.{key}" if key.startswith(OF_TEXT) else key: value for key, value in weights.items()}
     if "logit_scale" in weights and weights["logit_scale"].numel() == 1:
         weights["logit_scale"] = weights["logit_scale"].reshape(model.logit_scale.shape)
     return weights, file
@@ -202,9 +210,7 @@ def _tokenizer(found: Checkpoint, length: int) -> TextTokenizer:
     text_cfg = found.model_cfg["text_cfg"]
     name, clean = text_cfg.get("hf_tokenizer_name"), _cleaning(text_cfg, found.source)
     if not name:
-        import open_clip
-
-        return CLIPTokenizer(open_clip.SimpleTokenizer(context_length=length, clean=clean or "lower"), length)
+        return CLIPTokenizer(BytePairs(clean or "lower"), length)
     from sightword.towers.hugging_face import open_tokenizer
 
     return HFTokenizer(open_tokenizer(found.folder or str(name)), length, clean=CLEANING[clean or "whitespace"])

@@ -56,8 +56,8 @@ def attend(
 ) -> Tensor:
     """The block's attention alone, (B, S, W) to (B, S, W), for one of the DENSE token types.
 
-    block: an open_clip residual attention block. projected: q, k and v computed so far for this x, shared by
-    several token types.
+    block: a residual attention block of `network`, or open_clip's. projected: q, k and v computed so far for this x,
+    shared by several token types.
     """
     value = _heads(block, x, "v", projected)  # (B, H, S, d)
     if token_type.kind != "value":

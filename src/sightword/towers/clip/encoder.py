@@ -46,7 +46,7 @@ class CLIPImage(ImageTower):
         token_type: str = "joint",
         architecture: Mapping[str, object] | None = None,
     ) -> None:
-        """visual: open_clip's VisionTransformer, as `clip_checkpoint.build` lets it in. token_type: of the tokens that
+        """visual: the image side of what `clip_checkpoint.build` returns. token_type: of the tokens that
         `forward` returns, see `dense`."""
         super().__init__()
         self.architecture = dict(architecture or {})
@@ -111,7 +111,7 @@ class CLIPText(TextTower):
     """Ids (B, L) to tokens (B, L, E) in the joint space and the vector (B, E) at each text's end."""
 
     def __init__(self, text: Foreign, tokenizer: TextTokenizer, name: str) -> None:
-        """text: open_clip's TextTransformer, as `clip_checkpoint.build` lets it in."""
+        """text: the text side of what `clip_checkpoint.build` returns."""
         super().__init__()
         self.text, self.tokenizer, self.name = text, tokenizer, name
         self.width = self.embed_dim = text.output_dim

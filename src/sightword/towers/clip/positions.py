@@ -18,7 +18,7 @@ def resample(
 ) -> tuple[tuple[int, int], int]:
     """Bring positions, in the weights and in the empty model, to another image size and text length. Returns both.
 
-    model: open_clip's CustomTextCLIP. size, length: None for its own.
+    model: as `checkpoint.build` returns it. size, length: None for its own.
     """
     visual, text = model.visual, model.text
     old, patch = tuple(visual.grid_size), tuple(visual.patch_size)

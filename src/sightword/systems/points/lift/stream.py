@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sightword.systems.points.lift.geometry import Links
@@ -156,6 +155,8 @@ class VoxelMap:
         old, scores = self._scores(frame, count)
         found = torch.full((count,), -1)
         if len(old) and count:
+            from scipy.optimize import linear_sum_assignment
+
             for mask, column in zip(*linear_sum_assignment(scores.numpy(), maximize=True), strict=True):
                 if scores[mask, column] >= self.threshold:
                     found[mask] = old[column]
