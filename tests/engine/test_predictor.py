@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -77,7 +78,7 @@ def test_an_export_that_was_killed_half_way_is_no_model(run, tmp_path, monkeypat
     def killed(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ImageTokenizer, "generate_model_card", killed)
+    monkeypatch.setattr("sightword.towers.vq.image.write_weights", killed)
     with pytest.raises(KeyboardInterrupt):
         model.save_pretrained(tmp_path / "export")
     with pytest.raises(SightwordError, match=r"nor an exported model \(config.json is missing\)"):
@@ -117,7 +118,7 @@ def test_a_result_shows_itself_in_a_notebook(photos, run):
 
 def test_one_input_gives_one_result_and_many_a_list(photos, run):
     model, image = load(run), Image.open(photos / "0.png")
-    array = torch.from_numpy(__import__("numpy").array(image.convert("RGB")))
+    array = torch.from_numpy(np.array(image.convert("RGB")))
     tensor = array.permute(2, 0, 1)
     one = model(photos / "0.png")
     for other in (image, array.numpy(), tensor, tensor.float() / 255):

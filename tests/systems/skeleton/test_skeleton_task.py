@@ -254,8 +254,6 @@ def test_a_task_starts_from_a_published_network_and_reports_what_is_new(world, t
     config = Run(experiment="skeleton/slowonly", init_from=str(tmp_path / "joint.pth"))
     told = r"2 missing, so new: model.linear.weight, model.linear.bias.*init_strict="
     with pytest.raises(SightwordError, match=told):
-        SightwordError, match=r"2 missing, so new: model.linear.weight, model.linear.bias.*init_strict="
-    ):
         initialise(task, origin_of(config), config)
     report = initialise(task, origin_of(config), dataclasses.replace(config, init_strict=False))
     assert (report.missing, report.unexpected) == (["model.linear.weight", "model.linear.bias"], [])

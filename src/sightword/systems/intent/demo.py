@@ -44,6 +44,7 @@ def _run(out: Path, name: str, data: Path, train: Train) -> Path:
         "data.cache": out / "tokens",
         "data.ids": out / "ids",
     }
+    paths |= {"init_from": out / "runs" / "stage1"} if name == "stage2" else {}
     given = [f"{key}={path}" for key, path in paths.items()]
     if not train(folder, [f"experiment=intent/{name}", "scale=mini", *given]):
         raise KeyboardInterrupt
