@@ -69,7 +69,7 @@ def test_strict_refuses_with_names_and_both_shapes(first, tiny, tmp_path):
     config = tokenizer(tiny, tmp_path, f"init_from={first}", "system.num_embeddings=32")
     before = weights_of(task := make_task(config))
     with pytest.raises(
-        SightwordError, match=r"of another shape, so new: .*\(16, 256\) there, \(32, 256\) here.*init_strict="
+        SightwordError, match=r"of another shape, so new: .*\(16, 64\) there, \(32, 64\) here.*init_strict="
     ):
         initialise(task, origin_of(config), config)
     assert_same(before, weights_of(task))
@@ -91,7 +91,7 @@ def test_nothing_in_common_is_refused_even_if_not_strict(tiny, tmp_path):
     config = compose_config(
         ["experiment=skeleton/slowonly_mini", f"init_from={tmp_path / 'other.safetensors'}", "init_strict=false"]
     )
-    with pytest.raises(SightwordError, match=r"(Nothing fits|not a PoseC3D)"):
+    with pytest.raises(SightwordError, match=r"not a PoseC3D"):
         origin_of(config).weights(worlds_task(tmp_path))
 
 

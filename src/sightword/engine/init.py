@@ -45,7 +45,7 @@ class InitReport(NamedTuple):
 
     def lines(self) -> list[str]:
         """Return the report as text, a line for each kind of difference."""
-        lines = [f"starting from {self.source}: {len(self.matched)} names matched"]
+        lines = [f"{self.source}: {len(self.matched)} names match"]
         kinds = {"missing, so new": self.missing, "unexpected, so not used": self.unexpected}
         kinds["of another shape, so new"] = [f"{name} ({shapes})" for name, shapes in self.shapes.items()]
         return lines + [f"  {len(names)} {what}: {_few(names)}" for what, names in kinds.items() if names]
@@ -80,8 +80,9 @@ def initialise(task: Task[object], origin: Origin, config: Run) -> InitReport:
     found = origin.weights(task)
     report = compare(task, found, origin.source)
     if not report.matched or (config.init_strict and not report.fits):
-        advice = "Nothing fits" if not report.matched else "Add init_strict=false to start from what matches"
-        raise SightwordError("; ".join(line.strip() for line in report.lines()) + f". {advice}")
+        advice = "Add init_strict=false to start from what matches" if report.matched else "Give weights of such a model"
+        told = "; ".join(line.strip() for line in report.lines())
+        raise SightwordError(f"init_from does not fit: {told}. {advice}")
     kept = {name: found[name] for name in report.matched}
     task.check_weights(kept, resumed=False)
     task.load_state_dict({**task.state_dict(), **kept})

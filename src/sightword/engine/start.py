@@ -44,7 +44,7 @@ def start(config: Run, folder: Path | None = None) -> "Fitted":
         read_fitting(last, task, config, resumed=True)
     report = initialise(task, origin, config) if origin else None
     if report and is_first_process():
-        print("\n".join(report.lines()), file=sys.stderr)
+        print("starting from " + "\n".join(report.lines()), file=sys.stderr)
     from sightword.engine.fit import fit
 
     fresh = folder is None
