@@ -275,7 +275,8 @@ class ActionRecognizer(Predictor):
         pixels, with 3 instead of 2 if the third is a score in [0, 1]; a sequence of these; or an annotation file, a
         .pkl in pyskl's format or an .npz, of which all recordings are predicted. size: height and width in pixels of
         the images that arrays come from. split: of an annotation file; empty: all. labelled: the labels of the
-        recordings are numbers of these classes, so that predictions can state whether they are right.
+        recordings are numbers of these classes, so that predictions can state whether they are right. Which frames are
+        sampled depends on the place of a recording among the others, as it does in an evaluation.
         Raises SightwordError for recordings with other joints than the model's.
         """
         if isinstance(recordings, SkeletonSequence | np.ndarray | Tensor):
