@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sightword.data.loader import Loaders
     from sightword.engine.predictor import Predictor
     from sightword.engine.task import Task
+    from sightword.storage.fields import Fields
 
 BatchT = TypeVar("BatchT")
 ConfigT = TypeVar("ConfigT", bound=SystemConfig)
@@ -160,6 +161,10 @@ class System(ABC, Generic[ConfigT, DataT, TaskT, BatchT]):
     def predictor(self) -> "type[Predictor] | None":
         """Return the predictor class; None if the system has none."""
         return None
+
+    def reads(self, content: "Fields") -> bool:
+        """Return whether a config.json that names no system is nevertheless one of this system's models."""
+        return False
 
     @property
     def commands(self) -> Sequence[Command]:

@@ -78,11 +78,6 @@ class Predictor(ModelHubMixin, ABC, library_name="sightword"):
         """
 
     @classmethod
-    def reads(cls, content: Fields) -> bool:
-        """Return whether a config.json that names no system is nevertheless of this one."""
-        return False
-
-    @classmethod
     @abstractmethod
     def _from_folder(cls, folder: Path, content: Fields) -> Self:
         """Return the predictor in an exported folder. content: of its config.json."""
@@ -213,8 +208,7 @@ def place_of(path: str | Path, **hub: Unpack[HubOptions]) -> Place:
 
 def _system_of(content: Fields) -> str:
     """Return the system of a config.json that names none."""
-    kinds = {name: system.predictor() for name, system in systems().items()}
-    return next((name for name, kind in kinds.items() if kind is not None and kind.reads(content)), "")
+    return next((name for name, system in systems().items() if system.reads(content)), "")
 
 
 def _refuse_others(folder: Path) -> None:

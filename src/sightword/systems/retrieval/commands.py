@@ -122,16 +122,17 @@ class Source(NamedTuple):
 
     def retriever(self) -> "PersonRetriever":
         """Return the predictor. Raises SightwordError if the folder is neither, or of another system."""
-        from sightword.engine.run import load_predictor
         from sightword.systems.retrieval.predict import PersonRetriever
 
-        found = load_predictor(PersonRetriever, self.run, self.checkpoint)
-        found.embedder.name = self.run
+        found = PersonRetriever.from_pretrained(self.run, self.checkpoint)
+        found.name = self.run
         return found
 
     def open(self) -> "Embedder":
         """Return the encoder, frozen."""
-        return self.retriever().embedder
+        embedder = self.retriever().embedder
+        embedder.name = self.run
+        return embedder
 
 
 def check_cuhk_pedes(root: Path) -> "CheckReport":

@@ -28,7 +28,7 @@ def section(out: Path, train: Train) -> Section:
         raise KeyboardInterrupt
     data = runs.read_config(run).data
     assert isinstance(data, RetrievalData)
-    retriever = runs.load_predictor(PersonRetriever, run)
+    retriever = PersonRetriever.from_pretrained(run)
     return _section(retriever, read_pedes(data.root, data.dataset, "test"), run, data.root)
 
 

@@ -11,6 +11,7 @@ Legend: B images; H, W pixels; N images of a gallery; E width of the embedding.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -19,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from sightword.data.image import ImageLike, open_image
 from sightword.errors import SightwordError
 from sightword.metrics.ranking import best
 from sightword.storage import shards
@@ -31,9 +33,28 @@ from sightword.systems.retrieval.model import DualEncoder
 from sightword.towers.base import Encoded, ImageTower
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.token_cache import Opener, TokenCache, cache_tokens, read_index
+from sightword.towers.tokenizer import TextTokenizer
 
 NOTE, WRITER = "gallery.json", "sightword index"
 HALF = (0.5, 0.5, 0.5)  # mean and deviation that bring [0, 1] to [-1, 1], which the encoder takes
+
+
+class Identity(NamedTuple):
+    """What the vectors of a gallery depend on, and so those of its queries."""
+
+    weights: str  # digest of both sides
+    preprocessing: Mapping[str, object]  # of images
+    name: str  # of the model, for messages
+
+
+class TextSide(Protocol):
+    """A `DualEncoder` or its text side alone."""
+
+    tokenizer: TextTokenizer
+
+    def encode_text(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Ids (B, L) and their mask to unit rows (B, E)."""
+        ...
 
 
 class Embedder(ImageTower):
@@ -61,39 +82,61 @@ class Embedder(ImageTower):
         """Return one by one: the whole image has one vector."""
         return 1, 1
 
-    @torch.no_grad()
-    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Return unit rows (n, E) of texts, on the CPU. Texts that are too long are cut off, with a line on stderr."""
-        if any(not text.strip() for text in texts):
-            raise SightwordError('the text is empty. Pass a sentence, as in sightword search index=… "a red coat"')
-        tokenizer, rows = self.model.tokenizer, []
-        before = tokenizer.truncated
-        for start in range(0, len(texts), batch_size):
-            ids, mask = tokenizer(list(texts[start : start + batch_size]), truncate=True)
-            rows.append(self.model.encode_text(ids.to(self.device), mask.to(self.device)).float().cpu())
-        if cut := tokenizer.truncated - before:
-            shards.say(f"{cut} of {len(texts)} sentences cut to the {tokenizer.length} tokens that this run takes")
-        return torch.cat(rows)
+    @cached_property
+    def digest(self) -> str:
+        """The digest of the weights as they are when it is first asked for."""
+        return digest(self.state_dict())
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Return unit rows (n, E) of texts, on the CPU; see `encode_texts`."""
+        return encode_texts(self.model, texts, self.device)
 
     @torch.no_grad()
-    def encode_image(self, images: Sequence[Path | Image.Image], batch_size: int = 32) -> Tensor:
-        """Return unit rows (N, E) of images, on the CPU."""
-        starts, rows = tqdm(range(0, len(images), batch_size), desc="encoding", unit=" batches", disable=None), []
-        for start in starts:
-            pictures = [
-                read_person(image) if isinstance(image, Path) else image.convert("RGB")
-                for image in images[start : start + batch_size]
-            ]
+    def encode_image(self, images: Sequence[ImageLike], batch_size: int = 32) -> Tensor:
+        """Return unit rows (N, E) of images, on the CPU. They are opened batch by batch."""
+        starts = range(0, len(images), batch_size)
+        shown = None if len(starts) > 1 else True  # no bar for a single batch, none where stderr is no terminal
+        rows = [torch.empty(0, self.model.embed_dim)]
+        for start in tqdm(starts, desc="encoding", unit=" batches", disable=shown):
+            pictures = [_opened(image) for image in images[start : start + batch_size]]
             rows.append(self(self.preprocess.batch(pictures).to(self.device)).pooled.cpu())
         return torch.cat(rows)
+
+
+@torch.no_grad()
+def encode_texts(encoder: TextSide, texts: Sequence[str], device: torch.device | str, batch_size: int = 256) -> Tensor:
+    """Return unit rows (n, E) of one text or more, on the CPU. Texts that are too long are cut, with a line on stderr.
+
+    device: of the encoder. Raises SightwordError if a text is empty.
+    """
+    if any(not text.strip() for text in texts):
+        raise SightwordError('the text is empty. Pass a sentence, as in sightword search index=… "a red coat"')
+    tokenizer, rows = encoder.tokenizer, []
+    before = tokenizer.truncated
+    for start in range(0, len(texts), batch_size):
+        ids, mask = tokenizer(list(texts[start : start + batch_size]), truncate=True)
+        rows.append(encoder.encode_text(ids.to(device), mask.to(device)).float().cpu())
+    if cut := tokenizer.truncated - before:
+        shards.say(f"{cut} of {len(texts)} sentences cut to the {tokenizer.length} tokens that this run takes")
+    return torch.cat(rows)
+
+
+def _opened(image: ImageLike) -> Image.Image:
+    return read_person(Path(image).expanduser()) if isinstance(image, str | Path) else open_image(image)
 
 
 class Hit(NamedTuple):
     """One image that a search found."""
 
-    path: Path
+    image: ImageLike  # its file, or the image as it was given
     score: float  # cosine
-    copies: int  # other files of the same bytes
+    copies: int = 0  # other files of the same bytes
+    number: int | None = None  # of the image among those that were indexed in memory, from 0
+
+    @property
+    def path(self) -> Path | None:
+        """The image's file; None for an image that was given without one."""
+        return Path(self.image) if isinstance(self.image, str | Path) else None
 
 
 class Searchable(Protocol):
@@ -103,7 +146,7 @@ class Searchable(Protocol):
         """Return how many images can be found."""
         ...
 
-    def check(self, embedder: Embedder) -> None:
+    def check(self, identity: Identity) -> None:
         """Raise SightwordError unless it was made by these weights and this preprocessing."""
         ...
 
@@ -112,26 +155,26 @@ class Searchable(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MemoryGallery:
     """Images and their vectors, in memory."""
 
-    paths: tuple[Path, ...]
+    images: tuple[ImageLike, ...]  # N
     vectors: Tensor  # (N, E) unit rows
     weights: str  # digest of the encoder's
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
-    def check(self, embedder: Embedder) -> None:
-        if self.weights != digest(embedder.state_dict()):
+    def check(self, identity: Identity) -> None:
+        if self.weights != identity.weights:
             raise SightwordError("the gallery was made with other weights. Use the model that made it, or index again")
 
     def search(self, vector: Tensor, top: int) -> list[Hit]:
         """Return the images nearest to a unit vector (1, E), best first; equal scores in their order in the gallery."""
         scores, rows = best(vector, self.vectors, top)
         pairs = zip(scores[0].tolist(), rows[0].tolist(), strict=True)
-        return [Hit(self.paths[row], score, 0) for score, row in pairs]
+        return [Hit(self.images[row], score, 0, row) for score, row in pairs]
 
 
 class Gallery:
@@ -155,14 +198,14 @@ class Gallery:
         """Return how many images of the folder have a vector, without their copies."""
         return len(self.rows.keys() & self.paths.keys())
 
-    def check(self, embedder: Embedder) -> None:
+    def check(self, identity: Identity) -> None:
         found = {name: self.rows.header.get(name) for name in ("weights", "preprocessing")}
-        wanted = {"weights": digest(embedder.state_dict()), "preprocessing": embedder.preprocess.as_dict()}
+        wanted = {"weights": identity.weights, "preprocessing": identity.preprocessing}
         if other := [name for name in found if found[name] != wanted[name]]:
             name = other[0]
             raise SightwordError(
-                f"{self.out} was made with other {name} ({found[name]}) than {embedder.name} has ({wanted[name]}). "
-                f"Pass the model= that made it, or write another with sightword index model={embedder.name} out=…"
+                f"{self.out} was made with other {name} ({found[name]}) than {identity.name} has ({wanted[name]}). "
+                f"Pass the model= that made it, or write another with sightword index model={identity.name} out=…"
             )
 
     def search(self, vector: Tensor, top: int) -> list[Hit]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from sightword.errors import SightwordError
 from sightword.ops.init import init_linear
+from sightword.storage.cache import digest
 from sightword.towers.base import Encoded, ImageTower, TextTower
 from sightword.towers.t5 import T5Text
 
@@ -69,6 +70,10 @@ class DualEncoder(nn.Module):
         """Ids (B, L), padded on the right, and their mask to unit rows (B, E)."""
         return self.text_features(ids, mask).unit
 
+    def text_side(self) -> "TextEncoder":
+        """Return the text side, with the same weights."""
+        return TextEncoder(self.text, self.heads[-1] if len(self.heads) else None)
+
     def image_features(self, images: Tensor) -> Features:
         """Encode images (B, 3, H, W) in [-1, 1]. The encoder's own vector is the first token, if it has their width."""
         encoded = self.image(self.image.normalise(images))
@@ -92,6 +97,26 @@ class DualEncoder(nn.Module):
     def _of_image(self, encoded: Encoded) -> Tensor:
         """The part of the image encoder's output that is used; parameters that it does not depend on are frozen."""
         return encoded.pooled
+
+
+class TextEncoder(nn.Module):
+    """The text side of a `DualEncoder` alone, which is all that a search in a gallery needs."""
+
+    def __init__(self, text: TextTower, head: nn.Module | None) -> None:
+        """head: the projection of its vectors, if there is one."""
+        super().__init__()
+        self.text, self.head, self.tokenizer = text, head, text.tokenizer
+
+    def encode_text(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Ids (B, L), padded on the right, and their mask to unit rows (B, E)."""
+        encoded = self.text(ids, mask)
+        vectors = encoded.pooled if self.head is None else self.head(encoded.pooled)
+        return Features(vectors, encoded.tokens).unit
+
+    def digest(self) -> str:
+        """Return the digest of all weights that a text passes through."""
+        weights = self.state_dict()
+        return digest({name: weights[name] for name in weights if not name.startswith("text.grid_bias.")})
 
 
 class SharedEncoder(DualEncoder):

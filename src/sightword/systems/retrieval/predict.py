@@ -1,4 +1,4 @@
-"""A trained retrieval model as its user holds it: images and texts to vectors, a gallery, and searches in it.
+"""The predictor of retrieval: encodes images and texts as vectors of one space, and searches images by text.
 
 Legend: N images; n texts; E width of the embedding.
 """
@@ -6,23 +6,39 @@ Legend: N images; n texts; E width of the embedding.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, overload
+from typing import Self, TypeAlias, overload
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
-from sightword.data.image import list_images
-from sightword.engine.contract import BatchT, Predictor, Result
+from sightword.data.image import ImageLike, as_sequence, list_images
+from sightword.engine.config import DataConfig
+from sightword.engine.contract import BatchT, Result
+from sightword.engine.predictor import Predictor
 from sightword.engine.task import Task
-from sightword.errors import SightwordError
-from sightword.storage.cache import digest
-from sightword.systems.retrieval.gallery import Embedder, Hit, MemoryGallery, Searchable
-from sightword.systems.retrieval.model import DualEncoder
-from sightword.systems.retrieval.pretrained import Origin, load_encoder, save_encoder
+from sightword.errors import MissingFileError, SightwordError
+from sightword.storage.fields import Fields
+from sightword.systems.retrieval.gallery import (
+    NOTE,
+    Embedder,
+    Gallery,
+    Hit,
+    Identity,
+    MemoryGallery,
+    Searchable,
+    encode_texts,
+)
+from sightword.systems.retrieval.model import DualEncoder, TextEncoder
+from sightword.systems.retrieval.pretrained import Exported, Origin, save_encoder
 from sightword.systems.retrieval.strip import Shown, strip
 from sightword.systems.retrieval.task import RetrievalTask
 
 DRAWN = 20  # images of a search's figure, at most: as many as a screen shows
+
+#: Images to search: a gallery; a folder that `sightword index` wrote, or one of images; or images of any kind.
+GalleryLike: TypeAlias = Searchable | str | Path | Image.Image | np.ndarray | Tensor | Sequence[ImageLike]
 
 
 @dataclass(frozen=True)
@@ -33,8 +49,8 @@ class SearchResult(Result):
     hits: tuple[Hit, ...]
 
     @property
-    def paths(self) -> list[Path]:
-        """The images' files."""
+    def paths(self) -> list[Path | None]:
+        """The images' files; None for an image that was given without one."""
         return [hit.path for hit in self.hits]
 
     @property
@@ -44,78 +60,162 @@ class SearchResult(Result):
 
     def plot(self) -> Image.Image:
         """Return the text above the first 20 images; a file that cannot be read any more is a grey tile."""
-        return strip(self.text, [Shown.of(hit.path, hit.score) for hit in self.hits[:DRAWN]])
+        return strip(self.text, [Shown.of(hit.image, hit.score) for hit in self.hits[:DRAWN]])
 
     def to_dict(self) -> dict[str, object]:
-        hits = [{"path": str(hit.path), "score": hit.score, "copies": hit.copies} for hit in self.hits]
+        hits = [
+            {"path": hit.path and str(hit.path), "number": hit.number, "score": hit.score, "copies": hit.copies}
+            for hit in self.hits
+        ]
         return {"text": self.text, "hits": hits}
+
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 40 else f"{self.text[:39]}…"
+        first = self.hits[0]
+        return f"SearchResult({text!r}: {len(self.hits)} images, first {_named(first)} with {first.score:.3f})"
 
 
 class PersonRetriever(Predictor):
-    """Encodes images and texts as unit vectors of one space, and searches images by text."""
+    """Encodes images and texts as unit vectors of one space, and searches images by text.
 
-    def __init__(self, model: DualEncoder, origin: Origin | None = None, name: str = "this model") -> None:
+    Of an exported folder the image encoder is opened when an image is first encoded: a search needs the text side.
+    """
+
+    system = "retrieval"
+    summary = "Finds the images, of people or of anything else it was trained on, that a sentence describes."
+    usage = 'gallery = model.index("photos")  # a folder of images\nmodel("a woman in a red coat", gallery).plot()'
+
+    def __init__(self, model: DualEncoder | Exported, origin: Origin | None = None, name: str = "this model") -> None:
         """origin: how the model was made; without it, `save_pretrained` is refused. name: for messages, its run."""
-        self.origin = origin
-        self.embedder = Embedder(model, name).freeze()
+        self.name, self._device = name, torch.device("cpu")
+        self._exported = model if isinstance(model, Exported) else None
+        self._text: TextEncoder | None = model.open_text() if isinstance(model, Exported) else None
+        self._origin = origin
+        self._embedder = None if isinstance(model, Exported) else Embedder(model, name).freeze()
 
     @classmethod
-    def from_task(cls, task: Task[BatchT]) -> Self:
+    def from_task(cls, task: Task[BatchT], data: DataConfig | None = None) -> Self:
         if not isinstance(task, RetrievalTask):
             raise SightwordError(f"PersonRetriever is made of a run of retrieval, got a {type(task).__name__}")
         return cls(task.model, task.origin)
 
     @classmethod
-    def from_folder(cls, folder: Path) -> Self:
-        return cls(*load_encoder(folder), name=str(folder))
+    def _from_folder(cls, folder: Path, content: Fields) -> Self:
+        return cls(Exported(folder, content), name=str(folder))
 
-    def save_pretrained(self, folder: Path) -> None:
-        if self.origin is None:
+    def _write(self, folder: Path) -> dict[str, object]:
+        embedder = self.embedder
+        if self._origin is None:
             raise SightwordError("this model was made without a config, which its folder would have to state")
-        save_encoder(self.embedder.model, self.origin, folder)
+        content = save_encoder(embedder.model, self._origin, folder)
+        digests = {"all": embedder.digest, "text": embedder.model.text_side().digest()}
+        return {**content, "digests": digests, "preprocessing": embedder.preprocess.as_dict()}
 
-    def to(self, device: str) -> Self:
-        """Move the model to a device, in place."""
-        self.embedder.to(device)
+    def task_weights(self) -> dict[str, Tensor]:
+        return {f"model.{name}": weight for name, weight in self.embedder.model.state_dict().items()}
+
+    @property
+    def embedder(self) -> Embedder:
+        """The whole encoder, frozen; opened when it is first needed."""
+        if self._embedder is None:
+            assert self._exported is not None
+            model, self._origin = self._exported.open()
+            self._embedder = Embedder(model, self.name).freeze().to(self._device)
+            self._text = None  # its weights are part of the whole
+        return self._embedder
+
+    @property
+    def identity(self) -> Identity:
+        """What vectors of this model depend on. A gallery of another identity is refused."""
+        if self._embedder is not None:
+            return Identity(self._embedder.digest, self._embedder.preprocess.as_dict(), self.name)
+        assert self._exported is not None
+        return Identity(self._exported.weights, self._exported.preprocessing, self.name)
+
+    def to(self, device: str | torch.device) -> Self:
+        self._device = torch.device(device)
+        for part in (self._text, self._embedder):
+            if part is not None:
+                part.to(self._device)
         return self
 
-    def encode_image(self, images: Sequence[str | Path | Image.Image]) -> Tensor:
-        """Return unit rows (N, E) float32 on the CPU, of files or PIL images of any size."""
-        return self.embedder.encode_image(
-            [image if isinstance(image, Image.Image) else Path(image) for image in images]
-        )
+    def encode_image(self, images: ImageLike | Sequence[ImageLike]) -> Tensor:
+        """Return the unit vector (E,) float32 of an image, or rows (N, E) of several, on the CPU.
+
+        Images have any size, and are as `sightword.data.image.open_images` takes them: files, PIL images, arrays
+        (H, W, 3), tensors (3, H, W), or a batch of these.
+        """
+        several, alone = as_sequence(images)
+        rows = self.embedder.encode_image(several)
+        return rows[0] if alone else rows
 
     def encode_text(self, texts: str | Sequence[str]) -> Tensor:
-        """Return unit rows (n, E) float32 on the CPU. Raises SightwordError if a text is empty."""
-        return self.embedder.encode_text([texts] if isinstance(texts, str) else list(texts))
+        """Return the unit vector (E,) float32 of a text, or rows (n, E) of several, on the CPU.
 
-    def index(self, images: str | Path | Sequence[str | Path]) -> MemoryGallery:
-        """Return a gallery in memory, of files or of every image below a folder. `write_gallery` keeps one on disk."""
-        files = list_images(images) if isinstance(images, str | Path) else [Path(image) for image in images]
-        if not files:
-            raise SightwordError("there are no images to index. Pass one file or more")
-        return MemoryGallery(tuple(files), self.encode_image(files), digest(self.embedder.state_dict()))
+        Raises SightwordError if a text is empty.
+        """
+        several = [texts] if isinstance(texts, str) else list(texts)
+        if self._text is not None:
+            rows = encode_texts(self._text, several, self._device)
+        else:
+            rows = self.embedder.encode_text(several)
+        return rows[0] if isinstance(texts, str) else rows
+
+    def index(self, images: ImageLike | Sequence[ImageLike]) -> MemoryGallery:
+        """Return a gallery in memory, of every image below a folder, or of images as `encode_image` takes them.
+
+        `sightword index` keeps a gallery on disk.
+        """
+        several: Sequence[ImageLike]
+        several = list_images(images) if isinstance(images, str | Path) else as_sequence(images)[0]
+        if not len(several):
+            raise SightwordError("there are no images to index. Pass one or more")
+        return MemoryGallery(tuple(several), self.encode_image(several), self.identity.weights)
 
     @overload
-    def __call__(self, query: str, gallery: Searchable, top: int = 10) -> SearchResult: ...  # type: ignore[overload-overlap]
+    def __call__(self, query: str, gallery: GalleryLike, top: int = 10) -> SearchResult: ...  # type: ignore[overload-overlap]
     @overload
-    def __call__(self, query: Sequence[str], gallery: Searchable, top: int = 10) -> list[SearchResult]: ...
+    def __call__(self, query: Sequence[str], gallery: GalleryLike, top: int = 10) -> list[SearchResult]: ...
     def __call__(
-        self, query: str | Sequence[str], gallery: Searchable, top: int = 10
+        self, query: str | Sequence[str], gallery: GalleryLike, top: int = 10
     ) -> SearchResult | list[SearchResult]:
         """Return the `top` best images for a text, or for each of several.
 
-        Raises SightwordError if a text is empty, the gallery is empty, or other weights made it.
+        gallery: of `index`; a folder that `sightword index` wrote; or a folder of images, or images of any kind, which
+        are then encoded at each call. Raises SightwordError if a text is empty, the gallery is empty, or other weights
+        made it.
         """
         if top < 1:
             raise SightwordError(f"top={top} is too small. Pass at least 1")
-        if not len(gallery):
-            raise SightwordError("the gallery has no image with a vector. Index the images again")
-        gallery.check(self.embedder)
         texts = [query] if isinstance(query, str) else list(query)
+        if not texts:
+            return []
         vectors = self.encode_text(texts)
+        searched = self._gallery(gallery)
+        if not len(searched):
+            raise SightwordError("the gallery has no image with a vector. Index the images again")
+        searched.check(self.identity)
         found = [
-            SearchResult(text, tuple(gallery.search(vector[None], top)))
+            SearchResult(text, tuple(searched.search(vector[None], top)))
             for text, vector in zip(texts, vectors, strict=True)
         ]
         return found[0] if isinstance(query, str) else found
+
+    def _gallery(self, gallery: GalleryLike) -> Searchable:
+        """Return a gallery, opened or indexed."""
+        if isinstance(gallery, str | Path):
+            folder = Path(gallery).expanduser()
+            if not folder.is_dir():
+                raise MissingFileError(
+                    f"gallery={str(gallery)!r} is not a folder. Pass one that sightword index wrote, a folder of "
+                    "images, or a list of images"
+                )
+            return Gallery(folder) if (folder / NOTE).is_file() else self.index(folder)
+        if isinstance(gallery, Image.Image | np.ndarray | Tensor | Sequence):
+            return self.index(gallery)
+        return gallery
+
+
+def _named(hit: Hit) -> str:
+    """Return how a hit is called: its file, or its number among the images that were given."""
+    return str(hit.path) if hit.path is not None else f"image {hit.number}"

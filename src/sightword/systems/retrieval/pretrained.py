@@ -2,7 +2,9 @@
 
 The folder has no generator and no heads of training, and needs none of the towers' own files:
 
-    config.json         system: the config; image: the image encoder's architecture, if it stands alone
+    config.json         config: of the system; image: the image encoder's architecture, if it stands alone;
+                        digests: of all weights, and of those that a text passes through;
+                        preprocessing: of images, as in the header of a gallery
     towers/             a CLIP or SigLIP that both sides are of, in its own library's format; or
     text/               the T5, in Hugging Face's format
     model.safetensors   all weights that are not in those two
@@ -14,25 +16,22 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypedDict
 
 import torch
-from safetensors.torch import save_file
+from torch import nn
 
 from sightword.errors import SightwordError
-from sightword.storage.atomic import write_atomically
-from sightword.storage.checkpoint import load_strictly, read_checkpoint
+from sightword.storage.checkpoint import load_strictly, read_checkpoint, write_weights
 from sightword.storage.fields import Fields
-from sightword.storage.reader import read_json
-from sightword.storage.writer import write_json
 from sightword.systems.retrieval.config import RetrievalConfig
-from sightword.systems.retrieval.model import DualEncoder, make_encoder
+from sightword.systems.retrieval.model import DualEncoder, TextEncoder, make_encoder
 from sightword.towers.base import ImageTower, TextTower
 from sightword.towers.clip.encoder import CLIP, CLIPImage
 from sightword.towers.clip.network import build as build_clip
-from sightword.towers.factory import image_tower, tower_pair
+from sightword.towers.factory import image_tower, text_tower, tower_pair
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.siglip.encoder import SigLIP, SigLIPImage
 from sightword.towers.t5 import T5Text
 
-CONFIG, WEIGHTS, PAIR, TEXT = "config.json", "model.safetensors", "towers", "text"
+WEIGHTS, PAIR, TEXT = "model.safetensors", "towers", "text"
 Pair: TypeAlias = CLIP | SigLIP
 
 
@@ -94,8 +93,8 @@ def _length(system: RetrievalConfig) -> _Length:
 # --------------------------------------------------------------------------------------------------------- the folder
 
 
-def save_encoder(model: DualEncoder, origin: Origin, folder: Path) -> None:
-    """Write the folder."""
+def save_encoder(model: DualEncoder, origin: Origin, folder: Path) -> dict[str, object]:
+    """Write the folder but config.json. Return its fields config and image."""
     folder.mkdir(parents=True, exist_ok=True)
     image: Mapping[str, object] = {}
     if origin.pair is not None:
@@ -106,37 +105,82 @@ def save_encoder(model: DualEncoder, origin: Origin, folder: Path) -> None:
         image = describe(model.image)
     elsewhere = _elsewhere(origin.pair is not None)
     weights = {name: w for name, w in model.state_dict().items() if not name.startswith(elsewhere)}
-    with write_atomically(folder / WEIGHTS) as part:
-        save_file({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, part)
-    write_json(folder / CONFIG, {"system": asdict(origin.config), "image": image})
+    write_weights(folder / WEIGHTS, weights)
+    return {"config": _without_paths(origin.config), "image": image}
 
 
-def load_encoder(folder: str | Path) -> tuple[DualEncoder, Origin]:
-    """Return the encoder of a folder, in eval mode, and how it was made.
+def _without_paths(system: RetrievalConfig) -> dict[str, object]:
+    """Return a config that names local folders without the way to them, and no tokenizer, which only training opens."""
+    names = {name: _public(getattr(system, name)) for name in ("clip", "clip_tag", "siglip", "siglip_tag", "t5")}
+    return {**asdict(system), **names, "vq_weights": "", "vq_layout": ""}
 
-    Raises SightwordError if a file is missing or damaged, or of another version.
-    """
-    folder = Path(folder).expanduser()
-    content = read_json(
-        folder / CONFIG,
-        missing=f"sightword export run=… out={folder} writes it",
-        damaged="It is damaged, or of another version",
-    )
-    system = content.mapping("system").into(RetrievalConfig)
-    pair = tower_pair(folder / PAIR) if system.image == system.text else None
-    if pair is not None:
-        towers = Towers(pair.image, pair.text, pair)
-    else:
-        image = build(content.mapping("image"))
-        grid = image.grid() if system.shared and system.grid_bias else None
-        towers = Towers(image, T5Text.load(folder / TEXT, system.text_pooling, grid, **_length(system)), None)
-    model = make_encoder(
-        towers.image, towers.text, system.embed_dim, system.project, system.shared, system.image_pooling
-    )
-    elsewhere = _elsewhere(pair is not None)
-    loaded = {name: weight for name, weight in model.state_dict().items() if name.startswith(elsewhere)}
-    load_strictly(model, {**loaded, **read_checkpoint(folder / WEIGHTS)}, folder / WEIGHTS)
-    return model.eval(), Origin(system, pair)
+
+def _public(name: str) -> str:
+    """Return the name of an encoder; of a local folder or file only its own name, as an export may be published."""
+    path = Path(name)
+    return path.name if path.is_absolute() or path.expanduser().exists() else name
+
+
+class Exported:
+    """An exported folder, whose two sides are opened apart."""
+
+    def __init__(self, folder: Path, content: Fields) -> None:
+        """content: of its config.json. Raises SightwordError if it is of another version."""
+        self.folder, self.content = folder, content
+        self.config = content.mapping("config").into(RetrievalConfig)
+        digests = content.mapping("digests")
+        self.weights, self.text_weights = digests.text("all"), digests.text("text")
+        self.preprocessing = content.mapping("preprocessing").plain()
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether the two sides are those of one CLIP or SigLIP."""
+        return self.config.image == self.config.text
+
+    def open_text(self) -> TextEncoder:
+        """Return the text side, frozen; no weights of the image encoder are read.
+
+        Raises SightwordError if a file is missing or damaged, or the weights are not those that were exported.
+        """
+        config = self.config
+        text = text_tower(self.folder / PAIR) if self.is_pair else self._t5()
+        head: nn.Linear | None = None
+        if config.project != "none":
+            prefix = f"heads.{0 if config.project == 'shared' else 1}."
+            weights = read_checkpoint(self.folder / WEIGHTS)
+            head = nn.Linear(text.embed_dim, config.embed_dim, device="meta")
+            own = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+            load_strictly(head, own, self.folder / WEIGHTS)
+        encoder = TextEncoder(text, head).eval().requires_grad_(False)
+        if (found := encoder.digest()) != self.text_weights:
+            raise SightwordError(
+                f"{self.folder} has other weights of its text encoder ({found}) than config.json states "
+                f"({self.text_weights}). Export the run again"
+            )
+        return encoder
+
+    def open(self) -> tuple[DualEncoder, Origin]:
+        """Return the encoder, in eval mode, and how it was made.
+
+        Raises SightwordError if a file is missing or damaged, or of another version.
+        """
+        config, pair = self.config, tower_pair(self.folder / PAIR) if self.is_pair else None
+        if pair is not None:
+            towers = Towers(pair.image, pair.text, pair)
+        else:
+            image = build(self.content.mapping("image"))
+            towers = Towers(image, self._t5(image.grid() if config.shared and config.grid_bias else None), None)
+        towers.image.requires_grad_(False)  # so that no backward pass is made to see which parameters are used
+        model = make_encoder(
+            towers.image, towers.text, config.embed_dim, config.project, config.shared, config.image_pooling
+        )
+        elsewhere = _elsewhere(self.is_pair)
+        loaded = {name: weight for name, weight in model.state_dict().items() if name.startswith(elsewhere)}
+        load_strictly(model, {**loaded, **read_checkpoint(self.folder / WEIGHTS)}, self.folder / WEIGHTS)
+        return model.eval(), Origin(config, pair)
+
+    def _t5(self, grid: tuple[int, int] | None = None) -> T5Text:
+        return T5Text.load(self.folder / TEXT, self.config.text_pooling, grid, **_length(self.config))
 
 
 def _elsewhere(pair: bool) -> tuple[str, ...]:
@@ -146,7 +190,7 @@ def _elsewhere(pair: bool) -> tuple[str, ...]:
 
 def describe(tower: ImageTower) -> dict[str, object]:
     """Return plain values of which `build` makes the same network."""
-    found: dict[str, object] = {"name": tower.name, "preprocess": tower.preprocess.as_dict()}
+    found: dict[str, object] = {"name": _public(tower.name), "preprocess": tower.preprocess.as_dict()}
     if isinstance(tower, SigLIPImage):
         return found | {"architecture": tower.architecture, "places": tower.network.config.image_size}
     assert isinstance(tower, CLIPImage)

@@ -1,12 +1,11 @@
 """A strip: a sentence above its best images, in a row."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from sightword.data.image import read_image
+from sightword.data.image import ImageLike, open_image
 from sightword.viz.style import FAINT, GREY, INK
 
 HEIGHT, WIDEST, NARROWEST = 168, 224, 64  # pixels of an image in a strip
@@ -23,9 +22,9 @@ class Shown(NamedTuple):
     right: bool | None = None  # whether it shows the person; None: unknown
 
     @classmethod
-    def of(cls, path: str | Path, score: float, right: bool | None = None) -> "Shown":
+    def of(cls, image: ImageLike, score: float, right: bool | None = None) -> "Shown":
         try:
-            return cls(read_image(path), score, right)
+            return cls(open_image(image), score, right)
         except ValueError:
             return cls(None, score, right)
 

@@ -54,9 +54,9 @@ def detokenize(
 
     grids = open_grids(ids)
     found = decode_grids(_Source(model, layout).load, grids, folder_in(out), job)
-    print(
-        f"{found.there} of {len(grids.keys)} images of size {size_text(found.size)} in {out} ({found.done} decoded now)"
-    )
+    height, width = found.size
+    size = size_text(height if height == width else found.size)
+    print(f"{found.there} of {len(grids.keys)} images of size {size} in {out} ({found.done} decoded now)")
     cache = grids.rows
     if isinstance(cache, FeatureCache) and not cache.done:
         raise Unfinished(

@@ -76,11 +76,6 @@ class ImageTokenizer(Predictor):
         return cls(task.model)
 
     @classmethod
-    def reads(cls, content: Fields) -> bool:
-        """Return whether a config.json is one of `VQImage.save_pretrained`."""
-        return {"encoder", "quantizer", "decoder", "project"} <= set(content)
-
-    @classmethod
     def _from_folder(cls, folder: Path, content: Fields) -> Self:
         return cls(VQImage.from_pretrained(folder))
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sightword.data.image import ImageBatch
     from sightword.data.loader import Loaders
     from sightword.engine.predictor import Predictor
+    from sightword.storage.fields import Fields
     from sightword.systems.tokenizer.task import TokenizerTask
 
 
@@ -47,6 +48,10 @@ class TokenizerSystem(System[TokenizerConfig, TokenizerData, "TokenizerTask", "I
         from sightword.systems.tokenizer.predict import ImageTokenizer
 
         return ImageTokenizer
+
+    def reads(self, content: "Fields") -> bool:
+        """Return whether a config.json is one of `VQImage.save_pretrained`."""
+        return {"encoder", "quantizer", "decoder", "project"} <= set(content)
 
     @property
     def commands(self) -> Sequence[Command]:
