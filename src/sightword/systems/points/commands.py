@@ -51,6 +51,7 @@ def lift(
     """Lift CLIP's features from posed RGB-D frames onto the points that they show, scene by scene.
 
     A scene's folder gets a frame_<i>.npz for each frame (pts_feat, uv_idx, conf_2d, rows), points.ply and report.json.
+    With vis=1 it also gets a vis_<i>.png for each frame and cloud.png.
     After Ctrl-C, run the same command again to lift the rest. Exit status 1 if a scene could not be lifted.
     """
     from sightword.systems.points.lift.extract import Job, Options, extract

@@ -434,7 +434,7 @@ def _report(
 
 
 def memory_peaks() -> dict[str, int | None]:
-    """Return bytes: this process's peak so far, None where the system does not say, and the GPU's since its last reset."""
+    """Return bytes: this process's peak so far, None if it is unknown, and the GPU's since it was last reset."""
     try:
         import resource  # Unix only
     except ImportError:
