@@ -12,27 +12,31 @@ FIELD = 40.0  # vertical field of view, degrees
 BACKGROUND = (232, 235, 239)  # darker than white walls
 WIDEST_SPLAT = 14  # largest radius of a point in pixels of the enlarged image
 SHRINK = 2  # the image is rendered so many times too large, then reduced
+AT_ONCE = 2048  # points that are drawn together, which bounds the memory
 
 
-def cloud(
+def clouds(
     xyz: Array,
-    rgb: Array,
+    colourings: Sequence[Array],
     size: tuple[int, int] = (640, 480),
     up: Sequence[float] = (0.0, 0.0, 1.0),
     facing: Array | None = None,
     azimuth: float | None = None,
     elevation: float = 38.0,
-) -> Image.Image:
-    """Draw a coloured point cloud in perspective, from above and outside: xyz (N, 3) in any unit, rgb (N, 3) uint8.
+) -> list[Image.Image]:
+    """Draw a point cloud in perspective, from above and outside, once in each colouring.
 
+    xyz: (N, 3) in any unit. colourings: (N, 3) uint8 each; all share one geometry, which is most of the work.
     size: (width, height) in pixels. facing: (N, 3), direction from each point to the camera that saw it; surfaces that
     face away are left out, so the interior of a room shows behind its near walls and its ceiling. azimuth: viewpoint in
     degrees around `up`; None takes the side from which most points were seen. elevation: degrees above the horizon.
     Near points cover far ones. Depth edges are darkened, which separates objects of one colour.
     """
-    points, colours, axis = as_numpy(xyz).astype(np.float64), as_numpy(rgb), np.asarray(up, float)
-    if points.ndim != 2 or points.shape[1] != 3 or colours.shape != points.shape or not len(points):
-        raise ValueError(f"a cloud is xyz (N, 3) and rgb (N, 3), N at least 1; got {points.shape} and {colours.shape}")
+    points, axis = as_numpy(xyz).astype(np.float64), np.asarray(up, float)
+    colours = [as_numpy(rgb) for rgb in colourings]
+    if points.ndim != 2 or points.shape[1] != 3 or not len(points) or any(rgb.shape != points.shape for rgb in colours):
+        shapes = [points.shape, *(rgb.shape for rgb in colours)]
+        raise ValueError(f"a cloud is xyz (N, 3) and rgb (N, 3), N at least 1; got {' and '.join(map(str, shapes))}")
     seen = None if facing is None else as_numpy(facing).astype(np.float64)
     back = _from_where(axis / np.linalg.norm(axis), seen, azimuth, elevation)
     turn = _looking(back, axis)  # rows: right, down, ahead
@@ -40,18 +44,47 @@ def cloud(
     focal = large[1] / 2 / math.tan(math.radians(FIELD / 2))
     eye = _fitting(points, turn, focal, large)
     spacing = _spacing(points)
-    kept = np.ones(len(points), bool)
+    kept = np.arange(len(points))
     if seen is not None:
-        kept = ((eye - points) * _normals(points, seen, 4 * spacing)).sum(1) > 0
-        kept |= not kept.any()
+        towards = ((eye - points) * _normals(points, seen, 4 * spacing)).sum(1) > 0
+        kept = np.flatnonzero(towards) if towards.any() else kept
         eye = _fitting(points[kept], turn, focal, large)
     x, y, z = ((points[kept] - eye) @ turn.T).T
+    order = np.argsort(-z, kind="stable")  # farthest first
+    kept, x, y, z = kept[order], x[order], y[order], z[order]
     u, v = focal * x / z + large[0] / 2, focal * y / z + large[1] / 2
-    reach = np.clip(0.9 * focal * spacing / z, 1.5, WIDEST_SPLAT)
-    pixels, depth = _splat(u, v, z, reach, colours[kept], large)
-    lit = pixels * _edges(depth)[..., None]
-    lit[~np.isfinite(depth)] = BACKGROUND
-    return Image.fromarray(lit.round().astype(np.uint8)).resize(size, Image.Resampling.BOX)
+    shown = splat(u, v, np.clip(0.9 * focal * spacing / z, 1.5, WIDEST_SPLAT), large)
+    drawn = np.nonzero(shown >= 0)
+    light = _edges(np.append(z, np.inf)[shown].astype(np.float32))[drawn][:, None]
+    pages = []
+    for rgb in colours:
+        page = np.full((*shown.shape, 3), BACKGROUND, np.uint8)
+        page[drawn] = rgb[kept][shown[drawn]] * light + 0.5  # rounded
+        pages.append(Image.fromarray(page).resize(size, Image.Resampling.BOX))
+    return pages
+
+
+def splat(u: np.ndarray, v: np.ndarray, reach: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return which of N points covers each pixel, (H, W) int32, −1 for none: a later point covers earlier ones.
+
+    Each point is a disc of radius `reach` at (u, v), all (N,) in pixels. size: (width, height). Fast if the radii of
+    points that follow one another are alike.
+    """
+    width, height = size
+    out = int(reach.max(initial=0))  # a middle so far outside still touches the image
+    rim = 2 * out  # so that no disc has to be cut
+    stride = width + 2 * rim
+    owner = np.full((height + 2 * rim) * stride, -1, np.int32)
+    x, y = np.rint(u), np.rint(v)
+    inside = np.flatnonzero((x >= -out) & (x < width + out) & (y >= -out) & (y < height + out)).astype(np.int32)
+    for some in np.array_split(inside, 1 + len(inside) // AT_ONCE):
+        middle = ((y[some] + rim) * stride + x[some] + rim).astype(np.int32)
+        widest = int(reach[some].max(initial=0))
+        dy, dx = (side.ravel() for side in np.mgrid[-widest : widest + 1, -widest : widest + 1])
+        covered = dx**2 + dy**2 <= reach[some, None] ** 2  # (n, K)
+        at = middle[:, None] + (dy * stride + dx).astype(np.int32)
+        owner[at[covered]] = np.repeat(some, covered.sum(1))  # the last write to a pixel stays
+    return owner.reshape(-1, stride)[rim : rim + height, rim : rim + width]
 
 
 def _from_where(up: np.ndarray, facing: np.ndarray | None, azimuth: float | None, elevation: float) -> np.ndarray:
@@ -79,15 +112,17 @@ def _looking(back: np.ndarray, up: np.ndarray) -> np.ndarray:
 
 def _fitting(points: np.ndarray, turn: np.ndarray, focal: float, size: tuple[int, int]) -> np.ndarray:
     """Return the viewpoint (3,) from which the cloud, without its outliers, fills the image."""
-    seen = points @ turn.T
-    low, high = np.percentile(seen, (0.03, 99.97), axis=0)
-    inner = ((seen >= low) & (seen <= high)).all(1)
-    kept, middle = seen[inner if inner.any() else slice(None)], (low + high) / 2
+    seen = turn @ points.T  # (3, N)
+    low, high = np.percentile(seen, (0.03, 99.97), axis=1)
+    inner = np.logical_and.reduce(
+        [(row >= least) & (row <= most) for row, least, most in zip(seen, low, high, strict=True)]
+    )
+    kept, middle = seen[:, inner] if inner.any() else seen, (low + high) / 2
     wide, tall = 0.9 * size[0] / 2 / focal, 0.9 * size[1] / 2 / focal
     for turns_left in range(
         5, -1, -1
     ):  # near parts look larger, so the middle of the cloud is not the middle of the image
-        x, y, z = (kept - middle).T
+        x, y, z = kept - middle[:, None]
         far = max(float((abs(x) / wide - z).max()), float((abs(y) / tall - z).max()), float(-1.05 * z.min()), 1e-6)
         if turns_left:
             across, down = x / (far + z), y / (far + z)
@@ -97,9 +132,14 @@ def _fitting(points: np.ndarray, turn: np.ndarray, focal: float, size: tuple[int
 
 def _spacing(points: np.ndarray) -> float:
     """Return the median distance between nearest neighbours, estimated from 64 points."""
-    some = points[:: max(1, len(points) // 64)][:64]
-    nearest = [np.sort(((points - point) ** 2).sum(1))[1:2] if len(points) > 1 else np.zeros(1) for point in some]
-    return float(np.sqrt(np.median(np.concatenate(nearest))))
+    if len(points) < 2:
+        return 0.0
+    nearest, columns = [], np.ascontiguousarray(points.T)
+    for place in range(0, len(points), max(1, len(points) // 64))[:64]:
+        squares = ((columns - columns[:, place, None]) ** 2).sum(0)
+        squares[place] = np.inf
+        nearest.append(squares.min())
+    return float(np.sqrt(np.median(nearest)))
 
 
 def _normals(points: np.ndarray, facing: np.ndarray, cell: float) -> np.ndarray:
@@ -114,33 +154,17 @@ def _normals(points: np.ndarray, facing: np.ndarray, cell: float) -> np.ndarray:
     return np.where((counts[which] < 4)[:, None], facing, normals)
 
 
-def _splat(
-    u: np.ndarray, v: np.ndarray, z: np.ndarray, reach: np.ndarray, rgb: np.ndarray, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw discs, near over far: colours (H, W, 3) and depth (H, W), infinite where no point is."""
-    order = np.argsort(-z, kind="stable")
-    u, v, z, reach, rgb = u[order], v[order], z[order], reach[order], rgb[order]
-    around = np.arange(-int(reach.max()), int(reach.max()) + 1)
-    dy, dx = (side.ravel() for side in np.meshgrid(around, around, indexing="ij"))
-    width, height = size
-    pixels, depth = np.zeros((height * width, 3)), np.full(height * width, np.inf)
-    for some in np.array_split(np.arange(len(u)), 1 + len(u) * len(dx) // 4_000_000):  # farthest first
-        x, y = np.rint(u[some]).astype(int)[:, None] + dx, np.rint(v[some]).astype(int)[:, None] + dy  # (n, K)
-        inside = (dx**2 + dy**2 <= reach[some][:, None] ** 2) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        which, _ = np.nonzero(inside)
-        at = (y * width + x)[inside]
-        pixels[at], depth[at] = rgb[some][which], z[some][which]  # the last write to a pixel stays
-    return pixels.reshape(height, width, 3), depth.reshape(height, width)
-
-
 def _edges(depth: np.ndarray, strength: float = 12.0) -> np.ndarray:
-    """Return a brightness (H, W) in (0, 1], low where a neighbour is much nearer (eye-dome lighting, Boucheny 2009)."""
-    with np.errstate(invalid="ignore"):
-        log = np.log(depth)
-        total = np.zeros_like(depth)
-        for step in (SHRINK, 3 * SHRINK):
-            padded = np.pad(log, step, mode="edge")
-            for dy, dx in ((0, step), (0, -step), (step, 0), (-step, 0)):
-                behind = log - padded[step + dy : step + dy + len(log), step + dx : step + dx + log.shape[1]]
-                total += np.clip(np.where(np.isfinite(behind), behind, 0), 0, 0.1)
-    return np.exp(-strength * total / 8)
+    """Return a brightness (H, W) in (0, 1], low where a neighbour is much nearer (eye-dome lighting, Boucheny 2009).
+
+    depth: (H, W), infinite where no point is; there the brightness is 1.
+    """
+    drawn = np.isfinite(depth)
+    log = np.log(depth, out=np.full_like(depth, 1e9), where=drawn)
+    total = np.zeros_like(depth)
+    for step in (SHRINK, 3 * SHRINK):
+        padded = np.pad(log, step, mode="edge")
+        for dy, dx in ((0, step), (0, -step), (step, 0), (-step, 0)):
+            behind = log - padded[step + dy : step + dy + len(log), step + dx : step + dx + log.shape[1]]
+            total += np.clip(behind, 0, 0.1, out=behind)
+    return np.exp(-strength / 8 * total, out=np.ones_like(depth), where=drawn)

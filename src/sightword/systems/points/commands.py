@@ -59,7 +59,7 @@ def lift(
     token_type: TokenType = "qq",  # qq, value, kk, kk+gauss …; joint is not aligned with text at patch level
     size: Size | None = (224, 304),  # of the frames in the tower, height x width; if empty, the tower's own
     dtype: Dtype = "bfloat16",  # to compute in: bf16, fp32, or fp16 on a GPU
-    vis: Literal["none", "pca", "tsne"] = "none",  # images: features as colours, and by t-SNE their neighbourhoods too
+    vis: bool = False,  # draw the features as colours, on each frame and on the cloud
     cache: Path | None = None,  # a folder that keeps CLIP's maps, so that they are computed once; if empty, none
     backend: Literal["safetensors", "lmdb"] = "safetensors",  # the format of the cache
     voxel: Positive = 0.03,  # metres between the points of a scene that has no cloud of its own
@@ -68,6 +68,7 @@ def lift(
     """Lift CLIP's features from posed RGB-D frames onto the points that they show, scene by scene.
 
     A scene's folder gets a frame_<i>.npz for each frame (pts_feat, uv_idx, conf_2d, rows), points.ply and report.json.
+    With vis=1 it also gets a vis_<i>.png for each frame and cloud.png.
     After Ctrl-C, run the same command again to lift the rest. Exit status 1 if a scene could not be lifted.
     """
     from sightword.systems.points.lift.extract import Job, Options, extract
@@ -205,11 +206,12 @@ def _labels(labels: str, root: Path) -> "LabelSet":
     return LabelSet(tuple(classes.values()), tuple(classes), "scannetv2-labels.combined.tsv")
 
 
-def _costs(stages: "Stages", memory: Mapping[str, int]) -> list[str]:
+def _costs(stages: "Stages", memory: Mapping[str, int | None]) -> list[str]:
     """Seconds and bytes of each stage, in columns."""
     lines = [f"{'stage':<12} {'seconds':>9} {'CPU s':>9} {'MB':>9}"]
     for name, seconds in stages.seconds.items():
         size = f"{stages.bytes[name] / 1e6:>9.2f}" if name in stages.bytes else f"{'-':>9}"
         lines.append(f"{name:<12} {seconds:>9.3f} {stages.cpu_seconds[name]:>9.3f} {size}")
     cuda = f", {memory['peak_cuda'] / 1e9:.2f} GB on the GPU" if memory["peak_cuda"] else ""
-    return [*lines, f"peak memory {memory['peak_rss'] / 1e9:.2f} GB{cuda}"]
+    peak = "-" if memory["peak_rss"] is None else f"{memory['peak_rss'] / 1e9:.2f} GB"
+    return [*lines, f"peak memory {peak}{cuda}"]

@@ -85,7 +85,7 @@ def _section(
         commands=[
             (
                 "Lift your own posed RGB-D frames (color/, depth/, pose/, intrinsic/), and query them:",
-                f"sightword lift root={rooms} {seeing} out=lifted vis=pca\n"
+                f"sightword lift root={rooms} {seeing} out=lifted vis=1\n"
                 f'sightword ask scene={rooms}/2D/{name} {seeing} "a dog, a chair"',
             ),
             ("Is it whole?", "sightword check dataset=scannet root=/data/scannet"),
