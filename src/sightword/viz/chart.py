@@ -27,7 +27,7 @@ TEXT, HEAD = 11, 13  # text sizes in pixels; DejaVu Sans looks larger than Pillo
 MARGIN = 10  # pixels around a chart that is as large as its content
 SLANT = 50  # degrees, of the names of columns
 WIDEST_NAME = 230  # pixels; longer names of classes are cut
-UNUSED, UNUSED_INK = "#fbe9e7", "#b3402a"
+BAR, UNUSED, UNUSED_INK = PALETTE[7], "#fbe9e7", "#b3402a"
 RIGHT_CELL, WRONG_CELL = (31, 111, 184), (214, 60, 40)  # full colours on and off the diagonal
 EMPTY_CELL = 0.955  # grey
 
@@ -53,8 +53,9 @@ def _set_style() -> None:
     matplotlib.rcParams.update(
         {
             "figure.dpi": 72,  # a point is a pixel
+            "figure.constrained_layout.w_pad": MARGIN / 72,
+            "figure.constrained_layout.h_pad": 0.5 * MARGIN / 72,
             "savefig.dpi": 72,
-            "savefig.pad_inches": MARGIN / 72,
             "font.size": TEXT,
             "text.color": INK,
             "text.parse_math": False,  # a name may contain "$"
@@ -188,7 +189,7 @@ def bars(counts: Array, title: str = "", size: tuple[int, int] = (640, 280)) -> 
     axes.yaxis.set_major_locator(LogLocator(numticks=7))
     axes.yaxis.set_major_formatter(_short)
     axes.minorticks_off()
-    axes.stairs(values[:used], baseline=0.5, fill=True, color=PALETTE[0], antialiased=False)
+    axes.stairs(values[:used], baseline=0.5, fill=True, color=BAR, antialiased=False)
     if used < num_codes:
         axes.axvspan(used, num_codes, color=UNUSED, linewidth=0, antialiased=False)
     if num_codes - used > 0.15 * num_codes:
@@ -279,7 +280,7 @@ def _axes(size: tuple[int, int], title: str, x_label: str, y_label: str) -> "tup
     axes = figure.add_subplot()
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.grid(axis="y")
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     axes.xaxis.set_major_formatter(_short)
     return figure, axes
 
@@ -311,11 +312,15 @@ def _picture(figure: "Figure", tight: bool = False) -> Image.Image:
     """Draw a figure; `tight` grows it by what is outside its edges."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
 
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         file = font_file(text.get_text()) or plain_file()
         text.set_fontproperties(FontProperties(fname=str(file), size=text.get_fontsize()))
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight" if tight else None)
+    box = None
+    if tight:  # matplotlib's own "tight" would lay out all texts twice; cells are to begin at a whole pixel
+        box = Bbox(np.rint(72 * figure.get_tightbbox().padded(MARGIN / 72).get_points()) / 72)
+    figure.savefig(buffer, format="png", bbox_inches=box)
     return Image.open(buffer).convert("RGB")
