@@ -189,7 +189,10 @@ def bars(counts: Array, title: str = "", size: tuple[int, int] = (640, 280)) -> 
     axes.yaxis.set_major_locator(LogLocator(numticks=7))
     axes.yaxis.set_major_formatter(_short)
     axes.minorticks_off()
-    axes.stairs(values[:used], baseline=0.5, fill=True, color=BAR, antialiased=False)
+    edges = np.unique(np.linspace(0, used, min(used, size[0]) + 1).astype(int))
+    if used:  # codes that share a pixel are drawn as their mean
+        means = np.add.reduceat(values[:used], edges[:-1]) / np.diff(edges)
+        axes.stairs(means, edges, baseline=0.5, fill=True, color=BAR, antialiased=False)
     if used < num_codes:
         axes.axvspan(used, num_codes, color=UNUSED, linewidth=0, antialiased=False)
     if num_codes - used > 0.15 * num_codes:

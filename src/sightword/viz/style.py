@@ -1,6 +1,6 @@
 """Colours of all figures, and the conversion of tensors to arrays."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
@@ -35,6 +35,16 @@ OTHER = "#8c8c8c"  # of all categories that have no colour
 def category_colours(names: Iterable[str]) -> dict[str, Colour]:
     """Return the colours of the first ten names, given by rank; whatever has no colour is to be drawn as OTHER."""
     return dict(zip(dict.fromkeys(names), map(rgb, PALETTE), strict=False))
+
+
+def legend_of(names: Sequence[str], kind: str) -> dict[str, Colour]:
+    """Return the entries of a legend: `category_colours`, and if names are left, one like "3 other classes".
+
+    names: different ones, by rank. kind: what they are, in the plural.
+    """
+    key = category_colours(names)
+    others = len(names) - len(key)
+    return key | ({f"{others} other {kind}": rgb(OTHER)} if others else {})
 
 
 def rgb(colour: str) -> Colour:

@@ -106,3 +106,9 @@ def test_what_answers_has_the_colour_of_its_query_and_the_rest_is_pale():
     assert abs(colours[0] - ask.query_colours(["red"])["red"]).max() < 12
     assert np.ptp(colours[1]) < 3
     assert colours[1].min() > 180
+
+
+def test_queries_beyond_ten_share_one_grey_of_the_legend():
+    colours = ask.query_colours([str(number) for number in range(12)])
+    assert len(set(colours.values())) == 11
+    assert colours["10"] == colours["11"]

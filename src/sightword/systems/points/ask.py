@@ -27,7 +27,7 @@ from sightword.systems.points.scannet.label import read_classes
 from sightword.systems.points.scannet.reader import Scene, views_of
 from sightword.towers.base import TextTower
 from sightword.towers.prompt import class_embeddings
-from sightword.viz.style import OTHER, Colour, category_colours, rgb
+from sightword.viz.style import OTHER, Colour, category_colours, legend_of, rgb
 
 LOGIT_SCALE = 40.0  # factor on cosines, as SCLIP and NACLIP have it for patches
 ARTICLES = ("a", "an", "the", "some")
@@ -201,7 +201,7 @@ def summary_lines(answered: SceneAnswer, classes: Mapping[int, str]) -> list[str
 
 
 def query_colours(queries: Sequence[str]) -> dict[str, Colour]:
-    """Return the colour of each query in the picture and in the .ply file: one grey beyond the palette's ten."""
+    """Return the colour of each query in the picture and in the .ply file; those beyond ten share one grey."""
     return dict.fromkeys(queries, rgb(OTHER)) | category_colours(queries)
 
 
@@ -235,7 +235,7 @@ def picture(answered: SceneAnswer) -> Image.Image:
     for row in rows:
         page.paste(row, (0, top))
         top += row.height + 14
-    return show.keyed(page, query_colours(answered.queries))
+    return show.keyed(page, legend_of(answered.queries, "queries"))
 
 
 def write(answered: SceneAnswer, out: Path) -> list[Path]:

@@ -122,10 +122,8 @@ def class_colours(names: Sequence[str], numbers: Tensor) -> tuple[np.ndarray, di
     """
     counts = torch.bincount(numbers[numbers >= 0].cpu(), minlength=len(names))
     used = [names[number] for number in counts.argsort(descending=True, stable=True).tolist() if counts[number]]
-    key, grey = style.category_colours(used), style.rgb(style.OTHER)
-    palette = np.array([key.get(name, grey) for name in names], np.uint8).reshape(-1, 3)
-    others = len(used) - len(key)
-    return palette, key | ({f"{others} other classes": grey} if others else {})
+    key = style.legend_of(used, "classes")
+    return np.array([key.get(name, style.rgb(style.OTHER)) for name in names], np.uint8).reshape(-1, 3), key
 
 
 def coloured(numbers: Tensor, palette: np.ndarray) -> np.ndarray:
@@ -136,11 +134,11 @@ def coloured(numbers: Tensor, palette: np.ndarray) -> np.ndarray:
 
 def keyed(image: Image.Image, entries: Mapping[str, Colour]) -> Image.Image:
     """Return an image with a legend below it: a square of each colour and its name, and grey for none."""
-    entries = {**entries, "none": (NO_CLASS,) * 3}
     places, x, y = [], 0, image.height + 12
-    names = {name: font.cut(name, image.width - SQUARE - 6, LETTER) for name in entries}
-    for name in entries:
-        width = SQUARE + 6 + math.ceil(font.length(names[name], LETTER))
+    named = [*entries.items(), ("none", (NO_CLASS,) * 3)]
+    names = [font.cut(name, image.width - SQUARE - 6, LETTER) for name, _ in named]
+    for name in names:
+        width = SQUARE + 6 + math.ceil(font.length(name, LETTER))
         if x and x + width > image.width:
             x, y = 0, y + LINE
         places.append((x, y))
@@ -148,9 +146,9 @@ def keyed(image: Image.Image, entries: Mapping[str, Colour]) -> Image.Image:
     page = Image.new("RGB", (image.width, y + LINE), "white")
     page.paste(image, (0, 0))
     pen = ImageDraw.Draw(page)
-    for (x, y), (name, colour) in zip(places, entries.items(), strict=True):
+    for (x, y), name, (_, colour) in zip(places, names, named, strict=True):
         pen.rectangle((x, y, x + SQUARE, y + SQUARE), colour, outline=style.INK)
-        font.draw_text(pen, (x + SQUARE + 6, y + SQUARE / 2), names[name], style.INK, LETTER, "lm")
+        font.draw_text(pen, (x + SQUARE + 6, y + SQUARE / 2), name, style.INK, LETTER, "lm")
     return page
 
 
