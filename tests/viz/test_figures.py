@@ -1,26 +1,25 @@
 """Figures show what the arrays hold, checked pixel by pixel where possible."""
 
 import math
+import subprocess
+import sys
 from itertools import pairwise
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from sightword.viz.chart import _mistakes, bars, confusion, curve, matrix, terms
+from sightword.viz.chart import BAR, UNUSED, _mistakes, bars, confusion, curve, matrix, terms
 from sightword.viz.grid import grid, pairs
-from sightword.viz.overlay import class_map, code_colours, code_map, heat_map, word_colours
-from sightword.viz.style import LINES
+from sightword.viz.overlay import areas, class_map, code_colours, code_map, heat_map, shared_colours
+from sightword.viz.style import OTHER, PALETTE, category_colours, rgb
 
 
 def flat(*levels: float, height: int = 4, width: int = 6) -> torch.Tensor:
     """One image of a single grey for each level: (N, 3, height, width)."""
     return torch.tensor(levels)[:, None, None, None].expand(-1, 3, height, width)
-
-
-def rgb(colour: str) -> tuple[int, ...]:
-    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
 
 
 def close(image: Image.Image, colour: str) -> np.ndarray:
@@ -120,22 +119,22 @@ def test_bars_fall_from_left_to_right_whatever_the_order_and_shade_what_is_unuse
     counts = np.array([3, 0, 400, 0, 20, 0, 1, 0])
     image = bars(counts, size=(400, 240))
     assert np.array_equal(np.asarray(image), np.asarray(bars(torch.tensor(counts[::-1].copy()), size=(400, 240))))
-    heights = close(image, LINES[0]).sum(0)
+    heights = close(image, BAR).sum(0)
     columns = np.nonzero(heights > 2)[0]
     tops = heights[columns]
     assert all(a >= b - 2 for a, b in pairwise(tops))
-    shaded = np.nonzero(close(image, "#fbe9e7").sum(0) > 60)[0]
+    shaded = np.nonzero(close(image, UNUSED).sum(0) > 60)[0]
     assert shaded.min() >= columns.max()
     assert len(shaded) == pytest.approx(len(columns), rel=0.1), "half of the codes are unused"
 
 
 def test_an_evenly_used_book_is_flat_and_not_shaded() -> None:
     image = bars(np.full(1000, 7), size=(400, 240))
-    heights = close(image, LINES[0]).sum(0)
+    heights = close(image, BAR).sum(0)
     columns = heights[heights > 2]
     assert len(columns) > 300
     assert np.ptp(columns[5:-60]) <= 2
-    assert close(image, "#fbe9e7").sum() < 20
+    assert close(image, UNUSED).sum() < 20
 
 
 @pytest.mark.parametrize("counts", [np.zeros(4), np.array([5]), np.arange(20000)])
@@ -145,8 +144,8 @@ def test_bars_of_any_book_can_be_drawn(counts: np.ndarray) -> None:
 
 def test_a_curve_runs_through_its_points() -> None:
     image = curve({"up": [(0, 0), (100, 1)], "down": [(0, 1), (100, 0)]}, "lines", size=(400, 300))
-    for colour, sign in ((LINES[0], -1), (LINES[1], 1)):
-        rows, columns = np.nonzero(close(image, colour)[80:])  # below the legend
+    for colour, sign in ((PALETTE[0], -1), (PALETTE[1], 1)):
+        rows, columns = np.nonzero(close(image, colour)[:220])  # above the legend
         assert np.corrcoef(rows, columns)[0, 1] * sign > 0.9
         assert np.ptp(columns) > 300
         assert np.ptp(rows) > 100
@@ -156,7 +155,7 @@ def test_a_curve_leaves_out_what_is_not_finite_and_shows_a_lone_point() -> None:
     line = [(0, 1.0), (1, 2.0), (2, 3.0)]
     broken = [line[0], (0.5, math.nan), line[1], (1.5, math.inf), line[2]]
     assert np.array_equal(np.asarray(curve({"a": line})), np.asarray(curve({"a": broken})))
-    dot = close(curve({"a": [(5, 5.0)]}), LINES[0])[60:]
+    dot = close(curve({"a": [(5, 5.0)]}), PALETTE[0])[60:]
     assert 20 < dot.sum() < 100
 
 
@@ -175,24 +174,24 @@ def test_any_series_can_be_drawn(points: list[tuple[float, float]]) -> None:
 def test_a_class_map_lays_each_words_colour_over_its_patch_and_names_words_by_area() -> None:
     words, image = ["sea", "sand", "dog"], Image.new("RGB", (60, 40), "white")
     figure = class_map(np.array([[0, 0, 1], [0, 0, 2]]), words, image, opacity=1)
-    colours = word_colours(words)
+    colours = [rgb(colour) for colour in PALETTE]
     for x, y, word in [(10, 10, 0), (50, 10, 1), (50, 30, 2), (30, 30, 0)]:
-        assert figure.getpixel((x, y)) == tuple(colours[word])
+        assert figure.getpixel((x, y)) == colours[word]
     legend = [figure.getpixel((6, 40 + 8 + 20 * line + 7)) for line in range(3)]
-    assert legend == [tuple(colours[word]) for word in (0, 1, 2)]
+    assert legend == colours[:3]
 
 
 def test_an_unsure_patch_lets_the_image_shine_through() -> None:
     image = Image.new("RGB", (20, 10), (10, 200, 30))
     figure = class_map(np.array([[0, 0]]), ["sea"], image, strength=np.array([[0.0, 1.0]]), opacity=1)
     assert figure.getpixel((5, 5)) == (10, 200, 30)
-    assert figure.getpixel((15, 5)) == tuple(word_colours(["sea"])[0])
+    assert figure.getpixel((15, 5)) == rgb(PALETTE[0])
 
 
 def test_the_legend_leaves_out_words_that_are_not_seen() -> None:
     image = Image.new("RGB", (100, 10), "white")
     figure = class_map(np.array([[0, 1]]), ["sea", "sand"], image, strength=np.array([[0.0, 1.0]]))
-    assert figure.getpixel((6, 10 + 8 + 7)) == tuple(word_colours(["sand"])[0])
+    assert figure.getpixel((6, 10 + 8 + 7)) == rgb(PALETTE[0])
     assert figure.getpixel((6, 10 + 8 + 20 + 7)) == (255, 255, 255)
 
 
@@ -203,9 +202,26 @@ def test_the_legend_counts_area_however_sure_a_patch_is() -> None:
     assert np.array_equal(np.asarray(sure)[10:], np.asarray(unsure)[10:])
 
 
-def test_a_word_has_one_colour_in_every_figure() -> None:
-    assert (word_colours(["a", "dog", "b"])[1] == word_colours(["dog"])[0]).all()
-    assert (word_colours(["cat"])[0] != word_colours(["dog"])[0]).any()
+def test_a_word_has_one_colour_in_all_panels_of_a_figure() -> None:
+    panels = [areas(np.array([[0, 0, 1]]), ["sea", "dog"]), areas(np.array([[1, 1, 1, 0]]), ["sand", "dog"])]
+    assert list(panels[1].items()) == [("dog", 0.75), ("sand", 0.25)]
+    colours = shared_colours(panels, top=2)
+    assert list(colours) == ["dog", "sea", "sand"], "by area in all panels"
+    image = Image.new("RGB", (12, 4), "white")
+    left = class_map(np.array([[0, 0, 1]]), ["sea", "dog"], image, colours=colours, opacity=1)
+    right = class_map(np.array([[1, 1, 1, 0]]), ["sand", "dog"], image, colours=colours, opacity=1)
+    assert left.getpixel((10, 2)) == right.getpixel((1, 2)) == rgb(PALETTE[0])
+    assert left.getpixel((1, 2)) == rgb(PALETTE[1])
+
+
+def test_ten_words_have_a_colour_however_many_are_wanted_and_the_others_share_one_grey() -> None:
+    words, image = [f"word {number}" for number in range(14)], Image.new("RGB", (140, 10), "white")
+    figure = class_map(np.arange(14)[None], words, image, top=12, opacity=1)
+    painted = [figure.getpixel((10 * number + 5, 5)) for number in range(14)]
+    assert painted == [*map(rgb, PALETTE), *[rgb(OTHER)] * 4]
+    legend = [figure.getpixel((6, 10 + 8 + 20 * line + 7)) for line in range(11)]
+    assert legend == [*map(rgb, PALETTE), rgb(OTHER)]
+    assert len(category_colours(words)) == 10
 
 
 def test_words_past_the_legend_are_counted_together() -> None:
@@ -238,18 +254,48 @@ def test_a_heat_map_is_red_where_it_speaks_for_and_blue_where_against():
 
 def test_terms_are_drawn_to_the_side_of_their_sign_and_as_long_as_they_are():
     figure = np.array(terms({"for": 2.0, "against": -1.0}, width=300), int)
+    assert figure.shape[1] == 300
     red = (figure[..., 0] > figure[..., 2] + 100).any(0).nonzero()[0]
     blue = (figure[..., 2] > figure[..., 0] + 100).any(0).nonzero()[0]
     assert blue.max() <= red.min() + 1
     assert len(red) == pytest.approx(2 * len(blue), rel=0.06)
 
 
+def test_a_long_term_is_cut_before_its_bar():
+    short, long = (np.asarray(terms({name: -1.0}, width=300)).astype(int) for name in ("x", "word " * 40))
+    assert np.array_equal(short[:, 165:], long[:, 165:])
+    assert (long[:, 100:160].min(axis=(1, 2)) < 128).any()
+
+
 def test_a_matrix_has_a_cell_for_each_pair():
     figure = np.array(matrix(np.array([[1.0, -1.0, 0.0]]), ["row"], ["a", "b", "c"], cell=20), int)
-    line = figure[-14]  # through the middle of the only row
-    assert ((line[:, 0] > line[:, 2] + 100).sum(), (line[:, 2] > line[:, 0] + 100).sum()) == (19, 19)
+    red = (figure[..., 0] > figure[..., 2] + 100).sum(1).max()
+    blue = (figure[..., 2] > figure[..., 0] + 100).sum(1).max()
+    assert {red, blue} <= {19, 20}, "a cell and the line beside it"
     with pytest.raises(ValueError, match="1 rows and 2 columns"):
         matrix(np.zeros((1, 3)), ["row"], ["a", "b"])
+
+
+def test_a_chart_is_the_same_again_and_in_every_style_of_the_caller():
+    """Neither the caller's rcParams change a chart, nor the chart them; "$" is no formula."""
+    series = {"cost in $ or in $^2": [(0, 1.0), (1, 2.0)]}
+    before = np.asarray(curve(series))
+    with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 30, "text.usetex": True, "lines.marker": "x"}):
+        theirs = dict(matplotlib.rcParams)
+        assert np.array_equal(np.asarray(curve(series)), before)
+        assert dict(matplotlib.rcParams) == theirs
+
+
+@pytest.mark.parametrize("room", ["grid", "overlay", "cloud", "chart", "font"])
+def test_matplotlib_is_not_imported_before_a_chart_is_drawn(room):
+    code = f"import sys, sightword.viz.{room}; assert not {{'matplotlib', 'fontTools'}} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_pyplot_is_never_imported():
+    code = "import sys; from sightword.viz.chart import terms; terms({'a': 1}); assert 'matplotlib.pyplot' not in "
+    code += "sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # -------------------------------------------------------------------------------------------------------- confusion

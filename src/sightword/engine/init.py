@@ -80,7 +80,7 @@ def initialise(task: Task[object], origin: Origin, config: Run) -> InitReport:
     found = origin.weights(task)
     report = compare(task, found, origin.source)
     if not report.matched or (config.init_strict and not report.fits):
-        advice = "Add init_strict=false to start from what matches" if report.matched else "Give weights of such a model"
+        advice = "Add init_strict=false to start from what matches" if report.matched else "Give such a model's weights"
         told = "; ".join(line.strip() for line in report.lines())
         raise SightwordError(f"init_from does not fit: {told}. {advice}")
     kept = {name: found[name] for name in report.matched}

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -98,14 +97,18 @@ def patch_figure(clip: CLIP, scene: Scene) -> Image.Image:
     things, places, is_thing = (x.view(clip.image.grid()) for x in (thing.argmax(-1), place.argmax(-1), is_thing))
 
     large = image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
-    own = np.array([(255, 255, 255), *(thing.colour for thing in OBJECTS.values())], np.uint8)
-    of_places = np.array([place.colour for place in PLACES.values()], np.uint8)
-    truth = overlay.class_map(scene.labels, ["place", *OBJECTS], large, scene.labels > 0, own, top=2, opacity=1)
+    objects, labelled = ["place", *OBJECTS], torch.from_numpy(scene.labels > 0)
+    panels = [
+        overlay.areas(scene.labels, objects, labelled),
+        overlay.areas(things, list(OBJECTS), is_thing),
+        overlay.areas(places, list(PLACES)),
+    ]
+    colours = overlay.shared_colours(panels, top=2)
     return grid.titled(
         {
             "new scene": large,
-            "label map": truth,
-            "predicted object": overlay.class_map(things, list(OBJECTS), large, is_thing, own[1:], 2, 0.9),
-            "predicted place": overlay.class_map(places, list(PLACES), large, colours=of_places, top=2),
+            "label map": overlay.class_map(scene.labels, objects, large, labelled, colours, opacity=1),
+            "predicted object": overlay.class_map(things, list(OBJECTS), large, is_thing, colours, opacity=0.9),
+            "predicted place": overlay.class_map(places, list(PLACES), large, colours=colours),
         }
     )

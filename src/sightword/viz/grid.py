@@ -9,7 +9,10 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sightword.viz.style import GREY, INK, LABEL, Array, as_numpy, font_of
+from sightword.viz.font import TITLE, cut, draw_text, length
+from sightword.viz.style import GREY, INK, Array, as_numpy
+
+WIDEST_TITLE = 240
 
 
 def grid(images: Array, columns: int, pad: int = 2, scale: int = 1) -> Image.Image:
@@ -45,7 +48,7 @@ def pairs(
     blocks = math.ceil(len(rows[0]) / columns)
 
     margin, pad, gap = 12, 3, 14
-    gutter = margin + math.ceil(max(font_of(LABEL).getlength(label) for label in labels)) + 8
+    gutter = margin + math.ceil(max(map(length, labels))) + 8
     block = 2 * height + pad
     page = Image.new(
         "RGB",
@@ -59,20 +62,27 @@ def pairs(
             top = margin + at * (block + gap) + which * (height + pad)
             page.paste(tile, (gutter + column * (width + pad), top))
             if column == 0:
-                pen.text((gutter - 8, top + height / 2), labels[which], GREY, font_of(LABEL), anchor="rm")
+                draw_text(pen, (gutter - 8, top + height / 2), labels[which], GREY, anchor="rm")
     return page
 
 
 def titled(images: Mapping[str, Image.Image], gap: int = 16) -> Image.Image:
-    """Draw images side by side on white, each below its title, `gap` pixels apart, tops aligned."""
+    """Draw images side by side on white, each below its title, `gap` pixels apart, tops aligned.
+
+    A title wider than its image widens the column, up to `WIDEST_TITLE` pixels.
+    """
     above = 24
-    width = sum(image.width for image in images.values()) + gap * (len(images) - 1)
-    page = Image.new("RGB", (width, above + max(image.height for image in images.values())), "white")
+    titles = [cut(title, max(image.width, WIDEST_TITLE), TITLE) for title, image in images.items()]
+    widths = [
+        max(image.width, math.ceil(length(title, TITLE))) for title, image in zip(titles, images.values(), strict=True)
+    ]
+    height = above + max(image.height for image in images.values())
+    page = Image.new("RGB", (sum(widths) + gap * (len(images) - 1), height), "white")
     pen, left = ImageDraw.Draw(page), 0
-    for title, image in images.items():
-        pen.text((left, 0), title, INK, font_of(LABEL + 2))
+    for title, image, width in zip(titles, images.values(), widths, strict=True):
+        draw_text(pen, (left, 0), title, INK, TITLE)
         page.paste(image, (left, above))
-        left += image.width + gap
+        left += width + gap
     return page
 
 

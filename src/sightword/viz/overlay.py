@@ -3,13 +3,15 @@
 Legend: K codes or classes; h, w tokens per side. Arrays, or tensors on any device.
 """
 
-import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sightword.viz.style import AGAINST, FOR, GREY, INK, LABEL, Array, as_numpy, font_of
+from sightword.viz.font import LABEL, cut, draw_text
+from sightword.viz.style import AGAINST, FOR, GREY, INK, OTHER, Array, Colour, as_numpy, category_colours, rgb
 
 
 def code_colours(ids: np.ndarray) -> np.ndarray:
@@ -55,9 +57,28 @@ def code_map(ids: Array, num_codes: int, scale: int = 16, size: tuple[int, int] 
     return small.resize(size or (small.width * scale, small.height * scale), Image.Resampling.NEAREST)
 
 
-def word_colours(words: Sequence[str]) -> np.ndarray:
-    """Return a colour for each word, (K, 3) uint8. A word has the same colour in every figure."""
-    return code_colours(np.array([zlib.crc32(word.encode()) % 2**16 for word in words]))
+def areas(ids: Array, words: Sequence[str], strength: Array | None = None) -> dict[str, float]:
+    """Return the fraction of the area of each word, the largest first; words without area are left out.
+
+    ids: (h, w), indices into `words`. strength: (h, w); patches of strength 0 do not count.
+    """
+    values = as_numpy(ids)
+    if values.ndim != 2 or values.min() < 0 or values.max() >= len(words):
+        raise ValueError(f"ids are (h, w) from 0 to {len(words) - 1}, these are {values.shape}, up to {values.max()}")
+    counted = None if strength is None else as_numpy(strength).ravel() > 0
+    shares = np.bincount(values.ravel(), counted, len(words)) / values.size
+    return {words[number]: float(shares[number]) for number in np.argsort(-shares, kind="stable") if shares[number]}
+
+
+def shared_colours(panels: Sequence[Mapping[str, float]], top: int = 5) -> dict[str, Colour]:
+    """Return the colours of the `top` words of each panel of a figure, so that a word has one colour in all of them.
+
+    panels: `areas` of each. Ten words at most have a colour, those with the most area in all panels.
+    """
+    total: Counter[str] = Counter()
+    for panel in panels:
+        total.update(dict(islice(panel.items(), top)))
+    return category_colours(word for word, _ in total.most_common())
 
 
 def class_map(
@@ -65,48 +86,45 @@ def class_map(
     words: Sequence[str],
     image: Image.Image,
     strength: Array | None = None,
-    colours: Array | None = None,
+    colours: Mapping[str, Colour] | None = None,
     top: int = 5,
     opacity: float = 0.65,
 ) -> Image.Image:
     """Draw a class map over an image: the colour of each patch's word, and below a legend with fractions of the area.
 
     ids: (h, w), indices into `words`. strength: (h, w) in [0, 1], confidence; where it is low the image shows through,
-    and where it is 0 the legend does not count the patch. colours: (K, 3) uint8, `word_colours` if None.
-    top: number of words in the legend; its last line sums up all others.
+    and where it is 0 the legend does not count the patch. colours: word → colour, such as `shared_colours`; None gives
+    colours to the `top` words. All other words are one grey, and the last line of the legend.
     """
+    shares = areas(ids, words, strength)
+    given = shared_colours([shares], top) if colours is None else colours
+    palette = np.array([given.get(word, rgb(OTHER)) for word in words], np.uint8)
     values = as_numpy(ids)
-    if values.ndim != 2 or values.min() < 0 or values.max() >= len(words):
-        raise ValueError(f"ids are (h, w) from 0 to {len(words) - 1}, these are {values.shape}, up to {values.max()}")
-    palette = word_colours(words) if colours is None else as_numpy(colours)
     sure = np.ones(values.shape) if strength is None else np.clip(as_numpy(strength), 0, 1)
-    paint = Image.fromarray(palette[values].astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
+    paint = Image.fromarray(palette[values]).resize(image.size, Image.Resampling.NEAREST)
     cover = Image.fromarray(np.rint(255 * opacity * sure).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
     painted = Image.composite(paint, image.convert("RGB"), cover)
-    shares = np.bincount(values.ravel(), sure.ravel() > 0, len(words)) / values.size
-    return _with_legend(painted, shares, words, palette, top)
+    named = min(top, len(words)) if colours is None else len(given.keys() & set(words))
+    # as high as the longest legend, so that maps of the same words have the same size
+    return _with_legend(painted, shares, given, named + (len(words) > named))
 
 
 def _with_legend(
-    image: Image.Image, shares: np.ndarray, words: Sequence[str], palette: np.ndarray, top: int
+    image: Image.Image, shares: Mapping[str, float], colours: Mapping[str, Colour], rows: int
 ) -> Image.Image:
-    """Return the image with a legend below. shares: (K,) fractions of the area. palette: (K, 3) uint8."""
-    order = [int(number) for number in np.argsort(-shares, kind="stable") if shares[number]]
-    rest = shares[order[top:]].sum()
-    lines = [(words[number], shares[number], tuple(palette[number].tolist())) for number in order[:top]]
-    lines += [(f"{len(order) - top} other words", rest, (255, 255, 255))] if rest else []
+    """Return the image with a legend of so many rows below. shares: fractions of the area, largest first."""
+    lines = [(word, share, colours[word]) for word, share in shares.items() if word in colours]
+    others = [share for word, share in shares.items() if word not in colours]
+    lines += [(f"{len(others)} other words", sum(others), rgb(OTHER))] if others else []
     line, square = LABEL + 8, LABEL
-    # as high as the longest legend, so that maps of the same words have the same size
-    page = Image.new(
-        "RGB", (image.width, image.height + 8 + line * (min(top, len(words)) + (len(words) > top))), "white"
-    )
+    page = Image.new("RGB", (image.width, image.height + 8 + line * rows), "white")
     page.paste(image, (0, 0))
     pen = ImageDraw.Draw(page)
     for number, (word, share, colour) in enumerate(lines):
         y = image.height + 8 + line * number
         pen.rectangle((0, y + 1, square, y + 1 + square), fill=colour, outline=GREY)
-        pen.text((square + 8, y), word, INK, font_of(LABEL))
-        pen.text((image.width - 1, y), f"{100 * share:.0f} %", GREY, font_of(LABEL), anchor="ra")
+        draw_text(pen, (square + 8, y), cut(word, image.width - square - 52), INK)
+        draw_text(pen, (image.width - 1, y), f"{100 * share:.0f} %", GREY, anchor="ra")
     return page
 
 

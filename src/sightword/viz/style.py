@@ -1,21 +1,56 @@
-"""Colours, fonts and text of all figures, and the conversion of tensors to arrays."""
+"""Colours of all figures, and the conversion of tensors to arrays."""
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 Array = Union[np.ndarray, "Tensor"]
-Point = tuple[float, float]
+Colour = tuple[int, int, int]  # red, green and blue, 0 to 255
 
 INK, GREY, FAINT = "#24292f", "#6e7781", "#e6e8eb"
-LINES = ("#2f6fde", "#e0672b", "#2b9b6b", "#a64fc4", "#c98a00", "#d6336c", "#0f8ea8", "#7a5c3e")
-LABEL, TITLE = 12, 14  # text sizes in pixels
-SMOOTH = 3  # charts are drawn so many times too large, then reduced
+FOR, AGAINST = (214, 60, 40), (36, 98, 200)  # positive and negative contributions
+
+# Colours of categories. Their smallest CIEDE2000 distance from each other, from OTHER and from white is 15 under
+# simulated protanopia and deuteranopia, and 24 otherwise (tests/viz/test_style.py).
+PALETTE = (
+    "#002dc6",  # blue
+    "#ca820e",  # ochre
+    "#6d304f",  # plum
+    "#097a50",  # green
+    "#b51300",  # red
+    "#e2db20",  # yellow
+    "#00c3e2",  # cyan
+    "#6084ff",  # light blue
+    "#72c885",  # mint
+    "#007387",  # teal
+)
+OTHER = "#8c8c8c"  # of all categories that have no colour
+
+
+def category_colours(names: Iterable[str]) -> dict[str, Colour]:
+    """Return the colours of the first ten names, given by rank; whatever has no colour is to be drawn as OTHER."""
+    return dict(zip(dict.fromkeys(names), map(rgb, PALETTE), strict=False))
+
+
+def legend_of(names: Sequence[str], kind: str) -> dict[str, Colour]:
+    """Return the entries of a legend: `category_colours`, and if names are left, one like "3 other classes".
+
+    names: different ones, by rank. kind: what they are, in the plural.
+    """
+    key = category_colours(names)
+    others = len(names) - len(key)
+    return key | ({f"{others} other {kind}": rgb(OTHER)} if others else {})
+
+
+def rgb(colour: str) -> Colour:
+    """Return the parts of a colour "#rrggbb"."""
+    red, green, blue = bytes.fromhex(colour[1:])
+    return red, green, blue
 
 
 def as_numpy(values: Array) -> np.ndarray:
@@ -24,33 +59,3 @@ def as_numpy(values: Array) -> np.ndarray:
         return values
     values = values.detach().cpu()
     return (values.float() if values.is_floating_point() else values).numpy()
-
-
-FOR, AGAINST = (214, 60, 40), (36, 98, 200)  # positive and negative contributions, RGB
-
-
-def cut(text: str, width: float, size: int = LABEL) -> str:
-    """Return the text, shortened with an ellipsis to at most `width` pixels. size: of the font, in pixels."""
-    font = font_of(size)
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
-
-
-def slanted_text(text: str) -> Image.Image:
-    """Return an image of the text, turned by 50 degrees, on white."""
-    line = Image.new("RGB", (round(font_of(LABEL).getlength(text)) + 2, LABEL + 4), "white")
-    ImageDraw.Draw(line).text((0, 0), text, INK, font_of(LABEL))
-    return line.rotate(50, Image.Resampling.BICUBIC, expand=True, fillcolor="white")
-
-
-def inverse(value: int) -> int:
-    """Return the inverse of an 8-bit grey value."""
-    return 255 - value
-
-
-def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return PIL's own font in a size in pixels."""
-    return ImageFont.load_default(size=size)

@@ -89,19 +89,26 @@ def test_the_answer_is_written_as_a_picture_a_cloud_and_numbers(tmp_path):
     assert [file.name for file in files] == ["answer.png", "answer.ply", "scores.npz"]
     with Image.open(files[0]) as image:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3).astype(int)
-    assert (abs(pixels - ask.HOT).sum(1) < 60).any()
+    colours = ask.query_colours(found.queries)
+    assert (pixels == colours["red"]).all(1).sum() > 80, "in the legend"
     cloud = read_cloud(files[1])
     assert torch.equal(cloud.xyz, scene.cloud.xyz)
     assert len({tuple(rgb) for rgb in cloud.rgb[found.best == 0].tolist()}) == 1
-    assert tuple(cloud.rgb[0].tolist()) != tuple(cloud.rgb[1].tolist())
+    assert tuple(cloud.rgb[0].tolist()) == colours["red"] != tuple(cloud.rgb[1].tolist()), "as in the picture's legend"
     scores = np.load(files[2])
     assert scores["texts"].tolist() == ["red", "blue", "wall"]
     assert np.array_equal(scores["best"], found.best.numpy())
 
 
-def test_what_answers_is_red_and_the_rest_pale():
+def test_what_answers_has_the_colour_of_its_query_and_the_rest_is_pale():
     scene = lifted([RED, GREEN])
     colours = ask.coloured(asked(scene, ["red"], ["green"]), 0).astype(int)
-    assert abs(colours[0] - ask.HOT).max() < 12
+    assert abs(colours[0] - ask.query_colours(["red"])["red"]).max() < 12
     assert np.ptp(colours[1]) < 3
     assert colours[1].min() > 180
+
+
+def test_queries_beyond_ten_share_one_grey_of_the_legend():
+    colours = ask.query_colours([str(number) for number in range(12)])
+    assert len(set(colours.values())) == 11
+    assert colours["10"] == colours["11"]

@@ -14,6 +14,7 @@ from sightword.systems.retrieval.pedes import Split
 from sightword.systems.retrieval.sensitivity import CONTROL, KINDS, probes_of, sensitivity, spread
 from sightword.systems.retrieval.show import search
 from sightword.systems.retrieval.strip import Shown, strip, wrapped
+from sightword.viz.font import length
 from sightword.viz.write import write_picture
 
 CAPTION = "A man in an orange T-shirt and black trousers carries a red handbag in his left hand."
@@ -51,13 +52,13 @@ def test_a_long_sentence_is_wrapped_inside_the_strip():
     assert long.height > short.height
     lines = wrapped(" ".join([CAPTION] * 4), 300, 15)
     assert " ".join(lines).split() == " ".join([CAPTION] * 4).split()
-    assert max(strips.font(15).getlength(line) for line in lines) <= 300
+    assert max(length(line, 15) for line in lines) <= 300
 
 
 def test_a_word_wider_than_the_strip_is_cut():
     lines = wrapped("x" * 200, 100, 15)
     assert "".join(lines) == "x" * 200
-    assert max(strips.font(15).getlength(line) for line in lines) <= 100
+    assert max(length(line, 15) for line in lines) <= 100
 
 
 def test_an_unreadable_image_is_a_grey_tile(tmp_path):

@@ -128,13 +128,16 @@ def maps(explanation: Explanation) -> Image.Image:
     """Return the image and the words of its patches, a panel per stream; transparent where the margin is low."""
     large = explanation.image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     shown, grey = {"input of the encoder": large}, large.convert("L").convert("RGB")
+    rows = {}
     for stream, classes in explanation.classes.items():
-        names, margin = explanation.names[stream], explanation.margins[stream]
-        numbers = {number: row for row, number in enumerate(names)}
-        rows = torch.tensor([[numbers[number] for number in line] for line in classes.tolist()])
+        numbers = {number: row for row, number in enumerate(explanation.names[stream])}
+        rows[stream] = torch.tensor([[numbers[number] for number in line] for line in classes.tolist()])
+    words = {stream: list(names.values()) for stream, names in explanation.names.items()}
+    colours = overlay.shared_colours([overlay.areas(rows[stream], words[stream]) for stream in rows], top=4)
+    for stream, margin in explanation.margins.items():
         sure = (margin / margin.quantile(0.75).clamp(min=1e-6)).clamp(0.15, 1)
-        title = f"{stream}: {len(set(classes.flatten().tolist()))} of {len(names)} words"
-        shown[title] = overlay.class_map(rows, list(names.values()), grey, sure, top=4)
+        title = f"{stream}: {len(rows[stream].unique())} of {len(words[stream])} words"
+        shown[title] = overlay.class_map(rows[stream], words[stream], grey, sure, colours)
     return titled(shown)
 
 

@@ -28,12 +28,11 @@ from sightword.systems.points.scannet.label import read_classes
 from sightword.systems.points.scannet.reader import Scene, views_of
 from sightword.towers.base import TextTower
 from sightword.towers.prompt import class_embeddings
-from sightword.viz import overlay
+from sightword.viz.style import OTHER, Colour, category_colours, legend_of, rgb
 
 LOGIT_SCALE = 40.0  # factor on cosines, as SCLIP and NACLIP have it for patches
 ARTICLES = ("a", "an", "the", "some")
 AGAINST = ("object", "thing", "stuff", "texture", "wall", "floor", "ceiling")  # what a point may be besides the queries
-HOT = (230, 57, 30)
 FEW = 40  # classes of a data set that compete with a query; long lists have many words for one thing
 BEST = 0.02  # fraction of the points that say where a thing is
 
@@ -251,16 +250,22 @@ def summary_lines(answered: SceneAnswer, classes: Mapping[int, str]) -> list[str
 # ------------------------------------------------------------------------------------------------------------- figures
 
 
+def query_colours(queries: Sequence[str]) -> dict[str, Colour]:
+    """Return the colour of each query in the picture and in the .ply file; those beyond ten share one grey."""
+    return dict.fromkeys(queries, rgb(OTHER)) | category_colours(queries)
+
+
 def coloured(answered: SceneAnswer, number: int) -> np.ndarray:
-    """Return colours (N, 3) uint8: the points of a query in red, the stronger the higher its score; the others pale."""
+    """Return colours (N, 3) uint8: a query's points in its colour, stronger for a higher score; the others pale."""
     pale = answered.cloud.rgb.float().mean(1, keepdim=True) * 0.25 + 185
     strength = answered.scores[:, number]
     strength = torch.where(answered.best == number, 0.45 + 0.55 * strength, 0.35 * strength)[:, None]
-    return (pale + strength * (torch.tensor(HOT) - pale)).round().byte().numpy()
+    full = torch.tensor(query_colours(answered.queries)[answered.queries[number]])
+    return (pale + strength * (full - pale)).round().byte().numpy()
 
 
 def picture(answered: SceneAnswer) -> Image.Image:
-    """Return a figure of the scene, with one for each query beside it."""
+    """Return a figure of the scene, with one for each query beside it, and a legend of the colours of the queries."""
     total = max(1, int(answered.known.sum()))
     name = f"{answered.scene}, {len(answered.points):,} points, {int(answered.visible.sum()):,} of them visible"
     panels = {name: answered.cloud.rgb.numpy()}
@@ -280,7 +285,7 @@ def picture(answered: SceneAnswer) -> Image.Image:
     for row in rows:
         page.paste(row, (0, top))
         top += row.height + 14
-    return page
+    return show.keyed(page, legend_of(answered.queries, "queries"))
 
 
 def write(answered: SceneAnswer, out: Path) -> list[Path]:
@@ -290,10 +295,10 @@ def write(answered: SceneAnswer, out: Path) -> list[Path]:
     files = [out / part for part in ("answer.png", "answer.ply", "scores.npz", "answer.json")]
     with write_atomically(files[0]) as part:
         picture(answered).save(part, "PNG")
-    palette = overlay.word_colours(answered.texts)
+    palette = np.array(list(query_colours(answered.queries).values()), np.uint8)
     own = (answered.best >= 0) & (answered.best < len(answered.queries))
     grey = np.repeat((answered.cloud.rgb.float().mean(1, keepdim=True) * 0.25 + 150).byte().numpy(), 3, 1)
-    rgb = np.where(own.numpy()[:, None], palette[answered.best.clamp(min=0).numpy()], grey)
+    rgb = np.where(own.numpy()[:, None], palette[answered.best.clamp(0, len(palette) - 1).numpy()], grey)
     write_ply(files[1], answered.cloud._replace(rgb=torch.from_numpy(rgb), label=answered.best + 1, instance=None))
     with write_atomically(files[2]) as part, open(part, "wb") as file:
         np.savez(

@@ -158,18 +158,17 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         """The first scene of a batch: its colours, its labels, and what lifted CLIP and the fused features predict."""
         out, _ = self.task.encode(batch)
         own = batch.scene == 0
-        palette = show.palette_of(len(self.labels.names))
         panels = {batch.names[0]: (127.5 * (batch.rgb[own].float() + 1)).round().byte().cpu().numpy()}
         classes = {f"predicted by {what}": self._predicted(out, name)[own] for name, what in FEATURES.items()}
         if (batch.label[own] >= 0).any():
             classes = {"labels": batch.label[own], **classes}
+        palette, key = show.class_colours(self.labels.names, torch.cat(list(classes.values())))
         panels |= {title: show.coloured(numbers, palette) for title, numbers in classes.items()}
         poses, links = batch.views.pose[batch.views.scene == 0], out.links
         inside = own[links.point]  # the first scene's points and views stand first
         towards = show.facing(batch.xyz[own], poses, links.point[inside], links.view[inside])
         image = show.clouds(batch.xyz[own], panels, show.upwards(poses), towards, (400, 300))
-        used = torch.cat([part[part >= 0] for part in classes.values()]).unique().tolist()
-        return {"answers": show.keyed(image, [self.labels.names[number] for number in used], palette[used])}
+        return {"answers": show.keyed(image, key)}
 
     def draw(self, loader: DataLoader[RoomBatch], folder: Path) -> list[Path]:
         """Write the predictions for the loader's first scene."""

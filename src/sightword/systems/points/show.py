@@ -3,16 +3,16 @@
 Legend: N points of a scene; L point–frame correspondences; D channels; C classes; H, W pixels.
 """
 
-import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sightword.viz import cloud, grid
+from sightword.viz import cloud, font, grid, style
+from sightword.viz.style import Colour
 
 UNSEEN = (205, 208, 212)
 WIDE = 480  # pixels of a photo in a figure
@@ -108,15 +108,18 @@ def clouds(
 # ------------------------------------------------------------------------------------------------------------ classes
 
 NO_CLASS = 205  # the grey of a point without a class
-SQUARE, SPACE, LINE = 13, 18, 22  # pixels of a legend
-LEGEND_INK = (40, 40, 40)
+SQUARE, SPACE, LINE, LETTER = 13, 18, 22, 13  # pixels of a legend
 
 
-def palette_of(count: int) -> np.ndarray:
-    """Return colours of C classes, (C, 3) uint8: neighbours differ much in hue, and bright and dark alternate."""
-    turns = [((0.61 + number * 0.618) % 1, *((0.7, 0.92), (0.9, 0.6))[number % 2]) for number in range(count)]
-    colours = np.array([colorsys.hsv_to_rgb(*turn) for turn in turns]).reshape(-1, 3)
-    return np.rint(255 * colours).astype(np.uint8)
+def class_colours(names: Sequence[str], numbers: Tensor) -> tuple[np.ndarray, dict[str, Colour]]:
+    """Return the colours (C, 3) uint8 of classes, and the entries of their legend.
+
+    The ten most frequent of the classes `numbers`, (N,), have a colour each, all others one grey. −1 is none.
+    """
+    counts = torch.bincount(numbers[numbers >= 0].cpu(), minlength=len(names))
+    used = [names[number] for number in counts.argsort(descending=True, stable=True).tolist() if counts[number]]
+    key = style.legend_of(used, "classes")
+    return np.array([key.get(name, style.rgb(style.OTHER)) for name in names], np.uint8).reshape(-1, 3), key
 
 
 def coloured(numbers: Tensor, palette: np.ndarray) -> np.ndarray:
@@ -125,13 +128,13 @@ def coloured(numbers: Tensor, palette: np.ndarray) -> np.ndarray:
     return np.where(at[:, None] >= 0, palette[at], np.uint8(NO_CLASS)).astype(np.uint8)
 
 
-def keyed(image: Image.Image, names: Sequence[str], palette: np.ndarray) -> Image.Image:
+def keyed(image: Image.Image, entries: Mapping[str, Colour]) -> Image.Image:
     """Return an image with a legend below it: a square of each colour and its name, and grey for none."""
-    font = ImageFont.load_default(size=13)
-    entries = [*zip(names, map(tuple, palette.tolist()), strict=True), ("none", (NO_CLASS,) * 3)]
     places, x, y = [], 0, image.height + 12
-    for name, _ in entries:
-        width = SQUARE + 6 + round(font.getlength(name))
+    named = [*entries.items(), ("none", (NO_CLASS,) * 3)]
+    names = [font.cut(name, image.width - SQUARE - 6, LETTER) for name, _ in named]
+    for name in names:
+        width = SQUARE + 6 + math.ceil(font.length(name, LETTER))
         if x and x + width > image.width:
             x, y = 0, y + LINE
         places.append((x, y))
@@ -139,7 +142,7 @@ def keyed(image: Image.Image, names: Sequence[str], palette: np.ndarray) -> Imag
     page = Image.new("RGB", (image.width, y + LINE), "white")
     page.paste(image, (0, 0))
     pen = ImageDraw.Draw(page)
-    for (x, y), (name, colour) in zip(places, entries, strict=True):
-        pen.rectangle((x, y, x + SQUARE, y + SQUARE), colour, outline=LEGEND_INK)
-        pen.text((x + SQUARE + 6, y + SQUARE / 2), name, LEGEND_INK, font, anchor="lm")
+    for (x, y), name, (_, colour) in zip(places, names, named, strict=True):
+        pen.rectangle((x, y, x + SQUARE, y + SQUARE), colour, outline=style.INK)
+        font.draw_text(pen, (x + SQUARE + 6, y + SQUARE / 2), name, style.INK, LETTER, "lm")
     return page

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sightword.data.loader import mix
 from sightword.errors import SightwordError
-from sightword.systems.retrieval.strip import MARGIN, RIGHT, SMALL, TEXT, WRONG, font, wrapped
+from sightword.systems.retrieval.strip import MARGIN, RIGHT, SMALL, TEXT, WRONG, wrapped
+from sightword.viz.font import draw_text
 from sightword.viz.style import FAINT, GREY, INK
 
 Family = tuple[tuple[str, ...], ...]  # words that can replace each other, synonyms in one tuple
@@ -228,31 +229,31 @@ def _table(found: Sensitivity, width: int) -> Image.Image:
         y += TEXT + 8 + len(told[row["kind"]]) * (SMALL + 5) + 12
     page = Image.new("RGB", (width, y + MARGIN), "white")
     pen = ImageDraw.Draw(page)
-    pen.text((MARGIN, MARGIN), "One word changed: how far does the score of its own image fall?", INK, font(TEXT + 1))
+    draw_text(pen, (MARGIN, MARGIN), "One word changed: how far does the score of its own image fall?", INK, TEXT + 1)
     y = tops[0] - SMALL - 14
     for place, head in zip(COLUMNS, ("word of a", "captions", "score", "fall"), strict=True):
-        pen.text((place, y), head, GREY, font(SMALL), anchor="la" if place == MARGIN else "ra")
-    pen.text((width - MARGIN, y), "captions whose score fell", GREY, font(SMALL), anchor="ra")
+        draw_text(pen, (place, y), head, GREY, SMALL, anchor="la" if place == MARGIN else "ra")
+    draw_text(pen, (width - MARGIN, y), "captions whose score fell", GREY, SMALL, anchor="ra")
     ends = (min(0.0, *(row["fall"] for row in rows), 0.0), max(0.0, *(row["fall"] for row in rows), 1e-9))
     for top, row in zip(tops, rows, strict=True):
         pen.line((MARGIN, top - 6, width - MARGIN, top - 6), FAINT)
         _row(pen, row, top, ends, width)
         for number, line in enumerate(told[row["kind"]]):
-            pen.text((MARGIN + 12, top + TEXT + 8 + number * (SMALL + 5)), line, GREY, font(SMALL))
+            draw_text(pen, (MARGIN + 12, top + TEXT + 8 + number * (SMALL + 5)), line, GREY, SMALL)
     return page
 
 
 def _row(pen: ImageDraw.ImageDraw, row: KindRow, top: int, ends: tuple[float, float], width: int) -> None:
     name = row["kind"] if row["kind"] != CONTROL else f"{CONTROL} (control)"
-    pen.text((MARGIN, top), name, INK, font(TEXT))
+    draw_text(pen, (MARGIN, top), name, INK, TEXT)
     texts = (f"{row['captions']:,}", f"{row['score']:.3f}", f"{row['fall']:+.3f} ± {row['error']:.3f}")
     for place, text in zip(COLUMNS[1:], texts, strict=True):
-        pen.text((place, top), text, INK, font(TEXT), anchor="ra")
+        draw_text(pen, (place, top), text, INK, TEXT, anchor="ra")
     zero, end = (BARS[0] + (BARS[1] - BARS[0]) * (at - ends[0]) / (ends[1] - ends[0]) for at in (0.0, row["fall"]))
     colour = GREY if row["kind"] == CONTROL else RIGHT if row["fall"] > 0 else WRONG
     pen.rectangle((min(zero, end), top + 3, max(zero, end), top + TEXT + 1), colour)
     pen.line((zero, top, zero, top + TEXT + 4), GREY)
-    pen.text((width - MARGIN, top), f"{100 * row['fell']:.0f} %", INK, font(TEXT), anchor="ra")
+    draw_text(pen, (width - MARGIN, top), f"{100 * row['fell']:.0f} %", INK, TEXT, anchor="ra")
 
 
 def _example(found: Sensitivity, probe: Probe) -> str:

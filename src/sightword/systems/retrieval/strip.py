@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from sightword.data.image import ImageLike, open_image
+from sightword.viz.font import draw_text, font_of
 from sightword.viz.style import FAINT, GREY, INK
 
 HEIGHT, WIDEST, NARROWEST = 168, 224, 64  # pixels of an image in a strip
@@ -44,12 +45,12 @@ def strip(sentence: str, found: Sequence[Shown], own: Image.Image | None = None)
     page = Image.new("RGB", (width, top + HEIGHT + 2 * FRAME + SMALL + 8 + MARGIN), "white")
     pen = ImageDraw.Draw(page)
     for number, line in enumerate(lines):
-        pen.text((MARGIN, MARGIN + number * (TEXT + 6)), line, INK, font(TEXT))
+        draw_text(pen, (MARGIN, MARGIN + number * (TEXT + 6)), line, INK, TEXT)
     x = MARGIN
     labels = [*["described"] * len(first), *(f"{n}  {shown.score:.3f}" for n, shown in enumerate(found, 1))]
     for tile, label in zip(images, labels, strict=True):
         page.paste(tile, (x, top))
-        pen.text((x + tile.width / 2, top + tile.height + 4), label, GREY, font(SMALL), anchor="ma")
+        draw_text(pen, (x + tile.width / 2, top + tile.height + 4), label, GREY, SMALL, anchor="ma")
         x += tile.width + GAP + (apart if label == "described" else 0)
     return page
 
@@ -71,7 +72,7 @@ def _tile(image: Image.Image | None, colour: str, right: bool | None) -> Image.I
     """An image at the strip's height in a frame, with a tick or a cross that is legible without colour, too."""
     if image is None:
         image = Image.new("RGB", (NARROWEST, HEIGHT), FAINT)
-        ImageDraw.Draw(image).text((NARROWEST / 2, HEIGHT / 2), "not\nreadable", GREY, font(SMALL), anchor="mm")
+        draw_text(ImageDraw.Draw(image), (NARROWEST / 2, HEIGHT / 2), "not\nreadable", GREY, SMALL, "mm")
     width = min(WIDEST, max(NARROWEST, round(image.width * HEIGHT / image.height)))
     scale = min(width / image.width, HEIGHT / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -99,7 +100,7 @@ def _colour(right: bool | None) -> str:
 
 def wrapped(text: str, width: int, size: int) -> list[str]:
     """Return the lines of a text, at most `width` pixels wide each; a word that is wider is cut."""
-    face, lines = font(size), [""]
+    face, lines = font_of(text, size), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
         if face.getlength(longer) <= width:
@@ -111,8 +112,3 @@ def wrapped(text: str, width: int, size: int) -> list[str]:
                 lines.append("")
             lines[-1] += letter
     return lines
-
-
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return the font of all texts. size: in pixels."""
-    return ImageFont.load_default(size=size)

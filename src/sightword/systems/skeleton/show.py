@@ -12,14 +12,15 @@ from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
 from sightword.systems.skeleton.weight import as_array, effective_frames, on_frames, shares
-from sightword.viz import chart, style
-from sightword.viz.style import FAINT, GREY, INK, Array, font_of
+from sightword.viz import chart
+from sightword.viz.font import cut, draw_text, length
+from sightword.viz.style import FAINT, GREY, INK, OTHER, PALETTE, Array
 
 if TYPE_CHECKING:
     from sightword.systems.skeleton.joints import JointSet
 
-LEFT, RIGHT, MIDDLE = "#1f77c9", "#e0672b", "#4a5158"  # sides of the person, and what has none
-WEIGHT, KEY = "#8250df", "#2b9b6b"
+LEFT, RIGHT, WEIGHT, KEY = PALETTE[:4]  # sides of the person; weights of frames; key moments
+MIDDLE = OTHER  # of limbs on no side
 RIGHT_ANSWER, WRONG_ANSWER = "#1a7f37", "#cf222e"
 MOST_POSES = 12  # in a row; the bars below them are of every frame
 SLOT, HEIGHT, BARS = 84, 128, 46  # pixels: a pose's width and height, and the height of the tallest bar
@@ -138,21 +139,22 @@ class _Film:
         if heading is None:
             return
         x, y = MARGIN, MARGIN
+        count = "" if weights is None else f"{effective_frames(weights)[0]:.1f} effective frames of {weights.shape[1]}"
+        draw_text(self.pen, (self.right, y + 2), count, WEIGHT, TEXT, anchor="ra")
+        space = self.right - x - length(count, TEXT) - MARGIN
         if heading.predicted:
             colour = {None: INK, True: RIGHT_ANSWER, False: WRONG_ANSWER}[heading.right]
             word = {None: "", True: "right: ", False: "wrong: "}[heading.right]
             chance = f"  {100 * heading.probability:.0f} %" if heading.probability is not None else ""
-            self.pen.text((x, y), f"{word}{heading.predicted}{chance}", colour, font_of(LARGE))
+            name = cut(heading.predicted, space - length(word + chance, LARGE), LARGE)
+            draw_text(self.pen, (x, y), f"{word}{name}{chance}", colour, LARGE)
         elif heading.truth:
-            self.pen.text((x, y), heading.truth, INK, font_of(LARGE))
-        if weights is not None:
-            count = f"{effective_frames(weights)[0]:.1f} effective frames of {weights.shape[1]}"
-            self.pen.text((self.right, y + 2), count, WEIGHT, font_of(TEXT), anchor="ra")
+            draw_text(self.pen, (x, y), cut(heading.truth, space, LARGE), INK, LARGE)
         parts = [heading.name]
         parts += [f"it is {heading.truth}"] if heading.right is False else []
         if heading.others:
             parts += ["then " + ", ".join(f"{name} {100 * p:.0f} %" for name, p in heading.others)]
-        self.pen.text((x, y + LARGE + 7), style.cut(" · ".join(parts), self.right - x, TEXT), GREY, font_of(TEXT))
+        draw_text(self.pen, (x, y + LARGE + 7), cut(" · ".join(parts), self.right - x, TEXT), GREY, TEXT)
 
     def draw_bars(self, times: np.ndarray, features: int) -> None:
         """times: (L,), the weight of a frame over the mean: 1 where all weigh alike."""
@@ -168,10 +170,10 @@ class _Film:
         level = round(self.floor - BARS / highest)
         for x in range(self.left, self.right, 8):
             self.pen.line((x, level, x + 3, level), INK)
-        self.pen.text((self.left - 6, level), "1", INK, font_of(SMALL), anchor="rm")
+        draw_text(self.pen, (self.left - 6, level), "1", INK, SMALL, anchor="rm")
         if highest >= 1.6:
-            self.pen.text((self.left - 6, self.bars_top), f"{highest:.1f}", GREY, font_of(SMALL), anchor="rt")
-        self.pen.text((MARGIN, self.floor), "weight", WEIGHT, font_of(SMALL), anchor="ld")
+            draw_text(self.pen, (self.left - 6, self.bars_top), f"{highest:.1f}", GREY, SMALL, anchor="rt")
+        draw_text(self.pen, (MARGIN, self.floor), "weight", WEIGHT, SMALL, anchor="ld")
 
     def draw_frames(self, numbers: np.ndarray, key: np.ndarray | None) -> None:
         """The number of the frame under each pose, and the underline of the key moments."""
@@ -180,8 +182,8 @@ class _Film:
             for start, end in _runs(key > 0.5):
                 self.pen.rectangle((self.x(start), self.floor + 3, self.x(end) - 1, self.floor + 7), KEY)
         for frame, at in map(self.pose, range(self.poses)):
-            self.pen.text((at, self.floor + 11), str(int(numbers[frame])), GREY, font_of(SMALL), anchor="ma")
-        self.pen.text((MARGIN, self.floor + 11), "frame", GREY, font_of(SMALL))
+            draw_text(self.pen, (at, self.floor + 11), str(int(numbers[frame])), GREY, SMALL, anchor="ma")
+        draw_text(self.pen, (MARGIN, self.floor + 11), "frame", GREY, SMALL)
 
     def finish(self, joints: "JointSet") -> Image.Image:
         if not self.legend:
@@ -192,8 +194,8 @@ class _Film:
         entries += [(KEY, "underlined: key moments of the action")] if self.key else []
         for colour, text in entries:
             self.pen.rectangle((x, y + 5, x + 14, y + 8), colour)
-            self.pen.text((x + 20, y), text, INK, font_of(SMALL))
-            x += 20 + math.ceil(font_of(SMALL).getlength(text)) + 18
+            draw_text(self.pen, (x + 20, y), text, INK, SMALL)
+            x += 20 + math.ceil(length(text, SMALL)) + 18
         return self.page
 
 
