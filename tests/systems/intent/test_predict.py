@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from dataclasses import FrozenInstanceError
 
 import numpy as np
@@ -194,6 +195,7 @@ def test_an_export_elsewhere_predicts_the_same_bits_without_the_files_it_was_mad
     card = (tmp_path / "moved" / "README.md").read_text()
     assert "| val/macro_f1 | 0.25 |" in card
     assert "- **threshold**: chosen on val" in card
+    assert pickle.loads(pickle.dumps(again))(image).scores == expected.scores
     again.save_pretrained(tmp_path / "second")  # an export of an export
     assert sightword.load(tmp_path / "second")(image).scores == expected.scores
     again.save_pretrained(tmp_path / "moved")  # over the files that it reads

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 
 import numpy as np
@@ -73,6 +74,7 @@ def test_an_export_elsewhere_predicts_the_same_bits_without_the_files_of_the_run
         assert bits(again.for_classes(UNSEEN)(file)) == others
     assert str(tmp_path) not in (tmp_path / "moved" / "config.json").read_text()
     assert "| val/top1 | 50 |" in (tmp_path / "moved" / "README.md").read_text()
+    assert bits(pickle.loads(pickle.dumps(again))(file)) == expected
     again.save_pretrained(tmp_path / "second")
     assert bits(sightword.load(tmp_path / "second")(file)) == expected
 

@@ -12,6 +12,7 @@ Legend: h, w patches of an image; C intents.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self, overload
 
@@ -33,6 +34,7 @@ from sightword.systems.intent.anchors import NAME
 from sightword.systems.intent.config import IntentConfig
 from sightword.systems.intent.show import Explanation
 from sightword.systems.intent.task import BaselineTask, IntentTask, MultiStreamTask, make_task
+from sightword.towers.base import ImageTower
 from sightword.towers.export import ExportedTower, write_image_tower
 from sightword.towers.frozen import FrozenModel
 from sightword.viz import chart, grid
@@ -114,7 +116,7 @@ class IntentClassifier(Predictor):
                 f"{folder / ANCHORS} is missing. Copy the exported folder as a whole, or export the run again"
             )
         task = make_task(config)
-        task.tower = FrozenModel(lambda: exported.checked(task.open_tower()))
+        task.tower = FrozenModel(partial(_open, task, exported))
         load_strictly(task, read_weights(folder / WEIGHTS), folder / WEIGHTS)
         return cls(task)
 
@@ -171,6 +173,11 @@ class IntentClassifier(Predictor):
             return IntentPrediction(image, _scores(explanation.logits), threshold, words, explanation)
         assert isinstance(self.task, BaselineTask)
         return IntentPrediction(image, _scores(_baseline_logits(self.task, image)), threshold, {})
+
+
+def _open(task: IntentTask, exported: ExportedTower) -> ImageTower:
+    """Open the image encoder of an exported task. Raises SightwordError if its weights are others than exported."""
+    return exported.checked(task.open_tower())
 
 
 def _scores(logits: Tensor) -> dict[str, float]:

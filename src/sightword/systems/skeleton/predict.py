@@ -356,7 +356,7 @@ class ActionRecognizer(Predictor):
     def for_classes(self, labels: Labels | Mapping[str, Sequence[str]]) -> "ActionRecognizer":
         """Return a recognizer of other classes, given as texts, with the same networks. labels: {class: [prompts]}.
 
-        Raises SightwordError for a classifier, and for an export without its text encoder.
+        Raises SightwordError for a classifier, and if the text encoder of an export cannot be opened.
         """
         if isinstance(self.model, Classifier):
             raise SightwordError(
@@ -370,9 +370,8 @@ class ActionRecognizer(Predictor):
         found = ActionRecognizer(
             self.config, self.data, self.model, self.heatmaps, self.joints, labels, bank, self.exported
         )
-        found.training = Training(
-            self.training.experiment, self.training.checkpoint
-        )  # its metrics are of other classes
+        # its metrics are of the classes that it was trained on
+        found.training = Training(self.training.experiment, self.training.checkpoint)
         return found
 
     def tower(self) -> TextTower:
