@@ -1,6 +1,7 @@
 """One grammar: the same key is read in the same way by every command."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -152,6 +153,23 @@ def test_the_fields_of_a_jobs_options_are_keys_of_the_command():
         with pytest.raises(SightwordError) as caught:
             job_of(argument)
         assert told in str(caught.value)
+
+
+def test_a_field_of_a_dataclass_can_be_none_and_that_one_was_typed_can_be_told():
+    @dataclass(frozen=True)
+    class Seen:
+        size: Size | None = (224, 304)
+        name: str = "vit_b16"
+
+    usual = Seen()
+
+    def ask(scene: str, seen: Seen = usual) -> None: ...
+
+    assert "seen" not in read_arguments("ask", ask, ["scene=s"])
+    assert read_arguments("ask", ask, ["scene=s", "size="])["seen"] == Seen(size=None)
+    typed = read_arguments("ask", ask, ["scene=s", "name=vit_b16"])["seen"]
+    assert typed == usual
+    assert typed is not usual
 
 
 def test_what_is_not_a_key_goes_where_the_command_collects_it():

@@ -1,5 +1,7 @@
 """Text queries find the points they fit, and none that no frame shows."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ def lifted(rows, label=None):
     xyz = torch.stack([torch.arange(n).float(), torch.arange(n).float() % 2, torch.zeros(n)], 1)
     cloud = Cloud(xyz, torch.full((n, 3), 90, dtype=torch.uint8), label)
     seen = features.abs().amax(1) > 0
-    return PointFeatures(cloud, features, seen, seen, [0, 0, 1], torch.tensor([0, 0, 1.0]).expand(n, 3))
+    return PointFeatures(cloud, features, seen, seen, [0, 0, 1], torch.tensor([0, 0, 1.0]).expand(n, 3), "lifted")
 
 
 def asked(scene, queries, against=("wall",)):
@@ -86,7 +88,7 @@ def test_the_answer_is_written_as_a_picture_a_cloud_and_numbers(tmp_path):
     scene = scene._replace(cloud=scene.cloud._replace(xyz=torch.rand(300, 3, generator=rng)))
     found = asked(scene, ["red", "blue"])
     files = ask.write(found, tmp_path / "out")
-    assert [file.name for file in files] == ["answer.png", "answer.ply", "scores.npz"]
+    assert [file.name for file in files] == ["answer.png", "answer.ply", "scores.npz", "answer.json"]
     with Image.open(files[0]) as image:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3).astype(int)
     colours = ask.query_colours(found.queries)
@@ -98,6 +100,36 @@ def test_the_answer_is_written_as_a_picture_a_cloud_and_numbers(tmp_path):
     scores = np.load(files[2])
     assert scores["texts"].tolist() == ["red", "blue", "wall"]
     assert np.array_equal(scores["best"], found.best.numpy())
+    told = json.loads(files[3].read_text())
+    assert told == json.loads(json.dumps(found.to_dict()))
+    assert [told["best"].count(number) for number in (0, 1)] == [one["points"] for one in told["found"]]
+
+
+def test_what_was_found_is_numbers_a_line_and_plain_values():
+    found = asked(lifted([RED, RED, GREEN, NOTHING]), ["a red"])
+    (one,) = found.found
+    assert (one.query, one.points, one.percent) == ("a red", 2, pytest.approx(200 / 3))
+    assert one.cosine == pytest.approx(1, abs=1e-6)
+    assert one.place in ((0, 0, 0), (1, 1, 0))  # of two that are as likely
+    assert repr(found) == "SceneAnswer(room: 'a red' 2 of 3 points; lifted features)"
+    values = json.loads(json.dumps(found.to_dict()))
+    assert values["best"] == [0, 0, 1, -1]
+    assert values["visible"] == [True, True, True, False]
+    assert values["points"][1] == [1, 1, 0]
+    assert values["scores"][3] == [0]
+    assert values["features"] == "lifted"
+
+
+def test_which_features_answered_is_told_with_the_points_that_no_frame_shows():
+    scene = lifted([RED, GREEN, NOTHING])
+    assert ask.coverage_line(asked(scene, ["red"])) == (
+        "answered by lifted CLIP's features: 3 points, 1 of them seen by no frame and without an answer"
+    )
+    assert ask.coverage_line(asked(lifted([RED]), ["red"])).endswith(": 1 points, all seen by a frame")
+    fused = scene._replace(known=torch.ones(3).bool(), kind="fused")
+    assert ask.coverage_line(asked(fused, ["red"])) == (
+        "answered by the trained encoder's fused features: 3 points, 1 of them seen by no frame and with an answer too"
+    )
 
 
 def test_what_answers_has_the_colour_of_its_query_and_the_rest_is_pale():

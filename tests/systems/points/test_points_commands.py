@@ -94,7 +94,8 @@ def test_ask_finds_things_in_a_room_that_was_never_seen(unseen, small_clip, tmp_
     right = torch.where(best >= 0, answers[best.clamp(min=0)], -1) == label
     majority = float(label.bincount().max() / len(label))
     assert float(right.float().mean()) > 1.5 * majority
-    assert {file.name for file in tmp_path.iterdir()} == {"answer.png", "answer.ply", "scores.npz"}
+    files = {"answer.png", "answer.ply", "scores.npz", "answer.json"}
+    assert {file.name for file in tmp_path.iterdir()} == files
 
 
 def test_ask_reads_what_lift_kept(rooms, random_clip, tmp_path, capsys):

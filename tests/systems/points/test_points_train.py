@@ -1,16 +1,18 @@
 """From posed frames to points that answer, by the command line: trained, resumed, measured, exported."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import assert_same
 
 from sightword.cli.main import main
-from sightword.engine.run import load_predictor, restore
+from sightword.engine.predictor import load
+from sightword.engine.run import restore
 from sightword.miniature import room
 from sightword.storage.checkpoint import read_checkpoint
-from sightword.systems.points.predict import SceneQuery
 from sightword.systems.points.system import SYSTEM
 
 EXPERIMENTS = ["bifusion_mini", "lift_mini"]
@@ -73,5 +75,45 @@ def test_what_is_exported_says_what_the_run_says(trained, tmp_path):
     task, config, _ = restore(trained["bifusion_mini"])
     batch = next(iter(SYSTEM.held_out(config.data, config.seed, "val", task)))
     with torch.no_grad():
-        own, other = (each.encode(batch)[0] for each in (task, load_predictor(SceneQuery, tmp_path).task))
+        own, other = (each.encode(batch)[0] for each in (task, load(tmp_path).task))
     assert torch.equal(own.text, other.text)
+
+
+def test_ask_answers_the_same_by_a_run_and_by_its_export_wherever_it_lies(
+    rooms, random_clip, trained, tmp_path, capsys
+):
+    run, scene = trained["bifusion_mini"], rooms / "2D" / room.name_of(room.SPLITS["test"][0])
+    assert main(["export", f"run={run}", f"out={tmp_path / 'export'}"]) == 0
+    shutil.move(tmp_path / "export", tmp_path / "elsewhere")
+    for model, out in ((run, "by_run"), (tmp_path / "elsewhere", "by_export")):
+        capsys.readouterr()
+        assert main(["ask", f"scene={scene}", f"model={model}", f"out={tmp_path / out}", "a chair, a bed"]) == 0
+        told = capsys.readouterr().out.splitlines()
+        assert told[0].startswith("answered by the trained encoder's fused features: ")
+        assert told[0].endswith(" of them seen by no frame and with an answer too")
+    one, other = (np.load(tmp_path / out / "scores.npz") for out in ("by_run", "by_export"))
+    assert np.array_equal(one["cosines"], other["cosines"])
+    assert (one["best"] >= 0).all()
+    assert json.loads((tmp_path / "by_run" / "answer.json").read_text())["features"] == "fused"
+
+
+@pytest.mark.parametrize("given", ["tower=vit_b16", "tag=openai", "token_type=qq", "size=", "dtype=fp32"])
+def test_a_model_and_another_clip_are_refused_even_if_it_is_the_default(trained, given, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["ask", "scene=s", f"model={trained['lift_mini']}", given, "a chair"]) == 2
+    told = capsys.readouterr().err
+    assert "uses the CLIP that it was trained with. Leave out tower=, tag=, token_type=, size= and dtype=" in told
+    assert told.count("\n") == 1
+
+
+def test_a_model_of_another_system_or_none_is_one_line(rooms, trained, tmp_path, capsys):
+    scene = rooms / "2D" / room.name_of(room.SPLITS["test"][0])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"system": "intent"}')
+    lines = {tmp_path / "other": "is a model of intent. Pass one of points", tmp_path: "is neither a run directory"}
+    lines[trained["lift_mini"] / "no"] = "config.json does not exist"
+    for model, line in lines.items():
+        assert main(["ask", f"scene={scene}", f"model={model}", f"out={tmp_path / 'o'}", "a chair"]) == 2
+        told = capsys.readouterr().err
+        assert line in told
+        assert told.count("\n") == 1

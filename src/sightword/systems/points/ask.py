@@ -220,11 +220,12 @@ def answer(
 
 def coverage_line(answered: SceneAnswer) -> str:
     """Return which features answered, and for how many points, those that no frame shows among them."""
-    total, unseen = len(answered.points), int((~answered.visible).sum())
-    whole = bool(answered.known[~answered.visible].all())
     told = {"fused": "the trained encoder's fused features", "lifted": "lifted CLIP's features"}[answered.features]
-    rest = "with an answer too" if whole else "without an answer"
-    return f"answered by {told}: {total:,} points, {unseen:,} of them seen by no frame and {rest}"
+    unseen = int((~answered.visible).sum())
+    rest = f"{unseen:,} of them seen by no frame" if unseen else "all seen by a frame"
+    if unseen:
+        rest += " and with an answer too" if answered.known[~answered.visible].all() else " and without an answer"
+    return f"answered by {told}: {len(answered.points):,} points, {rest}"
 
 
 def summary_lines(answered: SceneAnswer, classes: Mapping[int, str]) -> list[str]:

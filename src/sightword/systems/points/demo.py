@@ -6,9 +6,8 @@ from pathlib import Path
 from sightword.data.loader import moved
 from sightword.engine.run import held_out, make_evaluator, restore
 from sightword.systems.points import ask
-from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.predict import SceneQuery
-from sightword.systems.points.scannet.reader import read_scene, read_scenes_file
+from sightword.systems.points.scannet.reader import read_scenes_file
 from sightword.viz.page import Figure, Section, Train, seconds
 
 QUERIES = ("a chair", "a bed")
@@ -35,7 +34,7 @@ def section(out: Path, train: Train) -> Section:
         raise KeyboardInterrupt
     name = read_scenes_file(lists / "scannetv2_test.txt")[0]
     metrics, answers = _measured(run)
-    return _section(metrics, [_queried(rooms / "2D" / name, tower), answers], run, rooms, tower, name)
+    return _section(metrics, [_queried(rooms / "2D" / name, run), answers], run, rooms, tower, name)
 
 
 def _measured(run: Path) -> tuple[dict[str, float], Figure]:
@@ -47,13 +46,14 @@ def _measured(run: Path) -> tuple[dict[str, float], Figure]:
     return evaluator.compute(), Figure(evaluator.images(next(iter(loader)))["answers"], ANSWERS)
 
 
-def _queried(room: Path, tower: Path) -> Figure:
+def _queried(room: Path, run: Path) -> Figure:
     """Two text queries to a room, as `sightword ask` does."""
-    scene = read_scene(room)
-    answer = SceneQuery(FrozenClip(str(tower), "", TOKEN_TYPE, SIZE, "fp32"))(scene, QUERIES)
-    lines = [line.strip() for line in ask.summary_lines(answer, ask.classes_near(scene.folder)) if line.startswith(" ")]
+    answer = SceneQuery.from_pretrained(run)(room, QUERIES)
+    lines = [line.strip() for line in ask.summary_lines(answer, ask.classes_near(room)) if line.startswith(" ")]
     told = "; ".join(f"“{query}”: {line}" for query, line in zip(QUERIES, lines, strict=True))
-    return Figure(answer.plot(), f"Two text queries to {int(answer.visible.sum()):,} points. {told}.")
+    unseen = int((~answer.visible).sum())
+    points = f"{len(answer.points):,} points, {unseen:,} of which no image shows"
+    return Figure(answer.plot(), f"Two text queries to {points}, answered by the trained encoder. {told}.")
 
 
 def _section(
@@ -83,6 +83,10 @@ def _section(
             ),
         },
         commands=[
+            (
+                "Query the room by the trained encoder:",
+                f'sightword ask scene={rooms}/2D/{name} model={run} "a dog, a chair"',
+            ),
             (
                 "Lift your own posed RGB-D frames (color/, depth/, pose/, intrinsic/), and query them:",
                 f"sightword lift root={rooms} {seeing} out=lifted vis=1\n"

@@ -154,9 +154,7 @@ class SceneQuery(Predictor):
         if isinstance(scene, list):
             return [self._answer(each, queries, **options) for each in scene]
         if not isinstance(scene, str | Path | Scene):
-            raise SightwordError(
-                f"a {type(scene).__name__} is not a scene. Pass the folder of a scene, or a list of them"
-            )
+            raise SightwordError(f"expected the folder of a scene, or a list of them; got {type(scene).__name__}")
         return self._answer(scene, queries, **options)
 
     @torch.no_grad()
@@ -242,4 +240,4 @@ def _clip_in(folder: Path) -> Path:
     for name in (CLIP_CONFIG, CLIP_WEIGHTS):
         if not (folder / CLIP / name).is_file():
             raise SightwordError(f"{folder / CLIP / name} is missing. Copy the whole folder, or export the run again")
-    return folder / CLIP
+    return (folder / CLIP).absolute()  # it is opened later, perhaps from another working directory
