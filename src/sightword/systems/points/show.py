@@ -15,7 +15,7 @@ from sightword.viz import cloud, font, grid, style
 from sightword.viz.style import Colour
 
 UNSEEN = (205, 208, 212)
-WIDE = 480  # pixels of a photo in a figure
+WIDE = 400  # pixels of a photo in a figure; most of the time of drawing is per pixel
 MOST = 4096  # features by which a scene's colours are found
 
 

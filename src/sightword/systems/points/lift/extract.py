@@ -319,7 +319,7 @@ def draw(folder: Path, scene: Scene, cloud: Cloud, links: Links, frames: Sequenc
             colours(total / weight.clamp(min=1e-9)), covered
         ),
     }
-    made[folder / "cloud.png"] = show.clouds(cloud.xyz, panels, show.upwards(poses), towards)
+    made[folder / "cloud.png"] = show.clouds(cloud.xyz, panels, show.upwards(poses), towards, (480, 360))
     for path, page in made.items():
         with write_atomically(path) as part:
             page.save(part, "PNG", compress_level=1)  # half the time of the default, and files a tenth larger
