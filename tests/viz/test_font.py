@@ -123,10 +123,11 @@ def test_fonts_of_the_system_are_found_by_family_the_best_first(tmp_path, monkey
 def test_what_no_font_has_is_reported_once_in_one_line_that_names_the_extra():
     code = """
 from PIL import Image, ImageDraw
-from sightword.viz import font
+from sightword.viz import chart, font
 pen = ImageDraw.Draw(Image.new("RGB", (50, 50)))
 for text in ("\U00012345", "\U00012345", "a \U00012346"):
     font.draw_text(pen, (0, 0), text, "white")
+    chart.terms({text: 1.0})
 """
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stderr
     assert told.count("\n") == 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -77,15 +78,21 @@ def _scenes() -> list[Scene]:
     return [found[place] for place in SHOWN]
 
 
-@torch.no_grad()
-def patch_figure(clip: CLIP, scene: Scene) -> Image.Image:
-    """Draw a scene, its label map, the predicted object of each patch and the predicted place of each patch.
+class PatchWords(NamedTuple):
+    """The predicted words of an image's patches, each (h, w)."""
 
-    Objects are predicted from “value” tokens, places from “joint” tokens. The score of a word is its cosine with the
-    patch plus its cosine with the whole image. An object is drawn where its score exceeds that of every place.
+    things: Tensor  # indices into OBJECTS
+    is_thing: Tensor  # 1 where the object's score exceeds that of every place, else 0
+    places: Tensor  # indices into PLACES
+
+
+@torch.no_grad()
+def patch_words(clip: CLIP, scene: Scene) -> PatchWords:
+    """Predict the object of each patch from “value” tokens, and its place from “joint” tokens.
+
+    The score of a word is its cosine with the patch plus its cosine with the whole image.
     """
-    image = Image.fromarray(scene.image)
-    found = clip.image.token_types(clip.image.preprocess.batch([image]), ("value", "joint"))
+    found = clip.image.token_types(clip.image.preprocess.batch([Image.fromarray(scene.image)]), ("value", "joint"))
 
     def scores(token_type: str, words: Iterable[str]) -> Tensor:
         embeddings = class_embeddings(clip.text, list(words)).T  # (E, K)
@@ -94,9 +101,13 @@ def patch_figure(clip: CLIP, scene: Scene) -> Image.Image:
 
     thing, place = scores("value", OBJECTS), scores("joint", PLACES)
     is_thing = (thing.amax(-1) > place.amax(-1)).float()
-    things, places, is_thing = (x.view(clip.image.grid()) for x in (thing.argmax(-1), place.argmax(-1), is_thing))
+    return PatchWords(*(x.view(clip.image.grid()) for x in (thing.argmax(-1), is_thing, place.argmax(-1))))
 
-    large = image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
+
+def patch_figure(clip: CLIP, scene: Scene) -> Image.Image:
+    """Draw a scene, its label map, the predicted object of each patch and the predicted place of each patch."""
+    things, is_thing, places = patch_words(clip, scene)
+    large = Image.fromarray(scene.image).resize((SIDE, SIDE), Image.Resampling.NEAREST)
     objects, labelled = ["place", *OBJECTS], torch.from_numpy(scene.labels > 0)
     panels = [
         overlay.areas(scene.labels, objects, labelled),

@@ -6,6 +6,7 @@ is imported when the first chart is drawn.
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec
@@ -315,14 +316,20 @@ def _picture(figure: "Figure", tight: bool = False) -> Image.Image:
     """Draw a figure; `tight` grows it by what is outside its edges."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.text import Text
-    from matplotlib.transforms import Bbox
 
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         file = font_file(text.get_text()) or plain_file()
         text.set_fontproperties(FontProperties(fname=str(file), size=text.get_fontsize()))
-    buffer = io.BytesIO()
-    box = None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # `font_file` has reported it
+        return _drawn(figure, tight)
+
+
+def _drawn(figure: "Figure", tight: bool) -> Image.Image:
+    from matplotlib.transforms import Bbox
+
+    buffer, box = io.BytesIO(), None
     if tight:  # matplotlib's own "tight" would lay out all texts twice; cells are to begin at a whole pixel
         box = Bbox(np.rint(72 * figure.get_tightbbox().padded(MARGIN / 72).get_points()) / 72)
     figure.savefig(buffer, format="png", bbox_inches=box)

@@ -78,7 +78,7 @@ def draw_text(
 ) -> None:
     """Write a text at a pixel. anchor: as in Pillow; a text of another font has the base line of Pillow's own font."""
     font, own = font_of(text, size), _opened(None, size)
-    if font is not own and isinstance(own, ImageFont.FreeTypeFont) and anchor[1] in "amd":
+    if font is not own and isinstance(own, ImageFont.FreeTypeFont) and anchor[1] in "amd" and "\n" not in text:
         ascent, descent = own.getmetrics()
         down = {"a": ascent, "m": (ascent - descent) / 2, "d": -descent}[anchor[1]]
         at, anchor = (at[0], round(at[1] + down)), anchor[0] + "s"
