@@ -87,8 +87,10 @@ def _kind(name: str) -> str:
     name = plain(name)
     if "/" not in name and not Path(name).expanduser().is_dir():
         return "siglip" if siglip.is_open_clips(name) else "clip"
-    with quiet():
-        folder = fetched(name, (clip.CONFIG, siglip.CONFIG))
+    folder = Path(name).expanduser()
+    if not folder.is_dir():  # which imports transformers
+        with quiet():
+            folder = fetched(name, (clip.CONFIG, siglip.CONFIG))
     if (folder / clip.CONFIG).is_file():
         return "siglip" if siglip.is_open_clips(folder) else "clip"
     found = model_type(name)

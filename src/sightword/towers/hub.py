@@ -47,10 +47,10 @@ class Weights(NamedTuple):
 
     def fetch(self) -> Path:
         """Downloads what is not on this machine; MissingFileError if that cannot be."""
-        import open_clip
-
         if self.file:
             return self.file
+        import open_clip
+
         try:
             return Path(open_clip.download_pretrained(self.entry))
         except Exception as error:  # hub, disk and network each have their own

@@ -17,7 +17,7 @@ from sightword.towers.foreign import Config, Foreign
 
 #: The fields of a plain config, with open_clip's defaults. Others have no part in these networks.
 VISION: Config = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, "image_size": 224}
-VISION |= {"pos_embed_type": "learnable", "final_ln_after_pool": False, "pool_type": "tok"}
+VISION |= {"no_ln_pre": False, "pos_embed_type": "learnable", "final_ln_after_pool": False, "pool_type": "tok"}
 TEXT: Config = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
 TEXT |= {"pool_type": "argmax", "eos_id": 2}
 OF_TOKENIZER = {"hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode", "pad_id"}
@@ -25,8 +25,9 @@ WHOLE = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text"}
 
 
 def build(model_cfg: Mapping[str, Foreign]) -> Foreign:
-    """Return the networks of an open_clip config (`visual`, `text`, `logit_scale`), with weights as torch draws them.
+    """Return the networks of an open_clip config (`visual`, `text`, `logit_scale`), to be filled with weights.
 
+    Build them on the "meta" device. Nothing is drawn there: torch imports its compiler to draw or compute on it.
     Raises what torch and open_clip raise for a config of which nothing can be built.
     """
     if is_plain(model_cfg):
@@ -46,7 +47,8 @@ def is_plain(model_cfg: Mapping[str, Foreign]) -> bool:
         return False
     vision, text = {**VISION, **vision}, {**TEXT, **text}
     kinds = [vision["pos_embed_type"] == "learnable", vision["pool_type"] in ("tok", "avg")]
-    kinds += [vision["final_ln_after_pool"] in (True, False), text["pool_type"] in ("argmax", "eos")]
+    kinds += [isinstance(vision[name], bool) for name in ("no_ln_pre", "final_ln_after_pool")]
+    kinds += [text["pool_type"] in ("argmax", "eos")]
     counts = [model_cfg.get("embed_dim"), *(vision[name] for name in ("layers", "width", "head_width"))]
     counts += [text[name] for name in ("context_length", "vocab_size", "width", "heads", "layers", "eos_id")]
     counts += [*_pair(vision["image_size"]), *_pair(vision["patch_size"])]
@@ -111,12 +113,12 @@ class Vision(nn.Module):
         self.image_size, self.patch_size = _pair(config["image_size"]), _pair(config["patch_size"])
         self.grid_size = (self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1])
         self.pool_type, self.final_ln_after_pool = config["pool_type"], config["final_ln_after_pool"]
-        self.class_embedding = nn.Parameter(width**-0.5 * torch.randn(width))
+        self.class_embedding = nn.Parameter(torch.empty(width))
         places = 1 + self.grid_size[0] * self.grid_size[1]
-        self.positional_embedding = nn.Parameter(width**-0.5 * torch.randn(places, width))
-        self.proj = nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
+        self.positional_embedding = nn.Parameter(torch.empty(places, width))
+        self.proj = nn.Parameter(torch.empty(width, embed_dim))
         self.conv1 = nn.Conv2d(3, width, self.patch_size, self.patch_size, bias=False)
-        self.ln_pre = LayerNorm(width)
+        self.ln_pre = nn.Identity() if config["no_ln_pre"] else LayerNorm(width)
         heads = width // config["head_width"]
         self.transformer = Transformer(config["layers"], width, heads, config["mlp_ratio"], quick_gelu)
         self.ln_post = LayerNorm(width)
@@ -133,12 +135,12 @@ class Text(nn.Module):
         width, self.output_dim, self.vocab_size = config["width"], embed_dim, config["vocab_size"]
         self.context_length = self.num_pos = config["context_length"]
         self.pool_type, self.eos_id = config["pool_type"], config["eos_id"]
-        self.positional_embedding = nn.Parameter(0.01 * torch.randn(self.num_pos, width))
-        self.text_projection = nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
-        self.token_embedding = nn.Embedding(self.vocab_size, width)
+        self.positional_embedding = nn.Parameter(torch.empty(self.num_pos, width))
+        self.text_projection = nn.Parameter(torch.empty(width, embed_dim))
+        self.token_embedding = nn.Embedding.from_pretrained(torch.empty(self.vocab_size, width), freeze=False)
         self.transformer = Transformer(config["layers"], width, config["heads"], config["mlp_ratio"], quick_gelu)
         self.ln_final = LayerNorm(width)
-        self.register_buffer("attn_mask", torch.zeros(self.num_pos, self.num_pos), persistent=False)
+        self.register_buffer("attn_mask", torch.empty(self.num_pos, self.num_pos), persistent=False)
 
 
 class PlainCLIP(nn.Module):
@@ -146,7 +148,7 @@ class PlainCLIP(nn.Module):
 
     def __init__(self, embed_dim: int, vision: Config, text: Config, quick_gelu: bool) -> None:
         super().__init__()
-        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+        self.logit_scale = nn.Parameter(torch.empty(()))
         self.visual, self.text = Vision(embed_dim, vision, quick_gelu), Text(embed_dim, text, quick_gelu)
 
 

@@ -1,0 +1,51 @@
+"""A command imports only what it uses. Each is executed in a process of its own, which lists its modules at the end."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sightword.cli.main import main
+
+HEAVY = {"lightning", "torchmetrics", "torchvision", "sklearn", "matplotlib", "scipy", "skimage", "lpips"}
+HEAVY |= {"torch._dynamo", "torch.distributed.tensor", "sympy", "transformers", "timm", "open_clip", "pandas"}
+PROGRAM = """
+import json, sys
+from sightword.cli.main import main
+status = main(sys.argv[1:])
+print(json.dumps([status, list(sys.modules)]))
+"""
+
+
+def imported(tmp_path, *argv):
+    """Return the heavy modules that a command imports."""
+    command = [sys.executable, "-c", PROGRAM, *map(str, argv)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    status, modules = json.loads(done.stdout.splitlines()[-1])
+    assert status == 0, done.stderr[-3000:]
+    return HEAVY & set(modules)
+
+
+def test_a_question_to_a_scene(world, tmp_path):
+    scene = sorted((world["root"] / "rooms" / "2D").iterdir())[0]
+    given = [f"scene={scene}", f"tower={world['clip']}", "dtype=fp32", "frames=1", f"out={tmp_path / 'ask'}", "chair"]
+    assert imported(tmp_path, "ask", *given) == set()
+
+
+@pytest.fixture(scope="module")
+def intent_run(world, tmp_path_factory):
+    from worlds import arguments_of
+
+    out = tmp_path_factory.mktemp("runs")
+    arguments = arguments_of("intent/stage1", world)
+    assert main(["train", *arguments, "trainer.steps=1", f"out={out}", "name=it"]) == 0
+    return out / "intent" / "stage1" / "it"
+
+
+def test_an_explanation_of_a_photo(intent_run, photos, tmp_path):
+    given = [f"model={intent_run}", "checkpoint=last", f"image={photos / '0.png'}", f"out={tmp_path / 'show'}"]
+    assert imported(tmp_path, "show", *given) == set()
