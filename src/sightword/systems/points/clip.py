@@ -17,9 +17,9 @@ from sightword.storage.cache import digest
 from sightword.systems.points.config import PointsConfig
 from sightword.systems.points.lift.features import Features, FrameCache, FrameEncoder, identified
 from sightword.towers.base import ImageTower, TextTower, Tower
+from sightword.towers.export import is_local
 from sightword.towers.factory import joint_width, text_tower, tower_pair
 from sightword.towers.frozen import FrozenModel
-from sightword.towers.hub import plain
 from sightword.towers.prompt import class_embeddings
 from sightword.towers.token_cache import Source
 
@@ -57,10 +57,7 @@ class FrozenClip:
     @property
     def is_local(self) -> bool:
         """Whether it is made of files that no name fetches: a folder, or a file of weights as its tag."""
-        from sightword.towers.clip.encoder import presets
-
-        name, tag = plain(self.name), Path(self.tag).expanduser()
-        return (name not in presets and Path(name).expanduser().is_dir()) or tag.is_file()
+        return is_local(self.name, self.tag)
 
     @property
     def width(self) -> int:
