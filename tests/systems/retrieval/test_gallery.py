@@ -49,6 +49,7 @@ class ByColour(nn.Module):
             self.table.data[WORDS.index(word)] = torch.tensor(rgb) / 127.5 - 1
         self.image = SimpleNamespace(preprocess=Preprocess((24, 8)))
         self.tokenizer = Words()
+        self.embed_dim = 3
         self.seen = 0
 
     def encode_image(self, images):
@@ -361,7 +362,7 @@ def test_a_probe_holds_out_whom_the_run_held_out(people, tmp_path, command, monk
 def test_what_is_neither_a_run_nor_exported_is_one_line(tmp_path, capsys):
     assert main(["search", f"index={tmp_path}", "red"]) == 2
     assert "contains no gallery" in capsys.readouterr().err
-    with pytest.raises(SightwordError, match=r"config\.json does not exist\. sightword export run=… out="):
+    with pytest.raises(SightwordError, match=r"config\.json does not exist\. Pass a run directory, a folder that"):
         commands.Source(str(tmp_path / "nowhere"), "best").retriever()
 
 

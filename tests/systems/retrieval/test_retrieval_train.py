@@ -8,6 +8,7 @@ import torch
 from conftest import assert_same
 from fakes import write_towers
 
+from sightword import load
 from sightword.cli.compose import compose_config
 from sightword.cli.main import main
 from sightword.engine.run import prepare, steps
@@ -76,11 +77,9 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_been_stopped(world, trained, t
 
 
 def test_what_is_exported_of_phase_4_has_no_generator_and_the_same_embeddings(world, trained, tmp_path):
-    from sightword.engine.run import load_predictor
-
     assert main(["export", f"run={trained['phase4_mini']}", f"out={tmp_path}"]) == 0
     assert not [file for file in tmp_path.rglob("*") if "generator" in file.name or "vq" in file.name]
-    one, other = PersonRetriever.from_folder(tmp_path), load_predictor(PersonRetriever, trained["phase4_mini"])
+    one, other = load(tmp_path), PersonRetriever.from_pretrained(trained["phase4_mini"])
     assert not [name for name in one.embedder.state_dict() if "generator" in name or "decoder" in name]
     files = sorted((world / "CUHK-PEDES" / "imgs").rglob("*.png"))[:3]
     assert torch.equal(one.encode_image(files), other.encode_image(files))

@@ -9,23 +9,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tiny_tokenizer import tokenizer_of
 
 from sightword.cli.main import main
 from sightword.data.image import center_crop, read_image, squash
 from sightword.engine import run as runs
-from sightword.ops.quantize import VectorQuantizerEMA
 from sightword.storage.cache import FeatureCache
 from sightword.towers.vq import ids as vq_ids
 from sightword.towers.vq.image import VQImage
-from sightword.towers.vq.network import Decoder, Encoder
-
-
-def tokenizer_of(photos, seed):
-    """A small tokenizer whose codes are spread over what it sees."""
-    torch.manual_seed(seed)
-    model = VQImage(Encoder(3, (8, 8), 8, 1), VectorQuantizerEMA(16, 8, kmeans=True), Decoder(8, (8, 8), 3, 1))
-    model.train()(torch.stack([center_crop(32)(read_image(path)) for path in sorted(photos.iterdir())]))
-    return model.eval()
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ class PersonRetriever(Predictor):
     """
 
     system = "retrieval"
-    summary = "Finds the images, of people or of anything else it was trained on, that a sentence describes."
+    summary = "Finds the images of people that a sentence describes: images and sentences become vectors of one space."
     usage = 'gallery = model.index("photos")  # a folder of images\nmodel("a woman in a red coat", gallery).plot()'
 
     def __init__(self, model: DualEncoder | Exported, origin: Origin | None = None, name: str = "this model") -> None:

@@ -35,8 +35,9 @@ def section(out: Path, train: Train) -> Section:
         raise KeyboardInterrupt
     restored = runs.restore(run)
     loaders = runs.make_loaders(restored.config, restored.task)
-    ImageTokenizer.from_task(restored.task).save_pretrained(out / "model")
-    model = VQImage.from_pretrained(out / "model")
+    tokenizer = ImageTokenizer.from_pretrained(run)
+    tokenizer.save_pretrained(out / "model")
+    model = tokenizer.model
     return _section(run, model, _usage(model, cast("DataLoader[ImageBatch]", loaders.val)), photos)
 
 

@@ -25,6 +25,8 @@ from sightword.systems.tokenizer.task import TokenizerTask
 from sightword.towers.vq.image import VQImage
 from sightword.viz import grid, overlay
 
+SMALLEST, LARGEST = 256, 512  # pixels of the longer side of an image in a figure
+
 #: Ids of one image (h, w), of several of one size (n, h, w), or a list of grids.
 IdsLike: TypeAlias = np.ndarray | Tensor | Sequence[np.ndarray | Tensor]
 
@@ -41,10 +43,9 @@ class TokenizedImage(Result):
 
     def plot(self) -> Image.Image:
         """Return a figure of the image, its ids in colours, and the reconstruction."""
-        ids = overlay.code_map(torch.from_numpy(self.ids), self.num_codes, size=self.image.size)
-        return grid.titled(
-            {"image": self.image, "ids": ids, f"reconstruction, {self.psnr:.1f} dB": self.reconstruction}
-        )
+        image, decoded = _panel(self.image), _panel(self.reconstruction)
+        ids = overlay.code_map(torch.from_numpy(self.ids), self.num_codes, size=image.size)
+        return grid.titled({"image": image, "ids": ids, f"reconstruction, {self.psnr:.1f} dB": decoded})
 
     def to_dict(self) -> dict[str, object]:
         size = [self.image.height, self.image.width]
@@ -152,6 +153,16 @@ class ImageTokenizer(Predictor):
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+
+def _panel(image: Image.Image) -> Image.Image:
+    """Return an image at the size of a figure: a small one with its pixels enlarged, a large one reduced."""
+    longest = max(image.size)
+    if longest > LARGEST:
+        width, height = (max(1, round(side * LARGEST / longest)) for side in image.size)
+        return image.resize((width, height), Image.Resampling.LANCZOS)
+    scale = max(1, SMALLEST // longest)
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
 def _grids(ids: IdsLike) -> tuple[list[np.ndarray], bool]:
