@@ -111,6 +111,8 @@ def restore(folder: Path, checkpoint: str = "best", config: Run | None = None) -
     """
     config = config or read_config(folder)
     file = checkpoint_of(folder, checkpoint, config)
+    if checkpoint == "best" and not file.exists() and (folder / "checkpoints" / "last.ckpt").exists():
+        raise MissingFileError(f"{file} does not exist, as nothing was validated yet. Pass checkpoint=last")
     task = make_task(with_inputs(config, folder))
     saved = read_fitting(file, task, config)
     task.load_state_dict(saved)

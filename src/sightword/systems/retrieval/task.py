@@ -144,6 +144,7 @@ class Alignment(nn.Module):
 class RetrievalTask(Task[Batch]):
     """Images and captions to one space. Everything but the alignment is computed in training only."""
 
+    own_state = ("alignment.positive", "alignment.switched")
     identity: IdentityHead | None
     language: MaskedLanguage | None
     generator: Generator | None
