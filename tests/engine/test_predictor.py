@@ -69,6 +69,11 @@ def test_an_export_over_an_export_replaces_it_and_other_folders_are_refused(run,
     with pytest.raises(SightwordError, match="was written by another program"):
         model.save_pretrained(tmp_path / "other")
     assert (tmp_path / "other" / "config.json").read_text() == '{"model_type": "bert"}'
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("# My project")
+    with pytest.raises(SightwordError, match="is not a model card of Sightword"):
+        model.save_pretrained(tmp_path / "project")
+    assert [file.name for file in (tmp_path / "project").iterdir()] == ["README.md"]
 
 
 def test_an_export_that_was_killed_half_way_is_no_model(run, tmp_path, monkeypatch):

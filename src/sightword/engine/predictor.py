@@ -26,7 +26,7 @@ from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.storage.fields import Fields
 from sightword.storage.hub import HubOptions, fetched
-from sightword.storage.reader import read_json
+from sightword.storage.reader import read_json, read_text
 from sightword.storage.writer import write_json
 from sightword.version import VERSION
 
@@ -125,7 +125,7 @@ class Predictor(ModelHubMixin, ABC, library_name="sightword"):
         """Write an exported folder: all that prediction needs, and a model card. options: those of `push_to_hub`.
 
         config.json is written last: a folder without it, from a run that was killed, is no model. Raises SightwordError
-        for a folder whose config.json another program wrote.
+        for a folder whose config.json or README.md is somebody else's.
         """
         folder = Path(save_directory).expanduser()
         _refuse_others(folder)
@@ -212,11 +212,13 @@ def _system_of(content: Fields) -> str:
 
 
 def _refuse_others(folder: Path) -> None:
-    """Raise SightwordError if a folder has a config.json of another program, or is a run directory."""
+    """Raise SightwordError if a folder has a config.json or a README.md of somebody else, or is a run directory."""
     if (folder / "config.yaml").is_file():
         raise SightwordError(f"out={folder} is a run directory. Pass another folder to export to")
     if (folder / CONFIG).is_file() and not {"sightword", "quantizer"} & set(read_json(folder / CONFIG)):
         raise SightwordError(f"{folder / CONFIG} was written by another program. Pass another folder to export to")
+    if (folder / CARD).is_file() and "library_name: sightword" not in read_text(folder / CARD):
+        raise SightwordError(f"{folder / CARD} is not a model card of Sightword. Pass another folder to export to")
 
 
 def _training(folder: Path, experiment: str, checkpoint: str) -> Training:
