@@ -215,7 +215,7 @@ SAME |= {
     "shard_size": "count",
     "frames": "count",
     "top": "count",
-    "vis": "choice",
+    "vis": "bool",
     "voxel": "number",
 }
 

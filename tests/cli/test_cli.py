@@ -132,7 +132,7 @@ def test_export_holds_inference_only_and_loads_back(run, tmp_path):
 
 def test_a_run_of_another_system_and_a_misspelt_checkpoint_are_named(run, capsys):
     line = mistake(capsys, "show", f"model={run}")
-    assert f"{run} is a run of tokenizer/mini" in line
+    assert f"{run} is a model of tokenizer" in line
     assert "Pass one of intent" in line
     line = mistake(capsys, "evaluate", f"run={run}", "checkpoint=bst")
     assert "checkpoint=bst is none of best, last (did you mean 'best'?)" in line
@@ -242,8 +242,9 @@ def test_a_value_out_of_range_is_one_line_and_leaves_nothing(override, photos, t
 
 def test_two_runs_of_one_second_have_two_folders(photos, tmp_path):
     from sightword.engine.config import Run
+    from sightword.engine.start import _claim
 
-    folders = {runs._claim(Run(experiment="tokenizer/mini", out=str(tmp_path))) for _ in range(3) if _forget_run()}
+    folders = {_claim(Run(experiment="tokenizer/mini", out=str(tmp_path))) for _ in range(3) if _forget_run()}
     assert len(folders) == 3
     _forget_run()
 

@@ -29,13 +29,11 @@ def train(argv: Sequence[str]) -> int:
     Hydra's flags work as well: --cfg job prints the config, -m sweeps over lists of values.
     experiment=<name> --help lists the fields of that system alone.
     """
-    from sightword.engine.start import start
-
     overrides = without_preset(argv)
     if any(override.startswith("-") for override in overrides):
-        return train_by_hydra(overrides, lambda config: _tell(start(config)))
+        return train_by_hydra(overrides, _started)
     config, folder = _config_of(overrides)
-    return _tell(start(config, folder))
+    return _started(config, folder)
 
 
 def prepare(argv: Sequence[str]) -> int:
@@ -55,11 +53,16 @@ def prepare(argv: Sequence[str]) -> int:
 
 def train_in(folder: Path, argv: Sequence[str]) -> bool:
     """Train in a folder of the caller's choice. Return whether the run is finished."""
-    from sightword.engine.start import start
-
     saved = (folder / "checkpoints" / "last.ckpt").exists()
     config = change_config(runs.read_config(folder), []) if saved else compose_config(argv)
-    return _tell(start(config, folder)) == 0
+    return _started(config, folder) == 0
+
+
+def _started(config: "Run", folder: Path | None = None) -> int:
+    """Train, print how it ended, and return the exit status. Torch is imported now: mistakes were told before."""
+    from sightword.engine.start import start
+
+    return _tell(start(config, folder))
 
 
 def _config_of(overrides: Sequence[str]) -> "tuple[Run, Path | None]":

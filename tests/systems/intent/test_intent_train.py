@@ -223,7 +223,7 @@ def test_a_mistake_gets_one_line(world, small_clip, tmp_path, capsys):
         return err[err.index("sightword: ") :]
 
     stage2 = "experiment=intent/stage2"
-    assert "set data.cache" in said(stage2, **{"data.ids": world / "ids", "data.cache": ""})
+    assert "set data.cache" in said(stage2, "init_from=", **{"data.ids": world / "ids", "data.cache": ""})
     assert "+system.token_types.weather=… adds one" in said(
         "experiment=intent/stage1", "system.token_types.weather=value"
     )
