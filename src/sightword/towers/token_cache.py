@@ -73,7 +73,7 @@ class TokenCache:
         segment, key = self._find(path)
         return segment.get(key, name)
 
-    def __contains__(self, path: str | Path) -> bool:
+    def __contains__(self, path: str | PurePath) -> bool:
         return self._key(path) in self.rows
 
     def __iter__(self) -> Iterator[str]:
@@ -90,7 +90,7 @@ class TokenCache:
         return set(self.rows)
 
     def _key(self, path: str | PurePath) -> str:
-        return self.index.get(PurePath(path).as_posix()) or (content_key(path) if Path(path).is_file() else "")
+        return self.index.get(PurePath(path).as_posix()) or (content_key(Path(path)) if Path(path).is_file() else "")
 
     def _find(self, path: str | Path) -> tuple[FeatureCache, str]:
         key = self._key(path)
