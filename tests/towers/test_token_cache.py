@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import PureWindowsPath
 
 import numpy as np
 import pytest
@@ -390,6 +391,15 @@ def test_a_damaged_index_says_so(source, pictures, tmp_path):
     (tmp_path / "out" / INDEX).write_text("[1")
     with pytest.raises(ValueError, match=r"index\.json: ends in the middle of its JSON.*Delete it"):
         TokenCache(tmp_path / "out")
+
+
+def test_paths_are_indexed_with_slashes_and_found_with_backslashes_too(source, pictures, tmp_path):
+    (pictures / "below").mkdir()
+    (pictures / "0.png").rename(pictures / "below" / "0.png")
+    cache = cache_tokens(source, pictures, tmp_path / "out", ["post"])
+    assert "below/0.png" in list(cache)
+    assert PureWindowsPath(r"below\0.png") in cache
+    assert PureWindowsPath(r"below\1.png") not in cache
 
 
 def test_the_index_reads_only_files_that_changed(pictures, tmp_path, monkeypatch):

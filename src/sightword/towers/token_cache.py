@@ -73,7 +73,7 @@ class TokenCache:
         segment, key = self._find(path)
         return segment.get(key, name)
 
-    def __contains__(self, path: str | Path) -> bool:
+    def __contains__(self, path: str | PurePath) -> bool:
         return self._key(path) in self.rows
 
     def __iter__(self) -> Iterator[str]:
