@@ -133,9 +133,7 @@ class System(ABC, Generic[ConfigT, DataT, TaskT, BatchT]):
     name: str
     Config: type[ConfigT]  # dataclasses: the schema of `system.` and `data.` in YAML and on the command line
     Data: type[DataT]
-    inputs: ClassVar[
-        tuple[str, ...]
-    ] = ()  # fields of Config that may name a file or folder which a model needs to predict
+    inputs: ClassVar[tuple[str, ...]] = ()  # fields of Config that name files which prediction needs, if they are local
     configs: Path | None = None  # a folder with experiment/<name>/*.yaml, for a system outside of this package
 
     @abstractmethod

@@ -11,12 +11,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from sightword.engine.config import Run
-from sightword.engine.predictor import load, place_of
+from sightword.engine.predictor import open_place, place_of
 from sightword.engine.run import checkpoint_of, read_config
 from sightword.engine.system import experiments
 from sightword.engine.task import Task
 from sightword.errors import MissingFileError, SightwordError
-from sightword.storage.checkpoint import read_checkpoint, weights_in
+from sightword.storage import checkpoint
 from sightword.storage.writer import write_json
 
 LISTED = 6  # names of a kind that a message lists
@@ -72,7 +72,7 @@ def origin_of(config: Run) -> Origin:
         )
     if place.content is None:
         return _of_run(place.folder)
-    return Origin(str(config.init_from), lambda task: load(place.folder).task_weights())
+    return Origin(str(config.init_from), lambda task: open_place(place).task_weights())
 
 
 def initialise(task: Task[object], origin: Origin, config: Run) -> InitReport:
@@ -92,21 +92,12 @@ def initialise(task: Task[object], origin: Origin, config: Run) -> InitReport:
 def compare(task: Task[object], weights: Mapping[str, Tensor], source: str) -> InitReport:
     """Return how weights fit a task. Counters and thresholds of the source's own training count on neither side."""
     own = {name: tensor for name, tensor in task.state_dict().items() if isinstance(tensor, Tensor)}
-    skipped = set(task.own_state)
-    expected, given = own.keys() - skipped, weights.keys() - skipped
-    both = [name for name in own if name in expected & given]
-    shapes = {
-        name: f"{tuple(weights[name].shape)} there, {tuple(own[name].shape)} here"
-        for name in both
-        if weights[name].shape != own[name].shape
-    }
-    return InitReport(
-        source,
-        matched=[name for name in both if name not in shapes],
-        missing=[name for name in own if name in expected - given],
-        unexpected=[name for name in weights if name in given - expected],
-        shapes=shapes,
+    expected, given = (
+        {name: tensor for name, tensor in each.items() if name not in task.own_state} for each in (own, weights)
     )
+    found = checkpoint.compare(expected, given)
+    shapes = {name: f"{there} there, {here} here" for name, (there, here) in found.shapes.items()}
+    return InitReport(source, found.matched, found.missing, found.unexpected, shapes)
 
 
 def _of_run(folder: Path, note: str = "") -> Origin:
@@ -116,10 +107,10 @@ def _of_run(folder: Path, note: str = "") -> Origin:
 
 def _of_file(file: Path, task: Task[object]) -> Mapping[str, Tensor]:
     """Return the weights of a checkpoint of a run, or of a published file, by the names of a task."""
-    saved = read_checkpoint(file)
+    saved = checkpoint.read_checkpoint(file)
     if "config" not in saved or "batches" not in saved:
         return task.published(file)
-    return {name.removeprefix("task."): weight for name, weight in weights_in(saved).items()}
+    return {name.removeprefix("task."): weight for name, weight in checkpoint.weights_in(saved).items()}
 
 
 def _newest(config: Run) -> Path:

@@ -162,11 +162,7 @@ def load(path: str | Path, checkpoint: str = "best", **hub: Unpack[HubOptions]) 
     hub: revision, token, cache_dir, local_files_only and force_download as `huggingface_hub` takes them.
     Raises SightwordError if the path is neither a run, nor an export, nor a hub id.
     """
-    place = place_of(path, **hub)
-    kind = system_of(place.system).predictor()
-    if kind is None:
-        raise SightwordError(f"{path} is a model of {place.system}, a system without a predictor")
-    return kind._open(place, checkpoint)
+    return open_place(place_of(path, **hub), checkpoint)
 
 
 # -------------------------------------------------------------------------------------------------------------- parts
@@ -204,6 +200,14 @@ def place_of(path: str | Path, **hub: Unpack[HubOptions]) -> Place:
     if name not in systems():
         raise SightwordError(f"{folder / CONFIG}: system is {name!r}{closest(name, systems())}, which is not installed")
     return Place(folder, name, content)
+
+
+def open_place(place: Place, checkpoint: str = "best") -> Predictor:
+    """Return the predictor of a folder with a model. Raises SightwordError if its system has none."""
+    kind = system_of(place.system).predictor()
+    if kind is None:
+        raise SightwordError(f"{place.folder} is a model of {place.system}, a system without a predictor")
+    return kind._open(place, checkpoint)
 
 
 def _system_of(content: Fields) -> str:

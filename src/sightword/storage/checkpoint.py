@@ -13,7 +13,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeAlias, TypeVar
+from typing import IO, Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -63,16 +63,33 @@ def weights_in(checkpoint: Mapping[str, object], under: Sequence[str] = ("state_
     return weights
 
 
+class Comparison(NamedTuple):
+    """Names of weights, by how those of a file fit those expected."""
+
+    matched: list[str]
+    missing: list[str]  # expected, and not in the file
+    unexpected: list[str]  # in the file, and not expected
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]  # name → its shape in the file and the one expected
+
+
+def compare(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Comparison:
+    """Return how names and shapes of a file's `weights` fit the expected."""
+    both = [name for name in expected if name in weights]
+    pairs = {name: (tuple(weights[name].shape), tuple(expected[name].shape)) for name in both}
+    shapes = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return Comparison(
+        matched=[name for name in both if name not in shapes],
+        missing=[name for name in expected if name not in weights],
+        unexpected=[name for name in weights if name not in expected],
+        shapes=shapes,
+    )
+
+
 def differences(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
     """Return a line on how names and shapes of a file's `weights` differ from the expected; "" if they agree."""
-    shapes = [
-        f"{name} is {tuple(weights[name].shape)} in the file and {tuple(expected[name].shape)} in the model"
-        for name in expected
-        if name in weights and weights[name].shape != expected[name].shape
-    ]
-    missing = [name for name in expected if name not in weights]
-    unexpected = [name for name in weights if name not in expected]
-    parts = [("other shapes", shapes), ("missing", missing), ("unexpected", unexpected)]
+    found = compare(expected, weights)
+    shapes = [f"{name} is {there} in the file and {here} in the model" for name, (there, here) in found.shapes.items()]
+    parts = [("other shapes", shapes), ("missing", found.missing), ("unexpected", found.unexpected)]
     return "; ".join(f"{len(names)} {what}: {_few(names, 3)}" for what, names in parts if names)
 
 

@@ -8,6 +8,7 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 import torch
+from exported import moved_and_loaded
 from PIL import Image
 
 import sightword
@@ -178,14 +179,7 @@ def test_an_export_elsewhere_predicts_the_same_bits_without_the_files_it_was_mad
         predictor = IntentClassifier.from_task(make_task(config))
     expected = predictor(image)
     predictor.training = Training("intent/stage1", "best", {"val/macro_f1": 0.25}, {"threshold": "chosen on val"})
-    predictor.save_pretrained(tmp_path / "model")
-    predictor.save_pretrained(tmp_path / "model")  # over the first
-    (tmp_path / "model").rename(tmp_path / "moved")
-    (tmp_path / "own").rename(tmp_path / "gone")
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path)
-    again = sightword.load("moved")
-    monkeypatch.chdir(tmp_path / "elsewhere")  # the encoder is opened at the first image
+    again = moved_and_loaded(predictor, tmp_path, monkeypatch)
     found = again(image)
     assert isinstance(again, IntentClassifier)
     assert (found.scores, found.threshold, found.words) == (expected.scores, expected.threshold, expected.words)

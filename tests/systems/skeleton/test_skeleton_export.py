@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_clip
+from exported import moved_and_loaded
 from posed import content, write
 from skeleton_fakes import LABELS, UNSEEN, VARIANTS, system, write_world
 
@@ -58,14 +59,7 @@ def test_an_export_elsewhere_predicts_the_same_bits_without_the_files_of_the_run
     one.training = Training("skeleton/visece", "last", {"val/top1": 50.0}, {"views": "1 view"})
     expected = bits(one(file))
     others = None if name == "slowonly" else bits(one.for_classes(UNSEEN)(file))
-    one.save_pretrained(tmp_path / "model")
-    one.save_pretrained(tmp_path / "model")  # over the first
-    (tmp_path / "model").rename(tmp_path / "moved")
-    (tmp_path / "own").rename(tmp_path / "gone")
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path)
-    again = sightword.load("moved")
-    monkeypatch.chdir(tmp_path / "elsewhere")  # the text encoder is opened when it is needed
+    again = moved_and_loaded(one, tmp_path, monkeypatch)
     assert isinstance(again, ActionRecognizer)
     assert bits(again(file)) == expected
     assert (again.data.frames, again.data.test_views, again.data.annotations) == (8, 2, "")
