@@ -36,16 +36,34 @@ def test_a_question_to_a_scene(world, tmp_path):
     assert imported(tmp_path, "ask", *given) == set()
 
 
-@pytest.fixture(scope="module")
-def intent_run(world, tmp_path_factory):
+def trained(world, out, experiment):
+    """Train an experiment for one batch. Return its run."""
     from worlds import arguments_of
 
+    assert main(["train", *arguments_of(experiment, world), "trainer.steps=1", f"out={out}", "name=it"]) == 0
+    return out / experiment / "it"
+
+
+@pytest.fixture(scope="module")
+def runs(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
-    arguments = arguments_of("intent/stage1", world)
-    assert main(["train", *arguments, "trainer.steps=1", f"out={out}", "name=it"]) == 0
-    return out / "intent" / "stage1" / "it"
+    return {name: trained(world, out, name) for name in ("intent/stage1", "retrieval/irra_mini", "skeleton/slowonly")}
 
 
-def test_an_explanation_of_a_photo(intent_run, photos, tmp_path):
-    given = [f"model={intent_run}", "checkpoint=last", f"image={photos / '0.png'}", f"out={tmp_path / 'show'}"]
+def test_an_explanation_of_a_photo(runs, photos, tmp_path):
+    model = [f"model={runs['intent/stage1']}", "checkpoint=last"]
+    given = [*model, f"image={photos / '0.png'}", f"out={tmp_path / 'show'}"]
     assert imported(tmp_path, "show", *given) == {"matplotlib"}  # which draws its charts
+
+
+def test_a_sentence_to_a_gallery(runs, photos, tmp_path):
+    model = [f"model={runs['retrieval/irra_mini']}", "checkpoint=last"]
+    assert main(["index", *model, f"images={photos}", f"out={tmp_path / 'gallery'}"]) == 0
+    given = [*model, f"index={tmp_path / 'gallery'}", f"out={tmp_path / 'search.png'}", "a woman in a red coat"]
+    assert imported(tmp_path, "search", *given) == set()
+
+
+def test_the_action_of_a_recording(runs, world, tmp_path):
+    given = [f"model={runs['skeleton/slowonly']}", "checkpoint=last", f"out={tmp_path / 'recognised'}"]
+    annotations = world["root"] / "motion" / "annotations.pkl"
+    assert imported(tmp_path, "recognise", *given, f"annotations={annotations}") == {"matplotlib"}
