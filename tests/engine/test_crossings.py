@@ -46,9 +46,11 @@ def test_loaders_and_a_batch_cross_at_most_nine_files_each(experiment, world):
     if experiment.startswith("retrieval/phase4"):  # the ids are there: nothing is left to compare with the tokenizer
         config = compose_config([*arguments_of(experiment, world), "system.vq_weights="])
     system, task = system_of(config.experiment), runs.make_task(config).train()
-    system.loaders(config.data, config.seed, task)  # what is opened on first use, as a tokenizer, is no part of the way
+    system.loaders(
+        config.data, config.seed, task, {}
+    )  # what is opened on first use, as a tokenizer, is no part of the way
     with Crossed() as loading:
-        loaders = system.loaders(config.data, config.seed, task)
+        loaders = system.loaders(config.data, config.seed, task, {})
     loaders.train.steps = 3
     stream = iter(loaders.train)
     task.losses(next(stream))

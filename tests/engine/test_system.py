@@ -44,13 +44,13 @@ class Toy(System):
         from PACKAGE.task import Slope
         return Slope(config.slope)
 
-    def loaders(self, data, seed, task):
+    def loaders(self, data, seed, task, names):
         from PACKAGE.task import Line
         from sightword.data.loader import Loaders, Stream, ordered
         return Loaders(Stream(Line(data.count), 8, seed), ordered(Line(data.count), 8))
 
-    def held_out(self, data, seed, split, task):
-        return self.loaders(data, seed, task).val
+    def held_out(self, data, seed, split, task, names):
+        return self.loaders(data, seed, task, names).val
 
     def evaluator(self, task):
         from PACKAGE.task import Error

@@ -23,6 +23,7 @@ from sightword.engine.argument import (
     file_in,
 )
 from sightword.engine.contract import Command
+from sightword.engine.split import choose, tell
 from sightword.engine.system import closest, demo_parts, experiments, presets, scales, system_checks, systems
 from sightword.errors import SightwordError
 
@@ -51,12 +52,13 @@ def evaluate(
     config = change_config(runs.read_config(run), overrides)
     runs.set_threads(config.trainer.threads, 1)
     task, config, used = runs.restore(run, checkpoint, config)
-    evaluator, loader = runs.make_evaluator(config, task), runs.held_out(config, split, task)
+    chosen = choose(config, run, [split])
+    tell(chosen.findings)
+    evaluator, loader = runs.make_evaluator(config, task), runs.held_out(config, split, task, chosen.names)
     metrics = measure(task, evaluator, loader, config)
     file = file_in(out or run, "evaluation.json" if split == "val" else f"evaluation_{split}.json")
-    written = _write_evaluation(
-        file, evaluator, loader, metrics, {"run": run.as_posix(), "checkpoint": used.as_posix()}
-    )
+    source = {"run": run.as_posix(), "checkpoint": used.as_posix(), "data": [str(each) for each in chosen.findings]}
+    written = _write_evaluation(file, evaluator, loader, metrics, source)
     protocol, notes = evaluator.protocol(), evaluator.notes()
     print("\n".join([*([protocol["split"]] if "split" in protocol else []), *metric_lines(metrics, notes)]))
     beside = f"; beside it {', '.join(str(path) for path in written)}" if written else ""
@@ -68,7 +70,7 @@ def _write_evaluation(
     evaluator: "Evaluator[object]",
     loader: "DataLoader[object]",
     metrics: Mapping[str, float],
-    source: Mapping[str, str],
+    source: Mapping[str, object],
 ) -> list[Path]:
     """Write the JSON, the tables and the figures. Return the files beside the JSON."""
     from sightword.storage.table import write_table

@@ -18,8 +18,11 @@ from torch.utils.data import Dataset, get_worker_info
 from sightword.data.loader import Draw as Draw
 from sightword.data.loader import generator_of
 from sightword.errors import MissingFileError, SightwordError
+from sightword.version import MARK
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+_MARKS = tuple(kind + MARK.encode() + b"\0" for kind in (b"tEXt", b"iTXt"))  # the chunk behind IHDR's 33 bytes
 
 Transform = Callable[[Image.Image, torch.Generator | None], Tensor]
 
@@ -27,7 +30,8 @@ Transform = Callable[[Image.Image, torch.Generator | None], Tensor]
 def list_images(root: str | Path) -> list[Path]:
     """Return every image under a folder, by suffix (any case), ordered by its path below `root`.
 
-    Hidden files and folders (a leading dot) are skipped, symbolic links are followed, each folder once.
+    Hidden files and folders (a leading dot) are skipped, symbolic links are followed, each folder once. What this
+    package wrote is skipped too, wherever it lies: figures, logged and decoded images are never data.
     Raises SightwordError if `root` is missing, is a file, or contains no image.
     """
     root = Path(root).expanduser()
@@ -35,10 +39,27 @@ def list_images(root: str | Path) -> list[Path]:
         raise MissingFileError(f"{root} does not exist: give a folder of images")
     if not root.is_dir():
         raise SightwordError(f"{root} is a file: give the folder that contains the images")
-    found = [path for path in _walk(root) if path.suffix.lower() in SUFFIXES]
+    listed = [path for path in _walk(root) if path.suffix.lower() in SUFFIXES]
+    found = [path for path in listed if not is_ours(path)]
+    if listed and not found:
+        raise SightwordError(
+            f"{root} contains no image but {len(listed)} that sightword wrote, which are not data. Give another folder"
+        )
     if not found:
         raise SightwordError(f"{root} contains no image (looked for {' '.join(SUFFIXES)}, in its folders too)")
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def is_ours(path: Path) -> bool:
+    """Return whether this package wrote an image file: `storage.writer.write_png` says so in its first PNG text."""
+    if path.suffix.lower() != ".png":
+        return False
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError:  # told by whoever reads the image
+        return False
+    return start[37:].startswith(_MARKS)
 
 
 def _walk(root: Path) -> list[Path]:

@@ -7,6 +7,7 @@ typo has to fail before torch is imported.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from typing import ClassVar
 
 from sightword.errors import SightwordError
 
@@ -17,10 +18,14 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 class SystemConfig:
     """The fields under `system.`, which each system defines in a subclass."""
 
+    paths: ClassVar[tuple[str, ...]] = ()  # fields that name files; a run keeps them as absolute paths
+
 
 @dataclass
 class DataConfig:
     """The fields under `data.`, which each system defines in a subclass."""
+
+    paths: ClassVar[tuple[str, ...]] = ()  # as above
 
 
 @dataclass

@@ -15,6 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from sightword.data.content import Item as Item
 from sightword.data.finding import CheckReport as CheckReport
 from sightword.data.finding import Finding as Finding
 from sightword.engine.config import DataConfig, Run, SystemConfig
@@ -36,6 +37,9 @@ DataT = TypeVar("DataT", bound=DataConfig)
 TaskT = TypeVar("TaskT", bound="Task[Any]")
 
 Metrics = dict[str, float]
+
+#: Split → the names of its items that a run uses, in order. Empty: every item, as the data set divides itself.
+Names = Mapping[str, Sequence[str]]
 
 #: A command: a function whose keyword arguments are the command line's, and whose docstring is its help.
 Command = Callable[..., None]
@@ -133,6 +137,7 @@ class System(ABC, Generic[ConfigT, DataT, TaskT, BatchT]):
     name: str
     Config: type[ConfigT]  # dataclasses: the schema of `system.` and `data.` in YAML and on the command line
     Data: type[DataT]
+    unit: ClassVar[str] = "items"  # what the data are counted in: images, recordings, scenes
     inputs: ClassVar[tuple[str, ...]] = ()  # fields of Config that name files which prediction needs, if they are local
     configs: Path | None = None  # a folder with experiment/<name>/*.yaml, for a system outside of this package
 
@@ -141,16 +146,33 @@ class System(ABC, Generic[ConfigT, DataT, TaskT, BatchT]):
         """Return the task of a config. New weights are drawn from torch's global generator."""
 
     @abstractmethod
-    def loaders(self, data: DataT, seed: int, task: TaskT) -> "Loaders[BatchT]":
-        """Return the loaders of training and validation. task: of the same run, for its preprocessing or classes."""
+    def loaders(self, data: DataT, seed: int, task: TaskT, names: Names) -> "Loaders[BatchT]":
+        """Return the loaders of training and validation. task: of the same run, for its preprocessing or classes.
+
+        names: the items of train and val that the run uses, as `items` names them; empty: all, as the data divide them.
+        """
 
     @abstractmethod
     def evaluator(self, task: TaskT) -> Evaluator[BatchT]:
         """Return the evaluator of a task."""
 
     @abstractmethod
-    def held_out(self, data: DataT, seed: int, split: str, task: TaskT) -> "DataLoader[BatchT]":
-        """Return the loader of a split to evaluate: train, val or test. Raises SightwordError for an unknown one."""
+    def held_out(self, data: DataT, seed: int, split: str, task: TaskT, names: Names) -> "DataLoader[BatchT]":
+        """Return the loader of a split to evaluate: train, val or test. names: as above, of that split.
+
+        Raises SightwordError for an unknown split.
+        """
+
+    def items(self, data: DataT, seed: int, split: str) -> Sequence[Item]:
+        """Return the items of a split, which a run's record keeps by content. A system without any keeps no record.
+
+        seed: of the run, for a system that `divides`. Equal items of train and val would be on both sides.
+        """
+        return []
+
+    def divides(self, data: DataT) -> bool:
+        """Return whether the system itself divides these data into train and val; otherwise they state it."""
+        return False
 
     def prepare(self, run: Run) -> list[Step]:
         """Return the steps that must be done before training, in order, including those that are done."""

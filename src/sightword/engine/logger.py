@@ -18,7 +18,7 @@ from sightword.engine.config import Run
 from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.storage.reader import read_csv
-from sightword.storage.writer import write_json
+from sightword.storage.writer import write_json, write_png
 from sightword.version import VERSION
 
 
@@ -78,11 +78,8 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def log_image(self, key: str, images: Sequence[Image], step: int | None = None) -> None:
-        folder = self.root / "images"
-        folder.mkdir(exist_ok=True)
         for image in images:
-            with write_atomically(folder / f"{key.replace('/', '_')}_{step or 0:07d}.png") as part:
-                image.save(part, "PNG")
+            write_png(image, self.root / "images" / f"{key.replace('/', '_')}_{step or 0:07d}.png")
 
     def _rewrite(self) -> None:
         with write_atomically(self.path) as part, open(part, "w", newline="") as file:

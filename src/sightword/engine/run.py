@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sightword.engine.config import Optim, Run, Trainer
-from sightword.engine.contract import Evaluator, Step
+from sightword.engine.contract import Evaluator, Names, Step
 from sightword.engine.input import with_inputs
 from sightword.engine.system import closest, system_of
 from sightword.errors import MissingFileError, SightwordError
@@ -39,14 +39,14 @@ def make_evaluator(config: Run, task: "Task[object]") -> Evaluator[object]:
     return system_of(config.experiment).evaluator(task)
 
 
-def make_loaders(config: Run, task: "Task[object]") -> "Loaders[object]":
-    """Return the loaders of training and validation."""
-    return system_of(config.experiment).loaders(config.data, config.seed, task)
+def make_loaders(config: Run, task: "Task[object]", names: Names | None = None) -> "Loaders[object]":
+    """Return the loaders of training and validation. names: the items of a run (see `engine.split`); None: all."""
+    return system_of(config.experiment).loaders(config.data, config.seed, task, names or {})
 
 
-def held_out(config: Run, split: str, task: "Task[object]") -> "DataLoader[object]":
-    """Return the loader of a split to evaluate. Raises SightwordError for a split that the data do not have."""
-    return system_of(config.experiment).held_out(config.data, config.seed, split, task)
+def held_out(config: Run, split: str, task: "Task[object]", names: Names | None = None) -> "DataLoader[object]":
+    """Return the loader of a split to evaluate. names: as above. Raises SightwordError for an unknown split."""
+    return system_of(config.experiment).held_out(config.data, config.seed, split, task, names or {})
 
 
 def steps(config: Run) -> list[Step]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightword.engine.config import Run, Trainer
+from sightword.engine.contract import Names
 from sightword.engine.init import initialise, origin_of
 from sightword.engine.input import keep_inputs
 from sightword.engine.run import (
@@ -20,6 +21,8 @@ from sightword.engine.run import (
     read_fitting,
     set_threads,
 )
+from sightword.engine.split import Record, absolute, choose, first_record, tell
+from sightword.engine.system import system_of
 from sightword.errors import SightwordError
 
 if TYPE_CHECKING:
@@ -33,13 +36,15 @@ def start(config: Run, folder: Path | None = None) -> "Fitted":
     error before the end of the first batch.
     """
     _check_processes(config.trainer)
+    config = absolute(config) if folder is None else config
     set_threads(config.trainer.threads, config.trainer.devices)
     last = folder / "checkpoints" / "last.ckpt" if folder else None
     resumed = last is not None and last.exists()
     origin = origin_of(config) if config.init_from and not resumed else None
     prepare(config)
     task = make_task(config)
-    evaluator, loaders = make_evaluator(config, task), make_loaders(config, task)
+    record, names = _data_of(config, folder if resumed else None)
+    evaluator, loaders = make_evaluator(config, task), make_loaders(config, task, names)
     if last is not None and resumed:
         read_fitting(last, task, config, resumed=True)
     report = initialise(task, origin, config) if origin else None
@@ -52,6 +57,8 @@ def start(config: Run, folder: Path | None = None) -> "Fitted":
     try:
         if is_first_process():
             keep_inputs(config, folder)
+            if record:
+                record.write(folder)
             if report:
                 report.write(folder)
         return fit(task, evaluator, loaders, config, folder)
@@ -61,6 +68,17 @@ def start(config: Run, folder: Path | None = None) -> "Fitted":
         raise
     finally:
         os.environ.pop("SIGHTWORD_RUN", None)
+
+
+def _data_of(config: Run, resumed: Path | None) -> tuple[Record | None, Names]:
+    """Return the record of a run that begins, None for one that is resumed, and the items that the run uses."""
+    if resumed is not None:
+        chosen = choose(config, resumed)
+        tell(chosen.findings)
+        return None, chosen.names
+    record = first_record(config)
+    tell(record.shared(system_of(config.experiment).unit))
+    return (record if record.splits else None), record.names
 
 
 def _check_processes(trainer: Trainer) -> None:

@@ -1,4 +1,4 @@
-"""Write JSON that any reader accepts, atomically: UTF-8, null for numbers that are not finite. Write images as text."""
+"""Write JSON that any reader accepts (UTF-8, null for numbers that are not finite) and PNGs that state their writer."""
 
 import base64
 import io
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sightword.errors import SightwordError, printable
 from sightword.storage.atomic import write_atomically
+from sightword.version import MARK, VERSION
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,6 +30,20 @@ def write_json(file: str | Path, value: object, *, indent: int | None = 2, sort_
             part.write_bytes(raw)
     except OSError as error:
         raise SightwordError(printable(f"{file} cannot be written: {error.strerror or error}")) from error
+
+
+def write_png(image: "Image", file: Path, origin: str = "", **options: int) -> None:
+    """Write an image as PNG, atomically, with a text that says that this package wrote it: it is never read as data.
+
+    origin: what the text says; empty: the version. options: of Pillow's PNG writer, as compress_level=1.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    text = PngInfo()
+    text.add_text(MARK, origin or f"written by sightword {VERSION}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(file) as part:
+        image.save(part, "PNG", pnginfo=text, **options)
 
 
 def png_data_uri(image: "Image") -> str:

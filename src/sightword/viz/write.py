@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightword.storage.atomic import write_atomically
-from sightword.storage.writer import write_json
+from sightword.storage.writer import write_json, write_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -12,9 +11,7 @@ if TYPE_CHECKING:
 
 def write_picture(picture: "Image", file: Path, values: object = None) -> list[Path]:
     """Write a figure as PNG and, if given, the plotted values as JSON beside it. Return the files."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(file) as beside:
-        picture.save(beside, "PNG")
+    write_png(picture, file)
     if values is None:
         return [file]
     write_json(file.with_suffix(".json"), values, indent=1)

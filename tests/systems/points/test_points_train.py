@@ -73,7 +73,7 @@ def test_the_test_rooms_are_measured_and_drawn(trained):
 def test_what_is_exported_says_what_the_run_says(trained, tmp_path):
     assert main(["export", f"run={trained['bifusion_mini']}", f"out={tmp_path}"]) == 0
     task, config, _ = restore(trained["bifusion_mini"])
-    batch = next(iter(SYSTEM.held_out(config.data, config.seed, "val", task)))
+    batch = next(iter(SYSTEM.held_out(config.data, config.seed, "val", task, {})))
     with torch.no_grad():
         own, other = (each.encode(batch)[0] for each in (task, load(tmp_path).task))
     assert torch.equal(own.text, other.text)

@@ -13,6 +13,7 @@ TOKEN_TYPES = {"coco": "value", "places": "joint", "emotion": "value", "ava": "j
 class IntentConfig(SystemConfig):
     """The image encoder, the codebooks, the fusion, the head and the objective."""
 
+    paths = ("semantic_anchors_path", "vocabulary")
     model: str = "multistream"  # multistream | baseline: an MLP on CLIP's pooled vector and mean patch, no codebooks
     tower: str = "vit_h14"  # the frozen CLIP, as `sightword cache` takes it; it must be the one that made the anchors
     tag: str = ""  # of an open_clip model's weights
@@ -58,6 +59,7 @@ class IntentConfig(SystemConfig):
 class IntentData(DataConfig):
     """Intentonomy, or another data set in its format."""
 
+    paths = ("root", "images", "cache", "ids")
     root: str = ""  # the folder with intentonomy_{train,val,test}2020.json
     images: str = ""  # the folder with low/<id>.jpg; empty: root
     cache: str = ""  # patch tokens, computed once before training; empty: the encoder runs in every batch

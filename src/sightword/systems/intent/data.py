@@ -18,8 +18,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sightword.data.content import Item
 from sightword.data.image import ImageFolder, ImageItem, collate_images, read_image
 from sightword.data.loader import Draw, Loaders, Stream, ordered
+from sightword.engine.contract import Names
 from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.cache import FeatureCache
@@ -61,8 +63,23 @@ class Split(NamedTuple):
     name: str = "val"
 
 
-def load_split(data: IntentData, split: str) -> Split:
+def items(data: IntentData, split: str) -> list[Item]:
+    """Return the annotated images of a split that exist, as files or as rows of a cache."""
+    notes, keys = find_keys(data, split)
+    folder = images_of(data)
+    found = []
+    for row, key in keys.items():
+        path = folder / notes.files[row]
+        facts = " ".join(f"{value:g}" for value in notes.targets[row].tolist())
+        known = {"files": (path,)} if path.is_file() else {"content": key}
+        found.append(Item(notes.files[row], facts=facts, **known))
+    return found
+
+
+def load_split(data: IntentData, split: str, names: Names | None = None) -> Split:
     """Return which images of train, val or test exist; prints how many do not.
+
+    names: the files of each split that are used; None or a missing split: all.
 
     With a cache an image exists if the cache has its row, whether or not its file is still on this disk. Raises
     SightwordError if a readable file has no row: then the cache is incomplete.
@@ -77,6 +94,9 @@ def load_split(data: IntentData, split: str) -> Split:
             f"first is {notes.files[0]}. Set data.images to the folder that contains these files, also if they are "
             "cached"
         )
+    if names and split in names:
+        used = set(names[split])
+        keys = {row: key for row, key in keys.items() if notes.files[row] in used}
     if missing:
         shards.say(f"{split}: {len(missing)} of {len(notes.files)} images do not exist, the first is {missing[0]}")
     return Split(notes, list(keys), list(keys.values()), missing, split)
@@ -159,13 +179,15 @@ def _is_unreadable(path: Path) -> bool:
 # ------------------------------------------------------------------------------------------------------------ loaders
 
 
-def make_loaders(data: IntentData, seed: int = 0, token_types: Sequence[str] = ()) -> Loaders[IntentBatch]:
+def make_loaders(
+    data: IntentData, seed: int = 0, token_types: Sequence[str] = (), names: Names | None = None
+) -> Loaders[IntentBatch]:
     """Return loaders of `IntentBatch`: counts with `data.ids`, tokens with `data.cache`, else images.
 
     Training has the labels of `data.labels`; validation has 0 and 1, also if the training labels are soft.
-    token_types: those to read from the cache; empty: all that it has.
+    token_types: those to read from the cache; empty: all that it has. names: as for `load_split`.
     """
-    train, val = load_split(data, "train"), load_split(data, "val")
+    train, val = load_split(data, "train", names), load_split(data, "val", names)
     if train.annotations.names != val.annotations.names:
         raise SightwordError(f"the categories of train and val in {data.root} differ: they are of two data sets")
     items = _items(data, train, labels_of(train.annotations, data.labels), seed, token_types, training=True)
@@ -180,9 +202,11 @@ def make_loaders(data: IntentData, seed: int = 0, token_types: Sequence[str] = (
     return Loaders(stream, _held_out(data, val, token_types))
 
 
-def split_loader(data: IntentData, split: str, token_types: Sequence[str] = ()) -> DataLoader[IntentBatch]:
+def split_loader(
+    data: IntentData, split: str, token_types: Sequence[str] = (), names: Names | None = None
+) -> DataLoader[IntentBatch]:
     """Return the loader of one split for evaluation: each image once, in order, labels 0 and 1."""
-    return _held_out(data, load_split(data, split), token_types)
+    return _held_out(data, load_split(data, split, names), token_types)
 
 
 def _held_out(data: IntentData, split: Split, token_types: Sequence[str]) -> DataLoader[IntentBatch]:

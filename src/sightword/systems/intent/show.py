@@ -14,13 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from sightword.ops.nearest import unit
-from sightword.storage.atomic import write_atomically
-from sightword.storage.writer import write_json
 from sightword.systems.intent.evaluate import on_grid
 from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.task import IntentTask, MultiStreamTask
 from sightword.viz import chart, overlay
 from sightword.viz.grid import titled
+from sightword.viz.write import write_picture
 
 SIDE = 300  # pixels of an image in a figure
 
@@ -239,8 +238,4 @@ def write_explanation(explanation: Explanation, out: Path) -> list[Path]:
 
 
 def _write(out: Path, name: str, image: Image.Image, values: Mapping[str, object]) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
-    with write_atomically(out / f"{name}.png") as part:
-        image.save(part, "PNG")
-    write_json(out / f"{name}.json", values, indent=1)
-    return [out / f"{name}.png", out / f"{name}.json"]
+    return write_picture(image, out / f"{name}.png", values)

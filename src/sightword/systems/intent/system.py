@@ -5,7 +5,7 @@ from copy import copy
 from typing import TYPE_CHECKING, cast
 
 from sightword.engine.config import Run
-from sightword.engine.contract import Check, Command, Evaluator, Step, System
+from sightword.engine.contract import Check, Command, Evaluator, Item, Names, Step, System
 from sightword.systems.intent import commands
 from sightword.systems.intent.config import IntentConfig, IntentData
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]):
     """Intent classification as the engine uses it."""
 
-    name = "intent"
+    name, unit = "intent", "images"
     Config, Data = IntentConfig, IntentData
     inputs = ("tower", "semantic_anchors_path")
 
@@ -30,15 +30,22 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
 
         return make_task(config)
 
-    def loaders(self, data: IntentData, seed: int, task: "IntentTask") -> "Loaders[IntentBatch]":
+    def loaders(self, data: IntentData, seed: int, task: "IntentTask", names: Names) -> "Loaders[IntentBatch]":
         from sightword.systems.intent.data import make_loaders
 
-        return make_loaders(_readable(data, task), seed, task.reads)
+        return make_loaders(_readable(data, task), seed, task.reads, names)
 
-    def held_out(self, data: IntentData, seed: int, split: str, task: "IntentTask") -> "DataLoader[IntentBatch]":
+    def held_out(
+        self, data: IntentData, seed: int, split: str, task: "IntentTask", names: Names
+    ) -> "DataLoader[IntentBatch]":
         from sightword.systems.intent.data import split_loader
 
-        return split_loader(_readable(data, task), split, task.reads)
+        return split_loader(_readable(data, task), split, task.reads, names)
+
+    def items(self, data: IntentData, seed: int, split: str) -> Sequence[Item]:
+        from sightword.systems.intent.data import items
+
+        return items(data, split)
 
     def evaluator(self, task: "IntentTask") -> "Evaluator[IntentBatch]":
         from sightword.systems.intent.evaluate import IntentEvaluator

@@ -18,7 +18,7 @@ from sightword.engine.contract import Result
 from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.storage.ply import Cloud, write_ply
-from sightword.storage.writer import write_json
+from sightword.storage.writer import write_json, write_png
 from sightword.systems.points import show
 from sightword.systems.points.lift.cloud import scene_cloud
 from sightword.systems.points.lift.extract import NOTHING_SEEN
@@ -294,8 +294,7 @@ def write(answered: SceneAnswer, out: Path) -> list[Path]:
     the same as text. Return them."""
     out.mkdir(parents=True, exist_ok=True)
     files = [out / part for part in ("answer.png", "answer.ply", "scores.npz", "answer.json")]
-    with write_atomically(files[0]) as part:
-        picture(answered).save(part, "PNG")
+    write_png(picture(answered), files[0])
     palette = np.array(list(query_colours(answered.queries).values()), np.uint8)
     own = (answered.best >= 0) & (answered.best < len(answered.queries))
     grey = np.repeat((answered.cloud.rgb.float().mean(1, keepdim=True) * 0.25 + 150).byte().numpy(), 3, 1)

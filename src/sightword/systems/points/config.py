@@ -76,6 +76,7 @@ class PointsConfig(SystemConfig):
 class PointsData(DataConfig):
     """Posed RGB-D in the ScanNet layout: a folder of scenes with colour, depth, poses, intrinsics and a cloud."""
 
+    paths = ("root", "scenes", "val_scenes", "test_scenes", "cache")
     root: str = ""  # the folder of the scenes
     scenes: str = ""  # a file with the training scenes, one per line; empty: all that are not for validation
     val_scenes: str = ""  # the same for validation; empty: the fraction hold_out, always the same scenes

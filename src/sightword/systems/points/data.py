@@ -6,6 +6,7 @@ cells of its maps.
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +15,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from sightword.data.content import Item
 from sightword.data.loader import Draw, Loaders, Stream, mix, ordered
+from sightword.engine.contract import Names
 from sightword.errors import SightwordError
 from sightword.storage.ply import Cloud
 from sightword.storage.segments import SegmentedCache
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import PointsData
-from sightword.systems.points.lift.cloud import class_numbers, scene_cloud, thinned
+from sightword.systems.points.lift.cloud import class_numbers, recorded, scene_cloud, thinned
 from sightword.systems.points.lift.geometry import Views
 from sightword.systems.points.scannet.label import LabelSet
 from sightword.systems.points.scannet.reader import (
@@ -31,6 +34,7 @@ from sightword.systems.points.scannet.reader import (
     read_color,
     read_scene,
     read_scenes_file,
+    scene_folder,
     views_of,
 )
 from sightword.towers.preprocess import Preprocess
@@ -58,15 +62,18 @@ class RoomBatch(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ loaders
 
 
-def make_loaders(data: PointsData, clip: FrozenClip, labels: LabelSet, seed: int = 0) -> Loaders[RoomBatch]:
+def make_loaders(
+    data: PointsData, clip: FrozenClip, labels: LabelSet, seed: int = 0, names: Names | None = None
+) -> Loaders[RoomBatch]:
     """Return a training loader, which samples views and points again each epoch, and a validation loader, which never
     does.
 
     clip, labels: of the model. Nothing is computed here: with `data.cache` the maps of all frames must be in it
     (see prepare.py, which has also compared the cache with the CLIP). Raises SightwordError for what does not fit.
+    names: the scenes of each split that are used; None or a missing split: all.
     """
-    names = split_names(data)
-    train, val = (read_scenes(data, names[split], split) for split in ("train", "val"))
+    used = {**split_names(data), **(names or {})}
+    train, val = (read_scenes(data, used[split], split) for split in ("train", "val"))
     print(f"{len(train)} scenes to train on, {len(val)} for validation", file=sys.stderr)
     source = _frame_source(data, clip, [*train, *val])
     rooms = Rooms(train, data, labels, "train", source, seed)
@@ -81,15 +88,14 @@ def make_loaders(data: PointsData, clip: FrozenClip, labels: LabelSet, seed: int
     return Loaders(stream, _held(Rooms(val, data, labels, "val", source), data))
 
 
-def split_loader(data: PointsData, split: str, clip: FrozenClip, labels: LabelSet) -> DataLoader[RoomBatch]:
+def split_loader(
+    data: PointsData, split: str, clip: FrozenClip, labels: LabelSet, names: Names | None = None
+) -> DataLoader[RoomBatch]:
     """Return a loader to measure on train, val or test: each scene once, always with the same views and points.
 
     Raises SightwordError for a split that the data do not have, and for a cache of another CLIP.
     """
-    names = split_names(data)
-    if split not in names:
-        raise SightwordError(f"split={split!r} is none of {', '.join(names)}; for test set data.test_scenes")
-    scenes = read_scenes(data, names[split], split)
+    scenes = read_scenes(data, (names or {}).get(split) or _listed(data, split), split)
     if data.cache:
         clip.open_cache(data.cache)
     return _held(Rooms(scenes, data, labels, split, _frame_source(data, clip, scenes)), data)
@@ -145,6 +151,30 @@ def split_names(data: PointsData) -> dict[str, list[str]]:
             f"{shared[0]} is trained on and validated on ({len(shared)} such scenes). Divide the lists"
         )
     return found
+
+
+def _listed(data: PointsData, split: str) -> list[str]:
+    names = split_names(data)
+    if split not in names:
+        raise SightwordError(f"split={split!r} is none of {', '.join(names)}; for test set data.test_scenes")
+    return names[split]
+
+
+def items(data: PointsData, split: str) -> list[Item]:
+    """Return the scenes of a split that exist: by their recorded clouds, or else by their first and last frames."""
+    return [Item(name, files) for name in _listed(data, split) if (files := _files(data.root, name))]
+
+
+def _files(root: str, name: str) -> tuple[Path, ...]:
+    try:
+        folder = scene_folder(root, name)
+    except SightwordError:  # told by `read_scenes`
+        return ()
+    clouds = [path for path in recorded(folder, name).values() if path.is_file()]
+    if clouds:
+        return tuple(clouds)
+    frames = sorted(path for part in ("depth", "color", "pose") for path in (folder / part).glob("*") if path.is_file())
+    return (frames[0], frames[-1]) if frames else ()
 
 
 def _others(root: str, taken: Sequence[str]) -> list[str]:

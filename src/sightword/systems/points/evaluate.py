@@ -15,7 +15,7 @@ from sightword.data.loader import moved
 from sightword.engine.contract import SPLITS, Evaluator, Metrics, Row
 from sightword.metrics.gather import Mean, over_ranks
 from sightword.metrics.segmentation import accuracy, class_iou, mean_iou
-from sightword.storage.atomic import write_atomically
+from sightword.storage.writer import write_png
 from sightword.systems.points import show
 from sightword.systems.points.data import RoomBatch
 from sightword.systems.points.model import Fused
@@ -174,9 +174,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         """Write the predictions for the loader's first scene."""
         device = next(self.task.parameters()).device
         file, batch = folder / "answers.png", moved(next(iter(loader)), device)
-        folder.mkdir(parents=True, exist_ok=True)
-        with write_atomically(file) as part:
-            self.images(batch)["answers"].save(part, "PNG")
+        write_png(self.images(batch)["answers"], file)
         return [file]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sightword.engine.config import Run
-from sightword.engine.contract import Check, Command, Evaluator, Step, System
+from sightword.engine.contract import Check, Command, Evaluator, Item, Names, Step, System
 from sightword.systems.points import commands
 from sightword.systems.points.config import PointsConfig, PointsData
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
     """The point encoder as the engine uses it."""
 
-    name = "points"
+    name, unit = "points", "scenes"
     Config, Data = PointsConfig, PointsData
     inputs = ("clip", "labels")
 
@@ -36,15 +36,25 @@ class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
 
         return make_task(config)
 
-    def loaders(self, data: PointsData, seed: int, task: "PointsTask") -> "Loaders[RoomBatch]":
+    def loaders(self, data: PointsData, seed: int, task: "PointsTask", names: Names) -> "Loaders[RoomBatch]":
         from sightword.systems.points.data import make_loaders
 
-        return make_loaders(data, task.clip, task.labels, seed)
+        return make_loaders(data, task.clip, task.labels, seed, names)
 
-    def held_out(self, data: PointsData, seed: int, split: str, task: "PointsTask") -> "DataLoader[RoomBatch]":
+    def held_out(
+        self, data: PointsData, seed: int, split: str, task: "PointsTask", names: Names
+    ) -> "DataLoader[RoomBatch]":
         from sightword.systems.points.data import split_loader
 
-        return split_loader(data, split, task.clip, task.labels)
+        return split_loader(data, split, task.clip, task.labels, names)
+
+    def items(self, data: PointsData, seed: int, split: str) -> Sequence[Item]:
+        from sightword.systems.points.data import items
+
+        return items(data, split)
+
+    def divides(self, data: PointsData) -> bool:
+        return not data.val_scenes
 
     def evaluator(self, task: "PointsTask") -> "Evaluator[RoomBatch]":
         from sightword.systems.points.evaluate import PointsEvaluator

@@ -12,6 +12,7 @@ DATASETS = ("cuhk_pedes", "icfg_pedes", "rstpreid")
 class RetrievalConfig(SystemConfig):
     """The encoders, the space they share, and the objective."""
 
+    paths = ("vq_weights",)
     image: str = "siglip"  # image encoder: clip | siglip
     text: str = "t5"  # text encoder: clip | siglip | t5; the same kind as image= loads the pair
     clip: str = "ViT-B-16-quickgelu"  # a name or folder, as `image_tower` takes it
@@ -100,6 +101,7 @@ class RetrievalConfig(SystemConfig):
 class RetrievalData(DataConfig):
     """CUHK-PEDES, ICFG-PEDES or RSTPReid, or any data set in the format of one of them."""
 
+    paths = ("root", "vq_ids")
     dataset: str = "cuhk_pedes"  # cuhk_pedes | icfg_pedes | rstpreid
     root: str = ""  # the folder with imgs/ and the JSON file, or the folder above it
     hold_out: int = 100  # training identities for validation where the data set has no such split (ICFG-PEDES)

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sightword.data.loader import Draw, LoaderOptions, Loaders, Shuffled, Stream, mix, ordered
+from sightword.engine.contract import Names
 from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.systems.retrieval.config import RetrievalData
@@ -39,15 +40,16 @@ class Inputs:
     factor: int = 0  # pixels of a side of a VQ id, if the network can encode `vq_images` itself; 0: it cannot
 
 
-def make_loaders(data: RetrievalData, inputs: Inputs, seed: int = 0) -> Loaders[Batch]:
+def make_loaders(data: RetrievalData, inputs: Inputs, seed: int = 0, names: Names | None = None) -> Loaders[Batch]:
     """Return the training and the validation loader.
 
     Training gives `PedesBatch`. Validation gives all images once as `ImageRows`, then all captions once as
     `TextRows`, then, if cells are hidden, each image with its first caption as `PedesBatch`, not augmented.
+    names: the images of each split that are used, below imgs/; None or a missing split: all.
     """
     hiding = _hiding(data, inputs) if data.hide else None
-    held = _measured(data, "val", inputs, hiding)
-    split = read_pedes(data.root, data.dataset, "train", data.hold_out)
+    held = _measured(data, "val", inputs, hiding, names)
+    split = read_pedes(data.root, data.dataset, "train", data.hold_out, names)
     pairs = Pairs(
         split,
         _captions(split, data, inputs.tokenizer, mirrored=data.flip == "swap"),
@@ -62,13 +64,15 @@ def make_loaders(data: RetrievalData, inputs: Inputs, seed: int = 0) -> Loaders[
     return Loaders(Stream(pairs, data.batch_size, seed, shuffled=shuffled, **_options(data)), held)
 
 
-def split_loader(data: RetrievalData, split: str, inputs: Inputs) -> DataLoader[Batch]:
+def split_loader(data: RetrievalData, split: str, inputs: Inputs, names: Names | None = None) -> DataLoader[Batch]:
     """Return the loader of a split to measure: train, val or test. Batches as validation's in `make_loaders`."""
-    return _measured(data, split, inputs, _hiding(data, inputs) if data.hide else None)
+    return _measured(data, split, inputs, _hiding(data, inputs) if data.hide else None, names)
 
 
-def _measured(data: RetrievalData, split: str, inputs: Inputs, hiding: Hiding | None) -> DataLoader[Batch]:
-    known = read_pedes(data.root, data.dataset, split, data.hold_out)
+def _measured(
+    data: RetrievalData, split: str, inputs: Inputs, hiding: Hiding | None, names: Names | None
+) -> DataLoader[Batch]:
+    known = read_pedes(data.root, data.dataset, split, data.hold_out, names)
     captions = _captions(known, data, inputs.tokenizer)
     measured = Measured(known, captions, _size(data), hiding and _with_ids(hiding, known, data))
     return ordered(measured, data.batch_size, shuffled=Kinds(measured.kinds(), data.batch_size), **_options(data))

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sightword.data.content import Item
+from sightword.engine.contract import Names
 from sightword.errors import SightwordError
 from sightword.storage.cache import FeatureCache
 from sightword.storage.fields import Fields, Items
@@ -89,19 +91,25 @@ class Record(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ a split
 
 
-def read_pedes(root: str | Path, dataset: str, split: str, hold_out: int = 100) -> Split:
+def read_pedes(root: str | Path, dataset: str, split: str, hold_out: int = 100, names: Names | None = None) -> Split:
     """Return one split: train, val or test.
 
     root: the folder with imgs/ and the JSON file, or the folder above it.
     hold_out: if the file has no validation split, this many of its training identities become it: always the same
     ones, whatever the run's seed, and none of them is in train.
+    names: the images of each split that are used, as paths below imgs/; None or a missing split: all.
     Raises SightwordError if a file is missing, damaged or of another data set, and if images are missing.
     """
     if split not in SPLITS:
         raise SightwordError(f"split={split!r} is none of {', '.join(SPLITS)}")
     file = annotation_file(root, dataset)
     records = read_records(file, dataset)
-    records = [r for r in (records if split == "test" else held_out(records, hold_out)) if r.split == split]
+    if names and split in names:
+        used = set(names[split])
+        sides = {split} if split == "test" or _has_validation(records) else {"train"}
+        records = [r for r in records if r.split in sides and r.path in used]
+    else:
+        records = [r for r in (records if split == "test" else held_out(records, hold_out)) if r.split == split]
     check = f"sightword check dataset={dataset} root={root}"
     if not records:
         raise SightwordError(f"{file} has no record of split {split}. {check} counts what there is")
@@ -112,6 +120,28 @@ def read_pedes(root: str | Path, dataset: str, split: str, hold_out: int = 100) 
             "names all of them"
         )
     return found
+
+
+def items(root: str | Path, dataset: str, split: str, hold_out: int = 100) -> list[Item]:
+    """Return the images of a split, with their persons and captions as facts. Raises as `read_pedes` does."""
+    found = read_pedes(root, dataset, split, hold_out)
+    folder = image_folder(annotation_file(root, dataset))
+    captions: list[list[str]] = [[] for _ in found.images]
+    for caption, row in zip(found.captions, found.caption_image.tolist(), strict=True):
+        captions[row].append(caption)
+    return [
+        Item(path.relative_to(folder).as_posix(), (path,), "\n".join([str(pid), *texts]))
+        for path, pid, texts in zip(found.images, found.pids.tolist(), captions, strict=True)
+    ]
+
+
+def has_validation(root: str | Path, dataset: str) -> bool:
+    """Return whether the file of a data set states a validation split."""
+    return _has_validation(read_records(annotation_file(root, dataset), dataset))
+
+
+def _has_validation(records: Sequence[Record]) -> bool:
+    return any(record.split == "val" for record in records)
 
 
 def annotation_file(root: str | Path, dataset: str) -> Path:
@@ -154,7 +184,7 @@ def _instead(root: Path, dataset: str) -> str:
 def held_out(records: Sequence[Record], hold_out: int) -> list[Record]:
     """Return the records with a validation split: their own, or `hold_out` training identities (see `read_pedes`)."""
     records = list(records)
-    if any(record.split == "val" for record in records):
+    if _has_validation(records):
         return records
     ids = np.unique([record.id for record in records if record.split == "train"])
     if not 0 < hold_out < len(ids):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sightword.engine.config import Run
-from sightword.engine.contract import Check, Command, Evaluator, Step, System
+from sightword.engine.contract import Check, Command, Evaluator, Item, Names, Step, System
 from sightword.systems.retrieval import commands
 from sightword.systems.retrieval.config import RetrievalConfig, RetrievalData
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "Batch"]):
     """Text-based person retrieval, as the engine needs it."""
 
-    name = "retrieval"
+    name, unit = "retrieval", "images"
     Config, Data = RetrievalConfig, RetrievalData
     inputs = ("clip", "siglip", "t5")
 
@@ -30,15 +30,27 @@ class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "B
 
         return make_task(config)
 
-    def loaders(self, data: RetrievalData, seed: int, task: "RetrievalTask") -> "Loaders[Batch]":
+    def loaders(self, data: RetrievalData, seed: int, task: "RetrievalTask", names: Names) -> "Loaders[Batch]":
         from sightword.systems.retrieval.loader import make_loaders
 
-        return make_loaders(data, _inputs(task), seed)
+        return make_loaders(data, _inputs(task), seed, names)
 
-    def held_out(self, data: RetrievalData, seed: int, split: str, task: "RetrievalTask") -> "DataLoader[Batch]":
+    def held_out(
+        self, data: RetrievalData, seed: int, split: str, task: "RetrievalTask", names: Names
+    ) -> "DataLoader[Batch]":
         from sightword.systems.retrieval.loader import split_loader
 
-        return split_loader(data, split, _inputs(task))
+        return split_loader(data, split, _inputs(task), names)
+
+    def items(self, data: RetrievalData, seed: int, split: str) -> Sequence[Item]:
+        from sightword.systems.retrieval.pedes import items
+
+        return items(data.root, data.dataset, split, data.hold_out)
+
+    def divides(self, data: RetrievalData) -> bool:
+        from sightword.systems.retrieval.pedes import has_validation
+
+        return not has_validation(data.root, data.dataset)
 
     def evaluator(self, task: "RetrievalTask") -> "Evaluator[Batch]":
         from sightword.systems.retrieval.evaluate import RetrievalEvaluator

@@ -108,6 +108,7 @@ class SkeletonConfig(SystemConfig):
 class SkeletonData(DataConfig):
     """Skeletons in pyskl's format: a pickle, or the .npz that `convert` writes; and how views are sampled."""
 
+    paths = ("annotations",)
     annotations: str = ""  # the .pkl or .npz
     train: str = "xsub_train"  # a split of the file; empty: every recording of it
     val: str = ""  # a split; empty: hold_out of the training recordings, the same ones whatever the seed

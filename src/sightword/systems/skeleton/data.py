@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sightword.data.content import Item
 from sightword.data.loader import Draw, Loaders, Stream, mix, ordered
+from sightword.engine.contract import Names
 from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.systems.skeleton.annotations import Recordings, SkeletonSequence, read_annotations
@@ -53,13 +55,16 @@ class View(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ loaders
 
 
-def make_loaders(data: SkeletonData, seed: int, joints: JointSet, classes: Sequence[str]) -> Loaders[SkeletonBatch]:
+def make_loaders(
+    data: SkeletonData, seed: int, joints: JointSet, classes: Sequence[str], names: Names | None = None
+) -> Loaders[SkeletonBatch]:
     """Return the loaders of training, one view of each recording, sampled again each epoch, and of validation.
 
     joints, classes: of the model, which the file has to fit. Raises SightwordError if it does not.
+    names: the recordings of each split that are used; None or a missing split: all.
     """
     recordings = read_recordings(data, joints)
-    train, val = (split_rows(data, recordings, split, classes) for split in ("train", "val"))
+    train, val = (split_rows(data, recordings, split, classes, names) for split in ("train", "val"))
     _refuse_shared(recordings, train, val)
     shards.say(f"{len(train)} recordings to train on, {len(val)} for validation")
     views = ViewDataset(recordings, train, TrainViews(data, joints, seed), "train")
@@ -74,10 +79,12 @@ def make_loaders(data: SkeletonData, seed: int, joints: JointSet, classes: Seque
     return Loaders(stream, measured(data, joints, recordings, val, "val"))
 
 
-def split_loader(data: SkeletonData, split: str, joints: JointSet, classes: Sequence[str]) -> DataLoader[SkeletonBatch]:
+def split_loader(
+    data: SkeletonData, split: str, joints: JointSet, classes: Sequence[str], names: Names | None = None
+) -> DataLoader[SkeletonBatch]:
     """Return the loader of a split to measure, train, val or test: each recording once, in the order of the file."""
     recordings = read_recordings(data, joints)
-    return measured(data, joints, recordings, split_rows(data, recordings, split, classes), split)
+    return measured(data, joints, recordings, split_rows(data, recordings, split, classes, names), split)
 
 
 def measured(
@@ -128,21 +135,42 @@ def say_broken(recordings: Recordings) -> None:
         )
 
 
-def split_rows(data: SkeletonData, recordings: Recordings, split: str, classes: Sequence[str]) -> list[int]:
-    """Return the numbers of the recordings of train, val or test.
+def items(data: SkeletonData, split: str) -> list[Item]:
+    """Return the recordings of a split, with their labels as facts."""
+    recordings = read_annotations(data.annotations)
+    return [
+        Item(recordings.names[row], facts=str(recordings.labels[row]), content=recordings.content(row))
+        for row in _rows(data, recordings, split)
+    ]
 
-    Raises SightwordError if there is no such split, or if one of them has a label that is not in `classes`.
-    """
+
+def _rows(data: SkeletonData, recordings: Recordings, split: str, names: Names | None = None) -> list[int]:
+    """Return the numbers of the recordings of a split; of those named, where `names` has the split."""
     named = {"train": data.train, "val": data.val, "test": data.test}
     if split not in named:
         raise SightwordError(f"split={split!r} is none of {', '.join(named)}")
-    if not data.val and split in ("train", "val"):
-        train, held = hold_out(recordings.split(data.train), recordings.labels, data.hold_out)
-        rows = train if split == "train" else held
-    else:
-        rows = recordings.split(named[split])
-    if absent := recordings.absent(named[split]):
-        shards.say(f"{len(absent)} recordings of split {named[split]} are not in the file, the first is {absent[0]}")
+    divided = not data.val and split in ("train", "val")
+    rows = recordings.split(data.train if divided else named[split])
+    if names and split in names:
+        used = set(names[split])
+        return [row for row in rows if recordings.names[row] in used]
+    if not divided:
+        return rows
+    train, held = hold_out(rows, recordings.labels, data.hold_out)
+    return train if split == "train" else held
+
+
+def split_rows(
+    data: SkeletonData, recordings: Recordings, split: str, classes: Sequence[str], names: Names | None = None
+) -> list[int]:
+    """Return the numbers of the recordings of train, val or test. names: the recordings of each split that are used.
+
+    Raises SightwordError if there is no such split, or if one of them has a label that is not in `classes`.
+    """
+    rows = _rows(data, recordings, split, names)
+    listed = {"train": data.train, "val": data.val, "test": data.test}[split]
+    if absent := recordings.absent(listed):
+        shards.say(f"{len(absent)} recordings of split {listed} are not in the file, the first is {absent[0]}")
     if outside := [row for row in rows if recordings.labels[row] >= len(classes)]:
         label, own = recordings.labels[outside[0]], recordings.names[outside[0]]
         raise SightwordError(

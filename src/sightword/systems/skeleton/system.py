@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sightword.engine.contract import Check, Command, Evaluator, System
+from sightword.engine.contract import Check, Command, Evaluator, Item, Names, System
 from sightword.systems.skeleton import commands
 from sightword.systems.skeleton.config import SkeletonConfig, SkeletonData
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class SkeletonSystem(System[SkeletonConfig, SkeletonData, "SkeletonTask", "SkeletonBatch"]):
     """Action recognition as the engine uses it."""
 
-    name = "skeleton"
+    name, unit = "skeleton", "recordings"
     Config, Data = SkeletonConfig, SkeletonData
     inputs = ("joints", "labels", "text")
 
@@ -28,15 +28,25 @@ class SkeletonSystem(System[SkeletonConfig, SkeletonData, "SkeletonTask", "Skele
 
         return make_task(config)
 
-    def loaders(self, data: SkeletonData, seed: int, task: "SkeletonTask") -> "Loaders[SkeletonBatch]":
+    def loaders(self, data: SkeletonData, seed: int, task: "SkeletonTask", names: Names) -> "Loaders[SkeletonBatch]":
         from sightword.systems.skeleton.data import make_loaders
 
-        return make_loaders(data, seed, task.joints, task.labels.classes)
+        return make_loaders(data, seed, task.joints, task.labels.classes, names)
 
-    def held_out(self, data: SkeletonData, seed: int, split: str, task: "SkeletonTask") -> "DataLoader[SkeletonBatch]":
+    def held_out(
+        self, data: SkeletonData, seed: int, split: str, task: "SkeletonTask", names: Names
+    ) -> "DataLoader[SkeletonBatch]":
         from sightword.systems.skeleton.data import split_loader
 
-        return split_loader(data, split, task.joints, task.labels.classes)
+        return split_loader(data, split, task.joints, task.labels.classes, names)
+
+    def items(self, data: SkeletonData, seed: int, split: str) -> Sequence[Item]:
+        from sightword.systems.skeleton.data import items
+
+        return items(data, split)
+
+    def divides(self, data: SkeletonData) -> bool:
+        return not data.val
 
     def evaluator(self, task: "SkeletonTask") -> "Evaluator[SkeletonBatch]":
         from sightword.systems.skeleton.evaluate import SkeletonEvaluator

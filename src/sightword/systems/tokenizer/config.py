@@ -15,6 +15,7 @@ NETWORK = (  # fields of the networks and the codebook, which a published layout
 class TokenizerConfig(SystemConfig):
     """The networks, the codebook and the objective."""
 
+    paths = ("lpips_weights", "fid_weights")
     in_channels: int = 3
     latent_channels: int = 256  # output of the encoder; a 1×1 convolution maps it to embedding_dim
     encoder_channels: list[int] = field(
@@ -87,6 +88,7 @@ def _default(name: str) -> object:
 class TokenizerData(DataConfig):
     """A folder of images, of any sizes and formats, in folders of any depth."""
 
+    paths = ("root", "val_root")
     root: str = ""
     val_root: str = ""  # a separate folder for validation; empty: the fraction val_split of root is held out
     val_split: float = 0.1  # fraction of the images that is held out, drawn with the run's seed

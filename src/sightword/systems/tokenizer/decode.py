@@ -14,18 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage import shards
-from sightword.storage.atomic import write_atomically
 from sightword.storage.cache import FeatureCache, digest
 from sightword.storage.job import JobOptions
+from sightword.storage.writer import write_png
 from sightword.systems.tokenizer.predict import ImageTokenizer
 from sightword.towers.vq.ids import View
 from sightword.towers.vq.image import VQImage, inference_weights
-
-MARK = "sightword"  # the PNG text that a file states its origin in
+from sightword.version import MARK
 
 
 @dataclass(frozen=True)
@@ -183,11 +181,7 @@ class _Writer:
             (image,) = self.tokenizer.decode([self.grids[number]], self.pixels)
         except SightwordError as error:
             raise SightwordError(f"ids={self.grids.path}, {self.grids.keys[number]!r}: {error}") from error
-        file, text = self.files[number], PngInfo()
-        text.add_text(MARK, self.mark(number))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with write_atomically(file) as beside:
-            image.save(beside, "PNG", pnginfo=text)
+        write_png(image, self.files[number], self.mark(number))
 
 
 def _mark_of(file: Path) -> str | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sightword.engine.contract import Check, Command, Evaluator, System
+from sightword.engine.contract import Check, Command, Evaluator, Item, Names, System
 from sightword.errors import SightwordError
 from sightword.systems.tokenizer import commands
 from sightword.systems.tokenizer.config import TokenizerConfig, TokenizerData
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class TokenizerSystem(System[TokenizerConfig, TokenizerData, "TokenizerTask", "ImageBatch"]):
     """The tokenizer as the engine uses it."""
 
-    name = "tokenizer"
+    name, unit = "tokenizer", "images"
     Config, Data = TokenizerConfig, TokenizerData
 
     def task(self, config: TokenizerConfig) -> "TokenizerTask":
@@ -29,15 +29,25 @@ class TokenizerSystem(System[TokenizerConfig, TokenizerData, "TokenizerTask", "I
 
         return make_task(config)
 
-    def loaders(self, data: TokenizerData, seed: int, task: "TokenizerTask") -> "Loaders[ImageBatch]":
+    def loaders(self, data: TokenizerData, seed: int, task: "TokenizerTask", names: Names) -> "Loaders[ImageBatch]":
         from sightword.systems.tokenizer.data import make_loaders
 
-        return make_loaders(data, seed)
+        return make_loaders(data, seed, names)
 
-    def held_out(self, data: TokenizerData, seed: int, split: str, task: "TokenizerTask") -> "DataLoader[ImageBatch]":
+    def held_out(
+        self, data: TokenizerData, seed: int, split: str, task: "TokenizerTask", names: Names
+    ) -> "DataLoader[ImageBatch]":
         if split != "val":
             raise SightwordError(f"split={split}: a tokenizer has the split val alone, which data.* describes")
-        return self.loaders(data, seed, task).val
+        return self.loaders(data, seed, task, names).val
+
+    def items(self, data: TokenizerData, seed: int, split: str) -> Sequence[Item]:
+        from sightword.systems.tokenizer.data import items
+
+        return items(data, seed, split)
+
+    def divides(self, data: TokenizerData) -> bool:
+        return not data.val_root
 
     def evaluator(self, task: "TokenizerTask") -> "Evaluator[ImageBatch]":
         from sightword.systems.tokenizer.evaluate import TokenizerEvaluator

@@ -32,7 +32,7 @@ from sightword.storage.atomic import write_atomically
 from sightword.storage.fields import Fields
 from sightword.storage.ply import Cloud, write_ply
 from sightword.storage.reader import read_json, read_text
-from sightword.storage.writer import write_json
+from sightword.storage.writer import write_json, write_png
 from sightword.systems.points import show
 from sightword.systems.points.lift.cloud import scene_cloud
 from sightword.systems.points.lift.features import (
@@ -321,8 +321,7 @@ def draw(folder: Path, scene: Scene, cloud: Cloud, links: Links, frames: Sequenc
     }
     made[folder / "cloud.png"] = show.clouds(cloud.xyz, panels, show.upwards(poses), towards, (480, 360))
     for path, page in made.items():
-        with write_atomically(path) as part:
-            page.save(part, "PNG", compress_level=1)  # half the time of the default, and files a tenth larger
+        write_png(page, path, compress_level=1)  # half the time of the default, and files a tenth larger
     return list(made)
 
 
