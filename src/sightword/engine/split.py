@@ -117,6 +117,16 @@ def choose(config: Run, folder: Path, splits: Sequence[str] = ("train", "val")) 
     return Chosen(names, findings)
 
 
+def trained_on(folder: Path, items: Sequence[Item]) -> list[str]:
+    """Return the names of those items that a run was trained on, by content; none for what is not a run directory."""
+    record = read_record(folder)
+    if record is None:
+        return []
+    before = record.splits.get("train", {})
+    seen = {entry.content for entry in before.values()}
+    return [item.name for item in items if _entry(item, before.get(item.name)).content in seen]
+
+
 def tell(findings: Sequence[Finding]) -> None:
     """Print findings on stderr, one line each, if this process prints."""
     for finding in findings if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0 else ():

@@ -1,6 +1,7 @@
 """The commands of the system `retrieval`. Nothing heavy is imported before one is executed."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -10,6 +11,7 @@ from sightword.errors import MissingFileError, SightwordError
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
     from sightword.systems.retrieval.gallery import Embedder
+    from sightword.systems.retrieval.pedes import Split
     from sightword.systems.retrieval.predict import PersonRetriever
 
 
@@ -81,37 +83,32 @@ def probe(
     """Draw what a model finds and what it reacts to: the best images of captions, and scores with one word changed."""
     from sightword.storage import shards
     from sightword.systems.retrieval import show
-    from sightword.systems.retrieval.pedes import read_pedes
 
     folder = folder_in(out)
-    read = read_pedes(*_data(model, dataset, root), split, _hold_out(model))
+    read = _split(model, dataset, root, split)
     retriever = Source(model, checkpoint).retriever().to(shards.device())
     texts, images = retriever.encode_text(read.captions), retriever.encode_image(read.images)
     for file in show.draw(retriever.encode_text, read, texts, images, folder, strips, captions):
         print(file)
 
 
-def _data(model: str, dataset: str | None, root: Path | None) -> tuple[str, str]:
-    """(root, dataset) as they are given, or else as the run was trained on."""
+def _split(model: str, dataset: str | None, root: Path | None, split: str) -> "Split":
+    """Return a split of the data that are given, or of the run's: nobody of it was trained on."""
     from sightword.engine.run import read_config
+    from sightword.engine.split import choose, tell
     from sightword.systems.retrieval.config import RetrievalData
-
-    if dataset and root:
-        return str(root), dataset
-    data = read_config(Path(model)).data
-    if not isinstance(data, RetrievalData):
-        raise SightwordError(f"{model} is a run of another system. Pass one of retrieval")
-    return str(root or data.root), dataset or data.dataset
-
-
-def _hold_out(model: str) -> int:
-    """How many identities the run did not train on, if the data set has no validation split; exported: the default."""
-    from sightword.engine.run import read_config
-    from sightword.systems.retrieval.config import RetrievalData
+    from sightword.systems.retrieval.pedes import read_pedes
 
     folder = Path(model)
-    data = read_config(folder).data if (folder / "config.yaml").is_file() else RetrievalData()
-    return data.hold_out if isinstance(data, RetrievalData) else RetrievalData().hold_out
+    if dataset and root and not (folder / "config.yaml").is_file():  # an exported folder or a hub id
+        return read_pedes(root, dataset, split)
+    config = read_config(folder)
+    if not isinstance(config.data, RetrievalData):
+        raise SightwordError(f"{model} is a run of another system. Pass one of retrieval")
+    data = replace(config.data, root=str(root or config.data.root), dataset=dataset or config.data.dataset)
+    chosen = choose(replace(config, data=data), folder, [split])
+    tell(chosen.findings)
+    return read_pedes(data.root, data.dataset, split, data.hold_out, chosen.names)
 
 
 class Source(NamedTuple):
