@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 from sightword.cli.main import main
 from sightword.systems.tokenizer.config import TokenizerData
@@ -49,6 +50,9 @@ def test_the_share_is_held_out_and_something_is_left_on_both_sides(photos, share
 
 
 def test_a_validation_folder_of_its_own_leaves_the_other_whole(photos, folder):
+    for path in folder.iterdir():
+        with Image.open(path) as image:
+            ImageOps.mirror(image).save(path)
     train, val = split(data_of(photos, val_root=str(folder)), 0)
     assert train == sorted(photos.iterdir())
     assert val == sorted(folder.iterdir())
@@ -137,19 +141,19 @@ def test_batches_are_squares_between_minus_one_and_one(photos):
 
 def test_an_unreadable_image_stops_a_run_with_its_name(folder):
     for path in folder.iterdir():
-        path.write_bytes(b"no image")
+        path.write_bytes(b"no image: " + path.name.encode())
     with pytest.raises(ValueError, match=r"\d.png is not readable as an image"):
         next(iter(make_loaders(data_of(folder)).train))
 
 
 def test_skipped_images_are_counted_in_the_batch(folder):
     broken = sorted(split(data_of(folder, val_split=0.25), 0)[0])[0]
-    broken.write_bytes(b"no image")
+    broken.write_bytes(b"no image: " + broken.name.encode())
     batches = list(make_loaders(data_of(folder, val_split=0.25, on_error="skip", batch_size=6)).train)
     assert [(len(batch.images), batch.skipped) for batch in batches] == [(6, 1)]  # another in its place
     assert str(broken) not in batches[0].paths
     broken = split(data_of(folder, val_split=0.25), 0)[1][0]
-    broken.write_bytes(b"no image")
+    broken.write_bytes(b"no image: " + broken.name.encode())
     batches = list(make_loaders(data_of(folder, val_split=0.25, on_error="skip", batch_size=2)).val)
     assert [(len(batch.images), batch.skipped) for batch in batches] == [(1, 1)]  # none counts twice
 
@@ -157,7 +161,7 @@ def test_skipped_images_are_counted_in_the_batch(folder):
 def test_batches_in_which_nothing_is_readable_do_not_end_a_run(folder, tiny, tmp_path):
     train, val = split(data_of(folder, val_split=0.5), 0)
     for path in (*train[:3], *val[:2]):
-        path.write_bytes(b"no image")
+        path.write_bytes(b"no image: " + path.name.encode())
     words = [*tiny, f"data.root={folder}", "data.on_error=skip", "data.val_split=0.5", "data.batch_size=2"]
     words += ["data.crops=1", "data.val_crops=1", "trainer.steps=4", "trainer.val_every=2", f"out={tmp_path / 'runs'}"]
     assert main(["train", "experiment=tokenizer/mini", *words]) == 0
@@ -171,7 +175,7 @@ def test_batches_in_which_nothing_is_readable_do_not_end_a_run(folder, tiny, tmp
 )
 def test_nothing_readable_at_all_is_one_line(folder, tiny, half, line, tmp_path, capsys):
     for path in split(data_of(folder, val_split=0.5), 0)[half]:
-        path.write_bytes(b"no image")
+        path.write_bytes(b"no image: " + path.name.encode())
     words = [*tiny, f"data.root={folder}", "data.on_error=skip", "data.val_split=0.5", "data.val_crops=1"]
     words += ["trainer.steps=2", "trainer.val_every=2", f"out={tmp_path / 'runs'}"]
     assert main(["train", "experiment=tokenizer/mini", *words]) == 2
@@ -181,7 +185,7 @@ def test_nothing_readable_at_all_is_one_line(folder, tiny, half, line, tmp_path,
 def test_skipped_images_are_reported_by_the_run(folder, tiny, tmp_path, capsys):
     train, val = split(data_of(folder, val_split=0.5), 0)
     for path in (train[0], val[0]):
-        path.write_bytes(b"no image")
+        path.write_bytes(b"no image: " + path.name.encode())
     words = [*tiny, f"data.root={folder}", "data.on_error=skip", "data.val_split=0.5", "data.batch_size=4"]
     words += ["data.crops=1", "data.val_crops=1", "trainer.steps=3", f"out={tmp_path / 'runs'}"]
     assert main(["train", "experiment=tokenizer/mini", *words]) == 0
