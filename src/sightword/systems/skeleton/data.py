@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from sightword.data.loader import Draw, Loaders, Stream, mix, ordered
 from sightword.errors import SightwordError
 from sightword.storage import shards
-from sightword.systems.skeleton.annotations import Recordings, SkeletonSequence, read_annotations
+from sightword.systems.skeleton.annotations import Recordings, read_annotations
+from sightword.systems.skeleton.sequence import SkeletonSequence
 from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.joints import JointSet
 

@@ -7,11 +7,10 @@ import numpy as np
 from torch import Tensor
 
 from sightword.errors import SightwordError
-from sightword.systems.skeleton.annotations import Annotation, SkeletonSequence, to_sequence
+from sightword.systems.skeleton.sequence import UNKNOWN, Annotation, SkeletonSequence, to_sequence
 from sightword.systems.skeleton.joints import JOINT_SETS, JointSet
 
 SHAPES = "(persons, frames, joints, 2) or (frames, joints, 2), and 3 instead of 2 with a score behind x and y"
-UNKNOWN = -1  # the label of a recording whose class is not known
 HIGHEST = 1.5  # score; heatmaps of some tools exceed 1 a little, depths and percentages by far
 BEGIN_AS_COCO = (26, 133, 136)  # joints of Halpe and COCO-WholeBody, whose first 17 are COCO's
 

@@ -28,7 +28,8 @@ from sightword.engine.task import Task
 from sightword.errors import SightwordError
 from sightword.storage.checkpoint import load_strictly, read_checkpoint, write_weights
 from sightword.storage.fields import Fields
-from sightword.systems.skeleton.annotations import Recordings, SkeletonSequence, read_annotations
+from sightword.systems.skeleton.annotations import Recordings, read_annotations
+from sightword.systems.skeleton.sequence import SkeletonSequence
 from sightword.systems.skeleton.build import build_video_text_model, open_tower
 from sightword.systems.skeleton.config import SkeletonConfig, SkeletonData
 from sightword.systems.skeleton.data import SkeletonBatch, ViewDataset, measured, say_broken
