@@ -9,7 +9,7 @@ from posed import recording
 from skeleton_fakes import LABELS, system, write_world
 
 from sightword.errors import SightwordError
-from sightword.systems.skeleton.annotations import parse_annotation, to_sequence
+from sightword.systems.skeleton.sequence import parse_annotation, to_sequence
 from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.heatmap import Heatmaps
 from sightword.systems.skeleton.joints import joint_set

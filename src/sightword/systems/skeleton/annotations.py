@@ -20,6 +20,7 @@ import numpy as np
 
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.atomic import write_atomically
+from sightword.systems.skeleton.axes import describe_axes, first_shape, guess_axes
 from sightword.systems.skeleton.config import Reading
 from sightword.systems.skeleton.joints import JointSet, joint_set, other_joints, stated_joints
 from sightword.systems.skeleton.pickled import read_plain
@@ -59,6 +60,9 @@ class Recordings(Sequence[SkeletonSequence]):
         self.source = joint_set(reading.joints) if reading.joints else contents.joints  # of the file; None: unknown
         self.joints = self.source  # of the recordings as they come
         self.order: list[int] | None = None  # which of the file's joints each is; None: as in the file
+        if not reading.axes and (axes := guess_axes(contents.rows, len(self.source.joints) if self.source else 0)):
+            told = describe_axes(axes, first_shape(contents.rows))
+            raise SightwordError(f"{path}: {told}. axes={axes} (in training data.axes={axes}) reads it")
         self.rows, malformed = parse_rows(contents.rows, reading)
         self.left_out = [str(error) for _, error in malformed if isinstance(error, Empty)]
         if wrong := next(((number, error) for number, error in malformed if not isinstance(error, Empty)), None):
@@ -69,7 +73,7 @@ class Recordings(Sequence[SkeletonSequence]):
             raise SightwordError(f"{path}: every recording is empty, the first {self.left_out[0]}")
         self.names = [row.name for row in self.rows]
         self.labels = np.array([row.label for row in self.rows])  # (N,) int64, -1 if it is not known
-        self.num_joints = self.rows[0].points.shape[2]  # V of the file
+        self.num_joints = self.rows[0].points.shape[2]  # V of the recordings as they come
         if other := next((row for row in self.rows if row.points.shape[2] != self.num_joints), None):
             raise SightwordError(
                 f"{path}: {self.names[0]} has {self.num_joints} joints, {other.name} has {other.points.shape[2]}"
@@ -82,9 +86,9 @@ class Recordings(Sequence[SkeletonSequence]):
         wrists, hips, knees or ankles that these joints have.
         """
         source = self.source or joints
-        if self.num_joints != len(source.joints):
-            raise SightwordError(f"{self.path} {other_joints(self.num_joints, source, joints)}")
-        self.joints, self.order = joints, None
+        if (count := self.rows[0].points.shape[2]) != len(source.joints):
+            raise SightwordError(f"{self.path} {other_joints(count, source, joints)}")
+        self.joints, self.order, self.num_joints = joints, None, len(joints.joints)
         if source.joints == joints.joints:
             return
         self.order = [source.joints.index(joint) if joint in source.joints else -1 for joint in joints.joints]
