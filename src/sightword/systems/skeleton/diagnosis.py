@@ -6,8 +6,8 @@ Some numbers are looked at in all recordings; bodies are measured on a sample of
     asymmetry   median of |ln(left / right)| over pairs of limbs: about 0.05, above 0.35 in a foreign order of joints
     upright     fraction of frames with the head above the hips above the ankles, less the fraction of the reverse
     jump        median way of a joint to the next frame, in limbs: above 2 if frames and joints are exchanged
-    left        fraction of frames with the left shoulder at the larger column, of those with a visible face; in 3-D,
-                with the left at the left of where the feet or the nose point to
+    left        fraction of frames with the left shoulder at the larger column, of those with a visible face. In 3-D of
+                all: depth is left out of the front view, so a mirrored one and one from behind are the same
 
 Legend: M persons, T frames, V joints of a recording; F sampled frames; N recordings; D 2 or 3 coordinates.
 """
@@ -32,13 +32,6 @@ LEAST = 10  # recordings without which an order of no known set is not claimed
 SYMMETRIC, FOREIGN = 0.15, 0.25  # asymmetry of a set that fits at most; of one that does not at least
 HEADS, HIPS, ANKLES = ("nose", "head", "neck"), ("left_hip", "right_hip"), ("left_ankle", "right_ankle")
 SHOULDERS = ("left_shoulder", "right_shoulder")
-FORWARD = (  # what is in front of what, in 3-D
-    (("left_foot_index", "right_foot_index"), ("left_heel", "right_heel")),
-    (("left_big_toe", "right_big_toe"), ("left_heel", "right_heel")),
-    (("left_foot", "right_foot"), ANKLES),
-    (("nose",), ("left_ear", "right_ear")),
-    (("nose",), ("thorax", "head")),
-)
 SINGLE = ("key points that are not numbers", "recordings without a joint", "scores above 1")  # of some recordings
 FACE = ("nose", "left_eye", "right_eye")
 
@@ -83,7 +76,7 @@ def advised(finding: Finding, prefix: str = "") -> str:
 
 
 def diagnose(rows: Sequence[Annotation], reading: Reading, joints: JointSet | None) -> list[Finding]:
-    """Return what is wrong with recordings in a reading, errors and warnings.
+    """Return what is wrong with recordings in a reading, errors and warnings, the gravest causes first.
 
     joints: of the file, whose names and limbs are used; None: the first named set of as many joints that fits. What an
     option of the reading states outright is never an error.
@@ -97,15 +90,24 @@ def diagnose(rows: Sequence[Annotation], reading: Reading, joints: JointSet | No
     for look in (_depth, _units, _scores, _missing):
         for one in look(samples, made, names):
             found.append(_softened(one, reading))
+            if one.finding.level == "error" and not one.change:
+                return found  # nothing else can be told of such numbers
             made = dataclasses.replace(made, **one.change)  # the rest is judged as if it had been read so
     bodies = [_body(sample, made) for sample in samples]
     found += [_softened(one, reading) for one in _outside(samples, bodies, names)]
-    kept = fitting(bodies, joints, rows[0].points.shape[2])
-    found += [_softened(one, reading) for one in _order(kept, bodies, joints, made)]
-    if kept.best is not None:
-        found += [_softened(one, reading) for one in _direction(bodies, kept.best, made)]
-        found += [_softened(one, reading) for one in _sides(bodies, kept.best, made)]
-    return found
+    fit = fitting(bodies, joints, rows[0].points.shape[2])
+    for one in _order(fit, bodies, joints, made):
+        found.append(_softened(one, reading))
+        if not one.change:
+            return found  # parts of the body cannot be told apart
+    if fit.best is None:
+        return found
+    found += [_softened(one, reading) for one in _never_moving(bodies, fit.best)]
+    for one in _direction(bodies, fit.best, made):
+        found.append(_softened(one, reading))
+        made = dataclasses.replace(made, **one.change)
+    bodies = [_body(sample, made) for sample in samples]
+    return found + [_softened(one, reading) for one in _sides(bodies, fit.best, made)]
 
 
 def _softened(one: Symptom, reading: Reading) -> Finding:
@@ -294,18 +296,17 @@ def _missing(samples: Sequence[Annotation], reading: Reading, names: Sequence[st
             else:
                 yield symptom("error", "missing joints", f"{text}. Set their scores to 0", names)
             return
-    if len(samples) >= 3:
-        yield from _constant(column, place, joints)
 
 
-def _constant(column: np.ndarray, place: np.ndarray, joints: int) -> Iterator[Symptom]:
-    stuck = []
-    for joint in range(joints):
-        own = place[column == joint]
-        if len(own) >= 3 * SPOTS and (own == np.median(own, axis=0)).all(1).mean() > 0.9:
-            stuck.append(f"joint {joint} at ({own[0, 0]:g}, {own[0, 1]:g})")
+def _never_moving(bodies: Sequence[Body], joints: JointSet) -> Iterator[Symptom]:
+    """Joints of images that are at one place in all recordings."""
+    flat, stuck = [body for body in bodies if not body.deep], []
+    for row, joint in enumerate(joints.joints if len(flat) >= 3 else ()):
+        own = np.concatenate([body.seen[body.there[:, row], row] for body in flat])
+        if len(own) >= 3 * SPOTS and (np.abs(own - np.median(own, axis=0)) < 1e-3).all(1).mean() > 0.9:
+            stuck.append(f"{joint} at ({own[0, 0]:g}, {own[0, 1]:g})")
     if stuck:
-        text = f"{len(stuck)} of {joints} joints never move, {few(stuck, 3)}: missing ones? Set their scores to 0"
+        text = f"{len(stuck)} of {len(joints.joints)} joints never move, {few(stuck, 3)}: missing? Set their scores to 0"
         yield symptom("warning", "joints that never move", text)
 
 
@@ -323,9 +324,10 @@ def _outside(samples: Sequence[Annotation], bodies: Sequence[Body], names: Seque
             parts.append(((part < -0.1) | (part > 1.1)).any(-1))
         return float(np.concatenate(parts).mean())
 
-    if (share := beyond(turned=False)) > 0.2:
+    share, turned = beyond(turned=False), beyond(turned=True)
+    if share > 0.2 or (share > 0.02 and turned < 0.25 * share):
         text = f"{share:.0%} of the joints lie outside of their images"
-        if beyond(turned=True) < 0.25 * share:
+        if turned < 0.25 * share:
             text += ": is img_shape (width, height)? It is (height, width)"
         else:
             text += f" of {flat[0].shape[0]}×{flat[0].shape[1]} (height×width): img_shape is of other images"
@@ -421,9 +423,11 @@ def _order(fit: Fit, bodies: Sequence[Body], joints: JointSet | None, reading: R
         others = f" or of {few(name for name in fit.asymmetry if name != (joints or fit.best).name)}"
         text = (
             f"left and right limbs differ by {_percent(own)} in the order of {(joints or fit.best).name}: the joints "
-            f"are not in its order{others if len(fit.asymmetry) > 1 else ''}. Give their order as a JSON file, joints="
+            f"are not in its order{others if len(fit.asymmetry) > 1 else ''}. Give their order as a JSON file, joints=, "
+            "or state that it is right by joints= with its name"
         )
-        yield symptom("error" if own > 0.4 else "warning", "the order of the joints", text)
+        stated = bool(reading.joints) or own < 0.4
+        yield symptom("warning" if stated else "error", "the order of the joints", text)
 
 
 def _percent(asymmetry: float) -> str:
@@ -506,43 +510,28 @@ def _turned(bodies: Sequence[Body], joints: JointSet, reading: Reading) -> Itera
         yield symptom("warning", kind, text)
 
 
-def left_share(bodies: Sequence[Body], joints: JointSet, reading: Reading) -> float:
-    """Return in how many frames the left shoulder is where the body's left is; NaN if no face or foot tells.
+def left_share(bodies: Sequence[Body], joints: JointSet) -> float:
+    """Return in how many frames the left shoulder is at the larger column; NaN if no body tells.
 
-    In 2-D that is the larger column, if the face is visible; in 3-D where up and forward have it.
+    In 2-D only frames with a visible face count, since from behind the left is on the left.
     """
-    found = [_left_solid(body, joints, reading) if body.deep else _left_seen(body, joints) for body in bodies]
-    known = [one for one in found if one.size]
-    return float(np.concatenate(known).mean()) if known else np.nan
-
-
-def _left_seen(body: Body, joints: JointSet) -> np.ndarray:
-    rows = [joints.joints.index(name) for name in (*FACE, *SHOULDERS) if name in joints.joints]
-    if len(rows) < 5:
-        return np.zeros(0, bool)
-    left, right = rows[3:]
-    visible = (body.scores[:, rows[:3]] > 0.5).all(1) & body.there[:, left] & body.there[:, right]
-    return body.seen[visible, left, 0] > body.seen[visible, right, 0]
-
-
-def _left_solid(body: Body, joints: JointSet, reading: Reading) -> np.ndarray:
-    for front, back in FORWARD:
-        if {*front, *back, *SHOULDERS} <= set(joints.joints):
-            break
-    else:
-        return np.zeros(0, bool)
-    (ahead, a), (behind, b) = (_middle(body, joints, part, solid=True) for part in (front, back))
-    (left, c), (right, d) = (_middle(body, joints, (part,), solid=True) for part in SHOULDERS)
-    there, up = a & b & c & d, np.zeros(3)
-    up["xyz".index((reading.up or "y")[-1])] = -1 if reading.up.startswith("-") else 1
-    side = ((left - right) * np.cross(up, ahead - behind)).sum(-1)[there]
-    return (side > 0) != reading.mirrored
+    if not {*SHOULDERS} <= set(joints.joints):
+        return np.nan
+    left, right, *face = (joints.joints.index(name) for name in (*SHOULDERS, *FACE) if name in joints.joints)
+    found = []
+    for body in bodies:
+        known = body.there[:, left] & body.there[:, right]
+        if not body.deep:
+            known &= len(face) == len(FACE) and (body.scores[:, face] > 0.5).all(1)
+        found.append(body.seen[known, left, 0] > body.seen[known, right, 0])
+    every = np.concatenate(found)
+    return float(every.mean()) if every.size else np.nan
 
 
 def _sides(bodies: Sequence[Body], joints: JointSet, reading: Reading) -> Iterator[Symptom]:
-    """Left and right exchanged."""
-    share = left_share(bodies, joints, reading)
-    if share < 0.2 and len(bodies) >= 3:  # one person can turn away and still have a face
-        where = "of the body" if bodies[0].deep else "of a person whose face is visible"
-        text = f"the left {where} is on the wrong side in {1 - share:.0%} of the frames: x or the names are mirrored"
+    """Left and right exchanged. A person or two can turn away, so three recordings are the least."""
+    share = left_share(bodies, joints)
+    if share < 0.2 and len(bodies) >= 3:
+        who = "people are seen from behind, or x" if bodies[0].deep else "faces are visible: x"
+        text = f"left shoulders are on the left in {1 - share:.0%} of the frames, and {who} or the names are mirrored"
         yield symptom("warning", "left and right", text, mirrored=not reading.mirrored)
