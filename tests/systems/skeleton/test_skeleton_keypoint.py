@@ -140,5 +140,5 @@ def test_what_is_no_recording_is_one_line(recognizer, given, more, line):
 
 
 def test_arrays_have_no_labels(recognizer, keypoints):
-    with pytest.raises(SightwordError, match="key points as arrays have no labels. Remove labelled=True"):
+    with pytest.raises(SightwordError, match="none of the recordings has a label. Remove labelled=True"):
         recognizer([keypoints], size=SIZE, labelled=True)

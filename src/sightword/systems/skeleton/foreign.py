@@ -29,14 +29,14 @@ def describe_file(path: Path) -> str:
         return _describe_json(path, start, size)
     if path.suffix == ".skeleton" or re.match(rb"\s*\d+\s*\n\s*\d+\s*\n\d{10,}[\s\d.-]+\n\s*25\s*\n", start):
         return "NTU's text form of Kinect skeletons, .skeleton"
-    if b"\0" not in start and start.isascii():
+    if b"\0" not in start and start.isascii() and not start.startswith((b"(", b"c")):  # as pickles of protocol 0 do
         return f"text, beginning with {start.decode().split(chr(10))[0][:40]!r}"
     return ""
 
 
 MAGIC = (
     (b"\x93NUMPY", "one NumPy array, .npy: pass np.load(…) to the recognizer in Python, or put it into annotations"),
-    (b"PK\x03\x04", "a zip archive: an .npz needs that suffix"),
+    (b"PK\x03\x04", "a zip archive, as np.savez or torch.save have: give an .npz that suffix"),
     (b"\x1f\x8b", "compressed by gzip: unpack it first"),
     (b"\x89HDF", "HDF5"),
     (b"MATLAB", "a file of MATLAB's"),
