@@ -26,17 +26,18 @@ from sightword.engine.contract import BatchT
 from sightword.engine.predictor import Predictor, Training
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
+from sightword.storage import shards
 from sightword.storage.checkpoint import load_strictly, read_checkpoint, write_weights
 from sightword.storage.fields import Fields
 from sightword.systems.skeleton.annotations import Recordings, read_annotations
 from sightword.systems.skeleton.build import build_video_text_model, open_tower
 from sightword.systems.skeleton.config import Reading, SkeletonConfig, SkeletonData
 from sightword.systems.skeleton.data import SkeletonBatch, ViewDataset, measured
-from sightword.systems.skeleton.diagnosis import say_findings
+from sightword.systems.skeleton.diagnosis import diagnose, say_findings
 from sightword.systems.skeleton.foreign import describe_file
 from sightword.systems.skeleton.heatmap import Heatmaps, draw_heatmaps
 from sightword.systems.skeleton.joints import JointSet, joint_set_of
-from sightword.systems.skeleton.keypoint import sequence_of
+from sightword.systems.skeleton.keypoint import annotation_of
 from sightword.systems.skeleton.labels import Labels
 from sightword.systems.skeleton.model import (
     Classifier,
@@ -47,7 +48,7 @@ from sightword.systems.skeleton.model import (
     probabilities,
 )
 from sightword.systems.skeleton.prediction import ActionPrediction
-from sightword.systems.skeleton.sequence import AS_PYSKL, SkeletonSequence
+from sightword.systems.skeleton.sequence import AS_PYSKL, Annotation, SkeletonSequence, to_sequence
 from sightword.systems.skeleton.task import SkeletonTask
 from sightword.towers.base import TextTower
 from sightword.towers.export import ExportedTower, write_text_tower
@@ -315,14 +316,16 @@ class ActionRecognizer(Predictor):
         return opened
 
     def _sequences(self, recordings: Sequence[Recording], size: tuple[int, int] | None) -> Sequence[SkeletonSequence]:
-        """Return recordings of any kind as sequences. size: as of a call."""
+        """Return recordings of any kind as sequences, and report what is odd about arrays. size: as of a call."""
         if isinstance(recordings, Recordings):
             return recordings
-        found = []
+        found: list[SkeletonSequence] = []
+        arrays: list[Annotation] = []
         for number, one in enumerate(recordings):
             if isinstance(one, np.ndarray | Tensor):
                 name = f"recording {number}" if len(recordings) > 1 else "recording"
-                found.append(sequence_of(one, size, self.joints, name))
+                arrays.append(annotation_of(one, size, self.joints, name))
+                found.append(to_sequence(arrays[-1]))
             elif isinstance(one, SkeletonSequence):
                 found.append(one)
             else:
@@ -330,6 +333,8 @@ class ActionRecognizer(Predictor):
                     f"recording {number} is a {type(one).__name__}, expected a SkeletonSequence or an array of key "
                     "points. Pass np.asarray(…) of lists, or an annotation file alone"
                 )
+        for finding in diagnose(arrays, AS_PYSKL, self.joints) if arrays else ():
+            shards.say(f"key points: {finding.message}")
         return found
 
     def stream(
