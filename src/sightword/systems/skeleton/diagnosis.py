@@ -493,27 +493,30 @@ def _axis(bodies: Sequence[Body], joints: JointSet, reading: Reading) -> Iterato
     up, own = ("" if way[longest] > 0 else "-") + "xyz"[longest], reading.up or "y"
     if up == own:
         return
-    if np.abs(way[longest]) >= 3 * np.abs(way[others]).max():
-        how = "heads are below feet" if up[-1] == own[-1] else f"bodies stand along {up[-1]}"
-        yield symptom("error", "the axis that points up", f"{how} with up={own}: {up} points up", up=up)
+    kind, alone = "the axis that points up", np.abs(way[longest]) >= 3 * np.abs(way[others]).max()
+    if alone and up[-1] == own[-1]:
+        yield symptom("error", kind, f"heads are below feet with up={own}: {up} points up", up=up)
+    elif alone:
+        alike = np.mean([np.argmax(np.abs(one)) == longest and one[longest] * way[longest] > 0 for one in found])
+        text = f"bodies stand along {up} with up={own}: {up} points up, or people lie"
+        yield symptom("error" if len(found) >= LEAST and alike > 0.9 else "warning", kind, text, up=up)
     else:
         text = f"bodies do not stand along {own[-1]}: they lie or bend, or another axis points up (up=)"
-        yield symptom("warning", "the axis that points up", text)
+        yield symptom("warning", kind, text)
 
 
 def _turned(bodies: Sequence[Body], joints: JointSet, reading: Reading) -> Iterator[Symptom]:
     """In images heads are above hips and these above ankles."""
     value, kind = upright(bodies, joints), "the axis that points up"
     flipped = {"": "y", "-y": "y", "y": "-y", "x": "-x", "-x": "x"}[reading.up if reading.up[-1:] != "z" else ""]
-    if not value < 0.3:
-        return
-    if value < -0.5:
+    aside = upright(bodies, joints, axis=0)
+    if value < -0.5 and abs(aside) < abs(value):
         yield symptom("error", kind, "heads are below feet: y points up", up=flipped)
-    elif abs(aside := upright(bodies, joints, axis=0)) > 0.5:
+    elif abs(aside) > max(0.5, abs(value) + 0.3):
         text = "heads are beside feet: people lie, or x and y are exchanged"
         exchanged = "-x" if reading.up[-1:] in ("", "y") else "-y"
         yield symptom("warning", kind, text, up=exchanged if aside > 0 else exchanged.removeprefix("-"))
-    else:
+    elif value < 0.3:
         text = "heads are not above feet: people lie, bend or stand on their hands, or x and y are exchanged (up=-x)"
         yield symptom("warning", kind, text)
 
