@@ -31,6 +31,7 @@ from sightword.systems.skeleton.sequence import (
     Malformed,
     SkeletonSequence,
     few,
+    is_deep,
     parse_annotation,
     to_sequence,
 )
@@ -78,6 +79,8 @@ class Recordings(Sequence[SkeletonSequence]):
             raise SightwordError(
                 f"{path}: {self.names[0]} has {self.num_joints} joints, {other.name} has {other.points.shape[2]}"
             )
+
+        _check_dimensions(self.rows, reading)
 
     def fit(self, joints: JointSet) -> None:
         """Have recordings come with these joints, found by their names if the file has another set.
@@ -166,6 +169,17 @@ def read_contents(path: str | Path) -> Contents:
         raise SightwordError(f"{path}: 'split' is a dictionary, from a name to a list of frame_dirs")
     named = {str(name): [str(own) for own in names] for name, names in splits.items()}
     return Contents(rows, named, stated_joints(content.get("joints"), path))
+
+
+def _check_dimensions(rows: Sequence[Annotation], reading: Reading) -> None:
+    """Raise SightwordError for a reading of 2-D that is given for 3-D, or the reverse."""
+    deep = [is_deep(row, reading) for row in rows]
+    if reading.coordinates == "3d" and not all(deep):
+        raise SightwordError(f"coordinates=3d: key points have two numbers, the first in {rows[deep.index(False)].name}")
+    if reading.coordinates in ("pixels", "normalised", "centred") and all(deep):
+        raise SightwordError(f"coordinates={reading.coordinates}: these recordings are 3-D, they have no img_shape")
+    if reading.up[-1:] == "z" and not all(deep):
+        raise SightwordError(f"up={reading.up}: images have no third axis, and {rows[deep.index(False)].name} is of one")
 
 
 def parse_rows(rows: Sequence[object], reading: Reading) -> tuple[list[Annotation], list[tuple[int, Malformed]]]:
