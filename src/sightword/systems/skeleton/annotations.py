@@ -80,7 +80,7 @@ class Recordings(Sequence[SkeletonSequence]):
                 f"{path}: {self.names[0]} has {self.num_joints} joints, {other.name} has {other.points.shape[2]}"
             )
 
-        _check_dimensions(self.rows, reading)
+        check_dimensions(self.rows, reading)
 
     def fit(self, joints: JointSet) -> None:
         """Have recordings come with these joints, found by their names if the file has another set.
@@ -171,7 +171,7 @@ def read_contents(path: str | Path) -> Contents:
     return Contents(rows, named, stated_joints(content.get("joints"), path))
 
 
-def _check_dimensions(rows: Sequence[Annotation], reading: Reading) -> None:
+def check_dimensions(rows: Sequence[Annotation], reading: Reading) -> None:
     """Raise SightwordError for a reading of 2-D that is given for 3-D, or the reverse."""
     deep = [is_deep(row, reading) for row in rows]
     if reading.coordinates == "3d" and not all(deep):

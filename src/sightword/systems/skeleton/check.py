@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from sightword.data.finding import CheckReport, Finding, Level
-from sightword.systems.skeleton.annotations import parse_rows, read_contents
+from sightword.systems.skeleton.annotations import check_dimensions, parse_rows, read_contents
 from sightword.systems.skeleton.axes import describe_axes, first_shape, guess_axes
 from sightword.systems.skeleton.config import Reading
 from sightword.systems.skeleton.diagnosis import SINGLE, diagnose, fit_of
@@ -30,6 +30,7 @@ def check_pyskl(path: str, classes: int = 0, reading: Reading = AS_PYSKL) -> Che
         found = Finding("error", "the order of the axes", describe_axes(axes, first_shape(rows)), fix=f"axes={axes}")
         return CheckReport(len(rows), (found,), "recordings")
     whole, malformed = parse_rows(rows, reading)
+    check_dimensions(whole, reading)
     findings = [*_malformed(malformed), *_recordings(whole, classes)]
     counts = Counter(row.points.shape[2] for row in whole)
     usual = [row for row in whole if row.points.shape[2] == counts.most_common(1)[0][0]]

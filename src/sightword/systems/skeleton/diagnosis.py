@@ -508,7 +508,7 @@ def _axis(bodies: Sequence[Body], joints: JointSet, reading: Reading) -> Iterato
 def _turned(bodies: Sequence[Body], joints: JointSet, reading: Reading) -> Iterator[Symptom]:
     """In images heads are above hips and these above ankles."""
     value, kind = upright(bodies, joints), "the axis that points up"
-    flipped = {"": "y", "-y": "y", "y": "-y", "x": "-x", "-x": "x"}[reading.up if reading.up[-1:] != "z" else ""]
+    flipped = {"": "y", "-y": "y", "y": "-y", "x": "-x", "-x": "x"}[reading.up]
     aside = upright(bodies, joints, axis=0)
     if value < -0.5 and abs(aside) < abs(value):
         yield symptom("error", kind, "heads are below feet: y points up", up=flipped)
