@@ -184,7 +184,9 @@ def test_a_file_can_state_its_joints_by_name_or_as_a_list(tmp_path):
         assert again.source == JOINT_SETS["h36m17"]
     assert read_annotations(write(tmp_path / "x.pkl", made)).source is None
     for wrong in ("somebody's", ["a", "a"], 17):
-        with pytest.raises(SightwordError, match=r"x\.pkl states joints=.*, expected one of coco17.* or a list of names"):
+        with pytest.raises(
+            SightwordError, match=r"x\.pkl states joints=.*, expected one of coco17.* or a list of names"
+        ):
             read_annotations(write(tmp_path / "x.pkl", made | {"joints": wrong}))
 
 

@@ -242,7 +242,9 @@ def test_a_set_that_does_not_fit_is_one_line(tmp_path, other, classes, message):
 
 
 def test_a_wrong_number_of_joints_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match="has 17 joints and ntu25 has 25. Train with system.joints= a set of 17 joints, as coco17"):
+    with pytest.raises(
+        ValueError, match="has 17 joints and ntu25 has 25. Train with system.joints= a set of 17 joints, as coco17"
+    ):
         make_loaders(data_of(tmp_path), 0, joint_set("ntu25"), CLASSES)
 
 

@@ -189,7 +189,7 @@ def test_two_damages_are_both_named(mini):
 
 def test_a_shape_with_its_sides_exchanged_and_one_of_other_images_are_told():
     rows = [flat(COCO, number, img_shape=(640, 480)) for number in range(5)]
-    rows = damaged(rows, lambda points: points + [280, -60])
+    rows = damaged(rows, lambda points: np.add(points, [280, -60]))
     (found,) = findings(rows)
     assert (found.level, found.kind) == ("warning", "joints outside of the image")
     assert "is img_shape (width, height)? It is (height, width)" in found.message
@@ -233,7 +233,11 @@ NTU, MSR = JOINT_SETS["ntu25"], JOINT_SETS["msr20"]
 SOLID = {
     "y down": (lambda p: p * [-1, -1, 1], "the axis that points up", {"up": "-y"}),
     "z up": (lambda p: np.stack([-p[..., 0], p[..., 2], p[..., 1]], -1), "the axis that points up", {"up": "z"}),
-    "x up": (lambda p: np.stack([p[..., 1], p[..., 0], p[..., 2]], -1) * [1, -1, 1], "the axis that points up", {"up": "x"}),
+    "x up": (
+        lambda p: np.stack([p[..., 1], p[..., 0], p[..., 2]], -1) * [1, -1, 1],
+        "the axis that points up",
+        {"up": "x"},
+    ),
     "mirrored": (lambda p: p * [-1, 1, 1], "left and right", {"mirrored": True}),
 }
 
@@ -260,7 +264,9 @@ def test_3d_with_a_shape_filled_in_is_named_and_read_as_3d(unit):
     filled = [dict(row, img_shape=(480, 640)) for row in rows]
     (found,) = findings(filled, MSR)
     assert (found.level, found.kind, found.fix) == ("error", "3-D read as 2-D", "coordinates=3d")
-    for (points, *_), (expected, *_) in zip(points_of(filled, MSR, coordinates="3d"), points_of(rows, MSR), strict=True):
+    for (points, *_), (expected, *_) in zip(
+        points_of(filled, MSR, coordinates="3d"), points_of(rows, MSR), strict=True
+    ):
         np.testing.assert_array_equal(points, expected)
 
 

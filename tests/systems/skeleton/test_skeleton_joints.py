@@ -31,7 +31,18 @@ def test_the_named_sets_are_symmetric_and_in_one_piece(made):
 
 @pytest.mark.parametrize(
     ("name", "joints"),
-    [("coco17", 17), ("openpose18", 18), ("body25", 25), ("ntu25", 25), ("halpe26", 26), ("h36m17", 17), ("openpose17", 17), ("kinect20", 20), ("msr20", 20), ("mediapipe33", 33)],
+    [
+        ("coco17", 17),
+        ("openpose18", 18),
+        ("body25", 25),
+        ("ntu25", 25),
+        ("halpe26", 26),
+        ("h36m17", 17),
+        ("openpose17", 17),
+        ("kinect20", 20),
+        ("msr20", 20),
+        ("mediapipe33", 33),
+    ],
 )
 def test_sets_have_the_joints_their_names_say(name, joints):
     assert len(joint_set(name).joints) == joints == len(set(joint_set(name).joints))

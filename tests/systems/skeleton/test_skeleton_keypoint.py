@@ -9,13 +9,13 @@ from posed import recording
 from skeleton_fakes import LABELS, system, write_world
 
 from sightword.errors import SightwordError
-from sightword.systems.skeleton.sequence import parse_annotation, to_sequence
 from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.heatmap import Heatmaps
 from sightword.systems.skeleton.joints import joint_set
 from sightword.systems.skeleton.keypoint import annotation_of
 from sightword.systems.skeleton.labels import read_labels
 from sightword.systems.skeleton.predict import ActionRecognizer
+from sightword.systems.skeleton.sequence import parse_annotation, to_sequence
 from sightword.systems.skeleton.task import assemble
 
 COCO, SIZE = joint_set("coco17"), (480, 640)

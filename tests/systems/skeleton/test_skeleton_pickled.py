@@ -164,7 +164,9 @@ def test_a_damaged_file_is_one_line(tmp_path, data):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("data", "what"), [(b"", "an empty file"), (b"no pickle", "text, .*'no pickle'"), (b"PK\x03\x04", "a zip")])
+@pytest.mark.parametrize(
+    ("data", "what"), [(b"", "an empty file"), (b"no pickle", "text, .*'no pickle'"), (b"PK\x03\x04", "a zip")]
+)
 def test_another_file_is_named_instead_of_to_be_downloaded_again(tmp_path, data, what):
     (tmp_path / "x.pkl").write_bytes(data)
     with pytest.raises(ValueError, match=rf"x\.pkl is not a pickle of annotations but {what}") as caught:

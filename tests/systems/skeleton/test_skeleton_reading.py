@@ -68,9 +68,7 @@ def trained(file, tmp_path, *argv):
         (lambda row: row | {"keypoint": row["keypoint"] * [1, -1] + [0, 479]}, "heads are below feet", "up=y"),
     ],
 )
-def test_check_recognise_and_train_say_the_same_and_take_the_same_option(
-    damage, said, option, model, tmp_path, capsys
-):
+def test_check_recognise_and_train_say_the_same_and_take_the_same_option(damage, said, option, model, tmp_path, capsys):
     expected = recognised(model, file_of(tmp_path), tmp_path / "right")
     assert (expected[0], capsys.readouterr().err) == (0, "")
     file = file_of(tmp_path, damage)
@@ -136,7 +134,7 @@ def test_another_joint_set_is_read_by_the_names_of_its_joints(model, tmp_path, c
     order = [other.joints.index(joint) for joint in COCO.joints]
 
     def moved(row):
-        points, scores = np.zeros((1, 20, 33, 2)) + [320, 240], np.zeros((1, 20, 33))
+        points, scores = np.full((1, 20, 33, 2), [320.0, 240.0]), np.zeros((1, 20, 33))
         points[:, :, order], scores[:, :, order] = row["keypoint"], row["keypoint_score"]
         return row | {"keypoint": points, "keypoint_score": scores}
 

@@ -2,10 +2,11 @@
 
     {"split": {name: [frame_dir, …]}, "annotations": [{frame_dir, label, keypoint, keypoint_score, img_shape, …}, …]}
 
-A bare list of annotations, as in older files, is a set without splits. "joints" beside them, which pyskl does not have,
-states the joint set: its name or the names of the joints. A label can be missing: for recordings to be named. 2-D sets have keypoint (M, T, V, 2) and
+A bare list of annotations, as in older files, is a set without splits. 2-D sets have keypoint (M, T, V, 2) and
 keypoint_score (M, T, V), or keypoint (M, T, V, 3) with the score behind x and y. 3-D sets have keypoint (M, T, V, 3)
-and neither scores nor img_shape: their front view is read. `key_moments` (T,) bool is the synthetic dataset's own.
+and neither scores nor img_shape: their front view is read. A label can be missing. "joints" beside "annotations", which
+pyskl does not have, states the joint set: its name or a list of joints. `key_moments` (T,) bool is the synthetic
+dataset's own.
 
 Legend: M persons, T frames, V joints of a recording; N recordings.
 """
@@ -175,11 +176,15 @@ def check_dimensions(rows: Sequence[Annotation], reading: Reading) -> None:
     """Raise SightwordError for a reading of 2-D that is given for 3-D, or the reverse."""
     deep = [is_deep(row, reading) for row in rows]
     if reading.coordinates == "3d" and not all(deep):
-        raise SightwordError(f"coordinates=3d: key points have two numbers, the first in {rows[deep.index(False)].name}")
+        raise SightwordError(
+            f"coordinates=3d: key points have two numbers, the first in {rows[deep.index(False)].name}"
+        )
     if reading.coordinates in ("pixels", "normalised", "centred") and all(deep):
         raise SightwordError(f"coordinates={reading.coordinates}: these recordings are 3-D, they have no img_shape")
     if reading.up[-1:] == "z" and not all(deep):
-        raise SightwordError(f"up={reading.up}: images have no third axis, and {rows[deep.index(False)].name} is of one")
+        raise SightwordError(
+            f"up={reading.up}: images have no third axis, and {rows[deep.index(False)].name} is of one"
+        )
 
 
 def parse_rows(rows: Sequence[object], reading: Reading) -> tuple[list[Annotation], list[tuple[int, Malformed]]]:
@@ -201,8 +206,8 @@ def write_npz(recordings: Recordings, path: str | Path) -> Path:
     """Write the same sequences to a compressed file that can hold arrays only; half precision if nothing is lost.
 
     names, labels, persons (M), frames (T), shapes: (N, …). points (Σ M·T, V, 2), scores (Σ M·T, V): all recordings one
-    after the other. key (Σ T,) int8: 1 and 0, -1 if it is not known; empty if it is known of none. joints (V,): names, if
-    the set is known. split/<name>: names.
+    after the other. key (Σ T,) int8: 1 and 0, -1 if it is not known; empty if it is known of none. joints (V,): names,
+    if the set is known. split/<name>: names.
     """
     path = Path(path)
     if path.suffix != ".npz":

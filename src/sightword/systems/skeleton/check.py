@@ -22,7 +22,8 @@ def check_pyskl(path: str, classes: int = 0, reading: Reading = AS_PYSKL) -> Che
     """Check the annotations in a file. classes: how many the file of labels has, 0 if there is none.
 
     Errors are malformed and empty recordings, what `diagnose` calls one, single recordings of which it warns, labels
-    outside the list, names given twice, splits that name what is absent or share recordings. Counts, and what is read in a way that one may not expect, are notes.
+    outside the list, names given twice, splits that name what is absent or share recordings. Counts, and what is read
+    in a way that one may not expect, are notes.
     """
     rows, splits, joints = read_contents(path)
     joints = joint_set(reading.joints) if reading.joints else joints

@@ -113,10 +113,10 @@ class Reading:
 
     joints: str = ""  # the file's joint set, a name or a JSON file; empty: as the file states, or as the model's
     axes: str = ""  # of keypoint: M persons, T frames, V joints, C coordinates; empty: MTVC; others as TMVC, CTVM, TVC
-    coordinates: str = ""  # pixels | normalised ([0, 1] of the image) | centred ([-1, 1]) | 3d (img_shape has no meaning)
-    up: str = ""  # the axis that points up: y | -y | z | -z | x | -x; empty: -y in images, y in 3-D; x: x and y exchanged
-    mirrored: bool = False  # x points the wrong way: the left of a person who faces the camera is on the left
-    score_range: float = 0.0  # scores are from 0 to this and are divided by it; 100: percent; 0: as they are
+    coordinates: str = ""  # pixels | normalised ([0, 1]) | centred ([-1, 1]) | 3d; empty: pixels; without img_shape 3d
+    up: str = ""  # y | -y | z | -z | x | -x: points up; empty: -y in images, y in 3-D; x in images: x and y exchanged
+    mirrored: bool = False  # x points the wrong way: who faces the camera has the left hand on the left
+    score_range: float = 0.0  # scores are from 0 to this, and are divided by it; 100: percent; 0: as they are
     missing: float | None = None  # joints with x and y of exactly this value, as -1, are missing
 
     def __post_init__(self) -> None:

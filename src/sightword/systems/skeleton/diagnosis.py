@@ -144,8 +144,8 @@ def _in_all(rows: Sequence[Annotation]) -> Iterator[Finding]:
 
 
 def _reach(numbers: np.ndarray) -> float:
-    """The largest absolute value; infinite or NaN if one is. Of halves by their bits, which are in order: much faster."""
-    if numbers.dtype == np.float16:
+    """The largest absolute value; infinite or NaN if one is."""
+    if numbers.dtype == np.float16:  # bits of halves are in the order of their values, and much faster
         return float((numbers.view(np.uint16) & 0x7FFF).max().view(np.float16))
     return float(max(numbers.max(), -numbers.min()))
 
@@ -314,7 +314,9 @@ def _never_moving(bodies: Sequence[Body], joints: JointSet) -> Iterator[Symptom]
         if len(own) >= 3 * SPOTS and (np.abs(own - np.median(own, axis=0)) < 1e-3).all(1).mean() > 0.9:
             stuck.append(f"{joint} at ({own[0, 0]:g}, {own[0, 1]:g})")
     if stuck:
-        text = f"{len(stuck)} of {len(joints.joints)} joints never move, {few(stuck, 3)}: missing? Set their scores to 0"
+        text = (
+            f"{len(stuck)} of {len(joints.joints)} joints never move, {few(stuck, 3)}: missing? Set their scores to 0"
+        )
         yield symptom("warning", "joints that never move", text)
 
 
@@ -420,22 +422,18 @@ def _order(fit: Fit, bodies: Sequence[Body], joints: JointSet | None, reading: R
         text = f"joints jump by {way:.2g} limbs a frame: frames and joints are exchanged"
         yield symptom("error", "frames and joints exchanged", text, axes=axes)
         return
-    own = fit.asymmetry.get((joints or fit.best).name, 0.0)
+    declared, kind = joints or fit.best, "the order of the joints"
+    own = fit.asymmetry.get(declared.name, 0.0)
+    text = f"left and right limbs differ by {_percent(own)} in the order of {declared.name}"
     if joints is not None and fit.best is not joints:
-        text = (
-            f"left and right limbs differ by {_percent(own)} in the order of {joints.name} and by "
-            f"{_percent(fit.asymmetry[fit.best.name])} in that of {fit.best.name}: these are the joints of {fit.best.name}"
-        )
-        yield symptom("error", "the order of the joints", text, joints=fit.best.name)
+        name = fit.best.name
+        text += f" and by {_percent(fit.asymmetry[name])} in that of {name}: these are the joints of {name}"
+        yield symptom("error", kind, text, joints=name)
     elif own > FOREIGN and fit.count >= LEAST:
-        others = f" or of {few(name for name in fit.asymmetry if name != (joints or fit.best).name)}"
-        text = (
-            f"left and right limbs differ by {_percent(own)} in the order of {(joints or fit.best).name}: the joints "
-            f"are not in its order{others if len(fit.asymmetry) > 1 else ''}. Give their order as a JSON file, joints=, "
-            "or state that it is right by joints= with its name"
-        )
-        stated = bool(reading.joints) or own < 0.4
-        yield symptom("warning" if stated else "error", "the order of the joints", text)
+        others = [name for name in fit.asymmetry if name != declared.name]
+        text += f": the joints are not in its order{f' or of {few(others)}' if others else ''}. Give their order as a "
+        text += "JSON file, joints=, or state that it is right by joints= with its name"
+        yield symptom("warning" if reading.joints or own < 0.4 else "error", kind, text)
 
 
 def _percent(asymmetry: float) -> str:

@@ -7,8 +7,8 @@ import numpy as np
 from torch import Tensor
 
 from sightword.errors import SightwordError
-from sightword.systems.skeleton.sequence import UNKNOWN, Annotation
 from sightword.systems.skeleton.joints import JOINT_SETS, JointSet
+from sightword.systems.skeleton.sequence import UNKNOWN, Annotation
 
 SHAPES = "(persons, frames, joints, 2) or (frames, joints, 2), and 3 instead of 2 with a score behind x and y"
 HIGHEST = 1.5  # score; heatmaps of some tools exceed 1 a little, depths and percentages by far

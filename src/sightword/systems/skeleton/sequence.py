@@ -142,9 +142,7 @@ def _shape(value: object) -> str:
 # --------------------------------------------------------------------------------------------------------- conversion
 
 
-def to_sequence(
-    row: Annotation, reading: Reading = AS_PYSKL, order: Sequence[int] | None = None
-) -> SkeletonSequence:
+def to_sequence(row: Annotation, reading: Reading = AS_PYSKL, order: Sequence[int] | None = None) -> SkeletonSequence:
     """Return an annotation as float32 arrays in which what is not finite is a joint that is not there.
 
     order: (V',) which joint of the file each joint is, -1 for one that the file does not have; None: as they come.
