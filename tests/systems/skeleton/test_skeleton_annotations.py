@@ -10,6 +10,7 @@ from posed import content, recording, write
 from sightword.errors import SightwordError
 from sightword.systems.skeleton.annotations import read_annotations, write_npz
 from sightword.systems.skeleton.check import check_pyskl
+from sightword.systems.skeleton.config import Reading
 from sightword.systems.skeleton.joints import JOINT_SETS
 
 
@@ -291,3 +292,10 @@ def test_the_check_tells_how_it_reads_what_is_unusual(tmp_path):
     assert "2 recordings are 3-D: their front view is read, depth is left out" in told
     assert "2 recordings have no scores of their own: a joint is there unless all its numbers are 0" in told
     assert any(note.startswith("no splits: data.train=") for note in told)
+
+
+def test_a_joint_set_that_is_not_the_files_is_an_error(tmp_path):
+    file = write(tmp_path / "x.pkl", content())
+    assert errors(file) == []
+    (found,) = check_pyskl(str(file), reading=Reading(joints="msr20")).errors
+    assert found.message.startswith("the file has 17 joints and msr20 has 20. Train with system.joints= a set of 17")

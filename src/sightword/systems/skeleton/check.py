@@ -14,7 +14,7 @@ from sightword.systems.skeleton.annotations import check_dimensions, parse_rows,
 from sightword.systems.skeleton.axes import describe_axes, first_shape, guess_axes
 from sightword.systems.skeleton.config import Reading
 from sightword.systems.skeleton.diagnosis import SINGLE, diagnose, fit_of
-from sightword.systems.skeleton.joints import JOINT_SETS, JointSet, joint_set
+from sightword.systems.skeleton.joints import JOINT_SETS, JointSet, joint_set, other_joints
 from sightword.systems.skeleton.sequence import AS_PYSKL, Annotation, Empty, Malformed, few, is_deep
 
 
@@ -35,6 +35,8 @@ def check_pyskl(path: str, classes: int = 0, reading: Reading = AS_PYSKL) -> Che
     findings = [*_malformed(malformed), *_recordings(whole, classes)]
     counts = Counter(row.points.shape[2] for row in whole)
     usual = [row for row in whole if row.points.shape[2] == counts.most_common(1)[0][0]]
+    if usual and joints and (count := usual[0].points.shape[2]) != len(joints.joints):
+        findings.append(Finding("error", "other joints", f"the file {other_joints(count, joints, joints)}"))
     if usual:
         found = diagnose(usual, reading, joints)
         findings += [replace(one, level="error") if one.kind in SINGLE else one for one in found]

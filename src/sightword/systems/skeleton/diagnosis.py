@@ -95,7 +95,9 @@ def diagnose(rows: Sequence[Annotation], reading: Reading, joints: JointSet | No
             made = dataclasses.replace(made, **one.change)  # the rest is judged as if it had been read so
     bodies = [_body(sample, made) for sample in samples]
     found += [_softened(one, reading) for one in _outside(samples, bodies, names)]
-    fit = fitting(bodies, joints, rows[0].points.shape[2])
+    count = rows[0].points.shape[2]
+    joints = joints if joints is not None and len(joints.joints) == count else None  # another number is told elsewhere
+    fit = fitting(bodies, joints, count)
     for one in _order(fit, bodies, joints, made):
         found.append(_softened(one, reading))
         if not one.change:
@@ -350,7 +352,9 @@ def _outside(samples: Sequence[Annotation], bodies: Sequence[Body], names: Seque
 def fit_of(rows: Sequence[Annotation], reading: Reading, joints: JointSet | None) -> "Fit":
     """Return how well joint sets fit the bodies of recordings; see `fitting`."""
     samples = [sample for sample in map(_sampled, _spread(rows)) if sample is not None]
-    return fitting([_body(sample, reading) for sample in samples], joints, rows[0].points.shape[2])
+    count = rows[0].points.shape[2]
+    own = joints if joints is not None and len(joints.joints) == count else None
+    return fitting([_body(sample, reading) for sample in samples], own, count)
 
 
 class Fit(NamedTuple):
@@ -362,9 +366,9 @@ class Fit(NamedTuple):
 
 
 def fitting(bodies: Sequence[Body], joints: JointSet | None, count: int) -> Fit:
-    """Return the asymmetry of bodies of `count` joints in the given set and in each named one of as many joints."""
+    """Return the asymmetry of bodies of `count` joints in the given set, which has as many, and in each such named."""
     sets = {made.name: made for made in JOINT_SETS.values() if len(made.joints) == count}
-    if joints is not None and len(joints.joints) == count:
+    if joints is not None:
         sets = {joints.name: joints} | {name: made for name, made in sets.items() if made.joints != joints.joints}
     measured = {name: [asymmetry(body, made) for body in bodies] for name, made in sets.items()}
     known = {name: [one for one in ones if one == one] for name, ones in measured.items()}
