@@ -23,7 +23,7 @@ from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.systems.skeleton.axes import describe_axes, first_shape, guess_axes
 from sightword.systems.skeleton.config import Reading
-from sightword.systems.skeleton.joints import JointSet, joint_set, other_joints, stated_joints
+from sightword.systems.skeleton.joints import JOINT_SETS, JointSet, joint_set, other_joints, stated_joints
 from sightword.systems.skeleton.pickled import read_plain
 from sightword.systems.skeleton.sequence import (
     AS_PYSKL,
@@ -62,10 +62,11 @@ class Recordings(Sequence[SkeletonSequence]):
         self.source = joint_set(reading.joints) if reading.joints else contents.joints  # of the file; None: unknown
         self.joints = self.source  # of the recordings as they come
         self.order: list[int] | None = None  # which of the file's joints each is; None: as in the file
-        if not reading.axes and (axes := guess_axes(contents.rows, len(self.source.joints) if self.source else 0)):
+        self.rows, malformed = parse_rows(contents.rows, reading)
+        known = len(self.source.joints) if self.source else 0
+        if _may_be_turned(self.rows, malformed, reading) and (axes := guess_axes(contents.rows, known)):
             told = describe_axes(axes, first_shape(contents.rows))
             raise SightwordError(f"{path}: {told}. axes={axes} (in training data.axes={axes}) reads it")
-        self.rows, malformed = parse_rows(contents.rows, reading)
         self.left_out = [str(error) for _, error in malformed if isinstance(error, Empty)]
         if wrong := next(((number, error) for number, error in malformed if not isinstance(error, Empty)), None):
             raise SightwordError(
@@ -170,6 +171,14 @@ def read_contents(path: str | Path) -> Contents:
         raise SightwordError(f"{path}: 'split' is a dictionary, from a name to a list of frame_dirs")
     named = {str(name): [str(own) for own in names] for name, names in splits.items()}
     return Contents(rows, named, stated_joints(content.get("joints"), path))
+
+
+def _may_be_turned(rows: Sequence[Annotation], malformed: Sequence[object], reading: Reading) -> bool:
+    """Return whether the axes may be in another order than the reading has: then they are worth a look."""
+    shapes = [row.points.shape for row in rows]
+    joints = {shape[2] for shape in shapes}
+    named = joints <= {len(made.joints) for made in JOINT_SETS.values()} and len(joints) == 1
+    return not reading.axes and bool(malformed or not named or any(shape[0] > shape[1] for shape in shapes))
 
 
 def check_dimensions(rows: Sequence[Annotation], reading: Reading) -> None:
