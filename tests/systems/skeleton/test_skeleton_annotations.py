@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from posed import content, recording, write
 
+from sightword.errors import SightwordError
 from sightword.systems.skeleton.annotations import read_annotations, write_npz
 from sightword.systems.skeleton.check import check_pyskl
+from sightword.systems.skeleton.config import Reading
+from sightword.systems.skeleton.joints import JOINT_SETS
 
 
 def errors(path: Path | str, classes: int = 0) -> list[str]:
@@ -91,9 +94,9 @@ def test_a_3d_recording_is_seen_from_the_front(tmp_path):
     row = recording(1, frames=2, keypoint=points, keypoint_score=None, img_shape=None)
     clip = read_annotations(write(tmp_path / "x.pkl", [row]))[0]
     assert clip.shape == (1000, 501)  # as high as 2 m, as wide as 1 m
-    np.testing.assert_allclose(clip.points[0, 0, 0], [499.5, 0], atol=1e-3)
-    np.testing.assert_allclose(clip.points[0, 1, 1], [0, 0], atol=1e-3)
-    np.testing.assert_allclose(clip.points[0, 1, 2], [0, 999], atol=1e-3)
+    np.testing.assert_allclose(clip.points[0, 0, 0], [0, 0], atol=1e-3)  # x is to the sensor's left
+    np.testing.assert_allclose(clip.points[0, 1, 1], [499.5, 0], atol=1e-3)
+    np.testing.assert_allclose(clip.points[0, 1, 2], [499.5, 999], atol=1e-3)
     assert clip.scores[0].all()
     assert not clip.scores[1].any()
     assert not clip.points[1].any()
@@ -103,8 +106,8 @@ def test_a_3d_recording_is_seen_from_the_front(tmp_path):
     ("other", "message"),
     [
         ({"frame_dir": None}, "has no 'frame_dir' but label, img_shape"),
-        ({"label": None}, r"\(S001\) has the label None: expected a whole number"),
-        ({"label": -1}, "has the label -1"),
+        ({"label": "3"}, r"\(S001\) has the label '3': expected a whole number from 0 on, or none"),
+        ({"label": -2}, "has the label -2"),
         ({"label": 2**70}, "has the label 1180"),
         ({"label": 1.5}, "has the label 1.5"),
         ({"keypoint": None}, "has None under 'keypoint'"),
@@ -116,9 +119,6 @@ def test_a_3d_recording_is_seen_from_the_front(tmp_path):
         ),
         ({"keypoint": np.zeros((1, 20, 17, 4))}, r"\(1, 20, 17, 4\) under 'keypoint'"),
         ({"keypoint": np.array(["a"])}, "under 'keypoint'"),
-        ({"keypoint": np.zeros((1, 0, 17, 2)), "total_frames": 0}, r"\(S001\) has no frames"),
-        ({"keypoint": np.zeros((0, 20, 17, 2))}, r"\(S001\) has no persons"),
-        ({"keypoint": np.zeros((1, 20, 0, 2))}, r"\(S001\) has no joints"),
         ({"total_frames": 19}, "has total_frames=19 and key points of 20 frames"),
         ({"keypoint_score": np.ones((1, 20, 16))}, r"\(1, 20, 16\) under 'keypoint_score', and key points \(1, 20, 17"),
         ({"img_shape": None}, "has no 'img_shape' but frame_dir"),
@@ -154,6 +154,41 @@ def test_another_content_is_one_line(tmp_path, made, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_annotations(write(tmp_path / "x.pkl", made))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "what"), [((1, 0, 17, 2), "frames"), ((0, 20, 17, 2), "persons"), ((1, 20, 0, 2), "joints")]
+)
+def test_a_recording_with_nothing_in_it_is_left_out_and_named(tmp_path, shape, what):
+    file = one(tmp_path, keypoint=np.zeros(shape), total_frames=shape[1])
+    read = read_annotations(file)
+    assert (read.names, read.left_out) == (["S000"], [f"(S001) has no {what}"])
+    assert errors(file) == [f"recording 1 (S001) has no {what}: it is left out"]
+    with pytest.raises(ValueError, match=r"every recording is empty, the first \(S001\) has no"):
+        read_annotations(write(tmp_path / "y.pkl", [recording(1, keypoint=np.zeros(shape), total_frames=shape[1])]))
+
+
+@pytest.mark.parametrize("label", [None, -1])
+def test_a_recording_without_a_label_is_read_and_noted(tmp_path, label):
+    file = one(tmp_path, label=label)
+    assert read_annotations(file).labels.tolist() == [0, -1]
+    assert errors(file) == []
+    assert "1 recordings have no label: recognise names them, training needs labels" in notes(file)
+
+
+def test_a_file_can_state_its_joints_by_name_or_as_a_list(tmp_path):
+    made = content(3)
+    for stated in ("h36m17", list(JOINT_SETS["h36m17"].joints)):
+        read = read_annotations(write(tmp_path / "x.pkl", made | {"joints": stated}))
+        assert read.source == JOINT_SETS["h36m17"]
+        again = read_annotations(write_npz(read, tmp_path / "x.npz"))
+        assert again.source == JOINT_SETS["h36m17"]
+    assert read_annotations(write(tmp_path / "x.pkl", made)).source is None
+    for wrong in ("somebody's", ["a", "a"], 17):
+        with pytest.raises(
+            SightwordError, match=r"x\.pkl states joints=.*, expected one of coco17.* or a list of names"
+        ):
+            read_annotations(write(tmp_path / "x.pkl", made | {"joints": wrong}))
 
 
 # ---------------------------------------------------------------------------------------------------------------- npz
@@ -192,7 +227,7 @@ def test_full_precision_and_3d_survive_an_npz(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda arrays: arrays.pop("labels"), "has no array 'labels'"),
+        (lambda arrays: arrays.pop("labels"), "has the arrays names, .* and no array 'labels'"),
         (lambda arrays: arrays.update(points=arrays["points"][:-1]), "not a complete .npz of recordings"),
         (lambda arrays: arrays.update(labels=arrays["labels"][:-1]), "not a complete .npz of recordings"),
         (lambda arrays: arrays.update(persons=np.array([object()])), "not a complete .npz of recordings"),
@@ -219,7 +254,7 @@ def test_a_whole_file_has_no_problems_and_is_described(tmp_path):
     file = write(tmp_path / "x.pkl", content())
     report = check_pyskl(str(file), classes=3)
     assert (report.count, report.errors) == (12, [])
-    assert "17 joints, as coco17 or h36m17" in notes(file)
+    assert any(note.startswith("17 joints, read as coco17: left and right limbs differ by ") for note in notes(file))
     assert "3 classes with 4 to 4 recordings each" in notes(file)
     assert "split xsub_train: 9 recordings" in notes(file)
     assert str(report).endswith("12 recordings, all readable")
@@ -236,12 +271,12 @@ def test_the_check_names_what_training_would_stumble_over(tmp_path):
     rows[7] = recording(7, joints=18)
     made["split"] |= {"xsub_val": ["S000", "S007", "gone"], "test": []}
     assert errors(write(tmp_path / "x.pkl", made), classes=3) == [
-        "recording 1 (S001) has 3 key points that are not numbers (NaN), first in frame 2: read as missing",
-        "recording 2 (S002) has the label 3, and the list has 3 classes, 0 to 2",
-        "recording 3 (S003) has not one joint that is there",
-        "recording 4 (S004) has scores up to 90: expected 0 to 1",
-        "S005 is the frame_dir of 2 recordings",
-        "S007 has 18 joints, most have 17",
+        "1 names are the frame_dir of several recordings: S005",
+        "1 recordings have other joints than most: S007 18, most 17",
+        "1 recordings have a label outside the list of 3 classes, 0 to 2: S002 has 3",
+        "1 of 7 recordings have key points that are NaN: read as missing; the first is S001",
+        "1 of 7 recordings have not one joint that is there: all scores, or all coordinates, are 0; the first is S003",
+        "1 of 7 recordings have scores up to 90, expected 0 to 1; the first is S004",
         "split xsub_val names 1 recordings that are absent or malformed: gone",
         "split test is empty",
         "splits xsub_train and xsub_val share 1 recordings: S000",
@@ -254,6 +289,13 @@ def test_the_check_tells_how_it_reads_what_is_unusual(tmp_path):
         del row["img_shape"]
     told = notes(write(tmp_path / "x.pkl", rows))
     assert "25 joints, as body25 or ntu25" in told
-    assert "2 recordings are 3-D without an image: their front view is read, depth is left out" in told
+    assert "2 recordings are 3-D: their front view is read, depth is left out" in told
     assert "2 recordings have no scores of their own: a joint is there unless all its numbers are 0" in told
     assert any(note.startswith("no splits: data.train=") for note in told)
+
+
+def test_a_joint_set_that_is_not_the_files_is_an_error(tmp_path):
+    file = write(tmp_path / "x.pkl", content())
+    assert errors(file) == []
+    (found,) = check_pyskl(str(file), reading=Reading(joints="msr20")).errors
+    assert found.message.startswith("the file has 17 joints and msr20 has 20. Train with system.joints= a set of 17")

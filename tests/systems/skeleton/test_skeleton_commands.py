@@ -11,7 +11,7 @@ import pytest
 from sightword.cli.main import main
 from sightword.data.finding import CheckReport, Finding
 from sightword.errors import SightwordError
-from sightword.systems.skeleton.config import SkeletonData
+from sightword.systems.skeleton.config import Reading, SkeletonData
 from sightword.systems.skeleton.joints import JointSet
 from sightword.systems.skeleton.labels import Labels
 from sightword.systems.skeleton.predict import ActionPrediction, ActionRecognizer
@@ -29,10 +29,11 @@ class Answers:
         self.labels = Labels(self.classes, tuple((name,) for name in self.classes), "labels.json")
         self.true = np.arange(count) % classes
         self.data = SkeletonData(annotations="own.pkl", frames=LENGTH, test_views=10, test_size=[64, 48])
-        self.asked, self.annotations, self.splits = [], [], []
+        self.asked, self.annotations, self.splits, self.readings = [], [], [], []
 
-    def recordings(self, path):
+    def recordings(self, path, reading):
         self.annotations.append(str(path))
+        self.readings.append(reading)
         names = [f"clip{number:03}" for number in range(self.count)]
         return SimpleNamespace(names=names, labels=self.true, split=self.split, path=path)
 
@@ -166,6 +167,24 @@ def test_a_model_without_annotations_needs_some(world, tmp_path, capsys):
     assert "annotations=<file>" in capsys.readouterr().err
 
 
+def test_own_annotations_are_read_as_in_training_and_others_as_typed(world, tmp_path, capsys):
+    world.answers.data = SkeletonData(annotations="own.pkl", up="z", score_range=100)
+    for argv in ([], ["annotations=mine.npz"], ["annotations=mine.npz", "up=-y"], ["up=y"]):
+        assert main(["recognise", "model=r", f"out={tmp_path}", *argv]) == 0
+    told = capsys.readouterr().err
+    assert world.answers.readings == [Reading(up="z", score_range=100), Reading(), Reading(up="-y"), Reading(up="y")]
+    assert told.count("was trained on recordings read with up=z score_range=100; mine.npz is read without") == 1
+
+
+def test_recordings_without_labels_are_named_and_not_compared(world, tmp_path, capsys):
+    world.answers.true = np.full(50, -1)
+    assert main(["recognise", "model=r", f"out={tmp_path}"]) == 0
+    out, err = capsys.readouterr()
+    assert "has no labels: predictions are not compared with any" in err
+    assert "top1" not in out
+    assert {row["truth"] + row["right"] for row in rows(tmp_path)} == {""}
+
+
 def test_a_classifier_refuses_other_labels_in_one_line(world, tmp_path, capsys):
     world.answers.classifier = True
     (tmp_path / "new.json").write_text('{"wave": ["waving"]}')
@@ -219,9 +238,10 @@ def test_convert_says_where_and_what_next(stand_in, tmp_path, capsys):
     written = []
     stand_in(
         "annotations",
-        read_annotations=lambda path: ["a recording", "another"],
+        read_annotations=lambda path, reading: ["a recording", "another"],
         write_npz=lambda recordings, file: written.append((recordings, file)),
     )
+    stand_in("diagnosis", say_findings=lambda recordings: None)
     lines = told(capsys, "convert", "annotations=a.pkl", f"out={tmp_path / 'new' / 'a.npz'}")
     assert written == [(["a recording", "another"], tmp_path / "new" / "a.npz")]
     assert lines[0].startswith("2 recordings written to")
@@ -230,12 +250,12 @@ def test_convert_says_where_and_what_next(stand_in, tmp_path, capsys):
 
 def test_check_takes_a_file_as_path_or_as_root(stand_in, capsys):
     asked = []
-    stand_in("check", check_pyskl=lambda path, classes: (asked.append((path, classes)), CheckReport(3))[1])
+    stand_in("check", check_pyskl=lambda path, classes, reading: (asked.append((path, classes)), CheckReport(3))[1])
     for words in (["path=a.pkl"], ["root=a.pkl"], ["path=a.pkl", "classes=60"]):
         assert main(["check", "dataset=pyskl", *words]) == 0
     assert asked == [("a.pkl", 0), ("a.pkl", 0), ("a.pkl", 60)]
     wrong = Finding("error", "malformed recordings", "recording 1 has no label")
-    stand_in("check", check_pyskl=lambda path, classes: CheckReport(3, (wrong,)))
+    stand_in("check", check_pyskl=lambda path, classes, reading: CheckReport(3, (wrong,)))
     with pytest.raises(SystemExit) as stopped:
         main(["check", "dataset=pyskl", "path=a.pkl"])
     assert stopped.value.code == 1

@@ -209,7 +209,7 @@ def test_key_points_that_are_no_numbers_are_told_in_a_line_and_missing(tmp_path,
     loaders = loaders_of(data_of(tmp_path, made))
     told = [line for line in capsys.readouterr().err.splitlines() if "NaN" in line]
     assert len(told) == 1
-    assert "x.pkl: 2 recordings have key points that are not numbers (NaN), the first is S001: read as mi" in told[0]
+    assert "x.pkl: 2 of 12 recordings have key points that are NaN: read as mi" in told[0]
     assert all(batch.points.isfinite().all() and batch.scores.isfinite().all() for batch in loaders.val)
     loaders_of(data_of(tmp_path))
     assert "NaN" not in capsys.readouterr().err
@@ -242,7 +242,9 @@ def test_a_set_that_does_not_fit_is_one_line(tmp_path, other, classes, message):
 
 
 def test_a_wrong_number_of_joints_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match="has 17 joints and ntu25 has 25. Set system.joints"):
+    with pytest.raises(
+        ValueError, match="has 17 joints and ntu25 has 25. Train with system.joints= a set of 17 joints, as coco17"
+    ):
         make_loaders(data_of(tmp_path), 0, joint_set("ntu25"), CLASSES)
 
 

@@ -89,7 +89,9 @@ def test_key_points_that_are_nan_in_a_file_are_reported(world, tmp_path, capsys)
     made["annotations"][1]["keypoint"][0, 0, 0] = np.nan
     found = recognizer_of(world, **VARIANTS["slowonly"])(write(tmp_path / "nan.pkl", made))
     assert np.isfinite(found[1].scores).all()
-    assert "1 recordings have key points that are not numbers (NaN), the first is S001" in capsys.readouterr().err
+    assert (
+        "1 of 2 recordings have key points that are NaN: read as missing; the first is S001" in capsys.readouterr().err
+    )
 
 
 def test_a_model_on_the_hub_is_read_from_the_cache_by_its_id(world, file, tmp_path, monkeypatch):

@@ -31,7 +31,18 @@ def test_the_named_sets_are_symmetric_and_in_one_piece(made):
 
 @pytest.mark.parametrize(
     ("name", "joints"),
-    [("coco17", 17), ("openpose18", 18), ("body25", 25), ("ntu25", 25), ("halpe26", 26), ("h36m17", 17)],
+    [
+        ("coco17", 17),
+        ("openpose18", 18),
+        ("body25", 25),
+        ("ntu25", 25),
+        ("halpe26", 26),
+        ("h36m17", 17),
+        ("openpose17", 17),
+        ("kinect20", 20),
+        ("msr20", 20),
+        ("mediapipe33", 33),
+    ],
 )
 def test_sets_have_the_joints_their_names_say(name, joints):
     assert len(joint_set(name).joints) == joints == len(set(joint_set(name).joints))
@@ -44,6 +55,25 @@ def test_coco_is_mirrored_as_pyskl_mirrors_it():
     assert len(made.limbs) == 17
     assert made.limbs[4] == (0, 5)
     assert made.limbs[16] == (11, 12)
+
+
+def test_kinect_sets_have_the_same_body_in_two_orders():
+    sdk, msr = joint_set("kinect20"), joint_set("msr20")
+    limbs = [{frozenset((made.joints[a], made.joints[b])) for a, b in made.limbs} for made in (sdk, msr)]
+    assert limbs[0] == limbs[1]
+    assert (sdk.joints[:4], sdk.joints[11]) == (("hip_centre", "spine", "shoulder_centre", "head"), "right_hand")
+    assert (msr.joints[0], msr.joints[6], msr.joints[19]) == ("left_shoulder", "hip_centre", "head")
+
+
+def test_mediapipe_has_the_left_at_odd_numbers_and_coco_by_its_published_ones():
+    joints = joint_set("mediapipe33").joints
+    assert all(joints[row].startswith("left_") for row in range(7, 33, 2))
+    coco = [0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
+    assert tuple(joints[row] for row in coco) == joint_set("coco17").joints
+
+
+def test_openpose17_is_openpose18_without_its_neck():
+    assert joint_set("openpose17").joints == tuple(j for j in joint_set("openpose18").joints if j != "neck")
 
 
 def test_ntu_and_halpe_joints_stand_where_their_documents_put_them():
@@ -94,7 +124,7 @@ def test_pairs_and_limbs_that_do_not_fit_are_one_line(tmp_path, told, message):
 
 
 def test_a_name_that_is_no_set_is_told_which_there_are(tmp_path):
-    with pytest.raises(ValueError, match="system.joints='coco' is not a joint set. Pass one of coco17, openpose18"):
+    with pytest.raises(ValueError, match="joints='coco' is not a joint set. Pass one of coco17, openpose18"):
         joint_set("coco")
     with pytest.raises(ValueError, match="does not exist"):
         joint_set(tmp_path / "none.json")

@@ -9,13 +9,13 @@ from posed import recording
 from skeleton_fakes import LABELS, system, write_world
 
 from sightword.errors import SightwordError
-from sightword.systems.skeleton.annotations import parse_annotation, to_sequence
 from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.heatmap import Heatmaps
 from sightword.systems.skeleton.joints import joint_set
-from sightword.systems.skeleton.keypoint import sequence_of
+from sightword.systems.skeleton.keypoint import annotation_of
 from sightword.systems.skeleton.labels import read_labels
 from sightword.systems.skeleton.predict import ActionRecognizer
+from sightword.systems.skeleton.sequence import parse_annotation, to_sequence
 from sightword.systems.skeleton.task import assemble
 
 COCO, SIZE = joint_set("coco17"), (480, 640)
@@ -55,7 +55,7 @@ def test_an_array_with_scores_is_the_same_as_its_recording(recognizer, keypoints
 def test_without_scores_a_joint_at_zero_is_not_there_and_others_are_sure(keypoints):
     points = keypoints[..., :2].copy()
     points[0, 3, 5] = 0
-    found = sequence_of(points, SIZE, COCO, "x")
+    found = to_sequence(annotation_of(points, SIZE, COCO, "x"))
     assert found.scores.shape == (1, 20, 17)
     assert found.scores[0, 3, 5] == 0
     assert found.scores.sum() == 20 * 17 - 1
@@ -69,6 +69,13 @@ def test_many_arrays_give_a_list_and_may_stand_beside_sequences(recognizer, keyp
     alone = recognizer(keypoints, size=SIZE)
     np.testing.assert_allclose(found[0].scores, alone.scores, rtol=1e-5)  # a batch of another size
     assert recognizer([], size=SIZE) == []
+
+
+def test_an_array_of_bodies_upside_down_is_reported_and_predicted(recognizer, keypoints, capsys):
+    recognizer(keypoints, size=SIZE)
+    assert not capsys.readouterr().err
+    recognizer([keypoints * [1, -1, 1] + [0, 479, 0]] * 3, size=SIZE)
+    assert capsys.readouterr().err == "key points: heads are below feet: y points up\n"
 
 
 MISTAKES = {
@@ -140,5 +147,5 @@ def test_what_is_no_recording_is_one_line(recognizer, given, more, line):
 
 
 def test_arrays_have_no_labels(recognizer, keypoints):
-    with pytest.raises(SightwordError, match="key points as arrays have no labels. Remove labelled=True"):
+    with pytest.raises(SightwordError, match="none of the recordings has a label. Remove labelled=True"):
         recognizer([keypoints], size=SIZE, labelled=True)

@@ -156,10 +156,20 @@ def test_a_file_cannot_change_what_it_may_name(tmp_path, name):
     assert not hasattr(pickled.KNOWN[name], "hacked")
 
 
-@pytest.mark.parametrize("data", [b"", b"no pickle", pickle.dumps(PLAIN)[:-40], b"\x80\x04P0\n.", b"PK\x03\x04"])
+@pytest.mark.parametrize("data", [pickle.dumps(PLAIN)[:-40], pickle.dumps(PLAIN, 0)[:-40], b"\x80\x04P0\n."])
 def test_a_damaged_file_is_one_line(tmp_path, data):
     (tmp_path / "x.pkl").write_bytes(data)
     with pytest.raises(ValueError, match=r"x\.pkl is not a complete pickle of plain arrays") as caught:
+        read_plain(tmp_path / "x.pkl")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"), [(b"", "an empty file"), (b"no pickle", "text, .*'no pickle'"), (b"PK\x03\x04", "a zip")]
+)
+def test_another_file_is_named_instead_of_to_be_downloaded_again(tmp_path, data, what):
+    (tmp_path / "x.pkl").write_bytes(data)
+    with pytest.raises(ValueError, match=rf"x\.pkl is not a pickle of annotations but {what}") as caught:
         read_plain(tmp_path / "x.pkl")
     assert "\n" not in str(caught.value)
 

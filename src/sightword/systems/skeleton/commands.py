@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sightword.engine.argument import Amount, Count, Model, Out, file_in, folder_in
 from sightword.errors import SightwordError
+from sightword.systems.skeleton.config import Reading
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
@@ -27,10 +28,12 @@ def recognise(
     strips: Amount = 6,  # recordings that are drawn, evenly spread
     truth: bool = True,  # whether labels in the annotations are numbers of these classes; false: ignore them
     checkpoint: str = "best",  # of a run: best, last, or a file
+    reading: Reading = Reading(),
 ) -> None:
     """Name the actions of recordings, also of classes that were never trained: labels= is then the file of their words.
 
-    The first recordings are printed; the table has all.
+    The first recordings are printed; the table has all. Recordings without a label, or a whole file of them, are named
+    as well. The run's own annotations are read as in its training, others as the keys from joints= on say.
     """
     from sightword.storage import shards
     from sightword.systems.skeleton.labels import read_labels
@@ -42,8 +45,11 @@ def recognise(
         recognizer = recognizer.for_classes(read_labels(labels))
     if not (file := annotations or recognizer.data.annotations):
         raise SightwordError("the model names no annotations of its own. Give the recordings, annotations=<file>")
-    recordings = recognizer.recordings(file)
+    recordings = recognizer.recordings(file, _reading(recognizer, annotations, reading))
     rows = recordings.split(split)
+    if truth and int(recordings.labels[rows].max()) < 0:
+        shards.say(f"{recordings.path} has no labels: predictions are not compared with any")
+        truth = False
     if truth and (highest := int(recordings.labels[rows].max())) >= len(recognizer.classes):
         raise SightwordError(
             f"{recordings.path} has the label {highest} and there are {len(recognizer.classes)} classes. Add "
@@ -63,25 +69,51 @@ def recognise(
 def convert(
     annotations: Path,  # a .pkl in pyskl's format, read without executing anything in it
     out: Out,  # the .npz to write, or a folder for it
+    reading: Reading = Reading(),
 ) -> None:
-    """Rewrite annotations as .npz, a smaller file that holds arrays only: nothing in it can be executed."""
+    """Rewrite annotations as .npz, a smaller file that holds arrays only: nothing in it can be executed.
+
+    What is written is in pixels and pyskl's other conventions, whatever keys it was read by.
+    """
     file = file_in(out, "annotations.npz")
     if file.suffix != ".npz":
         raise SightwordError(f"out={out} does not end in .npz. Pass a file name that does, or a folder")
     from sightword.systems.skeleton.annotations import read_annotations, write_npz
+    from sightword.systems.skeleton.diagnosis import say_findings
 
-    recordings = read_annotations(annotations)
+    recordings = read_annotations(annotations, reading)
+    say_findings(recordings)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_npz(recordings, file)
     print(f"{len(recordings)} recordings written to {file}")
     print(f"next: sightword train experiment=skeleton/visece data.annotations={file} system.labels=<file of labels>")
 
 
-def check_pyskl(root: Path, classes: Amount = 0) -> "CheckReport":
-    """An annotation file in pyskl's format: its keys, shapes, numbers, splits. classes: how many labels there are."""
+def check_pyskl(root: Path, classes: Amount = 0, reading: Reading = Reading()) -> "CheckReport":
+    """An annotation file in pyskl's format: its keys, shapes, numbers, splits, and whether bodies are read as bodies.
+
+    classes: how many labels there are. reading: conventions to try, as recognise takes them.
+    """
     from sightword.systems.skeleton import check
 
-    return check.check_pyskl(str(root), classes)
+    return check.check_pyskl(str(root), classes, reading)
+
+
+def _reading(recognizer: "ActionRecognizer", annotations: Path | None, given: Reading) -> Reading:
+    """How annotations are read: as typed; the run's own as in its training, unless anything is typed."""
+    from dataclasses import fields
+
+    from sightword.storage import shards
+
+    keys = [field.name for field in fields(Reading)]
+    trained = Reading(**{key: getattr(recognizer.data, key) for key in keys})
+    if trained == Reading() or given != Reading():
+        return given
+    if annotations is None:
+        return trained
+    typed = " ".join(f"{key}={getattr(trained, key)}" for key in keys if getattr(trained, key) != getattr(given, key))
+    shards.say(f"the model was trained on recordings read with {typed}; {annotations} is read without")
+    return given
 
 
 def _predictions(

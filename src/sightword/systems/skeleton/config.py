@@ -1,4 +1,4 @@
-"""The configuration of the system `skeleton`: what is drawn of the joints, the networks, the prompts, the objective."""
+"""The configuration of the system `skeleton`: how files are read, what is drawn, the networks, the objective."""
 
 from dataclasses import dataclass, field
 
@@ -105,7 +105,31 @@ class SkeletonConfig(SystemConfig):
 
 
 @dataclass
-class SkeletonData(DataConfig):
+class Reading:
+    """How the key points of a file are to be read. Empty values are pyskl's conventions; `check` names those that fit.
+
+    As fields of `data`, and as keys of the commands that read annotations.
+    """
+
+    joints: str = ""  # the file's joint set, a name or a JSON file; empty: as the file states, or as the model's
+    axes: str = ""  # of keypoint: M persons, T frames, V joints, C coordinates; empty: MTVC; others as TMVC, CTVM, TVC
+    coordinates: str = ""  # pixels | normalised ([0, 1]) | centred ([-1, 1]) | 3d; empty: pixels; without img_shape 3d
+    up: str = ""  # y | -y | z | -z | x | -x: points up; empty: -y in images, y in 3-D; x in images: x and y exchanged
+    mirrored: bool = False  # x points the wrong way: who faces the camera has the left hand on the left
+    score_range: float = 0.0  # scores are from 0 to this, and are divided by it; 100: percent; 0: as they are
+    missing: float | None = None  # joints with x and y of exactly this value, as -1, are missing
+
+    def __post_init__(self) -> None:
+        one_of("coordinates", self.coordinates, ("", "pixels", "normalised", "centred", "3d"))
+        one_of("up", self.up, ("", "y", "-y", "z", "-z", "x", "-x"))
+        if self.axes and sorted(self.axes) not in (sorted("MTVC"), sorted("TVC")):
+            raise SightwordError(f"axes={self.axes!r} is not an order of axes. Pass the letters M, T, V and C, as TMVC")
+        if not self.score_range >= 0:
+            raise SightwordError(f"score_range={self.score_range} is not a score. Pass the highest, as 100")
+
+
+@dataclass
+class SkeletonData(Reading, DataConfig):
     """Skeletons in pyskl's format: a pickle, or the .npz that `convert` writes; and how views are sampled."""
 
     paths = ("annotations",)
@@ -136,6 +160,7 @@ class SkeletonData(DataConfig):
     num_workers: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("size", "test_size"):
             if len(sides := getattr(self, name)) != 2 or min(sides) < 1:
                 raise SightwordError(f"data.{name}={list(sides)} is not a height and width. Pass two, as [56,56]")

@@ -23,9 +23,11 @@ from sightword.data.loader import Draw, Loaders, Stream, mix, ordered
 from sightword.engine.contract import Names
 from sightword.errors import SightwordError
 from sightword.storage import shards
-from sightword.systems.skeleton.annotations import Recordings, SkeletonSequence, read_annotations
+from sightword.systems.skeleton.annotations import Recordings, read_annotations
 from sightword.systems.skeleton.config import SkeletonData
+from sightword.systems.skeleton.diagnosis import say_findings
 from sightword.systems.skeleton.joints import JointSet
+from sightword.systems.skeleton.sequence import SkeletonSequence
 
 PYSKL_SEED = 255  # of numpy's global generator, set again for every recording that is tested
 TRIES = 10  # of a random crop that has to fit; then it is the middle square
@@ -111,33 +113,23 @@ def _as_it_is(batch: SkeletonBatch) -> SkeletonBatch:
 
 
 def read_recordings(data: SkeletonData, joints: JointSet) -> Recordings:
-    """Read data.annotations. Raises SightwordError if they do not have the joints of the model."""
+    """Read data.annotations as `data` says, and report what is odd about them.
+
+    Raises SightwordError if they do not have the joints of the model, or if a result would be wrong.
+    """
     if not data.annotations:
         raise SightwordError(
             "data.annotations is not set. Give a pickle in pyskl's format, or an .npz of sightword convert"
         )
-    recordings = read_annotations(data.annotations)
-    if recordings.num_joints != len(joints.joints):
-        raise SightwordError(
-            f"{recordings.path} has {recordings.num_joints} joints and {joints.name} has {len(joints.joints)}. Set "
-            f"system.joints; sightword check dataset=pyskl path={recordings.path} names the sets that fit"
-        )
-    say_broken(recordings)
+    recordings = read_annotations(data.annotations, data)
+    recordings.fit(joints)
+    say_findings(recordings, "data.")
     return recordings
-
-
-def say_broken(recordings: Recordings) -> None:
-    """Report on stderr how many recordings have key points that are not numbers, if there are any."""
-    if broken := recordings.broken():
-        shards.say(
-            f"{recordings.path}: {len(broken)} recordings have key points that are not numbers (NaN), the first is "
-            f"{broken[0]}: read as missing; sightword check dataset=pyskl path={recordings.path} names all"
-        )
 
 
 def items(data: SkeletonData, split: str) -> list[Item]:
     """Return the recordings of a split, with their labels as facts."""
-    recordings = read_annotations(data.annotations)
+    recordings = read_annotations(data.annotations, data)
     return [
         Item(recordings.names[row], facts=str(recordings.labels[row]), content=recordings.content(row))
         for row in _rows(data, recordings, split)
@@ -165,12 +157,18 @@ def split_rows(
 ) -> list[int]:
     """Return the numbers of the recordings of train, val or test. names: the recordings of each split that are used.
 
-    Raises SightwordError if there is no such split, or if one of them has a label that is not in `classes`.
+    Raises SightwordError if there is no such split, or if one of them has no label or one that is not in `classes`.
     """
     rows = _rows(data, recordings, split, names)
     listed = {"train": data.train, "val": data.val, "test": data.test}[split]
     if absent := recordings.absent(listed):
         shards.say(f"{len(absent)} recordings of split {listed} are not in the file, the first is {absent[0]}")
+    if nameless := [row for row in rows if recordings.labels[row] < 0]:
+        raise SightwordError(
+            f"{recordings.path}: {len(nameless)} of {len(rows)} recordings in {split} have no label, the first is "
+            f"{recordings.names[nameless[0]]}. sightword recognise names their actions; to train or to measure, give "
+            "each a label, or name splits without them"
+        )
     if outside := [row for row in rows if recordings.labels[row] >= len(classes)]:
         label, own = recordings.labels[outside[0]], recordings.names[outside[0]]
         raise SightwordError(

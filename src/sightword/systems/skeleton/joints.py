@@ -3,6 +3,10 @@
     coco17      COCO, and so HRNet and all 2-D sets of pyskl        body25      OpenPose's BODY_25
     openpose18  OpenPose's COCO model                               halpe26     AlphaPose, RTMPose with feet
     ntu25       Kinect v2: the 3-D sets of NTU RGB+D                h36m17      Human3.6M, and so most lifters to 3-D
+    kinect20    Kinect v1's SDK: UTKinect                           msr20       MSR-Action3D, an order of its own
+    openpose17  openpose18 without its neck                         mediapipe33 MediaPipe's, or BlazePose's, landmarks
+
+halpe26 is also the body part of Halpe-136.
 
 Another set is a JSON file: {"joints": [names], "limbs": [[end, end], …]} with names or numbers as ends. Left and right
 follow from names that begin with left_ and right_, or are listed as "pairs": [[left, right], …].
@@ -42,11 +46,40 @@ def joint_set(name: str | Path) -> JointSet:
     path = Path(name).expanduser()
     if path.suffix != ".json":
         raise SightwordError(
-            f"system.joints={str(name)!r} is not a joint set. Pass one of {', '.join(JOINT_SETS)}, or a JSON file "
+            f"joints={str(name)!r} is not a joint set. Pass one of {', '.join(JOINT_SETS)}, or a JSON file "
             "{joints, limbs, pairs}"
         )
-    fields = read_json(path, missing="system.joints is a JSON file {joints, limbs, pairs}")
+    fields = read_json(path, missing="joints= is a JSON file {joints, limbs, pairs}")
     return joint_set_of(fields, path.stem)
+
+
+def stated_joints(value: object, path: Path) -> JointSet | None:
+    """Return the set that a file states, by its name or as a list of joints; None if it states none.
+
+    Raises SightwordError if it is neither. No other file is opened for it.
+    """
+    if value is None:
+        return None
+    names = tuple(value) if isinstance(value, list | tuple) else ()
+    if names and all(isinstance(name, str) for name in names) and len(set(names)) == len(names):
+        known = next((made for made in JOINT_SETS.values() if made.joints == names), None)
+        return known or JointSet(path.name, names, _sides(names), ())
+    if isinstance(value, str) and value in JOINT_SETS:
+        return JOINT_SETS[value]
+    raise SightwordError(
+        f"{path} states joints={value!r:.60}, expected one of {', '.join(JOINT_SETS)} or a list of names. Override it "
+        "by joints=, or data.joints= in training"
+    )
+
+
+def other_joints(count: int, source: JointSet, wanted: JointSet) -> str:
+    """Return, as the rest of a sentence, that a file has `count` joints and not those of `source`, and what to do."""
+    told = f"has {count} joints and {source.name} has {len(source.joints)}"
+    alike = [made for made in JOINT_SETS.values() if len(made.joints) == count]
+    if names := [made.name for made in alike if set(wanted.joints) <= set(made.joints)]:
+        return f"{told}. Those of {wanted.name} are among {' or '.join(names)}: read the file by joints={names[0]}"
+    sets = f", as {' or '.join(made.name for made in alike)}" if alike else ""
+    return f"{told}. Train with system.joints= a set of {count} joints{sets}, or a JSON file"
 
 
 def joint_set_of(fields: Fields, name: str) -> JointSet:
@@ -120,6 +153,12 @@ _TOES = "left_ankle-left_big_toe right_ankle-right_big_toe left_big_toe-left_sma
 _HEELS = "left_ankle-left_heel right_ankle-right_heel "
 _NECK = "neck-nose neck-left_shoulder neck-right_shoulder "
 
+_KINECT = (  # of the first Kinect, whatever the order of the joints
+    f"head-shoulder_centre shoulder_centre-left_shoulder shoulder_centre-right_shoulder shoulder_centre-spine "
+    f"spine-hip_centre hip_centre-left_hip hip_centre-right_hip {_ARMS}left_wrist-left_hand right_wrist-right_hand "
+    f"{_LEGS}left_ankle-left_foot right_ankle-right_foot"
+)
+
 _COCO = (
     "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow left_wrist "
     "right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle "
@@ -155,6 +194,37 @@ _NAMED: Mapping[str, tuple[str, str]] = {  # joints in their order, limbs
     "halpe26": (
         f"{_COCO}head neck hip left_big_toe right_big_toe left_small_toe right_small_toe left_heel right_heel",
         f"head-neck {_NECK}{_ARMS}neck-hip hip-left_hip hip-right_hip {_LEGS}{_FACE}{_TOES}{_HEELS}",
+    ),
+    "openpose17": (
+        f"{_OPENPOSE.replace('neck ', '')}{_BELOW}",
+        f"nose-left_shoulder nose-right_shoulder {_ARMS}left_shoulder-left_hip right_shoulder-right_hip "
+        f"left_hip-right_hip {_LEGS}{_FACE}",
+    ),
+    "kinect20": (
+        "hip_centre spine shoulder_centre head left_shoulder left_elbow left_wrist left_hand right_shoulder "
+        "right_elbow right_wrist right_hand left_hip left_knee left_ankle left_foot right_hip right_knee right_ankle "
+        "right_foot",
+        _KINECT,
+    ),
+    "msr20": (
+        "left_shoulder right_shoulder shoulder_centre spine left_hip right_hip hip_centre left_elbow right_elbow "
+        "left_wrist right_wrist left_hand right_hand left_knee right_knee left_ankle right_ankle left_foot right_foot "
+        "head",
+        _KINECT,
+    ),
+    "mediapipe33": (
+        "nose left_eye_inner left_eye left_eye_outer right_eye_inner right_eye right_eye_outer left_ear right_ear "
+        "left_mouth right_mouth left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist left_pinky "
+        "right_pinky left_index right_index left_thumb right_thumb left_hip right_hip left_knee right_knee left_ankle "
+        "right_ankle left_heel right_heel left_foot_index right_foot_index",
+        "nose-left_eye_inner left_eye_inner-left_eye left_eye-left_eye_outer left_eye_outer-left_ear "
+        "nose-right_eye_inner right_eye_inner-right_eye right_eye-right_eye_outer right_eye_outer-right_ear "
+        "left_mouth-right_mouth nose-left_mouth nose-right_mouth left_shoulder-right_shoulder "
+        f"left_shoulder-left_hip right_shoulder-right_hip left_hip-right_hip nose-left_shoulder nose-right_shoulder "
+        f"{_ARMS}left_wrist-left_pinky left_wrist-left_index left_pinky-left_index left_wrist-left_thumb "
+        "right_wrist-right_pinky right_wrist-right_index right_pinky-right_index right_wrist-right_thumb "
+        f"{_LEGS}{_HEELS}left_heel-left_foot_index left_ankle-left_foot_index right_heel-right_foot_index "
+        "right_ankle-right_foot_index",
     ),
     "h36m17": (
         "root right_hip right_knee right_ankle left_hip left_knee left_ankle spine thorax nose head left_shoulder "

@@ -1,4 +1,4 @@
-"""Key points as pose tools give them, plain arrays, as skeleton sequences. What does not look right is refused.
+"""Key points as pose tools give them, plain arrays, as annotations. What does not look right is refused.
 
 Legend: M persons; T frames; V joints.
 """
@@ -7,19 +7,18 @@ import numpy as np
 from torch import Tensor
 
 from sightword.errors import SightwordError
-from sightword.systems.skeleton.annotations import Annotation, SkeletonSequence, to_sequence
 from sightword.systems.skeleton.joints import JOINT_SETS, JointSet
+from sightword.systems.skeleton.sequence import UNKNOWN, Annotation
 
 SHAPES = "(persons, frames, joints, 2) or (frames, joints, 2), and 3 instead of 2 with a score behind x and y"
-UNKNOWN = -1  # the label of a recording whose class is not known
 HIGHEST = 1.5  # score; heatmaps of some tools exceed 1 a little, depths and percentages by far
 BEGIN_AS_COCO = (26, 133, 136)  # joints of Halpe and COCO-WholeBody, whose first 17 are COCO's
 
 
-def sequence_of(
+def annotation_of(
     keypoints: np.ndarray | Tensor, size: tuple[int, int] | None, joints: JointSet, name: str
-) -> SkeletonSequence:
-    """Return key points as a sequence.
+) -> Annotation:
+    """Return key points as an annotation without a label.
 
     keypoints: (M, T, V, 2) or (T, V, 2), x and y in pixels; or with 3 in the place of 2, the third being the score of
     the joint in [0, 1]. Without scores a joint at (0, 0) is not there. size: height and width of the images, in pixels.
@@ -38,7 +37,7 @@ def sequence_of(
     array = array[None] if array.ndim == 3 else array
     _check_places(array[..., :2], (int(size[0]), int(size[1])))
     _check_scores(array)
-    return to_sequence(Annotation(name, UNKNOWN, array, None, (int(size[0]), int(size[1])), None))
+    return Annotation(name, UNKNOWN, array, None, (int(size[0]), int(size[1])), None)
 
 
 def _check_shape(shape: tuple[int, ...], joints: JointSet) -> None:

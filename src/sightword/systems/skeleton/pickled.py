@@ -13,6 +13,7 @@ from typing import Literal, cast
 import numpy as np
 
 from sightword.errors import MissingFileError, SightwordError, printable
+from sightword.systems.skeleton.foreign import describe_file
 
 PLAIN = re.compile(r"[<>|=]?([fiu][1248]|b1|[SU]\d{1,5})")  # numbers, truth values, texts: no objects, no records
 
@@ -36,6 +37,8 @@ def read_plain(path: str | Path) -> object:
             "dictionaries, lists and plain numpy arrays"
         ) from None
     except Exception as error:  # bytes of unknown origin can fail in any way that an unpickler has
+        if what := describe_file(path):
+            raise SightwordError(f"{path} is not a pickle of annotations but {printable(what)}") from None
         reason = printable(str(error).partition("\n")[0][:120]) or type(error).__name__
         raise SightwordError(f"{path} is not a complete pickle of plain arrays ({reason}). Download it again") from None
 

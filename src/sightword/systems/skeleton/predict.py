@@ -26,15 +26,18 @@ from sightword.engine.contract import BatchT
 from sightword.engine.predictor import Predictor, Training
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
+from sightword.storage import shards
 from sightword.storage.checkpoint import load_strictly, read_checkpoint, write_weights
 from sightword.storage.fields import Fields
-from sightword.systems.skeleton.annotations import Recordings, SkeletonSequence, read_annotations
+from sightword.systems.skeleton.annotations import Recordings, read_annotations
 from sightword.systems.skeleton.build import build_video_text_model, open_tower
-from sightword.systems.skeleton.config import SkeletonConfig, SkeletonData
-from sightword.systems.skeleton.data import SkeletonBatch, ViewDataset, measured, say_broken
+from sightword.systems.skeleton.config import Reading, SkeletonConfig, SkeletonData
+from sightword.systems.skeleton.data import SkeletonBatch, ViewDataset, measured
+from sightword.systems.skeleton.diagnosis import diagnose, say_findings
+from sightword.systems.skeleton.foreign import describe_file
 from sightword.systems.skeleton.heatmap import Heatmaps, draw_heatmaps
 from sightword.systems.skeleton.joints import JointSet, joint_set_of
-from sightword.systems.skeleton.keypoint import sequence_of
+from sightword.systems.skeleton.keypoint import annotation_of
 from sightword.systems.skeleton.labels import Labels
 from sightword.systems.skeleton.model import (
     Classifier,
@@ -45,6 +48,7 @@ from sightword.systems.skeleton.model import (
     probabilities,
 )
 from sightword.systems.skeleton.prediction import ActionPrediction
+from sightword.systems.skeleton.sequence import AS_PYSKL, Annotation, SkeletonSequence, to_sequence
 from sightword.systems.skeleton.task import SkeletonTask
 from sightword.towers.base import TextTower
 from sightword.towers.export import ExportedTower, write_text_tower
@@ -120,7 +124,7 @@ def describe_probabilities(model: Classifier | VideoTextModel, kind: str) -> str
 def as_predictions(
     scored: BatchScores, batch: SkeletonBatch, names: Sequence[str], labels: Labels, joints: JointSet, labelled: bool
 ) -> list[ActionPrediction]:
-    """Return the predictions of a batch, one for each recording. labelled: batch.labels are of these classes."""
+    """Return the predictions of a batch, one for each recording. labelled: batch.labels are of these classes, or -1."""
     parts = [batch.points[:, 0], batch.scores[:, 0], batch.frames[:, 0], batch.key[:, 0]]
     points, sure, frames, key = (part.detach().cpu().numpy().copy() for part in parts)  # the loader's memory
     chances, true = scored.scores.float().cpu().numpy(), batch.labels.tolist()
@@ -130,7 +134,7 @@ def as_predictions(
             name=name,
             classes=labels.classes,
             scores=chances[row],
-            label=true[row] if labelled else None,
+            label=true[row] if labelled and true[row] >= 0 else None,
             joints=joints,
             points=points[row],
             joint_scores=sure[row],
@@ -294,29 +298,34 @@ class ActionRecognizer(Predictor):
             rows = range(len(opened))
         return list(self.stream(opened, rows, labelled)) if len(rows) else []
 
-    def recordings(self, path: str | Path) -> Recordings:
-        """Return the recordings of an annotation file, and report on stderr those with key points that are NaN.
+    def recordings(self, path: str | Path, reading: Reading = AS_PYSKL) -> Recordings:
+        """Return the recordings of an annotation file, with the joints of the model, and report what is odd on stderr.
 
-        Raises SightwordError for a file that is not one.
+        reading: how the file is to be read. Raises SightwordError for a file that is not one, has other joints, or
+        would give wrong results as it is read.
         """
         if (suffix := Path(path).suffix.lower()) not in (".pkl", ".pickle", ".npz"):
+            found = describe_file(Path(path)) or f"{suffix or 'no suffix'}; a .pkl or .npz is one"
             raise SightwordError(
-                f"{path} is not a file of key points ({suffix or 'no suffix'}; a .pkl or .npz is one). Of videos and "
-                "images, compute key points with a pose estimator first and pass them as an array"
+                f"{path} is not a file of key points ({found}). Of videos and images, compute key points with a pose "
+                "estimator first and pass them as an array"
             )
-        found = read_annotations(path)
-        say_broken(found)
-        return found
+        opened = read_annotations(path, reading)
+        opened.fit(self.joints)
+        say_findings(opened)
+        return opened
 
     def _sequences(self, recordings: Sequence[Recording], size: tuple[int, int] | None) -> Sequence[SkeletonSequence]:
-        """Return recordings of any kind as sequences. size: as of a call."""
+        """Return recordings of any kind as sequences, and report what is odd about arrays. size: as of a call."""
         if isinstance(recordings, Recordings):
             return recordings
-        found = []
+        found: list[SkeletonSequence] = []
+        arrays: list[Annotation] = []
         for number, one in enumerate(recordings):
             if isinstance(one, np.ndarray | Tensor):
                 name = f"recording {number}" if len(recordings) > 1 else "recording"
-                found.append(sequence_of(one, size, self.joints, name))
+                arrays.append(annotation_of(one, size, self.joints, name))
+                found.append(to_sequence(arrays[-1]))
             elif isinstance(one, SkeletonSequence):
                 found.append(one)
             else:
@@ -324,6 +333,8 @@ class ActionRecognizer(Predictor):
                     f"recording {number} is a {type(one).__name__}, expected a SkeletonSequence or an array of key "
                     "points. Pass np.asarray(…) of lists, or an annotation file alone"
                 )
+        for finding in diagnose(arrays, AS_PYSKL, self.joints) if arrays else ():
+            shards.say(f"key points: {finding.message}")
         return found
 
     def stream(
@@ -398,8 +409,8 @@ class ActionRecognizer(Predictor):
                 f"the recordings have {max(other)} joints, and the model was trained on {own}, those of "
                 f"{self.joints.name}"
             )
-        if labelled and min(labels) < 0:
-            raise SightwordError("key points as arrays have no labels. Remove labelled=True")
+        if labelled and labels and max(labels) < 0:
+            raise SightwordError("none of the recordings has a label. Remove labelled=True")
         if labelled and max(labels) >= len(self.classes):
             raise SightwordError(
                 f"a recording has the label {max(labels)} and there are {len(self.classes)} classes. Give the labels "

@@ -1,0 +1,68 @@
+"""What a file that is not one of annotations looks like, for the message that refuses it.
+
+Nothing in the file is executed; its beginning is read, and of JSON as much as is cheap.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+BEGINNING = 2**16  # bytes
+WHOLE = 2**26  # bytes of a JSON file that is parsed; of a larger one the keys of the beginning are named
+
+
+def describe_file(path: Path) -> str:
+    """Return what a file looks like, as "JSON as OpenPose writes it, …"; empty if that cannot be told."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(BEGINNING)
+        size = path.stat().st_size
+    except OSError:
+        return ""
+    if not size:
+        return "an empty file"
+    for magic, what in MAGIC:
+        if start.startswith(magic):
+            return what
+    if start.lstrip()[:1] in (b"{", b"["):
+        return _describe_json(path, start, size)
+    if path.suffix == ".skeleton" or re.match(rb"\s*\d+\s*\n\s*\d+\s*\n\d{10,}[\s\d.-]+\n\s*25\s*\n", start):
+        return "NTU's text form of Kinect skeletons, .skeleton"
+    if b"\0" not in start and start.isascii() and not start.startswith((b"(", b"c")):  # as pickles of protocol 0 do
+        return f"text, beginning with {start.decode().split(chr(10))[0][:40]!r}"
+    return ""
+
+
+MAGIC = (
+    (b"\x93NUMPY", "one NumPy array, .npy: pass np.load(…) to the recognizer in Python, or put it into annotations"),
+    (b"PK\x03\x04", "a zip archive, as np.savez or torch.save have: give an .npz that suffix"),
+    (b"\x1f\x8b", "compressed by gzip: unpack it first"),
+    (b"\x89HDF", "HDF5"),
+    (b"MATLAB", "a file of MATLAB's"),
+    (b"version https://git-lfs", "a pointer of Git LFS: the file itself was not fetched"),
+    (b"<", "HTML or XML: a page instead of the file"),
+)
+
+
+def _describe_json(path: Path, start: bytes, size: int) -> str:
+    try:
+        content: object = json.loads(path.read_bytes()) if size <= WHOLE else None
+    except (ValueError, RecursionError):
+        return "damaged JSON"
+    first = content[0] if isinstance(content, list) and content else content
+    keys = set(first) if isinstance(first, Mapping) else set(re.findall(r'"(\w+)"\s*:', start.decode("latin1")))
+    for wanted, what in WRITERS:
+        if wanted <= keys:
+            return f"JSON as {what}, which is not read: write its key points as pyskl's annotations"
+    return f"JSON with {', '.join(sorted(keys)[:6])}" if keys else "JSON"
+
+
+WRITERS = (  # keys of the content, or of the first item of a list
+    ({"people", "version"}, "OpenPose writes it for one frame"),
+    ({"image_id", "keypoints", "score"}, "AlphaPose or COCO's results are"),
+    ({"images", "annotations"}, "COCO's key points are"),
+    ({"meta_info", "instance_info"}, "MMPose writes it for a video"),
+    ({"keypoints", "keypoint_scores"}, "MMPose writes it for an image"),
+    ({"joints", "limbs"}, "a joint set is"),
+)
