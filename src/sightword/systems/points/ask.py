@@ -28,10 +28,10 @@ from sightword.systems.points.scannet.label import read_classes
 from sightword.systems.points.scannet.reader import Scene, views_of
 from sightword.towers.base import TextTower
 from sightword.towers.prompt import class_embeddings
+from sightword.towers.tokenizer import ARTICLES, unknown_line
 from sightword.viz.style import OTHER, Colour, category_colours, legend_of, rgb
 
 LOGIT_SCALE = 40.0  # factor on cosines, as SCLIP and NACLIP have it for patches
-ARTICLES = ("a", "an", "the", "some")
 AGAINST = ("object", "thing", "stuff", "texture", "wall", "floor", "ceiling")  # what a point may be besides the queries
 FEW = 40  # classes of a data set that compete with a query; long lists have many words for one thing
 BEST = 0.02  # fraction of the points that say where a thing is
@@ -130,6 +130,7 @@ class SceneAnswer(Result):
     best: Tensor  # (N,) int64, the text that fits best; -1 for a point without features
     up: list[float]
     facing: Tensor  # (N, 3), see `show.facing`
+    unknown_words: tuple[str, ...] = ()  # of the queries, that the text encoder does not know
 
     @property
     def points(self) -> Tensor:
@@ -170,6 +171,7 @@ class SceneAnswer(Result):
             "features": self.features,
             "queries": list(self.queries),
             "against": list(self.against),
+            "unknown_words": list(self.unknown_words),
             "found": [found._asdict() for found in self.found],
             "points": _rounded(self.points),
             "visible": self.visible.tolist(),
@@ -193,11 +195,12 @@ def answer(
 ) -> SceneAnswer:
     """Return which query, or which of the texts that compete with them, fits each point best.
 
-    Raises SightwordError without a query.
+    Raises SightwordError without a query, and for one of which the text encoder knows no word.
     """
     wanted = tuple(dict.fromkeys(" ".join(query.split()) for query in queries if query.strip()))
     if not wanted:
         raise SightwordError('there is no text query. Pass one text or several, such as "a chair"')
+    unknown = text.check_words(wanted)
     rest = tuple(word for word in against if plain(word) not in {plain(query) for query in wanted})
     texts = (*wanted, *rest)
     cosines = found.features @ query_embeddings(text, texts).T
@@ -215,6 +218,7 @@ def answer(
         best=best,
         up=found.up,
         facing=found.facing,
+        unknown_words=unknown,
     )
 
 
@@ -231,7 +235,7 @@ def coverage_line(answered: SceneAnswer) -> str:
 def summary_lines(answered: SceneAnswer, classes: Mapping[int, str]) -> list[str]:
     """Return lines for each query: how many points, the highest cosine, where its likeliest points are; and how much of
     it is right, if the cloud has labels and classes (id → name) contain the query."""
-    total, lines = int(answered.known.sum()), []
+    total, lines = int(answered.known.sum()), [*filter(None, [unknown_line(answered.unknown_words)])]
     for number, found in enumerate(answered.found):
         x, y, z = found.place
         lines.append(

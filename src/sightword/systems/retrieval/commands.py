@@ -47,6 +47,7 @@ def search(
     """
     from sightword.systems.retrieval.gallery import Gallery
     from sightword.systems.retrieval.predict import DRAWN
+    from sightword.towers.tokenizer import unknown_line
     from sightword.viz.write import write_picture
 
     text = " ".join(query).strip()
@@ -58,6 +59,8 @@ def search(
     if not model and (made := Path(gallery.run)).is_absolute() and not made.exists():
         raise MissingFileError(f"{made}, the model that made {index}, does not exist. Pass model=, where it is now")
     found = Source(model or gallery.run, checkpoint or gallery.checkpoint).retriever()(text, gallery, top)
+    if found.unknown_words:
+        print(unknown_line(found.unknown_words))
     for number, hit in enumerate(found.hits, 1):
         copies = f"  (and {hit.copies} of the same bytes)" if hit.copies else ""
         print(f"{number:>3}  {hit.score:.4f}  {hit.path}{copies}")

@@ -34,6 +34,7 @@ from sightword.systems.retrieval.model import DualEncoder, TextEncoder
 from sightword.systems.retrieval.pretrained import Exported, Origin, save_encoder
 from sightword.systems.retrieval.strip import Shown, strip
 from sightword.systems.retrieval.task import RetrievalTask
+from sightword.towers.base import TextTower
 
 DRAWN = 20  # images of a search's figure, at most: as many as a screen shows
 
@@ -47,6 +48,7 @@ class SearchResult(Result):
 
     text: str
     hits: tuple[Hit, ...]
+    unknown_words: tuple[str, ...] = ()  # of the text, that the text encoder does not know
 
     @property
     def paths(self) -> list[Path | None]:
@@ -67,7 +69,7 @@ class SearchResult(Result):
             {"path": hit.path and str(hit.path), "number": hit.number, "score": hit.score, "copies": hit.copies}
             for hit in self.hits
         ]
-        return {"text": self.text, "hits": hits}
+        return {"text": self.text, "unknown_words": list(self.unknown_words), "hits": hits}
 
     def __repr__(self) -> str:
         text = self.text if len(self.text) <= 40 else f"{self.text[:39]}…"
@@ -190,16 +192,20 @@ class PersonRetriever(Predictor):
         texts = [query] if isinstance(query, str) else list(query)
         if not texts:
             return []
+        unknown = [self._text_tower().check_words(text) for text in texts]
         vectors = self.encode_text(texts)
         searched = self._gallery(gallery)
         if not len(searched):
             raise SightwordError("the gallery has no image with a vector. Index the images again")
         searched.check(self.identity)
         found = [
-            SearchResult(text, tuple(searched.search(vector[None], top)))
-            for text, vector in zip(texts, vectors, strict=True)
+            SearchResult(text, tuple(searched.search(vector[None], top)), words)
+            for text, vector, words in zip(texts, vectors, unknown, strict=True)
         ]
         return found[0] if isinstance(query, str) else found
+
+    def _text_tower(self) -> TextTower:
+        return self.embedder.model.text if self._text is None else self._text.text
 
     def _gallery(self, gallery: GalleryLike) -> Searchable:
         """Return a gallery, opened or indexed."""

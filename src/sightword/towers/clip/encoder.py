@@ -132,6 +132,12 @@ class CLIPText(TextTower):
         pooled = tokens[torch.arange(len(ids), device=ids.device), self._ends(ids)]
         return Encoded(tokens.float(), pooled.float(), None if mask is None else mask.bool())
 
+    def untrained(self) -> frozenset[int]:
+        """Return the ids whose vectors are zeros, as the CLIP of `sightword mini` has them for words it never read."""
+        vectors = self.text.token_embedding.weight.detach()  # (K, W)
+        some = (vectors[:, 0] == 0).nonzero()[:, 0]
+        return frozenset(some[(vectors[some] == 0).all(1)].tolist())
+
     def _ends(self, ids: Tensor) -> Tensor:
         """Return the position of each text's end token, (B,), which has the greatest id in OpenAI's vocabulary."""
         if self.text.pool_type == "argmax":
