@@ -29,7 +29,7 @@ class Answers:
         self.labels = Labels(self.classes, tuple((name,) for name in self.classes), "labels.json")
         self.true = np.arange(count) % classes
         self.data = SkeletonData(annotations="own.pkl", frames=LENGTH, test_views=10, test_size=[64, 48])
-        self.asked, self.annotations, self.splits = [], [], []
+        self.asked, self.annotations, self.splits, self.unknown_words = [], [], [], ()
 
     def recordings(self, path):
         self.annotations.append(str(path))
