@@ -46,6 +46,7 @@ class HFText(TextTower):
             )
         self.model, self.tokenizer, self.name, self.pooling = model, tokenizer, name, pooling
         self.width = self.embed_dim = model.config.hidden_size
+        self.domain = str(getattr(model.config, "domain", None) or "")
         self.behind = nn.Sequential()  # layers behind the pooling
 
     def follow(self, sentence: Sentence | None) -> Self:

@@ -188,6 +188,7 @@ def test_a_search_gives_the_nearest_images_and_draws_them(retriever, people):
         "number": gallery.images.index(found.paths[0]),
         "score": found.scores[0],
         "copies": 0,
+        "unsure": False,
     }
     assert json.loads(json.dumps(found.to_dict())) == found.to_dict()
     assert repr(found).startswith(f"SearchResult({CAPTIONS[0]!r}: 3 images, first {found.paths[0]} with ")

@@ -314,12 +314,14 @@ class ActionRecognizer(Predictor):
             )
         found = read_annotations(path)
         say_broken(found)
+        self.mind_domain([path])
         return found
 
     def _sequences(self, recordings: Sequence[Recording], size: tuple[int, int] | None) -> Sequence[SkeletonSequence]:
         """Return recordings of any kind as sequences. size: as of a call."""
         if isinstance(recordings, Recordings):
             return recordings
+        self.mind_domain([None])
         found = []
         for number, one in enumerate(recordings):
             if isinstance(one, np.ndarray | Tensor):
