@@ -209,7 +209,8 @@ class PointsEvaluator(Evaluator[RoomBatch]):
             "classes": f"{len(self.labels.names)} of {self.labels.source}; points of other classes are not measured",
             "queries": f"the class in {queries}; the nearest of all classes is the prediction",
             "accepted": f"the mean of the highest cosines, of {100 * BEST:g} % of a scene's points, reaches the "
-            f"threshold; validation chooses it: at most {100 * RATE:g} % of the classes that are not in its scenes reach it",
+            "threshold; validation chooses it: "
+            f"at most {100 * RATE:g} % of the classes that are not in its scenes reach it",
             "clip": f"{clip.name} {clip.tag}, {system.token_type} tokens at {size}",
             "visible": f"within {system.abs_tol:g} m + {system.rel_tol:g} of the measured depth",
         }
