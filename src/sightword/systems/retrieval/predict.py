@@ -149,7 +149,7 @@ class PersonRetriever(Predictor):
     def from_task(cls, task: Task[BatchT], data: DataConfig | None = None) -> Self:
         if not isinstance(task, RetrievalTask):
             raise SightwordError(f"PersonRetriever is made of a run of retrieval, got a {type(task).__name__}")
-        found = cls(task.model, task.origin, acceptance=Acceptance(*task.acceptance.cpu()))
+        found = cls(task.model, task.origin, acceptance=Acceptance(*task.acceptance.cpu().clone()))
         found.domain = task.model.image.domain or task.model.text.domain
         return found
 
