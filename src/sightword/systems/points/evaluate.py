@@ -30,11 +30,12 @@ FEATURES = {
     "text": "the fused features",
 }  # fields of `Fused` that text queries are compared with
 PARTS = {"accuracy": "", "miou": ", mean over classes", "accuracy_seen": ", where seen"}
+AROUND = 0.25  # metres around a class's points that are taken out with them
 ACCEPTED = {
     "clip_accepted": "% of a scene's classes that reach the threshold of validation, by lifted CLIP",
-    "clip_false_accepted": "the same, of classes that are not in the scene",
+    "clip_false_accepted": "the same, of classes whose points, if there are any, are taken out of the scene",
     "text_accepted": "% of a scene's classes that reach the threshold of validation, by the fused features",
-    "text_false_accepted": "the same, of classes that are not in the scene",
+    "text_false_accepted": "the same, of classes whose points, if there are any, are taken out of the scene",
 }
 MEANS = {
     "coverage": "% of points that any view sees",
@@ -56,10 +57,12 @@ NOTES = {
 
 
 class Fits(NamedTuple):
-    """How well classes fit scenes, a row for each scene and class."""
+    """How well classes fit scenes, a row for each scene and class; see `Accepted`."""
 
-    clip: Tensor  # (n,) float32, see `Accepted`
+    clip: Tensor  # (n,) float32
     text: Tensor  # (n,)
+    clip_without: Tensor  # (n,) the same without the points of the class and those around them
+    text_without: Tensor  # (n,)
     present: Tensor  # (n,) bool, whether the scene has a point with this label
     number: Tensor  # (n,) of the class
 
@@ -106,17 +109,20 @@ class PointsEvaluator(Evaluator[RoomBatch]):
 
     def _scene_fits(self, batch: RoomBatch, out: Fused) -> list[Fits]:
         """How well each class fits each labelled scene of a batch."""
-        found, classes = [], self.task.class_embeddings(out.text.device).T
+        found, classes = [], self.task.class_embeddings(out.text.device).T  # (E, C)
         for number in range(len(batch.names)):
             own = batch.scene == number
             present = torch.bincount(batch.label[own & (batch.label >= 0)], minlength=classes.shape[1]) > 0
-            fits = []
+            if not present.any():
+                continue
+            near, fits = around(batch.xyz[own], batch.label[own], len(present)), []
             for features, known in ((out.clip, out.seen), (out.text, self._has_text(out))):
-                cosines = features[own & known] @ classes  # (n, C)
-                few = max(1, round(BEST * len(cosines)))
-                fits.append(torch.tensor([peak(column, few) for column in cosines.T]))
-            if present.any():
-                found.append(Fits(fits[0], fits[1], present.cpu(), torch.arange(len(present))))
+                cosines, apart = features[own & known] @ classes, ~near[known[own]]  # (n, C)
+                fits.append([_fit(column) for column in cosines.T])
+                fits.append([_fit(column[rows]) for column, rows in zip(cosines.T, apart.T, strict=True)])
+            clip, clip_without, text, text_without = map(torch.tensor, fits)
+            numbers = torch.arange(len(present))
+            found.append(Fits(clip, text, clip_without, text_without, present.cpu(), numbers))
         return found
 
     def _has_text(self, out: Fused) -> Tensor:
@@ -126,17 +132,17 @@ class PointsEvaluator(Evaluator[RoomBatch]):
     def _acceptance(self, fits: Fits) -> Metrics:
         """How often the thresholds are reached, in per cent. Validation chooses them, and the task keeps them."""
         found: Metrics = {}
-        for row, (name, scores) in enumerate((("clip", fits.clip), ("text", fits.text))):
-            absent, present = scores[~fits.present], scores[fits.present]
-            if self.split == "val" and len(absent):
+        sides = (("clip", fits.clip, fits.clip_without), ("text", fits.text, fits.text_without))
+        for row, (name, scores, absent) in enumerate(sides):
+            present = scores[fits.present]
+            if self.split == "val":
                 threshold = limit(absent.numpy())
                 parts = [float((part >= threshold).float().mean()) for part in (present, absent)]
                 self.task.acceptance[row] = torch.tensor([threshold, *parts, len(absent)])
             threshold = float(self.task.acceptance[row, 0])
             if not math.isnan(threshold):
                 found[f"{name}_accepted"] = 100 * float((present >= threshold).float().mean())
-                if len(absent):
-                    found[f"{name}_false_accepted"] = 100 * float((absent >= threshold).float().mean())
+                found[f"{name}_false_accepted"] = 100 * float((absent >= threshold).float().mean())
         return found
 
     def _predicted(self, out: Fused, name: str) -> Tensor:
@@ -210,7 +216,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
             "queries": f"the class in {queries}; the nearest of all classes is the prediction",
             "accepted": f"the mean of the highest cosines, of {100 * BEST:g} % of a scene's points, reaches the "
             "threshold; validation chooses it: "
-            f"at most {100 * RATE:g} % of the classes that are not in its scenes reach it",
+            f"at most {100 * RATE:g} % of the classes reach it without their own points and those within {AROUND:g} m",
             "clip": f"{clip.name} {clip.tag}, {system.token_type} tokens at {size}",
             "visible": f"within {system.abs_tol:g} m + {system.rel_tol:g} of the measured depth",
         }
@@ -240,6 +246,22 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         with write_atomically(file) as part:
             self.images(batch)["answers"].save(part, "PNG")
         return [file]
+
+
+def around(xyz: Tensor, label: Tensor, classes: int) -> Tensor:
+    """Return which points are of a class or share a cell of `AROUND` metres with it, (n, C) bool.
+
+    A patch of CLIP sees more than its own points, so the neighbours of a thing have features like its own.
+    """
+    cells = torch.unique((xyz / AROUND).floor().long(), dim=0, return_inverse=True)[1]  # (n,)
+    has = torch.zeros(int(cells.max()) + 1, classes, dtype=torch.bool, device=xyz.device)
+    known = label >= 0
+    has[cells[known], label[known]] = True
+    return has[cells]
+
+
+def _fit(cosines: Tensor) -> float:
+    return peak(cosines, max(1, round(BEST * len(cosines))))
 
 
 def _counted(predicted: Tensor, label: Tensor, seen: Tensor, classes: int) -> Tensor:

@@ -200,8 +200,8 @@ class SceneQuery(Predictor):
         if accepted is None:
             return None
         told = (
-            f"on validation {100 * accepted.wrong:.0f} % of {accepted.count:.0f} absent classes reach it, "
-            f"{100 * accepted.right:.0f} % of those in a scene"
+            f"on validation {100 * accepted.wrong:.0f} % of {accepted.count:.0f} classes reach it that were taken out "
+            f"of a scene, {100 * accepted.right:.0f} % of those in one"
         )
         return Calibration(accepted.threshold, told)
 
