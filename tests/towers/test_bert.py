@@ -292,7 +292,9 @@ def test_what_is_no_text_is_said_in_a_line(folder):
 
 
 def test_a_pooling_that_is_not_there_is_named(folder):
-    assert "'last' is not known; BertText has cls, mean" in refused(ValueError, lambda: BertText.load(folder, "last"))
+    assert "'first' is not known; BertText has cls, max, mean" in refused(
+        ValueError, lambda: BertText.load(folder, "first")
+    )
 
 
 def test_a_name_that_is_nowhere_is_said_in_a_line(monkeypatch):

@@ -311,7 +311,7 @@ def test_inputs_that_do_not_fit_are_named(folder):
     assert "neither ids nor inputs_embeds" in refused(
         ValueError, lambda: tower(mask=mask, image_tokens=torch.zeros(2, 12, 16))
     )
-    assert "'cls' is not known; T5Text has mean, last" in refused(ValueError, lambda: T5Text.load(folder, "cls"))
+    assert "'cls' is not known; T5Text has mean, max" in refused(ValueError, lambda: T5Text.load(folder, "cls"))
     assert "(0, 4)" in refused(ValueError, lambda: T5Text.load(folder, grid=(0, 4)))
 
 

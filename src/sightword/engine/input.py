@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sightword.data.domain import record_domain
 from sightword.engine.config import Run, SystemConfig
 from sightword.engine.system import system_of
 from sightword.errors import MissingFileError, SightwordError
@@ -27,9 +28,15 @@ MOST = 2**30  # bytes of one input that are copied where they cannot be linked
 
 
 def keep_inputs(config: Run, folder: Path) -> None:
-    """Write the local files that `System.inputs` names below folder/inputs. Does nothing if that is done."""
+    """Write the local files that `System.inputs` names below folder/inputs, and the run's domain.
+
+    Does nothing if that is done.
+    """
     if (folder / FOLDER / INDEX).is_file():
         return
+    inputs = [str(getattr(config.system, name)) for name in system_of(config.experiment).inputs]
+    data = [str(getattr(config.data, name, "")) for name in ("root", "annotations")]
+    record_domain(folder, [*inputs, config.init_from], data)
     entries: dict[str, object] = {}
     for name in system_of(config.experiment).inputs:
         value = getattr(config.system, name)

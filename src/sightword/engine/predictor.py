@@ -10,14 +10,16 @@ safetensors, and README.md, the model card.
 """
 
 import re
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self, Unpack
 
 from huggingface_hub import ModelCard, ModelHubMixin
 
+from sightword.data.domain import DRAWN, domain_of_weights, foreign, warning
 from sightword.engine.config import DataConfig
 from sightword.engine.contract import BatchT
 from sightword.engine.run import read_config, restore
@@ -40,7 +42,7 @@ CONFIG, CARD = "config.json", "README.md"
 #: Patterns of the files of an exported folder, in it or in folders below it.
 EXPORTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.pth", CARD)
 #: Fields of config.json that every system's has.
-HEADER = ("sightword", "system", "card")
+HEADER = ("sightword", "system", "card", "domain")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Predictor(ModelHubMixin, ABC, library_name="sightword"):
     usage: ClassVar[str]  # a line of Python with `model`, for the model card
 
     training: Training = Training()
+    domain: str = ""  # of what it was trained on, see `data.domain`
+    _has_warned: bool = False
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         """Return a new object. The mixin would copy the arguments, networks included, as a config."""
@@ -115,11 +119,24 @@ class Predictor(ModelHubMixin, ABC, library_name="sightword"):
             found = cls._from_folder(place.folder, place.content)
             known = place.content.mapping("card", optional=True)
             found.training = known.into(Training) if len(known) else Training()
+            found.domain = place.content.text("domain", "") or found.domain
             return found
         restored = restore(place.folder, checkpoint)
         found = cls.from_task(restored.task, restored.config.data)
         found.training = _training(place.folder, restored.config.experiment, restored.checkpoint.stem)
+        found.domain = domain_of_weights(place.folder) or found.domain
         return found
+
+    def mind_domain(self, sources: Iterable[object], name: str = "") -> None:
+        """Say once, on stderr, that weights of a drawn domain are used on data that are not known to be drawn.
+
+        sources: files and folders, or data without a path. name: of the model, for the message.
+        """
+        if self.domain != DRAWN or self._has_warned:
+            return
+        if foreign(source if isinstance(source, str | Path) else None for source in sources):
+            self._has_warned = True
+            print(warning(name or "this model"), file=sys.stderr)
 
     def save_pretrained(self, save_directory: str | Path, **options: object) -> None:
         """Write an exported folder: all that prediction needs, and a model card. options: those of `push_to_hub`.
@@ -134,13 +151,14 @@ class Predictor(ModelHubMixin, ABC, library_name="sightword"):
         content = self._write(folder)
         with write_atomically(folder / CARD) as part:
             part.write_text(str(self.generate_model_card()), encoding="utf-8")
-        header = {"sightword": VERSION, "system": self.system, "card": asdict(self.training)}
+        header = {"sightword": VERSION, "system": self.system, "card": asdict(self.training), "domain": self.domain}
         write_json(folder / CONFIG, {**header, **content})
 
     def generate_model_card(self, *args: object, **kwargs: object) -> ModelCard:
         """Return the model card: what the model does, how it is used, its metrics and how they were computed."""
         data = self._hub_mixin_info.model_card_data
-        data.tags = [self.system, "sightword"]
+        data.tags = [self.system, "sightword", *([self.domain] if self.domain else [])]
+        data["domain"] = self.domain or None
         metrics = [(name, f"{value:.4g}") for name, value in sorted(self.training.metrics.items())]
         card: ModelCard = ModelCard.from_template(
             data,
@@ -149,6 +167,7 @@ class Predictor(ModelHubMixin, ABC, library_name="sightword"):
             summary=self.summary,
             usage=self.usage,
             training=self.training,
+            domain=self.domain,
             metrics=metrics,
             version=VERSION,
         )
@@ -254,7 +273,9 @@ _CARD = """---
 # {{ name }}
 
 {{ summary }}
-
+{% if domain %}
+The training saw drawn images only (`sightword mini`): its answers on photographs mean nothing.
+{% endif %}
 ```python
 import sightword
 

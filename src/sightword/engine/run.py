@@ -168,8 +168,10 @@ def read_fitting(file: Path, task: "Task[object]", config: Run, resumed: bool = 
     if writer != config.experiment:
         raise SightwordError(f"{file} was written by {writer}, the run is {config.experiment}. Give one of its own")
     weights = {name.removeprefix("task."): weight for name, weight in saved["state_dict"].items()}
+    new = task.state_dict()
+    weights = {name: new[name] for name in task.added_state if name in new and name not in weights} | weights
     task.check_weights(weights, resumed)
-    found, expected = _shapes(weights), _shapes(task.state_dict())
+    found, expected = _shapes(weights), _shapes(new)
     if wrong := [name for name in {**expected, **found} if found.get(name) != expected.get(name)]:
         name = wrong[0]
         raise SightwordError(

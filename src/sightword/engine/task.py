@@ -26,6 +26,7 @@ class Task(nn.Module, Generic[BatchT]):
     weights: dict[str, float | Tensor]  # loss name → weight; 1 for a name that is missing
     discriminator: nn.Module | None
     own_state: tuple[str, ...] = ()  # names in the state dict that describe this training, never taken from another
+    added_state: tuple[str, ...] = ()  # names that checkpoints of earlier versions lack: they keep their new values
     batches: int = 0  # trained before this one; set by the loop, saved in checkpoints
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:

@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import trange
 
+from sightword.data.domain import DRAWN
 from sightword.errors import SightwordError
 from sightword.miniature import scene
 from sightword.miniature.scene import ACTIONS, HELD_OUT, OBJECTS, PLACES, Scene
@@ -235,7 +236,8 @@ def _save(model: "Network", recipe: Recipe, folder: Path) -> None:
         save_file(weights, part)
     preprocess = {"size": [recipe.image] * 2, "mean": OPENAI_MEAN, "std": OPENAI_STD, "resize_mode": "squash"}
     model_cfg = {"embed_dim": recipe.embed_dim, "vision_cfg": recipe.vision_cfg, "text_cfg": recipe.text_cfg()}
-    config = {"model_cfg": model_cfg, "preprocess_cfg": {**preprocess, "interpolation": "bicubic"}}
+    preprocess_cfg = {**preprocess, "interpolation": "bicubic"}
+    config = {"domain": DRAWN, "model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sightword.data.domain import write_card
 from sightword.errors import SightwordError
 from sightword.miniature.scene import HELD_OUT, PLACES, Scene, draw
 from sightword.storage.atomic import write_atomically
@@ -117,6 +118,7 @@ def write_intents(
     """
     if seed in (0, HELD_OUT):
         raise SightwordError(f"seed {seed} draws scenes that the tiny CLIP is trained or measured on. Choose another")
+    write_card(folder, "Scenes with intents")
     (folder / "low").mkdir(parents=True, exist_ok=True)
     drawn, first = {}, 0
     for split, count in (("train", train), ("val", val), ("test", test)):

@@ -21,6 +21,7 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
+from sightword.data.domain import write_card
 from sightword.storage.atomic import write_atomically
 
 Rng = np.random.Generator
@@ -439,7 +440,7 @@ def _annotation(name: str, label: int, clip: Clip) -> Annotation:
 
 def write_motion(folder: Path, sizes: Sizes = SIZES, seed: int = 7, hard: float = 1.0) -> None:
     """Write annotations.pkl, labels.json and unseen.json; the latter two map classes, ordered by label, to prompts."""
-    folder.mkdir(parents=True, exist_ok=True)
+    write_card(folder, "Skeleton sequences of people")
     for name, table in (("labels", ACTIONS), ("unseen", UNSEEN)):
         prompts = {title: list(action.prompts) for title, action in table.items()}
         with write_atomically(folder / f"{name}.json") as part:

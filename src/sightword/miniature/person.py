@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from sightword.data.domain import write_card
 from sightword.miniature.figure import COLOURS, HAIR, SKIN, Person, Rng, draw
 from sightword.storage.atomic import write_atomically
 
@@ -310,6 +311,7 @@ def write_cuhk(
     size: tuple[int, int] = (192, 64),
 ) -> None:
     """Write `folder`/CUHK-PEDES with imgs/{cam_a,cam_b,CUHK01}/00001_0.jpg and reid_raw.json; ids from 1."""
+    write_card(folder, "People with descriptions")
 
     def record(one: CaptionedImage) -> dict[str, object]:
         camera, kind = (("cam_a", "jpg"), ("cam_b", "jpg"), ("CUHK01", "png"))[one.number % 3]
@@ -342,6 +344,7 @@ def write_icfg(
     One caption per image, ids from 0, no validation split: the identities of `sizes.val` are for training. As in the
     real dataset, the folder is not the split: the images of every fourth identity lie in the other folder.
     """
+    write_card(folder, "People with descriptions")
 
     def record(one: CaptionedImage) -> dict[str, object]:
         split = "test" if one.split == "test" else "train"
@@ -368,6 +371,7 @@ def write_rstp(
     size: tuple[int, int] = (192, 64),
 ) -> None:
     """Write `folder`/RSTPReid with flat imgs/0000_c0_0000.jpg and data_captions.json; ids from 0, `img_path`."""
+    write_card(folder, "People with descriptions")
 
     def record(one: CaptionedImage) -> dict[str, object]:
         file = f"{one.id:04d}_c{one.number}_{one.id * images + one.number:04d}.jpg"

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sightword.data.domain import write_card
 from sightword.miniature import scene
 from sightword.miniature.scene import NORMALS, OBJECTS, PLACES, ROOMS, Light
 from sightword.storage.atomic import write_atomically
@@ -403,6 +404,7 @@ def write_scene(
     depth in metres at 1 m; it grows with depth² (a Kinect's is 0.002). holes: fraction of pixels without depth. Without
     both, depth is exact up to rounding to millimetres.
     """
+    write_card(root, "Furnished rooms, as a moving depth camera records them")
     studio, name = furnish(seed), name_of(seed)
     folder = root / "2D" / name
     for part in ("color", "depth", "pose", "label", "instance", "intrinsic"):

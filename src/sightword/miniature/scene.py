@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from sightword.data.domain import write_card
 from sightword.storage.atomic import write_atomically
 
 Colour = tuple[int, int, int]
@@ -525,6 +526,7 @@ def write(folder: Path, count: int, seed: int, size: tuple[int, int] = (64, 64))
     "caption": …, "place": …, "objects": […], "action": …}, the action null if there is none. size: (H, W) in pixels.
     """
     entries = []
+    write_card(folder, "Scenes with captions and label maps")
     for name in ("images", "labels", "action_labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for index in range(count):

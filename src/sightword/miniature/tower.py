@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import nn
 
+from sightword.data.domain import DRAWN
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -27,7 +29,7 @@ def write_siglip(folder: Path, captions: Iterable[str]) -> None:
     text = {**sizes, "vocab_size": len(tokenizer), "max_position_embeddings": LENGTH, "projection_size": WIDTH}
     text |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "eos")}
     vision = {**sizes, "image_size": IMAGE, "patch_size": PATCH}
-    _save(folder, lambda: SiglipModel(SiglipConfig(text_config=text, vision_config=vision)), tokenizer)
+    _save(folder, lambda: SiglipModel(SiglipConfig(text_config=text, vision_config=vision, domain=DRAWN)), tokenizer)
     half = [0.5] * 3
     processor = SiglipImageProcessor(size={"height": IMAGE, "width": IMAGE}, image_mean=half, image_std=half)
     processor.save_pretrained(folder)
@@ -46,6 +48,7 @@ def write_t5(folder: Path, captions: Iterable[str]) -> None:
         num_layers=2,
         num_heads=2,
         dropout_rate=0.0,
+        domain=DRAWN,
     )
     config.decoder_start_token_id = tokenizer.pad_token_id
     _save(folder, lambda: T5ForConditionalGeneration(config), tokenizer)
@@ -65,6 +68,7 @@ def write_bert(folder: Path, captions: Iterable[str]) -> None:
         max_position_embeddings=LENGTH,
         initializer_range=WIDTH
         ** -0.5,  # with the usual 0.02, made for wide networks, all texts would get nearly the same features
+        domain=DRAWN,
     )
     _save(folder, lambda: BertForMaskedLM(config), tokenizer)
 

@@ -3,14 +3,14 @@
 Nothing here is part of a forward pass that succeeds: `forward` calls `check` to explain an input that does not fit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sightword.errors import SightwordError
+from sightword.errors import SightwordError, printable
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.tokenizer import TextTokenizer
 
@@ -31,6 +31,7 @@ class Tower(nn.Module):
     """
 
     name: str  # what it was loaded from
+    domain: str = ""  # of what it was trained on: "drawn" if `sightword mini` wrote it, see `data.domain`
     width: int  # D, of the tokens
     embed_dim: int  # E, of the pooled vector
     frozen = False
@@ -106,6 +107,25 @@ class TextTower(Tower):
         """Encode texts with the tower's own tokenizer; one that is too long is an error unless `truncate`."""
         ids, mask = self.tokenizer(texts, truncate=truncate)
         return self(ids.to(self.device), mask.to(self.device))
+
+    def untrained(self) -> frozenset[int]:
+        """Return the ids that no text of the encoder's training had, where its weights tell."""
+        return frozenset()
+
+    def unknown_words(self, texts: str | Iterable[str]) -> tuple[str, ...]:
+        """Return the words of texts that the encoder cannot know; see `TextTokenizer.unknown_words`."""
+        return self.tokenizer.unknown_words(texts, self.untrained())
+
+    def check_words(self, texts: str | Iterable[str]) -> tuple[str, ...]:
+        """Return the unknown words of texts. Raises SightwordError for a text of which no word is known."""
+        several, untrained = [texts] if isinstance(texts, str) else list(texts), self.untrained()
+        for text in several:
+            if self.tokenizer.is_unknown(text, untrained):
+                raise SightwordError(
+                    f"no word of {printable(text)!r} is in the vocabulary of {self.name}. Use words that it was "
+                    "trained on, in their language"
+                )
+        return self.tokenizer.unknown_words(several, untrained)
 
     def vocabulary(self) -> int:
         """Return the number of ids, which count from 0."""

@@ -6,6 +6,7 @@ Legend: B batch; L tokens of a text; D token width.
 """
 
 import inspect
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -16,7 +17,16 @@ from torch import Tensor
 from sightword.errors import SightwordError
 from sightword.towers.base import Encoded, readable
 from sightword.towers.foreign import Foreign
-from sightword.towers.hugging_face import HFText, check_vocabulary, config_of, open_tokenizer, open_weights, quiet
+from sightword.towers.hugging_face import (
+    HFText,
+    check_vocabulary,
+    config_of,
+    open_tokenizer,
+    open_weights,
+    quiet,
+    sentence_of,
+)
+from sightword.towers.sentence import POOLINGS, pool
 from sightword.towers.tokenizer import HFTokenizer
 
 #: Our names → Hugging Face's.
@@ -38,11 +48,11 @@ presets = {
 class BertText(HFText):
     """BERT, DistilBERT, RoBERTa, XLM-R, ALBERT, ELECTRA, MPNet, …: encoders trained on masked words.
 
-    Pooled is the last hidden state of the first token ("cls"), without BERT's tanh pooler, which is not built; or the
-    "mean" of the real tokens.
+    Pooled is the last hidden state of the first token ("cls"), without BERT's tanh pooler, which is not built; the
+    "mean" of the real tokens; or another of `sentence.POOLINGS`. A folder of sentence-transformers states its own.
     """
 
-    poolings = ("cls", "mean")
+    poolings = tuple(POOLINGS)
 
     def __init__(self, model: Foreign, tokenizer: HFTokenizer, name: str = "BERT", pooling: str = "cls") -> None:
         super().__init__(model, tokenizer, name, pooling)
@@ -51,7 +61,7 @@ class BertText(HFText):
     def load(
         cls,
         name: str | Path,
-        pooling: str = "cls",
+        pooling: str = "",
         special: Sequence[str] = (),
         length: int | None = None,
         dtype: torch.dtype = torch.float32,
@@ -59,7 +69,8 @@ class BertText(HFText):
         """In eval mode. Raises SightwordError for a checkpoint, a name or an option that does not fit.
 
         name: one of `presets`, a Hugging Face name, or a folder, read without network; vocab.txt, config.json and
-        weights are enough. special: tokens to add, as "[ENC]", "[DEC]"; what is new to the tokenizer begins with small
+        weights are enough. pooling: of `poolings`; empty: as the folder's 1_Pooling/config.json states, or else cls.
+        special: tokens to add, as "[ENC]", "[DEC]"; what is new to the tokenizer begins with small
         random vectors, the same each time. length: the most tokens of a text, if not as many as there are positions.
         """
         name = presets.get(str(name), str(name))
@@ -69,13 +80,16 @@ class BertText(HFText):
         unpooled = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
         model = open_weights(kind, name, config, dtype, **unpooled)
         check_vocabulary(tokenizer, model, name)
-        most = positions(model)
+        most, sentence = positions(model), sentence_of(name)
+        if sentence is not None:
+            most = min(sentence.length or sys.maxsize, most or sys.maxsize)
+            pooling = pooling or sentence.pooling
         if length is None and most is None:
             raise SightwordError(f"{name} has no limit of positions; say how long texts may be, length=128")
         if length is not None and not 0 < length <= (most or length):
             raise SightwordError(f"texts of {length} tokens do not fit {name}, which has {most} positions")
         _add_tokens(model, tokenizer, special)
-        return cls(model, HFTokenizer(tokenizer, length or most or 0), name, pooling).eval()
+        return cls(model, HFTokenizer(tokenizer, length or most or 0), name, pooling or "cls").follow(sentence).eval()
 
     def special_id(self, token: str) -> int:
         """The id of a special token, to write into ids: `ids[:, 0] = tower.special_id("[ENC]")`."""
@@ -112,15 +126,11 @@ class BertText(HFText):
         return Encoded(tokens, pooled, None if mask is None else mask.bool())
 
     def _pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens (B, L, D) float32 to (B, D). On the CPU, AssertionError for a text that begins with padding."""
+        """Tokens (B, L, D) float32 to (B, E). On the CPU, AssertionError for a text that begins with padding."""
         if mask is not None and mask.is_cpu and not torch.compiler.is_compiling():
             assert mask[:, 0].all()
-        if self.pooling == "cls":
-            return tokens[:, 0]
-        if mask is None:
-            return tokens.mean(1)
-        real = mask.bool().to(tokens.dtype)  # (B, L)
-        return (tokens * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+        pooled: Tensor = self.behind(pool(tokens, mask, self.pooling))
+        return pooled
 
 
 def positions(model: Foreign) -> int | None:

@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.atomic import write_atomically
@@ -21,6 +22,7 @@ from sightword.storage.checkpoint import differences
 from sightword.storage.hub import fetched, reason
 from sightword.towers.base import TextTower
 from sightword.towers.foreign import Config, Foreign
+from sightword.towers.sentence import Sentence, read_sentence, write_sentence
 from sightword.towers.tokenizer import HFTokenizer
 
 #: All of a repository that is read here but weights.
@@ -33,7 +35,8 @@ class HFText(TextTower):
     """Base of text encoders from transformers: word vectors, pooling, and writing to a folder."""
 
     tokenizer: HFTokenizer
-    poolings: tuple[str, ...]  # of cls, mean, last, those that mean something for this kind
+    poolings: tuple[str, ...]  # of `sentence.POOLINGS`, those that mean something for this kind; its own is the first
+    sentence: Sentence | None = None  # what a folder of sentence-transformers states
 
     def __init__(self, model: Foreign, tokenizer: HFTokenizer, name: str, pooling: str) -> None:
         super().__init__()
@@ -43,13 +46,27 @@ class HFText(TextTower):
             )
         self.model, self.tokenizer, self.name, self.pooling = model, tokenizer, name, pooling
         self.width = self.embed_dim = model.config.hidden_size
+        self.domain = str(getattr(model.config, "domain", None) or "")
+        self.behind = nn.Sequential()  # layers behind the pooling
+
+    def follow(self, sentence: Sentence | None) -> Self:
+        """Apply the layers that a folder of sentence-transformers has behind its pooling."""
+        if sentence is not None:
+            self.sentence, self.behind = sentence, sentence.layers
+            self.embed_dim = sentence.width or self.width
+        return self
 
     def embed(self, ids: Tensor) -> Tensor:
         """Ids (B, L) to the word vectors that `inputs_embeds` takes; learned prompts go between them."""
         return self.model.get_input_embeddings()(ids)
 
     def save(self, folder: str | Path) -> None:
-        """Write a Hugging Face folder (config.json, model.safetensors, tokenizer) that `load` and transformers read."""
+        """Write a Hugging Face folder (config.json, model.safetensors, tokenizer) that `load` and transformers read.
+
+        The layers behind the pooling, if there are any, are written as sentence-transformers has them.
+        """
+        if self.sentence is not None:
+            write_sentence(self.sentence._replace(pooling=self.pooling), self.width, Path(folder))
         with quiet(), whole_files(folder) as beside:
             self.model.save_pretrained(beside)
             self.tokenizer.save(beside)
@@ -101,6 +118,15 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
         for file in sorted(Path(beside).iterdir(), key=lambda file: (file.suffix == ".safetensors", file.name)):
             with write_atomically(folder / file.name) as part:
                 file.replace(part)
+
+
+def sentence_of(name: str | Path) -> Sentence | None:
+    """Return what a folder or Hugging Face name of sentence-transformers states; None for another one."""
+    with quiet():
+        folder = fetched(name, FILES)
+        if (folder / "modules.json").is_file() and not Path(name).expanduser().is_dir():
+            with_weights(name, FILES, ("*_Dense/model.safetensors", "*_Dense/pytorch_model.bin"))
+    return read_sentence(folder)
 
 
 def model_type(name: str | Path) -> str:

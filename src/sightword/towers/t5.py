@@ -22,7 +22,15 @@ from sightword.errors import SightwordError
 from sightword.ops.init import init_linear
 from sightword.towers.base import Encoded
 from sightword.towers.foreign import Foreign
-from sightword.towers.hugging_face import HFText, check_vocabulary, config_of, open_tokenizer, open_weights
+from sightword.towers.hugging_face import (
+    HFText,
+    check_vocabulary,
+    config_of,
+    open_tokenizer,
+    open_weights,
+    sentence_of,
+)
+from sightword.towers.sentence import POOLINGS, pool
 from sightword.towers.tokenizer import HFTokenizer
 
 #: Our names → Hugging Face's.
@@ -56,7 +64,7 @@ class T5Text(HFText):
     the tower is trained in.
     """
 
-    poolings = ("mean", "last")
+    poolings = ("mean", *(pooling for pooling in POOLINGS if pooling not in ("mean", "cls")))
 
     def __init__(
         self,
@@ -84,7 +92,7 @@ class T5Text(HFText):
     def load(
         cls,
         name: str | Path,
-        pooling: str = "mean",
+        pooling: str = "",
         grid: tuple[int, int] | None = None,
         length: int = 512,
         dtype: torch.dtype = torch.float32,
@@ -93,6 +101,7 @@ class T5Text(HFText):
 
         name: one of `presets`, a Hugging Face name, or a folder, of the whole T5 or its encoder; a folder is read
         without network. length: the most tokens of a text; T5 has no limit of its own, its pretraining had 512.
+        pooling: of `poolings`; empty: as the 1_Pooling/config.json of a sentence-T5 states, or else the mean.
         dtype: bfloat16 works, float16 overflows in many published T5s.
         """
         import transformers
@@ -104,7 +113,9 @@ class T5Text(HFText):
         tokenizer = HFTokenizer(open_tokenizer(name), length)
         model = open_weights(getattr(transformers, FAMILY[config.model_type]), name, config, dtype)
         check_vocabulary(tokenizer.hf, model, name)
-        return cls(model, tokenizer, name, pooling, grid).eval()
+        sentence = sentence_of(name)
+        pooling = pooling or (sentence.pooling if sentence else "mean")
+        return cls(model, tokenizer, name, pooling, grid).follow(sentence).eval()
 
     def forward(
         self,
@@ -137,21 +148,16 @@ class T5Text(HFText):
         return Encoded(tokens, self.pool(tokens, mask), mask)
 
     def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens (B, N, D) float32 to (B, D); padding has no part in it.
+        """Tokens (B, N, D) float32 to (B, E); padding has no part in it.
 
         Raises SightwordError for a row that is padding only. This is checked on the CPU alone: on a GPU, the check
         would wait for the device.
         """
-        if mask is None:
-            return tokens.mean(1) if self.pooling == "mean" else tokens[:, -1]
-        if mask.is_cpu and not torch.compiler.is_compiling() and not (some := mask.any(1)).all():
+        if mask is not None and mask.is_cpu and not torch.compiler.is_compiling() and not (some := mask.any(1)).all():
             number = int(some.int().argmin())
             raise SightwordError(f"text {number} of {len(mask)} is all padding by its mask; {self.name} cannot pool it")
-        real = mask.to(tokens.dtype)  # (B, N)
-        if self.pooling == "mean":
-            return (tokens * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
-        last = (real * torch.arange(1, tokens.shape[1] + 1, device=tokens.device)).argmax(1)  # (B,)
-        return tokens[torch.arange(len(tokens), device=tokens.device), last]
+        pooled: Tensor = self.behind(pool(tokens, mask, self.pooling))
+        return pooled
 
     def check_all(
         self, ids: Tensor | None, mask: Tensor | None, inputs_embeds: Tensor | None, image_tokens: Tensor | None

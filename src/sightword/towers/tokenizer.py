@@ -4,15 +4,20 @@ Legend: B texts; L tokens; K words; E pooled width.
 """
 
 import string
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sightword.errors import SightwordError
+from sightword.errors import SightwordError, printable
 from sightword.towers.foreign import Foreign
+
+ARTICLES = ("a", "an", "the", "some")
+SHOWN = 10  # unknown words that a line names
+SPELT = 4  # letters of a word at least, before its spelling letter by letter says that it is unknown
 
 
 class Texts(NamedTuple):
@@ -76,14 +81,41 @@ class TextTokenizer:
         shape = (len(rows), width)
         return Texts(torch.tensor(padded, dtype=torch.long).view(shape), torch.tensor(real).bool().view(shape))
 
+    def unknown_words(self, texts: str | Iterable[str], untrained: frozenset[int] = frozenset()) -> tuple[str, ...]:
+        """Return the words of texts that the encoder cannot know, in their order, each once.
+
+        untrained: ids that no text of the encoder's training had. A misspelt word, or one of another language, may
+        still have pieces that are known: then it is not among them.
+        """
+        words = list(dict.fromkeys(word for text in _several(texts) for word in split_words(text)))
+        rows = self.ids_of(words) if words else []
+        pieces = [self._pieces(ids) for ids in rows]
+        return tuple(word for word, ids in zip(words, pieces, strict=True) if self._is_unknown(word, ids, untrained))
+
+    def is_unknown(self, text: str, untrained: frozenset[int] = frozenset()) -> bool:
+        """Return whether a text has words and none of them is known, articles aside."""
+        words = [word for word in split_words(text) if word.lower() not in ARTICLES]
+        return bool(words) and len(self.unknown_words(words, untrained)) == len(set(words))
+
+    def _is_unknown(self, word: str, pieces: Sequence[int], untrained: frozenset[int]) -> bool:
+        """Return whether a word is dropped, or has a piece that is unknown."""
+        return not pieces or any(id_ == self.unknown or id_ in untrained for id_ in pieces)
+
+    def _pieces(self, ids: Sequence[int]) -> list[int]:
+        return [id_ for id_ in ids if id_ == self.unknown or (id_ not in self.special and id_ != self.space)]
+
     def _check_known(self, text: str, ids: Sequence[int]) -> None:
-        words = [id_ for id_ in ids if id_ == self.unknown or (id_ not in self.special and id_ != self.space)]
+        words = self._pieces(ids)
         if words and all(id_ == self.unknown for id_ in words):
             raise SightwordError(f"this tokenizer knows no word of {_short(text)!r}: is it the tower's own vocabulary?")
 
 
 class CLIPTokenizer(TextTokenizer):
-    """CLIP's byte-pair encoding: it lowercases, and encodes every text. <start> … <end>, padded with 0."""
+    """CLIP's byte-pair encoding: it lowercases, and encodes every text. <start> … <end>, padded with 0.
+
+    Every byte has a vector, so the vocabulary alone makes no word unknown. It was made of English text, and words
+    without a Latin letter are mostly cut into bytes: they count as unknown too.
+    """
 
     def __init__(self, bpe: Foreign, length: int) -> None:
         """bpe: `clip.byte_pair.BytePairs`, or open_clip's `SimpleTokenizer`."""
@@ -93,6 +125,13 @@ class CLIPTokenizer(TextTokenizer):
 
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
         return [[self.start, *self.bpe.encode(text), self.eos] for text in texts]
+
+    def is_unknown(self, text: str, untrained: frozenset[int] = frozenset()) -> bool:
+        """Return whether no word is known; not for the script alone, as a large CLIP has seen some of the others."""
+        return bool(untrained) and super().is_unknown(text, untrained)
+
+    def _is_unknown(self, word: str, pieces: Sequence[int], untrained: frozenset[int]) -> bool:
+        return is_foreign(word) or super()._is_unknown(word, pieces, untrained)
 
     def words_of(self, ids: Sequence[int]) -> str:
         end = list(ids).index(self.eos) if self.eos in ids else len(ids)
@@ -125,6 +164,13 @@ class HFTokenizer(TextTokenizer):
         cleaned = [self.clean(text) for text in texts] if self.clean else list(texts)
         return self.hf(cleaned, verbose=False)["input_ids"] if cleaned else []
 
+    def _is_unknown(self, word: str, pieces: Sequence[int], untrained: frozenset[int]) -> bool:
+        """As for any tokenizer; and a word that is spelt letter by letter, or byte by byte, is in no vocabulary."""
+        cased = len(word) >= SPELT and all(letter.lower() != letter.upper() for letter in word)
+        spelt = cased and len(pieces) == len(word)
+        in_bytes = len(pieces) > len(unicodedata.normalize("NFKD", word))
+        return spelt or in_bytes or super()._is_unknown(word, pieces, untrained)
+
     def words_of(self, ids: Sequence[int]) -> str:
         """Ids back to a text as the tokenizer writes it: what was cleaned away does not come back."""
         return self.hf.decode([int(id_) for id_ in ids], skip_special_tokens=True).strip()
@@ -132,6 +178,42 @@ class HFTokenizer(TextTokenizer):
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, or what else the tokenizer is made of."""
         self.hf.save_pretrained(folder)
+
+
+def split_words(text: str) -> list[str]:
+    """Return the words of a text as they stand between spaces, without the punctuation around them.
+
+    A Chinese or Japanese sentence is one word, as it has no spaces.
+    """
+    words = (word.strip("".join(filter(_is_mark, set(word)))) for word in text.split())
+    return [word for word in words if word]
+
+
+def is_foreign(word: str) -> bool:
+    """Return whether a word has letters and none of them is Latin: 椅子, стул."""
+    letters = [letter for letter in word if letter.isalpha()]
+    return bool(letters) and not any(unicodedata.name(letter, "").startswith("LATIN") for letter in letters)
+
+
+def unknown_line(words: Sequence[str]) -> str:
+    """Return what a user is told of unknown words: "2 words not known: unicorn, purple"; "" without any."""
+    if not words:
+        return ""
+    told = ", ".join(map(printable, words[:SHOWN])) + (f" and {len(words) - SHOWN} more" if len(words) > SHOWN else "")
+    language = ""
+    if all(map(is_foreign, words)):
+        language = " (not in Latin letters: unless the encoder is multilingual, use the language of its captions)"
+    return f"{len(words)} word{'s' * (len(words) > 1)} not known: {told}{language}"
+
+
+def _is_mark(letter: str) -> bool:
+    """Return whether a character is punctuation, a sign, or invisible. An emoji is none of them."""
+    category = unicodedata.category(letter)
+    return category[0] in "PZC" or category in ("Sm", "Sc", "Sk")
+
+
+def _several(texts: str | Iterable[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def _canonical(text: str) -> str:

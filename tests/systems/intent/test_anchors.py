@@ -226,6 +226,9 @@ class Given:
         rows = self.rows[[next(i for i, word in enumerate(order) if word in text) for text in texts]]
         return type("Encoded", (), {"pooled": 5 * rows})
 
+    def unknown_words(self, texts):
+        return ()
+
     def state_dict(self):
         return {"rows": self.rows}
 

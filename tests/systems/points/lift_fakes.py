@@ -46,6 +46,14 @@ class Source:
 class ColourText:
     """Says the colours; any other word is nothing in particular."""
 
+    name = "colours"
+
+    def check_words(self, texts):
+        return ()
+
+    def unknown_words(self, texts):
+        return () if any(word in COLOURS for word in texts.split()) else (texts,)
+
     def encode(self, texts):
         found = [next((COLOURS[word] for word in text.split() if word in COLOURS), (0, 0, 0)) for text in texts]
         return SimpleNamespace(pooled=F.pad(torch.tensor(found).float(), (0, 1), value=0.1))

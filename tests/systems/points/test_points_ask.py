@@ -71,8 +71,8 @@ def test_what_is_told_says_how_many_where_and_how_right():
     found = asked(scene, ["a red"])
     lines = ask.summary_lines(found, {5: "red", 7: "green"})
     assert lines[0].startswith("a red: 2 of 4 points (50.0 %), cosine up to 1.000")
-    assert lines[1] == "  by the cloud's labels: recall 67 %, precision 100 %"
-    assert len(ask.summary_lines(found, {7: "green"})) == 1
+    assert lines[-1] == "  by the cloud's labels: recall 67 %, precision 100 %"
+    assert not any("labels" in line for line in ask.summary_lines(found, {7: "green"}))
 
 
 def test_a_few_classes_compete_and_many_do_not():
@@ -144,3 +144,45 @@ def test_queries_beyond_ten_share_one_grey_of_the_legend():
     colours = ask.query_colours([str(number) for number in range(12)])
     assert len(set(colours.values())) == 11
     assert colours["10"] == colours["11"]
+
+
+def test_a_query_under_the_threshold_does_not_fit_and_is_said_drawn_and_written_as_unsure():
+    scene = lifted([RED, RED, GREEN, GREY_ONE])
+    known = ask.Calibration(0.9, "on validation 0 % of 5 absent classes reach it")
+    fits, unfit = (
+        answer("room", scene, ColourText(), ["a red", "a blue"], ("wall",), known._replace(threshold=limit))
+        for limit in (0.9, 1.1)
+    )
+    assert fits.fits == (True, False)
+    assert unfit.fits == (False, False)
+    assert (fits.threshold, unfit.to_dict()["threshold"]) == (0.9, 1.1)
+    assert fits.found[0].fit == pytest.approx(1, abs=0.02)
+    told = ask.summary_lines(fits, {})
+    assert "  fits: 1.000, the threshold is 0.900 (on validation 0 % of 5 absent classes reach it)" in told[1:3]
+    assert told[-1].startswith("  nothing fits: best ")
+    assert "under the threshold 0.900" in told[-1]
+    assert told[-1].endswith("its places are unsure")
+    assert "'a blue' 0 (nothing fits)" in repr(fits)
+    strong, pale = (np.abs(ask.coloured(one, 0).astype(int) - 207).sum() for one in (fits, unfit))
+    assert pale < strong
+
+
+def test_without_a_run_the_best_generic_text_is_the_threshold_if_enough_of_them_are_known():
+    class Knows(ColourText):
+        def unknown_words(self, texts):
+            return ()
+
+    scene = lifted([RED, RED, GREEN, GREY_ONE])
+    found = answer("room", scene, Knows(), ["a red", "a unicorn"], ("wall",))
+    assert found.fits == (True, True)  # the generic texts and the unicorn are alike to it
+    assert "the best of 19 generic texts here, about 5 % of unrelated texts reach it" in found.calibration.told
+    assert found.threshold == pytest.approx(found.found[1].fit)
+    assert asked(scene, ["a red"]).fits == (None,)  # which knows none of them
+
+
+def test_two_places_are_both_named():
+    rows = [RED] * 6 + [GREEN] * 3 + [RED] * 6
+    found = asked(lifted(rows), ["a red"]).found[0]
+    assert found.points == 12
+    assert len(found.places) == 12  # points of this scene are a metre apart: each is a place
+    assert found.place == found.places[0].at

@@ -19,6 +19,7 @@ from sightword.systems.retrieval.config import RetrievalData
 from sightword.systems.retrieval.gallery import Embedder, Gallery, write_gallery
 from sightword.systems.retrieval.predict import PersonRetriever
 from sightword.systems.retrieval.system import SYSTEM
+from sightword.towers.base import TextTower
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.tokenizer import TextTokenizer
 
@@ -38,6 +39,14 @@ class Words(TextTokenizer):
         return " ".join(WORDS[id_] for id_ in ids if id_ > 2)
 
 
+class Colours(TextTower):
+    name = "runs/colours"
+
+    def __init__(self):
+        super().__init__()
+        self.tokenizer = Words()
+
+
 class ByColour(nn.Module):
     """A dual encoder whose embedding is the mean colour."""
 
@@ -48,7 +57,8 @@ class ByColour(nn.Module):
         for word, rgb in COLOURS.items():
             self.table.data[WORDS.index(word)] = torch.tensor(rgb) / 127.5 - 1
         self.image = SimpleNamespace(preprocess=Preprocess((24, 8)))
-        self.tokenizer = Words()
+        self.text = Colours()
+        self.tokenizer = self.text.tokenizer
         self.embed_dim = 3
         self.seen = 0
 
@@ -226,7 +236,7 @@ def test_search_prints_paths_and_scores_and_draws_them(people, tmp_path, command
         ([], "the sentence is empty"),
         (["  "], "the sentence is empty"),
         (["top=0", "red"], "top='0' is not a whole number from 1 on. Pass 1 or more"),
-        (["zebra"], "knows no word of 'zebra'"),
+        (["zebra"], "no word of 'zebra' is in the vocabulary of runs/colours"),
         (["index=nowhere", "red"], "nowhere contains no gallery. sightword index"),
     ],
 )

@@ -15,8 +15,8 @@ from sightword.errors import SightwordError
 from sightword.storage.cache import digest
 from sightword.storage.checkpoint import read_weights, write_weights
 from sightword.systems.retrieval import pretrained
-from sightword.systems.retrieval.gallery import Embedder
-from sightword.systems.retrieval.predict import PersonRetriever
+from sightword.systems.retrieval.gallery import Embedder, Hit
+from sightword.systems.retrieval.predict import PersonRetriever, SearchResult
 from sightword.systems.retrieval.task import make_task
 
 
@@ -188,6 +188,7 @@ def test_a_search_gives_the_nearest_images_and_draws_them(retriever, people):
         "number": gallery.images.index(found.paths[0]),
         "score": found.scores[0],
         "copies": 0,
+        "unsure": False,
     }
     assert json.loads(json.dumps(found.to_dict())) == found.to_dict()
     assert repr(found).startswith(f"SearchResult({CAPTIONS[0]!r}: 3 images, first {found.paths[0]} with ")
@@ -265,3 +266,39 @@ def test_it_is_made_of_a_run_of_retrieval_alone(towers, tmp_path):
     task = task_of(towers, **PHASE1)
     with pytest.raises(SightwordError, match="made without a config"):
         PersonRetriever(task.model).save_pretrained(tmp_path)
+
+
+def test_a_plain_clip_searches_without_training_and_says_when_nothing_fits(random_clip, people):
+    plain = PersonRetriever.from_tower(random_clip[0])
+    images = [Image.new("RGB", (20, 60), (25 * number, 99, 9)) for number in range(10)]
+    found = plain("a man in a red coat", images, top=2)
+    assert found.threshold is not None
+    assert "the best of 19 generic texts, about 5 % of unrelated ones reach it" in found.calibration
+    assert found.fits == (found.scores[0] >= found.threshold)
+    few = plain("a man in a red coat", images[:4])
+    assert (few.fits, few.threshold, few.fit_line()) == (None, None, "")
+    with pytest.raises(SightwordError, match="made without a config"):
+        plain.save_pretrained(people.parent / "exported")
+
+
+def test_hits_below_the_threshold_are_unsure_in_lines_values_and_figure():
+    hits = tuple(Hit(Image.new("RGB", (20, 60)), score, 0, number) for number, score in enumerate((0.4, 0.3)))
+    some, none = (SearchResult("a red coat", hits, (), limit, "5 % reach it") for limit in (0.35, 0.5))
+    assert [some.is_unsure(hit) for hit in hits] == [False, True]
+    assert some.fit_line() == "best 0.400, the threshold is 0.350 (5 % reach it); 1 of 2 are below it, unsure"
+    assert none.fit_line() == "nothing fits: best 0.400 under the threshold 0.500 (5 % reach it); all are unsure"
+    assert (some.fits, none.fits) == (True, False)
+    assert none.to_dict()["fits"] is False
+    assert [hit["unsure"] for hit in some.to_dict()["hits"]] == [False, True]
+    assert "(nothing fits)" in repr(none)
+    assert none.plot().tobytes() != SearchResult("a red coat", hits).plot().tobytes()
+
+
+def test_thresholds_of_validation_are_kept_in_an_export(retriever, tmp_path):
+    assert not retriever.acceptance.known
+    for part, values in zip(retriever.acceptance, ([4, 16], [1.5, 2.5], [0.5, 0.4], [0.05, 0.05]), strict=True):
+        part[:2] = torch.tensor(values)
+    retriever.save_pretrained(tmp_path / "model")
+    again = PersonRetriever.from_pretrained(tmp_path / "model").acceptance
+    assert again.at(8).score == pytest.approx(2.0)
+    assert again.at(8)._asdict() == pytest.approx(retriever.acceptance.at(8)._asdict())

@@ -30,6 +30,7 @@ class Answers:
         self.true = np.arange(count) % classes
         self.data = SkeletonData(annotations="own.pkl", frames=LENGTH, test_views=10, test_size=[64, 48])
         self.asked, self.annotations, self.splits, self.readings = [], [], [], []
+        self.unknown_words = ()
 
     def recordings(self, path, reading):
         self.annotations.append(str(path))

@@ -30,6 +30,7 @@ from sightword.storage.reader import parse_json
 from sightword.systems.intent.expansion import Book as Book
 from sightword.systems.intent.expansion import fill, plan
 from sightword.towers.base import TextTower, Tower
+from sightword.towers.tokenizer import unknown_line
 from sightword.version import VERSION
 
 NAME, FORMAT = "semantic_anchors", 1
@@ -209,14 +210,19 @@ def generate_semantic_anchors(
         none       one code per class, K = C
     A vocabulary with "expand": "words" (emotion) always uses its words. A remainder of codes goes to the first classes
     of a random permutation. seed: of permutation and noise, drawn for each stream separately. tag: of the encoder's
-    weights, kept in the metadata. Warns of classes that the encoder hardly tells apart.
+    weights, kept in the metadata. Warns of words that the encoder does not know, which the metadata list too, and of
+    classes that it hardly tells apart.
     """
     _refuse_text_only(tower)
     plans = plan(streams, files, extra, sizes, expand, noise)
     vectors = _encode(tower, [prompt for one in plans.values() for some in one.prompts for prompt in some], batch_size)
-    books = {}
+    books: dict[str, Book] = {}
+    unknown: dict[str, tuple[str, ...]] = {}
     for stream, one in plans.items():
         books[stream] = fill(one, vectors, noise, seed)
+        unknown[stream] = tower.unknown_words(books[stream].prompts)
+        if unknown[stream]:
+            warnings.warn(f"{stream}: {unknown_line(unknown[stream])}", stacklevel=2)
         for line in _doubts(stream, books[stream], vectors):
             warnings.warn(line, stacklevel=2)
     words = {stream: one.vocabulary for stream, one in plans.items()}
@@ -233,6 +239,7 @@ def generate_semantic_anchors(
         "seed": seed,
         "templates": {name: {pos: list(t) for pos, t in v.templates.items()} for name, v in words.items()},
         "sources": {name: vocabulary.source for name, vocabulary in words.items()},
+        "unknown_words": {name: list(found) for name, found in unknown.items() if found},
     }
     return Anchors(books, meta)
 
@@ -261,7 +268,7 @@ class Written(NamedTuple):
 
     anchors: Anchors
     file: Path
-    notes: list[str]  # classes that the encoder hardly tells apart
+    notes: list[str]  # words that the encoder does not know, and classes that it hardly tells apart
 
 
 def write_anchors(recipe: Recipe, out: str | Path) -> Written:

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from sightword.data.image import ImageLike, open_images
+from sightword.data.image import ImageLike, as_sequence, open_images
 from sightword.engine.config import DataConfig
 from sightword.engine.contract import BatchT, Result
 from sightword.engine.predictor import Predictor
@@ -150,6 +150,7 @@ class IntentClassifier(Predictor):
         uint8, or floats in [0, 1], and with four axes they are several images. Raises SightwordError for others.
         """
         opened, alone = open_images(images)
+        self.mind_domain(as_sequence(images)[0])
         found = [self._predicted(image) for image in opened]
         return found[0] if alone else found
 

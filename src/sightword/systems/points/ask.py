@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sightword.engine.contract import Result
 from sightword.errors import SightwordError
+from sightword.metrics.acceptance import GENERIC, highest
 from sightword.storage.atomic import write_atomically
 from sightword.storage.ply import Cloud, write_ply
 from sightword.storage.writer import write_json, write_png
@@ -24,17 +25,21 @@ from sightword.systems.points.lift.cloud import scene_cloud
 from sightword.systems.points.lift.extract import NOTHING_SEEN
 from sightword.systems.points.lift.features import Features
 from sightword.systems.points.lift.geometry import Links, lift, link
+from sightword.systems.points.place import BEST, Place, peak, places
 from sightword.systems.points.scannet.label import read_classes
 from sightword.systems.points.scannet.reader import Scene, views_of
 from sightword.towers.base import TextTower
 from sightword.towers.prompt import class_embeddings
+from sightword.towers.tokenizer import ARTICLES, unknown_line
 from sightword.viz.style import OTHER, Colour, category_colours, legend_of, rgb
 
 LOGIT_SCALE = 40.0  # factor on cosines, as SCLIP and NACLIP have it for patches
-ARTICLES = ("a", "an", "the", "some")
 AGAINST = ("object", "thing", "stuff", "texture", "wall", "floor", "ceiling")  # what a point may be besides the queries
+PLACES = 5  # that a line names
+ENOUGH = 8  # generic texts that the text encoder knows, below which they give no threshold
 FEW = 40  # classes of a data set that compete with a query; long lists have many words for one thing
-BEST = 0.02  # fraction of the points that say where a thing is
+PALER = 0.4  # strength of the colour of a query that does not fit
+UNFIT = " (nothing fits)"
 
 
 #: Features of points: lifted, CLIP's own where a frame shows a point; or fused, a trained encoder's.
@@ -105,6 +110,13 @@ def query_embeddings(text: TextTower, texts: Sequence[str]) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------- answers
 
 
+class Calibration(NamedTuple):
+    """What the fit of a text query has to reach, and why."""
+
+    threshold: float  # a cosine
+    told: str  # how it was chosen, and how often it is reached
+
+
 class Found(NamedTuple):
     """Where a text query fits best."""
 
@@ -112,7 +124,10 @@ class Found(NamedTuple):
     points: int  # that it fits better than the other texts
     percent: float  # of the points with features
     cosine: float  # the highest
-    place: tuple[float, float, float]  # metres: the middle of the likeliest points
+    place: tuple[float, float, float]  # metres: the middle of the likeliest points, of the best place if there is one
+    fit: float  # the mean of the highest cosines, of 2 % of the points: what the threshold is compared with
+    fits: bool | None  # whether `fit` reaches the threshold; None: not calibrated
+    places: tuple[Place, ...]  # groups of points that it fits best, best first; with a threshold, those that reach it
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -130,6 +145,18 @@ class SceneAnswer(Result):
     best: Tensor  # (N,) int64, the text that fits best; -1 for a point without features
     up: list[float]
     facing: Tensor  # (N, 3), see `show.facing`
+    unknown_words: tuple[str, ...] = ()  # of the queries, that the text encoder does not know
+    calibration: Calibration | None = None  # None: the threshold is not known
+
+    @property
+    def threshold(self) -> float | None:
+        """The cosine that the fit of a query has to reach; None: not calibrated."""
+        return None if self.calibration is None else self.calibration.threshold
+
+    @property
+    def fits(self) -> tuple[bool | None, ...]:
+        """Whether each query fits, in their order; None: not calibrated."""
+        return tuple(found.fits for found in self.found)
 
     @property
     def points(self) -> Tensor:
@@ -152,11 +179,19 @@ class SceneAnswer(Result):
         return [self._found(number) for number in range(len(self.queries))]
 
     def _found(self, number: int) -> Found:
-        total, count = int(self.known.sum()), int((self.best == number).sum())
-        likeliest = self.scores[:, number].topk(max(1, round(BEST * total))).indices
-        x, y, z = self.points[likeliest].median(0).values.tolist()
-        highest = float(self.cosines[self.known, number].max())
-        return Found(self.queries[number], count, 100 * count / max(total, 1), highest, (x, y, z))
+        total, own = int(self.known.sum()), self.best == number
+        few, count = max(1, round(BEST * total)), int(own.sum())
+        x, y, z = self.points[self.scores[:, number].topk(few).indices].median(0).values.tolist()
+        cosines = self.cosines[self.known, number]
+        fit, limit = peak(cosines, few), self.threshold
+        fits = None if limit is None else fit >= limit
+        groups = places(self.points[own], self.cosines[own, number], few)
+        if limit is not None and fits:
+            groups = tuple(place for place in groups if place.score >= limit) or groups[:1]
+        at = groups[0].at if groups else (x, y, z)
+        return Found(
+            self.queries[number], count, 100 * count / max(total, 1), float(cosines.max()), at, fit, fits, groups
+        )
 
     def plot(self) -> Image.Image:
         """Return the scene, and beside it the points of each query."""
@@ -170,7 +205,10 @@ class SceneAnswer(Result):
             "features": self.features,
             "queries": list(self.queries),
             "against": list(self.against),
-            "found": [found._asdict() for found in self.found],
+            "unknown_words": list(self.unknown_words),
+            "threshold": self.threshold,
+            "calibration": "" if self.calibration is None else self.calibration.told,
+            "found": [found._asdict() | {"places": [p._asdict() for p in found.places]} for found in self.found],
             "points": _rounded(self.points),
             "visible": self.visible.tolist(),
             "best": self.best.tolist(),
@@ -178,7 +216,8 @@ class SceneAnswer(Result):
         }
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{found.query!r} {found.points:,}" for found in self.found)
+        told = [f"{found.query!r} {found.points:,}{UNFIT * (found.fits is False)}" for found in self.found]
+        counts = ", ".join(told)
         return f"SceneAnswer({self.scene}: {counts} of {int(self.known.sum()):,} points; {self.features} features)"
 
 
@@ -188,16 +227,36 @@ def _rounded(values: Tensor) -> list[list[float]]:
     return rows
 
 
+def calibrated(found: PointFeatures, text: TextTower) -> Calibration | None:
+    """Return a threshold for one scene: what the best of `GENERIC` texts reaches; None if too few of them are known."""
+    known = [word for word in GENERIC if not text.unknown_words(word)]
+    if len(known) < ENOUGH:
+        return None
+    cosines = found.features[found.known] @ query_embeddings(text, known).T
+    few = max(1, round(BEST * len(cosines)))
+    chosen = highest([peak(column, few) for column in cosines.T])
+    assert chosen is not None
+    rate = f"about {100 * chosen.wrong:.0f} % of unrelated texts reach it"
+    return Calibration(chosen.score, f"the best of {len(known)} generic texts here, {rate}")
+
+
 def answer(
-    scene: str, found: PointFeatures, text: TextTower, queries: Sequence[str], against: Sequence[str]
+    scene: str,
+    found: PointFeatures,
+    text: TextTower,
+    queries: Sequence[str],
+    against: Sequence[str],
+    calibration: Calibration | None = None,
 ) -> SceneAnswer:
     """Return which query, or which of the texts that compete with them, fits each point best.
 
-    Raises SightwordError without a query.
+    calibration: of a trained run; without one, generic texts give a threshold if the text encoder knows them.
+    Raises SightwordError without a query, and for one of which the text encoder knows no word.
     """
     wanted = tuple(dict.fromkeys(" ".join(query.split()) for query in queries if query.strip()))
     if not wanted:
         raise SightwordError('there is no text query. Pass one text or several, such as "a chair"')
+    unknown = text.check_words(wanted)
     rest = tuple(word for word in against if plain(word) not in {plain(query) for query in wanted})
     texts = (*wanted, *rest)
     cosines = found.features @ query_embeddings(text, texts).T
@@ -215,6 +274,8 @@ def answer(
         best=best,
         up=found.up,
         facing=found.facing,
+        unknown_words=unknown,
+        calibration=calibration or calibrated(found, text),
     )
 
 
@@ -231,13 +292,17 @@ def coverage_line(answered: SceneAnswer) -> str:
 def summary_lines(answered: SceneAnswer, classes: Mapping[int, str]) -> list[str]:
     """Return lines for each query: how many points, the highest cosine, where its likeliest points are; and how much of
     it is right, if the cloud has labels and classes (id → name) contain the query."""
-    total, lines = int(answered.known.sum()), []
+    total, lines = int(answered.known.sum()), [*filter(None, [unknown_line(answered.unknown_words)])]
     for number, found in enumerate(answered.found):
-        x, y, z = found.place
         lines.append(
             f"{found.query}: {found.points:,} of {total:,} points ({found.percent:.1f} %), cosine up to "
-            f"{found.cosine:.3f}, likeliest around ({x:.2f}, {y:.2f}, {z:.2f}) m"
+            f"{found.cosine:.3f}, likeliest around {_metres(found.place)}"
         )
+        if len(found.places) > 1:
+            several = ", ".join(f"{_metres(place.at)} {place.score:.3f}" for place in found.places[:PLACES])
+            more = f" and {len(found.places) - PLACES} more" if len(found.places) > PLACES else ""
+            lines.append(f"  {len(found.places)} places: {several}{more}")
+        lines += filter(None, [fit_line(found, answered.calibration)])
         ids = [id_ for id_, name in classes.items() if plain(name) == plain(found.query)]
         if answered.cloud.label is not None and ids:
             true = torch.isin(answered.cloud.label, torch.tensor(ids)) & answered.known
@@ -246,6 +311,22 @@ def summary_lines(answered: SceneAnswer, classes: Mapping[int, str]) -> list[str
             recall, precision = (100 * both / max(int(part.sum()), 1) for part in (true, chosen))
             lines.append(f"  by the cloud's labels: recall {recall:.0f} %, precision {precision:.0f} %")
     return lines
+
+
+def fit_line(found: Found, calibration: Calibration | None) -> str:
+    """Return what a user is told of the threshold; empty without one."""
+    if calibration is None:
+        return ""
+    if found.fits:
+        return f"  fits: {found.fit:.3f}, the threshold is {calibration.threshold:.3f} ({calibration.told})"
+    return (
+        f"  nothing fits: best {found.fit:.3f} under the threshold {calibration.threshold:.3f} ({calibration.told}); "
+        "its places are unsure"
+    )
+
+
+def _metres(at: tuple[float, float, float]) -> str:
+    return f"({at[0]:.2f}, {at[1]:.2f}, {at[2]:.2f}) m"
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -257,10 +338,14 @@ def query_colours(queries: Sequence[str]) -> dict[str, Colour]:
 
 
 def coloured(answered: SceneAnswer, number: int) -> np.ndarray:
-    """Return colours (N, 3) uint8: a query's points in its colour, stronger for a higher score; the others pale."""
+    """Return colours (N, 3) uint8: a query's points in its colour, stronger for a higher score; the others pale.
+
+    The colour of a query that does not fit is paler.
+    """
     pale = answered.cloud.rgb.float().mean(1, keepdim=True) * 0.25 + 185
     strength = answered.scores[:, number]
     strength = torch.where(answered.best == number, 0.45 + 0.55 * strength, 0.35 * strength)[:, None]
+    strength = strength * (PALER if answered.fits[number] is False else 1.0)
     full = torch.tensor(query_colours(answered.queries)[answered.queries[number]])
     return (pale + strength * (full - pale)).round().byte().numpy()
 
@@ -272,7 +357,8 @@ def picture(answered: SceneAnswer) -> Image.Image:
     panels = {name: answered.cloud.rgb.numpy()}
     for number, text in enumerate(answered.queries):
         fraction = 100 * int((answered.best == number).sum()) / total
-        panels[f"“{text}”: {fraction:.1f} % of {total:,} points"] = coloured(answered, number)
+        unsure = ", nothing fits: unsure" if answered.fits[number] is False else ""
+        panels[f"“{text}”: {fraction:.1f} % of {total:,} points{unsure}"] = coloured(answered, number)
     columns = 2 if len(panels) in (2, 4) else 3
     titles = list(panels)
     rows = [

@@ -71,11 +71,13 @@ def lift(
     With vis=1 it also gets a vis_<i>.png for each frame and cloud.png.
     After Ctrl-C, run the same command again to lift the rest. Exit status 1 if a scene could not be lifted.
     """
+    from sightword.data.domain import say_domain
     from sightword.systems.points.lift.extract import Job, Options, extract
     from sightword.systems.points.scannet.reader import scene_folder
 
     clip = _clip(tower, tag, token_type, size, dtype)
     names = _names(root, scenes_file)
+    say_domain(tower, root)
     work = Job(frames_per_scene, cache or "", backend, job.engine, job.workers, job.gpus)
     summary = extract(clip.source, token_type, root, names, folder_in(out), Options(vis, voxel), work)
     print("\n".join(_costs(summary.stages, summary.memory)))
@@ -146,11 +148,13 @@ def compare(
     out: Out = Path("compare"),  # the folder of the table, as CSV, text and JSON
 ) -> None:
     """Compare 14×14 patches with upsampled maps: how well points are classified, by how their features are sampled."""
+    from sightword.data.domain import say_domain
     from sightword.systems.points import compare as comparing
 
     folder = folder_in(out)
     classes = _labels(labels, root)
     scenes = _scenes(root, scenes_file, frames_per_scene)
+    say_domain(tower, root)
     clip = _clip(tower, tag, token_type, None, dtype)
     rows = comparing.compare(clip, scenes, classes)
     protocol = {

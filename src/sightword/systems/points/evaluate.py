@@ -3,7 +3,9 @@
 Legend: N points of a batch; C classes; E dimension of CLIP's joint space.
 """
 
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +15,14 @@ from torch.utils.data import DataLoader
 
 from sightword.data.loader import moved
 from sightword.engine.contract import SPLITS, Evaluator, Metrics, Row
-from sightword.metrics.gather import Mean, over_ranks
+from sightword.metrics.acceptance import RATE, limit
+from sightword.metrics.gather import Mean, gathered, over_ranks
 from sightword.metrics.segmentation import accuracy, class_iou, mean_iou
 from sightword.storage.writer import write_png
 from sightword.systems.points import show
 from sightword.systems.points.data import RoomBatch
 from sightword.systems.points.model import Fused
+from sightword.systems.points.place import BEST, peak
 from sightword.systems.points.task import PointsTask, agreement
 
 FEATURES = {
@@ -26,6 +30,13 @@ FEATURES = {
     "text": "the fused features",
 }  # fields of `Fused` that text queries are compared with
 PARTS = {"accuracy": "", "miou": ", mean over classes", "accuracy_seen": ", where seen"}
+AROUND = 0.25  # metres around a class's points that are taken out with them
+ACCEPTED = {
+    "clip_accepted": "% of a scene's classes that reach the threshold of validation, by lifted CLIP",
+    "clip_false_accepted": "the same, of classes whose points, if there are any, are taken out of the scene",
+    "text_accepted": "% of a scene's classes that reach the threshold of validation, by the fused features",
+    "text_false_accepted": "the same, of classes whose points, if there are any, are taken out of the scene",
+}
 MEANS = {
     "coverage": "% of points that any view sees",
     "consistency": "mean cosine of a point's views, in CLIP's maps",
@@ -40,8 +51,20 @@ NOTES = {
     },
     "text_accuracy_unseen": "%, where no view sees them: by geometry and colour alone",
     "majority": "%, the majority-class baseline",
+    **ACCEPTED,
     **MEANS,
 }
+
+
+class Fits(NamedTuple):
+    """How well classes fit scenes, a row for each scene and class; see `Accepted`."""
+
+    clip: Tensor  # (n,) float32
+    text: Tensor  # (n,)
+    clip_without: Tensor  # (n,) the same without the points of the class and those around them
+    text_without: Tensor  # (n,)
+    present: Tensor  # (n,) bool, whether the scene has a point with this label
+    number: Tensor  # (n,) of the class
 
 
 class PointsEvaluator(Evaluator[RoomBatch]):
@@ -58,6 +81,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         self._counts = {name: torch.zeros(2, classes, classes + 1, dtype=torch.int64) for name in FEATURES}
         self._means = {name: Mean() for name in MEANS}
         self._names: set[str] = set()
+        self._fits: list[Fits] = []
 
     def metric_names(self) -> frozenset[str]:
         return frozenset(NOTES)
@@ -76,19 +100,57 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         self._means["text_to_clip"].update((out.text * out.clip).sum(1)[out.seen])
         known, classes = batch.label >= 0, len(self.labels.names)
         if known.any():
+            self._fits += self._scene_fits(batch, out)
             label, seen = batch.label[known], out.seen[known]
             for name in FEATURES:
                 predicted = self._predicted(out, name)[known]
                 counts = _counted(torch.where(predicted < 0, classes, predicted), label, seen, classes)
                 self._counts[name] = self._counts[name].to(counts.device) + counts
 
+    def _scene_fits(self, batch: RoomBatch, out: Fused) -> list[Fits]:
+        """How well each class fits each labelled scene of a batch."""
+        found, classes = [], self.task.class_embeddings(out.text.device).T  # (E, C)
+        for number in range(len(batch.names)):
+            own = batch.scene == number
+            present = torch.bincount(batch.label[own & (batch.label >= 0)], minlength=classes.shape[1]) > 0
+            if not present.any():
+                continue
+            near, fits = around(batch.xyz[own], batch.label[own], len(present)), []
+            for features, known in ((out.clip, out.seen), (out.text, self._has_text(out))):
+                cosines, apart = features[own & known] @ classes, ~near[known[own]]  # (n, C)
+                fits.append([_fit(column) for column in cosines.T])
+                fits.append([_fit(column[rows]) for column, rows in zip(cosines.T, apart.T, strict=True)])
+            clip, clip_without, text, text_without = map(torch.tensor, fits)
+            numbers = torch.arange(len(present))
+            found.append(Fits(clip, text, clip_without, text_without, present.cpu(), numbers))
+        return found
+
+    def _has_text(self, out: Fused) -> Tensor:
+        """Which points have fused features, (N,) bool: with a 3-D branch all, otherwise those that a view shows."""
+        return out.seen if self.task.model.gate is None else torch.ones_like(out.seen)
+
+    def _acceptance(self, fits: Fits) -> Metrics:
+        """How often the thresholds are reached, in per cent. Validation chooses them, and the task keeps them."""
+        found: Metrics = {}
+        sides = (("clip", fits.clip, fits.clip_without), ("text", fits.text, fits.text_without))
+        for row, (name, scores, absent) in enumerate(sides):
+            present = scores[fits.present]
+            if self.split == "val":
+                threshold = limit(absent.numpy())
+                parts = [float((part >= threshold).float().mean()) for part in (present, absent)]
+                self.task.acceptance[row] = torch.tensor([threshold, *parts, len(absent)])
+            threshold = float(self.task.acceptance[row, 0])
+            if not math.isnan(threshold):
+                found[f"{name}_accepted"] = 100 * float((present >= threshold).float().mean())
+                found[f"{name}_false_accepted"] = 100 * float((absent >= threshold).float().mean())
+        return found
+
     def _predicted(self, out: Fused, name: str) -> Tensor:
         """The nearest class of each point, (N,); −1 for one without features: no view sees it, and its features are
         lifted CLIP's or a 2-D branch's. With a 3-D branch every point has fused features."""
         features = out.text if name == "text" else out.clip
         nearest = (features @ self.task.class_embeddings(features.device).T).argmax(1)
-        everywhere = name == "text" and self.task.model.gate is not None
-        return nearest if everywhere else torch.where(out.seen, nearest, -1)
+        return torch.where(self._has_text(out) if name == "text" else out.seen, nearest, -1)
 
     def compute(self) -> Metrics:
         """Return `NOTES`' metrics: of points with labels, in percent; without labels, only those of `MEANS`.
@@ -98,6 +160,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         counts = {name: over_ranks(part).cpu() for name, part in self._counts.items()}  # (2, C, C + 1): unseen, seen
         means = {name: mean.reduce() for name, mean in self._means.items()}
         self.scenes = len(_names_of_ranks(self._names))
+        fits = gathered(Fits, self._fits)
         self._reset()
         found = {name: float(mean.value()) for name, mean in means.items() if mean.sum[1]}
         if "coverage" in found:
@@ -110,6 +173,8 @@ class PointsEvaluator(Evaluator[RoomBatch]):
             found[f"{name}_miou"] = 100 * float(mean_iou(every[name]))
             found[f"{name}_accuracy_seen"] = 100 * float(accuracy(part[1]))
         found["text_accuracy_unseen"] = 100 * float(accuracy(counts["text"][0]))
+        if fits is not None:
+            found |= self._acceptance(fits)
         found["majority"] = 100 * float(every["text"].sum(1).max() / every["text"].sum())
         self._classes = self._class_table(every)
         return found
@@ -149,6 +214,9 @@ class PointsEvaluator(Evaluator[RoomBatch]):
             "scenes": f"{self.scenes}, one sample of points and one of views each, always the same",
             "classes": f"{len(self.labels.names)} of {self.labels.source}; points of other classes are not measured",
             "queries": f"the class in {queries}; the nearest of all classes is the prediction",
+            "accepted": f"the mean of the highest cosines, of {100 * BEST:g} % of a scene's points, reaches the "
+            "threshold; validation chooses it: "
+            f"at most {100 * RATE:g} % of the classes reach it without their own points and those within {AROUND:g} m",
             "clip": f"{clip.name} {clip.tag}, {system.token_type} tokens at {size}",
             "visible": f"within {system.abs_tol:g} m + {system.rel_tol:g} of the measured depth",
         }
@@ -176,6 +244,22 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         file, batch = folder / "answers.png", moved(next(iter(loader)), device)
         write_png(self.images(batch)["answers"], file)
         return [file]
+
+
+def around(xyz: Tensor, label: Tensor, classes: int) -> Tensor:
+    """Return which points are of a class or share a cell of `AROUND` metres with it, (n, C) bool.
+
+    A patch of CLIP sees more than its own points, so the neighbours of a thing have features like its own.
+    """
+    cells = torch.unique((xyz / AROUND).floor().long(), dim=0, return_inverse=True)[1]  # (n,)
+    has = torch.zeros(int(cells.max()) + 1, classes, dtype=torch.bool, device=xyz.device)
+    known = label >= 0
+    has[cells[known], label[known]] = True
+    return has[cells]
+
+
+def _fit(cosines: Tensor) -> float:
+    return peak(cosines, max(1, round(BEST * len(cosines))))
 
 
 def _counted(predicted: Tensor, label: Tensor, seen: Tensor, classes: int) -> Tensor:

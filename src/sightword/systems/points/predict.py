@@ -8,6 +8,7 @@ from typing import Self, TypedDict, Unpack, overload
 import torch
 from torch import Tensor
 
+from sightword.data.domain import domain_of_weights
 from sightword.engine.config import DataConfig
 from sightword.engine.contract import BatchT
 from sightword.engine.predictor import CONFIG, Predictor
@@ -16,7 +17,7 @@ from sightword.errors import SightwordError
 from sightword.storage.checkpoint import load_strictly, read_weights, write_weights
 from sightword.storage.fields import Fields
 from sightword.systems.points import ask
-from sightword.systems.points.ask import Kind, PointFeatures, SceneAnswer
+from sightword.systems.points.ask import Calibration, Kind, PointFeatures, SceneAnswer
 from sightword.systems.points.clip import FrozenClip, clip_of
 from sightword.systems.points.config import PointsConfig, PointsData
 from sightword.systems.points.lift.cloud import scene_cloud, thinned
@@ -58,6 +59,7 @@ class SceneQuery(Predictor):
         voxel: metres between the points that the encoder was trained on."""
         self.clip, self.task, self.voxel = clip, None if task is None else task.eval(), voxel
         self.device = "cpu"
+        self.domain = domain_of_weights(clip.name)
         self._text: FrozenModel[TextTower] = FrozenModel(lambda: clip.text_encoder(clip.dtype))
 
     @classmethod
@@ -94,6 +96,9 @@ class SceneQuery(Predictor):
         encoder = make_encoder(system, content.integer("clip_dim", least=1))
         load_strictly(encoder, read_weights(folder / WEIGHTS), folder / WEIGHTS)
         task = PointsTask(system, encoder, clip_of(system, weights), known)
+        chosen = content.sequence("acceptance", optional=True)
+        if len(chosen):
+            task.acceptance.copy_(torch.tensor([chosen.numbers(0), chosen.numbers(1)]))
         return cls(task.clip, task, content.number("voxel"))
 
     def save_pretrained(self, save_directory: str | Path, **options: object) -> None:
@@ -119,6 +124,7 @@ class SceneQuery(Predictor):
             "clip_dim": task.model.clip_dim,
             "clip_weights": {} if self.clip.is_local else self.clip.digests(),
             "voxel": self.voxel,
+            "acceptance": [] if task.acceptance.isnan().any() else task.acceptance.tolist(),
         }
 
     def task_weights(self) -> dict[str, Tensor]:
@@ -179,13 +185,25 @@ class SceneQuery(Predictor):
         texts, others = _several("queries", queries), _several("against", against)
         read = scene if isinstance(scene, Scene) else read_scene(scene, frames=frames)
         say_skipped(read)
+        self.mind_domain([read.folder], "this model" if self.task else self.clip.name)
         maps = self._maps(read, cache)
         if kind == "fused":
             found = self._fused(read, maps, voxel or self.voxel)
         else:
             found = ask.lift_scene(read, maps, voxel or VOXEL, self.device)
         rest = others or ask.competitors(self._classes(read))
-        return ask.answer(read.name, found, self._text.on(self.device), texts, rest)
+        return ask.answer(read.name, found, self._text.on(self.device), texts, rest, self._calibration(kind))
+
+    def _calibration(self, kind: Kind) -> Calibration | None:
+        """Return the threshold that a run's validation chose."""
+        accepted = None if self.task is None else self.task.accepted(kind)
+        if accepted is None:
+            return None
+        told = (
+            f"on validation {100 * accepted.wrong:.0f} % of {accepted.count:.0f} classes reach it that were taken out "
+            f"of a scene, {100 * accepted.right:.0f} % of those in one"
+        )
+        return Calibration(accepted.threshold, told)
 
     def _classes(self, scene: Scene) -> list[str]:
         """The classes of the data set: beside the scene, or of the run."""

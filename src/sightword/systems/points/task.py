@@ -8,6 +8,9 @@ Legend: N points, V views and L correspondences of a batch; C channels of a map,
 of CLIP's joint space; h, w cells of a map.
 """
 
+import math
+from typing import Literal, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,6 +53,10 @@ def make_encoder(system: PointsConfig, clip_dim: int) -> BiFusionEncoder:
 class PointsTask(Task[RoomBatch]):
     """A point encoder, distilled from the CLIP whose maps it is given. CLIP is frozen, and no part of this module."""
 
+    own_state = ("acceptance",)
+    added_state = ("acceptance",)
+    acceptance: Tensor  # (2, 4): of lifted CLIP and of the fused features an `Accepted`; NaN until validation chose it
+
     def __init__(self, system: PointsConfig, model: BiFusionEncoder, clip: FrozenClip, labels: LabelSet) -> None:
         super().__init__(
             {
@@ -60,7 +67,13 @@ class PointsTask(Task[RoomBatch]):
         )
         self.system, self.model, self.clip, self.labels = system, model, clip, labels
         self.consistency = ClipConsCriterion()
+        self.register_buffer("acceptance", torch.full((2, 4), math.nan))
         self._stats: dict[str, Tensor] = {}
+
+    def accepted(self, features: Literal["lifted", "fused"]) -> "Accepted | None":
+        """Return the threshold that validation chose for these features; None if it chose none."""
+        row = self.acceptance[("lifted", "fused").index(features)].tolist()
+        return None if math.isnan(row[0]) else Accepted(*row)
 
     def encode(self, batch: RoomBatch) -> tuple[Fused, Tensor]:
         """Return the encoder's output for a batch, and CLIP's maps of its views (V, E, h, w)."""
@@ -109,6 +122,15 @@ class PointsTask(Task[RoomBatch]):
             group: [p for module in modules if module is not None for p in module.parameters() if p.requires_grad]
             for group, modules in parts.items()
         }
+
+
+class Accepted(NamedTuple):
+    """What the fit of a class with a scene has to reach: the mean of its highest cosines, of 2 % of the points."""
+
+    threshold: float
+    right: float  # fraction of the classes that are in a scene of validation, and reach it
+    wrong: float  # the same for classes whose points, if there are any, were taken out of the scene
+    count: float  # of these, scene by scene
 
 
 # ------------------------------------------------------------------------------------------------------------- losses

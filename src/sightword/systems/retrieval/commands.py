@@ -16,19 +16,27 @@ if TYPE_CHECKING:
 
 
 def index(
-    model: Model,  # a run directory, an exported folder, or a hub id
     images: Path,  # a folder of images
     out: Out,  # the folder of the gallery
+    model: Model | None = None,  # a run directory, an exported folder, or a hub id; if empty, a plain tower=
+    tower: str = "",  # without a model=: vit_b16, siglip_b16 …; an open_clip model with tag=; or a folder
+    tag: str = "",  # of an open_clip model: the name or the file of its weights
     checkpoint: str = "best",  # of a run: best, last, or a file
     job: ImageJobOptions = ImageJobOptions(shard_size=1024),
 ) -> None:
     """Encode a folder of images as a gallery to search by text; only new images are computed.
 
+    A trained model= finds persons; a CLIP or SigLIP, tower=, needs no training.
     After Ctrl-C, run the same command again to encode the rest.
     """
+    from sightword.data.domain import say_domain
     from sightword.systems.retrieval.gallery import write_gallery
 
-    source = Source(str(Path(model).resolve()) if Path(model).exists() else model, checkpoint)
+    if bool(model) == bool(tower):
+        raise SightwordError("pass model=, a trained run or its export, or tower=, a CLIP or SigLIP: one of the two")
+    named = _absolute(model or tower)
+    source = Source("" if tower else named, checkpoint, named if tower else "", tag)
+    say_domain(named, images)
     gallery = write_gallery(source, images, out, source._asdict(), job)
     missing = len(gallery.paths) - len(gallery)
     print(f"{len(gallery)} images in {out}" + (f"; {missing} of {images} could not be read" if missing else ""))
@@ -45,10 +53,11 @@ def search(
 ) -> None:
     """Find the images that a sentence describes: sightword search index=gallery "a man with a green backpack"
 
-    Prints the paths of the best images, best first, with their scores.
+    Prints the paths of the best images, best first, with their scores; a question mark: below the threshold.
     """
     from sightword.systems.retrieval.gallery import Gallery
     from sightword.systems.retrieval.predict import DRAWN
+    from sightword.towers.tokenizer import unknown_line
     from sightword.viz.write import write_picture
 
     text = " ".join(query).strip()
@@ -57,12 +66,19 @@ def search(
     gallery = Gallery(index)
     if not len(gallery):
         raise SightwordError(f"{index} has no vector of an image of its folder. sightword index computes them again")
-    if not model and (made := Path(gallery.run)).is_absolute() and not made.exists():
+    if not model and (made := Path(gallery.tower or gallery.run)).is_absolute() and not made.exists():
         raise MissingFileError(f"{made}, the model that made {index}, does not exist. Pass model=, where it is now")
-    found = Source(model or gallery.run, checkpoint or gallery.checkpoint).retriever()(text, gallery, top)
+    checkpoint = checkpoint or gallery.checkpoint
+    source = Source(model, checkpoint) if model else Source(gallery.run, checkpoint, gallery.tower, gallery.tag)
+    found = source.retriever()(text, gallery, top)
+    if found.unknown_words:
+        print(unknown_line(found.unknown_words))
     for number, hit in enumerate(found.hits, 1):
         copies = f"  (and {hit.copies} of the same bytes)" if hit.copies else ""
-        print(f"{number:>3}  {hit.score:.4f}  {hit.path}{copies}")
+        unsure = "?" if found.is_unsure(hit) else " "
+        print(f"{number:>3}  {hit.score:.4f}{unsure} {hit.path}{copies}")
+    if line := found.fit_line():
+        print(line)
     if out:
         file = file_in(out, "search.png")
         write_picture(found.plot(), file)
@@ -111,16 +127,30 @@ def _split(model: str, dataset: str | None, root: Path | None, split: str) -> "S
     return read_pedes(data.root, data.dataset, split, data.hold_out, chosen.names)
 
 
+def _absolute(name: str) -> str:
+    """Return a path as an absolute one, and any other name as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
 class Source(NamedTuple):
     """Where a model comes from: a run, or what was exported from one. Opened again in each process of Ray."""
 
     run: str
     checkpoint: str
+    tower: str = ""  # a plain CLIP or SigLIP instead of a run
+    tag: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the model is called in messages."""
+        return self.tower or self.run
 
     def retriever(self) -> "PersonRetriever":
         """Return the predictor. Raises SightwordError if the folder is neither, or of another system."""
         from sightword.systems.retrieval.predict import PersonRetriever
 
+        if self.tower:
+            return PersonRetriever.from_tower(self.tower, self.tag)
         found = PersonRetriever.from_pretrained(self.run, self.checkpoint)
         found.name = self.run
         return found
@@ -128,7 +158,7 @@ class Source(NamedTuple):
     def open(self) -> "Embedder":
         """Return the encoder, frozen."""
         embedder = self.retriever().embedder
-        embedder.name = self.run
+        embedder.name = self.name
         return embedder
 
 

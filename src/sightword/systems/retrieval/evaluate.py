@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from sightword.data.image import to_image, to_tensor
 from sightword.engine.contract import SPLITS, Evaluator, Metrics
+from sightword.metrics.acceptance import RATE, Acceptance, choose, rates
 from sightword.metrics.gather import Mean, gathered
 from sightword.metrics.ranking import PROTOCOL, retrieval_metrics
 from sightword.systems.retrieval import show
@@ -24,6 +25,10 @@ from sightword.viz import grid as grid_viz
 from sightword.viz import overlay
 
 SHOWN = 6  # images of a figure
+ACCEPTANCE = {
+    "accepted": "% of searches with the person in the gallery whose best score reaches the threshold of validation",
+    "false_accepted": "the same, with the person taken out of the gallery",
+}
 RANKING = ("rank1", "rank5", "rank10", "map", "minp", "chance", "unmatched")
 
 
@@ -54,7 +59,7 @@ class RetrievalEvaluator(Evaluator[Batch]):
 
     def metric_names(self) -> frozenset[str]:
         gain = {"text_gain"} if self.task.generator is not None else set()
-        return frozenset({*RANKING, *(f"i2t_{name}" for name in RANKING)} | gain)
+        return frozenset({*RANKING, *(f"i2t_{name}" for name in RANKING), *ACCEPTANCE} | gain)
 
     def update(self, batch: Batch) -> None:
         if isinstance(batch, ImageRows):
@@ -66,7 +71,10 @@ class RetrievalEvaluator(Evaluator[Batch]):
             self._gain.update(self.task.text_gain(batch))
 
     def compute(self) -> Metrics:
-        """Per cent, from captions to images, and i2t_… from images to captions; text_gain in nats per id."""
+        """Per cent, from captions to images, and i2t_… from images to captions; text_gain in nats per id.
+
+        On validation it chooses the thresholds of `metrics.acceptance`, which are saved with the weights.
+        """
         images, texts = gathered(Rows, self._images), gathered(Rows, self._texts)
         gain = self._gain.reduce()
         self._reset()
@@ -74,15 +82,30 @@ class RetrievalEvaluator(Evaluator[Batch]):
         if images is not None and texts is not None:
             self._measured = images, texts
             found |= retrieval_metrics(images.vectors, images.pids, texts.vectors, texts.pids)
+            found |= self._acceptance(images, texts)
         if gain.sum[1]:
             found["text_gain"] = float(gain.value())
         return found
+
+    def _acceptance(self, images: Rows, texts: Rows) -> Metrics:
+        rows = texts.vectors, images.vectors, texts.pids, images.pids
+        if self.split == "val":
+            self.task.acceptance.copy_(torch.stack(list(choose(*rows))))
+        measured = rates(Acceptance(*self.task.acceptance.cpu()), *rows)
+        if measured is None:
+            return {}
+        return {"accepted": 100 * measured.right, "false_accepted": 100 * measured.wrong}
+
+    def notes(self) -> dict[str, str]:
+        return ACCEPTANCE
 
     def protocol(self) -> dict[str, str]:
         return {
             **PROTOCOL,
             "embeddings": "each computed without its counterpart",
             "text_gain": "cross-entropy of hidden ids with another person's text less that with the own, nats per id",
+            "acceptance": f"the threshold is chosen on validation: {100 * RATE:g} % of captions whose person is taken "
+            "out of the gallery reach it; scores are standardised over the gallery, for each caption",
             "split": SPLITS[self.split],
         }
 

@@ -9,12 +9,13 @@ A search is exact: every vector is compared, shard by shard, and only one shard 
 Legend: B images; H, W pixels; N images of a gallery; E width of the embedding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -154,6 +155,10 @@ class Searchable(Protocol):
         """Return the images nearest to a unit vector (1, E), best first."""
         ...
 
+    def moments(self, vectors: Tensor) -> list[tuple[float, float]]:
+        """Return mean and standard deviation of the cosines of each unit vector (n, E) with all images."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class MemoryGallery:
@@ -176,6 +181,10 @@ class MemoryGallery:
         pairs = zip(scores[0].tolist(), rows[0].tolist(), strict=True)
         return [Hit(self.images[row], score, 0, row) for score, row in pairs]
 
+    def moments(self, vectors: Tensor) -> list[tuple[float, float]]:
+        """Return mean and standard deviation of the cosines of each unit vector (n, E) with all images."""
+        return _moments([(vectors @ self.vectors.T).double()])
+
 
 class Gallery:
     """A gallery on disk: reads what `write_gallery` wrote."""
@@ -188,6 +197,7 @@ class Gallery:
             damaged="It is damaged: sightword index writes it again",
         )
         self.run, self.checkpoint = note.text("run"), note.text("checkpoint")
+        self.tower, self.tag = note.text("tower", ""), note.text("tag", "")
         self.rows = TokenCache(self.out, command="sightword index model=…")
         self.root = Path(read_index(self.out).root)
         self.paths: dict[str, list[str]] = {}  # content → files that have it, of the folder as it was last indexed
@@ -221,6 +231,28 @@ class Gallery:
                 found += [(score, keys[live[place]]) for score, place in pairs]
                 found = sorted(found, key=lambda pair: (-pair[0], self.paths[pair[1]][0]))[:top]
         return [Hit(self.root / self.paths[key][0], score, len(self.paths[key]) - 1) for score, key in found]
+
+    def moments(self, vectors: Tensor) -> list[tuple[float, float]]:
+        """Return mean and standard deviation of the cosines of each unit vector (n, E) with all images."""
+        return _moments((vectors @ torch.from_numpy(rows)[live].T).double() for rows, live in self._live())
+
+    def _live(self) -> Iterator[tuple[np.ndarray, list[int]]]:
+        """The vectors on disk, shard by shard, and which of them are of images of the folder."""
+        for part in self.rows.segments:
+            for keys, rows in part.stacks("pooled"):
+                if live := [row for row, key in enumerate(keys) if key in self.paths]:
+                    yield rows, live
+
+
+def _moments(blocks: Iterable[Tensor]) -> list[tuple[float, float]]:
+    """Return mean and standard deviation of each row of (n, N), given in blocks of columns."""
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for block in blocks:
+        count += block.shape[1]
+        total, squares = total + block.sum(1), squares + block.square().sum(1)
+    mean = total / max(1, count)
+    deviation = (squares / max(1, count) - mean.square()).clamp_min(0).sqrt()
+    return list(zip(mean.tolist(), deviation.tolist(), strict=True)) if count else []
 
 
 def write_gallery(

@@ -21,19 +21,20 @@ class Shown(NamedTuple):
     image: Image.Image | None  # None: it cannot be read
     score: float
     right: bool | None = None  # whether it shows the person; None: unknown
+    unsure: bool = False  # below the threshold
 
     @classmethod
-    def of(cls, image: ImageLike, score: float, right: bool | None = None) -> "Shown":
+    def of(cls, image: ImageLike, score: float, right: bool | None = None, unsure: bool = False) -> "Shown":
         try:
-            return cls(open_image(image), score, right)
+            return cls(open_image(image), score, right, unsure)
         except ValueError:
-            return cls(None, score, right)
+            return cls(None, score, right, unsure)
 
 
 def strip(sentence: str, found: Sequence[Shown], own: Image.Image | None = None) -> Image.Image:
     """Return a sentence above its best images, best first: right ones framed and ticked in green, wrong ones in red.
 
-    own: the image that the sentence describes, set apart at the left.
+    An unsure one has a question mark behind its score. own: the image that the sentence describes, set apart left.
     """
     tiles = [_tile(shown.image, _colour(shown.right), shown.right) for shown in found]
     first = [] if own is None else [_tile(own, INK, None)]
@@ -47,12 +48,16 @@ def strip(sentence: str, found: Sequence[Shown], own: Image.Image | None = None)
     for number, line in enumerate(lines):
         draw_text(pen, (MARGIN, MARGIN + number * (TEXT + 6)), line, INK, TEXT)
     x = MARGIN
-    labels = [*["described"] * len(first), *(f"{n}  {shown.score:.3f}" for n, shown in enumerate(found, 1))]
+    labels = [*["described"] * len(first), *(_label(n, shown) for n, shown in enumerate(found, 1))]
     for tile, label in zip(images, labels, strict=True):
         page.paste(tile, (x, top))
         draw_text(pen, (x + tile.width / 2, top + tile.height + 4), label, GREY, SMALL, anchor="ma")
         x += tile.width + GAP + (apart if label == "described" else 0)
     return page
+
+
+def _label(number: int, shown: Shown) -> str:
+    return f"{number}  {shown.score:.3f}{' ?' if shown.unsure else ''}"
 
 
 def stacked(pages: Sequence[Image.Image]) -> Image.Image:

@@ -16,6 +16,7 @@ from torch.nn import Parameter
 
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
+from sightword.metrics.acceptance import Acceptance
 from sightword.ops import align
 from sightword.systems.retrieval.config import RetrievalConfig
 from sightword.systems.retrieval.data import Batch, PedesBatch
@@ -144,7 +145,9 @@ class Alignment(nn.Module):
 class RetrievalTask(Task[Batch]):
     """Images and captions to one space. Everything but the alignment is computed in training only."""
 
-    own_state = ("alignment.positive", "alignment.switched")
+    own_state = ("alignment.positive", "alignment.switched", "acceptance")
+    added_state = ("acceptance",)
+    acceptance: Tensor  # (4, S), see `metrics.acceptance.Acceptance`; chosen on validation
     identity: IdentityHead | None
     language: MaskedLanguage | None
     generator: Generator | None
@@ -164,6 +167,7 @@ class RetrievalTask(Task[Batch]):
         self.generator = None if generation is None else generation.generator
         self.generation, self.origin, self.mask_global_text = generation, origin, heads.mask_global_text
         self._last: PedesBatch | None = None
+        self.register_buffer("acceptance", torch.stack(list(Acceptance.unknown())))
 
     @property
     def encoder(self) -> SharedEncoder:

@@ -38,11 +38,14 @@ def recognise(
     from sightword.storage import shards
     from sightword.systems.skeleton.labels import read_labels
     from sightword.systems.skeleton.predict import ActionRecognizer
+    from sightword.towers.tokenizer import unknown_line
 
     folder = folder_in(out)
     recognizer = ActionRecognizer.from_pretrained(model, checkpoint).to(shards.device())
     if labels:
         recognizer = recognizer.for_classes(read_labels(labels))
+        if recognizer.unknown_words:
+            print(f"{labels}: {unknown_line(recognizer.unknown_words)}")
     if not (file := annotations or recognizer.data.annotations):
         raise SightwordError("the model names no annotations of its own. Give the recordings, annotations=<file>")
     recordings = recognizer.recordings(file, _reading(recognizer, annotations, reading))

@@ -122,7 +122,13 @@ def describe_probabilities(model: Classifier | VideoTextModel, kind: str) -> str
 
 
 def as_predictions(
-    scored: BatchScores, batch: SkeletonBatch, names: Sequence[str], labels: Labels, joints: JointSet, labelled: bool
+    scored: BatchScores,
+    batch: SkeletonBatch,
+    names: Sequence[str],
+    labels: Labels,
+    joints: JointSet,
+    labelled: bool,
+    unknown_words: tuple[str, ...] = (),
 ) -> list[ActionPrediction]:
     """Return the predictions of a batch, one for each recording. labelled: batch.labels are of these classes, or -1."""
     parts = [batch.points[:, 0], batch.scores[:, 0], batch.frames[:, 0], batch.key[:, 0]]
@@ -141,6 +147,7 @@ def as_predictions(
             frames=frames[row],
             key=key[row],
             weights=None if weights is None else weights[row],
+            unknown_words=unknown_words,
         )
         for row, name in enumerate(names)
     ]
@@ -154,6 +161,7 @@ class ActionRecognizer(Predictor):
         "Input: the key points of persons over some seconds, as a pose estimator gives them. Output: a probability for "
         "each action. A model with a text encoder also names actions that it was not trained on, by their words."
     )
+    unknown_words: tuple[str, ...] = ()  # of the prompts of `for_classes`, that the text encoder does not know
     usage = "model(keypoints, size=(1080, 1920)).plot()  # (persons, frames, joints, 2), x and y in pixels"
 
     def __init__(
@@ -313,12 +321,14 @@ class ActionRecognizer(Predictor):
         opened = read_annotations(path, reading)
         opened.fit(self.joints)
         say_findings(opened)
+        self.mind_domain([path])
         return opened
 
     def _sequences(self, recordings: Sequence[Recording], size: tuple[int, int] | None) -> Sequence[SkeletonSequence]:
         """Return recordings of any kind as sequences, and report what is odd about arrays. size: as of a call."""
         if isinstance(recordings, Recordings):
             return recordings
+        self.mind_domain([None])
         found: list[SkeletonSequence] = []
         arrays: list[Annotation] = []
         for number, one in enumerate(recordings):
@@ -353,7 +363,7 @@ class ActionRecognizer(Predictor):
     def predict(self, batch: SkeletonBatch, names: Sequence[str], labelled: bool = False) -> list[ActionPrediction]:
         """Predict a batch of views on the model's device. names: of its recordings."""
         scored = self.scores(batch.points, batch.scores, batch.size)
-        return as_predictions(scored, batch, names, self.labels, self.joints, labelled)
+        return as_predictions(scored, batch, names, self.labels, self.joints, labelled, self.unknown_words)
 
     def scores(self, points: Tensor, scores: Tensor, size: tuple[int, int]) -> BatchScores:
         """Return the probabilities of views, given as tensors; see `score_views`."""
@@ -367,7 +377,8 @@ class ActionRecognizer(Predictor):
     def for_classes(self, labels: Labels | Mapping[str, Sequence[str]]) -> "ActionRecognizer":
         """Return a recognizer of other classes, given as texts, with the same networks. labels: {class: [prompts]}.
 
-        Raises SightwordError for a classifier, and if the text encoder of an export cannot be opened.
+        Raises SightwordError for a classifier, for a class of which the text encoder knows no word, and if the text
+        encoder of an export cannot be opened.
         """
         if isinstance(self.model, Classifier):
             raise SightwordError(
@@ -376,11 +387,13 @@ class ActionRecognizer(Predictor):
             )
         labels = labels if isinstance(labels, Labels) else Labels.of(labels, "the labels given")
         tower = self.tower()
+        unknown = tower.check_words(" ".join(prompts) for prompts in labels.prompts)
         with torch.no_grad():
             bank = ClassTexts(labels, tower.tokenizer).to(self.device).embed(tower, self.model.text_head).unit
         found = ActionRecognizer(
             self.config, self.data, self.model, self.heatmaps, self.joints, labels, bank, self.exported
         )
+        found.unknown_words = unknown
         # its metrics are of the classes that it was trained on
         found.training = Training(self.training.experiment, self.training.checkpoint)
         return found

@@ -36,6 +36,7 @@ class ActionPrediction(Result):
     frames: np.ndarray  # (L,) int64, numbers in the recording
     key: np.ndarray  # (L,) float32, 1 in the action's key moments, 0 outside, NaN if unknown
     weights: np.ndarray | None = None  # (T,) of the frames, by the predicted class's text; None: all weigh alike
+    unknown_words: tuple[str, ...] = ()  # of the classes' prompts, that the text encoder does not know
 
     @property
     def best(self) -> int:
@@ -81,6 +82,8 @@ class ActionPrediction(Result):
         if self.weights is not None:
             found["weights"] = [round(float(value), 6) for value in self.weights]
             found["effective_frames"] = float(effective_frames(self.weights[None])[0])
+        if self.unknown_words:
+            found["unknown_words"] = list(self.unknown_words)
         if np.isfinite(self.key).all():
             found["key"] = [int(value > 0.5) for value in self.key]
         return found

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sightword.data.domain import domain_of_weights
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.checkpoint import read_weights
 from sightword.storage.reader import read_json
@@ -37,6 +38,7 @@ class Checkpoint(NamedTuple):
     weights: hub.Weights
     source: str | Path  # of model_cfg, for messages: a file, or open_clip's name
     folder: Path | None  # of its tokenizer, if it is one
+    domain: str = ""  # see `data.domain`
 
 
 def find(name: str, tag: str, presets: Iterable[str]) -> Checkpoint:
@@ -53,7 +55,8 @@ def _from_folder(folder: Path, tag: str) -> Checkpoint:
     """A folder in open_clip's `local-dir` format."""
     config = _read_config(folder / CONFIG)
     weights = hub.Weights(str(folder), "", {}, _weights_file(folder, tag))
-    return Checkpoint(config["model_cfg"], config["preprocess_cfg"], weights, folder / CONFIG, folder)
+    domain = domain_of_weights(folder)
+    return Checkpoint(config["model_cfg"], config["preprocess_cfg"], weights, folder / CONFIG, folder, domain)
 
 
 def _weights_file(folder: Path, tag: str) -> Path:

@@ -132,6 +132,12 @@ class CLIPText(TextTower):
         pooled = tokens[torch.arange(len(ids), device=ids.device), self._ends(ids)]
         return Encoded(tokens.float(), pooled.float(), None if mask is None else mask.bool())
 
+    def untrained(self) -> frozenset[int]:
+        """Return the ids whose vectors are zeros, as the CLIP of `sightword mini` has them for words it never read."""
+        vectors = self.text.token_embedding.weight.detach()  # (K, W)
+        some = (vectors[:, 0] == 0).nonzero()[:, 0]
+        return frozenset(some[(vectors[some] == 0).all(1)].tolist())
+
     def _ends(self, ids: Tensor) -> Tensor:
         """Return the position of each text's end token, (B,), which has the greatest id in OpenAI's vocabulary."""
         if self.text.pool_type == "argmax":
@@ -180,6 +186,7 @@ class CLIP(nn.Module):
         name, architecture = f"{name}:{tag}" if str(tag) else name, clip_checkpoint.architecture(model_cfg)
         image = CLIPImage(model.visual, clip_checkpoint.preprocessing(found, size), name, token_type, architecture)
         text = CLIPText(model.text, clip_checkpoint.tokenizer(found, model.text, length), name)
+        image.domain = text.domain = found.domain
         return cls(image, text, model.logit_scale.detach(), model_cfg).to(dtype).eval()
 
     def scores(self, images: Tensor, texts: Tensor) -> Tensor:
@@ -201,6 +208,7 @@ class CLIP(nn.Module):
             "resize_mode" if key == "resize" else key: v for key, v in self.image.preprocess.as_dict().items()
         }
         config = {"model_cfg": self.model_cfg, "preprocess_cfg": {**preprocess, "mode": "RGB"}}
+        config |= {"domain": self.image.domain} if self.image.domain else {}
         self.text.tokenizer.save(folder)
         write_weights(folder / WEIGHTS, weights)
         with write_atomically(folder / CONFIG) as part:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightword.data.domain import domain_of_weights
 from sightword.errors import SightwordError
 from sightword.storage.checkpoint import write_weights
 from sightword.storage.hub import fetched
@@ -156,6 +157,7 @@ class SigLIP(nn.Module):
         preprocess = _resized(found.preprocess, size, found.config.vision_config.patch_size)
         image = SigLIPImage(network.vision_model, preprocess, str(name))
         text = SigLIPText(network.text_model, found.tokenizer, str(name))
+        image.domain = text.domain = domain_of_weights(str(name))
         return cls(image, text, network.logit_scale.detach(), network.logit_bias.detach()).eval()
 
     def scores(self, images: Tensor, texts: Tensor) -> Tensor:
@@ -178,8 +180,9 @@ class SigLIP(nn.Module):
         parts = {"vision_config": image.config, "text_config": text.config}
         config = SiglipConfig(**copy.deepcopy(parts), architectures=["SiglipModel"])  # which writes into its parts
         config.dtype = self.image.dtype
+        domain = {"domain": self.image.domain} if self.image.domain else {}
         contents = {
-            CONFIG: json.loads(config.to_json_string(use_diff=False)),
+            CONFIG: json.loads(config.to_json_string(use_diff=False)) | domain,
             PREPROCESSOR: preprocess,
         }
         with whole_files(folder) as beside:
