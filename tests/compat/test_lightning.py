@@ -15,7 +15,6 @@ from conftest import assert_same
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import vgg16
 
@@ -425,7 +424,7 @@ def test_with_a_gan_it_optimises_by_itself_and_the_trainer_refuses_its_own(data)
     model = model_of(**GAN)
     assert not model.automatic_optimization
     for option in ({"gradient_clip_val": 1.0}, {"accumulate_grad_batches": 2}):
-        with pytest.raises(MisconfigurationException):
+        with pytest.raises(SightwordError, match="give accumulate= and max_grad_norm= to the module"):
             trainer_of(max_steps=1, **option).fit(model, datamodule=data)
 
 

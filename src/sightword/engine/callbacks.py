@@ -8,18 +8,20 @@ import signal
 import sys
 from collections.abc import Mapping
 from types import FrameType
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from sightword.engine.config import Run
 from sightword.engine.contract import Metrics
 from sightword.engine.logger import RunLogger
 from sightword.errors import SightwordError
+from sightword.ops.quantize import Gathered, VectorQuantizerEMA
 from sightword.storage.atomic import write_atomically
 
 
@@ -57,6 +59,72 @@ class WeightAveraging(EMAWeightAveraging):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_epoch_end(trainer, pl_module)
+
+
+class Accumulated(TypedDict):
+    """What a checkpoint between two batches of one optimiser step has more than others."""
+
+    gathered: dict[str, tuple[Tensor, Tensor, Tensor, int]]  # name of an EMA codebook → `Gathered`
+    gradients: dict[str, Tensor]  # name of a parameter → its gradient so far
+
+
+class AccumulationCallback(Callback):
+    """Callback that moves EMA codebooks once an optimiser step, by the batches whose gradients the step has.
+
+    A checkpoint between two of these batches contains their statistics and, on one device, their gradients. Lightning
+    would lose both.
+    """
+
+    def __init__(self) -> None:
+        self.module: nn.Module | None = None
+        self.is_open = False  # whether gradients have been added since the last optimiser step
+        self.several = False
+        self.accumulated: Accumulated | None = None  # as loaded
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.module, self.is_open, self.accumulated = pl_module, False, None
+        self.several = trainer.world_size > 1  # gradients of one rank are not those of all
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for name, codebook in _codebooks(pl_module):
+            codebook.deferred, codebook.gathered = True, None
+            if self.accumulated and name in self.accumulated["gathered"]:
+                *tensors, vectors = self.accumulated["gathered"][name]
+                codebook.gathered = Gathered(*(t.to(codebook.weight.device) for t in tensors), vectors)
+        for name, gradient in self.accumulated["gradients"].items() if self.accumulated else []:
+            parameter = pl_module.get_parameter(name)
+            parameter.grad = gradient.to(parameter.device)
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.is_open = True
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        self.is_open = False
+        for _, codebook in _codebooks(pl_module):
+            codebook.step()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for _, codebook in _codebooks(pl_module):
+            codebook.deferred, codebook.gathered = False, None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
+
+    def state_dict(self) -> Accumulated | dict[str, object]:  # type: ignore[override]
+        if not self.is_open or self.module is None:
+            return {}
+        gathered = {name: tuple(book.gathered) for name, book in _codebooks(self.module) if book.gathered}
+        gradients = {name: p.grad for name, p in self.module.named_parameters() if p.grad is not None}
+        return {"gathered": gathered, "gradients": {} if self.several else gradients}
+
+    def load_state_dict(self, state_dict: Accumulated) -> None:  # type: ignore[override]
+        self.accumulated = state_dict
+
+
+def _codebooks(module: nn.Module) -> list[tuple[str, VectorQuantizerEMA]]:
+    return [(name, each) for name, each in module.named_modules() if isinstance(each, VectorQuantizerEMA)]
 
 
 class CheckpointCallback(Callback):
