@@ -267,7 +267,7 @@ class PixelRange:
             return
         low, high = torch.stack(images.aminmax()).tolist()
         self.images, self.low, self.high = self.images + len(images), min(self.low, low), max(self.high, high)
-        shifted = self.images >= self.LEAST and 0 <= self.low < 0.1
+        shifted = self.images >= self.LEAST and 0 <= self.low < 0.1 and self.high > 0.5
         if shifted or self.low < -1.5 or self.high > 1.5:
             self.images = self.MOST
             remedy = "2 * images - 1" if self.high <= 1 else "Normalize(mean=3 * [0.5], std=3 * [0.5]) after ToTensor()"

@@ -20,17 +20,13 @@ from tqdm import tqdm
 from sightword.engine.config import Run
 from sightword.engine.contract import Metrics
 from sightword.engine.logger import RunLogger
-from sightword.errors import SightwordError
+from sightword.errors import Diverged
 from sightword.ops.quantize import Gathered, VectorQuantizerEMA
 from sightword.storage.atomic import write_atomically
 
 
 class Interrupted(Exception):
     """The run was asked to end; its last checkpoint is written."""
-
-
-class Diverged(SightwordError):
-    """Losses or weights are not finite any more. No checkpoint contains them."""
 
 
 class Progressing(Protocol):

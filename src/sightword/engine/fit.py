@@ -32,7 +32,6 @@ from sightword.data.loader import Loaders, moved
 from sightword.engine.callbacks import (
     AccumulationCallback,
     CheckpointCallback,
-    Diverged,
     Interrupted,
     ProgressCallback,
     WeightAveraging,
@@ -42,7 +41,7 @@ from sightword.engine.contract import BatchT, Evaluator, Metrics
 from sightword.engine.logger import RunLogger, finite, trackers, write_summary
 from sightword.engine.optim import LOOP_LR, base_lr, lr_factor, make_discriminator_optimizer, make_optimizer
 from sightword.engine.task import Task
-from sightword.errors import SightwordError
+from sightword.errors import Diverged, SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.storage.checkpoint import read_checkpoint
 
@@ -87,10 +86,16 @@ class Loop(pl.LightningModule, Generic[BatchT]):
 
     # ------------------------------------------------------------------------------------------------------ training
 
-    def training_step(self, batch: BatchT, batch_idx: int) -> Tensor:
+    def training_step(self, batch: BatchT, batch_idx: int) -> Tensor | None:
         self._set_rates()
         self.task.batches = self.batches
-        losses = self.task.losses(batch)
+        try:
+            losses = self.task.losses(batch)
+        except Diverged:
+            if not self._is_search():
+                raise
+            self.trainer.should_stop = True
+            return None
         total = self.task.total(losses)
         if not self.automatic_optimization:
             losses = losses | self._step_both(batch, total)
@@ -166,8 +171,8 @@ class Loop(pl.LightningModule, Generic[BatchT]):
             )
         if precision in ("bf16-true", "64-true"):
             raise SightwordError(
-                f"precision={precision!r} does not fit a discriminator, whose gradients at pixels are float32. Give the "
-                "Trainer precision='32-true', 'bf16-mixed' or '16-mixed'"
+                f"precision={precision!r} does not fit a discriminator, whose gradients at pixels are float32. "
+                "Give the Trainer precision='32-true', 'bf16-mixed' or '16-mixed'"
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -235,11 +240,15 @@ class Loop(pl.LightningModule, Generic[BatchT]):
         sound = bool(torch.stack([term.float() for term in self.losses.values()]).isfinite().all())
         if self.trainer.strategy.reduce_boolean_decision(sound, all=True):
             return
-        if any("tuner" in type(each.scheduler).__module__ for each in self.trainer.lr_scheduler_configs):
-            self.trainer.should_stop = True  # the search for a learning rate has found its upper end
+        if self._is_search():
+            self.trainer.should_stop = True
             return
         losses = ", ".join(f"{name} {float(term):g}" for name, term in self.losses.items())
         raise Diverged(f"the losses of batch {self.batches} are {losses}")
+
+    def _is_search(self) -> bool:
+        """Return whether Lightning searches for a learning rate: it raises the rate until training diverges."""
+        return any("tuner" in type(each.scheduler).__module__ for each in self.trainer.lr_scheduler_configs)
 
     @torch.no_grad()
     def _log_images(self, stage: str, batch: BatchT) -> None:

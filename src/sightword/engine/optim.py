@@ -11,7 +11,6 @@ from sightword.engine.contract import BatchT
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
 
-
 LOOP_LR = "loop_lr"  # key of a parameter group: the rate that the loop last set; another one was set by somebody else
 
 
