@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from types import FrameType
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
@@ -21,7 +21,6 @@ from sightword.engine.config import Run
 from sightword.engine.contract import Metrics
 from sightword.engine.logger import RunLogger
 from sightword.errors import Diverged
-from sightword.ops.quantize import Gathered, VectorQuantizerEMA
 from sightword.storage.atomic import write_atomically
 
 
@@ -57,15 +56,28 @@ class WeightAveraging(EMAWeightAveraging):
         super().on_validation_epoch_end(trainer, pl_module)
 
 
+@runtime_checkable
+class Stepwise(Protocol):
+    """A module that learns without gradients, such as an EMA codebook, and can wait for the optimiser's steps."""
+
+    deferred: bool  # whether batches are only gathered, until `step`
+
+    def step(self) -> None: ...
+
+    def pending(self) -> dict[str, Tensor]: ...
+
+    def load_pending(self, pending: Mapping[str, Tensor]) -> None: ...
+
+
 class Accumulated(TypedDict):
     """What a checkpoint between two batches of one optimiser step has more than others."""
 
-    gathered: dict[str, tuple[Tensor, Tensor, Tensor, int]]  # name of an EMA codebook → `Gathered`
+    gathered: dict[str, dict[str, Tensor]]  # name of a `Stepwise` module → what it has gathered
     gradients: dict[str, Tensor]  # name of a parameter → its gradient so far
 
 
 class AccumulationCallback(Callback):
-    """Callback that moves EMA codebooks once an optimiser step, by the batches whose gradients the step has.
+    """Callback that moves EMA codebooks (`Stepwise`) once an optimiser step, by the batches whose gradients it has.
 
     A checkpoint between two of these batches contains their statistics and, on one device, their gradients. Lightning
     would lose both.
@@ -82,12 +94,11 @@ class AccumulationCallback(Callback):
         self.several = trainer.world_size > 1  # gradients of one rank are not those of all
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for name, codebook in _codebooks(pl_module):
-            codebook.deferred, codebook.gathered = True, None
-            if self.accumulated and name in self.accumulated["gathered"]:
-                *tensors, vectors = self.accumulated["gathered"][name]
-                codebook.gathered = Gathered(*(t.to(codebook.weight.device) for t in tensors), vectors)
-        for name, gradient in self.accumulated["gradients"].items() if self.accumulated else []:
+        loaded = self.accumulated or {"gathered": {}, "gradients": {}}
+        for name, module in _stepwise(pl_module):
+            module.deferred = True
+            module.load_pending(loaded["gathered"].get(name, {}))
+        for name, gradient in loaded["gradients"].items():
             parameter = pl_module.get_parameter(name)
             parameter.grad = gradient.to(parameter.device)
 
@@ -98,12 +109,13 @@ class AccumulationCallback(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         self.is_open = False
-        for _, codebook in _codebooks(pl_module):
-            codebook.step()
+        for _, module in _stepwise(pl_module):
+            module.step()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for _, codebook in _codebooks(pl_module):
-            codebook.deferred, codebook.gathered = False, None
+        for _, module in _stepwise(pl_module):
+            module.deferred = False
+            module.load_pending({})
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.on_train_end(trainer, pl_module)
@@ -111,7 +123,7 @@ class AccumulationCallback(Callback):
     def state_dict(self) -> Accumulated | dict[str, object]:  # type: ignore[override]
         if not self.is_open or self.module is None:
             return {}
-        gathered = {name: tuple(book.gathered) for name, book in _codebooks(self.module) if book.gathered}
+        gathered = {name: module.pending() for name, module in _stepwise(self.module)}
         gradients = {name: p.grad for name, p in self.module.named_parameters() if p.grad is not None}
         return {"gathered": gathered, "gradients": {} if self.several else gradients}
 
@@ -119,8 +131,8 @@ class AccumulationCallback(Callback):
         self.accumulated = state_dict
 
 
-def _codebooks(module: nn.Module) -> list[tuple[str, VectorQuantizerEMA]]:
-    return [(name, each) for name, each in module.named_modules() if isinstance(each, VectorQuantizerEMA)]
+def _stepwise(module: nn.Module) -> list[tuple[str, Stepwise]]:
+    return [(name, each) for name, each in module.named_modules() if isinstance(each, Stepwise)]
 
 
 class CheckpointCallback(Callback):

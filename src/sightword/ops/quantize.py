@@ -7,7 +7,7 @@ update. All return `Quantized`, whose codes equal `decode(ids)` bit for bit.
 Legend: D channels, last in every shape; K codes; N all leading axes flattened.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Self
 
 import torch
@@ -215,6 +215,15 @@ class VectorQuantizerEMA(Codebook):
         self.updates += 1
         self.gathered = None
 
+    def pending(self) -> dict[str, Tensor]:
+        """Return what was gathered since the last step, for a checkpoint; nothing after a step."""
+        return {} if self.gathered is None else self.gathered._asdict()
+
+    def load_pending(self, pending: Mapping[str, Tensor]) -> None:
+        """Restore what `pending` returned."""
+        moved = {name: each.to(self.weight.device if each.ndim else "cpu") for name, each in pending.items()}
+        self.gathered = Gathered(**moved) if moved else None
+
     def _weigh_loaded(self, counts: Tensor) -> None:
         """Weight loaded codes, before the first step, by the number of vectors it assigns to them, counts (K,)."""
         loaded = (self.updates == 0) & (self.cluster_size > 0)  # not `if`: that would wait for the GPU
@@ -232,14 +241,14 @@ class VectorQuantizerEMA(Codebook):
         packed = x.new_zeros(self.num_codes, 1 + self.dim + drawn)
         packed[:, 0] = torch.bincount(ids, minlength=self.num_codes)
         packed[:, 1 : self.dim + 1] = x.new_zeros(self.num_codes, self.dim).index_add_(0, ids, x)
-        before = self.gathered.vectors if self.gathered else 0
+        before = int(self.gathered.vectors) if self.gathered else 0
         if self.restart_after and _rank() == 0:
             rows, order = _draw(x, self.num_codes, int(self.updates), before)
             packed[:, self.dim + 1 :] = torch.cat([rows, order[:, None].to(rows)], 1)
         if _world() > 1:
             dist.all_reduce(packed)
         sums, rows = packed[:, : self.dim + 1], packed[:, self.dim + 1 :]
-        return Gathered(sums, rows[:, : self.dim], rows[:, self.dim :].flatten(), before + len(x))
+        return Gathered(sums, rows[:, : self.dim], rows[:, self.dim :].flatten(), torch.tensor(before + len(x)))
 
     def _restart(self, candidates: Tensor) -> None:
         """Move unused codes onto candidates (K, D), and reset their averages so that these cannot pull them back."""
@@ -257,7 +266,7 @@ class Gathered(NamedTuple):
     sums: Tensor  # (K, 1 + D): number of vectors assigned to a code, and their sum
     candidates: Tensor  # (K, D) vectors that restarted codes may take, in the order in which they are taken
     order: Tensor  # (K,) the random numbers that they are ordered by, ascending
-    vectors: int  # number of vectors, on this rank
+    vectors: Tensor  # () int64 on the CPU: number of vectors, on this rank
 
     def joined(self, new: "Gathered") -> "Gathered":
         """Return the statistics of these and later batches: those of one batch that contains them all."""
