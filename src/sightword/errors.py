@@ -13,6 +13,10 @@ class MissingFileError(SightwordError, FileNotFoundError):
     """A file or folder that the user named, or that a named folder should contain, does not exist."""
 
 
+class Diverged(SightwordError):
+    """Losses, weights or features are not finite any more."""
+
+
 class Unfinished(SightwordError):
     """A command did what it could, and something is left undone. The command line exits with status 1.
 

@@ -18,7 +18,7 @@ from sightword.engine.config import Optim, Run, Trainer
 from sightword.engine.contract import Evaluator
 from sightword.engine.optim import lr_factor, make_optimizer
 from sightword.engine.task import Task
-from sightword.errors import SightwordError
+from sightword.errors import Diverged, SightwordError
 from sightword.storage.checkpoint import read_checkpoint
 
 
@@ -437,9 +437,7 @@ class Exploding(Toy):
 
 
 def test_a_run_that_diverges_ends_with_one_line_and_keeps_what_was_good(tmp_path):
-    with pytest.raises(
-        callbacks.Diverged, match=r"training diverged: the losses of batch 5 are fit nan.*last\.ckpt and best"
-    ):
+    with pytest.raises(Diverged, match=r"training diverged: the losses of batch 5 are fit nan.*last\.ckpt and best"):
         start(tmp_path, Exploding, steps=6, val_every=3, save_every=1, monitor="val/error", mode="min")
     assert kept(tmp_path, "last")["batches"] == 4
     assert kept(tmp_path, "best")["batches"] == 3
@@ -455,7 +453,7 @@ def test_weights_that_are_no_numbers_overwrite_no_checkpoint(tmp_path):
                 return {"fit": self.body.weight.square().mean()}
             return super().losses(batch)
 
-    with pytest.raises(callbacks.Diverged, match="weights head.weight are not finite after batch 5"):
+    with pytest.raises(Diverged, match="weights head.weight are not finite after batch 5"):
         start(tmp_path, Poisoned, steps=6, val_every=6, save_every=1)
     assert kept(tmp_path, "last")["batches"] == 4
 

@@ -5,8 +5,9 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, fields
+from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from typing import Concatenate, ParamSpec, TypeVar
 
 import lightning.pytorch as pl
@@ -138,6 +139,9 @@ class VQVAEModel(Loop[ImageBatch]):
     has no gradient. A batch is an `ImageBatch`, a tensor, a sequence that begins with a tensor, or a mapping with a
     tensor under "images", "image" or "pixel_values".
 
+    `Trainer.predict` returns what `forward` returns. Learning rates that a scheduler, a callback, the Tuner or a
+    subclass's `configure_optimizers` sets are kept; `warmup` and `schedule` are for trainings without these.
+
     With lambda_gan = 0 Lightning optimises by itself. Otherwise the module drives both optimisers: give `accumulate`
     and `max_grad_norm` here, as the Trainer refuses its own.
     """
@@ -156,6 +160,16 @@ class VQVAEModel(Loop[ImageBatch]):
             images_every=arguments.log_images_every_n_steps,
         )
         self.save_hyperparameters(asdict(arguments))
+        self.range = PixelRange()
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate, under the name by which Lightning's Tuner looks for it."""
+        return self.optim.lr
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self.optim = replace(self.optim, lr=rate)
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the reconstruction (B, 3, H, W) of x, and name → vq_loss, commitment_loss, perplexity, …, indices."""
@@ -184,16 +198,22 @@ class VQVAEModel(Loop[ImageBatch]):
         """
         return self.task.model.decode(indices, shape, size)
 
-    def predict_step(self, batch: ImageBatch, batch_idx: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def predict_step(
+        self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what `forward` returns, for a batch of the Trainer's `predict`."""
         reconstructed: tuple[Tensor, dict[str, Tensor]] = self(batch.images)
         return reconstructed
 
     def on_after_batch_transfer(self, batch: object, dataloader_idx: int) -> ImageBatch:
-        return _as_batch(batch)
+        if isinstance(batch, ImageBatch):  # of this package's own data
+            return batch
+        found = _as_batch(batch)
+        self.range.update(found.images)
+        return found
 
     def on_train_start(self) -> None:
-        if self.optim.schedule != "constant" and not self.steps:
+        if self.optim.schedule != "constant":
             self.steps = self._batches_to_train()
 
     def _batches_to_train(self) -> int:
@@ -217,19 +237,57 @@ class VQVAEModel(Loop[ImageBatch]):
         return int(min(by_epochs, by_steps))
 
 
+IMAGES, TARGETS = ("images", "image", "pixel_values"), ("targets", "labels", "label")  # names in batches
+
+
+def _named(batch: Mapping[object, object], names: Sequence[str]) -> object:
+    return next((batch[name] for name in names if name in batch), None)
+
+
+def _described(batch: object) -> str:
+    keys = f" with the keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
+    return f"{type(batch).__name__}{keys}"
+
+
+class PixelRange:
+    """The range of the first images, to warn once if it is not that of images in [-1, 1].
+
+    Images in [0, 1] have no value below 0, but black or dark pixels next to it. A few bright photos in [-1, 1] may have
+    neither, so the warning waits for several images, and for values near 0.
+    """
+
+    LEAST, MOST = 8, 64  # images to wait for; images to look at
+
+    def __init__(self) -> None:
+        self.images, self.low, self.high = 0, math.inf, -math.inf
+
+    def update(self, images: Tensor) -> None:
+        """Add images (B, 3, H, W), and warn if those so far are in another range."""
+        if self.images >= self.MOST or not images.is_floating_point() or not images.numel():
+            return
+        low, high = torch.stack(images.aminmax()).tolist()
+        self.images, self.low, self.high = self.images + len(images), min(self.low, low), max(self.high, high)
+        shifted = self.images >= self.LEAST and 0 <= self.low < 0.1 and self.high > 0.5
+        if shifted or self.low < -1.5 or self.high > 1.5:
+            self.images = self.MOST
+            remedy = "2 * images - 1" if self.high <= 1 else "Normalize(mean=3 * [0.5], std=3 * [0.5]) after ToTensor()"
+            warnings.warn(
+                f"the first images are in [{self.low:.3g}, {self.high:.3g}]; this model is for RGB in [-1, 1]. Let the "
+                f"loader give {remedy}",
+                stacklevel=2,
+            )
+
+
 def _as_batch(batch: object) -> ImageBatch:
     """Return a batch of any loader as an `ImageBatch`. Raises SightwordError if it contains no images."""
-    if isinstance(batch, ImageBatch):
-        return batch
     found: object = batch
     if isinstance(batch, Mapping):
-        found = next((batch[key] for key in ("images", "image", "pixel_values") if key in batch), None)
+        found = _named(batch, IMAGES)
     elif isinstance(batch, Sequence) and len(batch):
         found = batch[0]
     if not isinstance(found, Tensor):
-        keys = f" with the keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
         raise SightwordError(
-            f"a batch is a {type(batch).__name__}{keys}. Let the loader give a tensor of images, a sequence that "
+            f"a batch is a {_described(batch)}. Let the loader give a tensor of images, a sequence that "
             'begins with one, or a mapping with one under "images"'
         )
     return ImageBatch(found, [], 0)
@@ -279,8 +337,9 @@ class IntentonomyClipViTMultiStreamModule(Loop[IntentBatch]):
     """The intent classifier (frozen CLIP → codebooks of words → sum → mean → linear), to `fit` with any Trainer.
 
     The rates lr_vq_… are those of the codebooks; a rate that is None is a tenth of `lr`. system: other fields of
-    `IntentConfig`, such as tower, tag and token_types. Batches are an `IntentBatch`, or a pair (images (B, 3, H, W) in
-    [-1, 1], targets (B, 28)).
+    `IntentConfig`, such as tower, tag and token_types. Batches are an `IntentBatch`; a pair (images (B, 3, H, W) in
+    [-1, 1], targets (B, 28)); or a mapping with these under "images", "image" or "pixel_values" and "targets", "labels"
+    or "label". For `Trainer.predict` images alone will do.
     """
 
     task: MultiStreamTask
@@ -307,15 +366,24 @@ class IntentonomyClipViTMultiStreamModule(Loop[IntentBatch]):
         }
         rates = {"vq_coco": lr_vq_coco, "vq_places": lr_vq_places, "vq_emotion": lr_vq_emotion}
         rates |= {"vq_ava": lr_vq_ava, "vq_actions": lr_vq_actions}
-        scales = {group: 0.1 if rate is None else rate / lr for group, rate in rates.items()} | {"vq_other": 0.1}
         make: Callable[..., IntentConfig] = IntentConfig
         task = make_intent_task(make(**given | system))
         assert isinstance(task, MultiStreamTask)
-        present = {group: scale for group, scale in scales.items() if group in task.parameter_groups()}
-        optim = Optim(name="adamw", lr=lr, weight_decay=weight_decay, lr_scale=present)
-        Loop.__init__(self, task, IntentEvaluator(task), optim)
+        Loop.__init__(self, task, IntentEvaluator(task), Optim(name="adamw", lr=lr, weight_decay=weight_decay))
+        self.rates, self.lr = rates | {"vq_other": None}, lr
         named = {f"lr_{group}": rate for group, rate in rates.items()}
         self.save_hyperparameters({**given, **named, "lr": lr, "weight_decay": weight_decay, **system})
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the head, and by a tenth that of codebooks without a rate of their own."""
+        return self.optim.lr
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        scales = {group: 0.1 if rate is None else rate / lr for group, rate in self.rates.items()}
+        present = {group: scale for group, scale in scales.items() if group in self.task.parameter_groups()}
+        self.optim = replace(self.optim, lr=lr, lr_scale=present)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, 28) of images (B, 3, H, W) in [-1, 1]."""
@@ -325,17 +393,25 @@ class IntentonomyClipViTMultiStreamModule(Loop[IntentBatch]):
         """Return the result of `sightword.systems.intent.show.get_code_indices`."""
         return get_code_indices(self.task, images)
 
-    def predict_step(self, batch: IntentBatch, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: IntentBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return logits (B, 28), for a batch of the Trainer's `predict`."""
         return self.task.logits(batch)
 
     def on_after_batch_transfer(self, batch: object, dataloader_idx: int) -> IntentBatch:
         if isinstance(batch, IntentBatch):
             return batch
-        if not (isinstance(batch, Sequence) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
-            raise SightwordError(f"a batch is a {type(batch).__name__}. Let the loader give pairs (images, targets)")
-        images, targets = batch
-        return IntentBatch(targets.float(), [str(number) for number in range(len(targets))], images)
+        if self._trainer is not None and self._trainer.predicting:
+            images = _as_batch(batch).images
+            return IntentBatch(images.new_zeros(len(images), 0), [], images)
+        parts = [_named(batch, IMAGES), _named(batch, TARGETS)] if isinstance(batch, Mapping) else batch
+        if not (isinstance(parts, Sequence) and len(parts) == 2 and all(isinstance(part, Tensor) for part in parts)):
+            raise SightwordError(
+                f"a batch is a {_described(batch)}. Let the loader give pairs (images, targets), or a mapping with "
+                'these under "images" and "targets"'
+            )
+        images, targets = parts
+        split = "test" if self._trainer is not None and self._trainer.testing else "val"
+        return IntentBatch(targets.float(), [str(number) for number in range(len(targets))], images, split=split)
 
 
 def check_vqvae() -> None:

@@ -72,8 +72,13 @@ def _walk(root: Path) -> list[Path]:
                 seen.add(real)
                 kept.append(name)
         folders[:] = kept
-        files += [Path(folder, name) for name in names if not name.startswith(".")]
+        files += [path for name in names if not name.startswith(".") and not _is_special(path := Path(folder, name))]
     return files
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a name is a pipe, a socket or a device: reading one may wait for ever. A broken link is not."""
+    return path.suffix.lower() in SUFFIXES and path.exists() and not path.is_file()
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -95,6 +100,12 @@ def read_image(path: str | Path) -> Image.Image:
             return _to_rgb(_upright(image))
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise SightwordError(
+            f"{path} has more than {limit:,} pixels, Pillow's limit against decompression bombs. Make it smaller; or "
+            "set on_error=skip; or, if you trust the file, set PIL.Image.MAX_IMAGE_PIXELS = None in Python"
+        ) from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError, IndexError, …
         raise SightwordError(
             f"{path} is not readable as an image ({_reason(path, error)}): replace or delete it, or set on_error=skip"
@@ -105,8 +116,6 @@ def _reason(path: str | Path, error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    if isinstance(error, Image.DecompressionBombError):
-        return "more pixels than Pillow's decompression bomb limit"
     if os.path.isfile(path) and os.path.getsize(path) == 0:
         return "empty file"
     if isinstance(error, UnidentifiedImageError):

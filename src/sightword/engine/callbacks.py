@@ -8,27 +8,24 @@ import signal
 import sys
 from collections.abc import Mapping
 from types import FrameType
-from typing import Protocol
+from typing import Protocol, TypedDict, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from sightword.engine.config import Run
 from sightword.engine.contract import Metrics
 from sightword.engine.logger import RunLogger
-from sightword.errors import SightwordError
+from sightword.errors import Diverged
 from sightword.storage.atomic import write_atomically
 
 
 class Interrupted(Exception):
     """The run was asked to end; its last checkpoint is written."""
-
-
-class Diverged(SightwordError):
-    """Losses or weights are not finite any more. No checkpoint contains them."""
 
 
 class Progressing(Protocol):
@@ -57,6 +54,85 @@ class WeightAveraging(EMAWeightAveraging):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_epoch_end(trainer, pl_module)
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A module that learns without gradients, such as an EMA codebook, and can wait for the optimiser's steps."""
+
+    deferred: bool  # whether batches are only gathered, until `step`
+
+    def step(self) -> None: ...
+
+    def pending(self) -> dict[str, Tensor]: ...
+
+    def load_pending(self, pending: Mapping[str, Tensor]) -> None: ...
+
+
+class Accumulated(TypedDict):
+    """What a checkpoint between two batches of one optimiser step has more than others."""
+
+    gathered: dict[str, dict[str, Tensor]]  # name of a `Stepwise` module → what it has gathered
+    gradients: dict[str, Tensor]  # name of a parameter → its gradient so far
+
+
+class AccumulationCallback(Callback):
+    """Callback that moves EMA codebooks (`Stepwise`) once an optimiser step, by the batches whose gradients it has.
+
+    A checkpoint between two of these batches contains their statistics and, on one device, their gradients. Lightning
+    would lose both.
+    """
+
+    def __init__(self) -> None:
+        self.module: nn.Module | None = None
+        self.is_open = False  # whether gradients have been added since the last optimiser step
+        self.several = False
+        self.accumulated: Accumulated | None = None  # as loaded
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.module, self.is_open, self.accumulated = pl_module, False, None
+        self.several = trainer.world_size > 1  # gradients of one rank are not those of all
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        loaded = self.accumulated or {"gathered": {}, "gradients": {}}
+        for name, module in _stepwise(pl_module):
+            module.deferred = True
+            module.load_pending(loaded["gathered"].get(name, {}))
+        for name, gradient in loaded["gradients"].items():
+            parameter = pl_module.get_parameter(name)
+            parameter.grad = gradient.to(parameter.device)
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.is_open = True
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        self.is_open = False
+        for _, module in _stepwise(pl_module):
+            module.step()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for _, module in _stepwise(pl_module):
+            module.deferred = False
+            module.load_pending({})
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
+
+    def state_dict(self) -> Accumulated | dict[str, object]:  # type: ignore[override]
+        if not self.is_open or self.module is None:
+            return {}
+        gathered = {name: module.pending() for name, module in _stepwise(self.module)}
+        gradients = {name: p.grad for name, p in self.module.named_parameters() if p.grad is not None}
+        return {"gathered": gathered, "gradients": {} if self.several else gradients}
+
+    def load_state_dict(self, state_dict: Accumulated) -> None:  # type: ignore[override]
+        self.accumulated = state_dict
+
+
+def _stepwise(module: nn.Module) -> list[tuple[str, Stepwise]]:
+    return [(name, each) for name, each in module.named_modules() if isinstance(each, Stepwise)]
 
 
 class CheckpointCallback(Callback):

@@ -12,15 +12,17 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Generic, NamedTuple, cast
+from typing import Generic, NamedTuple, TypedDict, cast
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -28,8 +30,8 @@ from tqdm import tqdm
 
 from sightword.data.loader import Loaders, moved
 from sightword.engine.callbacks import (
+    AccumulationCallback,
     CheckpointCallback,
-    Diverged,
     Interrupted,
     ProgressCallback,
     WeightAveraging,
@@ -37,17 +39,31 @@ from sightword.engine.callbacks import (
 from sightword.engine.config import Optim, Run
 from sightword.engine.contract import BatchT, Evaluator, Metrics
 from sightword.engine.logger import RunLogger, finite, trackers, write_summary
-from sightword.engine.optim import base_lr, lr_factor, make_discriminator_optimizer, make_optimizer
+from sightword.engine.optim import LOOP_LR, base_lr, lr_factor, make_discriminator_optimizer, make_optimizer
 from sightword.engine.task import Task
-from sightword.errors import SightwordError
+from sightword.errors import Diverged, SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.storage.checkpoint import read_checkpoint
 
 # ---------------------------------------------------------------------------------------------------------- the loop
 
 
+class OptimizerState(TypedDict):
+    """The part of an optimiser's state dict that is read here."""
+
+    param_groups: list[dict[str, object]]
+
+
 class Loop(pl.LightningModule, Generic[BatchT]):
-    """The LightningModule of any Task. Logs losses, their weighted total and stats as train/…, metrics as val/…"""
+    """The LightningModule of any Task. Logs losses, their weighted total and stats as train/…, metrics as val/…, test/…
+
+    It sets learning rates only where nobody else does: a scheduler, a callback, the Tuner or a subclass's
+    `configure_optimizers` has precedence over the `warmup` and `schedule` of `optim`.
+
+    monitored: whether callbacks can monitor train/…, as the value of the last batch, or the mean after an epoch.
+    """
+
+    monitored = True
 
     def __init__(
         self,
@@ -64,19 +80,31 @@ class Loop(pl.LightningModule, Generic[BatchT]):
         self.batches = 0
         self.metrics: Metrics = {}  # of the last validation
         self.losses: dict[str, Tensor] = {}  # of the last batch, with their weighted total
+        self.rate = optim.lr  # of the last batch, before factors of parameter groups
         self._finished = 0  # the batch that `finish_batch` was called for
         self.automatic_optimization = task.discriminator is None
 
     # ------------------------------------------------------------------------------------------------------ training
 
-    def training_step(self, batch: BatchT, batch_idx: int) -> Tensor:
+    def training_step(self, batch: BatchT, batch_idx: int) -> Tensor | None:
+        self._set_rates()
         self.task.batches = self.batches
-        losses = self.task.losses(batch)
+        try:
+            losses = self.task.losses(batch)
+        except Diverged:
+            if not self._is_search():
+                raise
+            self.trainer.should_stop = True
+            return None
         total = self.task.total(losses)
         if not self.automatic_optimization:
             losses = losses | self._step_both(batch, total)
         self.losses = {name: term.detach() for name, term in (losses | {"total_loss": total}).items()}
         self.log("loss", total.detach(), prog_bar=True, logger=False)
+        if self.monitored:
+            values = {f"train/{name}": term for name, term in self.losses.items()}
+            several = self.trainer.world_size > 1
+            self.log_dict(values, logger=False, on_step=True, on_epoch=True, batch_size=1, sync_dist=several)
         self.batches += 1
         return total
 
@@ -106,17 +134,48 @@ class Loop(pl.LightningModule, Generic[BatchT]):
         if not self.automatic_optimization and self.optim.max_grad_norm:  # float16's gradients have their size again
             self.clip_gradients(optimizer, self.optim.max_grad_norm, "norm")
 
-    def on_train_batch_start(self, batch: BatchT, batch_idx: int) -> None:
-        factor = lr_factor(self.optim, self.batches, self.steps)
+    def _set_rates(self) -> None:
+        """Set the learning rates of a batch, but for groups whose rate is not the one that was last set here."""
         optimizers = self.optimizers(use_pl_optimizer=False)
-        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
-            for group in optimizer.param_groups:
-                group["lr"] = base_lr(self.optim, group.get("name")) * factor
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        factor = lr_factor(self.optim, self.batches, self.steps)
+        own = [group for group in groups if group.get(LOOP_LR) == group["lr"]]
+        for group in own if not self.trainer.lr_scheduler_configs else []:
+            group["lr"] = group[LOOP_LR] = base_lr(self.optim, group.get("name")) * factor
+        self.rate = self.optim.lr * factor if groups[0].get(LOOP_LR) == groups[0]["lr"] else groups[0]["lr"]
 
     def on_train_batch_end(self, outputs: object, batch: BatchT, batch_idx: int) -> None:
         self.finish_batch(batch)
 
-    def configure_optimizers(self) -> Optimizer | list[Optimizer]:
+    def configure_callbacks(self) -> list[Callback]:
+        self._check_trainer()
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        present = any(isinstance(each, AccumulationCallback) for each in callbacks)
+        return [] if present else [AccumulationCallback()]
+
+    def _check_trainer(self) -> None:
+        """Raise SightwordError if the Trainer has options with which this module cannot train."""
+        trainer, precision = self.trainer, self.trainer.precision
+        if trainer.state.fn == "fit" and precision == "16-true":
+            raise SightwordError(
+                "precision='16-true' cannot train: small gradients and Adam's averages of their squares are 0 in "
+                "float16. Give the Trainer precision='16-mixed' or 'bf16-true'"
+            )
+        if self.automatic_optimization:
+            return
+        if trainer.accumulate_grad_batches != 1 or trainer.gradient_clip_val:
+            raise SightwordError(
+                "with a discriminator the module steps two optimisers itself. Instead of the Trainer's "
+                "accumulate_grad_batches and gradient_clip_val, give accumulate= and max_grad_norm= to the module"
+            )
+        if precision in ("bf16-true", "64-true"):
+            raise SightwordError(
+                f"precision={precision!r} does not fit a discriminator, whose gradients at pixels are float32. "
+                "Give the Trainer precision='32-true', 'bf16-mixed' or '16-mixed'"
+            )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         main = make_optimizer(self.optim, self.task)
         if self.task.discriminator is None:
             return main
@@ -135,10 +194,16 @@ class Loop(pl.LightningModule, Generic[BatchT]):
             return
         self.metrics = metrics
         fitting = self.trainer.state.fn == "fit"
-        # For callbacks; outside of `fit` also for what `Trainer.validate` returns. Reduced over ranks already.
-        self.log_dict(metrics, logger=not fitting)
+        # For callbacks; outside of `fit` also for what `Trainer.validate` returns. Every rank has the same already.
+        self.log_dict(metrics, logger=not fitting, sync_dist=True)
         for logger in self.loggers if fitting else []:
             logger.log_metrics(finite(metrics), step=self.batches)
+
+    def test_step(self, batch: BatchT, batch_idx: int) -> None:
+        self.evaluator.update(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict({f"test/{name}": float(v) for name, v in self.evaluator.compute().items()}, sync_dist=True)
 
     # -------------------------------------------------------------------------------- used by callbacks (`Progressing`)
 
@@ -161,8 +226,10 @@ class Loop(pl.LightningModule, Generic[BatchT]):
         self._finished = self.batches
         self._check_finite()
         if self.batches % self.log_every == 0:
-            values = {name: float(term) for name, term in self.losses.items()}
-            values |= self.task.stats() | {"lr": self.optim.lr * lr_factor(self.optim, self.batches - 1, self.steps)}
+            stats = self.task.stats()
+            if self.monitored:
+                self.log_dict({f"train/{name}": value for name, value in stats.items()}, logger=False)
+            values = {name: float(term) for name, term in self.losses.items()} | stats | {"lr": self.rate}
             for logger in self.loggers:
                 logger.log_metrics(finite({f"train/{name}": v for name, v in values.items()}), step=self.batches)
         if self.batches % self.images_every == 0 and self.trainer.is_global_zero:
@@ -173,8 +240,15 @@ class Loop(pl.LightningModule, Generic[BatchT]):
         sound = bool(torch.stack([term.float() for term in self.losses.values()]).isfinite().all())
         if self.trainer.strategy.reduce_boolean_decision(sound, all=True):
             return
+        if self._is_search():
+            self.trainer.should_stop = True
+            return
         losses = ", ".join(f"{name} {float(term):g}" for name, term in self.losses.items())
         raise Diverged(f"the losses of batch {self.batches} are {losses}")
+
+    def _is_search(self) -> bool:
+        """Return whether Lightning searches for a learning rate: it raises the rate until training diverges."""
+        return any("tuner" in type(each.scheduler).__module__ for each in self.trainer.lr_scheduler_configs)
 
     @torch.no_grad()
     def _log_images(self, stage: str, batch: BatchT) -> None:
@@ -198,7 +272,11 @@ class Loop(pl.LightningModule, Generic[BatchT]):
     def on_load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
         batches = checkpoint["batches"]
         assert isinstance(batches, int)
-        self.batches = batches
+        self.batches = self._finished = batches
+        if type(self).configure_optimizers is Loop.configure_optimizers:
+            for state in cast(list[OptimizerState], checkpoint.get("optimizer_states", [])):
+                for group in state["param_groups"]:  # those of earlier versions do not say who set the rate: the loop
+                    group.setdefault(LOOP_LR, group["lr"])
 
 
 # ------------------------------------------------------------------------------------------------------------- a run
@@ -227,6 +305,7 @@ def fit(
     before = _batches(last) if last.exists() else 0
     t = config.trainer
     loop = Loop(task, evaluator, config.optim, 0, t.log_every, t.images_every)
+    loop.monitored = False  # the callbacks of a run do not
     trainer = make_trainer(loop, config, folder, log)
     per_epoch = loaders.train.batches_per_epoch(trainer.world_size)
     loop.steps = loaders.train.steps = _checked_steps(folder, before, per_epoch, loaders, config, trainer.world_size)

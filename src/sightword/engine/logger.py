@@ -37,11 +37,20 @@ class RunLogger(Logger):
     def resume(self, batches: int) -> None:
         """Read metrics.csv and rewrite it without the rows after batch `batches`. Raises SightwordError if damaged."""
         if self.path.exists() and self.path.stat().st_size:
+            self._drop_zeros()
             table = read_csv(self.path, ["step"])
             self.columns = list(table.columns)
             kept = [row for row in table.rows if row.integer("step") <= batches]
             self.rows = [{name: row.text(name, "") for name in self.columns} for row in kept]
             self._rewrite()
+
+    def _drop_zeros(self) -> None:
+        """Remove the zero bytes at the end of metrics.csv, and the row that they cut: a power cut leaves them."""
+        content = self.path.read_bytes()
+        if content.endswith(b"\0"):
+            kept = content.rstrip(b"\0")
+            with write_atomically(self.path) as part:
+                part.write_bytes(kept[: kept.rfind(b"\n") + 1])
 
     @rank_zero_only
     def begin(self) -> None:

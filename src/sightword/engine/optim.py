@@ -11,6 +11,8 @@ from sightword.engine.contract import BatchT
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
 
+LOOP_LR = "loop_lr"  # key of a parameter group: the rate that the loop last set; another one was set by somebody else
+
 
 def base_lr(optim: Optim, group: str | None = None) -> float:
     """Return the learning rate of a parameter group, or of the discriminator if `group` is None.
@@ -50,6 +52,8 @@ def make_optimizer(optim: Optim, task: Task[BatchT]) -> torch.optim.Optimizer:
         groups += [{"params": decayed, "name": name}] if decayed else []
         groups += [{"params": rest, "name": name, "weight_decay": 0.0}] if rest else []
     betas = (optim.betas[0], optim.betas[1])
+    for group in groups:
+        group["lr"] = group[LOOP_LR] = base_lr(optim, str(group["name"]))
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, momentum=betas[0], weight_decay=optim.weight_decay)
     kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
@@ -68,7 +72,8 @@ def spared_from_decay(task: Task[BatchT]) -> list[Parameter]:
 def make_discriminator_optimizer(optim: Optim, discriminator: torch.nn.Module) -> torch.optim.Optimizer:
     """Return the optimiser of a discriminator."""
     betas = (optim.discriminator_betas[0], optim.discriminator_betas[1])
-    return torch.optim.Adam(discriminator.parameters(), lr=base_lr(optim), betas=betas)
+    group = {"params": list(discriminator.parameters()), LOOP_LR: base_lr(optim)}
+    return torch.optim.Adam([group], lr=base_lr(optim), betas=betas)
 
 
 def _check_groups(groups: Mapping[str, Sequence[Parameter]], task: Task[BatchT]) -> None:

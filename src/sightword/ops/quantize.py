@@ -7,7 +7,8 @@ update. All return `Quantized`, whose codes equal `decode(ids)` bit for bit.
 Legend: D channels, last in every shape; K codes; N all leading axes flattened.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Self
 
 import torch
 import torch.distributed as dist
@@ -36,6 +37,9 @@ class Codebook(nn.Module):
     metric: euclidean uses the mean squared error over all elements; cosine compares directions, keeps codes at length
     one and uses 2 − 2cos averaged over vectors (equal to |x/|x| − code|²). `commitment_cost` multiplies
     `Quantized.loss` only.
+
+    Codes and their statistics stay float32 when a module around them is converted (`model.half()`, a Trainer's
+    `bf16-true`): a step of an average is too small for 16 bit. `Quantized` is float32, whatever x is.
     """
 
     is_codebook = True  # weight decay leaves the codes alone
@@ -51,6 +55,16 @@ class Codebook(nn.Module):
             raise SightwordError(f"metric is 'euclidean' or 'cosine', got {metric!r}")
         self.num_codes, self.dim = num_embeddings, embedding_dim
         self.commitment_cost, self.metric = commitment_cost, metric
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move to another device as any module does, but keep float32."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            converted = tensor.dtype == torch.float32 != moved.dtype
+            return tensor.to(moved.device) if converted else moved
+
+        return super()._apply(kept, recurse)
 
     def forward(self, x: Tensor) -> Quantized:
         ids = self.nearest(x)
@@ -124,8 +138,11 @@ class VectorQuantizerEMA(Codebook):
     `torch.distributed` the statistics of all ranks are summed, so every rank has the same codebook. The process group
     is looked up at each call, so the module may be built before it.
 
+    Each call in training mode moves the codes. With `deferred` it only adds to `gathered`, and `step` moves them: a
+    training that accumulates gradients then has the codebook of one large batch.
+
     kmeans: start from k-means on the first batch. `keep_codes`: start from codes that were learned before.
-    restart_after: move a code that was unused for this many steps onto a vector of the batch, drawn without
+    restart_after: move a code that was unused for this many steps onto a vector of the step, drawn without
     replacement; 0 never does.
     """
 
@@ -148,7 +165,8 @@ class VectorQuantizerEMA(Codebook):
         if not 0 <= decay < 1:
             raise SightwordError(f"decay is in [0, 1), got {decay}")
         self.decay, self.kmeans, self.restart_after = decay, kmeans, restart_after
-        self._first = True  # step of this object; `updates` counts the steps of earlier ones, too
+        self.deferred = False
+        self.gathered: Gathered | None = None  # since the last step; in no state dict
         self.register_buffer("weight", _random_codes(num_embeddings, embedding_dim))
         self.register_buffer("cluster_size", torch.zeros(num_embeddings))
         self.register_buffer("cluster_sum", torch.zeros(num_embeddings, embedding_dim))
@@ -156,7 +174,7 @@ class VectorQuantizerEMA(Codebook):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Quantized:
-        if self.training and self.kmeans and not self.updates:
+        if self.training and self.kmeans and not self.updates and self.gathered is None:
             self.weight.copy_(kmeans(self._prepared(x), self.num_codes))
         return super().forward(x)
 
@@ -164,31 +182,47 @@ class VectorQuantizerEMA(Codebook):
     def keep_codes(self) -> None:
         """Keep the loaded codes as EMA state. Otherwise the first batch would replace each code by its mean.
 
-        The counts behind the codes are unknown. The first batch supplies them, and moves a code by 1 − decay of the way
+        The counts behind the codes are unknown. The first step supplies them, and moves a code by 1 − decay of the way
         to its mean.
         """
-        self._first = True
+        self.updates.zero_()
         self.cluster_size.fill_(1)
         self.cluster_sum.copy_(self.weight)
 
     @torch.no_grad()
     def learn(self, x: Tensor, ids: Tensor) -> None:
-        x, ids = self._prepared(x), ids.flatten()
-        step = self._statistics(x, ids)  # (K, 1 + D), or 1 + 2D with candidates
-        counts, sums, candidates = step[:, 0], step[:, 1 : self.dim + 1], step[:, self.dim + 1 :]
-        if self._first:
-            self._first = False
-            self._weigh_loaded(counts)
+        new = self._statistics(self._prepared(x), ids.flatten())
+        self.gathered = new if self.gathered is None else self.gathered.joined(new)
+        if not self.deferred:
+            self.step()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the codes by the statistics of all batches since the last step; without any, do nothing."""
+        if self.gathered is None:
+            return
+        counts, sums = self.gathered.sums[:, 0], self.gathered.sums[:, 1:]
+        self._weigh_loaded(counts)
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.cluster_sum.lerp_(sums, 1 - self.decay)
         self.idle.add_(1).masked_fill_(counts > 0, 0)
         if self.restart_after:
-            self._restart(candidates)
+            self._restart(self.gathered.candidates)
         mean = self.cluster_sum / self.cluster_size[:, None]
         mean = unit(mean) if self.metric == "cosine" else mean
         # After ~2000 steps without a vector both averages have underflown to 0: such a code keeps its last value.
         torch.where(self.cluster_size[:, None] > 1e-9, mean, self.weight, out=self.weight)
         self.updates += 1
+        self.gathered = None
+
+    def pending(self) -> dict[str, Tensor]:
+        """Return what was gathered since the last step, for a checkpoint; nothing after a step."""
+        return {} if self.gathered is None else self.gathered._asdict()
+
+    def load_pending(self, pending: Mapping[str, Tensor]) -> None:
+        """Restore what `pending` returned."""
+        moved = {name: each.to(self.weight.device if each.ndim else "cpu") for name, each in pending.items()}
+        self.gathered = Gathered(**moved) if moved else None
 
     def _weigh_loaded(self, counts: Tensor) -> None:
         """Weight loaded codes, before the first step, by the number of vectors it assigns to them, counts (K,)."""
@@ -201,17 +235,20 @@ class VectorQuantizerEMA(Codebook):
         x = x.detach().reshape(-1, self.dim).float()  # (N, D)
         return unit(x) if self.metric == "cosine" else x
 
-    def _statistics(self, x: Tensor, ids: Tensor) -> Tensor:
-        """Return counts, sums and (with restart_after) candidate vectors, summed over ranks in one all-reduce."""
-        width = self.dim + 1 if not self.restart_after else 2 * self.dim + 1
-        step = x.new_zeros(self.num_codes, width)
-        step[:, 0] = torch.bincount(ids, minlength=self.num_codes)
-        step[:, 1 : self.dim + 1] = x.new_zeros(self.num_codes, self.dim).index_add_(0, ids, x)
+    def _statistics(self, x: Tensor, ids: Tensor) -> "Gathered":
+        """Return the statistics of a batch, summed over ranks in one all-reduce. Candidates are those of rank 0."""
+        drawn = self.dim + 1 if self.restart_after else 0
+        packed = x.new_zeros(self.num_codes, 1 + self.dim + drawn)
+        packed[:, 0] = torch.bincount(ids, minlength=self.num_codes)
+        packed[:, 1 : self.dim + 1] = x.new_zeros(self.num_codes, self.dim).index_add_(0, ids, x)
+        before = int(self.gathered.vectors) if self.gathered else 0
         if self.restart_after and _rank() == 0:
-            step[:, self.dim + 1 :] = _draw(x, self.num_codes, seed=int(self.updates))
+            rows, order = _draw(x, self.num_codes, int(self.updates), before)
+            packed[:, self.dim + 1 :] = torch.cat([rows, order[:, None].to(rows)], 1)
         if _world() > 1:
-            dist.all_reduce(step)
-        return step
+            dist.all_reduce(packed)
+        sums, rows = packed[:, : self.dim + 1], packed[:, self.dim + 1 :]
+        return Gathered(sums, rows[:, : self.dim], rows[:, self.dim :].flatten(), torch.tensor(before + len(x)))
 
     def _restart(self, candidates: Tensor) -> None:
         """Move unused codes onto candidates (K, D), and reset their averages so that these cannot pull them back."""
@@ -223,13 +260,29 @@ class VectorQuantizerEMA(Codebook):
         self.idle.masked_fill_(dead, 0)
 
 
+class Gathered(NamedTuple):
+    """Statistics of the batches since the last step of an EMA codebook. Without restarts there are no candidates."""
+
+    sums: Tensor  # (K, 1 + D): number of vectors assigned to a code, and their sum
+    candidates: Tensor  # (K, D) vectors that restarted codes may take, in the order in which they are taken
+    order: Tensor  # (K,) the random numbers that they are ordered by, ascending
+    vectors: Tensor  # () int64 on the CPU: number of vectors, on this rank
+
+    def joined(self, new: "Gathered") -> "Gathered":
+        """Return the statistics of these and later batches: those of one batch that contains them all."""
+        order, which = torch.cat([self.order, new.order]).sort(stable=True)
+        kept = which[: len(self.order)]
+        candidates = torch.cat([self.candidates, new.candidates])[kept]
+        return Gathered(self.sums + new.sums, candidates, order[: len(self.order)], new.vectors)
+
+
 @torch.no_grad()
 def kmeans(x: Tensor, num_codes: int, iterations: int = 10, seed: int = 0) -> Tensor:
     """Return K centres (K, D) of x (N, D) by Lloyd's iterations from distinct rows; on every rank those of rank 0.
 
     Raises SightwordError if x is empty.
     """
-    centres = _draw(x, num_codes, seed)
+    centres, _ = _draw(x, num_codes, seed)
     for _ in range(iterations if _rank() == 0 else 0):
         ids = nearest(x, centres)
         counts = torch.bincount(ids, minlength=num_codes)[:, None]
@@ -240,17 +293,21 @@ def kmeans(x: Tensor, num_codes: int, iterations: int = 10, seed: int = 0) -> Te
     return centres
 
 
-def _draw(x: Tensor, count: int, seed: int) -> Tensor:
-    """Draw `count` rows of x (N, D), none twice before each was drawn once. Repeated rows get a little noise."""
+def _draw(x: Tensor, count: int, seed: int, before: int = 0) -> tuple[Tensor, Tensor]:
+    """Draw `count` rows of x (N, D), none twice before each was drawn once. Repeated rows get a little noise.
+
+    Return the rows, and the ascending random numbers (count,) that order them. A row's number depends on the
+    seed and on its place, counted from `before`: draws from the parts of a batch can be merged to a draw from all.
+    """
     if not len(x):
         raise SightwordError(f"{count} codes cannot be drawn from no vectors: the batch is empty")
     generator = torch.Generator().manual_seed(seed)
-    rounds = -(-count // len(x))
-    order = torch.cat([torch.randperm(len(x), generator=generator) for _ in range(rounds)])[:count]
-    rows = x[order.to(x.device)]
+    numbers, order = torch.rand(before + len(x), generator=generator)[before:].sort(stable=True)
+    place = torch.arange(count)
+    rows = x[order[place % len(x)].to(x.device)]
     noise = torch.randn(rows.shape, generator=generator).to(rows) * x.std() * 0.01
     noise[: len(x)] = 0
-    return rows + noise
+    return rows + noise, (numbers[place % len(x)] + place // len(x)).to(x.device)
 
 
 def _random_codes(num_codes: int, dim: int) -> Tensor:

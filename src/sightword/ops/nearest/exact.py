@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from sightword.errors import SightwordError
+from sightword.errors import Diverged, SightwordError
 
 Metric = Literal["euclidean", "cosine"]
 
@@ -49,7 +49,7 @@ def nearest(x: Tensor, codes: Tensor, metric: Metric = "euclidean") -> Tensor:
     """Return the id of the nearest of codes (K, D) for every vector of x (..., D): (...), int64, without gradient.
 
     Euclidean is the smallest distance, cosine the largest cosine of the angle; neither needs normalised input.
-    Raises SightwordError if the numbers of channels differ or x is not finite.
+    Raises SightwordError if the numbers of channels differ, and Diverged if x is not finite.
     """
     return nearest_in_each(x, [codes], metric)[0]
 
@@ -117,7 +117,7 @@ def _decide_in_float64(rows: Tensor, codes: Tensor, metric: Metric) -> Tensor:
         scores = torch.addmm(bias, x, e.t())  # (R, K)
         best = scores.amax(1, keepdim=True)
         if not best.isfinite().all():
-            raise SightwordError("vectors or codes are not finite: the run has diverged (lower the learning rate)")
+            raise Diverged("vectors or codes are not finite: the run has diverged (lower the learning rate)")
         slack = 2 * (x.shape[1] + 8) * 2.0**-53 * (x.norm(dim=1, keepdim=True) * reach + reach**2 / 2)
         ids.append((scores >= best - slack).to(torch.int8).argmax(1))
     return torch.cat(ids)

@@ -30,7 +30,9 @@ class TokenizerConfig(SystemConfig):
     codebook: str = "ema"  # ema | gradient: only with gradient does vq_loss train the codes
     decay: float = 0.99  # of the moving averages, ema only
     kmeans: bool = False  # start the codes from the first batch, ema only
-    restart_after: int = 0  # batches without use after which a code moves to a vector of the batch, ema only; 0 never
+    restart_after: int = (
+        0  # optimiser steps without use after which a code moves to a vector of the step, ema only; 0 never
+    )
 
     lambda_rec: float = 1.0
     lambda_vq: float = 1.0
@@ -105,7 +107,10 @@ class TokenizerData(DataConfig):
 
     def __post_init__(self) -> None:
         if not 0 < self.val_split < 1:
-            raise SightwordError(f"data.val_split={self.val_split} is not a fraction in (0, 1)")
+            raise SightwordError(
+                f"data.val_split={self.val_split} is not a fraction in (0, 1). To train on all images, name a folder of "
+                "other images for validation: data.val_root=…"
+            )
         at_least("data", self, 1, "batch_size", "crops", "val_crops")
         at_least("data", self, 0, "num_workers", "cache_mb")
         if self.image_size < 11:

@@ -50,10 +50,11 @@ class TokenizerEvaluator(Evaluator[ImageBatch]):
             self._measure(batch, self.model(batch.images))
 
     def _measure(self, batch: ImageBatch, out: Reconstruction) -> None:
-        images, shown = quantise8(batch.images), quantise8(out.images)
+        given, made = batch.images.float(), out.images.float()  # networks may have another precision
+        images, shown = quantise8(given), quantise8(made)
         bits = bits_per_pixel(self.model.num_codes, out.quantized.ids[0].numel(), images[0, 0].numel())
         each = {
-            "recon_loss": (out.images - batch.images).abs().mean((1, 2, 3)),
+            "recon_loss": (made - given).abs().mean((1, 2, 3)),
             "vq_loss": out.quantized.codebook_loss.expand(len(images)),
             "commitment_loss": out.quantized.loss.expand(len(images)),
             "psnr": psnr(shown, images),
@@ -62,7 +63,7 @@ class TokenizerEvaluator(Evaluator[ImageBatch]):
             "bits_per_pixel": torch.tensor(bits),
         }
         if self.lpips is not None:
-            each["perc_loss"] = self.lpips(out.images, batch.images)
+            each["perc_loss"] = self.lpips(made, given)
         for name, values in each.items():
             self.means[name].update(values)
         if self.fid is not None:

@@ -35,7 +35,7 @@ class LPIPS(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the distance (B,) of x and y (B, 3, H, W)."""
-        return self.load(x.device)(x, y).flatten()
+        return self.load(x.device)(x.float(), y.float()).flatten()
 
     @torch.inference_mode(
         False

@@ -129,6 +129,7 @@ class VQImage(nn.Module):
         return self.to_codes(self.encoder(pad_to(images, self.factor))).permute(0, 2, 3, 1)  # (B, h, w, D)
 
     def _images(self, codes: Tensor, size: tuple[int, ...]) -> Tensor:
+        codes = codes.to(self.decoder.conv_in.weight.dtype)  # codes are float32, networks may not be
         images = self.decoder(self.from_codes(codes.permute(0, 3, 1, 2)))
         return images[..., : size[0], : size[1]]
 
