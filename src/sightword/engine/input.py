@@ -15,10 +15,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sightword.data.domain import record_domain
 from sightword.engine.config import Run, SystemConfig
 from sightword.engine.system import system_of
 from sightword.errors import MissingFileError, SightwordError
+from sightword.storage.domain import record_domain
 from sightword.storage.reader import read_json
 from sightword.storage.writer import write_json
 

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self, Unpack
 
 from huggingface_hub import ModelCard, ModelHubMixin
 
-from sightword.data.domain import DRAWN, domain_of_weights, foreign, warning
 from sightword.engine.config import DataConfig
 from sightword.engine.contract import BatchT
 from sightword.engine.run import read_config, restore
 from sightword.engine.system import closest, system_of, systems
 from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
+from sightword.storage.domain import DRAWN, domain_of_weights, foreign, warning
 from sightword.storage.fields import Fields
 from sightword.storage.hub import HubOptions, fetched
 from sightword.storage.reader import read_json, read_text
@@ -66,7 +66,7 @@ class Predictor(ModelHubMixin, ABC, library_name="sightword"):
     usage: ClassVar[str]  # a line of Python with `model`, for the model card
 
     training: Training = Training()
-    domain: str = ""  # of what it was trained on, see `data.domain`
+    domain: str = ""  # of what it was trained on, see `storage.domain`
     _has_warned: bool = False
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:

@@ -28,11 +28,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import trange
 
-from sightword.data.domain import DRAWN
 from sightword.errors import SightwordError
 from sightword.miniature import scene
 from sightword.miniature.scene import ACTIONS, HELD_OUT, OBJECTS, PLACES, Scene
 from sightword.storage.atomic import write_atomically
+from sightword.storage.domain import DRAWN
 from sightword.towers.clip.encoder import CLIP, CONFIG, WEIGHTS
 from sightword.towers.preprocess import OPENAI_MEAN, OPENAI_STD
 from sightword.towers.prompt import class_embeddings

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sightword.data.domain import write_card
 from sightword.errors import SightwordError
 from sightword.miniature.scene import HELD_OUT, PLACES, Scene, draw
 from sightword.storage.atomic import write_atomically
+from sightword.storage.domain import write_card
 
 MISSED, IMAGINED = 0.15, 0.004  # probability that an annotator misses an intent, or adds one
 ANNOTATORS = 3

@@ -21,8 +21,8 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from sightword.data.domain import write_card
 from sightword.storage.atomic import write_atomically
+from sightword.storage.domain import write_card
 
 Rng = np.random.Generator
 Pair = tuple[float, float]

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from sightword.data.domain import write_card
 from sightword.miniature.figure import COLOURS, HAIR, SKIN, Person, Rng, draw
 from sightword.storage.atomic import write_atomically
+from sightword.storage.domain import write_card
 
 FAMILY = 4
 DROP = 0.2  # probability that a caption omits an attribute

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sightword.data.domain import write_card
 from sightword.miniature import scene
 from sightword.miniature.scene import NORMALS, OBJECTS, PLACES, ROOMS, Light
 from sightword.storage.atomic import write_atomically
+from sightword.storage.domain import write_card
 from sightword.storage.ply import Cloud, write_ply
 
 WORDS = (*OBJECTS, *PLACES)  # label 1 is the first of them

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sightword.data.domain import write_card
 from sightword.storage.atomic import write_atomically
+from sightword.storage.domain import write_card
 
 Colour = tuple[int, int, int]
 Corner = tuple[float, float, float]

@@ -31,7 +31,7 @@ class Tower(nn.Module):
     """
 
     name: str  # what it was loaded from
-    domain: str = ""  # of what it was trained on: "drawn" if `sightword mini` wrote it, see `data.domain`
+    domain: str = ""  # of what it was trained on: "drawn" if `sightword mini` wrote it, see `storage.domain`
     width: int  # D, of the tokens
     embed_dim: int  # E, of the pooled vector
     frozen = False

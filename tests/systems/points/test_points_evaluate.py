@@ -4,7 +4,7 @@ import pytest
 import torch
 from points_fakes import batch_for, task_for, wall
 
-from sightword.systems.points.evaluate import PointsEvaluator
+from sightword.systems.points.evaluate import PointsEvaluator, around
 
 
 def measured(task, *batches):
@@ -110,3 +110,23 @@ def test_a_picture_shows_the_predictions_beside_the_labels(tmp_path):
     assert unlabelled.width < image.width
     (file,) = evaluator.draw([batch], tmp_path / "images")
     assert file.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_validation_chooses_a_threshold_that_classes_without_their_points_do_not_reach():
+    task, batch = task_for().eval(), batch_for()
+    assert task.accepted("lifted") is task.accepted("fused") is None
+    found = measured(task, batch)
+    lifted = task.accepted("lifted")
+    assert lifted.count == 3 * len(batch.names)
+    assert lifted.wrong <= 0.05
+    assert found["clip_false_accepted"] == pytest.approx(100 * lifted.wrong)
+    assert found["clip_accepted"] == pytest.approx(100 * lifted.right)
+    before = task.acceptance.clone()
+    measured(task, batch_for(split="test"))
+    assert torch.equal(task.acceptance, before)  # test chooses nothing
+
+
+def test_points_around_a_class_are_taken_out_with_it():
+    xyz = torch.tensor([[0.1, 0.1, 0.1], [0.2, 0.2, 0.2], [0.6, 0.1, 0.1], [0.6, 0.2, 0.1]])
+    near = around(xyz, torch.tensor([0, -1, 1, 2]), 3)
+    assert near.tolist() == [[True, False, False]] * 2 + [[False, True, True]] * 2

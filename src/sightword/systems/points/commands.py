@@ -71,7 +71,7 @@ def lift(
     With vis=1 it also gets a vis_<i>.png for each frame and cloud.png.
     After Ctrl-C, run the same command again to lift the rest. Exit status 1 if a scene could not be lifted.
     """
-    from sightword.data.domain import say_domain
+    from sightword.storage.domain import say_domain
     from sightword.systems.points.lift.extract import Job, Options, extract
     from sightword.systems.points.scannet.reader import scene_folder
 
@@ -148,7 +148,7 @@ def compare(
     out: Out = Path("compare"),  # the folder of the table, as CSV, text and JSON
 ) -> None:
     """Compare 14×14 patches with upsampled maps: how well points are classified, by how their features are sampled."""
-    from sightword.data.domain import say_domain
+    from sightword.storage.domain import say_domain
     from sightword.systems.points import compare as comparing
 
     folder = folder_in(out)

@@ -8,13 +8,13 @@ from typing import Self, TypedDict, Unpack, overload
 import torch
 from torch import Tensor
 
-from sightword.data.domain import domain_of_weights
 from sightword.engine.config import DataConfig
 from sightword.engine.contract import BatchT
 from sightword.engine.predictor import CONFIG, Predictor
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
 from sightword.storage.checkpoint import load_strictly, read_weights, write_weights
+from sightword.storage.domain import domain_of_weights
 from sightword.storage.fields import Fields
 from sightword.systems.points import ask
 from sightword.systems.points.ask import Calibration, Kind, PointFeatures, SceneAnswer

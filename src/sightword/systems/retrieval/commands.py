@@ -29,7 +29,7 @@ def index(
     A trained model= finds persons; a CLIP or SigLIP, tower=, needs no training.
     After Ctrl-C, run the same command again to encode the rest.
     """
-    from sightword.data.domain import say_domain
+    from sightword.storage.domain import say_domain
     from sightword.systems.retrieval.gallery import write_gallery
 
     if bool(model) == bool(tower):

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sightword.data.domain import domain_of_weights
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.checkpoint import read_weights
+from sightword.storage.domain import domain_of_weights
 from sightword.storage.reader import read_json
 from sightword.towers import hub
 from sightword.towers.clip import network
@@ -38,7 +38,7 @@ class Checkpoint(NamedTuple):
     weights: hub.Weights
     source: str | Path  # of model_cfg, for messages: a file, or open_clip's name
     folder: Path | None  # of its tokenizer, if it is one
-    domain: str = ""  # see `data.domain`
+    domain: str = ""  # see `storage.domain`
 
 
 def find(name: str, tag: str, presets: Iterable[str]) -> Checkpoint:

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightword.data.domain import domain_of_weights
 from sightword.errors import SightwordError
 from sightword.storage.checkpoint import write_weights
+from sightword.storage.domain import domain_of_weights
 from sightword.storage.hub import fetched
 from sightword.towers.base import Encoded, ImageTower, TextTower
 from sightword.towers.foreign import Foreign

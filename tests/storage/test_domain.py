@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sightword.data.domain import domain_of_weights, foreign, is_drawn, record_domain, say_domain, write_card
+from sightword.storage.domain import domain_of_weights, foreign, is_drawn, record_domain, say_domain, write_card
 
 
 @pytest.fixture
