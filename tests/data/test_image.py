@@ -1,6 +1,7 @@
 """Whatever a file holds, it becomes the same RGB picture every time, or one line that says why not."""
 
 import io
+import os
 import struct
 import zlib
 from functools import partial
@@ -62,6 +63,13 @@ def test_images_are_listed_in_the_order_of_their_paths_and_nothing_hidden_is(tmp
         (tmp_path / name).touch()
     listed = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
     assert listed == ["a.png", "b.webp", "b/10.jpg", "b/2.JPG", "c/d/e.TiFF"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_that_is_called_an_image_is_not_listed(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", Image.new("RGB", (2, 2)))
+    os.mkfifo(tmp_path / "b.png")
+    assert [path.name for path in list_images(tmp_path)] == ["a.png"]
 
 
 def test_a_linked_folder_is_listed_once_and_a_link_to_above_does_not_loop(tmp_path: Path) -> None:

@@ -416,6 +416,22 @@ def test_a_finished_run_is_not_begun_again(tmp_path):
         start(tmp_path, steps=3)
 
 
+@pytest.mark.parametrize("cut", [b"", b"4,0.12"], ids=["between rows", "within a row"])
+def test_a_run_goes_on_after_a_power_cut_left_zero_bytes_at_the_end_of_its_metrics(cut, tmp_path):
+    start(tmp_path / "straight", steps=5)
+    start(tmp_path / "cut", steps=3)
+    with (tmp_path / "cut" / "metrics.csv").open("ab") as file:
+        file.write(cut + bytes(512))
+    start(tmp_path / "cut", steps=5)
+    assert column(tmp_path / "cut", "train/fit") == column(tmp_path / "straight", "train/fit")
+
+
+def test_an_error_stands_on_a_line_of_its_own_after_the_progress_bar(tmp_path, capsys):
+    with pytest.raises(MemoryError):
+        start(tmp_path, lambda: Toy(die_at=1))
+    assert capsys.readouterr().err.endswith("\n")
+
+
 def test_evaluation_alone_gives_the_runs_metrics(tmp_path):
     task = Toy()
     result = start(tmp_path, lambda: task)

@@ -265,6 +265,9 @@ class ProgressCallback(Callback):
             self.bar.set_postfix(loss=f"{self.loop.last_loss:.4g}", refresh=False)
         self.bar.update()
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")  # the message of the error stands on a line of its own
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.bar is not None:
             self.bar.close()

@@ -36,8 +36,8 @@ class RunLogger(Logger):
 
     def resume(self, batches: int) -> None:
         """Read metrics.csv and rewrite it without the rows after batch `batches`. Raises SightwordError if damaged."""
+        self._drop_zeros()
         if self.path.exists() and self.path.stat().st_size:
-            self._drop_zeros()
             table = read_csv(self.path, ["step"])
             self.columns = list(table.columns)
             kept = [row for row in table.rows if row.integer("step") <= batches]
@@ -46,7 +46,7 @@ class RunLogger(Logger):
 
     def _drop_zeros(self) -> None:
         """Remove the zero bytes at the end of metrics.csv, and the row that they cut: a power cut leaves them."""
-        content = self.path.read_bytes()
+        content = self.path.read_bytes() if self.path.exists() else b""
         if content.endswith(b"\0"):
             kept = content.rstrip(b"\0")
             with write_atomically(self.path) as part:

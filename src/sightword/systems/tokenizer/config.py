@@ -108,8 +108,8 @@ class TokenizerData(DataConfig):
     def __post_init__(self) -> None:
         if not 0 < self.val_split < 1:
             raise SightwordError(
-                f"data.val_split={self.val_split} is not a fraction in (0, 1). To train on all images, name a folder of "
-                "other images for validation: data.val_root=…"
+                f"data.val_split={self.val_split} is not a fraction in (0, 1). To train on all images, name a "
+                "folder of other images for validation: data.val_root=…"
             )
         at_least("data", self, 1, "batch_size", "crops", "val_crops")
         at_least("data", self, 0, "num_workers", "cache_mb")
