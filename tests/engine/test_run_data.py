@@ -200,3 +200,13 @@ def test_a_recording_that_the_file_moved_to_validation_is_not_measured(world, tm
     chosen = choose(runs.read_config(run), run)
     assert moved not in chosen.names["val"]
     assert any("val: 1 recordings equal recordings of the other side" in finding.message for finding in chosen.findings)
+
+
+def test_recognise_says_how_many_recordings_were_trained_on(world, tmp_path, capsys):
+    arguments = [*arguments_of("skeleton/slowonly", world), "trainer.steps=1", f"out={tmp_path}", "name=a"]
+    assert main(["train", *arguments]) == 0
+    run = tmp_path / "skeleton" / "slowonly" / "a"
+    trained = len(read_record(run).splits["train"])
+    capsys.readouterr()
+    assert main(["recognise", f"model={run}", "checkpoint=last", f"out={tmp_path / 'named'}"]) == 0
+    assert f"trained on: {trained} of these" in capsys.readouterr().out

@@ -61,6 +61,8 @@ def recognise(
     predictions = _predictions(recognizer, recordings, rows, truth, strips)
     print("\n".join(_lines(predictions)))
     metrics, protocol = _metrics(predictions), _protocol(recognizer)
+    if metrics and (seen := _trained_on(Path(model), recordings, rows)):
+        protocol["trained on"] = f"{seen} of these {len(rows)} recordings: what is right there says little"
     files = _write(folder, predictions, top, metrics, {"model": model, "protocol": protocol})
     for what, number in metrics.items():
         print(f"  {what:<20} {number:.4g}")
@@ -180,6 +182,16 @@ def _protocol(recognizer: "ActionRecognizer") -> dict[str, str]:
         "probabilities": recognizer.describe_probabilities(),
         "classes": f"{len(recognizer.classes)} of {recognizer.labels.source}",
     }
+
+
+def _trained_on(model: Path, recordings: "Recordings", rows: Sequence[int]) -> int:
+    """Return how many of these recordings a run was trained on; 0 for what is not a run directory."""
+    from sightword.data.content import Item
+    from sightword.engine.split import read_record, trained_on
+
+    if read_record(model) is None:
+        return 0
+    return len(trained_on(model, [Item(recordings.names[row], content=recordings.content(row)) for row in rows]))
 
 
 def _write(
