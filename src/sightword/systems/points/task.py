@@ -54,9 +54,7 @@ class PointsTask(Task[RoomBatch]):
 
     own_state = ("acceptance",)
     added_state = ("acceptance",)
-    acceptance: (
-        Tensor  # (2, 4): of lifted CLIP and of the fused features an `Accepted`; zeros until validation chose it
-    )
+    acceptance: Tensor  # (2, 4): `Accepted` of lifted CLIP and of the fused features; zeros: not yet chosen
 
     def __init__(self, system: PointsConfig, model: BiFusionEncoder, clip: FrozenClip, labels: LabelSet) -> None:
         super().__init__(
