@@ -39,7 +39,7 @@ class Threshold(NamedTuple):
 
 
 class Acceptance(NamedTuple):
-    """Thresholds by the size of the gallery, each (S,) float32; NaN behind the last."""
+    """Thresholds by the size of the gallery, each (S,) float32; zeros behind the last."""
 
     sizes: Tensor  # ascending
     scores: Tensor
@@ -49,18 +49,18 @@ class Acceptance(NamedTuple):
     @classmethod
     def unknown(cls) -> "Acceptance":
         """Return thresholds that were never chosen."""
-        return cls(*torch.full((4, SIZES), math.nan))
+        return cls(*torch.zeros(4, SIZES))
 
     @property
     def known(self) -> bool:
         """Whether they were chosen."""
-        return not bool(self.sizes[0].isnan())
+        return bool(self.sizes[0] > 0)
 
     def at(self, size: int) -> Threshold | None:
         """Return the threshold for a gallery of that size; None if none was chosen."""
         if not self.known:
             return None
-        some = ~self.sizes.isnan()
+        some = self.sizes > 0
         sizes, scores, right, wrong = (part[some].double().numpy() for part in self)
         place, places = math.log(max(1, size)), np.log(sizes)
         if place > places[-1] and len(places) > 1:

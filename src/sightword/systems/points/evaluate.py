@@ -3,7 +3,6 @@
 Legend: N points of a batch; C classes; E dimension of CLIP's joint space.
 """
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,7 +139,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
                 parts = [float((part >= threshold).float().mean()) for part in (present, absent)]
                 self.task.acceptance[row] = torch.tensor([threshold, *parts, len(absent)])
             threshold = float(self.task.acceptance[row, 0])
-            if not math.isnan(threshold):
+            if self.task.acceptance[row, 3]:
                 found[f"{name}_accepted"] = 100 * float((present >= threshold).float().mean())
                 found[f"{name}_false_accepted"] = 100 * float((absent >= threshold).float().mean())
         return found

@@ -124,7 +124,7 @@ class SceneQuery(Predictor):
             "clip_dim": task.model.clip_dim,
             "clip_weights": {} if self.clip.is_local else self.clip.digests(),
             "voxel": self.voxel,
-            "acceptance": [] if task.acceptance.isnan().any() else task.acceptance.tolist(),
+            "acceptance": task.acceptance.tolist() if task.accepted("fused") else [],
         }
 
     def task_weights(self) -> dict[str, Tensor]:

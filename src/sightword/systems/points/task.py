@@ -8,7 +8,6 @@ Legend: N points, V views and L correspondences of a batch; C channels of a map,
 of CLIP's joint space; h, w cells of a map.
 """
 
-import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -55,7 +54,7 @@ class PointsTask(Task[RoomBatch]):
 
     own_state = ("acceptance",)
     added_state = ("acceptance",)
-    acceptance: Tensor  # (2, 4): of lifted CLIP and of the fused features an `Accepted`; NaN until validation chose it
+    acceptance: Tensor  # (2, 4): `Accepted` of lifted CLIP and of the fused features; zeros: not yet chosen
 
     def __init__(self, system: PointsConfig, model: BiFusionEncoder, clip: FrozenClip, labels: LabelSet) -> None:
         super().__init__(
@@ -67,13 +66,13 @@ class PointsTask(Task[RoomBatch]):
         )
         self.system, self.model, self.clip, self.labels = system, model, clip, labels
         self.consistency = ClipConsCriterion()
-        self.register_buffer("acceptance", torch.full((2, 4), math.nan))
+        self.register_buffer("acceptance", torch.zeros(2, 4))
         self._stats: dict[str, Tensor] = {}
 
     def accepted(self, features: Literal["lifted", "fused"]) -> "Accepted | None":
         """Return the threshold that validation chose for these features; None if it chose none."""
         row = self.acceptance[("lifted", "fused").index(features)].tolist()
-        return None if math.isnan(row[0]) else Accepted(*row)
+        return Accepted(*row) if row[3] else None
 
     def encode(self, batch: RoomBatch) -> tuple[Fused, Tensor]:
         """Return the encoder's output for a batch, and CLIP's maps of its views (V, E, h, w)."""

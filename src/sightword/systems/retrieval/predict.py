@@ -178,7 +178,7 @@ class PersonRetriever(Predictor):
         content = save_encoder(embedder.model, self._origin, folder)
         digests = {"all": embedder.digest, "text": embedder.model.text_side().digest()}
         preprocessing = embedder.preprocess.as_dict()
-        known = ~self.acceptance.sizes.isnan()
+        known = self.acceptance.sizes > 0
         acceptance = [part[known].tolist() for part in self.acceptance] if self.acceptance.known else []
         return {**content, "digests": digests, "preprocessing": preprocessing, "acceptance": acceptance}
 

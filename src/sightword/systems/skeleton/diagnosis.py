@@ -123,7 +123,10 @@ def _softened(one: Symptom, reading: Reading) -> Finding:
 
 def _in_all(rows: Sequence[Annotation]) -> Iterator[Finding]:
     """What single recordings can have wrong."""
-    broken, empty, high, highest = [], [], [], 0.0
+    broken: list[str] = []
+    empty: list[str] = []
+    high: list[str] = []
+    highest = 0.0
     for row in rows:
         reach = _reach(row.points)
         most = reach if row.scores is None else _reach(row.scores)

@@ -179,20 +179,20 @@ def _scores(row: Annotation, points: np.ndarray, deep: bool) -> np.ndarray:
     if points.shape[3] == 3 and not deep:
         return points[..., 2].copy()
     # nothing but zeros is the only way in which these files state that a joint is not there
-    there = points.any(-1)
+    there = np.asarray(points.any(-1))
     if deep and not there.all():
         there |= _origin(points, there)
-    return there.astype(np.float32)
+    return np.asarray(there, dtype=np.float32)
 
 
 def _origin(points: np.ndarray, there: np.ndarray) -> np.ndarray:
     """Where (M, T, V) is a joint the origin of 3-D coordinates about it: always at 0, and amid the others."""
-    body = there.any(2)  # (M, T)
-    always = body.any(1)[:, None] & ~there.any(1)  # (M, V)
+    body = np.asarray(there.any(2))  # (M, T)
+    always = np.asarray(body.any(1))[:, None] & ~np.asarray(there.any(1))  # (M, V)
     if not always.any():
         return np.zeros_like(there)
     low, high = (ends(points, axis=2) for ends in (np.nanmin, np.nanmax))  # (M, T, 3), with the zeros
-    amid = ((low < 0) & (high > 0)).all(-1) & body
+    amid = np.asarray(((low < 0) & (high > 0)).all(-1)) & body
     return always[:, None] & amid[..., None]
 
 
