@@ -12,6 +12,7 @@ from sightword.engine.config import Run, Trainer
 from sightword.engine.init import initialise, origin_of
 from sightword.engine.input import keep_inputs
 from sightword.engine.run import (
+    complete,
     is_first_process,
     make_evaluator,
     make_loaders,
@@ -38,6 +39,7 @@ def start(config: Run, folder: Path | None = None) -> "Fitted":
     resumed = last is not None and last.exists()
     origin = origin_of(config) if config.init_from and not resumed else None
     prepare(config)
+    config = config if resumed else complete(config)
     task = make_task(config)
     evaluator, loaders = make_evaluator(config, task), make_loaders(config, task)
     if last is not None and resumed:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from sightword.engine.config import Run
@@ -25,6 +26,11 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
     Config, Data = IntentConfig, IntentData
     inputs = ("tower", "semantic_anchors_path")
 
+    def complete(self, run: Run) -> Run:
+        from sightword.systems.intent.prepare import with_classes
+
+        return replace(run, system=with_classes(cast(IntentConfig, run.system), cast(IntentData, run.data)))
+
     def task(self, config: IntentConfig) -> "IntentTask":
         from sightword.systems.intent.task import make_task
 
@@ -33,12 +39,12 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
     def loaders(self, data: IntentData, seed: int, task: "IntentTask") -> "Loaders[IntentBatch]":
         from sightword.systems.intent.data import make_loaders
 
-        return make_loaders(_readable(data, task), seed, task.reads)
+        return make_loaders(_readable(data, task), seed, task.inputs())
 
     def held_out(self, data: IntentData, seed: int, split: str, task: "IntentTask") -> "DataLoader[IntentBatch]":
         from sightword.systems.intent.data import split_loader
 
-        return split_loader(_readable(data, task), split, task.reads)
+        return split_loader(_readable(data, task), split, task.inputs())
 
     def evaluator(self, task: "IntentTask") -> "Evaluator[IntentBatch]":
         from sightword.systems.intent.evaluate import IntentEvaluator

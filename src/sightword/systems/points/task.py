@@ -58,7 +58,7 @@ class PointsTask(Task[RoomBatch]):
                 "label_loss": system.label_weight,
             }
         )
-        self.system, self.model, self.clip, self.labels = system, model, clip, labels
+        self.system, self.model, self.clip, self.labels, self.classes = system, model, clip, labels, labels.names
         self.consistency = ClipConsCriterion()
         self._stats: dict[str, Tensor] = {}
 

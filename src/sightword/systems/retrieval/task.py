@@ -144,7 +144,12 @@ class Alignment(nn.Module):
 class RetrievalTask(Task[Batch]):
     """Images and captions to one space. Everything but the alignment is computed in training only."""
 
-    own_state = ("alignment.positive", "alignment.switched")
+    own_state = (
+        "alignment.positive",
+        "alignment.switched",
+        "identity.linear.weight",  # a row for each person of the run's own data
+        "identity.linear.bias",
+    )
     identity: IdentityHead | None
     language: MaskedLanguage | None
     generator: Generator | None

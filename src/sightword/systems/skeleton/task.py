@@ -77,8 +77,10 @@ class SkeletonTask(Task[SkeletonBatch]):
     ) -> None:
         """texts: the prompts of `labels`; None for a classifier."""
         super().__init__({"itm_loss": system.match_weight})
-        self.system, self.joints, self.labels = system, joints, labels
+        self.system, self.joints, self.labels, self.classes = system, joints, labels, labels.classes
         self.model, self.heatmaps, self.texts = model, heatmaps, texts
+        if isinstance(model, Classifier):
+            self.class_rows = ("model.linear.weight", "model.linear.bias")
         self.momentum = None
         if system.momentum and isinstance(model, VideoTextModel):
             past = (system.momentum, system.queue, system.queue_texts, system.soft, system.soft_ramp)
