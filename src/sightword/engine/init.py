@@ -104,9 +104,7 @@ def initialise(task: Task[object], origin: Origin, config: Run) -> InitReport:
     return report
 
 
-def compare(
-    task: Task[object], weights: Mapping[str, Tensor], source: str, others: Collection[str] = ()
-) -> InitReport:
+def compare(task: Task[object], weights: Mapping[str, Tensor], source: str, others: Collection[str] = ()) -> InitReport:
     """Return how weights fit a task. Counters and thresholds of the source's own training count on neither side.
 
     others: names that are not compared.

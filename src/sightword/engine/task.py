@@ -69,7 +69,9 @@ class Task(nn.Module, Generic[BatchT]):
         if not classes or tuple(classes) == self.classes or not (resumed or self.class_rows):
             return
         told = difference(classes, self.classes) or "they are the same in another order"
-        raise SightwordError(f"{source} was trained with other classes than the config names: {told}. Leave them as they were")
+        raise SightwordError(
+            f"{source} was trained with other classes than the config names: {told}. Leave them as they were"
+        )
 
     def published(self, file: Path) -> dict[str, Tensor]:
         """Return the weights in a published file by the names of this task, for `init_from=`.

@@ -53,7 +53,7 @@ def data_of(root, **options):
 
 
 def make_loaders(data, seed=0, **inputs):
-    return intent_data.make_loaders(data, seed, Inputs(preprocess=lambda: Preprocess((32, 32)), **inputs))
+    return intent_data.make_loaders(data, Inputs(preprocess=lambda: Preprocess((32, 32)), **inputs), seed)
 
 
 def split_loader(data, split, **inputs):
@@ -100,6 +100,11 @@ def test_pictures_come_with_their_own_labels(whole):
         seen += batch.image_ids
     assert sorted(seen) == sorted(train.ids)
     assert [image for batch in loaders.val for image in batch.image_ids] == annotated(whole, "val").ids
+
+
+def test_another_size_than_the_encoders_is_taken_if_it_is_set(whole):
+    (batch,) = split_loader(data_of(whole, batch_size=3, image_size=48), "val")
+    assert batch.images.shape == (3, 3, 48, 48)
 
 
 def test_a_picture_is_what_the_tower_saw_when_its_tokens_were_kept(whole, random_clip):

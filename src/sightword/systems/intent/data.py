@@ -172,7 +172,7 @@ def _is_unreadable(path: Path) -> bool:
 # ------------------------------------------------------------------------------------------------------------ loaders
 
 
-def make_loaders(data: IntentData, seed: int = 0, inputs: Inputs = Inputs()) -> Loaders[IntentBatch]:
+def make_loaders(data: IntentData, inputs: Inputs, seed: int = 0) -> Loaders[IntentBatch]:
     """Return loaders of `IntentBatch`: counts with `data.ids`, tokens with `data.cache`, else images.
 
     Training has the labels of `data.labels`; validation has 0 and 1, also if the training labels are soft.
@@ -192,7 +192,7 @@ def make_loaders(data: IntentData, seed: int = 0, inputs: Inputs = Inputs()) -> 
     return Loaders(stream, _held_out(data, val, inputs))
 
 
-def split_loader(data: IntentData, split: str, inputs: Inputs = Inputs()) -> DataLoader[IntentBatch]:
+def split_loader(data: IntentData, split: str, inputs: Inputs) -> DataLoader[IntentBatch]:
     """Return the loader of one split for evaluation: each image once, in order, labels 0 and 1."""
     return _held_out(data, load_split(data, split, inputs.classes), inputs)
 

@@ -49,7 +49,9 @@ class IntentPrediction(Result):
     """The intents of an image, and the words that they are computed from if the model has codebooks."""
 
     image: Image.Image
-    scores: Mapping[str, float]  # intent → sigmoid of its logit, in [0, 1]; C of them, in the order of the model's classes
+    scores: Mapping[
+        str, float
+    ]  # intent → sigmoid of its logit, in [0, 1]; C of them, in the order of the model's classes
     threshold: float | None  # above which an intent is predicted; None if no validation has chosen one
     words: Mapping[str, list[list[str]]]  # stream → the word of each patch, h lists of w; empty for the baseline
     explanation: Explanation | None = None  # what each patch adds to each logit; None for the baseline

@@ -39,7 +39,7 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
     def loaders(self, data: IntentData, seed: int, task: "IntentTask") -> "Loaders[IntentBatch]":
         from sightword.systems.intent.data import make_loaders
 
-        return make_loaders(_readable(data, task), seed, task.inputs())
+        return make_loaders(_readable(data, task), task.inputs(), seed)
 
     def held_out(self, data: IntentData, seed: int, split: str, task: "IntentTask") -> "DataLoader[IntentBatch]":
         from sightword.systems.intent.data import split_loader

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from sightword.engine.config import Run
 from sightword.engine.contract import Check, Command, Evaluator, Step, System
+from sightword.errors import SightwordError
 from sightword.systems.retrieval import commands
 from sightword.systems.retrieval.config import RetrievalConfig, RetrievalData
 
@@ -33,12 +34,12 @@ class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "B
     def loaders(self, data: RetrievalData, seed: int, task: "RetrievalTask") -> "Loaders[Batch]":
         from sightword.systems.retrieval.loader import make_loaders
 
-        return make_loaders(data, _inputs(task), seed)
+        return make_loaders(data, _inputs(task, data), seed)
 
     def held_out(self, data: RetrievalData, seed: int, split: str, task: "RetrievalTask") -> "DataLoader[Batch]":
         from sightword.systems.retrieval.loader import split_loader
 
-        return split_loader(data, split, _inputs(task))
+        return split_loader(data, split, _inputs(task, data))
 
     def evaluator(self, task: "RetrievalTask") -> "Evaluator[Batch]":
         from sightword.systems.retrieval.evaluate import RetrievalEvaluator
@@ -72,11 +73,20 @@ class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "B
         }
 
 
-def _inputs(task: "RetrievalTask") -> "Inputs":
-    """The facts about the task's networks that the loaders need."""
+def _inputs(task: "RetrievalTask", data: RetrievalData) -> "Inputs":
+    """The facts about the task's networks that the loaders need.
+
+    Raises SightwordError for images of another size than the encoder's: `index` and predictors resize to that.
+    """
     from sightword.systems.retrieval.loader import Inputs
 
     image, generation = task.model.image, task.generation
+    height, width = image.preprocess.size
+    if data.image_size != [height, width]:
+        raise SightwordError(
+            f"data.image_size={data.image_size} is not the size that the image encoder takes, [{height},{width}]. "
+            f"Set data.image_size=[{height},{width}], or for a new run also system.image_size"
+        )
     if generation is None:
         return Inputs(task.model.tokenizer, image.patch)
     decoder, tokenizer = generation.generator.decoder, generation.tokenizer

@@ -85,6 +85,9 @@ class SkeletonTask(Task[SkeletonBatch]):
         if system.momentum and isinstance(model, VideoTextModel):
             past = (system.momentum, system.queue, system.queue_texts, system.soft, system.soft_ramp)
             self.momentum = MomentumContrast(model, system.embed_dim, *past)
+            # vectors of the run's own batches, with the numbers of its own classes
+            queued = [name for name in self.state_dict() if name.startswith(("momentum.views.", "momentum.texts."))]
+            self.own_state = (*self.own_state, *queued)
         self.register_buffer("learned", torch.tensor(len(labels.classes)))
         self.trained_on = len(labels.classes)  # classes
         self.register_load_state_dict_pre_hook(_check_classes)
