@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sightword.data.loader import Loaders
     from sightword.engine.predictor import Predictor
-    from sightword.systems.intent.data import IntentBatch
+    from sightword.systems.intent.data import Inputs, IntentBatch
     from sightword.systems.intent.task import IntentTask
 
 
@@ -39,12 +39,12 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
     def loaders(self, data: IntentData, seed: int, task: "IntentTask") -> "Loaders[IntentBatch]":
         from sightword.systems.intent.data import make_loaders
 
-        return make_loaders(_readable(data, task), task.inputs(), seed)
+        return make_loaders(_readable(data, task), _inputs(task), seed)
 
     def held_out(self, data: IntentData, seed: int, split: str, task: "IntentTask") -> "DataLoader[IntentBatch]":
         from sightword.systems.intent.data import split_loader
 
-        return split_loader(_readable(data, task), split, task.inputs())
+        return split_loader(_readable(data, task), split, _inputs(task))
 
     def evaluator(self, task: "IntentTask") -> "Evaluator[IntentBatch]":
         from sightword.systems.intent.evaluate import IntentEvaluator
@@ -68,6 +68,13 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
     @property
     def checks(self) -> Mapping[str, Check]:
         return {"intentonomy": commands.check_intentonomy}
+
+
+def _inputs(task: "IntentTask") -> "Inputs":
+    """The facts about the task that the loaders need. The image encoder is only opened for batches of images."""
+    from sightword.systems.intent.data import Inputs
+
+    return Inputs(task.classes, task.reads, lambda: task.tower.on().preprocess)
 
 
 def _readable(data: IntentData, task: "IntentTask") -> IntentData:

@@ -18,7 +18,7 @@ from sightword.engine.task import Task
 from sightword.errors import SightwordError
 from sightword.systems.intent.anchors import Anchors
 from sightword.systems.intent.config import STREAMS, IntentConfig
-from sightword.systems.intent.data import Inputs, IntentBatch
+from sightword.systems.intent.data import IntentBatch
 from sightword.systems.intent.ids import anchors_digest
 from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.loss import asymmetric_loss, consistency_loss
@@ -92,10 +92,6 @@ class IntentTask(Task[IntentBatch]):
 
         return image_tower(self.config.tower, tag=self.config.tag).freeze()
 
-    def inputs(self) -> Inputs:
-        """Return what loaders need to know of this task."""
-        return Inputs(self.classes, self.reads, lambda: self.tower.on().preprocess)
-
     def logits(self, batch: IntentBatch) -> Tensor:
         """Return (B, C)."""
         raise NotImplementedError
@@ -113,7 +109,7 @@ class IntentTask(Task[IntentBatch]):
             told = difference(self.classes, batch.classes) or "they are in another order"
         raise SightwordError(
             f"the labels of {batch.split} are not those of the model's classes: {told}. Make the loaders with "
-            "task.inputs(), from annotations with these classes"
+            "Inputs(classes=task.classes), from annotations with these classes"
         )
 
     def asl(self, logits: Tensor, targets: Tensor) -> Tensor:
