@@ -28,7 +28,7 @@ from sightword.miniature import scene
 from sightword.miniature.clip import tiny_clip
 from sightword.systems.intent.anchors import Anchors, Book, generate_semantic_anchors
 from sightword.systems.intent.config import TOKEN_TYPES, IntentConfig, IntentData
-from sightword.systems.intent.data import make_loaders
+from sightword.systems.intent.data import Inputs, make_loaders
 from sightword.systems.intent.ids import write_ids
 from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.loss import asymmetric_loss
@@ -36,6 +36,7 @@ from sightword.systems.intent.model import MultiStream
 from sightword.systems.intent.task import make_task
 from sightword.towers.factory import text_tower
 from sightword.towers.frozen import FrozenModel
+from sightword.towers.preprocess import Preprocess
 from sightword.towers.token_cache import Source, cache_tokens
 
 SIZES = {"coco": 256, "places": 512, "emotion": 128, "ava": 256, "actions": 256}
@@ -189,13 +190,19 @@ class World:
 
     def training(self, ids: Path | None = None) -> Callable[[], float]:
         """An epoch of stage 1 from photos or ids, and the next at each call: the mean of its losses."""
-        data = IntentData(root=str(self.root), image_size=self.case.size, batch_size=self.case.batch, num_workers=0)
+        size = self.case.size
+        data = IntentData(root=str(self.root), batch_size=self.case.batch, num_workers=0)
         data.ids = str(ids or "")
         torch.manual_seed(0)
         task = make_task(IntentConfig(semantic_anchors_path=str(self.root / "anchors"))).train()
         task.tower = FrozenModel(self.case.source.open)
         optimizer = torch.optim.AdamW(task.model.head.parameters(), 1e-2)
-        return partial(epoch, make_loaders(data).train, lambda b: task.total(task.losses(b)), optimizer)
+        return partial(
+            epoch,
+            make_loaders(data, Inputs(preprocess=lambda: Preprocess((size, size)))).train,
+            lambda b: task.total(task.losses(b)),
+            optimizer,
+        )
 
     def bare(self) -> Callable[[], float]:
         """The limit: the head alone, on a matrix of features that is there."""

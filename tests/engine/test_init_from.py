@@ -92,7 +92,7 @@ def test_nothing_in_common_is_refused_even_if_not_strict(tiny, tmp_path):
         ["experiment=skeleton/slowonly_mini", f"init_from={tmp_path / 'other.safetensors'}", "init_strict=false"]
     )
     with pytest.raises(SightwordError, match=r"not a PoseC3D"):
-        origin_of(config).weights(worlds_task(tmp_path))
+        origin_of(config).read(worlds_task(tmp_path))
 
 
 def worlds_task(root):

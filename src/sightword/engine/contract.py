@@ -141,6 +141,10 @@ class System(ABC, Generic[ConfigT, DataT, TaskT, BatchT]):
     inputs: ClassVar[tuple[str, ...]] = ()  # fields of Config that name files which prediction needs, if they are local
     configs: Path | None = None  # a folder with experiment/<name>/*.yaml, for a system outside of this package
 
+    def complete(self, run: Run) -> Run:
+        """Return the config with values that its data decide, such as the names of the classes, before training."""
+        return run
+
     @abstractmethod
     def task(self, config: ConfigT) -> TaskT:
         """Return the task of a config. New weights are drawn from torch's global generator."""

@@ -268,6 +268,7 @@ class Loop(pl.LightningModule, Generic[BatchT]):
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         checkpoint["batches"] = self.batches
+        checkpoint["classes"] = list(self.task.classes)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, object]) -> None:
         batches = checkpoint["batches"]

@@ -4,14 +4,15 @@ Parameters and buffers are matched by name and shape. Strict, the default, refus
 `init_strict=false` starts from those that fit, and the others are new.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
+from sightword.engine.class_name import rows_by_name
 from sightword.engine.config import Run
-from sightword.engine.predictor import open_place, place_of
+from sightword.engine.predictor import Predictor, open_place, place_of
 from sightword.engine.run import checkpoint_of, read_config
 from sightword.engine.system import experiments
 from sightword.engine.task import Task
@@ -22,11 +23,18 @@ from sightword.storage.writer import write_json
 LISTED = 6  # names of a kind that a message lists
 
 
+class Given(NamedTuple):
+    """Weights to start from."""
+
+    weights: Mapping[str, Tensor]  # by the names of the task
+    classes: Sequence[str] = ()  # of the rows of a classifier; empty if that is not known
+
+
 class Origin(NamedTuple):
     """Where weights to start from come from."""
 
     source: str  # as the messages name it
-    weights: Callable[[Task[object]], Mapping[str, Tensor]]  # by the names of that task
+    read: Callable[[Task[object]], Given]  # by the names of that task
 
 
 class InitReport(NamedTuple):
@@ -37,18 +45,22 @@ class InitReport(NamedTuple):
     missing: list[str]  # in the task and not in the source: new
     unexpected: list[str]  # in the source and not in the task: not used
     shapes: dict[str, str]  # of other shape in the source: new
+    classes: dict[str, str] = {}  # with rows of other classes in the source: those of the same name are taken
+    note: str = ""  # on rows of classes, where they are not simply the source's
 
     @property
     def fits(self) -> bool:
-        """Whether nothing is missing, unexpected or of another shape."""
-        return not (self.missing or self.unexpected or self.shapes)
+        """Whether nothing is missing, unexpected, of another shape or of other classes."""
+        return not (self.missing or self.unexpected or self.shapes or self.classes)
 
     def lines(self) -> list[str]:
         """Return the report as text, a line for each kind of difference."""
         lines = [f"{self.source}: {len(self.matched)} names match"]
         kinds = {"missing, so new": self.missing, "unexpected, so not used": self.unexpected}
         kinds["of another shape, so new"] = [f"{name} ({shapes})" for name, shapes in self.shapes.items()]
-        return lines + [f"  {len(names)} {what}: {_few(names)}" for what, names in kinds.items() if names]
+        kinds["with rows of other classes"] = [f"{name} ({told})" for name, told in self.classes.items()]
+        lines += [f"  {len(names)} {what}: {_few(names)}" for what, names in kinds.items() if names]
+        return lines + [f"  {self.note}"] * bool(self.note)
 
     def write(self, folder: Path) -> None:
         """Write init.json to a run directory."""
@@ -72,28 +84,35 @@ def origin_of(config: Run) -> Origin:
         )
     if place.content is None:
         return _of_run(place.folder)
-    return Origin(str(config.init_from), lambda task: open_place(place).task_weights())
+    return Origin(str(config.init_from), lambda task: _of_predictor(open_place(place)))
 
 
 def initialise(task: Task[object], origin: Origin, config: Run) -> InitReport:
     """Load the weights of an origin into a task, and return the report. Raises SightwordError if they do not fit."""
-    found = origin.weights(task)
-    report = compare(task, found, origin.source)
+    given = origin.read(task)
+    own = {name: weight for name, weight in task.state_dict().items() if name in task.class_rows}
+    found = rows_by_name(given.weights, given.classes, own, task.classes)
+    report = compare(task, found.weights, origin.source, found.partial)
+    report = report._replace(classes=found.shared, note=found.note)
     if not report.matched or (config.init_strict and not report.fits):
         advice = "Add init_strict=false to start from what matches" if report.matched else "Give such a model's weights"
         told = "; ".join(line.strip() for line in report.lines())
         raise SightwordError(f"init_from does not fit: {told}. {advice}")
-    kept = {name: found[name] for name in report.matched}
+    kept = {name: found.weights[name] for name in report.matched} | found.partial
     task.check_weights(kept, resumed=False)
     task.load_state_dict({**task.state_dict(), **kept})
     return report
 
 
-def compare(task: Task[object], weights: Mapping[str, Tensor], source: str) -> InitReport:
-    """Return how weights fit a task. Counters and thresholds of the source's own training count on neither side."""
+def compare(task: Task[object], weights: Mapping[str, Tensor], source: str, others: Collection[str] = ()) -> InitReport:
+    """Return how weights fit a task. Counters and thresholds of the source's own training count on neither side.
+
+    others: names that are not compared.
+    """
     own = {name: tensor for name, tensor in task.state_dict().items() if isinstance(tensor, Tensor)}
+    left_out = {*task.own_state, *others}
     expected, given = (
-        {name: tensor for name, tensor in each.items() if name not in task.own_state} for each in (own, weights)
+        {name: tensor for name, tensor in each.items() if name not in left_out} for each in (own, weights)
     )
     found = checkpoint.compare(expected, given)
     shapes = {name: f"{there} there, {here} here" for name, (there, here) in found.shapes.items()}
@@ -105,12 +124,17 @@ def _of_run(folder: Path, note: str = "") -> Origin:
     return Origin(f"{file}{note}", lambda task: _of_file(file, task))
 
 
-def _of_file(file: Path, task: Task[object]) -> Mapping[str, Tensor]:
+def _of_file(file: Path, task: Task[object]) -> Given:
     """Return the weights of a checkpoint of a run, or of a published file, by the names of a task."""
     saved = checkpoint.read_checkpoint(file)
     if "config" not in saved or "batches" not in saved:
-        return task.published(file)
-    return {name.removeprefix("task."): weight for name, weight in checkpoint.weights_in(saved).items()}
+        return Given(task.published(file))
+    weights = {name.removeprefix("task."): weight for name, weight in checkpoint.weights_in(saved).items()}
+    return Given(weights, saved.get("classes", ()))
+
+
+def _of_predictor(predictor: Predictor) -> Given:
+    return Given(predictor.task_weights(), predictor.classes)
 
 
 def _newest(config: Run) -> Path:

@@ -69,6 +69,11 @@ class Predictor(ModelHubMixin, ABC, library_name="sightword"):
     domain: str = ""  # of what it was trained on, see `storage.domain`
     _has_warned: bool = False
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes that it tells apart, in the order of its outputs; none if there are none."""
+        return ()
+
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         """Return a new object. The mixin would copy the arguments, networks included, as a config."""
         return object.__new__(cls)

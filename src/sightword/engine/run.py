@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 # ------------------------------------------------------------------------------------------------------- a run's parts
 
 
+def complete(config: Run) -> Run:
+    """Return the config of a new run with the values that its data decide."""
+    return system_of(config.experiment).complete(config)
+
+
 def make_task(config: Run) -> "Task[object]":
     """Return the task of a config, its new weights drawn with the run's seed."""
     import torch
@@ -168,6 +173,7 @@ def read_fitting(file: Path, task: "Task[object]", config: Run, resumed: bool = 
     if writer != config.experiment:
         raise SightwordError(f"{file} was written by {writer}, the run is {config.experiment}. Give one of its own")
     weights = {name.removeprefix("task."): weight for name, weight in saved["state_dict"].items()}
+    task.check_classes(saved.get("classes", ()), str(file), resumed)
     new = task.state_dict()
     weights = {name: new[name] for name in task.added_state if name in new and name not in weights} | weights
     task.check_weights(weights, resumed)

@@ -13,6 +13,7 @@ from sightword.engine.contract import Names
 from sightword.engine.init import initialise, origin_of
 from sightword.engine.input import keep_inputs
 from sightword.engine.run import (
+    complete,
     is_first_process,
     make_evaluator,
     make_loaders,
@@ -42,6 +43,7 @@ def start(config: Run, folder: Path | None = None) -> "Fitted":
     resumed = last is not None and last.exists()
     origin = origin_of(config) if config.init_from and not resumed else None
     prepare(config)
+    config = config if resumed else complete(config)
     task = make_task(config)
     record, names = _data_of(config, folder if resumed else None)
     evaluator, loaders = make_evaluator(config, task), make_loaders(config, task, names)

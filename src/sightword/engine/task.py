@@ -4,7 +4,7 @@ A system subclasses `Task`, and the loop in `engine/fit.py` trains it. Metrics, 
 `Evaluator`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Generic
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from sightword.data.loader import BatchT
+from sightword.engine.class_name import difference
+from sightword.errors import SightwordError
 from sightword.storage.checkpoint import read_weights
 
 
@@ -27,6 +29,8 @@ class Task(nn.Module, Generic[BatchT]):
     discriminator: nn.Module | None
     own_state: tuple[str, ...] = ()  # names in the state dict that describe this training, never taken from another
     added_state: tuple[str, ...] = ()  # names that checkpoints of earlier versions lack: they keep their new values
+    classes: tuple[str, ...] = ()  # names of the classes that it tells apart, in the order of its outputs
+    class_rows: tuple[str, ...] = ()  # names in the state dict of tensors with a row for each class
     batches: int = 0  # trained before this one; set by the loop, saved in checkpoints
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
@@ -56,6 +60,19 @@ class Task(nn.Module, Generic[BatchT]):
         resumed: whether training continues from it. Called before names and shapes are compared, and before anything
         is written to the run directory.
         """
+
+    def check_classes(self, classes: Sequence[str], source: str, resumed: bool) -> None:
+        """Raise SightwordError if the weights of a checkpoint are of other classes, or of the same in another order.
+
+        classes: those of the checkpoint; empty if it does not say. Weights without rows of classes may be evaluated on
+        others, and are not trained further.
+        """
+        if not classes or tuple(classes) == self.classes or not (resumed or self.class_rows):
+            return
+        told = difference(classes, self.classes) or "they are the same in another order"
+        raise SightwordError(
+            f"{source} was trained with other classes than the config names: {told}. Leave them as they were"
+        )
 
     def published(self, file: Path) -> dict[str, Tensor]:
         """Return the weights in a published file by the names of this task, for `init_from=`.

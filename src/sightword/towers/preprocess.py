@@ -64,6 +64,10 @@ class Preprocess:
         """Return the same preprocessing for another input size."""
         return replace(self, size=(int(size[0]), int(size[1])))
 
+    def signed(self) -> "Preprocess":
+        """Return the same resizing to values in [-1, 1], as `sightword.data` has images; `normalise` does the rest."""
+        return replace(self, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
     def as_dict(self) -> dict[str, object]:
         """Return it as plain data, as in the header of a cache."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

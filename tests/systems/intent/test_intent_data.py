@@ -7,20 +7,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_intentonomy import contents, write_set
+from test_intentonomy import LABELS, contents, write_set
 
 from sightword.storage.cache import FeatureCache, header_for
+from sightword.systems.intent import data as intent_data
 from sightword.systems.intent.config import IntentData
 from sightword.systems.intent.data import (
     Counts,
+    Inputs,
     Labelled,
     labels_of,
     load_split,
-    make_loaders,
-    split_loader,
 )
-from sightword.systems.intent.intentonomy import annotation_file, read_annotations
+from sightword.systems.intent.intentonomy import CLASSES, annotation_file, read_annotations
 from sightword.towers.factory import image_tower
+from sightword.towers.preprocess import Preprocess
 from sightword.towers.token_cache import Source, TokenCache, cache_tokens
 
 
@@ -48,7 +49,15 @@ def source_of(random_clip):
 
 
 def data_of(root, **options):
-    return IntentData(**({"root": str(root), "batch_size": 2, "num_workers": 0, "image_size": 32} | options))
+    return IntentData(**({"root": str(root), "batch_size": 2, "num_workers": 0} | options))
+
+
+def make_loaders(data, seed=0, **inputs):
+    return intent_data.make_loaders(data, Inputs(preprocess=lambda: Preprocess((32, 32)), **inputs), seed)
+
+
+def split_loader(data, split, **inputs):
+    return intent_data.split_loader(data, split, Inputs(preprocess=lambda: Preprocess((32, 32)), **inputs))
 
 
 def annotated(root, split):
@@ -91,6 +100,11 @@ def test_pictures_come_with_their_own_labels(whole):
         seen += batch.image_ids
     assert sorted(seen) == sorted(train.ids)
     assert [image for batch in loaders.val for image in batch.image_ids] == annotated(whole, "val").ids
+
+
+def test_another_size_than_the_encoders_is_taken_if_it_is_set(whole):
+    (batch,) = split_loader(data_of(whole, batch_size=3, image_size=48), "val")
+    assert batch.images.shape == (3, 3, 48, 48)
 
 
 def test_a_picture_is_what_the_tower_saw_when_its_tokens_were_kept(whole, random_clip):
@@ -292,8 +306,47 @@ def test_two_sets_do_not_mix(root):
     content = contents("val")
     content["categories"][3] = {"id": 3, "name": "another"}
     annotation_file(root, "val").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="categories of train and val in .* differ"):
+    told = r"val2020.json: 'another' is none of the 28 classes of the model, and 'CreativeUnique' is missing"
+    with pytest.raises(ValueError, match=told):
         make_loaders(data_of(root))
+
+
+def renumbered(root, split, rename=()):
+    """Write a split with the same labels, its categories numbered backwards, and some of them renamed."""
+    content = contents(split)
+    names = dict(rename)
+    categories = [{"id": 27 - one["id"], "name": names.get(one["name"], one["name"])} for one in content["categories"]]
+    for entry in content["annotations"]:
+        if "category_ids" in entry:
+            entry["category_ids"] = [27 - number for number in entry["category_ids"]]
+        else:
+            entry["category_ids_softprob"] = entry["category_ids_softprob"][::-1]
+    annotation_file(root, split).write_text(json.dumps(content | {"categories": categories}))
+
+
+@pytest.mark.parametrize("kind", ["images", "tokens", "ids"])
+def test_columns_of_a_split_that_numbers_its_classes_otherwise_are_matched_by_name(root, tokens, tmp_path, kind):
+    options = {"images": {}, "tokens": {"cache": str(tokens)}}.get(kind) or {
+        "ids": str(write_ids_like(tokens, tmp_path / "ids", random_ids))
+    }
+    data = data_of(root, **options if kind != "images" else {})
+    before = {split: [batch.targets for batch in split_loader(data, split, classes=CLASSES)] for split in LABELS}
+    for split in LABELS:
+        renumbered(root, split)
+    for split, wanted in before.items():
+        found = list(split_loader(data, split, classes=CLASSES))
+        assert all(torch.equal(one.targets, other) for one, other in zip(found, wanted, strict=True))
+        assert {batch.classes for batch in found} == {CLASSES}
+    loaders = make_loaders(data)  # without a model: in the order of train
+    assert {batch.classes for batch in [*loaders.train, *loaders.val]} == {CLASSES[::-1]}
+
+
+def test_names_that_the_model_does_not_have_are_refused_with_the_nearest(root):
+    renumbered(root, "test", {"Happy": "Hapy"})
+    told = r"test2020.json: 'Hapy' \(did you mean 'Happy'\?\) is none of the 28 classes of the model, and 'Happy' is"
+    with pytest.raises(ValueError, match=told) as error:
+        split_loader(data_of(root), "test", classes=CLASSES)
+    assert "\n" not in str(error.value)
 
 
 def test_a_token_type_that_the_cache_lacks_is_named(whole, tokens):

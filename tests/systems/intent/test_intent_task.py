@@ -16,6 +16,7 @@ from sightword.systems.intent.anchors import Anchors, Book
 from sightword.systems.intent.config import IntentConfig
 from sightword.systems.intent.data import IntentBatch
 from sightword.systems.intent.evaluate import IntentEvaluator
+from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.predict import ANCHORS, IntentClassifier
 from sightword.systems.intent.task import make_task
 
@@ -280,11 +281,32 @@ def test_weights_of_other_anchors_are_refused(anchors_file, tmp_path):
 
 def test_labels_of_another_number_of_classes_are_refused(anchors_file):
     few = torch.zeros(B, 27)
-    with pytest.raises(ValueError, match="annotations of train have 27 categories, expected 28"):
+    with pytest.raises(ValueError, match="labels of train are not those .* they have 27 columns, expected 28"):
         task_of(anchors_file).losses(batch(targets=few, split="train"))
     for evaluator in (evaluator_of(anchors_file), evaluator_of(anchors_file, model="baseline")):
-        with pytest.raises(ValueError, match="annotations of val have 27"):
+        with pytest.raises(ValueError, match="labels of val .* 27 columns"):
             evaluator.update(batch(targets=few))
+
+
+def test_labels_of_other_classes_of_the_same_number_or_order_are_refused(anchors_file):
+    task, reversed_ = task_of(anchors_file), CLASSES[::-1]
+    with pytest.raises(ValueError, match="they are in another order"):
+        task.losses(batch(classes=reversed_))
+    with pytest.raises(ValueError, match="'x' is none of the 28 classes of the model, and 'Attractive' is missing"):
+        evaluator_of(anchors_file).update(batch(classes=("x", *CLASSES[1:])))
+    task.losses(batch(classes=list(CLASSES)))  # a list, as pinned memory has it
+
+
+def test_a_set_of_its_own_classes_has_its_own_names_and_no_subsets(anchors_file):
+    evaluator = evaluator_of(anchors_file, classes=["sun", "rain"])
+    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(B // 2, 1)
+    evaluator.update(batch(targets=targets, classes=("sun", "rain")))
+    found = evaluator.compute()
+    assert not {"easy_f1", "object_f1"} & (set(found) | evaluator.metric_names() | set(evaluator.notes()))
+    assert [row["name"] for row in evaluator.tables()["classes"]] == ["sun", "rain"]
+    assert "hardness" not in evaluator.tables()["classes"][0]
+    assert evaluator.protocol()["classes"] == "2, matched by name: sun, rain"
+    assert "subsets" not in evaluator.protocol()
 
 
 def test_a_split_of_which_no_image_can_be_read_is_said(anchors_file):

@@ -11,10 +11,10 @@ from PIL import Image
 
 from sightword.systems.intent.intentonomy import (
     CLASSES,
-    SUBSETS,
     annotation_file,
     check_intentonomy,
     read_annotations,
+    subsets_of,
 )
 
 CATEGORIES = [{"id": number, "name": name} for number, name in enumerate(CLASSES)]
@@ -59,11 +59,23 @@ def root(tmp_path: Path) -> Path:
 
 def test_both_partitions_hold_every_class_once() -> None:
     assert len(CLASSES) == 28
+    subsets = subsets_of(CLASSES)
     for names in (("easy", "medium", "hard"), ("object", "context", "other")):
-        assert sorted(number for name in names for number in SUBSETS[name]) == list(range(28))
-    assert [len(SUBSETS[name]) for name in SUBSETS] == [3, 15, 10, 7, 2, 19]
-    assert CLASSES[19] == "NatBeauty"
-    assert [CLASSES[number] for number in SUBSETS["easy"]] == ["Attractive", "FineDesignLearnArt-Arch", "NatBeauty"]
+        assert sorted(member for name in names for member in subsets[name]) == sorted(CLASSES)
+    assert {name: len(members) for name, members in subsets.items()} == {
+        "easy": 3, "medium": 15, "hard": 10, "object": 7, "context": 2, "other": 19
+    }  # fmt: skip
+    numbers = {name: [CLASSES.index(member) for member in members] for name, members in subsets.items()}
+    assert numbers["easy"] == [0, 7, 19]  # the published numbers
+    assert numbers["hard"] == [2, 5, 8, 17, 20, 21, 23, 24, 25, 27]
+    assert numbers["object"] == [0, 3, 10, 11, 12, 16, 23]
+    assert numbers["context"] == [7, 8]
+
+
+def test_other_classes_have_no_subsets() -> None:
+    assert subsets_of([*CLASSES[:27], "another"]) == {}
+    assert subsets_of(CLASSES[:27]) == {}
+    assert subsets_of(CLASSES[::-1]).keys() == subsets_of(CLASSES).keys()
 
 
 def test_training_labels_are_shares_and_the_others_are_whole(root: Path) -> None:
@@ -226,9 +238,30 @@ def test_a_check_names_what_is_missing_broken_and_shared(root: Path) -> None:
     assert f"{root / val.files[1]} is not readable" in told
     assert f"image {val.ids[0]} is in val and in test" in told
     assert "low/extra.png is in test without an annotation" in told
-    assert "the categories of test are not those of train" in told
+    assert "test: 'one', 'two' are none of the 28 classes of train, and 'Attractive', 'BeatCompete'" in told
     assert "train: 5 of 6 images exist, 1.50 labels each" in str(report).splitlines()
     assert str(report).splitlines()[-1] == "11 images, 5 with a problem"
+
+
+def test_a_check_counts_positives_by_name_where_a_split_numbers_its_classes_otherwise(root: Path) -> None:
+    content = contents("test")
+    content["categories"] = [{"id": 27 - one["id"], "name": one["name"]} for one in content["categories"]]
+    for entry in content["annotations"]:
+        entry["category_ids"] = [27 - number for number in entry["category_ids"]]
+    annotation_file(root, "test").write_text(json.dumps(content))
+    report = check_intentonomy(str(root))
+    assert report.errors == []
+    assert "19 NatBeauty: train 3, val 1, test 1" in str(report).splitlines()
+
+
+def test_a_class_that_is_listed_twice_is_refused(root: Path) -> None:
+    content = contents("val")
+    for field, value, told in (("name", "Attractive", "'Attractive' is listed twice"), ("id", 0, "0 is listed twice")):
+        twice = copy.deepcopy(content)
+        twice["categories"][4][field] = value
+        annotation_file(root, "val").write_text(json.dumps(twice))
+        with pytest.raises(ValueError, match=told):
+            read_annotations(annotation_file(root, "val"))
 
 
 def test_a_split_that_cannot_be_read_is_a_problem_and_none_at_all_an_error(root: Path, tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ class IntentConfig(SystemConfig):
     adapter: bool = False  # a linear layer before each codebook, initially the identity; logits are then less exact
     embed_dim: int = 0  # of the encoder's joint space, for the baseline; 0 reads it from the encoder's config
     hidden: int = 512  # width of the baseline's MLP
+    classes: list[str] = field(default_factory=list)  # names of the outputs, in their order; empty: of a new run those
+    # of the train annotations, otherwise Intentonomy's 28
 
     freeze_codebook: bool = True  # stage 1; stage 2 trains the codes, at optim.lr_scale.vq_<stream> of the rate
 
@@ -48,6 +50,9 @@ class IntentConfig(SystemConfig):
             raise SightwordError(f"system.margin={self.margin} is not in [0, 1)")
         if len(set(self.streams)) < len(self.streams):
             raise SightwordError(f"system.streams={self.streams} names a stream twice")
+        if len(set(self.classes)) < len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise SightwordError(f"system.classes names {twice!r} twice. Give each class a name of its own")
         if self.model == "multistream" and not self.semantic_anchors_path:
             raise SightwordError(
                 "system.semantic_anchors_path is not set. Pass the folder that sightword anchors wrote, or a new one: "
@@ -64,12 +69,12 @@ class IntentData(DataConfig):
     images: str = ""  # the folder with low/<id>.jpg; empty: root
     cache: str = ""  # patch tokens, computed once before training; empty: the encoder runs in every batch
     ids: str = ""  # ids of codes, computed once; read instead of tokens where codebooks are frozen, without adapters
-    image_size: int = 224  # pixels, the encoder's own; matters without cache and ids only
+    image_size: int = 0  # pixels a side, without cache and ids; 0: the encoder's own, which is that of caches
     labels: str = "any"  # any (of the annotators) | soft (the fraction of annotators) | majority (two of three)
     batch_size: int = 256
     num_workers: int = 4
 
     def __post_init__(self) -> None:
         one_of("data.labels", self.labels, ("any", "soft", "majority"))
-        at_least("data", self, 1, "image_size", "batch_size")
-        at_least("data", self, 0, "num_workers")
+        at_least("data", self, 1, "batch_size")
+        at_least("data", self, 0, "num_workers", "image_size")

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sightword.data.content import Item
-from sightword.data.image import ImageFolder, ImageItem, collate_images, read_image
+from sightword.data.image import ImageFolder, ImageItem, Transform, collate_images, read_image
 from sightword.data.loader import Draw, Loaders, Stream, ordered
 from sightword.engine.contract import Names
 from sightword.errors import SightwordError
@@ -39,7 +39,7 @@ class IntentBatch(NamedTuple):
 
     targets: Tensor  # (B, C) float32 in [0, 1]
     image_ids: list[str]  # B
-    images: Tensor | None = None  # (B, 3, S, S) float32 in [-1, 1]
+    images: Tensor | None = None  # (B, 3, H, W) float32 in [-1, 1], of the image encoder's size
     tokens: dict[str, Tensor] | None = None  # token type → (B, N, D), in the cache's dtype
     pooled: Tensor | None = None  # (B, E), in the cache's dtype
     counts: dict[str, Tensor] | None = None  # stream → (B, K) float32, how many patches have each code
@@ -48,6 +48,15 @@ class IntentBatch(NamedTuple):
     skipped: int = 0  # unreadable files of this batch: replaced in training, left out in evaluation
     missing: int = 0  # annotated images of the whole split that do not exist; the same in each batch
     split: str = "val"  # train, val or test; only validation may choose a threshold
+    classes: Sequence[str] = ()  # C names of the columns of `targets`; empty if they are not known
+
+
+class Inputs(NamedTuple):
+    """Facts about the model that the batches are for, which the loaders need."""
+
+    classes: Sequence[str] = ()  # names of the columns, in their order; empty: those of the annotations
+    token_types: Sequence[str] = ()  # of patch tokens, to read from the cache; empty: all that it has
+    preprocess: Callable[[], Preprocess] | None = None  # opens the image encoder's own, which batches of images need
 
 
 # ------------------------------------------------------------------------------------------------------------ a split
@@ -70,21 +79,25 @@ def items(data: IntentData, split: str) -> list[Item]:
     found = []
     for row, key in keys.items():
         path = folder / notes.files[row]
-        facts = " ".join(f"{value:g}" for value in notes.targets[row].tolist())
+        marked = zip(notes.names, notes.targets[row].tolist(), strict=True)
+        facts = " ".join(sorted(f"{name}={value:g}" for name, value in marked if value))
         known = {"files": (path,)} if path.is_file() else {"content": key}
         found.append(Item(notes.files[row], facts=facts, **known))
     return found
 
 
-def load_split(data: IntentData, split: str, names: Names | None = None) -> Split:
+def load_split(data: IntentData, split: str, classes: Sequence[str] = (), names: Names | None = None) -> Split:
     """Return which images of train, val or test exist; prints how many do not.
 
+    classes: of the model, which the columns are matched with by name; empty: as in the file.
     names: the files of each split that are used; None or a missing split: all.
 
     With a cache an image exists if the cache has its row, whether or not its file is still on this disk. Raises
-    SightwordError if a readable file has no row: then the cache is incomplete.
+    SightwordError if a readable file has no row: then the cache is incomplete; or if the file has other classes.
     """
     notes, keys = find_keys(data, split)
+    if classes:
+        notes = notes.for_classes(classes, annotation_file(root_of(data), split))
     missing = [file for row, file in enumerate(notes.files) if row not in keys]
     if (data.cache or data.ids) and (left := without_row(data, missing)):
         raise _incomplete(data, left)
@@ -179,18 +192,16 @@ def _is_unreadable(path: Path) -> bool:
 # ------------------------------------------------------------------------------------------------------------ loaders
 
 
-def make_loaders(
-    data: IntentData, seed: int = 0, token_types: Sequence[str] = (), names: Names | None = None
-) -> Loaders[IntentBatch]:
+def make_loaders(data: IntentData, inputs: Inputs, seed: int = 0, names: Names | None = None) -> Loaders[IntentBatch]:
     """Return loaders of `IntentBatch`: counts with `data.ids`, tokens with `data.cache`, else images.
 
     Training has the labels of `data.labels`; validation has 0 and 1, also if the training labels are soft.
-    token_types: those to read from the cache; empty: all that it has. names: as for `load_split`.
+    inputs: of the model; without its classes the columns are those of the training annotations.
+    names: as for `load_split`.
     """
-    train, val = load_split(data, "train", names), load_split(data, "val", names)
-    if train.annotations.names != val.annotations.names:
-        raise SightwordError(f"the categories of train and val in {data.root} differ: they are of two data sets")
-    items = _items(data, train, labels_of(train.annotations, data.labels), seed, token_types, training=True)
+    train = load_split(data, "train", inputs.classes, names)
+    val = load_split(data, "val", train.annotations.names, names)
+    items = _items(data, train, labels_of(train.annotations, data.labels), seed, inputs, training=True)
     stream = Stream[IntentBatch](
         items.dataset,
         data.batch_size,
@@ -199,19 +210,17 @@ def make_loaders(
         num_workers=data.num_workers if items.slow else 0,
         pin_memory=torch.cuda.is_available(),
     )
-    return Loaders(stream, _held_out(data, val, token_types))
+    return Loaders(stream, _held_out(data, val, inputs))
 
 
-def split_loader(
-    data: IntentData, split: str, token_types: Sequence[str] = (), names: Names | None = None
-) -> DataLoader[IntentBatch]:
+def split_loader(data: IntentData, split: str, inputs: Inputs, names: Names | None = None) -> DataLoader[IntentBatch]:
     """Return the loader of one split for evaluation: each image once, in order, labels 0 and 1."""
-    return _held_out(data, load_split(data, split, names), token_types)
+    return _held_out(data, load_split(data, split, inputs.classes, names), inputs)
 
 
-def _held_out(data: IntentData, split: Split, token_types: Sequence[str]) -> DataLoader[IntentBatch]:
+def _held_out(data: IntentData, split: Split, inputs: Inputs) -> DataLoader[IntentBatch]:
     labels = labels_of(split.annotations, "any" if data.labels == "soft" else data.labels)
-    items = _items(data, split, labels, 0, token_types, training=False)
+    items = _items(data, split, labels, 0, inputs, training=False)
     return ordered(
         items.dataset,
         data.batch_size,
@@ -229,20 +238,18 @@ class _Items(NamedTuple):
     slow: bool = True
 
 
-def _items(
-    data: IntentData, split: Split, labels: Tensor, seed: int, token_types: Sequence[str], training: bool
-) -> _Items:
+def _items(data: IntentData, split: Split, labels: Tensor, seed: int, inputs: Inputs, training: bool) -> _Items:
     ids = [split.annotations.ids[row] for row in split.available]
-    known = Labelled(labels[split.available], ids, split.missing, split.name)
+    known = Labelled(labels[split.available], ids, split.missing, split.name, tuple(split.annotations.names))
     if data.ids:
         cache = open_ids(data)
         header = cache.header
         counts = Counts(known, count_ids(cache, split.keys), header["anchors"], header["token_types"])
         return _Items(counts, _same, slow=False)
     if data.cache:
-        return _Items(Tokens(known, TokenCache(data.cache), split.keys, token_types), _same)
+        return _Items(Tokens(known, TokenCache(data.cache), split.keys, inputs.token_types), _same)
     on_error = "replace" if training else "skip"
-    folder = ImageFolder(split.keys, _view(data.image_size), seed, on_error, cache_mb=0)
+    folder = ImageFolder(split.keys, _view(data, inputs), seed, on_error, cache_mb=0)
     row_of = {path: row for row, path in enumerate(split.keys)}
     return _Items(folder, partial(_collate_images, known=known, row_of=row_of))
 
@@ -258,11 +265,13 @@ class Labelled(NamedTuple):
     image_ids: list[str]  # M
     missing: list[str]  # files that do not exist
     split: str = "val"
+    classes: Sequence[str] = ()  # C, names of the columns
 
     def batch(self, rows: Sequence[int]) -> IntentBatch:
         """Return a batch with labels and image ids only."""
         ids = [self.image_ids[row] for row in rows]
-        return IntentBatch(self.targets[list(rows)], ids, missing=len(self.missing), split=self.split)
+        targets, missing = self.targets[list(rows)], len(self.missing)
+        return IntentBatch(targets, ids, missing=missing, split=self.split, classes=self.classes)
 
 
 def _rows(draws: Sequence[Draw | int]) -> list[int]:
@@ -272,9 +281,14 @@ def _rows(draws: Sequence[Draw | int]) -> list[int]:
 # ------------------------------------------------------------------------------------------------------------- images
 
 
-def _view(size: int) -> Callable[[Image.Image, torch.Generator | None], Tensor]:
-    """CLIP's preprocessing to (3, S, S), but in [-1, 1]: the encoder's `preprocess.normalise` does the rest."""
-    return partial(_preprocessed, preprocess=Preprocess((size, size), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+def _view(data: IntentData, inputs: Inputs) -> Transform:
+    """The image encoder's own preprocessing, but in [-1, 1]: its `normalise` does the rest."""
+    if inputs.preprocess is None:
+        raise TypeError("without data.cache and data.ids the loaders need inputs.preprocess, the image encoder's own")
+    preprocess = inputs.preprocess().signed()
+    if data.image_size:
+        preprocess = preprocess.to((data.image_size, data.image_size))
+    return partial(_preprocessed, preprocess=preprocess)
 
 
 def _preprocessed(image: Image.Image, generator: torch.Generator | None = None, *, preprocess: Preprocess) -> Tensor:

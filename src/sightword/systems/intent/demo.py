@@ -122,7 +122,7 @@ def _predictions(classifier: IntentClassifier, data: Path) -> list[tuple[IntentP
         scene = drawn.mapping(Path(file).stem)
         active = scene.value("action") is not None
         if active not in found and len(scene.texts("objects")) > 1 and (row > 0).sum() > 1:
-            said = ", ".join(name for name, share in zip(intentonomy.CLASSES, row, strict=True) if share > 0)
+            said = ", ".join(name for name, share in zip(notes.names, row, strict=True) if share > 0)
             found[active] = classifier(data / file), said
     return [found[True], found[False]]
 

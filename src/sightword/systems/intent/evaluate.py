@@ -7,6 +7,8 @@
 Legend: N images; C classes; K codes of a stream.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -26,12 +28,11 @@ from sightword.metrics.multilabel import (
 )
 from sightword.storage.cache import digest
 from sightword.systems.intent.data import IntentBatch
-from sightword.systems.intent.intentonomy import CLASSES, SUBSETS
-from sightword.systems.intent.task import IntentTask, MultiStreamTask, check_classes
+from sightword.systems.intent.intentonomy import CUE, HARDNESS, subsets_of
+from sightword.systems.intent.task import IntentTask, MultiStreamTask
 
 FIXED = 0.5
 AVERAGES = ("macro", "micro", "samples")
-HARDNESS, CUES = ("easy", "medium", "hard"), ("object", "context", "other")  # the two partitions in SUBSETS
 
 
 class IntentEvaluator(Evaluator[IntentBatch]):
@@ -53,11 +54,11 @@ class IntentEvaluator(Evaluator[IntentBatch]):
         self.counts = {name: torch.zeros(book.num_codes, dtype=torch.int64) for name, book in books.items()}  # (K,)
 
     def metric_names(self) -> frozenset[str]:
-        return frozenset(notes_of(self.split))
+        return frozenset(notes_of(self.split, self.task.classes))
 
     def update(self, batch: IntentBatch) -> None:
         """Raises SightwordError if a test batch comes before the threshold was chosen, or if its labels do not fit."""
-        check_classes(batch)
+        self.task.check_columns(batch)
         if not len(self.decisions):
             self._fingerprint = fingerprint(self.task.model)
         if batch.split != "val":
@@ -96,8 +97,8 @@ class IntentEvaluator(Evaluator[IntentBatch]):
             self.task.threshold.fill_(best_threshold(scores, targets))
             self.task.judged.fill_(self._fingerprint)
         threshold = on_grid(float(self.task.threshold))
-        self._images, self._classes = len(gathered), class_table(scores, targets, threshold)
-        values = metrics_of(scores, targets, threshold)
+        self._images, self._classes = len(gathered), class_table(scores, targets, threshold, self.task.classes)
+        values = metrics_of(scores, targets, threshold, self.task.classes)
         return values | {name: float(n) for name, n in (("missing", missing), ("skipped", skipped)) if n}
 
     def _check_threshold(self, split: str) -> None:
@@ -114,10 +115,10 @@ class IntentEvaluator(Evaluator[IntentBatch]):
         )
 
     def protocol(self) -> dict[str, str]:
-        return protocol_of(self.split, self._images)
+        return protocol_of(self.split, self._images, self.task.classes)
 
     def notes(self) -> dict[str, str]:
-        return notes_of(self.split)
+        return notes_of(self.split, self.task.classes)
 
     def tables(self) -> dict[str, list[Row]]:
         """Return a row for each class, and one for each codebook."""
@@ -139,39 +140,40 @@ def on_grid(threshold: float) -> float:
 # ------------------------------------------------------------------------------------------------------------ metrics
 
 
-def metrics_of(scores: Tensor, targets: Tensor, threshold: float) -> Metrics:
-    """Return metrics of scores, targets (N, C). threshold: the official one, chosen on validation."""
+def metrics_of(scores: Tensor, targets: Tensor, threshold: float, classes: Sequence[str]) -> Metrics:
+    """Return metrics of scores, targets (N, C). threshold: the official one, chosen on validation. classes: C names."""
     found: Metrics = {}
     for rule, t in {"": threshold, "per_split_": best_threshold(scores, targets), "fixed_": FIXED}.items():
         predicted = scores.double() > t
         found |= {f"{rule}{name}_f1": float(multilabel.f1(predicted, targets, name)) for name in AVERAGES}
         found |= {} if rule == "fixed_" else {f"{rule}threshold": t}
     each = multilabel.f1(scores.double() > threshold, targets, None)  # (C,)
-    if len(each) == len(CLASSES):
-        found |= {f"{name}_f1": float(each[list(ids)].mean()) for name, ids in SUBSETS.items()}
+    for subset, names in subsets_of(classes).items():
+        found[f"{subset}_f1"] = float(each[[classes.index(name) for name in names]].mean())
     found["map"] = float(mean_average_precision(scores, targets))
     found["map_voc"] = float(mean_average_precision(scores, targets, interpolated=True))
     found["all_ones_macro_f1"] = float(multilabel.f1(torch.ones_like(targets), targets))
     return found
 
 
-def protocol_of(split: str, images: int) -> dict[str, str]:
+def protocol_of(split: str, images: int, classes: Sequence[str]) -> dict[str, str]:
     """Return how `metrics_of` a split were measured."""
     chosen = "the threshold and best.ckpt were chosen on them" if split == "val" else "nothing was chosen on them"
     seen = "trained on" if split == "train" else f"never trained on; {chosen}"
-    subsets = (f"{name} ({', '.join(CLASSES[number] for number in ids)})" for name, ids in SUBSETS.items())
-    return {
+    subsets = "; ".join(f"{subset} ({', '.join(names)})" for subset, names in subsets_of(classes).items())
+    found = {
         "split": f"{split}: {images} images, {seen}",
         "official": "of 0.05, 0.10 … 0.95 the first with the best macro F1 on the validation images; score > threshold",
         "per_split": "the same rule on the images that are measured: optimistic on any split but validation",
         "fixed": f"score > {FIXED}",
         "f1": "as scikit-learn: a class, or an image, with neither label nor prediction counts 0",
         "map": "step average precision, as scikit-learn; map_voc: interpolated at all points, as in PASCAL VOC",
-        "subsets": "; ".join(subsets),
+        "classes": f"{len(classes)}, matched by name: {', '.join(classes)}",
     }
+    return found | ({"subsets": subsets} if subsets else {})
 
 
-def notes_of(split: str) -> dict[str, str]:
+def notes_of(split: str, classes: Sequence[str]) -> dict[str, str]:
     """Return a few words on each metric, by its name."""
     own = "on these images, which are validation" if split == "val" else f"on {split} itself: optimistic"
     notes = {f"{name}_f1": "official: score > threshold" for name in AVERAGES}
@@ -179,7 +181,7 @@ def notes_of(split: str) -> dict[str, str]:
     notes |= {f"per_split_{name}_f1": "score > per_split_threshold" for name in AVERAGES}
     notes["per_split_threshold"] = f"the same rule {own}"
     notes |= {f"fixed_{name}_f1": f"score > {FIXED}" for name in AVERAGES}
-    notes |= {f"{name}_f1": f"official, mean over {len(ids)} classes" for name, ids in SUBSETS.items()}
+    notes |= {f"{name}_f1": f"official, mean over {len(names)} classes" for name, names in subsets_of(classes).items()}
     return notes | {
         "map": "step average precision, as scikit-learn",
         "map_voc": "interpolated average precision, as in PASCAL VOC",
@@ -192,17 +194,20 @@ def notes_of(split: str) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
-def class_table(scores: Tensor, targets: Tensor, threshold: float) -> list[Row]:
-    """Return a row for each class, by the official rule. AP is None if the class has no positives."""
+def class_table(scores: Tensor, targets: Tensor, threshold: float, classes: Sequence[str]) -> list[Row]:
+    """Return a row for each class, by the official rule. AP is None if the class has no positives.
+
+    Columns hardness and cue are there if the classes are Intentonomy's.
+    """
     predicted = scores.double() > threshold
     precision, recall = (values.tolist() for values in precision_recall(predicted, targets))
     f1, ap = multilabel.f1(predicted, targets, None).tolist(), average_precision(scores, targets).tolist()
     support, said = targets.bool().sum(0).tolist(), predicted.sum(0).tolist()
-    known = len(support) == len(CLASSES)
+    known = bool(subsets_of(classes))
     return [
         {
             "class": number,
-            "name": CLASSES[number] if known else str(number),
+            "name": name,
             "support": support[number],
             "predicted": said[number],
             "threshold": round(threshold, 2),
@@ -210,15 +215,10 @@ def class_table(scores: Tensor, targets: Tensor, threshold: float) -> list[Row]:
             "recall": recall[number],
             "f1": f1[number],
             "ap": ap[number] if support[number] else None,
-            "hardness": _subset(number, HARDNESS) if known else "",
-            "cue": _subset(number, CUES) if known else "",
+            **({"hardness": HARDNESS[name], "cue": CUE[name]} if known else {}),
         }
-        for number in range(len(support))
+        for number, name in enumerate(classes)
     ]
-
-
-def _subset(number: int, names: tuple[str, ...]) -> str:
-    return next(name for name in names if number in SUBSETS[name])
 
 
 def _codebook_row(stream: str, counts: Tensor) -> Row:

@@ -11,7 +11,7 @@ The classes are those that the file lists, so any other data set in this format 
 Legend: N images; C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sightword.data.check import find_bad_images
 from sightword.data.finding import CheckReport, Finding
+from sightword.engine.class_name import columns_of, difference
 from sightword.errors import SightwordError
 from sightword.storage.fields import Fields
 from sightword.storage.reader import read_json
@@ -57,15 +58,72 @@ CLASSES = (
     "WorkILike",
 )
 
-# Two partitions of the 28 classes in the authors' evaluation: by difficulty, and by the visual cue.
-SUBSETS: Mapping[str, tuple[int, ...]] = {
-    "easy": (0, 7, 19),
-    "medium": (1, 3, 4, 6, 9, 10, 11, 12, 13, 14, 15, 16, 18, 22, 26),
-    "hard": (2, 5, 8, 17, 20, 21, 23, 24, 25, 27),
-    "object": (0, 3, 10, 11, 12, 16, 23),
-    "context": (7, 8),
-    "other": (1, 2, 4, 5, 6, 9, 13, 14, 15, 17, 18, 19, 20, 21, 22, 24, 25, 26, 27),
+# Two partitions of the 28 classes in the authors' evaluation, by class name: difficulty, and the visual cue.
+HARDNESS: Mapping[str, str] = {
+    **dict.fromkeys(("Attractive", "FineDesignLearnArt-Arch", "NatBeauty"), "easy"),
+    **dict.fromkeys(
+        (
+            "BeatCompete",
+            "CreativeUnique",
+            "CuriousAdventurousExcitingLife",
+            "EnjoyLife",
+            "FineDesignLearnArt-Culture",
+            "GoodParentEmoCloseChild",
+            "Happy",
+            "HardWorking",
+            "Harmony",
+            "Health",
+            "InLove",
+            "InLoveAnimal",
+            "ManagableMakePlan",
+            "ShareFeelings",
+            "ThngsInOrdr",
+        ),
+        "medium",
+    ),
+    **dict.fromkeys(
+        (
+            "Communicate",
+            "EasyLife",
+            "FineDesignLearnArt-Art",
+            "InspirOthrs",
+            "PassionAbSmthing",
+            "Playful",
+            "SocialLifeFriendship",
+            "SuccInOccupHavGdJob",
+            "TchOthrs",
+            "WorkILike",
+        ),
+        "hard",
+    ),
 }
+_OBJECT = (
+    "Attractive",
+    "CreativeUnique",
+    "GoodParentEmoCloseChild",
+    "Happy",
+    "HardWorking",
+    "InLoveAnimal",
+    "SocialLifeFriendship",
+)
+_CONTEXT = ("FineDesignLearnArt-Arch", "FineDesignLearnArt-Art")
+CUE: Mapping[str, str] = {
+    name: "object" if name in _OBJECT else "context" if name in _CONTEXT else "other" for name in CLASSES
+}
+
+
+def subsets_of(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return easy, medium, hard, object, context and other → their classes, in the order of `names`.
+
+    Empty unless `names` are Intentonomy's 28, in whatever order: the partitions are of these alone.
+    """
+    if sorted(names) != sorted(CLASSES):
+        return {}
+    found: dict[str, tuple[str, ...]] = {}
+    for partition in (HARDNESS, CUE):
+        for subset in dict.fromkeys(partition.values()):
+            found[subset] = tuple(name for name in names if partition[name] == subset)
+    return found
 
 
 class Annotations(NamedTuple):
@@ -76,6 +134,16 @@ class Annotations(NamedTuple):
     targets: Tensor  # (N, C) float32: fractions k/3 in train, 0 or 1 elsewhere
     names: list[str]  # C, by class id
     unlabelled: list[str] = []  # files in the list of images without an annotation; not among the N
+
+    def for_classes(self, classes: Sequence[str], source: str | Path) -> "Annotations":
+        """Return the same with the columns of a model's classes, matched by name.
+
+        source: the file, for the message. Raises SightwordError unless both have the same names.
+        """
+        if self.names == list(classes):
+            return self
+        columns = columns_of(classes, self.names, str(source))
+        return self._replace(targets=self.targets[:, columns], names=list(classes))
 
 
 def annotation_file(root: str | Path, split: str) -> Path:
@@ -93,7 +161,7 @@ def read_annotations(file: str | Path) -> Annotations:
         missing=f"data.root is the folder with {expected}",
         damaged="Download the file again, or correct this entry",
     )
-    categories = {entry.integer("id"): entry.text("name") for entry in fields.mappings("categories", least=1)}
+    categories = _categories(fields)
     column = {category: number for number, category in enumerate(sorted(categories))}
     file_of = _files(fields)
     ids, targets, seen = list[str](), list[list[float]](), set[str]()
@@ -113,6 +181,19 @@ def read_annotations(file: str | Path) -> Annotations:
         [categories[category] for category in column],
         [name for image, name in file_of.items() if image not in seen],
     )
+
+
+def _categories(fields: Fields) -> dict[int, str]:
+    """Category id → name. Raises SightwordError if an id or a name is listed twice."""
+    found: dict[int, str] = {}
+    for entry in fields.mappings("categories", least=1):
+        number, name = entry.integer("id"), entry.text("name")
+        if number in found:
+            raise entry.error(f"{number} is listed twice", "id")
+        if name in found.values():
+            raise entry.error(f"{name!r} is listed twice. Give each class a name of its own", "name")
+        found[number] = name
+    return found
 
 
 def _files(fields: Fields) -> dict[str, str]:
@@ -202,9 +283,8 @@ def _leaks(splits: Mapping[str, Annotations]) -> list[Finding]:
                 told = f"image {image} is in {home[image]} and in {split}"
                 found.append(Finding("error", "images in two splits", told, (image,)))
         home |= dict.fromkeys(notes.ids, split)
-        if notes.names != splits[first].names:
-            told = f"the categories of {split} are not those of {first}"
-            found.append(Finding("error", "categories that differ", told))
+        if told := difference(splits[first].names, notes.names):
+            found.append(Finding("error", "categories that differ", f"{split}: {told.replace('the model', first)}"))
     return found
 
 
@@ -216,10 +296,13 @@ def _statistics(splits: Mapping[str, Annotations], folder: Path) -> list[Finding
         each = float((annotations.targets > 0).sum() / len(annotations.ids))
         told = f"{split}: {existing} of {len(annotations.ids)} images exist, {each:.2f} labels each"
         notes.append(Finding("note", f"size of {split}", told))
-    names = next(iter(splits.values())).names
+    names = list(dict.fromkeys(name for annotations in splits.values() for name in annotations.names))
     width = len(str(len(names) - 1))
-    positives = {split: (annotations.targets > 0).sum(0).tolist() for split, annotations in splits.items()}
+    positives = {
+        split: dict(zip(annotations.names, (annotations.targets > 0).sum(0).tolist(), strict=True))
+        for split, annotations in splits.items()
+    }
     for number, name in enumerate(names):
-        counts = ", ".join(f"{split} {each[number]}" for split, each in positives.items() if number < len(each))
+        counts = ", ".join(f"{split} {each[name]}" for split, each in positives.items() if name in each)
         notes.append(Finding("note", f"images of {name}", f"{number:>{width}} {name}: {counts}"))
     return notes

@@ -1,4 +1,4 @@
-"""A trained intent classifier for users: images to scores of 28 intents, and the words of their patches.
+"""A trained intent classifier for users: images to scores of intents, and the words of their patches.
 
 A folder that `save_pretrained` wrote has
 
@@ -49,7 +49,9 @@ class IntentPrediction(Result):
     """The intents of an image, and the words that they are computed from if the model has codebooks."""
 
     image: Image.Image
-    scores: Mapping[str, float]  # intent → sigmoid of its logit, in [0, 1]; C of them, in the order of their ids
+    scores: Mapping[
+        str, float
+    ]  # intent → sigmoid of its logit, in [0, 1]; C of them, in the order of the model's classes
     threshold: float | None  # above which an intent is predicted; None if no validation has chosen one
     words: Mapping[str, list[list[str]]]  # stream → the word of each patch, h lists of w; empty for the baseline
     explanation: Explanation | None = None  # what each patch adds to each logit; None for the baseline
@@ -84,12 +86,12 @@ class IntentPrediction(Result):
 
 
 class IntentClassifier(Predictor):
-    """Predicts why photos were posted: a score for each of 28 intents."""
+    """Predicts why photos were posted: a score for each intent that it was trained on."""
 
     system = "intent"
     summary = (
-        "Input: a photo. Output: a score for each of the 28 intents of Intentonomy, and the words of its patches that "
-        "the scores are computed from."
+        "Input: a photo. Output: a score for each intent, and the words of its patches that the scores are computed "
+        "from."
     )
     usage = 'model("photo.jpg").plot()'
 
@@ -129,6 +131,11 @@ class IntentClassifier(Predictor):
         write_weights(folder / WEIGHTS, self.task_weights())
         kept = {name: value for name, value in asdict(config).items() if name not in REPLACED}
         return {"config": kept, "tower": asdict(exported)}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the intents, in the order of the scores."""
+        return self.task.classes
 
     def task_weights(self) -> dict[str, Tensor]:
         return dict(self.task.state_dict())
@@ -171,18 +178,17 @@ class IntentClassifier(Predictor):
         if isinstance(self.task, MultiStreamTask):
             explanation = show.explain(self.task, image)
             words = {stream: explanation.words(stream) for stream in explanation.classes}
-            return IntentPrediction(image, _scores(explanation.logits), threshold, words, explanation)
+            return IntentPrediction(image, self._scores(explanation.logits), threshold, words, explanation)
         assert isinstance(self.task, BaselineTask)
-        return IntentPrediction(image, _scores(_baseline_logits(self.task, image)), threshold, {})
+        return IntentPrediction(image, self._scores(_baseline_logits(self.task, image)), threshold, {})
+
+    def _scores(self, logits: Tensor) -> dict[str, float]:
+        return dict(zip(self.classes, logits.sigmoid().tolist(), strict=True))
 
 
 def _open(task: IntentTask, exported: ExportedTower) -> ImageTower:
     """Open the image encoder of an exported task. Raises SightwordError if its weights are others than exported."""
     return exported.checked(task.open_tower())
-
-
-def _scores(logits: Tensor) -> dict[str, float]:
-    return {show.intent_name(number): score for number, score in enumerate(logits.sigmoid().tolist())}
 
 
 @torch.no_grad()

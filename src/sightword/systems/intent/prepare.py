@@ -41,6 +41,13 @@ def steps(config: IntentConfig, data: IntentData) -> list[Step]:
     return anchors
 
 
+def with_classes(config: IntentConfig, data: IntentData) -> IntentConfig:
+    """Return the config with the names of its classes: its own, or those of the training annotations."""
+    if config.classes:
+        return config
+    return replace(config, classes=read_annotations(annotation_file(root_of(data), "train")).names)
+
+
 def _annotated(data: IntentData) -> list[str]:
     """The files of all splits; the test split may be missing."""
     train, val, test = (annotation_file(root_of(data), split) for split in SPLITS)

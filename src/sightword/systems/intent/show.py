@@ -15,7 +15,6 @@ from torch import Tensor
 
 from sightword.ops.nearest import unit
 from sightword.systems.intent.evaluate import on_grid
-from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.task import IntentTask, MultiStreamTask
 from sightword.viz import chart, overlay
 from sightword.viz.grid import titled
@@ -36,6 +35,7 @@ class Explanation(NamedTuple):
     margins: dict[str, Tensor]  # stream → (h, w), cosine of the code minus that of the nearest code of another word
     parts: dict[str, Tensor]  # stream → (h, w, C), what each patch adds to each logit; with `bias` they sum to it
     threshold: float | None  # of scores; None if no validation has chosen one
+    intents: tuple[str, ...]  # C names
 
     def words(self, stream: str) -> list[list[str]]:
         """Return the word of each patch, h lists of w."""
@@ -76,6 +76,7 @@ def explain(task: MultiStreamTask, image: Image.Image) -> Explanation:
         {stream: _margin(task, stream, looked_up[stream][0], ids[stream]).view(grid).cpu() for stream in streams},
         {stream: part[0].unflatten(0, grid).cpu() for stream, part in parts.items()},
         threshold_of(task),
+        task.classes,
     )
 
 
@@ -143,7 +144,7 @@ def maps(explanation: Explanation) -> Image.Image:
 def reasons(explanation: Explanation, intents: int = 3, words: int = 6) -> Image.Image:
     """Return the likeliest intents: where words contribute positively (red) and negatively (blue), and which words."""
     grey = explanation.image.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("L")  # red is never the image's own
-    top = explanation.logits.topk(intents).indices.tolist()
+    top = explanation.logits.topk(min(intents, len(explanation.intents))).indices.tolist()
     total = {number: explanation.places(number) for number in top}
     limit = max(float(values.abs().max()) for values in total.values())
     shown = {}
@@ -152,7 +153,7 @@ def reasons(explanation: Explanation, intents: int = 3, words: int = 6) -> Image
         both = Image.new("RGB", (SIDE, SIDE + 8 + lines.height), "white")
         both.paste(heat, (0, 0))
         both.paste(lines, (0, SIDE + 8))
-        shown[intent_name(number)] = both
+        shown[explanation.intents[number]] = both
     return titled(shown)
 
 
@@ -176,8 +177,7 @@ def table(task: MultiStreamTask, words: int = 10) -> Image.Image:
         most = sorted(each, key=lambda name: -float(each[name].abs().max()))[:words]
         rows += [f"{name} ({stream})" for name in most]
         values += [each[name] for name in most]
-    intents = [intent_name(number) for number in range(len(values[0]))]
-    return chart.matrix(torch.stack(values).detach(), rows, intents)
+    return chart.matrix(torch.stack(values).detach(), rows, list(task.classes))
 
 
 @torch.no_grad()
@@ -189,11 +189,6 @@ def by_class(task: MultiStreamTask) -> dict[str, dict[str, Tensor]]:
         names = names_of(task, stream)
         found[stream] = {name: each[classes == number].mean(0) for number, name in names.items()}
     return found
-
-
-def intent_name(number: int) -> str:
-    """Return the name of an intent, or its number where there are more than Intentonomy's."""
-    return CLASSES[number] if number < len(CLASSES) else str(number)
 
 
 # --------------------------------------------------------------------------------------------------------------- JSON
@@ -211,7 +206,7 @@ def as_json(explanation: Explanation) -> dict[str, object]:
         for stream, codes in explanation.codes.items()
     }
     intents = {
-        intent_name(number): {
+        name: {
             "logit": float(explanation.logits[number]),
             "score": score,
             "above_threshold": None if threshold is None else score > threshold,
@@ -219,7 +214,7 @@ def as_json(explanation: Explanation) -> dict[str, object]:
             "words": explanation.terms(number),
             "places": explanation.places(number).tolist(),
         }
-        for number, score in enumerate(scores)
+        for number, (name, score) in enumerate(zip(explanation.intents, scores, strict=True))
     }
     return {"threshold": threshold, "streams": streams, "intents": intents}
 
@@ -227,7 +222,7 @@ def as_json(explanation: Explanation) -> dict[str, object]:
 def write_table(task: MultiStreamTask, out: Path) -> list[Path]:
     """Write the table of the whole model, as PNG and JSON. Return the files."""
     whole = {stream: {name: row.tolist() for name, row in each.items()} for stream, each in by_class(task).items()}
-    return _write(out, "table", table(task), {"intents": list(CLASSES), "words": whole})
+    return _write(out, "table", table(task), {"intents": list(task.classes), "words": whole})
 
 
 def write_explanation(explanation: Explanation, out: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from sightword.engine.config import Run
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from sightword.data.loader import Loaders
     from sightword.engine.predictor import Predictor
-    from sightword.systems.intent.data import IntentBatch
+    from sightword.systems.intent.data import Inputs, IntentBatch
     from sightword.systems.intent.task import IntentTask
 
 
@@ -25,6 +26,11 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
     Config, Data = IntentConfig, IntentData
     inputs = ("tower", "semantic_anchors_path")
 
+    def complete(self, run: Run) -> Run:
+        from sightword.systems.intent.prepare import with_classes
+
+        return replace(run, system=with_classes(cast(IntentConfig, run.system), cast(IntentData, run.data)))
+
     def task(self, config: IntentConfig) -> "IntentTask":
         from sightword.systems.intent.task import make_task
 
@@ -33,14 +39,14 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
     def loaders(self, data: IntentData, seed: int, task: "IntentTask", names: Names) -> "Loaders[IntentBatch]":
         from sightword.systems.intent.data import make_loaders
 
-        return make_loaders(_readable(data, task), seed, task.reads, names)
+        return make_loaders(_readable(data, task), _inputs(task), seed, names)
 
     def held_out(
         self, data: IntentData, seed: int, split: str, task: "IntentTask", names: Names
     ) -> "DataLoader[IntentBatch]":
         from sightword.systems.intent.data import split_loader
 
-        return split_loader(_readable(data, task), split, task.reads, names)
+        return split_loader(_readable(data, task), split, _inputs(task), names)
 
     def items(self, data: IntentData, seed: int, split: str) -> Sequence[Item]:
         from sightword.systems.intent.data import items
@@ -69,6 +75,13 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
     @property
     def checks(self) -> Mapping[str, Check]:
         return {"intentonomy": commands.check_intentonomy}
+
+
+def _inputs(task: "IntentTask") -> "Inputs":
+    """The facts about the task that the loaders need. The image encoder is only opened for batches of images."""
+    from sightword.systems.intent.data import Inputs
+
+    return Inputs(task.classes, task.reads, lambda: task.tower.on().preprocess)
 
 
 def _readable(data: IntentData, task: "IntentTask") -> IntentData:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from sightword.engine.class_name import difference
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
 from sightword.systems.intent.anchors import Anchors
@@ -33,7 +34,7 @@ def make_task(config: IntentConfig) -> "IntentTask":
     """Return the task of a config. Raises SightwordError if config, anchors and encoder do not fit each other."""
     if config.model == "baseline":
         width = config.embed_dim or joint_width(config.tower, config.tag)
-        model = Baseline(width, width, len(CLASSES), config.hidden)
+        model = Baseline(width, width, len(classes_of(config)), config.hidden)
         return BaselineTask(model, replace(config, embed_dim=width))
     anchors = Anchors.read(config.semantic_anchors_path)
     anchors.check_named(config.tower, config.tag)
@@ -41,7 +42,7 @@ def make_task(config: IntentConfig) -> "IntentTask":
     return MultiStreamTask(
         MultiStream(
             {name: anchors[name].codes for name in streams},
-            len(CLASSES),
+            len(classes_of(config)),
             config.fusion,
             config.center,
             config.standardise,
@@ -51,6 +52,11 @@ def make_task(config: IntentConfig) -> "IntentTask":
         config,
         anchors,
     )
+
+
+def classes_of(config: IntentConfig) -> tuple[str, ...]:
+    """Return the names of the classes: the config's, or Intentonomy's."""
+    return tuple(config.classes) or CLASSES
 
 
 def streams_of(config: IntentConfig, anchors: Anchors) -> dict[str, str]:
@@ -75,7 +81,7 @@ class IntentTask(Task[IntentBatch]):
 
     def __init__(self, model: nn.Module, config: IntentConfig, weights: Mapping[str, float] | None = None) -> None:
         super().__init__(weights)
-        self.model, self.config = model, config
+        self.model, self.config, self.classes = model, config, classes_of(config)
         self.tower = FrozenModel(self.open_tower)  # opened only if a batch contains images; no part of checkpoints
         self.register_buffer("threshold", torch.tensor(torch.nan))
         self.register_buffer("judged", torch.tensor(0))
@@ -91,8 +97,20 @@ class IntentTask(Task[IntentBatch]):
         raise NotImplementedError
 
     def losses(self, batch: IntentBatch) -> dict[str, Tensor]:
-        check_classes(batch)
+        self.check_columns(batch)
         return {"asl_loss": self.asl(self.logits(batch), batch.targets)}
+
+    def check_columns(self, batch: IntentBatch) -> None:
+        """Raise SightwordError unless the columns of a batch's labels are this task's classes, in its order."""
+        if tuple(batch.classes or self.classes) == self.classes and batch.targets.shape[1] == len(self.classes):
+            return
+        told = f"they have {batch.targets.shape[1]} columns, expected {len(self.classes)}"
+        if batch.classes:
+            told = difference(self.classes, batch.classes) or "they are in another order"
+        raise SightwordError(
+            f"the labels of {batch.split} are not those of the model's classes: {told}. Make the loaders with "
+            "Inputs(classes=task.classes), from annotations with these classes"
+        )
 
     def asl(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the asymmetric loss, a scalar, with the config's parameters. logits, targets: (B, C)."""
@@ -119,19 +137,11 @@ class IntentTask(Task[IntentBatch]):
         return {name: encoded.tokens for name, encoded in found.items()}, next(iter(found.values())).pooled
 
 
-def check_classes(batch: IntentBatch) -> None:
-    """Raise SightwordError unless a batch has labels of the 28 intents."""
-    if batch.targets.shape[1] != len(CLASSES):
-        raise SightwordError(
-            f"the annotations of {batch.split} have {batch.targets.shape[1]} categories, expected {len(CLASSES)}. Set "
-            "data.root to the folder of Intentonomy, or of a data set with its categories"
-        )
-
-
 class MultiStreamTask(IntentTask):
     """Codebooks of text embeddings: logits are exact sums over streams and patches."""
 
     model: MultiStream
+    class_rows = ("model.head.weight", "model.head.bias")
 
     def __init__(self, model: MultiStream, config: IntentConfig, anchors: Anchors) -> None:
         weights = {"vq_loss": config.commitment_weight, "consistency_loss": config.semantic_consistency_weight}
@@ -166,7 +176,7 @@ class MultiStreamTask(IntentTask):
         return self.read(batch).logits
 
     def losses(self, batch: IntentBatch) -> dict[str, Tensor]:
-        check_classes(batch)
+        self.check_columns(batch)
         if self.model.norm is not None and len(batch.targets) == 1:
             raise SightwordError(
                 "a batch of one image has no variance. Set data.batch_size to 2 or more, or system.standardise=false"
@@ -269,6 +279,7 @@ class BaselineTask(IntentTask):
     """A baseline without codebooks: frozen CLIP's pooled vector and mean patch through an MLP."""
 
     model: Baseline
+    class_rows = ("model.layers.4.weight", "model.layers.4.bias")
 
     def __init__(self, model: Baseline, config: IntentConfig) -> None:
         """config: with embed_dim, the dimension that the model was made for."""

@@ -17,8 +17,8 @@ class PointsConfig(SystemConfig):
     clip_size: list[int] = field(default_factory=lambda: [224, 304])  # H, W that frames are resized to; 4:3 is not cut
     clip_dtype: str = "bf16"  # in which it computes: fp32 | bf16 | fp16, which is 10 times slower than bf16 on CPUs
 
-    labels: str = "scannet20"  # the classes: scannet20, a JSON file {class: id in the clouds}, or a folder with
-    # scannetv2-labels.combined.tsv, whose ids are those of scannet200-mv
+    labels: str = "scannet20"  # the classes: scannet20, a JSON file {class: id in the clouds}, or the file
+    # scannetv2-labels.combined.tsv or a folder with it, whose ids are those of scannet200-mv
     templates: list[str] = field(default_factory=lambda: ["a photo of a {}"])  # text queries; {} is the class
 
     dim: int = 128  # dimension of both branches and of the fused feature

@@ -1,6 +1,8 @@
 """The system `points`: CLIP features lifted from posed images onto a 3-D point cloud, and fused with its geometry."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightword.engine.config import Run
@@ -23,6 +25,16 @@ class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
     name, unit = "points", "scenes"
     Config, Data = PointsConfig, PointsData
     inputs = ("clip", "labels")
+
+    def complete(self, run: Run) -> Run:
+        """Name the label table instead of a folder of scenes: a run keeps the files that system.labels names."""
+        from sightword.systems.points.scannet.label import table_of
+
+        assert isinstance(run.system, PointsConfig)
+        folder = Path(run.system.labels).expanduser()
+        if not run.system.labels or not folder.is_dir():
+            return run
+        return replace(run, system=replace(run.system, labels=str(table_of(folder))))
 
     def prepare(self, run: Run) -> list[Step]:
         from sightword.systems.points.prepare import make_steps

@@ -64,7 +64,7 @@ class PointsTask(Task[RoomBatch]):
                 "label_loss": system.label_weight,
             }
         )
-        self.system, self.model, self.clip, self.labels = system, model, clip, labels
+        self.system, self.model, self.clip, self.labels, self.classes = system, model, clip, labels, labels.names
         self.consistency = ClipConsCriterion()
         self.register_buffer("acceptance", torch.zeros(2, 4))
         self._stats: dict[str, Tensor] = {}

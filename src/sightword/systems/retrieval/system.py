@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from sightword.engine.config import Run
 from sightword.engine.contract import Check, Command, Evaluator, Item, Names, Step, System
+from sightword.errors import SightwordError
 from sightword.systems.retrieval import commands
 from sightword.systems.retrieval.config import RetrievalConfig, RetrievalData
 
@@ -33,14 +34,14 @@ class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "B
     def loaders(self, data: RetrievalData, seed: int, task: "RetrievalTask", names: Names) -> "Loaders[Batch]":
         from sightword.systems.retrieval.loader import make_loaders
 
-        return make_loaders(data, _inputs(task), seed, names)
+        return make_loaders(data, _inputs(task, data), seed, names)
 
     def held_out(
         self, data: RetrievalData, seed: int, split: str, task: "RetrievalTask", names: Names
     ) -> "DataLoader[Batch]":
         from sightword.systems.retrieval.loader import split_loader
 
-        return split_loader(data, split, _inputs(task), names)
+        return split_loader(data, split, _inputs(task, data), names)
 
     def items(self, data: RetrievalData, seed: int, split: str) -> Sequence[Item]:
         from sightword.systems.retrieval.pedes import items
@@ -84,11 +85,20 @@ class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "B
         }
 
 
-def _inputs(task: "RetrievalTask") -> "Inputs":
-    """The facts about the task's networks that the loaders need."""
+def _inputs(task: "RetrievalTask", data: RetrievalData) -> "Inputs":
+    """The facts about the task's networks that the loaders need.
+
+    Raises SightwordError for images of another size than the encoder's: `index` and predictors resize to that.
+    """
     from sightword.systems.retrieval.loader import Inputs
 
     image, generation = task.model.image, task.generation
+    height, width = image.preprocess.size
+    if data.image_size != [height, width]:
+        raise SightwordError(
+            f"data.image_size={data.image_size} is not the size that the image encoder takes, [{height},{width}]. "
+            f"Set data.image_size=[{height},{width}], or for a new run also system.image_size"
+        )
     if generation is None:
         return Inputs(task.model.tokenizer, image.patch)
     decoder, tokenizer = generation.generator.decoder, generation.tokenizer

@@ -145,7 +145,13 @@ class Alignment(nn.Module):
 class RetrievalTask(Task[Batch]):
     """Images and captions to one space. Everything but the alignment is computed in training only."""
 
-    own_state = ("alignment.positive", "alignment.switched", "acceptance")
+    own_state = (
+        "alignment.positive",
+        "alignment.switched",
+        "acceptance",
+        "identity.linear.weight",  # a row for each person of the run's own data
+        "identity.linear.bias",
+    )
     added_state = ("acceptance",)
     acceptance: Tensor  # (4, S), see `metrics.acceptance.Acceptance`; chosen on validation
     identity: IdentityHead | None

@@ -77,12 +77,17 @@ class SkeletonTask(Task[SkeletonBatch]):
     ) -> None:
         """texts: the prompts of `labels`; None for a classifier."""
         super().__init__({"itm_loss": system.match_weight})
-        self.system, self.joints, self.labels = system, joints, labels
+        self.system, self.joints, self.labels, self.classes = system, joints, labels, labels.classes
         self.model, self.heatmaps, self.texts = model, heatmaps, texts
+        if isinstance(model, Classifier):
+            self.class_rows = ("model.linear.weight", "model.linear.bias")
         self.momentum = None
         if system.momentum and isinstance(model, VideoTextModel):
             past = (system.momentum, system.queue, system.queue_texts, system.soft, system.soft_ramp)
             self.momentum = MomentumContrast(model, system.embed_dim, *past)
+            # vectors of the run's own batches, with the numbers of its own classes
+            queued = [name for name in self.state_dict() if name.startswith(("momentum.views.", "momentum.texts."))]
+            self.own_state = (*self.own_state, *queued)
         self.register_buffer("learned", torch.tensor(len(labels.classes)))
         self.trained_on = len(labels.classes)  # classes
         self.register_load_state_dict_pre_hook(_check_classes)

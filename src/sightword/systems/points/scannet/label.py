@@ -25,15 +25,16 @@ class LabelSet(NamedTuple):
 
 
 def label_set(name: str) -> LabelSet:
-    """Return the classes of scannet20, of a JSON file {class: id}, or of a folder of scenes with ScanNet's label table.
+    """Return the classes of scannet20, of a JSON file {class: id}, or of ScanNet's label table.
 
-    If several ids have one name the first counts. Raises SightwordError for anything else.
+    The table is named by its file (.tsv), or by a folder of scenes that it lies in. If several ids have one name the
+    first counts. Raises SightwordError for anything else.
     """
     if name == "scannet20":
         return LabelSet(tuple(SCANNET20), tuple(SCANNET20.values()), name)
     path = Path(name).expanduser()
-    if name and path.is_dir():
-        known = read_classes(path)
+    if name and (path.is_dir() or path.suffix == ".tsv"):
+        known = read_table(table_of(path) if path.is_dir() else path)
         ids = {word: label for label, word in reversed(known.items())}
         return LabelSet(tuple(ids), tuple(ids.values()), str(path))
     if not path.is_file():
@@ -54,14 +55,23 @@ def label_set(name: str) -> LabelSet:
 def read_classes(root: str | Path) -> dict[int, str]:
     """Return id → class name of a labelled cloud: the columns id and category of scannetv2-labels.combined.tsv.
 
-    The file is looked for in the root, in its meta_data, and in the two folders above. If an id has two rows the first
-    counts. Raises SightwordError if there is no such file, or it is not such a table.
+    Raises SightwordError if there is no such file, see `table_of`, or it is not such a table.
     """
+    return read_table(table_of(root))
+
+
+def table_of(root: str | Path) -> Path:
+    """Return the label table of a folder of scenes: in it, in its meta_data, or in the two folders above."""
     root = Path(root).expanduser()
     places = [base / part / LABELS for base in (root, root.parent, root.parent.parent) for part in ("", "meta_data")]
     file = next((path for path in places if path.is_file()), None)
     if file is None:
         raise SightwordError(f"{LABELS} is neither in {root} nor in its meta_data. It names the classes of the labels")
+    return file
+
+
+def read_table(file: str | Path) -> dict[int, str]:
+    """Return id → class name of a label table. If an id has two rows the first counts."""
     head, *rows = (line.split("\t") for line in read_text(file, most=LONG).splitlines() or [""])
     if not {"id", "category"} <= set(head):
         raise SightwordError(f"{file} has the columns {', '.join(head)[:80]}; expected id and category among them")
