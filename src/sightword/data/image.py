@@ -58,8 +58,10 @@ def _walk(root: Path) -> list[Path]:
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path, upright: bool = True) -> Image.Image:
     """Return an image file as RGB, 8 bit: the first frame, EXIF orientation applied, transparency laid on white.
+
+    upright: false for pixels as they are stored, which is how a sensor's other images lie.
 
     Grey of 16 bit is divided by 257. Grey of 32 bit or of floats does not state its white level, so white is the
     least of 1 (floats only), 255 and 65535 that no value exceeds; with values below 0 or above 65535, the image's
@@ -71,7 +73,7 @@ def read_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return _to_rgb(_upright(image))
+            return _to_rgb(_upright(image) if upright else image)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError, IndexError, …
@@ -171,7 +173,7 @@ def as_sequence(images: ImageLike | Sequence[ImageLike]) -> tuple[Sequence[Image
 def open_image(image: ImageLike) -> Image.Image:
     """Return one image of any kind as RGB, 8 bit; its values and errors are those of `open_images`."""
     if isinstance(image, Image.Image):
-        return _to_rgb(_upright(image))
+        return _to_rgb(_upright(image) if upright else image)
     if isinstance(image, Tensor):
         pixels = image.detach().cpu()
         if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):

@@ -195,7 +195,7 @@ class SceneQuery(Predictor):
     def _maps(self, scene: Scene, cache: str | Path) -> Features:
         if str(cache):
             kept = fill(self.clip.source, self.clip.token_type, [scene], cache, device=self.device)
-            return kept.maps(scene.name, [frame.index for frame in scene.frames])
+            return kept.maps(scene.key, [frame.index for frame in scene.frames])
         encoder = self.clip.encoder()
         encoder.tower.to(self.device)
         return features_of(encoder.rows([read_color(frame) for frame in scene.frames]), encoder.grid)

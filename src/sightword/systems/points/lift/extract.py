@@ -168,6 +168,7 @@ class Extraction:
             "frames": [frame.index for frame in scene.frames],
             "tower": _plain(self.identity),
             "options": asdict(self.options),
+            "convention": scene.convention.key(),
         }
 
     def _encoder(self, held: list[FrameEncoder | None], device: str) -> FrameEncoder:
@@ -223,10 +224,10 @@ class Extraction:
         if lost := self.planned.cache.lacks(scene):
             rows = self._encoded(scene, lost, stages, encoder)[1]
             with stages("cache write"):
-                self.planned.keep(scene.name, rows)
+                self.planned.keep(scene.key, rows)
             stages.bytes["cache write"] = sum(array.nbytes for array in rows.values())
         with stages("cache read"):
-            features = self.planned.cache.maps(scene.name, order)
+            features = self.planned.cache.maps(scene.key, order)
         stages.bytes["cache read"] = sum(values.nbytes for values in features)
         return features
 
