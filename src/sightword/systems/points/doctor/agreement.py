@@ -68,6 +68,11 @@ class Sample(NamedTuple):
     base: Hypothesis  # as the files were read: poses, quaternion and axes of it are those of the configuration
     angles: np.ndarray  # (P,) degrees
 
+    @property
+    def source(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Hypothesis]:
+        """What it was drawn from: arguments of `sample`."""
+        return self.depth, self.files, self.at, self.K, self.base
+
 
 def sample(
     depth: np.ndarray, files: np.ndarray, at: np.ndarray, K: np.ndarray, base: Hypothesis, pairs: int, points: int
@@ -127,7 +132,7 @@ class Judge:
         height, width = s.depth.shape[1:]
         turn, step = self.motion(h)
         camera = self.camera(h)
-        seen = turn @ self._points(h, camera) + np.float32(h.ratio) * step
+        seen = turn @ self.points(h) + np.float32(h.ratio) * step
         fx, fy, cx, cy = camera
         z = seen[:, 2]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -171,8 +176,9 @@ class Judge:
             np.float32(cy),
         )
 
-    def _points(self, h: Hypothesis, camera: tuple[np.float32, ...]) -> np.ndarray:
-        """The sampled pixels in the first camera of each pair, (P, 3, n) float32."""
+    def points(self, h: Hypothesis) -> np.ndarray:
+        """Return the sampled pixels in the first camera of each pair, (P, 3, n) float32."""
+        camera = self.camera(h)
         key = (camera, h.ray)
         if self._rays is None or self._rays[0] != key:
             s = self.sample

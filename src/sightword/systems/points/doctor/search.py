@@ -33,25 +33,24 @@ class Found(NamedTuple):
     agreement: Agreement  # of the best
     rival: float  # the highest score of a grossly different hypothesis, over the best's: 1 where nothing can be told
     tried: int
+    fine: Judge  # on the larger sample, by which the best were compared
 
 
-def search(judge: Judge, thorough: bool = False) -> Found:
-    """Return the hypothesis that fits best, the simplest of equals. thorough: even where the given one fits."""
+def search(judge: Judge, fine: Judge) -> Found:
+    """Return the hypothesis that fits best, the simplest of equals. fine: a larger sample, to compare the best."""
     base = judge.sample.base
     given = judge(base)
     near = {h: judge(h) for h in single_changes(base)}
-    gross = [a.score for h, a in near.items() if _gross(h, base)]
     best = max(near, key=lambda h: near[h].score)
-    doubtful = given.front > FITS or near[best].score > 1.03 * given.score or given.score == 0
-    if not doubtful and not thorough:
-        return Found(given, base, given, max(gross) / given.score, len(near) + 1)
+    if given.front <= FITS and near[best].score <= 1.03 * given.score:
+        rivals = [a.score for h, a in near.items() if _gross(h, base)]
+        return Found(fine(base), base, fine(base), max(rivals) / given.score, len(near) + 1, fine)
     scores = {h: judge(h).score for h in (base, *near, *every_hypothesis(base))}
-    refined = {h: judge(h).score for h in (refine(judge, h) for h in _distinct(scores, 8))}
-    scores |= refined
-    chosen = _simplest(judge, scores)
-    top = judge(chosen)
-    others = [score for h, score in scores.items() if _gross(h, chosen)]
-    return Found(given, chosen, top, max(others) / top.score if top.score else 1.0, len(scores))
+    refined = {refine(fine, h) for h in _distinct(scores, 6)} | {base}
+    chosen = _simplest(fine, {h: fine(h).score for h in refined})
+    rivals = [score for h, score in scores.items() if _gross(h, chosen)]
+    top = judge(chosen).score
+    return Found(fine(base), chosen, fine(chosen), max(rivals) / top if top else 1.0, len(scores), fine)
 
 
 def single_changes(base: Hypothesis) -> list[Hypothesis]:
@@ -129,7 +128,12 @@ def _simplest(judge: Judge, scores: dict[Hypothesis, float]) -> Hypothesis:
     equals = [h for h, score in scores.items() if score >= EQUAL * scores[top]]
     equals += [cleaned for h in sorted(equals, key=lambda h: -scores[h])[:6] for cleaned in _cleaned(judge, h, base)]
     fitting = [h for h in equals if judge(h).score >= EQUAL * scores[top]]
-    return min(fitting, key=lambda h: (_differences(h, base), -judge(h).score))
+    return min(fitting, key=lambda h: (_differences(h, base), _uneven(h), -judge(h).score))
+
+
+def _uneven(h: Hypothesis) -> int:
+    """How many values are not those that people make."""
+    return sum(value not in PLAIN for value in (h.ratio, h.focal, h.size)) + (h.principal == "middle")
 
 
 def _cleaned(judge: Judge, h: Hypothesis, base: Hypothesis) -> Iterator[Hypothesis]:
@@ -151,7 +155,7 @@ def _rounded(h: Hypothesis, name: str) -> list[Hypothesis]:
     value = getattr(h, name)
     if not isinstance(value, float):
         return [h._replace(principal="swapped")] if value == "middle" else []
-    near = [plain for plain in PLAIN if abs(plain / value - 1) < 0.03]
+    near = [plain for plain in PLAIN if abs(plain / value - 1) < 0.03 and plain != 1.0]
     return [h._replace(**{name: plain}) for plain in near]
 
 

@@ -310,7 +310,7 @@ def read_color(frame: Frame) -> Image.Image:
     An EXIF orientation is applied if that gives the shape of the depth, which has none; then `turn=` of the convention.
     """
     try:
-        image = read_image(frame.color, _upright(frame.color, frame.depth))
+        image = read_image(frame.color, lies_upright(frame.color, frame.depth))
     except ValueError as error:
         raise SightwordError(str(error).replace(SKIP, "")) from None
     return turned(image, frame.convention.turn)
@@ -325,8 +325,8 @@ def turned(image: Image.Image, turn: str) -> Image.Image:
     return image.transpose(ways[degrees]) if degrees else image
 
 
-def _upright(color: Path, depth: Path) -> bool:
-    """Whether a colour file's EXIF orientation has to be applied to have it lie as depth does.
+def lies_upright(color: Path, depth: Path) -> bool:
+    """Return whether a colour file's EXIF orientation has to be applied to have it lie as depth does.
 
     Only a quarter turn can be told from the two shapes; other images are taken as they are stored, as depth is.
     """
