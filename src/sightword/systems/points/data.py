@@ -20,6 +20,7 @@ from sightword.storage.ply import Cloud
 from sightword.storage.segments import SegmentedCache
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import PointsData
+from sightword.systems.points.doctor.diagnosis import require_sound
 from sightword.systems.points.lift.cloud import class_numbers, scene_cloud, thinned
 from sightword.systems.points.lift.geometry import ColorCamera, Views
 from sightword.systems.points.scannet.convention import convention_of
@@ -36,6 +37,7 @@ from sightword.systems.points.scannet.reader import (
 )
 from sightword.towers.preprocess import Preprocess
 
+JUDGED = 8  # scenes of a data set that the doctor looks at before it is used, at most 2 s each
 CLOUDS = 256  # thinned clouds that a process remembers, a few MB each
 
 
@@ -68,6 +70,7 @@ def make_loaders(data: PointsData, clip: FrozenClip, labels: LabelSet, seed: int
     """
     names = split_names(data)
     train, val = (read_scenes(data, names[split], split) for split in ("train", "val"))
+    require_sound_set(data, [*train, *val])
     print(f"{len(train)} scenes to train on, {len(val)} for validation", file=sys.stderr)
     source = _frame_source(data, clip, [*train, *val])
     rooms = Rooms(train, data, labels, "train", source, seed)
@@ -91,6 +94,7 @@ def split_loader(data: PointsData, split: str, clip: FrozenClip, labels: LabelSe
     if split not in names:
         raise SightwordError(f"split={split!r} is none of {', '.join(names)}; for test set data.test_scenes")
     scenes = read_scenes(data, names[split], split)
+    require_sound_set(data, scenes)
     if data.cache:
         clip.open_cache(data.cache)
     return _held(Rooms(scenes, data, labels, split, _frame_source(data, clip, scenes)), data)
@@ -188,6 +192,14 @@ def read_scenes(data: PointsData, names: Sequence[str], split: str) -> list[Scen
     if skipped:
         print(f"{split}: {skipped} frames are left out: a pose is not usable, or a file is missing", file=sys.stderr)
     return scenes
+
+
+def require_sound_set(data: PointsData, scenes: Sequence[Scene]) -> None:
+    """Have the doctor look at some scenes, spread evenly: a data set has one convention. Raises SightwordError, unless
+    data.trust, if the files of one do not belong together."""
+    at = np.unique(np.linspace(0, len(scenes) - 1, min(JUDGED, len(scenes))).round().astype(int)) if scenes else []
+    for number in at:
+        require_sound(scenes[number].folder, scenes[number].convention, data.trust)
 
 
 def readable_scenes(data: PointsData, names: Sequence[str], split: str) -> tuple[list[Scene], list[str]]:

@@ -170,7 +170,9 @@ def find_camera(colours: Colours, turn: str) -> Camera:
     best = min((start._replace(focal=focal) for focal in FOCALS), key=cost)
     for step in STEPS:
         for _ in range(2):
-            best = min((best._replace(focal=best.focal * factor) for factor in (1.0, 1 - step / 2, 1 + step / 2)), key=cost)
+            best = min(
+                (best._replace(focal=best.focal * factor) for factor in (1.0, 1 - step / 2, 1 + step / 2)), key=cost
+            )
             best = min((best._replace(x=best.x + by) for by in (0.0, -step, step)), key=cost)
             best = min((best._replace(y=best.y + by) for by in (0.0, -step, step)), key=cost)
     alone = best._replace(x=0.0, y=0.0)

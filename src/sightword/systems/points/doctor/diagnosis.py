@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.systems.points.doctor import agreement, cloud, color, search
 from sightword.systems.points.doctor.agreement import Hypothesis, Judge
-from sightword.systems.points.doctor.search import DOUBTFUL, FITS, Found
+from sightword.systems.points.doctor.search import DOUBTFUL, Found
 from sightword.systems.points.doctor.wording import differences, named, percent
 from sightword.systems.points.lift.cloud import in_world, read_cloud, recorded
 from sightword.systems.points.scannet.convention import MILLIMETRES, Convention
@@ -29,6 +30,8 @@ from sightword.systems.points.scannet.reader import (
     color_size,
     image_size,
     intrinsics_of,
+    list_frames,
+    ray_length,
     read_scene,
     stored_depth,
 )
@@ -39,8 +42,11 @@ PAIRS, POINTS = 16, 300  # of the search; twice and four times as many to compar
 OVERLAP = 0.04  # fraction of points that another frame shows, below which pairs say nothing
 SAME = 0.7  # of the best score: what a grossly different hypothesis must stay below
 GAIN, NOTICED = 1.25, 1.06  # a hypothesis is named, a calibration is doubted, where it is so many times better
+LEAST, MOST = 0.15, 15.0  # metres: the median depth of a room is between
+SPREAD = 200.0  # metres between a scene's cameras
 UNPROVEN = "undecided geometry"  # kind of the findings that say so
 
+ItemT = TypeVar("ItemT")
 Key = tuple[tuple[str, object], ...]
 
 
@@ -51,7 +57,7 @@ def require_sound(folder: Path, convention: Convention, trust: bool = False) -> 
     """
     if trust:
         return
-    findings = _remembered(folder.resolve(), tuple(sorted(convention.key().items())))
+    findings = _remembered(folder.resolve(), tuple(sorted(convention.key().items())), _state(folder))
     for finding in findings:
         if finding.level == "warning" or finding.kind == UNPROVEN:
             shards.say(str(finding))
@@ -60,9 +66,23 @@ def require_sound(folder: Path, convention: Convention, trust: bool = False) -> 
 
 
 @lru_cache(maxsize=4096)
-def _remembered(folder: Path, key: Key) -> tuple[Finding, ...]:
+def _remembered(folder: Path, key: Key, state: int) -> tuple[Finding, ...]:
+    """The findings of a scene, looked for once in a process as long as its files are as they were: `state`."""
     scene = read_scene(folder, convention=Convention(**dict(key)))  # type: ignore[arg-type]
     return tuple(diagnose(scene, thorough=False))
+
+
+def _state(folder: Path) -> int:
+    """A digest of the sizes and times of a scene's files, those that are looked at."""
+    files = [file for parts in _spread(list(list_frames(folder).values())) for file in parts if file is not None]
+    files += [*folder.glob("intrinsic*"), *folder.glob("intrinsic/*"), folder, *folder.glob("pose")]
+    return hash(tuple((file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]))
+
+
+def _spread(items: Sequence[ItemT]) -> list[ItemT]:
+    """So many of a list as are looked at, evenly."""
+    at = np.unique(np.linspace(0, len(items) - 1, min(FRAMES, len(items))).round().astype(int)) if items else []
+    return [items[int(number)] for number in at]
 
 
 def diagnose(scene: Scene, thorough: bool = True) -> list[Finding]:
@@ -76,9 +96,8 @@ class Diagnosis:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        step = np.linspace(0, len(scene.frames) - 1, min(FRAMES, len(scene.frames))).round().astype(int)
-        self.at = np.unique(step)
-        self.frames: list[Frame] = [scene.frames[number] for number in self.at.tolist()]
+        self.at = np.array(_spread(range(len(scene.frames))))
+        self.frames: list[Frame] = _spread(scene.frames)
         said = scene.convention
         self.base = Hypothesis(said.poses, said.quaternion, said.axes, ray=said.depth == "ray")
         self.found: list[Finding] = []
@@ -86,11 +105,17 @@ class Diagnosis:
     def findings(self, thorough: bool) -> list[Finding]:
         """Return them all."""
         depth = self._depth()
-        if depth is None or self._constant(depth):
-            return self.found
+        if depth is not None and not self._constant(depth):
+            self._agreement(depth, thorough)
+            if not any(finding.level == "error" for finding in self.found):
+                self._units(depth)
+        return self.found
+
+    def _agreement(self, depth: np.ndarray, thorough: bool) -> None:
+        """Judge how the frames fit each other, and what depends on it."""
         if len(self.frames) < FEW:
             self._undecided(f"it has {len(self.frames)} frames that can be used, and judging poses needs {FEW} or more")
-            return self.found
+            return
         poses = np.stack([frame.file_pose.numpy() for frame in self.scene.frames])
         poses[:, :3, 3] *= self.scene.convention.pose_scale * self.scene.convention.depth_scale / MILLIMETRES
         K = self.frames[0].K_depth.numpy()
@@ -98,15 +123,41 @@ class Diagnosis:
         if not len(sample.pairs) or sample.angles.max() < agreement.STILL:
             widest = sample.angles.max() if len(sample.pairs) else 0
             self._undecided(f"its frames look the same way, at most {widest:.1f}° apart, and agree under any poses")
-            return self.found
+            return
         judge = Judge(sample)
-        found = search.search(judge, Judge(agreement.sample(depth, poses, self.at, K, self.base, 2 * PAIRS, 2 * POINTS)))
+        found = search.search(
+            judge, Judge(agreement.sample(depth, poses, self.at, K, self.base, 2 * PAIRS, 2 * POINTS))
+        )
         if self._geometry(found, judge):
             self._color(judge, found, thorough)
             if thorough:
                 self._calibration(judge, found)
                 self._cloud(depth)
-        return self.found
+
+    def _units(self, depth: np.ndarray) -> None:
+        """Depth and poses may agree and both be in another unit than metres."""
+        said = self.scene.convention
+        median = float(np.median(depth[depth > 0])) * MILLIMETRES / said.depth_scale
+        places = torch.stack([frame.pose[:3, 3] for frame in self.scene.frames])
+        apart = float((places.amax(0) - places.amin(0)).max())
+        if not LEAST <= median <= MOST:
+            factor = 10.0 ** round(float(np.log10(median / 2.0)))
+            both = any(finding.kind == "agreement of frames" for finding in self.found)
+            scale = _round(said.depth_scale * factor)
+            also = f" pose_scale={said.pose_scale / factor:g}" if both else ""
+            self._add(
+                "error",
+                "implausible depth",
+                f"the median depth is {median:.3g} m, and {said.depth_scale:g} units are a metre",
+                f"Pass depth_scale={scale:g}{also}, if that is its unit",
+            )
+        elif apart > SPREAD:
+            self._add(
+                "error",
+                "implausible poses",
+                f"its cameras are {apart:.3g} m apart. Poses are in metres",
+                f"Pass pose_scale={said.pose_scale / 1000:g}, if they are in millimetres",
+            )
 
     # ---------------------------------------------------------------------------------------------------------- depth
 
@@ -155,14 +206,17 @@ class Diagnosis:
             if found.rival > SAME:
                 self._undecided("its frames agree as well under grossly different poses, as before one wall")
             else:
-                self._note("agreement of frames", f"{percent(given.agree)} of the points that two frames show, "
-                           f"{sample_angles(judge)} apart, agree to 1 %; {percent(given.front)} float")
+                self._note(
+                    "agreement of frames",
+                    f"{percent(given.agree)} of the points that two frames show, "
+                    f"{sample_angles(judge)} apart, agree to 1 %; {percent(given.front)} float",
+                )
                 if best != self.base and better >= NOTICED:
                     self._named(found, judge, "warning")
                 return True
         elif top.front <= DOUBTFUL and better >= GAIN and top.agree >= GAIN * given.agree and found.rival <= SAME:
             self._named(found, judge, "error")
-        elif top.front <= DOUBTFUL and found.rival > SAME or given.front <= DOUBTFUL:
+        elif (top.front <= DOUBTFUL and found.rival > SAME) or given.front <= DOUBTFUL:
             self._undecided(f"its frames fit {percent(given.agree)} as read, and no reading fits clearly better")
         else:
             self._refused(found)
@@ -262,14 +316,18 @@ class Diagnosis:
         moved = f"color_offset={offset}"
         apart = camera.beside
         if best.focal != 1.0 and camera.fitting < 0.9 * camera.given:
-            also = f" and it stands {1000 * float(np.hypot(best.x, best.y)):.0f} mm beside the depth camera" if apart else ""
+            also = (
+                f" and it stands {1000 * float(np.hypot(best.x, best.y)):.0f} mm beside the depth camera"
+                if apart
+                else ""
+            )
             self._add(
                 "warning",
                 "colour camera",
                 f"the colour camera's focal length seems to be {float(K[0, 0]) * best.focal:.0f} pixels, not "
                 f"{float(K[0, 0]):.0f}{also}: {gained}",
                 f"Pass color_focal_scale={said.color_focal_scale * best.focal:.3f}{f' {moved}' if apart else ''}, or "
-                "write it into intrinsic_color.txt",
+                "write the right values to intrinsic_color.txt and pose_color/",
             )
         elif apart:
             self._add(
@@ -308,14 +366,12 @@ class Diagnosis:
         said = self.scene.convention
         metres = depth * np.float32(MILLIMETRES / said.depth_scale)
         if said.depth == "ray":
-            from sightword.systems.points.scannet.reader import ray_length
-
             metres = metres / ray_length(self.frames[0].K_depth, depth.shape[1:]).numpy()
         back = torch.linalg.inv(torch.stack([frame.pose for frame in self.frames])).numpy()
         views = cloud.Views(metres, self.frames[0].K_depth.numpy(), back)
         few = cloud.thin(xyz)
         given = cloud.stand(few, views)
-        if given.inside * given.confirmed >= cloud.OTHER and given.front < 0.1 or not len(few):
+        if (given.inside * given.confirmed >= cloud.OTHER and given.front < 0.1) or not len(few):
             return
         original = cloud.thin(read_cloud(file).xyz.numpy())
         frame, there = cloud.frame_of(original, views, axis_alignment(self.scene.folder, self.scene.name))
@@ -324,11 +380,21 @@ class Diagnosis:
             f"and {percent(given.confirmed)} of these are confirmed by a depth"
         )
         if there.score > max(cloud.OTHER, 1.5 * given.score):
-            self._add("error", "misplaced clouds", f"{said_so}; read otherwise, {percent(there.confirmed)}",
-                      f"Pass mesh={frame}", file)
+            self._add(
+                "error",
+                "misplaced clouds",
+                f"{said_so}; read otherwise, {percent(there.confirmed)}",
+                f"Pass mesh={frame}",
+                file,
+            )
         elif given.confirmed < cloud.OTHER or given.front > 0.15:
-            self._add("error", "misplaced clouds", said_so,
-                      "Pass mesh=fused to make a cloud of the depth, or move the cloud", file)
+            self._add(
+                "error",
+                "misplaced clouds",
+                said_so,
+                "Pass mesh=fused to make a cloud of the depth, or move the cloud",
+                file,
+            )
 
     # ---------------------------------------------------------------------------------------------------------- words
 

@@ -16,10 +16,50 @@ from sightword.systems.points.scannet.convention import OPENCV, OPENGL, every_ax
 
 READINGS = [(p, q) for q in ("", "xyzw", "wxyz") for p in ("c2w", "w2c", "transposed") if not q or p != "transposed"]
 LIKELY = [("c2w", OPENCV), ("w2c", OPENCV), ("c2w", OPENGL), ("w2c", OPENGL)]
-RATIOS = (0.001, 0.01, 0.1, 0.2, 0.3, 0.5, 0.65, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.3, 5.0, 6.5535, 10.0, 100.0, 1000.0)
+RATIOS = (
+    0.001,
+    0.01,
+    0.1,
+    0.2,
+    0.3,
+    0.5,
+    0.65,
+    0.8,
+    0.9,
+    1.0,
+    1.1,
+    1.25,
+    1.5,
+    2.0,
+    3.3,
+    5.0,
+    6.5535,
+    10.0,
+    100.0,
+    1000.0,
+)
 SIZES = (0.4938, 0.5, 0.7, 0.8, 1.25, 1.4, 1.6, 2.0, 2.025)
 FOCALS = (0.7, 0.8, 0.9, 1.1, 1.25, 1.4)
-PLAIN = (*RATIOS, 0.25, 0.4, 0.6, 0.7, 1.3, 1.4, 1.6, 1 / 3, 2 / 3, 3.0, 4.0, 6.0, 7.0, 8.0, 25.4, 0.0254, 0.3048)  # values that people make
+PLAIN = (
+    *RATIOS,
+    0.25,
+    0.4,
+    0.6,
+    0.7,
+    1.3,
+    1.4,
+    1.6,
+    1 / 3,
+    2 / 3,
+    3.0,
+    4.0,
+    6.0,
+    7.0,
+    8.0,
+    25.4,
+    0.0254,
+    0.3048,
+)  # values that people make
 SHIFTS = (-4, -3, -2, -1, 1, 2, 3, 4)
 EQUAL = 0.95  # of the best score: what the sample cannot tell from it
 FITS, DOUBTFUL = 0.03, 0.05  # of `front`: below, frames fit; above, they do not
@@ -178,4 +218,6 @@ def _gross(h: Hypothesis, other: Hypothesis) -> bool:
     """Whether two hypotheses cannot both be nearly right: other directions of poses, or twice the scale."""
     if h[:3] != other[:3]:
         return True
-    return bool(abs(np.log(h.ratio / other.ratio)) > 0.6 or abs(np.log(h.focal * other.size / (other.focal * h.size))) > 0.5)
+    return bool(
+        abs(np.log(h.ratio / other.ratio)) > 0.6 or abs(np.log(h.focal * other.size / (other.focal * h.size))) > 0.5
+    )

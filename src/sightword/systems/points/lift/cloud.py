@@ -23,7 +23,6 @@ from sightword.systems.points.scannet.reader import (
     read_depth,
 )
 
-
 GREY = 128  # of a point that no colour camera shows
 
 
@@ -121,7 +120,9 @@ def in_world(cloud: Cloud, scene: Scene) -> Cloud:
     if mesh == "aligned":
         aligned = axis_alignment(scene.folder, scene.name)
         if aligned is None:
-            raise SightwordError(f"mesh=aligned: {scene.name}.txt with axisAlignment does not exist. Pass another mesh=")
+            raise SightwordError(
+                f"mesh=aligned: {scene.name}.txt with axisAlignment does not exist. Pass another mesh="
+            )
         back = torch.linalg.inv(torch.from_numpy(aligned))
         return cloud._replace(xyz=(xyz @ back[:3, :3].T + back[:3, 3]).float())
     change = read_mesh(mesh)

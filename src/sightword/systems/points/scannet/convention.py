@@ -8,7 +8,7 @@ are read, not rewritten. `points.doctor` finds the values that fit.
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import permutations, product
 
 import numpy as np
@@ -43,7 +43,9 @@ class Convention:
     turn: str = "0"  # degrees by which colour is turned clockwise to lie as depth; mirror…: mirrored before
     color_offset: str = ""  # x,y,z of the colour camera in the depth camera's axes, in metres
     color_focal_scale: float = 1.0  # factor on the colour's focal lengths
-    mesh: str = "world"  # frame of the recorded cloud: world; aligned; a scale, axes, or both; fused: from depth, no file
+    mesh: str = (
+        "world"  # frame of the recorded cloud: world; aligned; a scale, axes, or both; fused: from depth, no file
+    )
 
     def __post_init__(self) -> None:
         axes_matrix(self.axes)
@@ -86,8 +88,8 @@ class Convention:
 
     def key(self) -> dict[str, object]:
         """Return the values that differ from ScanNet's, by name: what a lift was made with."""
-        usual = Convention()
-        return {name: value for name, value in asdict(self).items() if value != getattr(usual, name)}
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(Convention)}
+        return {name: value for name, (value, usual) in values.items() if value != usual}
 
     def arguments(self, prefix: str = "") -> list[str]:
         """Return the values that differ from ScanNet's as they are typed."""
@@ -215,6 +217,7 @@ def rotations(quaternion: np.ndarray) -> np.ndarray:
 
 # --------------------------------------------------------------------------------------------------------------- mesh
 
+
 def read_mesh(mesh: str) -> tuple[float, np.ndarray] | None:
     """Return the scale and the axes (3, 3) that a cloud's coordinates are brought into the world with; None for
     aligned and fused, which are no such change. Raises SightwordError for another text."""
@@ -234,4 +237,3 @@ def read_mesh(mesh: str) -> tuple[float, np.ndarray] | None:
             )
         axes = turned
     return scale, axes
-

@@ -556,8 +556,7 @@ def color_cameras(frames: Sequence[Frame], depth: Size) -> ColorCamera | None:
     sizes = {frame.color: color_size(frame.color, depth, frame.convention) for frame in frames[:1]}
     size = sizes[frames[0].color]
     K, K_depth, place, bent = (
-        torch.stack(part)
-        for part in zip(*((f.K_color, f.K_depth, f.place, f.distortion) for f in frames), strict=True)
+        torch.stack(part) for part in zip(*((f.K_color, f.K_depth, f.place, f.distortion) for f in frames), strict=True)
     )
     K = resize_intrinsics(K, size, depth)
     one = (place - torch.eye(4, dtype=place.dtype)).abs().amax() < 1e-6 and not bent.any()
