@@ -68,6 +68,10 @@ class Sample(NamedTuple):
     base: Hypothesis  # as the files were read: poses, quaternion and axes of it are those of the configuration
     angles: np.ndarray  # (P,) degrees
 
+    def part(self, points: int) -> "Sample":
+        """The same pairs with fewer points each."""
+        return self._replace(u=self.u[:, :points], v=self.v[:, :points], z=self.z[:, :points])
+
     @property
     def source(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Hypothesis]:
         """What it was drawn from: arguments of `sample`."""
@@ -144,13 +148,17 @@ class Judge:
             if h.ray:
                 there = there / np.sqrt(x * x + y * y + 1)
             inside &= there > 0
-            inside &= (posed := self._posed(h.shift))[:, None]
+            posed = len(s.pairs)
+            if h.shift:
+                mask = self._posed(h.shift)
+                inside &= mask[:, None]
+                posed = int(mask.sum())
             r = np.where(inside, z / there - 1, np.nan)
         known = r[inside]
         count = max(len(known), 1)
         agree = np.count_nonzero(np.abs(known) < AGREES) / count
         front = np.count_nonzero(known < FLOATS) / count
-        return Agreement(agree, front, len(known) / max(posed.sum() * r.shape[1], 1)), r, seen
+        return Agreement(agree, front, len(known) / max(posed * r.shape[1], 1)), r, seen
 
     def _posed(self, shift: int) -> np.ndarray:
         """Pairs whose frames both have a pose so many files on, (P,) bool."""

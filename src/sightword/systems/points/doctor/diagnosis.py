@@ -174,25 +174,21 @@ class Diagnosis:
         return depth
 
     def _constant(self, depth: np.ndarray) -> bool:
+        """Whether depth is the same everywhere or in all frames: impossible where cameras turn, else a flat wall."""
         known = [image[image > 0] for image in depth if (image > 0).any()]
-        same = all(float(np.ptp(image)) < 1e-3 * float(image.max()) for image in known)
-        if same:
-            value = 1000 * float(known[0][0])
-            self._add(
-                "error",
-                "constant depth",
-                f"every pixel of its depth has the same value, {value:.0f}",
-                "Export the measured depth; lifting needs it",
-            )
+        if all(float(np.ptp(image)) < 1e-3 * float(image.max()) for image in known):
+            what = f"every pixel of a depth frame has the same value, {1000 * float(known[0][0]):.0f} in the first"
         elif len(depth) > 1 and all(np.array_equal(depth[0], image) for image in depth[1:]):
-            same = True
-            self._add(
-                "error",
-                "repeated depth",
-                f"its {len(depth)} depth frames are one image, copied",
-                "Export the depth of each frame",
-            )
-        return same
+            what = f"its {len(depth)} depth frames are one image, copied"
+        else:
+            return False
+        rotation = np.stack([frame.pose.numpy()[:3, :3] for frame in self.frames])
+        _, angles = agreement.choose(rotation, [True] * len(rotation), len(rotation) ** 2)
+        if len(angles) and angles.max() > agreement.STILL:
+            self._add("error", "constant depth", f"{what}, although its cameras turn", "Export the measured depth")
+        else:
+            self._undecided(what)
+        return True
 
     # ------------------------------------------------------------------------------------------------------- geometry
 
@@ -229,7 +225,10 @@ class Diagnosis:
         gain += f"{percent(found.agreement.agree)} so"
         fix = named(self.scene.convention, convention)
         if other is not None:
-            fix += f" (or {named(self.scene.convention, other)}, if the depth is right)"
+            right = "depth" if other.pose_scale != self.scene.convention.pose_scale else "poses"
+            fix += f" (or {named(self.scene.convention, other)}, if the {right} are right)".replace(
+                "depth are", "depth is"
+            )
         if level == "warning":
             what = f"its calibration seems to be off: {what}"
         self._add(level, "conventions" if level == "error" else "calibration", f"{what}; {gain}", f"Pass {fix}")
@@ -258,7 +257,7 @@ class Diagnosis:
             axes=best.axes,
             depth="ray" if best.ray else "z",
             shift=said.shift + best.shift,
-            principal=best.principal if best.principal != "given" else said.principal,
+            principal=_principal(said.principal, best.principal),
             focal_scale=said.focal_scale * best.focal,
         )
         if best.size != 1.0:
@@ -283,10 +282,15 @@ class Diagnosis:
         lie = color.look(colours, said.turn)
         if lie.given == -1.0 and not any(value > 0.5 for value in lie.turns.values()):
             return
-        turn = max(lie.turns, key=lambda way: lie.turns[way])
         late = max(lie.late, key=lambda frames: lie.late[frames], default=0)
+        side = (
+            ("before" if late > 0 else "after")
+            if abs(late) == 1
+            else f"{abs(late)} {'before' if late > 0 else 'after'}"
+        )
+        turn = max(lie.turns, key=lambda way: lie.turns[way])
         if lie.turns[turn] > lie.given + color.AHEAD:
-            how = {"mirror": "mirrored", "mirror180": "upside down, mirrored"}.get(turn, f"turned ({turn})")
+            how = {"mirror": "mirrored", "mirror180": "upside down and mirrored"}.get(turn, f"turned by {turn}°")
             self._add(
                 "error",
                 "turned colour",
@@ -298,8 +302,8 @@ class Diagnosis:
             self._add(
                 "error",
                 "colour of other frames",
-                f"the colour of each frame looks like that of the frame {abs(late)} {'before' if late > 0 else 'after'} "
-                f"it: grey values correlate by {lie.given:.2f} as read, by {lie.late[late]:.2f} so",
+                f"the colour of each frame is that of the frame {side} it: grey values of one point in two frames "
+                f"correlate by {lie.given:.2f} as read, by {lie.late[late]:.2f} so",
                 "Rename the colour files",
             )
         elif thorough:
@@ -413,6 +417,13 @@ def sample_angles(judge: Judge) -> str:
     """Return how far the frames of the pairs are apart."""
     angles = judge.sample.angles
     return f"{angles.min():.0f} to {angles.max():.0f}°"
+
+
+def _principal(said: str, best: str) -> str:
+    """The principal point of the files, of which `said` was read, and `best` of that fits."""
+    if best == "given":
+        return said
+    return "given" if best == said == "swapped" else best
 
 
 def _round(value: float) -> float:

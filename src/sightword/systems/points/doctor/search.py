@@ -61,7 +61,9 @@ PLAIN = (
     0.3048,
 )  # values that people make
 SHIFTS = (-4, -3, -2, -1, 1, 2, 3, 4)
-EQUAL = 0.95  # of the best score: what the sample cannot tell from it
+STEPS = (0.2, 0.08, 0.03, 0.012)  # relative, in which values are refined
+ROUGH, KEPT = 100, 60  # points of a pair for the first look at all hypotheses, and how many are looked at again
+EQUAL = 0.93  # of the best score: what the sample cannot tell from it
 FITS, DOUBTFUL = 0.03, 0.05  # of `front`: below, frames fit; above, they do not
 
 
@@ -85,12 +87,17 @@ def search(judge: Judge, fine: Judge) -> Found:
     if given.front <= FITS and near[best].score <= 1.03 * given.score:
         rivals = [a.score for h, a in near.items() if _gross(h, base)]
         return Found(fine(base), base, fine(base), max(rivals) / given.score, len(near) + 1, fine)
-    scores = {h: judge(h).score for h in (base, *near, *every_hypothesis(base))}
-    refined = {refine(fine, h) for h in _distinct(scores, 6)} | {base}
-    chosen = _simplest(fine, {h: fine(h).score for h in refined})
+    rough = Judge(judge.sample.part(ROUGH))
+    scores = {h: rough(h).score for h in every_hypothesis(base)}
+    first = sorted(scores, key=lambda h: -scores[h])[:KEPT]
+    scores = {h: judge(h).score for h in (base, *near, *first)}
+    refined = [refine(judge, h, STEPS) for h in _distinct(scores, 6)]
+    refined.append(refine(fine, max(refined, key=lambda h: judge(h).score), STEPS[-2:]))
+    chosen = _simplest(fine, {h: fine(h).score for h in (base, *refined)})
     rivals = [score for h, score in scores.items() if _gross(h, chosen)]
     top = judge(chosen).score
-    return Found(fine(base), chosen, fine(chosen), max(rivals) / top if top else 1.0, len(scores), fine)
+    tried = len(near) + 1 + sum(1 for _ in every_hypothesis(base))
+    return Found(fine(base), chosen, fine(chosen), max(rivals, default=0.0) / top if top else 1.0, tried, fine)
 
 
 def single_changes(base: Hypothesis) -> list[Hypothesis]:
@@ -137,10 +144,10 @@ def _distinct(scores: dict[Hypothesis, float], count: int) -> list[Hypothesis]:
     return kept
 
 
-def refine(judge: Judge, start: Hypothesis) -> Hypothesis:
+def refine(judge: Judge, start: Hypothesis, steps: Sequence[float]) -> Hypothesis:
     """Return the hypothesis at the maximum near one: scale, focal length, size, ray and principal point in turn."""
     best = start
-    for step in (0.2, 0.08, 0.03, 0.012):
+    for step in steps:
         for _ in range(3):
             before = best
             best = _better(judge, best, [best._replace(ratio=best.ratio * f) for f in _factors(step)])
@@ -202,7 +209,7 @@ def _rounded(h: Hypothesis, name: str) -> list[Hypothesis]:
 def _only(judge: Judge, h: Hypothesis, fixed: str) -> Hypothesis:
     """The maximum near a hypothesis in all continuous values but one."""
     best = h
-    for step in (0.2, 0.08, 0.03, 0.012):
+    for step in STEPS[1:]:
         for name in ("ratio", "focal", "size"):
             if name != fixed and getattr(h, name) != 1.0:
                 values = [getattr(best, name) * f for f in _factors(step)]
