@@ -173,7 +173,7 @@ def as_sequence(images: ImageLike | Sequence[ImageLike]) -> tuple[Sequence[Image
 def open_image(image: ImageLike) -> Image.Image:
     """Return one image of any kind as RGB, 8 bit; its values and errors are those of `open_images`."""
     if isinstance(image, Image.Image):
-        return _to_rgb(_upright(image) if upright else image)
+        return _to_rgb(_upright(image))
     if isinstance(image, Tensor):
         pixels = image.detach().cpu()
         if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):

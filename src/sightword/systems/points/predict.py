@@ -164,7 +164,8 @@ class SceneQuery(Predictor):
 
         scene: its folder, in ScanNet's layout, or what `read_scene` returned. queries: one text, or several that
         compete. options: `QueryOptions`: against, features (fused or lifted), frames, voxel (metres), cache,
-        convention and trust. Raises SightwordError for a scene that is not readable, without a query, and if no frame shows a point.
+        convention and trust. Raises SightwordError for a scene that is not readable or whose files do not belong
+        together, without a query, and if no frame shows a point.
         """
         if isinstance(scene, list):
             return [self._answer(each, queries, **options) for each in scene]

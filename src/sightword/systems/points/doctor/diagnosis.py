@@ -238,7 +238,11 @@ class Diagnosis:
         rotation = np.stack([frame.pose.numpy()[:3, :3] for frame in self.frames])
         turns = np.degrees(np.arccos(np.clip((np.einsum("vij,vij->v", rotation[1:], rotation[:-1]) - 1) / 2, -1, 1)))
         smooth = float(np.median(turns)) < 15
-        what = "drift, or are those of other frames" if smooth else "do not belong to these frames"
+        places = np.stack([frame.pose.numpy()[:3, 3] for frame in self.frames])
+        if float(np.ptp(places, axis=0).max()) < 1e-3:
+            what = "have no positions, all cameras stand in one place"
+        else:
+            what = "drift, or are those of other frames" if smooth else "do not belong to these frames"
         self._add(
             "error",
             "poses of other frames",
@@ -258,7 +262,7 @@ class Diagnosis:
             depth="ray" if best.ray else "z",
             shift=said.shift + best.shift,
             principal=_principal(said.principal, best.principal),
-            focal_scale=said.focal_scale * best.focal,
+            focal_scale=float(f"{said.focal_scale * best.focal:.4g}"),
         )
         if best.size != 1.0:
             height, width = said.size() or judge.sample.depth.shape[1:]
@@ -427,9 +431,9 @@ def _principal(said: str, best: str) -> str:
 
 
 def _round(value: float) -> float:
-    """A scale with three digits, or the unit of a known format within 2 % of it."""
-    near = [unit for unit in UNITS if abs(unit / value - 1) < 0.02]
-    return near[0] if near else float(f"{value:.3g}")
+    """A scale with four digits, or the unit of a known format within half a percent of it."""
+    near = [unit for unit in UNITS if abs(unit / value - 1) < 0.005]
+    return near[0] if near else float(f"{value:.4g}")
 
 
 UNITS: Sequence[float] = (1000.0, 5000.0, 6553.5, 4000.0, 2000.0, 10000.0, 256.0, 500.0, 100.0, 1.0)

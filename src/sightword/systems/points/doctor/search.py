@@ -40,30 +40,46 @@ RATIOS = (
 )
 SIZES = (0.4938, 0.5, 0.7, 0.8, 1.25, 1.4, 1.6, 2.0, 2.025)
 FOCALS = (0.7, 0.8, 0.9, 1.1, 1.25, 1.4)
-PLAIN = (
-    *RATIOS,
-    0.25,
-    0.4,
-    0.6,
-    0.7,
+WHOLE = (
+    1.0,
+    1.1,
+    1.2,
+    1.25,
     1.3,
     1.4,
+    1.5,
     1.6,
-    1 / 3,
-    2 / 3,
+    2.0,
+    2.5,
     3.0,
+    10 / 3,
     4.0,
+    5.0,
     6.0,
+    6.5535,
     7.0,
     8.0,
+    10.0,
     25.4,
-    0.0254,
+    100.0,
+    1000.0,
+)
+PLAIN = (
+    *WHOLE,
+    *(1 / value for value in WHOLE),
+    0.3,
     0.3048,
+    0.6,
+    0.7,
+    0.9,
+    1 / 0.9,
+    1 / 0.7,
 )  # values that people make
 SHIFTS = (-4, -3, -2, -1, 1, 2, 3, 4)
 STEPS = (0.2, 0.08, 0.03, 0.012)  # relative, in which values are refined
 ROUGH, KEPT = 100, 60  # points of a pair for the first look at all hypotheses, and how many are looked at again
-EQUAL = 0.93  # of the best score: what the sample cannot tell from it
+CLOSE = 0.015  # relative, within which a plain number is taken for the one that was found
+EQUAL = 0.9  # of the best score: what the sample cannot tell from it
 FITS, DOUBTFUL = 0.03, 0.05  # of `front`: below, frames fit; above, they do not
 
 
@@ -202,8 +218,8 @@ def _rounded(h: Hypothesis, name: str) -> list[Hypothesis]:
     value = getattr(h, name)
     if not isinstance(value, float):
         return [h._replace(principal="swapped")] if value == "middle" else []
-    near = [plain for plain in PLAIN if abs(plain / value - 1) < 0.03 and plain != 1.0]
-    return [h._replace(**{name: plain}) for plain in near]
+    near = sorted((plain for plain in PLAIN if abs(plain / value - 1) < CLOSE), key=lambda plain: abs(plain - value))
+    return [h._replace(**{name: plain}) for plain in near if plain != 1.0]
 
 
 def _only(judge: Judge, h: Hypothesis, fixed: str) -> Hypothesis:

@@ -181,7 +181,9 @@ def link(
     """Return the correspondences of points xyz (N, 3) of scenes (N,) with the views of their scene that show them.
 
     Depth decides what is visible. Where colour has a camera of its own, a point stands where this camera has it, and
-    points beside its image have no correspondence. point_mask: (N,) int64, each point's own id among those of `views.mask`; only pixels of that id then show it. -1: it
+    points beside its image have no correspondence.
+
+    point_mask: (N,) int64, each point's own id among those of `views.mask`; only pixels of that id then show it. -1: it
     has none, and any pixel shows it that is not rejected. Memory is bounded, however many pairs there are.
     """
     _check(xyz, scene, views, point_mask)
