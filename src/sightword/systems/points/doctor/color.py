@@ -31,6 +31,7 @@ FOCALS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4)
 STEPS = (0.05, 0.025, 0.01, 0.005)  # metres
 LEAST, ENOUGH = 200, 30  # points whose grey values are compared: of all pairs, and of one
 NEAREST, GAIN = 0.01, 0.985  # metres beside depth that are said, and how much less the mismatch must be
+ZOOM = 0.93  # the same for its focal length
 CAP = 40  # grey values; shadows and reflections differ by more
 
 
@@ -154,7 +155,8 @@ class Camera(NamedTuple):
     best: Lens
     given: float  # mismatch of grey values as it was read
     fitting: float  # with the best lens
-    beside: bool  # whether its place is told: both halves of the pairs prefer it
+    zoomed: bool  # whether its focal length is told: both halves of the pairs prefer it clearly
+    beside: bool  # whether its place is told, likewise
 
 
 def find_camera(colours: Colours, turn: str) -> Camera:
@@ -179,6 +181,8 @@ def find_camera(colours: Colours, turn: str) -> Camera:
     beside = max(abs(best.x), abs(best.y)) >= NEAREST and all(
         colours.mismatch(best, half) < GAIN * colours.mismatch(alone, half) for half in (0, 1)
     )
-    if abs(best.focal - 1) < 0.02:
-        return Camera(best._replace(focal=1.0), cost(start), cost(best), beside)
-    return Camera(best, cost(start), cost(best), beside)
+    plain = best._replace(focal=1.0)
+    zoomed = abs(best.focal - 1) > 0.02 and all(
+        colours.mismatch(best, half) < ZOOM * colours.mismatch(plain, half) for half in (0, 1)
+    )
+    return Camera(best if zoomed else plain, cost(start), cost(best), zoomed, beside)

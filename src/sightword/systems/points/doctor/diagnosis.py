@@ -37,7 +37,7 @@ from sightword.systems.points.scannet.reader import (
 )
 
 FRAMES = 20  # of a scene that are looked at, spread evenly
-FEW = 4  # frames below which poses are not judged
+FEW, MANY = 4, 8  # frames below which poses, and the colour camera's place, are not judged
 PAIRS, POINTS = 16, 300  # of the search; twice and four times as many to compare its results
 OVERLAP = 0.04  # fraction of points that another frame shows, below which pairs say nothing
 SAME = 0.7  # of the best score: what a grossly different hypothesis must stay below
@@ -107,15 +107,30 @@ class Diagnosis:
         depth = self._depth()
         if depth is not None and not self._constant(depth):
             self._agreement(depth, thorough)
-            if not any(finding.level == "error" for finding in self.found):
-                self._units(depth)
         return self.found
 
     def _agreement(self, depth: np.ndarray, thorough: bool) -> None:
-        """Judge how the frames fit each other, and what depends on it."""
+        """Judge how the frames fit each other, and then what depends on it: units, colour and cloud."""
+        found = self._searched(depth)
+        fits = found is not None and self._geometry(*found)
+        if not self._failed:
+            self._units(depth)
+        if found is None or not fits or self._failed:
+            return
+        self._color(found[1], thorough)
+        if thorough:
+            self._calibration(*found)
+            self._cloud(depth)
+
+    @property
+    def _failed(self) -> bool:
+        return any(finding.level == "error" for finding in self.found)
+
+    def _searched(self, depth: np.ndarray) -> tuple[Found, Judge] | None:
+        """The best reading of the files; None, and a finding, where nothing can be told."""
         if len(self.frames) < FEW:
             self._undecided(f"it has {len(self.frames)} frames that can be used, and judging poses needs {FEW} or more")
-            return
+            return None
         poses = np.stack([frame.file_pose.numpy() for frame in self.scene.frames])
         poses[:, :3, 3] *= self.scene.convention.pose_scale * self.scene.convention.depth_scale / MILLIMETRES
         K = self.frames[0].K_depth.numpy()
@@ -123,16 +138,12 @@ class Diagnosis:
         if not len(sample.pairs) or sample.angles.max() < agreement.STILL:
             widest = sample.angles.max() if len(sample.pairs) else 0
             self._undecided(f"its frames look the same way, at most {widest:.1f}° apart, and agree under any poses")
-            return
+            return None
         judge = Judge(sample)
         found = search.search(
             judge, Judge(agreement.sample(depth, poses, self.at, K, self.base, 2 * PAIRS, 2 * POINTS))
         )
-        if self._geometry(found, judge):
-            self._color(judge, found, thorough)
-            if thorough:
-                self._calibration(judge, found)
-                self._cloud(depth)
+        return found, judge
 
     def _units(self, depth: np.ndarray) -> None:
         """Depth and poses may agree and both be in another unit than metres."""
@@ -219,6 +230,15 @@ class Diagnosis:
         return False
 
     def _named(self, found: Found, judge: Judge, level: Level) -> None:
+        if level == "warning" and search.count_differences(found.best, self.base) > 1:
+            self._add(
+                "warning",
+                "calibration",
+                f"its calibration is off, or its poses drift: {percent(found.given.agree)} of the points that two "
+                "frames show agree as read, and small changes of several values raise that to "
+                f"{percent(found.agreement.agree)}",
+            )
+            return
         convention, other = self._convention(found.best, judge)
         what = differences(self.base, found.best, self.scene, convention)
         gain = f"{percent(found.given.agree)} of the points that two frames show agree as read, "
@@ -280,7 +300,7 @@ class Diagnosis:
 
     # --------------------------------------------------------------------------------------------------------- colour
 
-    def _color(self, judge: Judge, found: Found, thorough: bool) -> None:
+    def _color(self, judge: Judge, thorough: bool) -> None:
         said = self.scene.convention
         colours = color.Colours(self.scene, self.frames, judge, self.base)
         lie = color.look(colours, said.turn)
@@ -310,7 +330,7 @@ class Diagnosis:
                 f"correlate by {lie.given:.2f} as read, by {lie.late[late]:.2f} so",
                 "Rename the colour files",
             )
-        elif thorough:
+        elif thorough and len(self.frames) >= MANY:
             many = agreement.sample(*judge.sample.source, 4 * PAIRS, 3 * POINTS)
             self._camera(color.find_camera(color.Colours(self.scene, self.frames, Judge(many), self.base), said.turn))
 
@@ -323,7 +343,7 @@ class Diagnosis:
         offset = ",".join(f"{value:.3f}".rstrip("0").rstrip(".") or "0" for value in place)
         moved = f"color_offset={offset}"
         apart = camera.beside
-        if best.focal != 1.0 and camera.fitting < 0.9 * camera.given:
+        if camera.zoomed:
             also = (
                 f" and it stands {1000 * float(np.hypot(best.x, best.y)):.0f} mm beside the depth camera"
                 if apart

@@ -191,7 +191,7 @@ def _simplest(judge: Judge, scores: dict[Hypothesis, float]) -> Hypothesis:
     equals = [h for h, score in scores.items() if score >= EQUAL * scores[top]]
     equals += [cleaned for h in sorted(equals, key=lambda h: -scores[h])[:6] for cleaned in _cleaned(judge, h, base)]
     fitting = [h for h in equals if judge(h).score >= EQUAL * scores[top]]
-    return min(fitting, key=lambda h: (_differences(h, base), _uneven(h), -judge(h).score))
+    return min(fitting, key=lambda h: (count_differences(h, base), _uneven(h), -judge(h).score))
 
 
 def _uneven(h: Hypothesis) -> int:
@@ -233,7 +233,8 @@ def _only(judge: Judge, h: Hypothesis, fixed: str) -> Hypothesis:
     return best
 
 
-def _differences(h: Hypothesis, base: Hypothesis) -> int:
+def count_differences(h: Hypothesis, base: Hypothesis) -> int:
+    """Return in how many values two hypotheses differ."""
     return sum(value != usual for value, usual in zip(h, base, strict=True))
 
 
