@@ -12,7 +12,8 @@ from sightword.errors import SightwordError
 from sightword.miniature import room
 from sightword.systems.points.doctor.diagnosis import UNPROVEN, diagnose, require_sound
 from sightword.systems.points.lift.extract import Job, extract
-from sightword.systems.points.scannet.convention import Convention, quaternions, rotations
+from sightword.systems.points.scannet.convention import Convention
+from sightword.systems.points.scannet.pose import camera_to_world, quaternions, rotations
 from sightword.systems.points.scannet.reader import read_scene
 
 NAME = "scene0000_00"
@@ -209,8 +210,8 @@ def test_every_convention_undoes_what_it_names():
         (read_in_the_other_order(true.copy()), Convention(quaternion="xyzw")),
         (further(true.copy(), 1000), Convention(pose_scale=0.001)),
     ):
-        assert np.abs(said.camera_to_world(files) - true).max() < 1e-9, said
-    assert torch.equal(torch.from_numpy(Convention().camera_to_world(true)), torch.from_numpy(true))
+        assert np.abs(camera_to_world(files, said) - true).max() < 1e-9, said
+    assert torch.equal(torch.from_numpy(camera_to_world(true, Convention())), torch.from_numpy(true))
 
 
 @pytest.mark.parametrize(

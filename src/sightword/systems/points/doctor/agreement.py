@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sightword.systems.points.scannet.convention import OPENCV, moved, read_out
+from sightword.systems.points.scannet.convention import OPENCV
+from sightword.systems.points.scannet.pose import moved, read_out
 
 WIDE = (10.0, 40.0)  # degrees between the frames of a pair
 STILL = 5.0  # degrees: a scene without a pair that is further apart cannot be judged

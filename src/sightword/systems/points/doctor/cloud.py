@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sightword.systems.points.scannet.convention import axes_matrix
+from sightword.systems.points.scannet.convention import read_axes
+from sightword.systems.points.scannet.pose import axes_matrix
 
 POINTS, VIEWS = 4000, 20
 CONFIRMED, FLOATING = 0.03, -0.05  # of the depth there
@@ -67,7 +68,7 @@ def other_frames() -> Iterator[tuple[str, np.ndarray]]:
     each: units of length, and every way to name the axes of a right-handed world."""
     for scale, order, signs in product((1.0, 0.001, 0.01, 1000.0), permutations("xyz"), product(("", "-"), repeat=3)):
         axes = ",".join(sign + axis for sign, axis in zip(signs, order, strict=True))
-        turn = axes_matrix(axes)
+        turn = axes_matrix(read_axes(axes))
         if np.linalg.det(turn) > 0 and (scale != 1.0 or axes != "x,y,z"):
             parts = [f"{scale:g}"] * (scale != 1.0) + [axes] * (axes != "x,y,z")
             yield ",".join(parts), scale * turn

@@ -339,7 +339,7 @@ class Diagnosis:
         size = color_size(self.frames[0].color, image_size(self.frames[0].depth), said)
         K, _ = intrinsics_of(self.scene.folder, self.scene.name, size, image_size(self.frames[0].depth), said)
         gained = f"grey values of one point differ by {camera.given:.1f} as read, by {camera.fitting:.1f} so"
-        place = said.offset() + np.array([best.x, best.y, 0])
+        place = np.array(said.offset()) + np.array([best.x, best.y, 0])
         offset = ",".join(f"{value:.3f}".rstrip("0").rstrip(".") or "0" for value in place)
         moved = f"color_offset={offset}"
         apart = camera.beside

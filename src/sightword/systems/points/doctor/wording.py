@@ -3,7 +3,8 @@
 import numpy as np
 
 from sightword.systems.points.doctor.agreement import Hypothesis
-from sightword.systems.points.scannet.convention import OPENCV, OPENGL, UNITY, Convention, axes_matrix
+from sightword.systems.points.scannet.convention import OPENCV, OPENGL, UNITY, Convention, read_axes
+from sightword.systems.points.scannet.pose import axes_matrix
 from sightword.systems.points.scannet.reader import Scene
 
 POSES = {
@@ -70,7 +71,7 @@ def _axes(axes: str) -> str:
         return "its camera looks along −z with y up (OpenGL axes)"
     if axes == UNITY:
         return "its world is left-handed with y up (Unity axes), or its images are upside down"
-    turn = axes_matrix(axes)
+    turn = axes_matrix(read_axes(axes))
     if np.linalg.det(turn) > 0 and turn[2, 2] == 1:
         degrees = round(float(np.degrees(np.arctan2(turn[1, 0], turn[0, 0])))) % 360
         return f"its poses are rolled by {degrees}° against the images"

@@ -14,6 +14,7 @@ from sightword.errors import SightwordError
 from sightword.storage.ply import Cloud, Malformed, check_coordinates, eight_bit, read_ply
 from sightword.systems.points.lift.geometry import ColorCamera, back_project, cells, in_color
 from sightword.systems.points.scannet.convention import read_mesh
+from sightword.systems.points.scannet.pose import axes_matrix
 from sightword.systems.points.scannet.reader import (
     Frame,
     Scene,
@@ -128,7 +129,7 @@ def in_world(cloud: Cloud, scene: Scene) -> Cloud:
     change = read_mesh(mesh)
     assert change is not None
     scale, axes = change
-    return cloud._replace(xyz=(scale * xyz @ torch.from_numpy(axes)).float())
+    return cloud._replace(xyz=(scale * xyz @ torch.from_numpy(axes_matrix(axes))).float())
 
 
 def recorded(folder: Path, name: str) -> Mapping[str, Path]:

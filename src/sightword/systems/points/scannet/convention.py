@@ -1,4 +1,5 @@
-"""The conventions of a data set's files: camera axes, direction of poses, units, sizes. No torch here.
+"""The conventions of a data set's files: camera axes, direction of poses, units, sizes. No torch and no
+NumPy here: the command line imports it.
 
 The defaults are ScanNet's, as the rest of `points` computes: poses camera-to-world in metres; the camera's x right, y
 down, z forward; depth along z in millimetres; intrinsics of the depth images as they are. Each field is an option of
@@ -6,12 +7,11 @@ down, z forward; depth along z in millimetres; intrinsics of the depth images as
 are read, not rewritten. `points.doctor` finds the values that fit.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import permutations, product
-
-import numpy as np
 
 from sightword.data.size import height_width, read_size
 from sightword.errors import SightwordError
@@ -23,7 +23,6 @@ QUATERNIONS = ("", "xyzw", "wxyz")
 TURNS = ("0", "90", "180", "270", "mirror", "mirror90", "mirror180", "mirror270")
 PRINCIPALS = ("given", "swapped", "middle")
 MILLIMETRES = 1000.0  # of the depth files' units are a metre, unless something else is said
-MIRROR = np.diag((1.0, -1.0, 1.0))  # of a left-handed world
 
 
 @dataclass
@@ -43,12 +42,10 @@ class Convention:
     turn: str = "0"  # degrees by which colour is turned clockwise to lie as depth; mirror…: mirrored before
     color_offset: str = ""  # x,y,z of the colour camera in the depth camera's axes, in metres
     color_focal_scale: float = 1.0  # factor on the colour's focal lengths
-    mesh: str = (
-        "world"  # frame of the recorded cloud: world; aligned; a scale, axes, or both; fused: from depth, no file
-    )
+    mesh: str = "world"  # of the recorded cloud: world, aligned, a scale, axes or both; fused: none is read
 
     def __post_init__(self) -> None:
-        axes_matrix(self.axes)
+        read_axes(self.axes)
         for name, value, known in (
             ("poses", self.poses, POSES),
             ("quaternion", self.quaternion, QUATERNIONS),
@@ -60,7 +57,7 @@ class Convention:
                 listed = ", ".join(choice or "nothing" for choice in known)
                 raise SightwordError(f"{name}={value!r} is not a convention. Pass one of {listed}")
         for name in ("pose_scale", "depth_scale", "focal_scale", "color_focal_scale"):
-            if not 0 < getattr(self, name) < np.inf:
+            if not 0 < getattr(self, name) < math.inf:
                 raise SightwordError(f"{name}={getattr(self, name)} is not a factor. Pass a number above 0")
         self.size()
         self.offset()
@@ -73,18 +70,14 @@ class Convention:
         except SightwordError as error:
             raise SightwordError(f"intrinsics_size: {error}") from None
 
-    def offset(self) -> np.ndarray:
-        """Return `color_offset` as (3,) float64 metres. Raises SightwordError if it is none."""
-        values = _numbers(self.color_offset) if self.color_offset else np.zeros(3)
-        if values is None or values.shape != (3,):
+    def offset(self) -> tuple[float, float, float]:
+        """Return `color_offset` in metres. Raises SightwordError if it is none."""
+        x, y, z = (_numbers(self.color_offset) or (math.nan,) * 3) if self.color_offset else (0.0, 0.0, 0.0)
+        if math.isnan(x):
             raise SightwordError(
                 f"color_offset={self.color_offset!r} is not a position. Pass x,y,z in metres, for example 0.025,0,0"
             )
-        return values
-
-    def camera_to_world(self, files: np.ndarray) -> np.ndarray:
-        """Return poses (..., 4, 4) float64, camera-to-world, OpenCV axes, metres, of the matrices in the files."""
-        return moved(read_out(files, self.poses, self.quaternion), self.axes, self.pose_scale)
+        return x, y, z
 
     def key(self) -> dict[str, object]:
         """Return the values that differ from ScanNet's, by name: what a lift was made with."""
@@ -105,20 +98,21 @@ def _typed(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _numbers(text: str) -> np.ndarray | None:
+def _numbers(text: str) -> tuple[float, float, float] | None:
+    """Three numbers with commas or blanks between them; None for another text."""
     try:
-        values = np.array([float(part) for part in re.split(r"[\s,]+", text.strip())])
+        values = [float(part) for part in re.split(r"[\s,]+", text.strip())]
     except ValueError:
         return None
-    return values if np.isfinite(values).all() else None
+    return (values[0], values[1], values[2]) if len(values) == 3 and all(map(math.isfinite, values)) else None
 
 
-# --------------------------------------------------------------------------------------------------------------- axes
+Axes = tuple[tuple[str, int], tuple[str, int], tuple[str, int]]  # right, down, forward: an axis of the files and a sign
 
 
-def axes_matrix(axes: str) -> np.ndarray:
-    """Return (3, 3), whose columns are right, down and forward in the files' camera axes. Raises SightwordError."""
-    found = _signed(NAMED.get(axes, axes))
+def read_axes(axes: str) -> Axes:
+    """Return the axes of a camera that a text names. Raises SightwordError for another text."""
+    found = signed_axes(NAMED.get(axes, axes))
     if found is None:
         raise SightwordError(
             f"axes={axes!r} are not axes of a camera. Pass opencv, opengl, unity, or where right, down and forward are "
@@ -127,17 +121,15 @@ def axes_matrix(axes: str) -> np.ndarray:
     return found
 
 
-def _signed(text: str) -> np.ndarray | None:
-    """Three different axes with signs, as columns; None for another text."""
+def signed_axes(text: str) -> Axes | None:
+    """Return three different axes with their signs, of x,-y,-z; None for another text."""
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 3 or any(not re.fullmatch(r"[+-]?[xyz]", part) for part in parts):
         return None
     if len({part[-1] for part in parts}) != 3:
         return None
-    columns = np.zeros((3, 3))
-    for column, part in enumerate(parts):
-        columns["xyz".index(part[-1]), column] = -1.0 if part[0] == "-" else 1.0
-    return columns
+    first, second, third = ((part[-1], -1 if part[0] == "-" else 1) for part in parts)
+    return first, second, third
 
 
 def every_axes() -> Iterator[str]:
@@ -148,92 +140,22 @@ def every_axes() -> Iterator[str]:
         yield names.get(text, text)
 
 
-# -------------------------------------------------------------------------------------------------------------- poses
-
-
-def read_out(files: np.ndarray, poses: str, quaternion: str) -> np.ndarray:
-    """Return the poses (..., 4, 4) that files (..., 4, 4) mean, camera-to-world, in the files' camera axes."""
-    found = np.array(files, dtype=np.float64)
-    if quaternion:
-        found[..., :3, :3] = _reordered(found[..., :3, :3], quaternion)
-    if poses == "w2c":
-        return inverse(found)
-    if poses == "transposed":
-        found[..., :3, :3] = np.swapaxes(found[..., :3, :3], -1, -2).copy()
-    return found
-
-
-def moved(poses: np.ndarray, axes: str, scale: float = 1.0) -> np.ndarray:
-    """Return poses (..., 4, 4) with OpenCV axes and positions times `scale`. Of a left-handed world y is mirrored."""
-    turn = axes_matrix(axes)
-    found = poses.copy()
-    found[..., :3, :3] = found[..., :3, :3] @ turn
-    if np.linalg.det(turn) < 0:
-        found[..., :3, :] = MIRROR @ found[..., :3, :]
-    found[..., :3, 3] *= scale
-    return found
-
-
-def inverse(poses: np.ndarray) -> np.ndarray:
-    """Return the inverse of rigid motions (..., 4, 4)."""
-    found = np.zeros_like(poses)
-    rotation = np.swapaxes(poses[..., :3, :3], -1, -2)
-    found[..., :3, :3] = rotation
-    found[..., :3, 3] = -(rotation @ poses[..., :3, 3:])[..., 0]
-    found[..., 3, 3] = 1
-    return found
-
-
-def _reordered(rotation: np.ndarray, true: str) -> np.ndarray:
-    """Rotations (..., 3, 3) made of quaternions that were read in the other order, made of them in the true order."""
-    x, y, z, w = np.moveaxis(quaternions(rotation), -1, 0)
-    return rotations(np.stack((w, x, y, z) if true == "xyzw" else (y, z, w, x), -1))
-
-
-def quaternions(rotation: np.ndarray) -> np.ndarray:
-    """Return unit quaternions x, y, z, w (..., 4) of rotations (..., 3, 3): the eigenvector of Bar-Itzhack's matrix."""
-    r = np.moveaxis(np.asarray(rotation, np.float64), (-2, -1), (0, 1))
-    K = np.array(
-        [
-            [r[0, 0] - r[1, 1] - r[2, 2], r[1, 0] + r[0, 1], r[2, 0] + r[0, 2], r[2, 1] - r[1, 2]],
-            [r[1, 0] + r[0, 1], r[1, 1] - r[0, 0] - r[2, 2], r[2, 1] + r[1, 2], r[0, 2] - r[2, 0]],
-            [r[2, 0] + r[0, 2], r[2, 1] + r[1, 2], r[2, 2] - r[0, 0] - r[1, 1], r[1, 0] - r[0, 1]],
-            [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], r[0, 0] + r[1, 1] + r[2, 2]],
-        ]
-    )
-    return np.linalg.eigh(np.moveaxis(K, (0, 1), (-2, -1)))[1][..., -1]
-
-
-def rotations(quaternion: np.ndarray) -> np.ndarray:
-    """Return rotations (..., 3, 3) of unit quaternions x, y, z, w (..., 4)."""
-    x, y, z, w = np.moveaxis(quaternion, -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
-
-
-# --------------------------------------------------------------------------------------------------------------- mesh
-
-
-def read_mesh(mesh: str) -> tuple[float, np.ndarray] | None:
-    """Return the scale and the axes (3, 3) that a cloud's coordinates are brought into the world with; None for
-    aligned and fused, which are no such change. Raises SightwordError for another text."""
+def read_mesh(mesh: str) -> tuple[float, Axes] | None:
+    """Return the scale and the axes that a cloud's coordinates are brought into the world with; None for aligned and
+    fused, which are no such change. Raises SightwordError for another text."""
     if mesh in ("aligned", "fused"):
         return None
-    scale, axes = 1.0, np.eye(3)
-    if mesh != "world":
-        first, _, rest = mesh.partition(",")
-        number = _numbers(first)
-        if number is not None:
-            scale = float(number[0])
-        turned = _signed(mesh if number is None else rest) if number is None or rest else np.eye(3)
-        if turned is None or not scale > 0:
-            raise SightwordError(
-                f"mesh={mesh!r} is not a frame. Pass world, aligned (by the scan's axisAlignment), fused, a scale such "
-                "as 0.001, axes such as x,z,-y, or both: 0.001,x,z,-y"
-            )
-        axes = turned
+    first, comma, rest = mesh.partition(",")
+    scale, axes = 1.0, signed_axes("x,y,z" if mesh == "world" else mesh)
+    if axes is None:
+        try:
+            scale = float(first)
+        except ValueError:
+            scale = math.nan
+        axes = signed_axes(rest if comma else "x,y,z")
+    if axes is None or not 0 < scale < math.inf:
+        raise SightwordError(
+            f"mesh={mesh!r} is not a frame. Pass world, aligned (by the scan's axisAlignment), fused, a scale such as "
+            "0.001, axes such as x,z,-y, or both: 0.001,x,z,-y"
+        )
     return scale, axes

@@ -35,6 +35,7 @@ from sightword.storage import shards
 from sightword.storage.reader import read_text
 from sightword.systems.points.lift.geometry import ColorCamera, Size, Views
 from sightword.systems.points.scannet.convention import MILLIMETRES, Convention
+from sightword.systems.points.scannet.pose import camera_to_world
 
 PLACES = ("2D", "posed_images", "scans", "scannet_2d", "")  # where a root keeps its scenes
 COLOURS = (".jpg", ".jpeg", ".png")
@@ -200,7 +201,7 @@ def read_scene(
     distortion = _distortion(folder)
     for index in kept:
         color, depth, pose = usable[index]
-        placed = torch.from_numpy(convention.camera_to_world(pose.numpy()))
+        placed = torch.from_numpy(camera_to_world(pose.numpy(), convention))
         own = _color_place(folder, index, placed, convention)
         made.append(Frame(index, color, depth, placed, K_color, K_depth, own, distortion, pose, convention))
     return Scene(name, folder, made, skipped, convention)
@@ -221,9 +222,9 @@ def _color_place(folder: Path, index: int, pose: Tensor, convention: Convention)
     place = torch.eye(4, dtype=torch.float64)
     file = folder / "pose_color" / f"{index}.txt"
     if file.is_file():
-        own = convention.camera_to_world(so3(_affine(read_matrix(file, (4, 4)))).numpy())
+        own = camera_to_world(so3(_affine(read_matrix(file, (4, 4)))).numpy(), convention)
         place = torch.linalg.inv(pose) @ torch.from_numpy(own)
-    place[:3, 3] += torch.from_numpy(convention.offset())
+    place[:3, 3] += torch.tensor(convention.offset(), dtype=torch.float64)
     return place
 
 
