@@ -30,6 +30,7 @@ class CheckReport:
     count: int  # things looked at
     findings: tuple[Finding, ...] = ()
     unit: str = "images"
+    undecided: str = ""  # what could not be judged: where nothing is wrong, the verdict says so instead of "readable"
 
     @property
     def errors(self) -> list[Finding]:
@@ -38,7 +39,8 @@ class CheckReport:
     def __str__(self) -> str:
         """Return the report: notes, warnings, errors, then a verdict. Each kind shows at most `SHOWN` findings."""
         lines = [line for level in ("note", "warning", "error") for line in self._lines(level)]
-        verdict = f"{len(self.errors)} with a problem" if self.errors else "all readable"
+        sound = f"cannot tell: {self.undecided}" if self.undecided else "all readable"
+        verdict = f"{len(self.errors)} with a problem" if self.errors else sound
         return "\n".join([*lines, f"{self.count} {self.unit}, {verdict}"])
 
     def _lines(self, level: str) -> Iterable[str]:

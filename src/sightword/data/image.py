@@ -84,8 +84,10 @@ def _is_special(path: Path) -> bool:
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path, upright: bool = True) -> Image.Image:
     """Return an image file as RGB, 8 bit: the first frame, EXIF orientation applied, transparency laid on white.
+
+    upright: false for pixels as they are stored, which is how a sensor's other images lie.
 
     Grey of 16 bit is divided by 257. Grey of 32 bit or of floats does not state its white level, so white is the
     least of 1 (floats only), 255 and 65535 that no value exceeds; with values below 0 or above 65535, the image's
@@ -97,7 +99,7 @@ def read_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return _to_rgb(_upright(image))
+            return _to_rgb(_upright(image) if upright else image)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except Image.DecompressionBombError as error:

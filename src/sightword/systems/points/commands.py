@@ -23,6 +23,7 @@ from sightword.engine.argument import (
     read_value,
 )
 from sightword.errors import SightwordError, Unfinished
+from sightword.systems.points.scannet.convention import Convention
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
@@ -47,6 +48,7 @@ class ClipOptions:
 
 #: Where none of these keys is typed; the command line makes another object where one is, be it with this value.
 NOTHING_TYPED = ClipOptions()
+SCANNET = Convention()  # the same: a run's own conventions are taken instead
 
 
 def lift(
@@ -63,6 +65,8 @@ def lift(
     cache: Path | None = None,  # a folder that keeps CLIP's maps, so that they are computed once; if empty, none
     backend: Literal["safetensors", "lmdb"] = "safetensors",  # the format of the cache
     voxel: Positive = 0.03,  # metres between the points of a scene that has no cloud of its own
+    convention: Convention = SCANNET,
+    trust: bool = False,  # lift also scenes whose depth, poses, intrinsics and colour do not belong together
     job: JobOptions = JobOptions(),
 ) -> None:
     """Lift CLIP's features from posed RGB-D frames onto the points that they show, scene by scene.
@@ -78,7 +82,7 @@ def lift(
     clip = _clip(tower, tag, token_type, size, dtype)
     names = _names(root, scenes_file)
     say_domain(tower, root)
-    work = Job(frames_per_scene, cache or "", backend, job.engine, job.workers, job.gpus)
+    work = Job(frames_per_scene, cache or "", backend, job.engine, job.workers, job.gpus, convention, trust)
     summary = extract(clip.source, token_type, root, names, folder_in(out), Options(vis, voxel), work)
     print("\n".join(_costs(summary.stages, summary.memory)))
     for name, why in summary.failed.items():
@@ -87,6 +91,7 @@ def lift(
     given = {"tower": tower, "tag": tag, "token_type": token_type, "size": size_text(size) if size else ""}
     given |= {"dtype": dtype, "cache": str(cache or "")}
     arguments = [f"{key}={value}" for key, value in given.items() if value or key == "size"]
+    arguments += [*convention.arguments(), *(["trust=true"] if trust else [])]
     first = f"scene={scene_folder(root, summary.done[0])}"
     print(f'next: {shlex.join(["sightword", "ask", first, *arguments])} "a chair, a bed"')
     if summary.failed:
@@ -104,12 +109,15 @@ def ask(
     cache: Path | None = None,  # a folder that keeps CLIP's maps, as of lift; if empty, none
     against: Names = (),  # what else a point may be, with commas; if empty, see above
     voxel: Positive | None = None,  # metres between points; if empty, as in training, or 0.03 for a scene without cloud
+    convention: Convention = SCANNET,
+    trust: bool = False,  # answer also for a scene whose depth, poses, intrinsics and colour do not belong together
 ) -> None:
     """Find in a scene what a text query names: sightword ask scene=scans/scene0000_00 "a chair"
 
     Commas separate queries that compete. They also compete with the texts of against=; if that is empty, with the
     classes of the dataset, where it names a few, or else object, thing, stuff, texture, wall, floor and ceiling.
     A trained model=, whose own CLIP it uses, also answers for points that no frame shows; the CLIP of tower= does not.
+    The conventions of the files, axes= to mesh=, are those of the model's training data if none is typed.
     """
     queries = read_value("query", " ".join(query), NAMES)
     if not queries:
@@ -125,12 +133,15 @@ def ask(
     from sightword.systems.points.predict import SceneQuery
     from sightword.systems.points.scannet.reader import read_scene
 
-    read = read_scene(scene, frames=frames)
+    said = None if convention is SCANNET else convention
+    if not model or said is not None:
+        read_scene(scene, frames=frames, convention=said)  # says what is wrong before a model is opened
     if model:
         predictor = SceneQuery.from_pretrained(model, checkpoint)
     else:
         predictor = SceneQuery(_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype))
-    answer = predictor.to(shards.device())(read, queries, against=against, voxel=voxel, cache=cache or "")
+    read = read_scene(scene, frames=frames, convention=said or predictor.convention)
+    answer = predictor.to(shards.device())(read, queries, against=against, voxel=voxel, cache=cache or "", trust=trust)
     print("\n".join([asking.coverage_line(answer), *asking.summary_lines(answer, asking.classes_near(read.folder))]))
     files = asking.write(answer, folder)
     print(f"by {len(read.frames)} frames; drawn in {files[0]}, coloured points in {files[1]}, all scores in {files[2]}")
@@ -146,6 +157,8 @@ def compare(
     dtype: Dtype = "bfloat16",  # to compute in: bf16, fp32, or fp16 on a GPU
     labels: str = "",  # scannet20, or a JSON file {class: id}; if empty, as scannetv2-labels.combined.tsv in root says
     out: Out = Path("compare"),  # the folder of the table, as CSV, text and JSON
+    convention: Convention = SCANNET,
+    trust: bool = False,  # compare also on scenes whose depth, poses, intrinsics and colour do not belong together
 ) -> None:
     """Compare 14×14 patches with upsampled maps: how well points are classified, by how their features are sampled."""
     from sightword.storage.domain import say_domain
@@ -153,7 +166,7 @@ def compare(
 
     folder = folder_in(out)
     classes = _labels(labels, root)
-    scenes = _scenes(root, scenes_file, frames_per_scene)
+    scenes = _scenes(root, scenes_file, frames_per_scene, convention, trust)
     say_domain(tower, root)
     clip = _clip(tower, tag, token_type, None, dtype)
     rows = comparing.compare(clip, scenes, classes)
@@ -169,11 +182,12 @@ def compare(
     print("\n".join([*comparing.columns(rows), f"written to {', '.join(map(str, files))}"]))
 
 
-def check_scannet(root: Path, scenes_file: Path | None = None) -> "CheckReport":
-    """Posed RGB-D in ScanNet's layout: frames, sizes, units, poses and clouds of every scene, or of those in a list."""
+def check_scannet(root: Path, scenes_file: Path | None = None, convention: Convention = SCANNET) -> "CheckReport":
+    """Posed RGB-D in ScanNet's layout: files of every scene, or of those in a list, and whether depth, poses,
+    intrinsics, colour and cloud belong together. What is read with other options, axes= to mesh=, is named."""
     from sightword.systems.points.scannet import check
 
-    return check.check_scannet(str(root), str(scenes_file or ""))
+    return check.check_scannet(str(root), str(scenes_file or ""), convention)
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
@@ -195,10 +209,14 @@ def _names(root: Path, scenes_file: Path | None) -> list[str]:
     return read_scenes_file(scenes_file) if scenes_file else find_scenes(root)
 
 
-def _scenes(root: Path, scenes_file: Path | None, frames: int) -> "list[Scene]":
+def _scenes(root: Path, scenes_file: Path | None, frames: int, convention: Convention, trust: bool) -> "list[Scene]":
+    from sightword.systems.points.doctor.diagnosis import require_sound
     from sightword.systems.points.scannet.reader import read_scene
 
-    return [read_scene(root, name, frames) for name in _names(root, scenes_file)]
+    scenes = [read_scene(root, name, frames, convention) for name in _names(root, scenes_file)]
+    for scene in scenes:
+        require_sound(scene.folder, convention, trust)
+    return scenes
 
 
 def _labels(labels: str, root: Path) -> "LabelSet":

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from sightword.data.dtype import dtype_name
 from sightword.engine.config import DataConfig, SystemConfig, at_least, one_of
 from sightword.errors import SightwordError
+from sightword.systems.points.scannet.convention import Convention
 
 
 @dataclass
@@ -73,7 +74,7 @@ class PointsConfig(SystemConfig):
 
 
 @dataclass
-class PointsData(DataConfig):
+class PointsData(Convention, DataConfig):
     """Posed RGB-D in the ScanNet layout: a folder of scenes with colour, depth, poses, intrinsics and a cloud."""
 
     paths = ("root", "scenes", "val_scenes", "test_scenes", "cache")
@@ -91,6 +92,8 @@ class PointsData(DataConfig):
     # learns to describe them by geometry
     rotate: bool = True  # a training scene is rotated about the vertical, clouds and cameras alike
 
+    trust: bool = False  # train also on scenes whose depth, poses, intrinsics and colour do not belong together
+
     cache: str = ""  # CLIP maps of the frames, which `sightword prepare` writes; empty: CLIP runs at every step
     offline_clip_feat: bool = False  # the cache is only read: missing frames are an error instead of computed
 
@@ -98,6 +101,7 @@ class PointsData(DataConfig):
     num_workers: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("data", self, 1, "frames", "points", "batch_size")
         at_least("data", self, 0, "pool", "num_workers")
         if not 0 <= self.hide < 1:

@@ -23,8 +23,10 @@ from sightword.storage.ply import Cloud
 from sightword.storage.segments import SegmentedCache
 from sightword.systems.points.clip import FrozenClip
 from sightword.systems.points.config import PointsData
+from sightword.systems.points.doctor.diagnosis import require_sound
 from sightword.systems.points.lift.cloud import class_numbers, recorded, scene_cloud, thinned
-from sightword.systems.points.lift.geometry import Views
+from sightword.systems.points.lift.geometry import ColorCamera, Views
+from sightword.systems.points.scannet.convention import convention_of
 from sightword.systems.points.scannet.label import LabelSet
 from sightword.systems.points.scannet.reader import (
     Frame,
@@ -39,6 +41,7 @@ from sightword.systems.points.scannet.reader import (
 )
 from sightword.towers.preprocess import Preprocess
 
+JUDGED = 8  # scenes of a data set that the doctor looks at before it is used, at most 2 s each
 CLOUDS = 256  # thinned clouds that a process remembers, a few MB each
 
 
@@ -74,6 +77,7 @@ def make_loaders(
     """
     used = {**split_names(data), **(names or {})}
     train, val = (read_scenes(data, used[split], split) for split in ("train", "val"))
+    require_sound_set(data, [*train, *val])
     print(f"{len(train)} scenes to train on, {len(val)} for validation", file=sys.stderr)
     source = _frame_source(data, clip, [*train, *val])
     rooms = Rooms(train, data, labels, "train", source, seed)
@@ -96,6 +100,7 @@ def split_loader(
     Raises SightwordError for a split that the data do not have, and for a cache of another CLIP.
     """
     scenes = read_scenes(data, (names or {}).get(split) or _listed(data, split), split)
+    require_sound_set(data, scenes)
     if data.cache:
         clip.open_cache(data.cache)
     return _held(Rooms(scenes, data, labels, split, _frame_source(data, clip, scenes)), data)
@@ -119,7 +124,7 @@ def complete_cache(data: PointsData, scenes: Sequence[Scene]) -> SegmentedCache:
     """Return data.cache. Raises SightwordError, with the command to run, if frames of these scenes are missing."""
     cache = SegmentedCache(data.cache)
     kept = set(cache)
-    missing = [key for scene in scenes for frame in scene.frames if (key := f"{scene.name}/{frame.index}") not in kept]
+    missing = [key for scene in scenes for frame in scene.frames if (key := f"{scene.key}/{frame.index}") not in kept]
     if missing:
         raise SightwordError(
             f"data.cache={data.cache} does not contain {len(missing)} frames, {missing[0]} the first. "
@@ -219,12 +224,20 @@ def read_scenes(data: PointsData, names: Sequence[str], split: str) -> list[Scen
     return scenes
 
 
+def require_sound_set(data: PointsData, scenes: Sequence[Scene]) -> None:
+    """Have the doctor look at some scenes, spread evenly: a data set has one convention. Raises SightwordError, unless
+    data.trust, if the files of one do not belong together."""
+    at = np.unique(np.linspace(0, len(scenes) - 1, min(JUDGED, len(scenes))).round().astype(int)) if scenes else []
+    for number in at:
+        require_sound(scenes[number].folder, scenes[number].convention, data.trust)
+
+
 def readable_scenes(data: PointsData, names: Sequence[str], split: str) -> tuple[list[Scene], list[str]]:
     """Return the scenes that can be read, with `data.pool` of their frames, and a line for each of the others."""
-    scenes, lost = [], []
+    scenes, lost, convention = [], [], convention_of(data)
     for name in tqdm(names, desc=f"reading {split}", unit=" scenes", disable=None):
         try:
-            scenes.append(read_scene(data.root, name, data.pool or None))
+            scenes.append(read_scene(data.root, name, data.pool or None, convention))
         except SightwordError as error:
             lost.append(f"{name}: {error}")
     return scenes, lost
@@ -278,7 +291,7 @@ class Rooms(Dataset[RoomBatch]):
         assert cloud.label is not None
         maps = pooled = images = None
         if isinstance(self.source, SegmentedCache):
-            maps, pooled = cached_maps(self.source, [f"{scene.name}/{frame.index}" for frame in frames])
+            maps, pooled = cached_maps(self.source, [f"{scene.key}/{frame.index}" for frame in frames])
         else:
             images = self.source.batch([read_color(frame) for frame in frames])
         return RoomBatch(
@@ -320,6 +333,7 @@ def collate(rooms: Sequence[RoomBatch]) -> RoomBatch:
     """Return batches of one scene as one batch, in their order."""
     check_size([room.views.depth for room in rooms], [room.names[0] for room in rooms])
     depth, K, pose = (torch.cat(parts) for parts in zip(*(r.views[:3] for r in rooms), strict=True))
+    color = joined_cameras([room.views for room in rooms])
     seen = [torch.full_like(room.views.scene, at) for at, room in enumerate(rooms)]
     points = [torch.full_like(room.scene, at) for at, room in enumerate(rooms)]
     return RoomBatch(
@@ -328,7 +342,7 @@ def collate(rooms: Sequence[RoomBatch]) -> RoomBatch:
         torch.cat([room.label for room in rooms]),
         torch.cat(points),
         torch.cat([room.hidden for room in rooms]),
-        Views(depth, K, pose, torch.cat(seen)),
+        Views(depth, K, pose, torch.cat(seen), None, color),
         _joined([room.maps for room in rooms]),
         _joined([room.pooled for room in rooms]),
         _joined([room.images for room in rooms]),
@@ -336,6 +350,18 @@ def collate(rooms: Sequence[RoomBatch]) -> RoomBatch:
         [indices for room in rooms for indices in room.frames],
         rooms[0].split,
     )
+
+
+def joined_cameras(views: Sequence[Views]) -> ColorCamera | None:
+    """Return the colour cameras of several scenes as one; where a scene has none of its own, the depth's."""
+    if all(part.color is None for part in views):
+        return None
+    cameras = [part.color or ColorCamera(part.K, _identity(part), part.K.new_zeros(len(part.K), 5)) for part in views]
+    return ColorCamera(*(torch.cat(parts) for parts in zip(*cameras, strict=True)))
+
+
+def _identity(views: Views) -> Tensor:
+    return torch.eye(4).to(views.K).expand(len(views.K), 4, 4)
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:

@@ -20,9 +20,11 @@ from sightword.systems.points import ask
 from sightword.systems.points.ask import Calibration, Kind, PointFeatures, SceneAnswer
 from sightword.systems.points.clip import FrozenClip, clip_of
 from sightword.systems.points.config import PointsConfig, PointsData
+from sightword.systems.points.doctor.diagnosis import require_sound
 from sightword.systems.points.lift.cloud import scene_cloud, thinned
 from sightword.systems.points.lift.extract import NOTHING_SEEN
 from sightword.systems.points.lift.features import Features, check_token_type, features_of, fill
+from sightword.systems.points.scannet.convention import Convention, convention_of
 from sightword.systems.points.scannet.label import LabelSet
 from sightword.systems.points.scannet.reader import Scene, read_color, read_scene, say_skipped, views_of
 from sightword.systems.points.task import PointsTask, make_encoder
@@ -42,6 +44,8 @@ class QueryOptions(TypedDict, total=False):
     frames: int  # of the scene that are read, spread evenly
     voxel: float | None  # metres between points: of fused features, None is as in training; of a cloud without a file
     cache: str | Path  # a folder that keeps CLIP's maps; empty: none
+    convention: Convention | None  # of the files of a folder; None: of the data that the encoder was trained on
+    trust: bool  # answer also for a scene whose depth, poses, intrinsics and colour do not belong together
 
 
 class SceneQuery(Predictor):
@@ -54,10 +58,17 @@ class SceneQuery(Predictor):
     )
     usage = 'model("scans/scene0000_00", ["a chair", "a bed"]).plot().save("answer.png")  # a folder of posed frames'
 
-    def __init__(self, clip: FrozenClip, task: PointsTask | None = None, voxel: float = VOXEL) -> None:
+    def __init__(
+        self,
+        clip: FrozenClip,
+        task: PointsTask | None = None,
+        voxel: float = VOXEL,
+        convention: Convention | None = None,
+    ) -> None:
         """clip: the CLIP whose maps are lifted. task: a trained encoder; without one only lifted CLIP can answer.
-        voxel: metres between the points that the encoder was trained on."""
+        voxel: metres between the points that the encoder was trained on. convention: of the files of scenes."""
         self.clip, self.task, self.voxel = clip, None if task is None else task.eval(), voxel
+        self.convention = convention or Convention()
         self.device = "cpu"
         self.domain = domain_of_weights(clip.name)
         self._text: FrozenModel[TextTower] = FrozenModel(lambda: clip.text_encoder(clip.dtype))
@@ -83,7 +94,9 @@ class SceneQuery(Predictor):
     def from_task(cls, task: Task[BatchT], data: DataConfig | None = None) -> Self:
         if not isinstance(task, PointsTask):
             raise SightwordError(f"SceneQuery is made of a run of points, got a {type(task).__name__}")
-        return cls(task.clip, task, data.voxel if isinstance(data, PointsData) else VOXEL)
+        if not isinstance(data, PointsData):
+            return cls(task.clip, task)
+        return cls(task.clip, task, data.voxel, convention_of(data))
 
     @classmethod
     def _from_folder(cls, folder: Path, content: Fields) -> Self:
@@ -99,7 +112,8 @@ class SceneQuery(Predictor):
         chosen = content.sequence("acceptance", optional=True)
         if len(chosen):
             task.acceptance.copy_(torch.tensor([chosen.numbers(0), chosen.numbers(1)]))
-        return cls(task.clip, task, content.number("voxel"))
+        said = content.mapping("convention", optional=True).into(Convention)  # exports before 0.3 have none
+        return cls(task.clip, task, content.number("voxel"), said)
 
     def save_pretrained(self, save_directory: str | Path, **options: object) -> None:
         """Write an exported folder: the encoder, the classes, and the CLIP if no name fetches it.
@@ -125,6 +139,7 @@ class SceneQuery(Predictor):
             "clip_weights": {} if self.clip.is_local else self.clip.digests(),
             "voxel": self.voxel,
             "acceptance": task.acceptance.tolist() if task.accepted("fused") else [],
+            "convention": self.convention.key(),
         }
 
     def task_weights(self) -> dict[str, Tensor]:
@@ -154,8 +169,9 @@ class SceneQuery(Predictor):
         """Return, for each point of a scene, how well each query fits it; a list of scenes gives a list.
 
         scene: its folder, in ScanNet's layout, or what `read_scene` returned. queries: one text, or several that
-        compete. options: `QueryOptions`: against, features (fused or lifted), frames, voxel (metres) and cache.
-        Raises SightwordError for a scene that is not readable, without a query, and if no frame shows a point.
+        compete. options: `QueryOptions`: against, features (fused or lifted), frames, voxel (metres), cache,
+        convention and trust. Raises SightwordError for a scene that is not readable or whose files do not belong
+        together, without a query, and if no frame shows a point.
         """
         if isinstance(scene, list):
             return [self._answer(each, queries, **options) for each in scene]
@@ -174,6 +190,8 @@ class SceneQuery(Predictor):
         frames: int = FRAMES,
         voxel: float | None = None,
         cache: str | Path = "",
+        convention: Convention | None = None,
+        trust: bool = False,
     ) -> SceneAnswer:
         kind = features or ("lifted" if self.task is None else "fused")
         if kind not in ("lifted", "fused"):
@@ -183,9 +201,11 @@ class SceneQuery(Predictor):
         if voxel is not None and not voxel > 0:
             raise SightwordError(f"voxel={voxel} is not a length in metres. Pass a number above 0")
         texts, others = _several("queries", queries), _several("against", against)
-        read = scene if isinstance(scene, Scene) else read_scene(scene, frames=frames)
+        said = convention or self.convention
+        read = scene if isinstance(scene, Scene) else read_scene(scene, frames=frames, convention=said)
         say_skipped(read)
         self.mind_domain([read.folder], "this model" if self.task else self.clip.name)
+        require_sound(read.folder, read.convention, trust)
         maps = self._maps(read, cache)
         if kind == "fused":
             found = self._fused(read, maps, voxel or self.voxel)
@@ -213,7 +233,7 @@ class SceneQuery(Predictor):
     def _maps(self, scene: Scene, cache: str | Path) -> Features:
         if str(cache):
             kept = fill(self.clip.source, self.clip.token_type, [scene], cache, device=self.device)
-            return kept.maps(scene.name, [frame.index for frame in scene.frames])
+            return kept.maps(scene.key, [frame.index for frame in scene.frames])
         encoder = self.clip.encoder()
         encoder.tower.to(self.device)
         return features_of(encoder.rows([read_color(frame) for frame in scene.frames]), encoder.grid)

@@ -2,17 +2,20 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from sightword.engine.contract import Step
 from sightword.systems.points.clip import FrozenClip, clip_of
 from sightword.systems.points.config import PointsConfig, PointsData
-from sightword.systems.points.data import complete_cache, readable_scenes, split_names
+from sightword.systems.points.data import complete_cache, readable_scenes, require_sound_set, split_names
 from sightword.systems.points.lift.features import FrameCache, fill
+from sightword.systems.points.scannet.convention import Convention
 from sightword.systems.points.scannet.reader import Scene
 
 SYSTEM = ("clip", "clip_tag", "token_type", "clip_size", "clip_dtype")  # fields that decide the maps
-DATA = ("root", "scenes", "val_scenes", "test_scenes", "hold_out", "pool", "cache")
+DATA = ("root", "scenes", "val_scenes", "test_scenes", "hold_out", "pool", "cache", "trust")
+CONVENTION = tuple(field.name for field in fields(Convention))  # of the files, which decide which frames there are
 
 
 def make_steps(experiment: str, system: PointsConfig, data: PointsData) -> list[Step]:
@@ -25,6 +28,7 @@ def make_steps(experiment: str, system: PointsConfig, data: PointsData) -> list[
         return []
     clip = clip_of(system)
     scenes = [scene for split, names in split_names(data).items() for scene in readable_scenes(data, names, split)[0]]
+    require_sound_set(data, scenes)
     if data.offline_clip_feat:
         complete_cache(data, scenes)
         clip.open_cache(data.cache)
@@ -57,7 +61,7 @@ def command(experiment: str, system: PointsConfig, data: PointsData) -> str:
     """Return the command line that does the same by itself."""
     usual = {"system": PointsConfig(), "data": PointsData()}
     arguments = [f"experiment={experiment}"]
-    for node, config, names in (("system", system, SYSTEM), ("data", data, DATA)):
+    for node, config, names in (("system", system, SYSTEM), ("data", data, DATA + CONVENTION)):
         for name in names:
             value = getattr(config, name)
             if value != getattr(usual[node], name):

@@ -70,6 +70,7 @@ def test_the_report_says_time_memory_and_bytes_of_each_stage(rooms, tmp_path):
     lifted(root, names[:2], tmp_path / "out", cache=tmp_path / "cache", options=Options(vis=True))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     stages = {"cloud", "photos", "tower", "clip", "cache write", "cache read", "depth", "link", "lift", "write", "draw"}
+    stages |= {"doctor"}
     assert set(report["stages"]["seconds"]) == stages == set(report["stages"]["cpu_seconds"])
     assert report["stages"]["bytes"]["cache read"] == 2 * 3 * (48 * 4 + 4) * 2
     files = sum(file.stat().st_size for name in names[:2] for file in (tmp_path / "out" / name).glob("*.[np][pl][zy]"))
@@ -193,7 +194,7 @@ def _depths_of_two_sizes(folder, cloud):
     ("break_it", "word"),
     [
         (_no_intrinsics, "intrinsic"),
-        (_empty_depth, "is visible in any of its 3 frames"),
+        (_empty_depth, "depth is 0 everywhere"),
         (_depth_in_metres, "millimetres"),
         (_behind_every_camera, "is visible in any of its 3 frames"),
         (_no_frame, "frame"),

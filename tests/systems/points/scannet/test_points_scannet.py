@@ -10,6 +10,7 @@ from PIL import Image
 from sightword.miniature import room
 from sightword.systems.points.lift.geometry import back_project, project
 from sightword.systems.points.scannet.check import check_scannet
+from sightword.systems.points.scannet.convention import Convention
 from sightword.systems.points.scannet.label import read_classes
 from sightword.systems.points.scannet.reader import (
     find_scenes,
@@ -281,9 +282,12 @@ def _each_pose(root, change):
         np.savetxt(file, change(np.loadtxt(file)))
 
 
-def test_the_check_sees_inverted_poses(root):
+def test_the_check_sees_inverted_poses_and_names_the_option(root):
     _each_pose(root, np.linalg.inv)
-    assert "poses look inverted" in problems(check_scannet(str(root)))
+    report = check_scannet(str(root))
+    assert "poses are world-to-camera" in problems(report)
+    assert report.errors[0].fix == "Pass poses=w2c"
+    assert check_scannet(str(root), convention=Convention(poses="w2c")).errors == []
 
 
 def test_the_check_sees_poses_in_millimetres(root):
@@ -292,17 +296,17 @@ def test_the_check_sees_poses_in_millimetres(root):
         return pose
 
     _each_pose(root, scaled)
-    assert "Poses are in metres" in problems(check_scannet(str(root)))
+    assert check_scannet(str(root)).errors[0].fix == "Pass pose_scale=0.001"
 
 
 def test_the_check_sees_depth_in_other_units(root):
     for file in (root / "2D" / NAME / "depth").glob("*.png"):
         depth = np.asarray(Image.open(file)).astype(float)
         Image.fromarray((depth * 10).clip(0, 65000).astype(np.uint16)).save(file)
-    assert "Depth is in millimetres" in problems(check_scannet(str(root)))
+    assert check_scannet(str(root)).errors[0].fix == "Pass depth_scale=10000"
 
 
-def test_the_check_sees_poses_of_another_scene(root):
+def test_the_check_refuses_poses_of_another_scene(root):
     rng = np.random.default_rng(0)
 
     def other(pose):
@@ -311,7 +315,7 @@ def test_the_check_sees_poses_of_another_scene(root):
         return pose
 
     _each_pose(root, other)
-    assert "do not agree" in problems(check_scannet(str(root)))
+    assert "do not belong to these frames" in problems(check_scannet(str(root)))
 
 
 def test_the_check_sees_a_damaged_cloud_and_one_that_is_elsewhere(root):
@@ -321,9 +325,49 @@ def test_the_check_sees_a_damaged_cloud_and_one_that_is_elsewhere(root):
     file = root / "3D" / NAME / f"{NAME}_vh_clean_2.ply"
     cloud = read_cloud(file)
     write_ply(file, cloud._replace(xyz=cloud.xyz + 20))
-    assert "is not where the cameras are" in problems(check_scannet(str(root)))
+    assert "does not stand where the frames saw surfaces" in problems(check_scannet(str(root)))
+    write_ply(file, cloud._replace(xyz=cloud.xyz * 1000))
+    assert check_scannet(str(root)).errors[0].fix == "Pass mesh=0.001"
+    assert check_scannet(str(root), convention=Convention(mesh="0.001")).errors == []
     file.write_bytes(file.read_bytes()[:500])
     assert "its header states" in problems(check_scannet(str(root)))
+
+
+def test_two_files_of_one_index_are_left_out_and_named(root):
+    folder = root / "2D" / NAME / "color"
+    shutil.copy(folder / "20.jpg", folder / "000020.jpg")
+    scene = read_scene(root, NAME)
+    assert [frame.index for frame in scene.frames] == [0, 40, 60, 80, 100]
+    assert scene.skipped == ["frame 20: 000020.jpg and 20.jpg are both its colour; keep one of them"]
+    assert "frame 20 is left out: 000020.jpg and 20.jpg" in problems(check_scannet(str(root)))
+
+
+def test_files_that_are_not_numbered_or_not_images_are_named(root):
+    folder = root / "2D" / NAME
+    for file in list((folder / "depth").glob("*.png")):
+        np.save(file.with_suffix(".npy"), np.zeros((48, 64)))
+        file.unlink()
+    assert "found depth/0.npy and 5 more" in _said(read_scene, root, NAME)
+    for part in ("color", "depth", "pose"):
+        for file in list((folder / part).glob("*")):
+            file.rename(file.with_name(f"frame_{file.name}"))
+    assert "found color/frame_0.jpg and 5 more" in _said(read_scene, root, NAME)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_colour_with_an_exif_quarter_turn_lies_as_depth_does(root, stored):
+    """Stored as depth lies, or turned with the tag that turns it back: the shape of the depth tells."""
+    file = root / "2D" / NAME / "color" / "0.jpg"
+    before = np.asarray(read_color(read_scene(root, NAME, [0]).frames[0])).astype(int)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.open(file).convert("RGB")
+    (image if stored else image.transpose(Image.Transpose.ROTATE_90)).save(file, quality=95, exif=exif)
+    frame = read_scene(root, NAME, [0]).frames[0]
+    after = np.asarray(read_color(frame)).astype(int)
+    assert after.shape == before.shape
+    assert np.abs(after - before).mean() < 6
+    assert np.abs(frame.K_color.numpy() - room.intrinsics((72, 96))).max() < 1e-6
 
 
 # ----------------------------------------------------------------------------------------------------- real frames

@@ -12,8 +12,19 @@ from torch import Tensor
 
 from sightword.errors import SightwordError
 from sightword.storage.ply import Cloud, Malformed, check_coordinates, eight_bit, read_ply
-from sightword.systems.points.lift.geometry import back_project
-from sightword.systems.points.scannet.reader import Frame, Scene, read_color, read_depth
+from sightword.systems.points.lift.geometry import ColorCamera, back_project, cells, in_color
+from sightword.systems.points.scannet.convention import read_mesh
+from sightword.systems.points.scannet.pose import axes_matrix
+from sightword.systems.points.scannet.reader import (
+    Frame,
+    Scene,
+    axis_alignment,
+    color_cameras,
+    read_color,
+    read_depth,
+)
+
+GREY = 128  # of a point that no colour camera shows
 
 
 def read_cloud(path: str | Path) -> Cloud:
@@ -86,17 +97,39 @@ def _mask(path: Path, folder: str, count: int) -> Tensor | None:
 
 
 def scene_cloud(scene: Scene, voxel: float = 0.03) -> Cloud:
-    """Return the recorded cloud of a scene, or one fused from the depth of its frames if none is recorded."""
+    """Return the recorded cloud of a scene in the world of its poses, as `mesh` of the convention says; or one fused
+    from the depth of its frames if none is recorded."""
     files = recorded(scene.folder, scene.name)
-    if not files:
+    if not files or scene.convention.mesh == "fused":
         return fuse(scene.frames, voxel)
-    cloud = read_cloud(files["points"])
+    cloud = in_world(read_cloud(files["points"]), scene)
     if "labels" not in files:
         return cloud
     named = read_cloud(files["labels"])
     if len(named.xyz) != len(cloud.xyz):
         raise SightwordError(f"{files['points']} has {len(cloud.xyz)} points, {files['labels']} {len(named.xyz)}")
     return cloud._replace(label=named.label, instance=named.instance)
+
+
+def in_world(cloud: Cloud, scene: Scene) -> Cloud:
+    """Return a recorded cloud in the world of the scene's poses. Raises SightwordError for mesh=aligned without an
+    axisAlignment beside it."""
+    mesh = scene.convention.mesh
+    if mesh == "world":
+        return cloud
+    xyz = cloud.xyz.double()
+    if mesh == "aligned":
+        aligned = axis_alignment(scene.folder, scene.name)
+        if aligned is None:
+            raise SightwordError(
+                f"mesh=aligned: {scene.name}.txt with axisAlignment does not exist. Pass another mesh="
+            )
+        back = torch.linalg.inv(torch.from_numpy(aligned))
+        return cloud._replace(xyz=(xyz @ back[:3, :3].T + back[:3, 3]).float())
+    change = read_mesh(mesh)
+    assert change is not None
+    scale, axes = change
+    return cloud._replace(xyz=(scale * xyz @ torch.from_numpy(axes_matrix(axes))).float())
 
 
 def recorded(folder: Path, name: str) -> Mapping[str, Path]:
@@ -119,29 +152,45 @@ def fuse(frames: Iterable[Frame], voxel: float = 0.03, far: float = 10.0) -> Clo
     """
     if not voxel > 0:
         raise SightwordError(f"voxel={voxel} is not a length in metres. Pass a number above 0")
-    keys, sums = np.empty(0, np.int64), np.empty((0, 7))
+    keys, sums = np.empty(0, np.int64), np.empty((0, 8))
     count = 0
     for frame in frames:
         points = measured(frame, far).numpy()
         found = voxels(points[:, :3], voxel)
-        rows = np.concatenate([points, np.ones((len(points), 1), np.float32)], 1)  # (N, 7)
+        coloured = np.isfinite(points[:, 3:4]).astype(np.float32)
+        rows = np.concatenate([np.nan_to_num(points), np.ones_like(coloured), coloured], 1)  # (N, 8)
         keys, sums = _thinned(np.concatenate([keys, found]), np.concatenate([sums, rows]))
         count += 1
     if not len(keys):
         raise SightwordError(f"{count} depth frames show nothing within {far} m. Depth is in millimetres")
-    mean = sums[:, :6] / sums[:, 6:]
-    return Cloud(torch.from_numpy(mean[:, :3].astype(np.float32)), torch.from_numpy(np.rint(mean[:, 3:]).astype("u1")))
+    xyz, rgb = sums[:, :3] / sums[:, 6:7], sums[:, 3:6] / np.maximum(sums[:, 7:], 1)
+    rgb[sums[:, 7] == 0] = GREY
+    return Cloud(torch.from_numpy(xyz.astype(np.float32)), torch.from_numpy(np.rint(rgb).astype("u1")))
 
 
 def measured(frame: Frame, far: float = 10.0) -> Tensor:
-    """Return the points of a frame's depth, (N, 6) float32: x y z in the world, r g b of the colour frame."""
+    """Return the points of a frame's depth, (N, 6) float32: x y z in the world, r g b of the colour frame, NaN for
+    points that its camera does not show."""
     depth = read_depth(frame)
     known = ((depth > 0) & (depth <= far)).flatten()
     h, w = depth.shape
     image = read_color(frame)
     picture = np.array(image if image.size == (w, h) else image.resize((w, h)))
-    rgb = torch.from_numpy(picture).flatten(0, 1)[known].float()
-    return torch.cat([back_project(depth, frame.K_depth, frame.pose)[known], rgb], 1)
+    rgb = torch.from_numpy(picture).flatten(0, 1)
+    color = color_cameras([frame], (h, w))
+    colours = rgb[known].float() if color is None else _seen_colours(rgb, depth, known, frame, color)
+    return torch.cat([back_project(depth, frame.K_depth, frame.pose)[known], colours], 1)
+
+
+def _seen_colours(rgb: Tensor, depth: Tensor, known: Tensor, frame: Frame, color: ColorCamera) -> Tensor:
+    """The colours (n, 3) of the known pixels, by the colour camera; NaN beside its image."""
+    h, w = depth.shape
+    at = known.nonzero().squeeze(1)
+    uv = torch.stack([at % w, at // w], 1).float()
+    cameras = ColorCamera(*(part.expand(len(at), *part.shape[1:]) for part in color))
+    K = frame.K_depth.float().expand(len(at), 3, 3)
+    uv, seen = in_color(uv, depth.flatten()[at], K, cameras, (h, w))
+    return rgb[cells(uv, (h, w))].float().masked_fill(~seen[:, None], torch.nan)
 
 
 def voxels(xyz: np.ndarray, voxel: float) -> np.ndarray:

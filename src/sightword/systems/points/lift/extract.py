@@ -34,6 +34,7 @@ from sightword.storage.ply import Cloud, write_ply
 from sightword.storage.reader import read_json, read_text
 from sightword.storage.writer import write_json, write_png
 from sightword.systems.points import show
+from sightword.systems.points.doctor.diagnosis import require_sound
 from sightword.systems.points.lift.cloud import scene_cloud
 from sightword.systems.points.lift.features import (
     Features,
@@ -46,6 +47,7 @@ from sightword.systems.points.lift.features import (
 )
 from sightword.systems.points.lift.geometry import Links, at_links, link
 from sightword.systems.points.lift.recipe import remember
+from sightword.systems.points.scannet.convention import Convention
 from sightword.systems.points.scannet.reader import Scene, read_color, read_scene, say_skipped, views_of
 from sightword.towers.token_cache import Opener
 
@@ -64,7 +66,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """How scenes are lifted, without effect on the files of any."""
+    """Which frames of the scenes are lifted, how they are read, and where the work is done."""
 
     frames: int = 5  # of each scene, spread evenly
     cache: str | Path = ""  # a folder for CLIP's maps, which are then computed once; empty: none
@@ -72,6 +74,8 @@ class Job:
     engine: str = "inline"  # as `shards.execute` takes these three
     workers: int = 0
     gpus: float = 0
+    convention: Convention = field(default_factory=Convention)  # of the scenes' files
+    trust: bool = False  # scenes are lifted unjudged
 
 
 @dataclass
@@ -127,6 +131,7 @@ class Extraction:
     options: Options
     planned: Plan | None  # of the cache; None: none is kept
     identity: Mapping[str, object]  # of the tower and its token type
+    trust: bool = False
 
     def worker(self, encoder: FrameEncoder | None = None) -> Callable[[int], None]:
         """Return what lifts scene number i. encoder: one that is open already."""
@@ -168,6 +173,7 @@ class Extraction:
             "frames": [frame.index for frame in scene.frames],
             "tower": _plain(self.identity),
             "options": asdict(self.options),
+            "convention": scene.convention.key(),
         }
 
     def _encoder(self, held: list[FrameEncoder | None], device: str) -> FrameEncoder:
@@ -180,6 +186,8 @@ class Extraction:
         stages, start = Stages(), time.perf_counter()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
+        with stages("doctor"):
+            require_sound(scene.folder, scene.convention, self.trust)
         with stages("cloud"):
             cloud = scene_cloud(scene, self.options.voxel)
         features = self._features(scene, stages, encoder)
@@ -210,6 +218,7 @@ class Extraction:
             "seen": int((links.counts > 0).sum()),
             "visible": counts,
             "skipped": scene.skipped,
+            "trusted": self.trust,
             "seconds": time.perf_counter() - start,
             "stages": asdict(stages),
             "memory": memory_peaks(),
@@ -223,10 +232,10 @@ class Extraction:
         if lost := self.planned.cache.lacks(scene):
             rows = self._encoded(scene, lost, stages, encoder)[1]
             with stages("cache write"):
-                self.planned.keep(scene.name, rows)
+                self.planned.keep(scene.key, rows)
             stages.bytes["cache write"] = sum(array.nbytes for array in rows.values())
         with stages("cache read"):
-            features = self.planned.cache.maps(scene.name, order)
+            features = self.planned.cache.maps(scene.key, order)
         stages.bytes["cache read"] = sum(values.nbytes for values in features)
         return features
 
@@ -346,7 +355,7 @@ def extract(
     if out.exists() and not out.is_dir():
         raise SightwordError(f"out={out} is a file. Pass a folder")
     start = time.perf_counter()
-    scenes, failed = _read(root, names, job.frames)
+    scenes, failed = _read(root, names, job)
     done = []
     if scenes:
         made = _lift_all(source, token_type, scenes, out, options, job)
@@ -370,7 +379,7 @@ def _lift_all(
         remember(planned.cache.out, known.state, known.recipe)
     recipe = known.recipe
     identity = {"weights": recipe["weights"], "form": recipe["form"], "preprocessing": recipe["preprocessing"]}
-    made = Extraction(source, token_type, scenes, out, options, planned, identity)
+    made = Extraction(source, token_type, scenes, out, options, planned, identity, job.trust)
     _forget_failures(made)
     ours = known.encoder if job.engine == "inline" else None
     shards.execute(
@@ -386,11 +395,11 @@ def _lift_all(
     return made
 
 
-def _read(root: str | Path, names: Sequence[str], frames: int) -> tuple[list[Scene], dict[str, str]]:
+def _read(root: str | Path, names: Sequence[str], job: Job) -> tuple[list[Scene], dict[str, str]]:
     scenes, failed = [], {}
     for name in names:
         try:
-            scenes.append(scene := read_scene(root, name, frames))
+            scenes.append(scene := read_scene(root, name, job.frames, job.convention))
             say_skipped(scene)
         except EXPECTED as error:
             failed[name] = line_of(error)

@@ -121,7 +121,7 @@ class FrameCache:
 
     def lacks(self, scene: Scene) -> list[int]:
         """Return the frames of a scene that are not cached, by index."""
-        return [frame.index for frame in scene.frames if f"{scene.name}/{frame.index}" not in self.rows]
+        return [frame.index for frame in scene.frames if f"{scene.key}/{frame.index}" not in self.rows]
 
     @property
     def bytes(self) -> int:
@@ -176,7 +176,7 @@ def plan(out: str | Path, scenes: Iterable[Scene], recipe: Recipe, backend: str 
     Ranks that plan the same scenes at once plan the same segment. Raises SightwordError for a cache of another recipe.
     """
     cache = FrameCache(out, recipe)
-    wanted = {f"{scene.name}/{frame.index}": (scene.name, frame.index) for scene in scenes for frame in scene.frames}
+    wanted = {f"{scene.key}/{frame.index}": (scene.key, frame.index) for scene in scenes for frame in scene.frames}
     segment, keys = cache.rows.plan(list(wanted))
     frames = _by_scene(wanted[key] for key in keys)
     if segment is not None or not keys:
@@ -209,7 +209,7 @@ def fill(
     known = identified(source, token_type, out)
     planned = plan(out, scenes, known.recipe, backend)
     remember(planned.cache.out, known.state, known.recipe)
-    by_name = {scene.name: scene for scene in scenes}
+    by_name = {scene.key: scene for scene in scenes}
     names = list(planned.frames)
 
     def worker() -> Callable[[int], None]:

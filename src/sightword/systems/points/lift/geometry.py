@@ -133,6 +133,14 @@ def visible(uv: Tensor, z: Tensor, depth: Tensor, abs_tol: float = ABS_TOL, rel_
 # ---------------------------------------------------------------------------------------------------- correspondences
 
 
+class ColorCamera(NamedTuple):
+    """Cameras of colour images that are not the cameras of the depth images."""
+
+    K: Tensor  # (V, 3, 3) of the colour image resized to the depth's size
+    place: Tensor  # (V, 4, 4) in the depth camera
+    distortion: Tensor  # (V, 5) k1, k2, p1, p2, k3, as OpenCV has them
+
+
 class Views(NamedTuple):
     """Posed depth images, all of one size."""
 
@@ -140,7 +148,9 @@ class Views(NamedTuple):
     K: Tensor  # (V, 3, 3) of the depth's pixel grid
     pose: Tensor  # (V, 4, 4) camera-to-world
     scene: Tensor  # (V,) int64
-    mask: Tensor | None = None  # (V, H, W) int64 instance ids of an external 2-D mask; -1 rejects a pixel
+    mask: Tensor | None = None  # (V, H, W) int64 instance ids of an external 2-D mask of the colour images, in the
+    # depth's size; -1 rejects a pixel
+    color: ColorCamera | None = None  # None: the depth's own, both show the same image
 
 
 class Links(NamedTuple):
@@ -148,7 +158,7 @@ class Links(NamedTuple):
 
     point: Tensor  # (L,) int64
     view: Tensor  # (L,) int64
-    uv: Tensor  # (L, 2) float32 pixels of `size`
+    uv: Tensor  # (L, 2) float32 pixels of the colour image, resized to `size`
     conf: Tensor  # (L,) float32
     offset: Tensor  # (N,) int64: where each point's correspondences begin
     size: Size  # H, W
@@ -169,6 +179,9 @@ def link(
     point_mask: Tensor | None = None,
 ) -> Links:
     """Return the correspondences of points xyz (N, 3) of scenes (N,) with the views of their scene that show them.
+
+    Depth decides what is visible. Where colour has a camera of its own, a point stands where this camera has it, and
+    points beside its image have no correspondence.
 
     point_mask: (N,) int64, each point's own id among those of `views.mask`; only pixels of that id then show it. -1: it
     has none, and any pixel shows it that is not rejected. Memory is bounded, however many pairs there are.
@@ -271,6 +284,10 @@ def _look(
     uv, z, view = uv[row, point], z[row, point], chosen[row]
     pixel = view * (size[0] * size[1]) + cells(uv, size)
     conf = confidence(z, views.depth.reshape(-1)[pixel], abs_tol, rel_tol)
+    if views.color is not None:
+        uv, seen = in_color(uv, z, views.K[view], ColorCamera(*(part[view] for part in views.color)), size)
+        conf = conf.masked_fill(~seen, 0)
+        pixel = view * (size[0] * size[1]) + cells(uv, size)
     point = points.start + point if isinstance(points, slice) else points[point]
     if views.mask is not None:
         ids = views.mask.reshape(-1)[pixel]
@@ -280,6 +297,38 @@ def _look(
         conf = conf.masked_fill(~fits, 0)
     kept = conf.nonzero().squeeze(1)
     return point[kept], view[kept], uv[kept], conf[kept]
+
+
+def in_color(uv: Tensor, z: Tensor, K: Tensor, color: ColorCamera, size: Size) -> tuple[Tensor, Tensor]:
+    """Return where points at pixels uv (P, 2) and depths z (P,) of depth cameras are in the colour images: uv (P, 2),
+    and which of them are inside, (P,) bool. K, color: of each point's view."""
+    x, y = (uv[:, 0] - K[:, 0, 2]) / K[:, 0, 0], (uv[:, 1] - K[:, 1, 2]) / K[:, 1, 1]
+    back = color.place[:, :3, :3].mT
+    moved = torch.stack([x * z, y * z, z], 1) - color.place[:, :3, 3]
+    seen = (back * moved[:, None, :]).sum(-1)  # (P, 3); no matrix product, see `_moved`
+    ahead = seen[:, 2]
+    plane, unbent = distorted(seen[:, :2] / ahead[:, None], color.distortion)
+    found = torch.stack(
+        [plane[:, 0] * color.K[:, 0, 0] + color.K[:, 0, 2], plane[:, 1] * color.K[:, 1, 1] + color.K[:, 1, 2]], 1
+    )
+    return found, inside(found, ahead, size) & unbent
+
+
+def distorted(plane: Tensor, distortion: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where points (P, 2) of the plane z = 1 appear through lenses with distortion (P, 5), and where the model
+    holds, (P,) bool: within the radius up to which it grows.
+
+    x' = x · (1 + k1 r² + k2 r⁴ + k3 r⁶) + 2 p1 x y + p2 (r² + 2 x²), and so y', as OpenCV has them.
+    """
+    k1, k2, p1, p2, k3 = distortion.unbind(-1)
+    x, y = plane.unbind(-1)
+    r = x * x + y * y
+    radial = 1 + r * (k1 + r * (k2 + r * k3))
+    share = torch.linspace(0, 1, 33, dtype=r.dtype, device=r.device)[:, None] * r  # (33, P): all radii on the way
+    grows = (1 + share * (3 * k1 + share * (5 * k2 + share * 7 * k3)) > 0).all(0)
+    u = x * radial + 2 * p1 * x * y + p2 * (r + 2 * x * x)
+    v = y * radial + p1 * (r + 2 * y * y) + 2 * p2 * x * y
+    return torch.stack([u, v], -1), grows
 
 
 def offsets(point: Tensor, n: int) -> Tensor:

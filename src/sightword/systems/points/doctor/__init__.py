@@ -1,0 +1,1 @@
+"""Do depth, poses, intrinsics, colour and cloud of a scene belong together, and under which convention?"""
