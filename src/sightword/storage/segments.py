@@ -24,6 +24,14 @@ class Plan(NamedTuple):
     segment: FeatureCache | None  # begun before, to resume; None: `SegmentedCache.begin` begins one
     keys: list[str]  # of the segment, in its order
 
+    @property
+    def todo(self) -> list[str]:
+        """The keys whose shards are missing."""
+        if self.segment is None:
+            return self.keys
+        size = self.segment.header["shard_size"]
+        return [key for shard in self.segment.missing() for key in self.keys[shard * size : (shard + 1) * size]]
+
 
 class SegmentedCache:
     """The segments of a folder, read as one. Pickles, and serves DataLoader workers."""

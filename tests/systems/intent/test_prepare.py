@@ -10,9 +10,9 @@ from sightword.engine import run as runs
 from sightword.errors import SightwordError
 from sightword.miniature.contents import write_vocabulary
 from sightword.miniature.intent import write_intents
-from sightword.storage.cache import FeatureCache
 from sightword.systems.intent import prepare
 from sightword.systems.intent.anchors import Anchors
+from sightword.towers.image_cache import ImageCache
 from sightword.towers.token_cache import TokenCache
 
 
@@ -50,7 +50,7 @@ def test_one_command_trains_from_photos(world, capsys):
     assert (world / "runs/intent/stage1/it/checkpoints/best.ckpt").exists()
     made = [world / "mini" / name for name in ("anchors", "tokens", "ids")]
     assert list(Anchors.read(made[0]).books) == ["actions", "coco", "places"]
-    assert len(FeatureCache(made[2])) == len(list(TokenCache(made[1]))) == 36
+    assert len(list(ImageCache(made[2]))) == len(list(TokenCache(made[1]))) == 36
     before = times(*made)
     capsys.readouterr()
     for experiment in ("stage1", "stage2", "baseline"):

@@ -49,11 +49,8 @@ def _annotated(data: IntentData) -> list[str]:
 
 def _is_complete(data: IntentData, files: Sequence[str]) -> bool:
     """Whether a cache of tokens or ids exists, with a row of every annotated image that can be read."""
-    if data.ids:
-        exists = (Path(data.ids).expanduser() / "header.json").exists()
-    else:
-        exists = any(Path(data.cache).expanduser().glob("*/header.json"))
-    if not exists:
+    out = Path(data.ids or data.cache).expanduser()
+    if not any([*out.glob("header.json"), *out.glob("*/header.json")]):
         return False
     key_of = finder(data)
     return not without_row(data, [file for file in files if key_of(file) is None])

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from sightword.errors import SightwordError
-from sightword.storage.cache import FeatureCache
 from sightword.storage.fields import Fields, Items
 from sightword.storage.reader import read_json_list
 from sightword.systems.retrieval.config import DATASETS
-from sightword.towers.vq.ids import View, tokenize_command
+from sightword.towers.vq.ids import IdCache, View, tokenize_command
 
 SPLITS = ("train", "val", "test")
 USUAL_PATH = re.compile(r"[\w\-.]+(/[\w\-.]+)*", re.ASCII)
@@ -270,7 +269,7 @@ class ImageIds:
 
         Raises SightwordError if the cache is of images of another size, of crops, or by another tokenizer.
         """
-        self.cache = FeatureCache(path, expect)
+        self.cache = IdCache(path, expect)
         header = self.cache.header
         shape = header["shapes"].get("ids", [])
         if len(shape) != 2 or not header["num_codes"]:
@@ -290,16 +289,29 @@ class ImageIds:
     def rows(self, images: Sequence[Path], folder: Path) -> Tensor:
         """Return the ids of images, (M, h·w) int32, rows of the grid first; a batch converts them to int64.
 
-        folder: the images' own, imgs/; keys are paths below this folder or below one of the two folders above.
-        Raises SightwordError, with the first image's name, if images have no ids.
+        folder: the images' own, imgs/. Raises SightwordError, with the first image's name, if images have no ids, as
+        those that were replaced since.
         """
+        keys = self._keys_of_paths(images, folder) if self.cache.is_old else list(map(self._key, images))
+        there = self.cache.keys()
+        if missing := [path for path, key in zip(images, keys, strict=True) if key not in there]:
+            replaced = sum(map(self.cache.is_indexed, missing))
+            told = f" ({replaced} changed since they were encoded)" if replaced else ""
+            raise SightwordError(
+                f"{len(missing)} of {len(images)} images have no ids in {self.cache.out}, as "
+                f"{missing[0].relative_to(folder)}{told}. "
+                f"This computes them, and only them: {tokenizing(self.size, folder, self.cache.out)}"
+            )
+        rows = [self.cache.rows.get(key, "ids").reshape(-1) for key in keys]
+        return torch.from_numpy(np.stack(rows).astype(np.int32))
+
+    def _key(self, image: Path) -> str:
+        return self.cache.key_of(image.absolute())
+
+    def _keys_of_paths(self, images: Sequence[Path], folder: Path) -> list[str]:
+        """The keys in a cache of an earlier version: paths below imgs/, or below one of the two folders above."""
         for above in (folder, folder.parent, folder.parent.parent):
             keys = [path.relative_to(above).as_posix() for path in images]
             if keys[0] in self.cache or keys[-1] in self.cache:
                 break
-        if missing := [key for key in keys if key not in self.cache]:
-            raise SightwordError(
-                f"{len(missing)} of {len(images)} images have no ids in {self.cache.path}, as {missing[0]}. "
-                f"This resumes where it was stopped: {tokenizing(self.size, folder, self.cache.path)}"
-            )
-        return torch.from_numpy(np.stack([self.cache.get(key, "ids").reshape(-1) for key in keys]).astype(np.int32))
+        return keys
