@@ -18,9 +18,9 @@ from sightword.data.image import list_images
 from sightword.errors import SightwordError
 from sightword.storage import shards as job
 from sightword.storage.cache import FeatureCache
+from sightword.storage.segments import INDEX, Index, content_key, index_images, read_index, write_index
 from sightword.towers.clip.encoder import CLIPImage
 from sightword.towers.factory import image_tower
-from sightword.towers.image_cache import INDEX, Index, content_key, index_images, read_index, write_index
 from sightword.towers.token_cache import Source, TokenCache, cache_tokens
 
 
@@ -402,7 +402,7 @@ def test_an_image_that_is_gone_is_read_by_its_path_and_one_that_only_has_a_new_d
     before = cache["3.png"]["post"]
     os.utime(pictures / "3.png", ns=(10**18, 10**18))
     np.testing.assert_array_equal(cache["3.png"]["post"], before)
-    monkeypatch.setattr("sightword.towers.image_cache.content_key", lambda path: pytest.fail("was read"))
+    monkeypatch.setattr("sightword.storage.segments.content_key", lambda path: pytest.fail("was read"))
     cache["4.png"]
     cache[pictures / "4.png"]
     pictures.rename(tmp_path / "archive")
@@ -445,7 +445,7 @@ def test_paths_are_indexed_with_slashes_and_found_with_backslashes_too(source, p
 def test_the_index_reads_only_files_that_changed(pictures, tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(
-        "sightword.towers.image_cache.content_key", lambda path: read.append(path.name) or content_key(path)
+        "sightword.storage.segments.content_key", lambda path: read.append(path.name) or content_key(path)
     )
     index_of(pictures, tmp_path / "out")
     assert len(read) == 8

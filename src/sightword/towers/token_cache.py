@@ -24,9 +24,8 @@ from sightword.data.image import list_images, read_image
 from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.cache import FeatureCache, Header, digest, header_for
-from sightword.storage.segments import Plan
+from sightword.storage.segments import ImageCache, Plan, plan_images
 from sightword.towers.base import ImageTower
-from sightword.towers.image_cache import ImageCache, plan_images
 
 WRITER = "sightword cache"
 RECIPE = ("weights", "architecture", "preprocessing", "dtypes", "shapes")  # of a header: what rows that mix share

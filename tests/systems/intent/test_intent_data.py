@@ -11,6 +11,7 @@ from test_intentonomy import contents, write_set
 
 from sightword.errors import SightwordError
 from sightword.storage.cache import FeatureCache, header_for
+from sightword.storage.segments import content_key
 from sightword.systems.intent.config import IntentData
 from sightword.systems.intent.data import (
     Counts,
@@ -23,7 +24,6 @@ from sightword.systems.intent.data import (
 from sightword.systems.intent.ids import write_ids
 from sightword.systems.intent.intentonomy import annotation_file, read_annotations
 from sightword.towers.factory import image_tower
-from sightword.towers.image_cache import content_key
 from sightword.towers.token_cache import Source, TokenCache, cache_tokens
 
 
@@ -248,7 +248,7 @@ def test_a_picture_that_was_replaced_has_no_row_and_one_that_is_gone_or_was_move
     cache_tokens(source_of(random_clip), root, tmp_path / "cache", ["value"])
     ids = write_ids(tokens.out, anchors, {"coco": "value"}, tmp_path / "ids")
     assert len(ids) == len(was) + 1
-    assert load_split(data, "train").keys[2] == content_key(root / third) != was[third]
+    assert load_split(data, "train").keys[1] == content_key(root / third) != was[third]
 
 
 def test_a_picture_without_tokens_that_is_broken_is_missing(root, random_clip, tmp_path):

@@ -10,9 +10,9 @@ from sightword.engine import run as runs
 from sightword.errors import SightwordError
 from sightword.miniature.contents import write_vocabulary
 from sightword.miniature.intent import write_intents
+from sightword.storage.segments import ImageCache
 from sightword.systems.intent import prepare
 from sightword.systems.intent.anchors import Anchors
-from sightword.towers.image_cache import ImageCache
 from sightword.towers.token_cache import TokenCache
 
 

@@ -22,9 +22,9 @@ from sightword.data.image import ImageFolder, ImageItem, collate_images, read_im
 from sightword.data.loader import Draw, Loaders, Stream, ordered
 from sightword.errors import SightwordError
 from sightword.storage import shards
+from sightword.storage.segments import ImageCache
 from sightword.systems.intent.config import IntentData
 from sightword.systems.intent.intentonomy import Annotations, annotation_file, read_annotations
-from sightword.towers.image_cache import ImageCache
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.token_cache import TokenCache
 

@@ -17,7 +17,7 @@ from sightword.errors import SightwordError
 from sightword.ops.nearest import nearest_in_each
 from sightword.storage import shards
 from sightword.storage.cache import FeatureCache, Header, digest, header_for, id_dtype
-from sightword.towers.image_cache import Addition, ImageCache, open_for_writing, plan_index, read_index, relative_root
+from sightword.storage.segments import Addition, ImageCache, open_for_writing, plan_index, read_index, relative_root
 from sightword.towers.token_cache import TokenCache
 
 #: Fields of a header: what rows that mix share.

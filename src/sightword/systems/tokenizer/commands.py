@@ -50,8 +50,8 @@ def detokenize(
 
     A name that does not end in .png gets .png appended. After Ctrl-C, run the same command again to decode the rest.
     """
+    from sightword.storage.segments import ImageCache
     from sightword.systems.tokenizer.decode import decode_grids, open_grids
-    from sightword.towers.image_cache import ImageCache
 
     grids = open_grids(ids)
     found = decode_grids(_Source(model, layout).load, grids, folder_in(out), job)

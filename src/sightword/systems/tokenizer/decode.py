@@ -21,8 +21,8 @@ from sightword.storage import shards
 from sightword.storage.atomic import write_atomically
 from sightword.storage.cache import digest
 from sightword.storage.job import JobOptions
+from sightword.storage.segments import ImageCache
 from sightword.systems.tokenizer.predict import ImageTokenizer
-from sightword.towers.image_cache import ImageCache
 from sightword.towers.vq.ids import IdCache, View
 from sightword.towers.vq.image import VQImage, inference_weights
 

@@ -20,7 +20,7 @@ from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.cache import FeatureCache, Header, digest, header_for, id_dtype
 from sightword.storage.job import ImageJobOptions
-from sightword.towers.image_cache import ImageCache, plan_images
+from sightword.storage.segments import ImageCache, plan_images
 from sightword.towers.vq.image import VQImage, inference_weights
 
 WRITER = "sightword tokenize"
