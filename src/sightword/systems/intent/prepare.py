@@ -64,19 +64,26 @@ def _anchors_step(config: IntentConfig) -> Step:
 
     def is_done() -> bool:
         try:
-            find(out)
+            found = find(out)
         except MissingFileError:
             return False
+        if config.vocabulary:
+            Anchors.read(found).check_vocabularies(_vocabularies(config)[1])
         return True
 
     def execute() -> None:
-        streams, files = chosen_vocabularies(read_value("system.vocabulary", config.vocabulary, NAMES))
+        streams, files = _vocabularies(config)
         for note in write_anchors(Recipe(config.tower, config.tag, streams, files), out).notes:
             shards.say(f"note: {note}")
 
     given = f" vocabulary={config.vocabulary}" if config.vocabulary else ""
     command = f"sightword anchors tower={config.tower}{_tag(config)}{given} out={out}"
     return Step("codebooks of text embeddings", out, is_done, execute, command)
+
+
+def _vocabularies(config: IntentConfig) -> tuple[list[str], list[Path]]:
+    """Streams and files, as `vocabularies` takes them."""
+    return chosen_vocabularies(read_value("system.vocabulary", config.vocabulary, NAMES))
 
 
 # ------------------------------------------------------------------------------------------------------ tokens and ids
