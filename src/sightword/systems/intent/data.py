@@ -18,13 +18,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sightword.data.finding import grouped
 from sightword.data.image import ImageFolder, ImageItem, collate_images, read_image
 from sightword.data.loader import Draw, Loaders, Stream, ordered
 from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.segments import ImageCache
 from sightword.systems.intent.config import IntentData
-from sightword.systems.intent.intentonomy import Annotations, annotation_file, read_annotations
+from sightword.systems.intent.intentonomy import Annotations, annotation_file, find_leaks, read_annotations
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.token_cache import TokenCache
 
@@ -174,6 +175,8 @@ def make_loaders(data: IntentData, seed: int = 0, token_types: Sequence[str] = (
     train, val = load_split(data, "train"), load_split(data, "val")
     if train.annotations.names != val.annotations.names:
         raise SightwordError(f"the categories of train and val in {data.root} differ: they are of two data sets")
+    for line in grouped(find_leaks({"train": train.annotations, "val": val.annotations})):
+        shards.say(f"error: {line}. sightword check dataset=intentonomy root={data.root} names all of them")
     items = _items(data, train, labels_of(train.annotations, data.labels), seed, token_types, training=True)
     stream = Stream[IntentBatch](
         items.dataset,
