@@ -60,7 +60,8 @@ def test_a_kind_is_one_line_with_its_count_and_first_and_a_file_lists_all(
 ) -> None:
     for number in range(30):
         (tmp_path / f"{number:02}.png").write_bytes(b"")
-    assert main(["check", "dataset=images", f"root={tmp_path}", f"out={tmp_path / 'all.txt'}"]) == 1
+    with pytest.raises(SystemExit, match="1"):
+        main(["check", "dataset=images", f"root={tmp_path}", f"out={tmp_path / 'all.txt'}"])
     first, verdict, where = capsys.readouterr().out.splitlines()
     assert first.startswith(f"30 unreadable images, the first: {tmp_path / '00.png'} is not readable")
     assert verdict == "30 images, 30 with a problem"
@@ -115,8 +116,8 @@ def test_copies_and_links_are_counted_and_only_files_of_equal_size_are_read(
     read: list[str] = []
     monkeypatch.setattr("sightword.data.check._bytes", lambda path: read.append(path.name) or path.read_bytes())
     found = kinds(check_images(tmp_path))
-    assert "1 of 6 images are the bytes of another: " in found["copies"].message
-    assert "1 of 6 images are another name of the same file: " in found["links"].message
+    assert "1 of 6 images have the bytes of another, " in found["copies"].message
+    assert "1 of 6 images are another name of the same file, " in found["links"].message
     assert "small.png" not in read
     assert check_images(tmp_path).errors == []
 
