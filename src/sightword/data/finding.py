@@ -7,6 +7,7 @@ from typing import Literal
 from sightword.errors import printable
 
 Level = Literal["error", "warning", "note"]
+NOTES = 5  # notes of one kind that a report prints
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ class CheckReport:
 
 
 def grouped(findings: Iterable[Finding], levels: Iterable[Level] = ("note", "warning", "error")) -> list[str]:
-    """Return a line for each kind of finding: the finding itself, or of several their count and the first."""
+    """Return a line for each kind of finding: the finding itself, or of several their count and the first.
+
+    Notes are facts of single things: at most `NOTES` of a kind are given one by one.
+    """
     lines = []
     for level in levels:
         kinds: dict[str, list[Finding]] = {}
@@ -60,6 +64,10 @@ def grouped(findings: Iterable[Finding], levels: Iterable[Level] = ("note", "war
             if finding.level == level:
                 kinds.setdefault(finding.kind, []).append(finding)
         for kind, found in kinds.items():
+            if level == "note":
+                lines += [str(finding) for finding in found[:NOTES]]
+                lines += [f"… and {len(found) - NOTES} more: {kind}"] if len(found) > NOTES else []
+                continue
             total = sum(finding.count for finding in found)
             lines.append(f"{total} {kind}, the first: {found[0]}" if len(found) > 1 else str(found[0]))
     return lines

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sightword.data.check import find_passed_over
 from sightword.data.image import list_images, read_image
 from sightword.errors import SightwordError
 from sightword.storage import shards
@@ -101,6 +102,8 @@ def cache_tokens(
     shards.check_engine(engine)
     root, out = Path(images).expanduser(), Path(out).expanduser()
     files = list_images(root)  # reports a mistake before an encoder is opened
+    for finding in find_passed_over(root):
+        shards.say(f"{finding.level}: {finding}")
     tower = source.open()
     recipe = _recipe(tower, token_types, disk, writer)
     expected = recipe.header_of([], shard_size=1)

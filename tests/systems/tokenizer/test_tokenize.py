@@ -309,6 +309,12 @@ def test_the_network_is_loaded_once(photos, exported, tmp_path, monkeypatch):
     assert len(loads) == 1
 
 
+def test_images_that_are_passed_over_are_counted(folder, exported, tmp_path, capsys):
+    (folder / "raw.cr2").touch()
+    assert tokenize(folder, exported, tmp_path / "ids") == 0
+    assert f"warning: 1 images are passed over (1 .cr2), {folder / 'raw.cr2'} the first" in capsys.readouterr().err
+
+
 def test_a_folder_without_images_is_one_line(exported, tmp_path, capsys):
     assert tokenize(tmp_path, exported, tmp_path / "ids") == 2
     assert "contains no image" in capsys.readouterr().err

@@ -40,7 +40,10 @@ def check_pedes(root: str, dataset: str) -> CheckReport:
     findings += missing_images([folder / path for path in named], "root")
     findings += [*find_misfits(records), *_long_captions(records), *_doubles(records, folder)]
     findings += find_bad_images(there, f"check {folder}")
-    notes = [Finding("note", "counts of splits", line, (str(file),)) for line in _counted(records, dataset)]
+    notes = [
+        Finding("note", f"counts of {split}", line, (str(file),))
+        for split, line in zip(SPLITS, _counted(records, dataset), strict=True)
+    ]
     return CheckReport(len(named), tuple(notes + findings))
 
 

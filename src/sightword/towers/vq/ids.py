@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from sightword.data.check import find_passed_over
 from sightword.data.image import ImageFolder, Transform, center_crop, list_images, squash
 from sightword.errors import SightwordError
 from sightword.storage import shards
@@ -97,7 +98,10 @@ def write_ids(
     images, or `out` has ids of another tokenizer or of another size.
     """
     root, out = Path(images).expanduser(), Path(out).expanduser()
-    paths, model = list_images(root), opener()
+    paths = list_images(root)
+    for finding in find_passed_over(root):
+        shards.say(f"{finding.level}: {finding}")
+    model = opener()
 
     def header_of(keys: Sequence[str]) -> Header:
         return header_for(
