@@ -72,7 +72,7 @@ def test_every_block_of_the_readme_runs_in_order(photos, tmp_path, monkeypatch, 
                 run_console(line)
     assert {language for language, _ in found} == {"bash", "python", ""}  # "" shows what is printed
     assert Path("decoded.png").exists()
-    assert Path("cache/photos/header.json").exists()
+    assert Path("cache/photos/index.json").exists()
 
 
 def test_the_chinese_readme_has_the_same_blocks_and_links():

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from sightword.towers.factory import text_tower as text_tower
     from sightword.towers.prompt import class_embeddings as class_embeddings
     from sightword.towers.token_cache import TokenCache as TokenCache
+    from sightword.towers.vq.ids import IdCache as IdCache
     from sightword.towers.vq.image import VQImage as VQImage
     from sightword.towers.vq.network import Decoder as Decoder
     from sightword.towers.vq.network import Encoder as Encoder

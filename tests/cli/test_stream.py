@@ -36,7 +36,7 @@ def tokenize(photos, model, out):
 
 
 def shards(out):
-    return len(list(out.glob("*.safetensors")))
+    return len(list(out.rglob("*.safetensors")))
 
 
 @pytest.mark.parametrize("tail", ["2>&1 | true", ">&- 2>&-"])

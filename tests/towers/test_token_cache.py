@@ -18,19 +18,10 @@ from sightword.data.image import list_images
 from sightword.errors import SightwordError
 from sightword.storage import shards as job
 from sightword.storage.cache import FeatureCache
+from sightword.storage.segments import INDEX, Index, content_key, index_images, read_index, write_index
 from sightword.towers.clip.encoder import CLIPImage
 from sightword.towers.factory import image_tower
-from sightword.towers.token_cache import (
-    INDEX,
-    Index,
-    Source,
-    TokenCache,
-    cache_tokens,
-    content_key,
-    index_images,
-    read_index,
-    write_index,
-)
+from sightword.towers.token_cache import Source, TokenCache, cache_tokens
 
 
 @pytest.fixture
@@ -386,6 +377,55 @@ def test_a_part_that_fits_again_is_not_filled_with_rows_of_another(source, pictu
     assert len(rows_on_disk(out)) == len(set(rows_on_disk(out))) == 9
 
 
+def test_a_replaced_image_never_gives_the_tokens_of_the_one_before(source, pictures, tmp_path):
+    cache = cache_tokens(source, pictures, tmp_path / "out", ["post"])
+    before, other = cache["3.png"]["post"], cache["5.png"]["post"]
+    Image.new("RGB", (40, 40), "red").save(pictures / "3.png")
+    for path in ("3.png", pictures / "3.png"):
+        assert path not in cache
+        with pytest.raises(
+            SightwordError,
+            match=r"3\.png changed since it was cached .* Run again: sightword cache tower=… .* token_type=post$",
+        ):
+            cache[path]
+    shutil.copy(pictures / "5.png", pictures / "3.png")
+    np.testing.assert_array_equal(cache["3.png"]["post"], other)
+    Image.new("RGB", (40, 40), "red").save(pictures / "3.png")
+    again = cache_tokens(source, pictures, tmp_path / "out", ["post"])
+    assert not np.array_equal(again["3.png"]["post"], before)
+
+
+def test_an_image_that_is_gone_is_read_by_its_path_and_one_that_only_has_a_new_date_by_its_bytes(
+    source, pictures, tmp_path, monkeypatch
+):
+    cache = cache_tokens(source, pictures, tmp_path / "out", ["post"])
+    before = cache["3.png"]["post"]
+    os.utime(pictures / "3.png", ns=(10**18, 10**18))
+    np.testing.assert_array_equal(cache["3.png"]["post"], before)
+    monkeypatch.setattr("sightword.storage.segments.content_key", lambda path: pytest.fail("was read"))
+    cache["4.png"]
+    cache[pictures / "4.png"]
+    pictures.rename(tmp_path / "archive")
+    np.testing.assert_array_equal(cache["3.png"]["post"], before)
+
+
+def test_an_index_without_the_state_of_files_is_read_by_their_bytes(source, pictures, tmp_path):
+    cache_tokens(source, pictures, tmp_path / "out", ["post"])
+    file = tmp_path / "out" / INDEX
+    index = json.loads(file.read_text())
+    images = {path: entry[-1] if path == "0.png" else entry[-1:] for path, entry in index["images"].items()}
+    file.write_text(json.dumps({"root": index["root"], "images": images}))
+    Image.new("RGB", (40, 40), "red").save(pictures / "3.png")
+    cache = TokenCache(tmp_path / "out")
+    assert ("0.png" in cache, "1.png" in cache, "3.png" in cache) == (True, True, False)
+
+
+def test_no_cache_is_begun_among_the_images(source, pictures):
+    with pytest.raises(SightwordError, match=r"contains other files \(0\.png, 1\.png, 2\.png, …\)"):
+        cache_tokens(source, pictures, pictures, ["post"])
+    assert len(list(pictures.iterdir())) == 8
+
+
 def test_a_damaged_index_says_so(source, pictures, tmp_path):
     cache_tokens(source, pictures, tmp_path / "out", ["post"])
     (tmp_path / "out" / INDEX).write_text("[1")
@@ -405,7 +445,7 @@ def test_paths_are_indexed_with_slashes_and_found_with_backslashes_too(source, p
 def test_the_index_reads_only_files_that_changed(pictures, tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(
-        "sightword.towers.token_cache.content_key", lambda path: read.append(path.name) or content_key(path)
+        "sightword.storage.segments.content_key", lambda path: read.append(path.name) or content_key(path)
     )
     index_of(pictures, tmp_path / "out")
     assert len(read) == 8

@@ -102,9 +102,10 @@ def check(
     dataset: str,  # images, or a dataset that a system trains on
     root: Path | None = None,  # its folder
     path: Path | None = None,  # or its file
+    out: Out | None = None,  # a text file to list every finding in; the report shows the first of each kind
     others: Others = (),
 ) -> None:
-    """Check that a dataset is whole, and name every missing or broken file. Exit status 1 if there is one.
+    """Check that a dataset is whole: a line for each kind of finding. Exit status 1 if a result would be wrong.
 
     Some datasets take more keys. For intentonomy, images= is the folder of the images, if they do not lie below root.
     """
@@ -118,6 +119,11 @@ def check(
     given = read_arguments(f"check dataset={dataset}", checks[dataset], [f"root={root or path}", *others])
     report = checks[dataset](**given)
     print(report)
+    if out:
+        file = file_in(out, "findings.txt")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(report.listed(), encoding="utf-8")
+        print(f"every finding is listed in {file}")
     if report.errors:
         raise SystemExit(1)
 

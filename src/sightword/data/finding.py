@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from sightword.errors import printable
+
 Level = Literal["error", "warning", "note"]
-SHOWN = 5  # findings of one kind that a report prints
+NOTES = 5  # notes of one kind that a report prints
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,37 @@ class CheckReport:
         return [finding for finding in self.findings if finding.level == "error"]
 
     def __str__(self) -> str:
-        """Return the report: notes, warnings, errors, then a verdict. Each kind shows at most `SHOWN` findings."""
-        lines = [line for level in ("note", "warning", "error") for line in self._lines(level)]
+        """Return the report: notes, warnings, errors, then a verdict. Each kind is one line, with count and first."""
+        problems = sum(finding.count for finding in self.errors)
         sound = f"cannot tell: {self.undecided}" if self.undecided else "all readable"
-        verdict = f"{len(self.errors)} with a problem" if self.errors else sound
-        return "\n".join([*lines, f"{self.count} {self.unit}, {verdict}"])
+        verdict = f"{problems} with a problem" if problems else sound
+        return "\n".join([*grouped(self.findings), f"{self.count} {self.unit}, {verdict}"])
 
-    def _lines(self, level: str) -> Iterable[str]:
-        kinds: dict[str, list[Finding]] = {}
+    def listed(self) -> str:
+        """Return every finding in full, one line each: level, kind, message; then the further files it concerns."""
+        lines = []
         for finding in self.findings:
+            lines.append(f"{finding.level}\t{finding.kind}\t{printable(str(finding))}")
+            lines += [f"\t\t{printable(file)}" for file in finding.files if len(finding.files) > 1]
+        return "".join(f"{line}\n" for line in lines)
+
+
+def grouped(findings: Iterable[Finding], levels: Iterable[Level] = ("note", "warning", "error")) -> list[str]:
+    """Return a line for each kind of finding: the finding itself, or of several their count and the first.
+
+    Notes are facts of single things: at most `NOTES` of a kind are given one by one.
+    """
+    lines = []
+    for level in levels:
+        kinds: dict[str, list[Finding]] = {}
+        for finding in findings:
             if finding.level == level:
                 kinds.setdefault(finding.kind, []).append(finding)
         for kind, found in kinds.items():
-            yield from (str(finding) for finding in found[:SHOWN])
-            if len(found) > SHOWN:
-                yield f"… and {len(found) - SHOWN} more: {kind}"
+            if level == "note":
+                lines += [str(finding) for finding in found[:NOTES]]
+                lines += [f"… and {len(found) - NOTES} more: {kind}"] if len(found) > NOTES else []
+                continue
+            total = sum(finding.count for finding in found)
+            lines.append(f"{total} {kind}, the first: {found[0]}" if len(found) > 1 else str(found[0]))
+    return lines

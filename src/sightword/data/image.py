@@ -4,7 +4,8 @@ Legend: B batch, H height, W width. An image is RGB, 8 bit (PIL) or (3, H, W) fl
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -20,7 +21,36 @@ from sightword.data.loader import generator_of
 from sightword.errors import MissingFileError, SightwordError
 from sightword.version import MARK
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+#: Suffixes of photographs and drawings that Pillow reads in one way only: no documents, icons or scientific data.
+USUAL = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".jp2", ".j2k", ".j2c", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".qoi"),
+)
+HEIF = (".heic", ".heif", ".hif")  # only if the user has installed pillow-heif, whose licence is not that of Sightword
+#: Suffixes of images that are not read.
+OTHER = (
+    *HEIF,
+    *(".avif", ".avifs", ".jxl", ".jxr", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".dng"),
+    *(".orf", ".rw2", ".raf", ".pef", ".srw", ".rwl", ".3fr", ".iiq", ".x3f", ".raw"),
+    *(".svg", ".svgz", ".psd", ".psb", ".xcf", ".ai", ".eps", ".exr", ".hdr", ".ico", ".icns", ".pcx", ".dds", ".sgi"),
+)
+
+
+def _readable_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of images that this installation reads."""
+    Image.init()
+    try:
+        import pillow_heif
+    except ImportError:
+        heif: tuple[str, ...] = ()
+    else:
+        pillow_heif.register_heif_opener()
+        heif = HEIF
+    known = {suffix for suffix, format_ in Image.registered_extensions().items() if format_ in Image.OPEN}
+    return tuple(suffix for suffix in (*USUAL, *heif) if suffix in known)
+
+
+SUFFIXES = _readable_suffixes()
 
 _MARKS = tuple(kind + MARK.encode() + b"\0" for kind in (b"tEXt", b"iTXt"))  # the chunk behind IHDR's 33 bytes
 
@@ -46,7 +76,9 @@ def list_images(root: str | Path) -> list[Path]:
             f"{root} contains no image but {len(listed)} that sightword wrote, which are not data. Give another folder"
         )
     if not found:
-        raise SightwordError(f"{root} contains no image (looked for {' '.join(SUFFIXES)}, in its folders too)")
+        others = count_suffixes(path for path in _walk(root) if path.suffix.lower() in OTHER)
+        told = f"; it has {others}, which are not read" if others else ""
+        raise SightwordError(f"{root} contains no image (looked for {' '.join(SUFFIXES)}, in its folders too{told})")
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
@@ -60,6 +92,19 @@ def is_ours(path: Path) -> bool:
     except OSError:  # told by whoever reads the image
         return False
     return start[37:].startswith(_MARKS)
+
+
+def list_passed_over(root: str | Path) -> list[Path]:
+    """Return the files under a folder that are images by their suffix and that `list_images` does not list."""
+    root = Path(root).expanduser()
+    found = [path for path in _walk(root) if path.suffix.lower() in OTHER and path.suffix.lower() not in SUFFIXES]
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def count_suffixes(paths: Iterable[Path]) -> str:
+    """Return how many files have each suffix, the commonest first: "12 .heic, 1 .psd"."""
+    counts = Counter(path.suffix.lower() for path in paths)
+    return ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items(), key=lambda one: (-one[1], one[0])))
 
 
 def _walk(root: Path) -> list[Path]:

@@ -338,6 +338,8 @@ def read_header(path: Path) -> Header:
     """Return the header of a cache. Raises SightwordError if the folder contains no cache of this format."""
     file = path / "header.json"
     if not file.is_file():
+        if (path / "index.json").is_file():
+            raise SightwordError(f"{path} is a cache of images in segments: read it with TokenCache or IdCache")
         raise MissingFileError(f"{path} contains no cache (no header.json): start the job that writes it first")
     header = read_json(file, damaged="Delete the folder and start again").plain()
     if header.get("format") != FORMAT:

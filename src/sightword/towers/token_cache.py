@@ -1,23 +1,18 @@
-"""Disk cache of tokens from a frozen image encoder. The key is a hash of the image file, so each is encoded once.
-
-    out/index.json              the folder of images, and of each path below it: size, times of change, content key
-    out/<16 hex>-<on_error>/    a segment, see `storage.segments`; rows by content key
+"""Disk cache of tokens from a frozen image encoder: an image cache, so each image is encoded once.
 
 A row contains the pooled vector and the tokens of each type that was asked for. An image that is moved, renamed or
-there twice is encoded once; images that are added later are all that is encoded later. A segment of on_error=raise
-has every row in its shards, so that only images that were skipped can be missing.
+there twice is encoded once; images that are added or replaced later are all that is encoded later. A segment of
+on_error=raise has every row in its shards, so that only images that were skipped can be missing.
 
 Legend: B batch; N tokens; D token width; E pooled width.
 """
 
-import hashlib
-import json
 import math
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -25,87 +20,41 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sightword.data.check import find_passed_over
 from sightword.data.image import list_images, read_image
 from sightword.errors import SightwordError
 from sightword.storage import shards
-from sightword.storage.atomic import write_atomically
-from sightword.storage.cache import FeatureCache, Header, MissingRowError, digest, header_for
-from sightword.storage.reader import read_json
-from sightword.storage.segments import Plan, SegmentedCache
+from sightword.storage.cache import FeatureCache, Header, digest, header_for
+from sightword.storage.segments import ImageCache, Plan, plan_images
 from sightword.towers.base import ImageTower
 
-INDEX = "index.json"
 WRITER = "sightword cache"
 RECIPE = ("weights", "architecture", "preprocessing", "dtypes", "shapes")  # of a header: what rows that mix share
 AHEAD = 4  # batches of images that are read while the tower computes
 
 
-class TokenCache:
+class TokenCache(ImageCache):
     """The cache that `cache_tokens` wrote: `cache[path]["value"]` is (N, D), `cache[path]["pooled"]` (E,), as on disk.
 
-    A path is looked up as the index has it (below the folder of the last run), or else by the bytes of its file.
+    A path is below the folder that was cached last, or is one of a file anywhere, which is found by its bytes. Raises
+    SightwordError for a file whose bytes have no row, as of an image that was replaced since.
     """
+
+    what = "tokens"
 
     def __init__(
         self, out: str | Path, expect: Mapping[str, object] | None = None, command: str = "sightword cache tower=…"
     ) -> None:
         """Open all segments. expect: as for FeatureCache. command: the one that writes the cache, for messages."""
-        self.rows = SegmentedCache(out, expect)
-        self.out = self.rows.out
-        self.segments = self.rows.segments  # the caches that have the rows, by content key
-        if not self.segments:
-            raise SightwordError(
-                f"{str(out)!r} contains no cached tokens. Create them with: {command} images=… out={out}"
-            )
-        self.index = {path: entry[-1] for path, entry in read_index(self.out).images.items()}
+        super().__init__(out, expect, command)
 
-    @property
-    def header(self) -> Header:
-        """Header of the first segment; the other segments have the same recipe."""
-        return self.rows.header
+    def types(self) -> list[str]:
+        """Return the types of patch tokens of a row."""
+        return [name for name in self.header["shapes"] if name != "pooled"]
 
-    def __getitem__(self, path: str | Path) -> dict[str, np.ndarray]:
-        segment, key = self._find(path)
-        return segment[key]
-
-    def get(self, path: str | Path, name: str) -> np.ndarray:
-        """Return one array of a row without reading the others."""
-        segment, key = self._find(path)
-        return segment.get(key, name)
-
-    def __contains__(self, path: str | PurePath) -> bool:
-        return self._key(path) in self.rows
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the paths that have a row, in the order of the index."""
-        there = self.keys()
-        return (path for path, key in self.index.items() if key in there)
-
-    def __len__(self) -> int:
-        """Return the number of images, without copies."""
-        return len(self.keys())
-
-    def keys(self) -> set[str]:
-        """Return the content keys that have a row."""
-        return set(self.rows)
-
-    def _key(self, path: str | PurePath) -> str:
-        return self.index.get(PurePath(path).as_posix()) or (content_key(Path(path)) if Path(path).is_file() else "")
-
-    def _find(self, path: str | Path) -> tuple[FeatureCache, str]:
-        key = self._key(path)
-        try:
-            return self.rows.segment_of(key), key
-        except MissingRowError:
-            raise MissingRowError(
-                f"{path} has no tokens in {self.out}, which has {len(self)} images: run sightword cache again"
-            ) from None
-
-
-def content_key(path: str | Path) -> str:
-    """Return a digest of a file's bytes, 32 hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    def again(self) -> str:
+        found = ",".join(self.types())
+        return super().again() + (f" token_type={found}" if found else "")
 
 
 class Source(NamedTuple):
@@ -152,81 +101,28 @@ def cache_tokens(
     _check(images, out, disk, on_error, batch_size=batch_size, shard_size=shard_size)
     shards.check_engine(engine)
     root, out = Path(images).expanduser(), Path(out).expanduser()
-    pictures, known = list_images(root), read_index(out)
+    files = list_images(root)  # reports a mistake before an encoder is opened
+    for finding in find_passed_over(root):
+        shards.say(f"{finding.level}: {finding}")
     tower = source.open()
-    recipe, rows = _recipe(tower, token_types, disk, writer), SegmentedCache(out)
-    rows.refuse_other_recipe(recipe.header_of([], shard_size=1), RECIPE, "image encoder or recipe", "out")
-    index = index_images(root, pictures, known)
-    files = index.files()
-    kind = f"-{on_error}"
-    plan = rows.plan(sorted(files), kind)
-    shards.say(_announce(len(files), plan, recipe, out))
-    if index != known:  # not earlier: what is refused leaves the index as it was
-        write_index(index, out)
-    if not _todo(plan):
+    recipe = _recipe(tower, token_types, disk, writer)
+    expected = recipe.header_of([], shard_size=1)
+    addition = plan_images(root, files, out, on_error, expected, RECIPE, "image encoder or recipe")
+    shards.say(_announce(len(addition.index.files()), addition.plan, recipe, out))
+    cache = addition.begin(lambda keys: recipe.header_of(keys, shard_size))
+    if cache is None:
         return TokenCache(out)
-    keys, places = plan.keys, [root / files[key] for key in plan.keys]
-    cache = plan.segment if plan.segment is not None else rows.begin(keys, recipe.header_of(keys, shard_size), kind)
+    keys, places = addition.plan.keys, addition.files
     ours = tower if engine == "inline" else None  # not sent to Ray's workers: they open it where they are
 
     def worker() -> Callable[[int], None]:
         return _Encoder(cache, ours or source.open(), places, keys, batch_size, on_error)
 
     shards.execute(worker, cache.shards, cache.missing, engine=engine, desc="encoding", workers=workers, gpus=gpus)
-    if cache.done and (unread := [key for key in keys if key not in cache]):
-        first = min(files[key] for key in unread)
-        shards.say(f"{len(unread)} of {len(files)} images could not be read, {first} the first")
+    if cache.done and (unread := [place for key, place in zip(keys, places, strict=True) if key not in cache]):
+        first = min(place.relative_to(root).as_posix() for place in unread)
+        shards.say(f"{len(unread)} of {len(addition.index.files())} images could not be read, {first} the first")
     return TokenCache(out)
-
-
-# ------------------------------------------------------------------------------------------------------------- index
-
-
-class Index(NamedTuple):
-    """The content of a folder of images at its last scan."""
-
-    root: str  # resolved
-    images: dict[str, tuple[int, int, int, str]]  # path below it → size, mtime and ctime in ns, content key
-
-    def files(self) -> dict[str, str]:
-        """Return content key → the first path that has this content."""
-        return {entry[-1]: path for path, entry in reversed(self.images.items())}
-
-
-def index_images(root: Path, files: Sequence[Path], known: Index) -> Index:
-    """Return the index of `files`, all below `root`. Reads only those that are not in `known` or changed since."""
-    index = Index(root.resolve().as_posix(), {})
-    before = known.images if known.root == index.root else {}
-    for file in files:
-        path, stat = file.relative_to(root).as_posix(), file.stat()
-        state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # two files that swap names keep size and mtime
-        entry = before.get(path)
-        index.images[path] = (*state, entry[-1] if entry and entry[:-1] == state else content_key(file))
-    return index
-
-
-def read_index(out: Path) -> Index:
-    """Return the index of a cache as it was written; an empty one if there is none."""
-    file = out / INDEX
-    if not file.exists():
-        return Index("", {})
-    fields = read_json(file, damaged="Delete it: it is rebuilt")
-    images: dict[str, tuple[int, int, int, str]] = {}
-    found = fields.mapping("images")
-    for path, entry in found.plain().items():
-        match entry:
-            case [int(size), int(mtime), int(ctime), str(key)]:
-                images[path] = (size, mtime, ctime, key)
-            case _:
-                raise found.error("expected [size, mtime, ctime, content key]", path)
-    return Index(fields.text("root"), images)
-
-
-def write_index(index: Index, out: Path) -> None:
-    """Write the index of a cache."""
-    out.mkdir(parents=True, exist_ok=True)
-    with write_atomically(out / INDEX) as beside:
-        beside.write_text(json.dumps(index._asdict(), indent=0) + "\n", encoding="utf-8")
 
 
 # ---------------------------------------------------------------------------------------------------------- planning
@@ -277,17 +173,9 @@ def _encode(tower: ImageTower, images: Tensor, token_types: Sequence[str]) -> di
     return {name: encoded.tokens for name, encoded in found.items()} | {"pooled": next(iter(found.values())).pooled}
 
 
-def _todo(plan: Plan) -> list[str]:
-    """Return the keys of a plan whose shards are missing."""
-    if plan.segment is None:
-        return plan.keys
-    size = plan.segment.header["shard_size"]
-    return [key for shard in plan.segment.missing() for key in plan.keys[shard * size : (shard + 1) * size]]
-
-
 def _announce(images: int, plan: Plan, recipe: _Recipe, out: Path) -> str:
     """Return a line on what will be computed. Raises SightwordError if the disk has no room for it."""
-    left = _todo(plan)
+    left = plan.todo
     written = plan.keys if plan.segment is None else plan.segment
     skipped = set(plan.keys) - set(written) - set(left)  # those that are missing in a shard that is there
     shapes = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, (_, shape) in recipe.rows.items())

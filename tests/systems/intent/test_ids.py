@@ -48,7 +48,7 @@ def test_each_patch_has_the_nearest_code_of_each_stream(tokens, anchors, tmp_pat
 
 def test_counts_are_of_the_stream_whose_name_they_have(tokens, anchors, tmp_path):
     ids = write_ids(tokens.out, anchors, TOKEN_TYPES, tmp_path / "ids")
-    counts = count_ids(ids, list(tokens))
+    counts = count_ids(ids, [tokens.index[path] for path in tokens])
     for name, size in SIZES.items():
         for number, path in enumerate(tokens):
             x = torch.from_numpy(tokens.get(path, TOKEN_TYPES[name])).float()

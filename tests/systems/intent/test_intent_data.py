@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 from test_intentonomy import LABELS, contents, write_set
 
+from sightword.errors import SightwordError
 from sightword.storage.cache import FeatureCache, header_for
+from sightword.storage.segments import content_key
 from sightword.systems.intent import data as intent_data
 from sightword.systems.intent.config import IntentData
 from sightword.systems.intent.data import (
@@ -19,6 +21,7 @@ from sightword.systems.intent.data import (
     labels_of,
     load_split,
 )
+from sightword.systems.intent.ids import write_ids
 from sightword.systems.intent.intentonomy import CLASSES, annotation_file, read_annotations
 from sightword.towers.factory import image_tower
 from sightword.towers.preprocess import Preprocess
@@ -225,15 +228,10 @@ def test_pictures_may_be_deleted_once_they_are_cached(root, tokens):
 
 
 def test_a_cache_that_has_not_this_picture_says_how_to_compute_it(root, tokens):
-    train = annotated(root, "train")
-    for file in train.files[:2]:
-        Image.new("RGB", (40, 40), "red").save(root / file)
-    # the index knows the paths, so what lies there is believed: only new paths are looked into
-    assert load_split(data_of(root, cache=str(tokens)), "train").missing == []
     content = contents("train")
     for number in (0, 1):
         new = f"low/new{number}.png"
-        shutil.copy(root / train.files[number], root / new)
+        Image.new("RGB", (40, 40), "red").save(root / new)
         content["images"][number]["filename"] = new
     annotation_file(root, "train").write_text(json.dumps(content))
     with pytest.raises(
@@ -242,6 +240,29 @@ def test_a_cache_that_has_not_this_picture_says_how_to_compute_it(root, tokens):
         make_loaders(data_of(root, cache=str(tokens)))
     assert f"images={root} token_type=post,value out={tokens}" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["cache", "ids"])
+def test_a_picture_that_was_replaced_has_no_row_and_one_that_is_gone_or_was_moved_has_its_own(
+    root, random_clip, tmp_path, kind
+):
+    first, second, third, *_ = annotated(root, "train").files
+    tokens = cache_tokens(source_of(random_clip), root, tmp_path / "cache", ["value"])
+    anchors = {"coco": torch.randn(5, tokens.header["shapes"]["value"][1], generator=torch.Generator().manual_seed(0))}
+    write_ids(tokens.out, anchors, {"coco": "value"}, tmp_path / "ids")
+    data, was = data_of(root, **{kind: str(tmp_path / kind)}), tokens.index
+    (root / second).unlink()
+    (root / first).rename(root / second)
+    (root / third).unlink()
+    keys = load_split(data, "train").keys
+    assert keys[:3] == [was[first], was[first], was[third]]
+    Image.new("RGB", (40, 40), "red").save(root / third)
+    with pytest.raises(SightwordError, match=r"^1 images have no .* \(1 changed since they were cached\)\. "):
+        load_split(data, "train")
+    cache_tokens(source_of(random_clip), root, tmp_path / "cache", ["value"])
+    ids = write_ids(tokens.out, anchors, {"coco": "value"}, tmp_path / "ids")
+    assert len(ids) == len(was) + 1
+    assert load_split(data, "train").keys[1] == content_key(root / third) != was[third]
 
 
 def test_a_picture_without_tokens_that_is_broken_is_missing(root, random_clip, tmp_path):

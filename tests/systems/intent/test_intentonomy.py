@@ -234,7 +234,7 @@ def test_a_check_names_what_is_missing_broken_and_shared(root: Path) -> None:
     told = "\n".join(finding.message for finding in report.errors)
     assert len(report.errors) == 5
     assert len({finding.kind for finding in report.errors}) == 5
-    assert f"{root / train.files[0]} is missing (train)" in told
+    assert f"10 of 11 images are there; {root / train.files[0]} is missing, the first" in told
     assert f"{root / val.files[1]} is not readable" in told
     assert f"image {val.ids[0]} is in val and in test" in told
     assert "low/extra.png is in test without an annotation" in told
@@ -276,4 +276,6 @@ def test_images_may_lie_elsewhere(root: Path, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (root / "low").rename(tmp_path / "pictures" / "low")
     assert check_intentonomy(str(root), str(tmp_path / "pictures")).errors == []
-    assert len(check_intentonomy(str(root)).errors) == 11
+    (error,) = check_intentonomy(str(root)).errors
+    assert str(error).startswith("0 of 11 images are there; ")
+    assert str(error).endswith("is missing, the first: is images= right?")

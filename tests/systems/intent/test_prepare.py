@@ -1,8 +1,10 @@
 """One command from photos to a trained model: anchors, tokens and ids are made once, resumed, and left alone after."""
 
+import json
 import shutil
 
 import pytest
+from PIL import Image
 
 from sightword.cli.compose import compose_config
 from sightword.cli.main import main
@@ -10,7 +12,7 @@ from sightword.engine import run as runs
 from sightword.errors import SightwordError
 from sightword.miniature.contents import write_vocabulary
 from sightword.miniature.intent import write_intents
-from sightword.storage.cache import FeatureCache
+from sightword.storage.segments import ImageCache
 from sightword.systems.intent import prepare
 from sightword.systems.intent.anchors import Anchors
 from sightword.towers.token_cache import TokenCache
@@ -50,7 +52,7 @@ def test_one_command_trains_from_photos(world, capsys):
     assert (world / "runs/intent/stage1/it/checkpoints/best.ckpt").exists()
     made = [world / "mini" / name for name in ("anchors", "tokens", "ids")]
     assert list(Anchors.read(made[0]).books) == ["actions", "coco", "places"]
-    assert len(FeatureCache(made[2])) == len(list(TokenCache(made[1]))) == 36
+    assert len(list(ImageCache(made[2]))) == len(list(TokenCache(made[1]))) == 36
     before = times(*made)
     capsys.readouterr()
     for experiment in ("stage1", "stage2", "baseline"):
@@ -91,6 +93,26 @@ def test_prepared_files_are_those_of_the_commands(world):
         assert files
         for file in files:
             assert (ours / file).read_bytes() == (theirs / file).read_bytes(), file
+
+
+def test_anchors_of_a_vocabulary_that_changed_since_are_refused(world):
+    runs.prepare(config_of("stage1"))
+    assert runs.prepare(config_of("stage1")) == []
+    file = next((world / "mini" / "vocabulary").glob("*coco*.json"))
+    content = json.loads(file.read_text())
+    content["classes"][0] = "unicorn"
+    file.write_text(json.dumps(content))
+    with pytest.raises(SightwordError, match="was made of other words than the vocabulary of coco has now"):
+        runs.prepare(config_of("stage1"))
+
+
+def test_a_photo_that_was_replaced_is_encoded_and_looked_up_again(world):
+    runs.prepare(config_of("stage1"))
+    photo = min((world / "mini/intentonomy/low").iterdir())
+    Image.new("RGB", (40, 40), "red").save(photo)
+    assert [step.out.name for step in runs.prepare(config_of("stage1"))] == ["tokens", "ids"]
+    assert len(ImageCache(world / "mini/ids")) == 37
+    assert runs.prepare(config_of("stage1")) == []
 
 
 def test_what_was_stopped_is_resumed_where_it_was(world, monkeypatch):

@@ -270,12 +270,64 @@ def test_an_unreadable_image_is_named_or_skipped_and_counted(people, tmp_path, c
     assert len(Gallery(tmp_path / "out")) == 4
 
 
-def test_an_image_that_became_unreadable_is_still_listed(people, tmp_path, command, capsys):
+def test_images_that_were_deleted_or_replaced_are_counted_and_left_out_until_they_are_indexed_again(
+    people, tmp_path, command, capsys
+):
+    out, search = tmp_path / "out", ["search", f"index={tmp_path / 'out'}", "out=", "blue"]
+    index = ["index", "model=runs/a", f"images={people}", f"out={out}"]
+    assert command(index) == 0
+    (people / "blue.png").unlink()
+    Image.new("RGB", (20, 60), (30, 40, 200)).save(people / "green.png")
+    capsys.readouterr()
+    assert command(search) == 0
+    said = capsys.readouterr()
+    assert [line.split("/")[-1] for line in said.out.splitlines()] == ["white.png", "red.png"]
+    assert "1 of 4 images changed since, green.png the first; 1 of 4 images are gone, blue.png the first" in said.err
+    assert f"To add what is new: sightword index model=runs/a images={people} out={out}" in said.err
+    assert command(index) == 0
+    capsys.readouterr()
+    assert command(search) == 0
+    said = capsys.readouterr()
+    assert [line.split("/")[-1] for line in said.out.splitlines()] == ["green.png", "white.png", "red.png"]
+    assert said.err == ""
+
+
+def test_an_image_that_was_moved_is_found_where_it_is_now(people, tmp_path, command, capsys, model):
     out = tmp_path / "out"
     command(["index", "model=runs/a", f"images={people}", f"out={out}"])
-    (people / "blue.png").unlink()
-    assert command(["search", f"index={out}", f"out={tmp_path / 'strip.png'}", "blue"]) == 0
-    assert "blue.png" in capsys.readouterr().out
+    (people / "cam" / "red.png").rename(people / "moved.png")
+    seen = model.seen
+    capsys.readouterr()
+    assert command(["search", f"index={out}", "out=", "red"]) == 0
+    said = capsys.readouterr()
+    assert str(people / "moved.png") in said.out.splitlines()[0]
+    assert (said.err, model.seen) == ("", seen)
+
+
+def test_a_gallery_copied_with_its_images_finds_the_copies(model, people, tmp_path):
+    write(model, people, tmp_path / "out")
+    (tmp_path / "there").mkdir()
+    for name in ("people", "out"):
+        (tmp_path / name).rename(tmp_path / "there" / name)
+    hits = Gallery(tmp_path / "there" / "out").search(Ready(model).open().encode_text(["red"]), 9)
+    assert hits[0].path == tmp_path / "there" / "people" / "cam" / "red.png"
+    assert len(hits) == 4
+
+
+def test_a_gallery_without_its_folder_gives_the_old_paths_and_says_so(model, people, tmp_path, capsys):
+    write(model, people, tmp_path / "out")
+    people.rename(tmp_path / "archive")
+    hits = Gallery(tmp_path / "out").search(Ready(model).open().encode_text(["red"]), 9)
+    assert hits[0].path == people / "cam" / "red.png"
+    assert f"are no longer in {people}: paths are as they were indexed. If they moved" in capsys.readouterr().err
+
+
+def test_an_open_gallery_notices_what_is_deleted_under_it(model, people, tmp_path, capsys):
+    gallery = write(model, people, tmp_path / "out")
+    (people / "cam" / "red.png").unlink()
+    hits = gallery.search(Ready(model).open().encode_text(["red"]), 4)
+    assert len(hits) == 3
+    assert "1 of 4 images are gone, cam/red.png the first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["[", "[]", "{}", '{"run": 1, "checkpoint": "best"}'])

@@ -1,6 +1,7 @@
 """Three published sets of people: what is read, what is refused, what a check finds."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from sightword.data.finding import CheckReport
+from sightword.errors import SightwordError
 from sightword.miniature.person import Sizes, write_cuhk, write_icfg, write_rstp
 from sightword.systems.retrieval.check import check_pedes
 from sightword.systems.retrieval.pedes import FORMATS, annotation_file, read_pedes
@@ -112,9 +114,47 @@ def test_icfg_goes_by_either_name(tmp_path: Path) -> None:
     assert len(read_pedes(root, "icfg_pedes", "test").images) == 1
 
 
-def test_a_split_of_another_name_is_validation_as_in_irra(tmp_path: Path) -> None:
-    root = write_set(tmp_path, [*RECORDS[:3], record(3, "query", 7)])
-    assert read_pedes(root, "cuhk_pedes", "val").pids.tolist() == [7]
+def test_a_split_of_another_name_is_refused_with_the_name_that_may_be_meant(tmp_path: Path) -> None:
+    root = write_set(tmp_path, [*RECORDS[:3], record(3, "gallery", 7)])
+    for split in ("train", "val", "test"):
+        with pytest.raises(
+            SightwordError,
+            match=r"\[3\]\.split: 'gallery' is none of train, val, test\. Write \"test\" for it if that is meant, or "
+            r"leave such records out\. sightword check dataset=cuhk_pedes root=\S+ names all such records$",
+        ):
+            read_pedes(root, "cuhk_pedes", split)
+
+
+def test_a_reader_says_what_a_check_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = [entry | {"captions": ["A person"]} for entry in RECORDS]
+    root = write_set(tmp_path, [*shared, record(5, "train", 4), record(4, "test", 9)])
+    read_pedes(root, "cuhk_pedes", "train")
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said] == ["error", "error", "warning"]
+    checked = [str(finding) for finding in check_pedes(str(root), "cuhk_pedes").findings]
+    assert [line.split(": ", 1)[1] for line in said] == [line for line in checked if line in "\n".join(said)]
+    assert "captions are of several people each, most of all 'a person' of 4" in said[-1]
+
+
+def test_a_check_names_equal_images_of_two_splits_of_several_people_and_paths_that_differ_in_case(
+    tmp_path: Path,
+) -> None:
+    root = write_set(tmp_path, [*RECORDS, record(6, "train", 4) | {"file_path": "cam_a/0.PNG"}])
+    images = root / "CUHK-PEDES" / "imgs" / "cam_a"
+    shutil.copy(images / "0.png", images / "4.png")
+    report = check_pedes(str(root), "cuhk_pedes")
+    kinds = {finding.kind for finding in report.findings}
+    assert {"equal images in two splits", "paths spelt in several ways"} <= kinds
+    assert "2 of 6 images are there" not in str(report)
+
+
+def test_a_check_of_a_set_whose_images_are_elsewhere_is_one_line(tmp_path: Path) -> None:
+    root = write_set(tmp_path)
+    (root / "CUHK-PEDES" / "imgs").rename(tmp_path / "elsewhere")
+    (error,) = check_pedes(str(root), "cuhk_pedes").errors
+    assert str(error).startswith(f"0 of {len(RECORDS)} images are there; ")
+    assert str(error).endswith("is missing, the first: is root= right?")
+    assert error.count == len(error.files) == len(RECORDS)
 
 
 def test_windows_slashes_name_the_same_file(tmp_path: Path) -> None:
@@ -133,7 +173,7 @@ def test_captions_that_say_nothing_are_left_out_where_others_are(tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"captions": []}, r"\[1\]\.captions: has no caption$"),
+        ({"captions": []}, r"\[1\]\.captions: has no caption\. sightword check dataset"),
         ({"captions": ["", " "]}, r"\[1\]\.captions: has no caption with a word"),
         ({"captions": "a person"}, r"\[1\]\.captions: expected a list, got \"a person\""),
         ({"captions": [7]}, r"\[1\]\.captions\[0\]: expected a text, got 7"),
@@ -239,10 +279,11 @@ def test_a_check_names_everything_that_is_wrong(tmp_path: Path) -> None:
         "[0].captions: cam_a/0.png has 1 captions without a word",
         "[1].captions: cam_a/1.png has no caption",
         '[2].id: expected a whole number from 0 to 9223372036854775807, got "nine"',
-        "cam_a/99.png is missing",
+        "6 of 7 images are there; ",
+        "cam_a/99.png is missing, the first",
         "cam_a/3.png is not readable as an image",
-        "cam_a/4.png is listed twice",
-        "identity 9 is in train and in test",
+        "1 of 7 images are listed twice, cam_a/4.png the first",
+        "1 of 4 identities are in two splits, identity 9 in test and in train the first",
     ):
         assert line in text
     assert report.count == 7
@@ -250,12 +291,13 @@ def test_a_check_names_everything_that_is_wrong(tmp_path: Path) -> None:
 
 
 def test_a_check_names_splits_that_are_none_of_the_three(tmp_path: Path) -> None:
-    """They are read as validation: of a set that says "TRAIN" nothing would be trained on."""
     root = write_set(tmp_path, [*RECORDS, record(6, "TEST", 8), record(7, "TEST", 8)])
     report = check_pedes(str(root), "cuhk_pedes")
-    assert [str(finding).split(": ")[-1] for finding in report.errors] == [
-        "2 records have the split 'TEST', read as val"
-    ]
+    (error,) = report.errors
+    assert "2 records have a split that is unknown: 'TEST' is none of train, val, test. Write \"test\" for" in str(
+        error
+    )
+    assert error.count == 2
 
 
 def test_a_check_of_what_is_no_set_is_one_line(tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ from sightword.data.image import read_image, squash
 from sightword.data.loader import Draw, Stream
 from sightword.miniature.person import Sizes, vocabulary, write_cuhk, write_icfg
 from sightword.miniature.tower import write_vq
-from sightword.storage.cache import FeatureCache
 from sightword.systems.retrieval import loader
 from sightword.systems.retrieval.config import RetrievalData
 from sightword.systems.retrieval.data import IGNORED, ImageRows, PedesBatch, TextRows, sides_swapped
 from sightword.systems.retrieval.loader import Identities, Inputs, Kinds
 from sightword.systems.retrieval.pedes import ImageIds, Split, read_pedes
 from sightword.towers.tokenizer import TextTokenizer
+from sightword.towers.vq.ids import IdCache
 
 SIZE = (48, 16)
 
@@ -330,7 +330,7 @@ def generated(root: Path, codes: Path, **more: Any) -> RetrievalData:
 
 
 def test_hidden_cells_are_grey_and_their_codes_are_asked_for(root: Path, codes: Path) -> None:
-    cache, split = FeatureCache(codes), read_pedes(root, "cuhk_pedes", "train")
+    cache, split = IdCache(codes), read_pedes(root, "cuhk_pedes", "train")
     imgs = root / "CUHK-PEDES" / "imgs"
     for batch in make_loaders(generated(root, codes), Words(), 4, seed=1).train:
         assert batch.vq_target_ids.shape == (8, 12)

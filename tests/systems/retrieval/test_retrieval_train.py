@@ -14,10 +14,10 @@ from sightword.cli.main import main
 from sightword.engine.run import prepare, steps
 from sightword.miniature import tower
 from sightword.miniature.person import Sizes, vocabulary, write_cuhk
-from sightword.storage.cache import FeatureCache
 from sightword.storage.checkpoint import read_checkpoint
 from sightword.systems.retrieval.predict import PersonRetriever
 from sightword.systems.retrieval.vq import FrozenTokenizer
+from sightword.towers.vq.ids import IdCache
 from sightword.towers.vq.published import open_tokenizer
 
 EXPERIMENTS = ["irra_mini", "phase1_mini", "phase2_mini", "phase2_siglip_text_mini", "phase3_mini", "phase4_mini"]
@@ -147,7 +147,7 @@ def test_missing_ids_are_written_before_training_and_then_left_alone(world, tmp_
 
 def test_ids_by_another_tokenizer_than_the_one_that_is_named_are_refused(world, tmp_path, capsys):
     own = FrozenTokenizer(str(world / "vq"), "", 64, (12, 4))
-    assert own.digest == FeatureCache(world / "codes").header["weights"]
+    assert own.digest == IdCache(world / "codes").header["weights"]
     other = open_tokenizer(world / "vq")
     with torch.no_grad():
         other.quantizer.weight.add_(0.1)

@@ -9,13 +9,16 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_tokenizer import tokenizer_of
 
 from sightword.cli.main import main
 from sightword.data.image import center_crop, read_image, squash
 from sightword.engine import run as runs
+from sightword.errors import SightwordError
 from sightword.storage.cache import FeatureCache
 from sightword.towers.vq import ids as vq_ids
+from sightword.towers.vq.ids import IdCache
 from sightword.towers.vq.image import VQImage
 
 
@@ -49,7 +52,11 @@ def tokenize(images, model, out, *more):
 
 
 def shards(out):
-    return {path.name: path.read_bytes() for path in sorted(out.glob("*.safetensors"))}
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*/*.safetensors"))}
+
+
+def times(out):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*") if path.is_file()}
 
 
 def stacked(photos):
@@ -57,7 +64,7 @@ def stacked(photos):
 
 
 def test_keys_are_paths_and_ids_a_grid_of_small_integers(photos, undisturbed):
-    cache = FeatureCache(undisturbed)
+    cache = IdCache(undisturbed)
     assert list(cache) == [f"{n}.png" for n in range(8)]
     assert cache["3.png"]["ids"].shape == (8, 8)
     assert cache["3.png"]["ids"].dtype == np.uint16
@@ -71,7 +78,7 @@ def test_keys_keep_the_folders_and_any_size_fits(photos, exported, tmp_path):
     nested = tmp_path / "nested"
     shutil.copytree(photos, nested / "deep" / "er")
     assert main(["tokenize", f"images={nested}", f"out={tmp_path / 'ids'}", f"model={exported}", "size=30"]) == 0
-    assert FeatureCache(tmp_path / "ids")["deep/er/0.png"]["ids"].shape == (8, 8)  # 30 pixels, padded to 8 tokens of 4
+    assert IdCache(tmp_path / "ids")["deep/er/0.png"]["ids"].shape == (8, 8)  # 30 pixels, padded to 8 tokens of 4
 
 
 def test_a_folder_at_home_is_found(photos, exported, tmp_path, monkeypatch):
@@ -80,7 +87,7 @@ def test_a_folder_at_home_is_found(photos, exported, tmp_path, monkeypatch):
 
 
 def test_ids_are_what_the_model_encodes_and_decode_to_its_reconstruction(photos, exported, undisturbed):
-    model, cache = VQImage.from_pretrained(exported), FeatureCache(undisturbed)
+    model, cache = VQImage.from_pretrained(exported), IdCache(undisturbed)
     ids = torch.from_numpy(np.stack([cache[key]["ids"] for key in cache]).astype(np.int64))
     with torch.no_grad():
         expected, shown = model.encode(stacked(photos)), model(stacked(photos)).images
@@ -91,7 +98,7 @@ def test_ids_are_what_the_model_encodes_and_decode_to_its_reconstruction(photos,
 
 def test_a_size_of_height_and_width_resizes_whole_images_and_the_header_says_so(photos, exported, tmp_path):
     assert tokenize(photos, exported, tmp_path / "ids", "size=48x16") == 0
-    model, cache = VQImage.from_pretrained(exported), FeatureCache(tmp_path / "ids")
+    model, cache = VQImage.from_pretrained(exported), IdCache(tmp_path / "ids")
     assert cache.header["shapes"] == {"ids": [12, 4]}
     assert cache.header["preprocessing"] == {"resize": "48x16, bicubic", "crop": "none", "range": [-1, 1]}
     with torch.no_grad():
@@ -112,21 +119,21 @@ def test_a_run_gives_the_ids_of_its_best_checkpoint_and_its_export_the_same_cach
     (run,) = (tmp_path / "runs" / "tokenizer" / "mini").iterdir()
     assert tokenize(photos, "", tmp_path / "ids", f"model={run}") == 0
     task = runs.restore(run)[0]
-    cache = FeatureCache(tmp_path / "ids")
+    cache = IdCache(tmp_path / "ids")
     ids = np.stack([cache[key]["ids"] for key in cache])
     assert np.array_equal(ids, task.model.encode(stacked(photos)).numpy())
     assert main(["export", f"run={run}", f"out={tmp_path / 'exported'}"]) == 0
     capsys.readouterr()
     assert tokenize(photos, tmp_path / "exported", tmp_path / "ids") == 0  # the same weights: the same cache
-    assert "0 shards done now, 4 before" in capsys.readouterr().out
+    assert "0 encoded now" in capsys.readouterr().out
 
 
 def test_a_second_start_does_nothing(photos, exported, undisturbed, monkeypatch, capsys):
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in undisturbed.iterdir()}
+    before = times(undisturbed)
     monkeypatch.setattr(vq_ids, "_Writer", lambda *_: pytest.fail("work was begun"))
     assert tokenize(photos, exported, undisturbed) == 0
     assert "8 of 8 images" in capsys.readouterr().out
-    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in undisturbed.iterdir()} == before
+    assert times(undisturbed) == before
 
 
 def test_it_ends_by_saying_what_to_type_next(photos, exported, tmp_path, capsys, monkeypatch):
@@ -134,7 +141,7 @@ def test_it_ends_by_saying_what_to_type_next(photos, exported, tmp_path, capsys,
     assert tokenize(photos, exported, "ids") == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("read it: ")
-    assert eval(last.removeprefix("read it: "), {"FeatureCache": FeatureCache}).shape == (8, 8)
+    assert eval(last.removeprefix("read it: "), {"IdCache": IdCache}).shape == (8, 8)
 
 
 KILLED_WHILE_WRITING = """
@@ -156,15 +163,17 @@ def test_a_killed_job_leaves_a_readable_cache_and_its_restart_the_same_bytes(pho
     command = [sys.executable, "-c", KILLED_WHILE_WRITING, *arguments(photos, exported, out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     assert subprocess.run(command, capture_output=True, timeout=120, env=environment).returncode == -signal.SIGKILL
-    assert any("00002" in path.name for path in out.iterdir())  # the half that was written
-    half = FeatureCache(out)
-    assert list(half) == [f"{n}.png" for n in range(4)]
-    assert np.array_equal(half["3.png"]["ids"], FeatureCache(undisturbed)["3.png"]["ids"])
-    kept = {name: (out / name).stat().st_mtime_ns for name in shards(out)}
+    assert any("00002" in path.name for path in out.rglob("*"))  # the half that was written
+    half = IdCache(out)
+    assert len(list(half)) == 4
+    assert not half.done
+    for path in half:
+        assert np.array_equal(half[path]["ids"], IdCache(undisturbed)[path]["ids"])
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("*/*.safetensors")}
     assert tokenize(photos, exported, out) == 0
     assert shards(out) == shards(undisturbed)
-    assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
-    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in undisturbed.iterdir())
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert sorted(path.name for path in out.rglob("*")) == sorted(path.name for path in undisturbed.rglob("*"))
 
 
 def test_ranks_do_their_own_shards_only(photos, exported, undisturbed, tmp_path, monkeypatch):
@@ -184,17 +193,49 @@ def test_a_cache_of_other_weights_is_refused_with_both_digests(photos, undisturb
     said = capsys.readouterr().err
     fresh = tmp_path / "ids"
     assert tokenize(photos, tmp_path / "other", fresh) == 0
-    digests = [FeatureCache(out).header["weights"] for out in (undisturbed, fresh)]
+    digests = [IdCache(out).header["weights"] for out in (undisturbed, fresh)]
     assert digests[0] != digests[1]
     assert all(digest in said for digest in digests)
     assert said.count("\n") == 1
     assert shards(undisturbed) == before
 
 
-@pytest.mark.parametrize("other", ["size=16", "shard_size=3"])
-def test_a_cache_of_other_settings_is_refused(photos, exported, undisturbed, other, capsys):
-    assert tokenize(photos, exported, undisturbed, other) == 2
-    assert "already contains another cache" in capsys.readouterr().err
+def test_a_cache_of_another_size_is_refused(photos, exported, undisturbed, capsys):
+    assert tokenize(photos, exported, undisturbed, "size=16") == 2
+    assert "was written by a different tokenizer or size: preprocessing.resize is" in capsys.readouterr().err
+
+
+def test_a_photo_that_is_added_or_replaced_is_all_that_is_encoded(folder, exported, tmp_path, capsys):
+    out = tmp_path / "ids"
+    assert tokenize(folder, exported, out) == 0
+    old = IdCache(out)["3.png"]["ids"]
+    shutil.copy(folder / "1.png", folder / "copy.png")
+    (folder / "2.png").rename(folder / "moved.png")
+    Image.new("RGB", (40, 40), "red").save(folder / "new.png")
+    Image.new("RGB", (40, 40), "blue").save(folder / "3.png")
+    with pytest.raises(SightwordError, match=r"3\.png changed since it was cached .* Run again: sightword tokenize"):
+        IdCache(out)["3.png"]
+    assert "3.png" not in IdCache(out)
+    capsys.readouterr()
+    assert tokenize(folder, exported, out, "shard_size=5") == 0
+    assert "10 of 10 images of size 32" in (said := capsys.readouterr().out)
+    assert "2 encoded now" in said
+    cache, model = IdCache(out), VQImage.from_pretrained(exported)
+    assert not np.array_equal(cache["3.png"]["ids"], old)
+    for path in cache:
+        expected = model.encode(center_crop(32)(read_image(folder / path), None)[None])[0]
+        assert cache[path]["ids"].tolist() == expected.tolist()
+
+
+def test_a_cache_of_an_earlier_version_is_read_and_never_added_to(photos, exported, undisturbed, tmp_path, capsys):
+    new, keys = IdCache(undisturbed), ["0.png", "1.png"]
+    header = {**new.header, "items": 2, "shards": 1, "shard_size": 2, "items_digest": ""}
+    old = FeatureCache.create(tmp_path / "old", header)
+    old.write_shard(0, keys, {"ids": np.stack([new[key]["ids"] for key in keys])})
+    assert list(IdCache(tmp_path / "old")) == keys
+    assert np.array_equal(IdCache(tmp_path / "old")["1.png"]["ids"], new["1.png"]["ids"])
+    assert tokenize(photos, exported, tmp_path / "old") == 2
+    assert "by an earlier version, whose rows do not know their images. Pass another out=" in capsys.readouterr().err
 
 
 def test_a_broken_image_stops_the_job_or_is_skipped(folder, exported, tmp_path, capsys):
@@ -206,12 +247,11 @@ def test_a_broken_image_stops_the_job_or_is_skipped(folder, exported, tmp_path, 
     said = capsys.readouterr().err
     assert "2.png is not readable as an image" in said.splitlines()[-1]
     assert "on_error=skip" in said.splitlines()[-1]
-    assert list(shards(out)) == ["00000.safetensors"]
     assert tokenize(folder, exported, out, "on_error=skip") == 0
     assert "5 of 8 images" in (said := capsys.readouterr().out)
     assert "3 unreadable images skipped" in said
-    assert list(FeatureCache(out)) == [f"{n}.png" for n in (0, 1, 3, 6, 7)]
-    assert FeatureCache(out).done
+    assert list(IdCache(out)) == [f"{n}.png" for n in (0, 1, 3, 6, 7)]
+    assert IdCache(out).done
 
 
 def test_a_model_has_to_be_given(photos, tmp_path, capsys):
@@ -267,6 +307,12 @@ def test_the_network_is_loaded_once(photos, exported, tmp_path, monkeypatch):
     monkeypatch.setattr(VQImage, "from_pretrained", lambda path: loads.append(path) or load(path))
     assert tokenize(photos, exported, tmp_path / "ids") == 0
     assert len(loads) == 1
+
+
+def test_images_that_are_passed_over_are_counted(folder, exported, tmp_path, capsys):
+    (folder / "raw.cr2").touch()
+    assert tokenize(folder, exported, tmp_path / "ids") == 0
+    assert f"warning: 1 images are passed over (1 .cr2), {folder / 'raw.cr2'} the first" in capsys.readouterr().err
 
 
 def test_a_folder_without_images_is_one_line(exported, tmp_path, capsys):

@@ -29,6 +29,7 @@ from sightword.storage.checkpoint import read_checkpoint
 from sightword.storage.reader import parse_json
 from sightword.systems.intent.expansion import Book as Book
 from sightword.systems.intent.expansion import fill, plan
+from sightword.systems.intent.vocabulary import digests
 from sightword.towers.base import TextTower, Tower
 from sightword.towers.tokenizer import unknown_line
 from sightword.version import VERSION
@@ -139,6 +140,19 @@ class Anchors:
                 f"{self.source} was made by {made} with the weights {digest_}, those of {name} are {weights}: {REMEDY}"
             )
 
+    def check_vocabularies(self, files: Sequence[str | Path]) -> None:
+        """Raise SightwordError if these were made of vocabulary files that have changed since.
+
+        files: as they are now. Streams whose file is not known are not compared.
+        """
+        made = self.meta.get("vocabularies", {})
+        known = made if isinstance(made, Mapping) else {}
+        if changed := [name for name, now in digests(files).items() if known.get(name, now) != now]:
+            raise SightwordError(
+                f"{self.source} was made of other words than the vocabulary of {', '.join(changed)} has now. Write "
+                "other anchors with sightword anchors vocabulary=…, or pass the vocabulary that made these"
+            )
+
     def check_named(self, tower: str, tag: str = "") -> None:
         """Raise SightwordError if these were made by another published encoder than the one named. Opens none."""
         from sightword.towers.clip import encoder as clip
@@ -240,6 +254,7 @@ def generate_semantic_anchors(
         "templates": {name: {pos: list(t) for pos, t in v.templates.items()} for name, v in words.items()},
         "sources": {name: vocabulary.source for name, vocabulary in words.items()},
         "unknown_words": {name: list(found) for name, found in unknown.items() if found},
+        "vocabularies": {name: given for name, given in digests(files).items() if name in words},
     }
     return Anchors(books, meta)
 

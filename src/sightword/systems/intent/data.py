@@ -19,16 +19,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sightword.data.content import Item
+from sightword.data.finding import grouped
 from sightword.data.image import ImageFolder, ImageItem, Transform, collate_images, read_image
 from sightword.data.loader import Draw, Loaders, Stream, ordered
 from sightword.engine.contract import Names
 from sightword.errors import SightwordError
 from sightword.storage import shards
-from sightword.storage.cache import FeatureCache
+from sightword.storage.segments import ImageCache
 from sightword.systems.intent.config import IntentData
-from sightword.systems.intent.intentonomy import Annotations, annotation_file, read_annotations
+from sightword.systems.intent.intentonomy import Annotations, annotation_file, find_leaks, read_annotations
 from sightword.towers.preprocess import Preprocess
-from sightword.towers.token_cache import TokenCache, content_key
+from sightword.towers.token_cache import TokenCache
 
 
 class IntentBatch(NamedTuple):
@@ -67,7 +68,7 @@ class Split(NamedTuple):
 
     annotations: Annotations  # all that are annotated
     available: list[int]  # M rows of the annotations
-    keys: list[str]  # M: paths of images, or content keys in a cache of tokens, or keys in a cache of ids
+    keys: list[str]  # M: paths of images, or or content keys in a cache of tokens or ids
     missing: list[str]  # annotated files that do not exist or cannot be read
     name: str = "val"
 
@@ -148,36 +149,42 @@ def without_row(data: IntentData, files: Sequence[str]) -> list[Path]:
 
 
 def finder(data: IntentData) -> Callable[[str], str | None]:
-    """Return a function from an annotated file to the key of its image, tokens or ids; to None if there is none."""
+    """Return a function from an annotated file to the key of its image, tokens or ids; to None if there is none.
+
+    A file that was replaced since it was cached has none. One that is gone is found by its path.
+    """
     folder = images_of(data)
-    if data.ids:
-        ids = open_ids(data)
-        return lambda file: file if file in ids else None
-    if not data.cache:
+    cache = open_cache(data)
+    if cache is None:
         return lambda file: str(folder / file) if (folder / file).is_file() else None
-    cache = TokenCache(data.cache)
-    there = cache.keys()
+    if cache.is_old:
+        shards.say(
+            f"{cache.out} was written by an earlier version: whether images changed since is not known. Write it again "
+            "to be sure"
+        )
+    rows, there = cache, cache.keys()
 
     def find(file: str) -> str | None:
-        key = cache.index.get(file)
-        if key not in there and (folder / file).is_file():
-            key = content_key(folder / file)
+        key = rows.key_of(file, folder)
         return key if key in there else None
 
     return find
 
 
 def _incomplete(data: IntentData, left: Sequence[Path]) -> SightwordError:
-    """The error for readable images without a row."""
-    if data.ids:
+    """The error for readable images without a row, of which some may have been replaced since they were cached."""
+    cache = open_cache(data)
+    known = cache.index if cache is not None else {}
+    replaced = sum(path.relative_to(images_of(data)).as_posix() in known for path in left)
+    told = f", the first is {left[0]}" + (f" ({replaced} changed since they were cached)" if replaced else "")
+    if not isinstance(cache, TokenCache):
         return SightwordError(
-            f"{len(left)} images have no ids in data.ids={data.ids}, the first is {left[0]}. Look them up with "
+            f"{len(left)} images have no ids in data.ids={data.ids}{told}. Look them up with "
             "sightword ids, from a complete cache of the tokens of this folder of images"
         )
-    token_types = ",".join(types_of(TokenCache(data.cache)))
     return SightwordError(
-        f"{len(left)} images have no tokens in data.cache={data.cache}, the first is {left[0]}. Compute them with "
-        f"sightword cache tower=… images={images_of(data)} token_type={token_types} out={data.cache}"
+        f"{len(left)} images have no tokens in data.cache={data.cache}{told}. Compute them with "
+        f"sightword cache tower=… images={images_of(data)} token_type={','.join(cache.types())} out={data.cache}"
     )
 
 
@@ -201,6 +208,8 @@ def make_loaders(data: IntentData, inputs: Inputs, seed: int = 0, names: Names |
     """
     train = load_split(data, "train", inputs.classes, names)
     val = load_split(data, "val", train.annotations.names, names)
+    for line in grouped(find_leaks({"train": train.annotations, "val": val.annotations})):
+        shards.say(f"error: {line}. sightword check dataset=intentonomy root={data.root} names all of them")
     items = _items(data, train, labels_of(train.annotations, data.labels), seed, inputs, training=True)
     stream = Stream[IntentBatch](
         items.dataset,
@@ -304,11 +313,6 @@ def _collate_images(items: Sequence[ImageItem | None], *, known: Labelled, row_o
 # ------------------------------------------------------------------------------------------------------------- tokens
 
 
-def types_of(cache: TokenCache) -> list[str]:
-    """Return the types of patch tokens that a cache has."""
-    return [name for name in cache.header["shapes"] if name != "pooled"]
-
-
 class Tokens(Dataset[IntentBatch]):
     """Rows of a TokenCache, a batch at a time; workers open its files themselves."""
 
@@ -332,7 +336,7 @@ class Tokens(Dataset[IntentBatch]):
 
 
 def _chosen(cache: TokenCache, token_types: Sequence[str]) -> list[str]:
-    found = types_of(cache)
+    found = cache.types()
     if lacking := sorted(set(token_types) - set(found)):
         raise SightwordError(
             f"{cache.out} has {', '.join(found)} tokens and no {', '.join(lacking)}. Write another cache with "
@@ -381,9 +385,12 @@ class Counts(Dataset[IntentBatch]):
         return self.known.batch(rows)._replace(counts=counts, anchors=self.anchors, token_types=self.token_types)
 
 
-def count_ids(cache: FeatureCache, keys: Sequence[str]) -> dict[str, Tensor]:
-    """Return stream → (M, K) int32, how many patches of an image have each code, of what `sightword ids` wrote."""
-    ids = np.stack([cache.get(key, "ids") for key in keys])  # (M, S, N)
+def count_ids(cache: ImageCache, keys: Sequence[str]) -> dict[str, Tensor]:
+    """Return stream → (M, K) int32, how many patches of an image have each code, of what `sightword ids` wrote.
+
+    keys: M content keys.
+    """
+    ids = np.stack([cache.rows.get(key, "ids") for key in keys])  # (M, S, N)
     found = {}
     for number, (stream, size) in enumerate(sorted(cache.header["streams"].items())):
         each = torch.from_numpy(ids[:, number].astype(np.int64))  # (M, N)
@@ -392,9 +399,16 @@ def count_ids(cache: FeatureCache, keys: Sequence[str]) -> dict[str, Tensor]:
     return found
 
 
-def open_ids(data: IntentData) -> FeatureCache:
+def open_cache(data: IntentData) -> ImageCache | None:
+    """Open the cache that batches are read from: of ids, or of tokens; None without."""
+    if data.ids:
+        return open_ids(data)
+    return TokenCache(data.cache) if data.cache else None
+
+
+def open_ids(data: IntentData) -> ImageCache:
     """Open data.ids. Raises SightwordError if another program wrote it."""
-    cache = FeatureCache(Path(data.ids).expanduser())
+    cache = ImageCache(Path(data.ids).expanduser(), command="sightword ids anchors=… tokens=…")
     if lacking := [name for name in ("streams", "anchors", "token_types") if name not in cache.header]:
         raise SightwordError(
             f"the header of data.ids={data.ids} has no {' and no '.join(lacking)}: sightword ids did not write it"

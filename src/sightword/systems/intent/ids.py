@@ -6,7 +6,7 @@ With frozen codebooks an id is a function of the patch token alone, so stage 1 t
 Legend: B images of a shard; S streams; N patches; D dimension; K codes of a stream.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,12 @@ from torch import Tensor
 from sightword.errors import SightwordError
 from sightword.ops.nearest import nearest_in_each
 from sightword.storage import shards
-from sightword.storage.cache import FeatureCache, digest, header_for, id_dtype
+from sightword.storage.cache import FeatureCache, Header, digest, header_for, id_dtype
+from sightword.storage.segments import Addition, ImageCache, open_for_writing, plan_index, read_index, relative_root
 from sightword.towers.token_cache import TokenCache
+
+#: Fields of a header: what rows that mix share.
+RECIPE = ("weights", "preprocessing", "streams", "token_types", "anchors", "dtypes", "shapes")
 
 
 def write_ids(
@@ -29,36 +33,56 @@ def write_ids(
     engine: str = "inline",
     workers: int = 0,
     gpus: float = 0,
-) -> FeatureCache:
-    """Write a FeatureCache of "ids" (S, N), with the keys of a TokenCache; streams in alphabetical order.
+) -> ImageCache:
+    """Write an ImageCache of "ids" (S, N), of the images of a TokenCache; streams in alphabetical order.
 
-    anchors: stream → (K, D). token_types: stream → the type of its tokens. Computes only what is missing.
-    Raises SightwordError if the tokens do not fit the anchors.
+    anchors: stream → (K, D). token_types: stream → the type of its tokens. Computes only what is missing: of images
+    that were added or replaced. Raises SightwordError if the tokens do not fit the anchors, or `out` has ids of others.
     """
     source = TokenCache(tokens)
-    keys, patches = list(source), check_fits(source, anchors, token_types)
-    largest = max(map(len, anchors.values()))
-    header = header_for(
-        keys,
-        {"ids": (id_dtype(largest), (len(anchors), patches))},
-        writer="sightword ids",
-        weights=source.header["weights"],
-        shard_size=shard_size,
-        num_codes=largest,
-        preprocessing=source.header["preprocessing"],
-        streams={name: len(codes) for name, codes in anchors.items()},
-        token_types={name: token_types[name] for name in anchors},
-        anchors=anchors_digest(anchors),
-    )
-    cache = FeatureCache.create(out, header)
+    source.refuse_earlier()
+    patches, largest = check_fits(source, anchors, token_types), max(map(len, anchors.values()))
 
-    def worker() -> Callable[[int], None]:
-        return _Reader(TokenCache(tokens), cache, keys, anchors, token_types)
+    def header_of(keys: Sequence[str]) -> Header:
+        return header_for(
+            keys,
+            {"ids": (id_dtype(largest), (len(anchors), patches))},
+            writer="sightword ids",
+            weights=source.header["weights"],
+            shard_size=shard_size,
+            num_codes=largest,
+            preprocessing=source.header["preprocessing"],
+            streams={name: len(codes) for name, codes in anchors.items()},
+            token_types={name: token_types[name] for name in anchors},
+            anchors=anchors_digest(anchors),
+        )
 
-    shards.execute(
-        worker, cache.shards, cache.missing, engine=engine, desc="looking up ids", workers=workers, gpus=gpus
-    )
-    return cache
+    addition = _addition(source, Path(out).expanduser(), header_of([]))
+    if changed := str(source.compare()):
+        shards.say(f"{changed}: ids are of the images as they were cached. New ones: {source.again()}")
+    cache = addition.begin(header_of)
+    if cache is not None:
+        written, keys = cache, addition.plan.keys
+        shards.execute(
+            lambda: _Reader(TokenCache(tokens), written, keys, anchors, token_types),
+            written.shards,
+            written.missing,
+            engine=engine,
+            desc="looking up ids",
+            workers=workers,
+            gpus=gpus,
+        )
+    return ImageCache(out)
+
+
+def _addition(source: TokenCache, out: Path, expected: Header) -> Addition:
+    """Return what has to be looked up: the images of the tokens' index that have tokens and no ids."""
+    rows, known = open_for_writing(out), read_index(out)
+    rows.refuse_other_recipe(expected, RECIPE, "codebook or encoder", "out")
+    there = source.keys()
+    images = {path: entry for path, entry in source.files.images.items() if entry[-1] in there}
+    index = source.files._replace(images=images, relative=relative_root(source.root, out))
+    return plan_index(source.root, index, known, rows)
 
 
 def anchors_digest(anchors: Mapping[str, Tensor]) -> str:
@@ -110,7 +134,7 @@ class _Reader:
         keys = self.keys[shard * size : (shard + 1) * size]
         ids: dict[str, Tensor] = {}
         for token_type in sorted({self.token_types[name] for name in self.anchors}):
-            rows = np.stack([self.tokens.get(key, token_type) for key in keys])
+            rows = np.stack([self.tokens.rows.get(key, token_type) for key in keys])
             names = [name for name in self.anchors if self.token_types[name] == token_type]
             x = torch.from_numpy(rows).to(self.device).float()  # (B, N, D)
             ids |= zip(names, nearest_in_each(x, [self.anchors[name] for name in names], "cosine"), strict=True)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sightword.data.check import find_bad_images
+from sightword.data.check import find_bad_images, find_doubles, missing_images
 from sightword.data.finding import CheckReport, Finding
 from sightword.engine.class_name import columns_of, difference
 from sightword.errors import SightwordError
@@ -240,17 +240,14 @@ def check_intentonomy(root: str, images: str = "") -> CheckReport:
     """
     splits, findings = _readable_splits(root)
     folder = Path(images or root).expanduser()
-    existing: list[Path] = []
-    named = 0
+    files = [folder / file for notes in splits.values() for file in notes.files]
+    existing = [file for file in files if file.is_file()]
+    findings += missing_images(files, "images")
     for split, notes in splits.items():
-        files = [folder / file for file in notes.files]
-        named += len(files)
-        existing += [file for file in files if file.is_file()]
-        lost = [file for file in files if not file.is_file()]
-        findings += [Finding("error", "missing images", f"{file} is missing ({split})", (str(file),)) for file in lost]
         findings += [_unlabelled(folder / file, split) for file in notes.unlabelled]
-    findings += [*_leaks(splits), *find_bad_images(existing, f"check {folder}"), *_statistics(splits, folder)]
-    return CheckReport(named, tuple(findings))
+    findings += [*find_leaks(splits), *find_doubles(list(dict.fromkeys(existing)))]
+    findings += [*find_bad_images(existing, f"check {folder}"), *_statistics(splits, folder)]
+    return CheckReport(len(files), tuple(findings))
 
 
 def _readable_splits(root: str) -> tuple[dict[str, Annotations], list[Finding]]:
@@ -272,8 +269,8 @@ def _unlabelled(file: Path, split: str) -> Finding:
     return Finding("error", "images without an annotation", f"{file} is in {split} without an annotation", (str(file),))
 
 
-def _leaks(splits: Mapping[str, Annotations]) -> list[Finding]:
-    """Images that are in two splits, and splits whose categories differ."""
+def find_leaks(splits: Mapping[str, Annotations]) -> list[Finding]:
+    """Return the images that are in two splits, and the splits whose categories differ; readers report the same."""
     found: list[Finding] = []
     home: dict[str, str] = {}  # image id → the first split that contains it
     first = next(iter(splits))

@@ -56,11 +56,8 @@ def _annotated(data: IntentData) -> list[str]:
 
 def _is_complete(data: IntentData, files: Sequence[str]) -> bool:
     """Whether a cache of tokens or ids exists, with a row of every annotated image that can be read."""
-    if data.ids:
-        exists = (Path(data.ids).expanduser() / "header.json").exists()
-    else:
-        exists = any(Path(data.cache).expanduser().glob("*/header.json"))
-    if not exists:
+    out = Path(data.ids or data.cache).expanduser()
+    if not any([*out.glob("header.json"), *out.glob("*/header.json")]):
         return False
     key_of = finder(data)
     return not without_row(data, [file for file in files if key_of(file) is None])
@@ -74,19 +71,26 @@ def _anchors_step(config: IntentConfig) -> Step:
 
     def is_done() -> bool:
         try:
-            find(out)
+            found = find(out)
         except MissingFileError:
             return False
+        if config.vocabulary:
+            Anchors.read(found).check_vocabularies(_vocabularies(config)[1])
         return True
 
     def execute() -> None:
-        streams, files = chosen_vocabularies(read_value("system.vocabulary", config.vocabulary, NAMES))
+        streams, files = _vocabularies(config)
         for note in write_anchors(Recipe(config.tower, config.tag, streams, files), out).notes:
             shards.say(f"note: {note}")
 
     given = f" vocabulary={config.vocabulary}" if config.vocabulary else ""
     command = f"sightword anchors tower={config.tower}{_tag(config)}{given} out={out}"
     return Step("codebooks of text embeddings", out, is_done, execute, command)
+
+
+def _vocabularies(config: IntentConfig) -> tuple[list[str], list[Path]]:
+    """Streams and files, as `vocabularies` takes them."""
+    return chosen_vocabularies(read_value("system.vocabulary", config.vocabulary, NAMES))
 
 
 # ------------------------------------------------------------------------------------------------------ tokens and ids

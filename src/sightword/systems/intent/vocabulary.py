@@ -17,6 +17,7 @@ A class is a name, or {"id", "name", "raw", "words"}:
 Names and words are compared without case. Underscores are read as spaces.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -59,6 +60,12 @@ class Vocabulary:
     by_words: bool = False  # codes are the classes' own words, whatever expansion the others get
     spare: tuple[Entry, ...] = ()
     source: str = ""
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over everything that codes depend on: size, templates and words."""
+        parts = (self.size, sorted(self.templates.items()), self.classes, self.by_words, self.spare)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def __post_init__(self) -> None:
         _refuse_doubles(self)
@@ -143,6 +150,11 @@ def chosen_vocabularies(given: Sequence[str], streams: Sequence[str] = ()) -> tu
         found = read_folder(given[0])
         return list(streams) or list(found), list(found.values())
     return list(streams), [Path(file).expanduser() for file in given]
+
+
+def digests(files: Sequence[str | Path]) -> dict[str, str]:
+    """Return stream → digest of its vocabulary, of JSON files as they are now."""
+    return {stream: read_vocabulary(file).digest for stream, file in _by_stream([Path(file) for file in files]).items()}
 
 
 def read_folder(folder: str | Path) -> dict[str, Path]:

@@ -1,10 +1,10 @@
 """Is a data set of persons and captions whole? Every record is read, every image that one names is decoded once."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from sightword.data.check import find_bad_images
+from sightword.data.check import doubles_of, find_bad_images, missing_images
 from sightword.data.finding import CheckReport, Finding
 from sightword.errors import SightwordError
 from sightword.systems.retrieval.pedes import (
@@ -12,17 +12,23 @@ from sightword.systems.retrieval.pedes import (
     SPLITS,
     Record,
     annotation_file,
+    find_misfits,
     image_folder,
     read_entries,
     read_record,
+    unknown_split,
 )
+
+SURELY_CUT = 75  # words: each is a token at least, and CLIP takes 77 with the two at the ends
 
 
 def check_pedes(root: str, dataset: str) -> CheckReport:
     """Return what is wrong with a copy of a data set.
 
-    Errors: records that cannot be read, captions without a word, images that are missing, broken, or listed twice,
-    identities in two splits, splits of an unknown name. Notes: the counts of each split beside the published ones.
+    Errors: records that cannot be read, captions without a word, images that are missing, broken, listed twice or
+    equal in two splits, identities in two splits, splits of an unknown name. Warnings: captions that several people
+    share, equal images of several people, paths that differ in spelling alone. Notes: the counts of each split beside
+    the published ones, captions that CLIP cuts.
     """
     file = annotation_file(root, dataset)
     records, findings = _readable(file, dataset)
@@ -31,13 +37,13 @@ def check_pedes(root: str, dataset: str) -> CheckReport:
     folder = image_folder(file)
     named = list(dict.fromkeys(record.path for record in records))
     there = [folder / path for path in named if (folder / path).is_file()]
-    findings += [
-        _error("missing images", f"{folder / path} is missing", folder / path)
-        for path in named
-        if not (folder / path).is_file()
+    findings += missing_images([folder / path for path in named], "root")
+    findings += [*find_misfits(records), *_long_captions(records), *_doubles(records, folder)]
+    findings += find_bad_images(there, f"check {folder}")
+    notes = [
+        Finding("note", f"counts of {split}", line, (str(file),))
+        for split, line in zip(SPLITS, _counted(records, dataset), strict=True)
     ]
-    findings += _misfits(records) + find_bad_images(there, f"check {folder}")
-    notes = [Finding("note", "counts of splits", line, (str(file),)) for line in _counted(records, dataset)]
     return CheckReport(len(named), tuple(notes + findings))
 
 
@@ -48,7 +54,7 @@ def _error(kind: str, message: str, file: Path | None = None) -> Finding:
 def _readable(file: Path, dataset: str) -> tuple[list[Record], list[Finding]]:
     """The records that can be read, and a finding for each that cannot, or that has a caption without a word.
 
-    And one for each split of an unknown name: its records are read as val, which is most likely not meant.
+    And one for each split of an unknown name.
     """
     records, findings, foreign = [], [], Counter[str]()
     entries = read_entries(file)
@@ -67,26 +73,48 @@ def _readable(file: Path, dataset: str) -> tuple[list[Record], list[Finding]]:
         records.append(record)
         foreign.update({entry.text("split")} - set(SPLITS))
     findings += [
-        _error("unknown splits", f"{file}: {count} records have the split {name!r}, read as val", file)
+        Finding(
+            "error",
+            f"split {name}",
+            f"{file}: {count} records have a split that is unknown: {unknown_split(name)}",
+            (str(file),),
+            count,
+        )
         for name, count in foreign.items()
     ]
     return records, findings
 
 
-def _misfits(records: Sequence[Record]) -> list[Finding]:
-    """Images that are listed twice, identities that are in two splits."""
-    findings = [
-        _error("images listed twice", f"{path} is listed twice", Path(path))
-        for path in _repeated(record.path for record in records)
-    ]
-    splits: dict[int, set[str]] = {}
-    for record in records:
-        splits.setdefault(record.id, set()).add(record.split)
-    for id_, found in splits.items():
-        if len(found) > 1:
-            both = " and in ".join(split for split in SPLITS if split in found)
-            findings.append(_error("identities in two splits", f"identity {id_} is in {both}"))
-    return findings
+def _long_captions(records: Sequence[Record]) -> list[Finding]:
+    captions = [caption for record in records for caption in record.captions]
+    long = [caption for caption in captions if len(caption.split()) > SURELY_CUT]
+    if not long:
+        return []
+    most = max(len(caption.split()) for caption in long)
+    message = f"{len(long)} of {len(captions)} captions have more than {SURELY_CUT} words (up to {most})"
+    fix = "a CLIP cuts them to its 77 tokens; a text encoder with more, as siglip or t5, does not"
+    return [Finding("note", "long captions", message, (), len(long), fix)]
+
+
+def _doubles(records: Sequence[Record], folder: Path) -> list[Finding]:
+    """Images with the bytes of another: in another split, of another person, or only listed under two names."""
+    of = {folder / record.path: record for record in records}
+    copies, links = doubles_of(list(of))
+    groups = [*copies, *links]
+    splits = [group for group in groups if len({of[path].split for path in group}) > 1]
+    people = [group for group in groups if group not in splits and len({of[path].id for path in group}) > 1]
+    rest = [group for group in groups if group not in splits and group not in people]
+    found = []
+    for some, level, what in (
+        (splits, "error", "equal images in two splits"),
+        (people, "warning", "equal images of several people"),
+        (rest, "note", "equal images of one person"),
+    ):
+        if some:
+            files = tuple(str(path) for group in some for path in group)
+            message = f"{len(some)} {what}, {some[0][0]} and {some[0][1]} the first"
+            found.append(Finding(level, what, message, files, len(some)))
+    return found
 
 
 def _counted(records: Sequence[Record], dataset: str) -> list[str]:
@@ -108,7 +136,3 @@ def _counted(records: Sequence[Record], dataset: str) -> list[str]:
 
 def _told(counts: tuple[int, int, int]) -> str:
     return "{} identities, {} images, {} captions".format(*counts)
-
-
-def _repeated(names: Iterable[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]

@@ -38,8 +38,8 @@ def index(
     source = Source("" if tower else named, checkpoint, named if tower else "", tag)
     say_domain(named, images)
     gallery = write_gallery(source, images, out, source._asdict(), job)
-    missing = len(gallery.paths) - len(gallery)
-    print(f"{len(gallery)} images in {out}" + (f"; {missing} of {images} could not be read" if missing else ""))
+    unread = f"; {gallery.unread} of {images} could not be read" if gallery.unread else ""
+    print(f"{len(gallery)} images in {out}{unread}")
     print(f'next: sightword search {shlex.quote(f"index={out}")} "a woman in a red coat with a white handbag"')
 
 

@@ -4,11 +4,13 @@
     out/index.json, out/<hex>/   the vectors by the bytes of their images, kept as `towers.token_cache` keeps rows
 
 So only new images are computed when images are added, moved or there twice, and vectors of other weights never mix.
+A search leaves out images that were replaced or deleted since, with their count on stderr, and finds moved ones.
 A search is exact: every vector is compared, shard by shard, and only one shard is in memory.
 
 Legend: B images; H, W pixels; N images of a gallery; E width of the embedding.
 """
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +35,7 @@ from sightword.systems.retrieval.data import read_person
 from sightword.systems.retrieval.model import DualEncoder
 from sightword.towers.base import Encoded, ImageTower
 from sightword.towers.preprocess import Preprocess
-from sightword.towers.token_cache import Opener, TokenCache, cache_tokens, read_index
+from sightword.towers.token_cache import Opener, TokenCache, cache_tokens
 from sightword.towers.tokenizer import TextTokenizer
 
 NOTE, WRITER = "gallery.json", "sightword index"
@@ -199,14 +201,33 @@ class Gallery:
         self.run, self.checkpoint = note.text("run"), note.text("checkpoint")
         self.tower, self.tag = note.text("tower", ""), note.text("tag", "")
         self.rows = TokenCache(self.out, command="sightword index model=…")
-        self.root = Path(read_index(self.out).root)
-        self.paths: dict[str, list[str]] = {}  # content → files that have it, of the folder as it was last indexed
-        for path, key in self.rows.index.items():
+        self.rows.command = f"sightword index {shlex.quote(f'model={self.run}')}"
+        self.root = self.rows.root
+        self.look()
+
+    def look(self) -> None:
+        """Compare the gallery with its folder, and say on stderr which images can no longer be found."""
+        now = self.rows.compare()
+        self.absent = now.absent
+        self.paths: dict[str, list[str]] = {}  # content → files that have it now
+        for path, key in now.current.items():
             self.paths.setdefault(key, []).append(path)
+        if now.absent and now.current:
+            shards.say(
+                f"the images of {self.out} are no longer in {self.root}: paths are as they were indexed. "
+                f"If they moved: {self.rows.command} images=… out={self.out}"
+            )
+        elif str(now):
+            shards.say(f"{now}: left out. To add what is new: {self.rows.again()}")
 
     def __len__(self) -> int:
         """Return how many images of the folder have a vector, without their copies."""
         return len(self.rows.keys() & self.paths.keys())
+
+    @property
+    def unread(self) -> int:
+        """How many indexed images have no vector, because they could not be read."""
+        return len(set(self.rows.index.values()) - self.rows.keys())
 
     def check(self, identity: Identity) -> None:
         found = {name: self.rows.header.get(name) for name in ("weights", "preprocessing")}
@@ -219,7 +240,22 @@ class Gallery:
             )
 
     def search(self, vector: Tensor, top: int) -> list[Hit]:
-        """Return the images nearest to a unit vector (1, E), best first; equal scores in the order of their paths."""
+        """Return the images nearest to a unit vector (1, E), best first; equal scores in the order of their paths.
+
+        If an image that is found was replaced or deleted since the gallery was opened, the folder is compared again.
+        """
+        hits = self._search(vector, top)
+        if not self.absent and not all(self._is_current(*hit) for hit in hits):
+            self.look()
+            hits = self._search(vector, top)
+        return [Hit(self.root / self.paths[key][0], score, len(self.paths[key]) - 1) for score, key in hits]
+
+    def _is_current(self, score: float, key: str) -> bool:
+        path = self.root / self.paths[key][0]
+        return path.is_file() and self.rows.key_of(path) == key
+
+    def _search(self, vector: Tensor, top: int) -> list[tuple[float, str]]:
+        """Return (score, content) of the nearest images."""
         found: list[tuple[float, str]] = []
         for part in self.rows.segments:
             for keys, rows in part.stacks("pooled"):
@@ -230,7 +266,7 @@ class Gallery:
                 pairs = zip(scores[0].tolist(), places[0].tolist(), strict=True)
                 found += [(score, keys[live[place]]) for score, place in pairs]
                 found = sorted(found, key=lambda pair: (-pair[0], self.paths[pair[1]][0]))[:top]
-        return [Hit(self.root / self.paths[key][0], score, len(self.paths[key]) - 1) for score, key in found]
+        return found
 
     def moments(self, vectors: Tensor) -> list[tuple[float, float]]:
         """Return mean and standard deviation of the cosines of each unit vector (n, E) with all images."""

@@ -10,22 +10,26 @@ Any other data set in one of these formats is read too. Legend: M images, C capt
 """
 
 import re
+import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sightword.data.content import Item
+from sightword.data.finding import Finding
 from sightword.engine.contract import Names
 from sightword.errors import SightwordError
-from sightword.storage.cache import FeatureCache
+from sightword.storage import shards
 from sightword.storage.fields import Fields, Items
 from sightword.storage.reader import read_json_list
 from sightword.systems.retrieval.config import DATASETS
-from sightword.towers.vq.ids import View, tokenize_command
+from sightword.towers.vq.ids import IdCache, View, tokenize_command
 
 SPLITS = ("train", "val", "test")
 USUAL_PATH = re.compile(r"[\w\-.]+(/[\w\-.]+)*", re.ASCII)
@@ -81,7 +85,7 @@ class Split(NamedTuple):
 class Record(NamedTuple):
     """One image, as published."""
 
-    split: str  # train | val | test
+    split: str  # as written; train, val or test in what `read_records` returns
     id: int
     path: str  # below imgs/, with slashes
     captions: list[str]  # without the blank ones
@@ -104,12 +108,9 @@ def read_pedes(root: str | Path, dataset: str, split: str, hold_out: int = 100, 
         raise SightwordError(f"split={split!r} is none of {', '.join(SPLITS)}")
     file = annotation_file(root, dataset)
     records = read_records(file, dataset)
-    if names and split in names:
-        used = set(names[split])
-        sides = {split} if split == "test" or _has_validation(records) else {"train"}
-        records = [r for r in records if r.split in sides and r.path in used]
-    else:
-        records = [r for r in (records if split == "test" else held_out(records, hold_out)) if r.split == split]
+    for finding in find_misfits(records) if split != "val" else []:  # a training reads val and train: said once
+        shards.say(f"{finding.level}: {finding}")
+    records = _of_split(records, split, hold_out, names or {})
     check = f"sightword check dataset={dataset} root={root}"
     if not records:
         raise SightwordError(f"{file} has no record of split {split}. {check} counts what there is")
@@ -122,16 +123,23 @@ def read_pedes(root: str | Path, dataset: str, split: str, hold_out: int = 100, 
     return found
 
 
+def _of_split(records: Sequence[Record], split: str, hold_out: int, names: Names) -> list[Record]:
+    if split in names:
+        used = set(names[split])
+        sides = {split} if split == "test" or _has_validation(records) else {"train"}
+        return [record for record in records if record.split in sides and record.path in used]
+    divided = records if split == "test" else held_out(records, hold_out)
+    return [record for record in divided if record.split == split]
+
+
 def items(root: str | Path, dataset: str, split: str, hold_out: int = 100) -> list[Item]:
-    """Return the images of a split, with their persons and captions as facts. Raises as `read_pedes` does."""
-    found = read_pedes(root, dataset, split, hold_out)
-    folder = image_folder(annotation_file(root, dataset))
-    captions: list[list[str]] = [[] for _ in found.images]
-    for caption, row in zip(found.captions, found.caption_image.tolist(), strict=True):
-        captions[row].append(caption)
+    """Return the images of a split that exist, with their persons and captions as facts."""
+    file = annotation_file(root, dataset)
+    folder, records = image_folder(file), read_records(file, dataset)
     return [
-        Item(path.relative_to(folder).as_posix(), (path,), "\n".join([str(pid), *texts]))
-        for path, pid, texts in zip(found.images, found.pids.tolist(), captions, strict=True)
+        Item(record.path, (folder / record.path,), "\n".join([str(record.id), *record.captions]))
+        for record in _of_split(records, split, hold_out, {})
+        if (folder / record.path).is_file()
     ]
 
 
@@ -224,15 +232,88 @@ def read_entries(file: Path) -> Items:
 
 
 def read_records(file: Path, dataset: str) -> list[Record]:
-    """Return all records of a JSON file. Raises SightwordError with the record's number at the first wrong one."""
+    """Return all records of a JSON file.
+
+    Raises SightwordError with the record's number at the first wrong one, and the command that names all.
+    """
     entries, records = read_entries(file), []
     for number, values in enumerate(entries.plain()):
-        record = _usual_record(values, FORMATS[dataset].path) or read_record(entries.mapping(number), dataset)
-        if not record.captions:
-            what = "has no caption with a word" if record.blank else "has no caption"
-            raise entries.mapping(number).error(what, "captions")
+        try:
+            record = _usual_record(values, FORMATS[dataset].path) or read_record(entries.mapping(number), dataset)
+            if not record.captions:
+                what = "has no caption with a word" if record.blank else "has no caption"
+                raise entries.mapping(number).error(what, "captions")
+            if record.split not in SPLITS:
+                raise entries.mapping(number).error(unknown_split(record.split), "split")
+        except SightwordError as error:
+            check = f"sightword check dataset={dataset} {shlex.quote(f'root={file.parent}')}"
+            raise SightwordError(f"{error}. {check} names all such records") from error
         records.append(record)
     return records
+
+
+def unknown_split(name: str) -> str:
+    """Return what is wrong with a split of this name, and what to do."""
+    near = {"gallery": "test", "query": "test", "dev": "val", "valid": "val", "validation": "val"}.get(name.lower())
+    near = near or (name.lower() if name.lower() in SPLITS else None)
+    meant = f'Write "{near}" for it if that is meant, or' if near else f"Write one of {', '.join(SPLITS)} for it, or"
+    return f"{name!r} is none of {', '.join(SPLITS)}. {meant} leave such records out"
+
+
+def find_misfits(records: Sequence[Record]) -> list[Finding]:
+    """Return what records say that does not fit together; readers and checks report the same.
+
+    Errors: identities in two splits, images that are listed twice. Warnings: paths that differ in their spelling
+    alone, captions that several people share.
+    """
+    return [*_repeated_images(records), *_spread_identities(records), *_shared_captions(records)]
+
+
+def _repeated_images(records: Sequence[Record]) -> list[Finding]:
+    counts = Counter(record.path for record in records)
+    found = []
+    if twice := [path for path, count in counts.items() if count > 1]:
+        message = f"{len(twice)} of {len(counts)} images are listed twice, {twice[0]} the first"
+        found.append(Finding("error", "images listed twice", message, tuple(twice), len(twice)))
+    spelt: dict[str, list[str]] = {}
+    for path in counts:
+        spelt.setdefault(normalize("NFC", path).casefold(), []).append(path)
+    if several := [paths for paths in spelt.values() if len(paths) > 1]:
+        one, other = several[0][:2]
+        message = f"{len(several)} paths are spelt in several ways, {one!r} and {other!r} the first"
+        files = tuple(path for paths in several for path in paths)
+        found.append(Finding("warning", "paths spelt in several ways", message, files, len(several)))
+    return found
+
+
+def _spread_identities(records: Sequence[Record]) -> list[Finding]:
+    splits: dict[int, set[str]] = {}
+    for record in records:
+        splits.setdefault(record.id, set()).add(record.split)
+    spread = [id_ for id_, found in splits.items() if len(found) > 1]
+    if not spread:
+        return []
+    both = " and in ".join(sorted(splits[spread[0]], key=lambda name: (name not in SPLITS, name)))
+    message = f"{len(spread)} of {len(splits)} identities are in two splits, identity {spread[0]} in {both} the first"
+    return [Finding("error", "identities in two splits", message, (), len(spread))]
+
+
+def _shared_captions(records: Sequence[Record]) -> list[Finding]:
+    people: dict[str, set[int]] = {}
+    for record in records:
+        for caption in record.captions:
+            people.setdefault(caption.casefold(), set()).add(record.id)
+    shared = {caption: len(ids) for caption, ids in people.items() if len(ids) > 1}
+    if not shared:
+        return []
+    most = max(shared, key=lambda caption: shared[caption])
+    told = most if len(most) <= 60 else f"{most[:59]}…"
+    message = (
+        f"{len(shared)} of {len(people)} captions are of several people each, most of all {told!r} of {shared[most]}"
+    )
+    return [
+        Finding("warning", "captions of several people", message, (), len(shared), "a search cannot tell these apart")
+    ]
 
 
 def _usual_record(values: object, path_field: str) -> Record | None:
@@ -260,8 +341,7 @@ def read_record(entry: Fields, dataset: str) -> Record:
     id_ = entry.integer("id", least=0, most=2**63 - 1)
     split = entry.text("split")
     kept = [caption.strip() for caption in captions if caption.strip()]
-    # IRRA, cuhkpedes.py: every split but train and test is val
-    return Record(split if split in ("train", "test") else "val", id_, path, kept, len(captions) - len(kept))
+    return Record(split, id_, path, kept, len(captions) - len(kept))
 
 
 def _path(entry: Fields, name: str) -> str:
@@ -300,7 +380,7 @@ class ImageIds:
 
         Raises SightwordError if the cache is of images of another size, of crops, or by another tokenizer.
         """
-        self.cache = FeatureCache(path, expect)
+        self.cache = IdCache(path, expect)
         header = self.cache.header
         shape = header["shapes"].get("ids", [])
         if len(shape) != 2 or not header["num_codes"]:
@@ -320,16 +400,29 @@ class ImageIds:
     def rows(self, images: Sequence[Path], folder: Path) -> Tensor:
         """Return the ids of images, (M, h·w) int32, rows of the grid first; a batch converts them to int64.
 
-        folder: the images' own, imgs/; keys are paths below this folder or below one of the two folders above.
-        Raises SightwordError, with the first image's name, if images have no ids.
+        folder: the images' own, imgs/. Raises SightwordError, with the first image's name, if images have no ids, as
+        those that were replaced since.
         """
+        keys = self._keys_of_paths(images, folder) if self.cache.is_old else list(map(self._key, images))
+        there = self.cache.keys()
+        if missing := [path for path, key in zip(images, keys, strict=True) if key not in there]:
+            replaced = sum(map(self.cache.is_indexed, missing))
+            told = f" ({replaced} changed since they were encoded)" if replaced else ""
+            raise SightwordError(
+                f"{len(missing)} of {len(images)} images have no ids in {self.cache.out}, as "
+                f"{missing[0].relative_to(folder)}{told}. "
+                f"This computes them, and only them: {tokenizing(self.size, folder, self.cache.out)}"
+            )
+        rows = [self.cache.rows.get(key, "ids").reshape(-1) for key in keys]
+        return torch.from_numpy(np.stack(rows).astype(np.int32))
+
+    def _key(self, image: Path) -> str:
+        return self.cache.key_of(image.absolute())
+
+    def _keys_of_paths(self, images: Sequence[Path], folder: Path) -> list[str]:
+        """The keys in a cache of an earlier version: paths below imgs/, or below one of the two folders above."""
         for above in (folder, folder.parent, folder.parent.parent):
             keys = [path.relative_to(above).as_posix() for path in images]
             if keys[0] in self.cache or keys[-1] in self.cache:
                 break
-        if missing := [key for key in keys if key not in self.cache]:
-            raise SightwordError(
-                f"{len(missing)} of {len(images)} images have no ids in {self.cache.path}, as {missing[0]}. "
-                f"This resumes where it was stopped: {tokenizing(self.size, folder, self.cache.path)}"
-            )
-        return torch.from_numpy(np.stack([self.cache.get(key, "ids").reshape(-1) for key in keys]).astype(np.int32))
+        return keys

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sightword.data.image import list_images
 from sightword.engine.contract import Step
 from sightword.errors import SightwordError
-from sightword.storage.cache import FeatureCache, digest
+from sightword.storage.cache import digest
 from sightword.systems.retrieval.config import RetrievalConfig, RetrievalData
 from sightword.systems.retrieval.pedes import annotation_file, image_folder
 from sightword.towers.frozen import FrozenModel
-from sightword.towers.vq.ids import Job, View, tokenize_command, write_ids
+from sightword.towers.vq.ids import IdCache, Job, View, tokenize_command, write_ids
 from sightword.towers.vq.image import VQImage, inference_weights
 from sightword.towers.vq.published import open_tokenizer
 
@@ -76,14 +77,23 @@ def ids_step(system: RetrievalConfig, data: RetrievalData) -> Step:
     return Step(
         name=f"VQ ids of the images in {images}",
         out=out,
-        is_done=partial(_is_written, out),
+        is_done=partial(_is_complete, out, images),
         execute=partial(_write, opener, images, out, view),
         command=command,
     )
 
 
 def _is_written(out: Path) -> bool:
-    return (out / "header.json").is_file() and FeatureCache(out).done
+    return any([*out.glob("header.json"), *out.glob("*/header.json")]) and IdCache(out).done
+
+
+def _is_complete(out: Path, images: Path) -> bool:
+    """Whether the ids are those of the images as they are now. Ids of an earlier version cannot be compared."""
+    if not _is_written(out):
+        return False
+    cache = IdCache(out)
+    known = {*cache.index.values(), *cache.keys()}  # without a row: what could not be read
+    return cache.is_old or all(cache.key_of(file.absolute()) in known for file in list_images(images))
 
 
 def _write(opener: "partial[VQImage]", images: Path, out: Path, view: View) -> None:

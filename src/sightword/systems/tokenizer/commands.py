@@ -14,28 +14,29 @@ if TYPE_CHECKING:
 
 def tokenize(
     images: Path,  # a folder of images
-    out: Out,  # the folder of the cache; an image's key in it is the path below images=
+    out: Out,  # the folder of the cache, read by the path of an image below images=
     model: Model,  # a run directory, an exported folder, a hub id, or with layout= a published file
     layout: str = "",  # of a published file: taming_f16_1024, llamagen_vq16, …
     size: Size = 256,  # 256: shorter side resized, centre crop; 384x128: the whole image resized to height x width
     job: ImageJobOptions = ImageJobOptions(batch_size=16, shard_size=1024),
 ) -> None:
-    """Encode a folder of images as code ids, into a cache that other programs can read.
+    """Encode a folder of images as code ids, into a cache that other programs can read; only new images are computed.
 
     After Ctrl-C, run the same command again to encode the rest.
     """
     from sightword.towers.vq.ids import View, write_ids
 
     view = View(size) if isinstance(size, int) else View(*size)
-    cache, count, summary = write_ids(_Source(model, layout).load, images, out, view, job)
+    cache, count, done = write_ids(_Source(model, layout).load, images, out, view, job)
+    there = list(cache)
     height, width = cache.header["shapes"]["ids"]
-    skipped = f", {count - len(cache)} unreadable images skipped" if cache.done and len(cache) < count else ""
+    skipped = f"; {count - len(there)} unreadable images skipped" if cache.done and len(there) < count else ""
     print(
-        f"{len(cache)} of {count} images of size {size_text(size)} in {out} ({height}×{width} ids of "
-        f"{cache.header['num_codes']} codes; {summary.done} shards done now, {summary.skipped} before{skipped})"
+        f"{len(there)} of {count} images of size {size_text(size)} in {out} ({height}×{width} ids of "
+        f"{cache.header['num_codes']} codes; {done} encoded now{skipped})"
     )
-    if (key := next(iter(cache), None)) is not None:
-        print(f"read it: FeatureCache({str(out)!r})[{key!r}]['ids']")
+    if there:
+        print(f"read it: IdCache({str(out)!r})[{there[0]!r}]['ids']")
 
 
 def detokenize(
@@ -49,7 +50,7 @@ def detokenize(
 
     A name that does not end in .png gets .png appended. After Ctrl-C, run the same command again to decode the rest.
     """
-    from sightword.storage.cache import FeatureCache
+    from sightword.storage.segments import ImageCache
     from sightword.systems.tokenizer.decode import decode_grids, open_grids
 
     grids = open_grids(ids)
@@ -58,9 +59,9 @@ def detokenize(
     size = size_text(height if height == width else found.size)
     print(f"{found.there} of {len(grids.keys)} images of size {size} in {out} ({found.done} decoded now)")
     cache = grids.rows
-    if isinstance(cache, FeatureCache) and not cache.done:
+    if isinstance(cache, ImageCache) and not cache.done:
         raise Unfinished(
-            f"{ids} is not finished: {len(cache)} of {cache.header['items']} rows. Run its sightword tokenize command "
+            f"{ids} is not finished: {len(grids.keys)} of {cache.announced} rows. Run its sightword tokenize command "
             "again, then this one"
         )
 

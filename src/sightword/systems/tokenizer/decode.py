@@ -17,11 +17,12 @@ from PIL import Image
 
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage import shards
-from sightword.storage.cache import FeatureCache, digest
+from sightword.storage.cache import digest
 from sightword.storage.job import JobOptions
+from sightword.storage.segments import ImageCache
 from sightword.storage.writer import write_png
 from sightword.systems.tokenizer.predict import ImageTokenizer
-from sightword.towers.vq.ids import View
+from sightword.towers.vq.ids import IdCache, View
 from sightword.towers.vq.image import VQImage, inference_weights
 from sightword.version import MARK
 
@@ -31,18 +32,19 @@ class Grids:
     """Grids of ids by their keys: a cache of `sightword tokenize`, or an array."""
 
     path: Path
-    rows: FeatureCache | np.ndarray  # or (n, h, w)
+    rows: ImageCache | np.ndarray  # or (n, h, w)
     keys: Sequence[str]  # n
 
     def __getitem__(self, number: int) -> np.ndarray:
         """Return a grid (h, w), int64."""
         rows = self.rows
-        found = rows.get(self.keys[number], "ids") if isinstance(rows, FeatureCache) else rows[number]
+        key = self.keys[number]
+        found = rows.rows.get(rows.index[key], "ids") if isinstance(rows, ImageCache) else rows[number]
         return np.asarray(found).astype(np.int64)
 
     def size(self) -> tuple[int, int] | None:
         """Return height and width of the images that were encoded; None: unknown, they are not cropped."""
-        if not isinstance(self.rows, FeatureCache):
+        if not isinstance(self.rows, ImageCache):
             return None
         try:
             return View.of(self.rows.header["preprocessing"]).size
@@ -54,7 +56,7 @@ class Grids:
 
         An array does not state its codebook: only whether each id is in the codebook is checked, as it is decoded.
         """
-        if not isinstance(self.rows, FeatureCache):
+        if not isinstance(self.rows, ImageCache):
             return
         header = self.rows.header
         for name, found, expected in (
@@ -85,16 +87,18 @@ def open_grids(path: Path) -> Grids:
         array = _read_array(path)
         width = len(str(len(array) - 1))
         return Grids(path, array, [f"{number:0{width}d}.png" for number in range(len(array))])
-    if not (path / "header.json").is_file():
+    if not (path / "header.json").is_file() and not any(path.glob("*/header.json")):
         raise MissingFileError(
             f"ids={path} is neither a cache of ids nor a .npy file. Pass the folder that sightword tokenize wrote"
         )
-    cache = FeatureCache(path)
+    cache = IdCache(path)
     if len(cache.header["shapes"].get("ids", ())) != 2:
         raise SightwordError(f"ids={path} is a cache without grids of ids. Pass one that sightword tokenize wrote")
     keys = list(cache)
     if not keys:
         raise SightwordError(f"ids={path} has no rows yet. Run its sightword tokenize command again")
+    if changed := cache.compare().changed:
+        shards.say(f"{len(changed)} of {len(keys)} images changed since they were encoded, {changed[0]} the first")
     return Grids(path, cache, keys)
 
 

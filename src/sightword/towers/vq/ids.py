@@ -1,4 +1,6 @@
-"""The ids of a folder of images, computed once with a tokenizer and kept in a `FeatureCache`; resumable.
+"""The ids of a folder of images, computed once with a tokenizer and kept in an `ImageCache`; resumable.
+
+Images that are added or replaced later are all that is computed later.
 
 Legend: B images of a batch; h, w ids of an image.
 """
@@ -13,14 +15,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from sightword.data.check import find_passed_over
 from sightword.data.image import ImageFolder, Transform, center_crop, list_images, squash
 from sightword.errors import SightwordError
 from sightword.storage import shards
-from sightword.storage.cache import FeatureCache, digest, header_for, id_dtype
+from sightword.storage.cache import FeatureCache, Header, digest, header_for, id_dtype
 from sightword.storage.job import ImageJobOptions
+from sightword.storage.segments import ImageCache, plan_images
 from sightword.towers.vq.image import VQImage, inference_weights
 
 WRITER = "sightword tokenize"
+RECIPE = ("weights", "num_codes", "preprocessing", "dtypes", "shapes")  # of a header: what rows that mix share
 
 
 @dataclass(frozen=True)
@@ -70,44 +75,60 @@ class Job(ImageJobOptions):
     shard_size: int = 1024
 
 
+class IdCache(ImageCache):
+    """The cache that `write_ids` wrote: `cache[path]["ids"]` is (h, w)."""
+
+    what = "ids"
+
+
 class Written(NamedTuple):
     """The result of a job: the cache, and the amount of work done."""
 
-    cache: FeatureCache
+    cache: IdCache
     images: int  # of the folder, those that could not be read included
-    summary: shards.Summary
+    done: int  # images encoded now; copies count once
 
 
 def write_ids(
     opener: Callable[[], VQImage], images: str | Path, out: str | Path, view: View, job: ImageJobOptions
 ) -> Written:
-    """Write the ids of every image below a folder that are not there yet. Keys are the paths below that folder.
+    """Write the ids of every image below a folder that are not there yet.
 
     opener: loads the tokenizer; called again in each process of Ray. Raises SightwordError if the folder has no
-    images, or `out` has ids of other images, of another tokenizer or of another size.
+    images, or `out` has ids of another tokenizer or of another size.
     """
-    paths = list_images(images)
-    keys = [path.relative_to(Path(images).expanduser()).as_posix() for path in paths]
+    root, out = Path(images).expanduser(), Path(out).expanduser()
+    paths = list_images(root)
+    for finding in find_passed_over(root):
+        shards.say(f"{finding.level}: {finding}")
     model = opener()
-    header = header_for(
-        keys,
-        {"ids": (id_dtype(model.num_codes), view.grid(model.factor))},
-        writer=WRITER,
-        weights=digest(inference_weights(model)),  # the same from a run and from its export
-        shard_size=job.shard_size,
-        num_codes=model.num_codes,
-        preprocessing=view.preprocessing(),
-    )
-    cache = FeatureCache.create(out, header)
+
+    def header_of(keys: Sequence[str]) -> Header:
+        return header_for(
+            keys,
+            {"ids": (id_dtype(model.num_codes), view.grid(model.factor))},
+            writer=WRITER,
+            weights=digest(inference_weights(model)),  # the same from a run and from its export
+            shard_size=job.shard_size,
+            num_codes=model.num_codes,
+            preprocessing=view.preprocessing(),
+        )
+
+    addition = plan_images(root, paths, out, job.on_error, header_of([]), RECIPE, "tokenizer or size")
+    shards.say(f"{len(paths)} images, {len(addition.plan.todo)} to encode")
+    cache = addition.begin(header_of)
+    if cache is None:
+        return Written(IdCache(out), len(paths), 0)
+    keys, files, before = addition.plan.keys, addition.files, len(cache)
     ours = model if job.engine == "inline" else None  # not sent to Ray's workers: they load it where they are
 
     def worker() -> "_Writer":
-        return _Writer(cache, opener() if ours is None else ours, paths, keys, view, job)
+        return _Writer(cache, opener() if ours is None else ours, files, keys, view, job)
 
-    summary = shards.execute(
+    shards.execute(
         worker, cache.shards, cache.missing, engine=job.engine, desc="tokenizing", workers=job.workers, gpus=job.gpus
     )
-    return Written(cache, len(keys), summary)
+    return Written(IdCache(out), len(paths), len(cache) - before)
 
 
 def tokenize_command(weights: str, layout: str, images: str | Path, out: str | Path, view: View) -> str:
