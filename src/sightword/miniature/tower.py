@@ -48,7 +48,7 @@ def write_t5(folder: Path, captions: Iterable[str]) -> None:
         num_layers=2,
         num_heads=2,
         dropout_rate=0.0,
-        domain=DRAWN,
+        domain=DRAWN,  # type: ignore[arg-type]  # a config keeps what it does not know
     )
     config.decoder_start_token_id = tokenizer.pad_token_id
     _save(folder, lambda: T5ForConditionalGeneration(config), tokenizer)
@@ -68,7 +68,7 @@ def write_bert(folder: Path, captions: Iterable[str]) -> None:
         max_position_embeddings=LENGTH,
         initializer_range=WIDTH
         ** -0.5,  # with the usual 0.02, made for wide networks, all texts would get nearly the same features
-        domain=DRAWN,
+        domain=DRAWN,  # type: ignore[arg-type]  # as above
     )
     _save(folder, lambda: BertForMaskedLM(config), tokenizer)
 

@@ -227,8 +227,8 @@ def read_scenes(data: PointsData, names: Sequence[str], split: str) -> list[Scen
 def require_sound_set(data: PointsData, scenes: Sequence[Scene]) -> None:
     """Have the doctor look at some scenes, spread evenly: a data set has one convention. Raises SightwordError, unless
     data.trust, if the files of one do not belong together."""
-    at = np.unique(np.linspace(0, len(scenes) - 1, min(JUDGED, len(scenes))).round().astype(int)) if scenes else []
-    for number in at:
+    spread = np.linspace(0, len(scenes) - 1, min(JUDGED, len(scenes)))
+    for number in np.unique(spread.round().astype(int)).tolist() if scenes else ():
         require_sound(scenes[number].folder, scenes[number].convention, data.trust)
 
 

@@ -129,7 +129,7 @@ class Accepted(NamedTuple):
     threshold: float
     right: float  # fraction of the classes that are in a scene of validation, and reach it
     wrong: float  # the same for classes whose points, if there are any, were taken out of the scene
-    count: float  # of these, scene by scene
+    count: float  # type: ignore[assignment]  # of these, scene by scene
 
 
 # ------------------------------------------------------------------------------------------------------------- losses

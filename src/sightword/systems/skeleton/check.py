@@ -38,8 +38,9 @@ def check_pyskl(path: str, classes: int = 0, reading: Reading = AS_PYSKL) -> Che
     if usual and joints and (count := usual[0].points.shape[2]) != len(joints.joints):
         findings.append(Finding("error", "other joints", f"the file {other_joints(count, joints, joints)}"))
     if usual:
-        found = diagnose(usual, reading, joints)
-        findings += [replace(one, level="error") if one.kind in SINGLE else one for one in found]
+        findings += [
+            replace(one, level="error") if one.kind in SINGLE else one for one in diagnose(usual, reading, joints)
+        ]
     findings += _split_findings({row.name for row in whole}, splits)
     notes = [Finding("note", kind, text) for kind, text in _notes(usual, splits, reading, joints)]
     return CheckReport(len(rows), (*findings, *notes), "recordings")

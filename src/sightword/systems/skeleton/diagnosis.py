@@ -15,7 +15,7 @@ Legend: M persons, T frames, V joints of a recording; F sampled frames; N record
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -92,7 +92,9 @@ def diagnose(rows: Sequence[Annotation], reading: Reading, joints: JointSet | No
             found.append(_softened(one, reading))
             if one.finding.level == "error" and not one.change:
                 return found  # nothing else can be told of such numbers
-            made = dataclasses.replace(made, **one.change)  # the rest is judged as if it had been read so
+            made = dataclasses.replace(
+                made, **dict[str, Any](one.change)
+            )  # the rest is judged as if it had been read so
     bodies = [_body(sample, made) for sample in samples]
     found += [_softened(one, reading) for one in _outside(samples, bodies, names)]
     count = rows[0].points.shape[2]
@@ -107,7 +109,7 @@ def diagnose(rows: Sequence[Annotation], reading: Reading, joints: JointSet | No
     found += [_softened(one, reading) for one in _never_moving(bodies, fit.best)]
     for one in _direction(bodies, fit.best, made):
         found.append(_softened(one, reading))
-        made = dataclasses.replace(made, **one.change)
+        made = dataclasses.replace(made, **dict[str, Any](one.change))
     bodies = [_body(sample, made) for sample in samples]
     return found + [_softened(one, reading) for one in _sides(bodies, fit.best, made)]
 
@@ -177,7 +179,7 @@ def _sampled(row: Annotation) -> Annotation | None:
     frames = np.minimum(np.stack([first, first + 1], 1).ravel(), total - 1)
     points = row.points[:, frames]
     scores = None if row.scores is None else row.scores[:, frames]
-    there = points.any(-1) if scores is None else scores >= THERE  # (M, F, V)
+    there: np.ndarray = np.asarray(points.any(-1) if scores is None else scores >= THERE)  # (M, F, V)
     best = int(there.sum((1, 2)).argmax())
     if not there[best].any():
         return None
@@ -365,7 +367,7 @@ class Fit(NamedTuple):
 
     asymmetry: Mapping[str, float]  # of each set of as many joints
     best: JointSet | None  # the given one, unless another fits and it does not; None: none is known
-    count: int  # recordings measured
+    count: int  # type: ignore[assignment]  # recordings measured
 
 
 def fitting(bodies: Sequence[Body], joints: JointSet | None, count: int) -> Fit:
@@ -456,7 +458,7 @@ def _middle(body: Body, joints: JointSet, names: Sequence[str], solid: bool = Fa
     points = body.solid if solid else body.seen
     if not rows:
         return np.zeros((len(points), points.shape[2])), np.zeros(len(points), bool)
-    return points[:, rows].mean(1), body.there[:, rows].all(1)
+    return points[:, rows].mean(1), np.asarray(body.there[:, rows].all(1))
 
 
 def _head(joints: JointSet) -> tuple[str, ...]:

@@ -207,7 +207,7 @@ class CLIP(nn.Module):
         preprocess = {
             "resize_mode" if key == "resize" else key: v for key, v in self.image.preprocess.as_dict().items()
         }
-        config = {"model_cfg": self.model_cfg, "preprocess_cfg": {**preprocess, "mode": "RGB"}}
+        config: dict[str, object] = {"model_cfg": self.model_cfg, "preprocess_cfg": {**preprocess, "mode": "RGB"}}
         config |= {"domain": self.image.domain} if self.image.domain else {}
         self.text.tokenizer.save(folder)
         write_weights(folder / WEIGHTS, weights)
