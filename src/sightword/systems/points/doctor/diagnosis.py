@@ -119,7 +119,7 @@ class Diagnosis:
             return
         self._color(found[1], thorough)
         if thorough:
-            self._calibration(*found)
+            self._calibration(found[1], found[0])
             self._cloud(depth)
 
     @property

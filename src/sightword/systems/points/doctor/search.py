@@ -206,7 +206,8 @@ def _cleaned(judge: Judge, h: Hypothesis, base: Hypothesis) -> Iterator[Hypothes
         found = h
         for name in order:
             simpler = found._replace(**{name: getattr(base, name)})
-            for candidate in (simpler, _only(judge, simpler, name), *_rounded(found, name)):
+            plain = sorted(_rounded(found, name), key=lambda other: -judge(other).score)
+            for candidate in (simpler, _only(judge, simpler, name), *plain):
                 if judge(candidate).score >= least:
                     found = candidate
                     break
@@ -218,8 +219,8 @@ def _rounded(h: Hypothesis, name: str) -> list[Hypothesis]:
     value = getattr(h, name)
     if not isinstance(value, float):
         return [h._replace(principal="swapped")] if value == "middle" else []
-    near = sorted((plain for plain in PLAIN if abs(plain / value - 1) < CLOSE), key=lambda plain: abs(plain - value))
-    return [h._replace(**{name: plain}) for plain in near if plain != 1.0]
+    near = [plain for plain in PLAIN if abs(plain / value - 1) < CLOSE and plain != 1.0]
+    return [h._replace(**{name: plain}) for plain in near]
 
 
 def _only(judge: Judge, h: Hypothesis, fixed: str) -> Hypothesis:
