@@ -119,7 +119,7 @@ class Diagnosis:
             return
         self._color(found[1], thorough)
         if thorough:
-            self._calibration(*found)
+            self._calibration(found[1], found[0])
             self._cloud(depth)
 
     @property
@@ -375,10 +375,10 @@ class Diagnosis:
         fine = found.fine
         for name in ("focal", "ratio"):
             values = [1 + step / 100 for step in range(-10, 11)]
-            scores = [fine(self.base._replace(**{name: value})).score for value in values]
+            scores = [fine(search.changed(self.base, name, value)).score for value in values]
             at = int(np.argmax(scores))
             if abs(values[at] - 1) > 0.025 and scores[at] > NOTICED * fine(self.base).score:
-                best = self.base._replace(**{name: values[at]})
+                best = search.changed(self.base, name, values[at])
                 self._named(found._replace(best=best, agreement=fine(best)), judge, "warning")
                 return
 

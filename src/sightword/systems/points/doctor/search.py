@@ -134,8 +134,8 @@ def every_hypothesis(base: Hypothesis) -> Iterator[Hypothesis]:
         yield base._replace(poses=poses, quaternion=quaternion, axes=axes, ratio=ratio)
     for poses, axes in LIKELY:
         likely = base._replace(poses=poses, axes=axes, quaternion=base.quaternion if poses == base.poses else "")
-        for changed, ratio in product(list(_cameras(likely)), RATIOS):
-            yield changed._replace(ratio=ratio)
+        for camera, ratio in product(list(_cameras(likely)), RATIOS):
+            yield camera._replace(ratio=ratio)
         for shift, ratio in product(SHIFTS, (0.2, 1.0, 5.0)):
             yield likely._replace(shift=base.shift + shift, ratio=ratio)
 
@@ -205,8 +205,9 @@ def _cleaned(judge: Judge, h: Hypothesis, base: Hypothesis) -> Iterator[Hypothes
     for order in (("size", "focal", "ratio", "ray", "principal"), ("focal", "size", "ratio", "ray", "principal")):
         found = h
         for name in order:
-            simpler = found._replace(**{name: getattr(base, name)})
-            for candidate in (simpler, _only(judge, simpler, name), *_rounded(found, name)):
+            simpler = changed(found, name, getattr(base, name))
+            plain = sorted(_rounded(found, name), key=lambda other: -judge(other).score)
+            for candidate in (simpler, _only(judge, simpler, name), *plain):
                 if judge(candidate).score >= least:
                     found = candidate
                     break
@@ -218,8 +219,8 @@ def _rounded(h: Hypothesis, name: str) -> list[Hypothesis]:
     value = getattr(h, name)
     if not isinstance(value, float):
         return [h._replace(principal="swapped")] if value == "middle" else []
-    near = sorted((plain for plain in PLAIN if abs(plain / value - 1) < CLOSE), key=lambda plain: abs(plain - value))
-    return [h._replace(**{name: plain}) for plain in near if plain != 1.0]
+    near = [plain for plain in PLAIN if abs(plain / value - 1) < CLOSE and plain != 1.0]
+    return [changed(h, name, plain) for plain in near]
 
 
 def _only(judge: Judge, h: Hypothesis, fixed: str) -> Hypothesis:
@@ -229,8 +230,13 @@ def _only(judge: Judge, h: Hypothesis, fixed: str) -> Hypothesis:
         for name in ("ratio", "focal", "size"):
             if name != fixed and getattr(h, name) != 1.0:
                 values = [getattr(best, name) * f for f in _factors(step)]
-                best = _better(judge, best, [best._replace(**{name: value}) for value in values])
+                best = _better(judge, best, [changed(best, name, value) for value in values])
     return best
+
+
+def changed(h: Hypothesis, name: str, value: object) -> Hypothesis:
+    """Return a hypothesis with another value of one name."""
+    return Hypothesis(**(h._asdict() | {name: value}))
 
 
 def count_differences(h: Hypothesis, base: Hypothesis) -> int:
