@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sightword.data.check import doubles_of, find_bad_images, missing_images
-from sightword.data.finding import CheckReport, Finding
+from sightword.data.finding import CheckReport, Finding, Level
 from sightword.errors import SightwordError
 from sightword.systems.retrieval.pedes import (
     FORMATS,
@@ -104,12 +104,13 @@ def _doubles(records: Sequence[Record], folder: Path) -> list[Finding]:
     splits = [group for group in groups if len({of[path].split for path in group}) > 1]
     people = [group for group in groups if group not in splits and len({of[path].id for path in group}) > 1]
     rest = [group for group in groups if group not in splits and group not in people]
-    found = []
-    for some, level, what in (
+    found: list[Finding] = []
+    kinds: tuple[tuple[list[list[Path]], Level, str], ...] = (
         (splits, "error", "equal images in two splits"),
         (people, "warning", "equal images of several people"),
         (rest, "note", "equal images of one person"),
-    ):
+    )
+    for some, level, what in kinds:
         if some:
             files = tuple(str(path) for group in some for path in group)
             message = f"{len(some)} {what}, {some[0][0]} and {some[0][1]} the first"
