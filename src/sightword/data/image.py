@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -40,7 +41,7 @@ def _readable_suffixes() -> tuple[str, ...]:
     """Return the suffixes of images that this installation reads."""
     Image.init()
     try:
-        import pillow_heif
+        pillow_heif = import_module("pillow_heif")
     except ImportError:
         heif: tuple[str, ...] = ()
     else:

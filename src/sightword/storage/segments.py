@@ -426,7 +426,7 @@ class Addition(NamedTuple):
     """What a job has to compute: the rows of images that a cache does not have yet."""
 
     root: Path  # the folder, as it was given
-    index: Index
+    scan: Index  # of the folder now
     plan: Plan
     rows: SegmentedCache
     kind: str
@@ -435,13 +435,13 @@ class Addition(NamedTuple):
     @property
     def files(self) -> list[Path]:
         """The files of the keys of the plan, in their order."""
-        files = self.index.files()
+        files = self.scan.files()
         return [self.root / files[key] for key in self.plan.keys]
 
     def begin(self, header_of: Callable[[Sequence[str]], Header]) -> FeatureCache | None:
         """Write the index, and return the segment to fill; None if there is nothing to compute."""
-        if self.index != self.known:
-            write_index(self.index, self.rows.out)
+        if self.scan != self.known:
+            write_index(self.scan, self.rows.out)
         if not self.plan.todo:
             return None
         if self.plan.segment is not None:

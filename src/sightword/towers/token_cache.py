@@ -108,7 +108,7 @@ def cache_tokens(
     recipe = _recipe(tower, token_types, disk, writer)
     expected = recipe.header_of([], shard_size=1)
     addition = plan_images(root, files, out, on_error, expected, RECIPE, "image encoder or recipe")
-    shards.say(_announce(len(addition.index.files()), addition.plan, recipe, out))
+    shards.say(_announce(len(addition.scan.files()), addition.plan, recipe, out))
     cache = addition.begin(lambda keys: recipe.header_of(keys, shard_size))
     if cache is None:
         return TokenCache(out)
@@ -121,7 +121,7 @@ def cache_tokens(
     shards.execute(worker, cache.shards, cache.missing, engine=engine, desc="encoding", workers=workers, gpus=gpus)
     if cache.done and (unread := [place for key, place in zip(keys, places, strict=True) if key not in cache]):
         first = min(place.relative_to(root).as_posix() for place in unread)
-        shards.say(f"{len(unread)} of {len(addition.index.files())} images could not be read, {first} the first")
+        shards.say(f"{len(unread)} of {len(addition.scan.files())} images could not be read, {first} the first")
     return TokenCache(out)
 
 

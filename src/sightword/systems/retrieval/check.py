@@ -104,7 +104,7 @@ def _doubles(records: Sequence[Record], folder: Path) -> list[Finding]:
     splits = [group for group in groups if len({of[path].split for path in group}) > 1]
     people = [group for group in groups if group not in splits and len({of[path].id for path in group}) > 1]
     rest = [group for group in groups if group not in splits and group not in people]
-    found = []
+    found: list[Finding] = []
     kinds: tuple[tuple[list[list[Path]], Level, str], ...] = (
         (splits, "error", "equal images in two splits"),
         (people, "warning", "equal images of several people"),
