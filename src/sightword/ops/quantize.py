@@ -64,7 +64,8 @@ class Codebook(nn.Module):
             converted = tensor.dtype == torch.float32 != moved.dtype
             return tensor.to(moved.device) if converted else moved
 
-        return super()._apply(kept, recurse)
+        applied: Self = super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
+        return applied
 
     def forward(self, x: Tensor) -> Quantized:
         ids = self.nearest(x)
