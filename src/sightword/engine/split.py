@@ -203,9 +203,9 @@ class _Comparison:
                 replaced.append(name)
         if self.pool is self.own:  # which items are on this side is stated by the data: some of the other may be now
             taken += [name for name, now in self.own.items() if name not in self.stored and now.content in self.others]
-        known = {*kept, *taken, *self.other}
+        used = {*kept, *taken, *self.other}
         renamed = {entry.content for name, entry in self.other.items() if name not in self.pool}
-        new = [name for name, entry in self.pool.items() if name not in known and entry.content not in renamed]
+        new = [name for name, entry in self.pool.items() if name not in used and entry.content not in renamed]
         of = len(self.stored)
         return kept, [
             *self._told("warning", gone, "are gone", "{} missing", of),

@@ -29,7 +29,8 @@ def write_siglip(folder: Path, captions: Iterable[str]) -> None:
     text = {**sizes, "vocab_size": len(tokenizer), "max_position_embeddings": LENGTH, "projection_size": WIDTH}
     text |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "eos")}
     vision = {**sizes, "image_size": IMAGE, "patch_size": PATCH}
-    _save(folder, lambda: SiglipModel(SiglipConfig(text_config=text, vision_config=vision, domain=DRAWN)), tokenizer)
+    config = SiglipConfig(text_config=text, vision_config=vision)
+    _save(folder, lambda: SiglipModel(config), tokenizer)
     half = [0.5] * 3
     processor = SiglipImageProcessor(size={"height": IMAGE, "width": IMAGE}, image_mean=half, image_std=half)
     processor.save_pretrained(folder)
@@ -48,7 +49,6 @@ def write_t5(folder: Path, captions: Iterable[str]) -> None:
         num_layers=2,
         num_heads=2,
         dropout_rate=0.0,
-        domain=DRAWN,  # type: ignore[arg-type]  # a config keeps what it does not know
     )
     config.decoder_start_token_id = tokenizer.pad_token_id
     _save(folder, lambda: T5ForConditionalGeneration(config), tokenizer)
@@ -68,7 +68,6 @@ def write_bert(folder: Path, captions: Iterable[str]) -> None:
         max_position_embeddings=LENGTH,
         initializer_range=WIDTH
         ** -0.5,  # with the usual 0.02, made for wide networks, all texts would get nearly the same features
-        domain=DRAWN,  # type: ignore[arg-type]  # as above
     )
     _save(folder, lambda: BertForMaskedLM(config), tokenizer)
 
@@ -92,7 +91,9 @@ def _save(folder: Path, build: "Callable[[], PreTrainedModel]", tokenizer: "PreT
     from sightword.towers.hugging_face import quiet
 
     with quiet():
-        _seeded(build).save_pretrained(folder)
+        model = _seeded(build)
+        model.config.update({"domain": DRAWN})  # a config keeps what it has no field for
+        model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 

@@ -81,8 +81,10 @@ def _state(folder: Path) -> int:
 
 def _spread(items: Sequence[ItemT]) -> list[ItemT]:
     """So many of a list as are looked at, evenly."""
-    at = np.unique(np.linspace(0, len(items) - 1, min(FRAMES, len(items))).round().astype(int)) if items else []
-    return [items[int(number)] for number in at]
+    if not items:
+        return []
+    at = np.unique(np.linspace(0, len(items) - 1, min(FRAMES, len(items))).round().astype(int))
+    return [items[number] for number in at.tolist()]
 
 
 def diagnose(scene: Scene, thorough: bool = True) -> list[Finding]:
