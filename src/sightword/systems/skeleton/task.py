@@ -64,7 +64,7 @@ class SkeletonTask(Task[SkeletonBatch]):
     momentum: MomentumContrast | None
     texts: ClassTexts | None
     learned: Tensor  # () int64, for checkpoints: how many classes it was trained on
-    own_state = ("learned",)
+    own_state: tuple[str, ...] = ("learned",)
 
     def __init__(
         self,
