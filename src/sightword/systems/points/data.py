@@ -199,7 +199,7 @@ def require_sound_set(data: PointsData, scenes: Sequence[Scene]) -> None:
     data.trust, if the files of one do not belong together."""
     at = np.unique(np.linspace(0, len(scenes) - 1, min(JUDGED, len(scenes))).round().astype(int)) if scenes else []
     for number in at:
-        require_sound(scenes[number].folder, scenes[number].convention, data.trust)
+        require_sound(scenes[number].folder, scenes[number].convention, data.trust, "data.")
 
 
 def readable_scenes(data: PointsData, names: Sequence[str], split: str) -> tuple[list[Scene], list[str]]:
