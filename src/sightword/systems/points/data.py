@@ -229,7 +229,7 @@ def require_sound_set(data: PointsData, scenes: Sequence[Scene]) -> None:
     data.trust, if the files of one do not belong together."""
     spread = np.linspace(0, len(scenes) - 1, min(JUDGED, len(scenes)))
     for number in np.unique(spread.round().astype(int)).tolist() if scenes else ():
-        require_sound(scenes[number].folder, scenes[number].convention, data.trust)
+        require_sound(scenes[number].folder, scenes[number].convention, data.trust, "data.")
 
 
 def readable_scenes(data: PointsData, names: Sequence[str], split: str) -> tuple[list[Scene], list[str]]:

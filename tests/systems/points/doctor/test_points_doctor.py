@@ -158,6 +158,8 @@ def test_commands_stop_unless_told_to_trust(folder, tmp_path):
     DAMAGES["axes=opengl"](folder)
     with pytest.raises(SightwordError, match=r"OpenGL axes.*axes=opengl.*trust=true"):
         require_sound(folder, Convention())
+    with pytest.raises(SightwordError, match=r"Pass data\.axes=opengl.*data\.trust=true"):
+        require_sound(folder, Convention(), prefix="data.")
     require_sound(folder, Convention(), trust=True)
     require_sound(folder, Convention(axes="opengl"))
     root = folder.parent.parent

@@ -5,8 +5,9 @@
 Legend: V frames that are looked at, M frames of the scene.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -50,19 +51,25 @@ ItemT = TypeVar("ItemT")
 Key = tuple[tuple[str, object], ...]
 
 
-def require_sound(folder: Path, convention: Convention, trust: bool = False) -> None:
+def require_sound(folder: Path, convention: Convention, trust: bool = False, prefix: str = "") -> None:
     """Raise SightwordError, with the option that reads them, if the files of a scene do not belong together.
 
-    Prints warnings, and whether it cannot be told. trust: nothing is looked at.
+    Prints warnings, and whether it cannot be told. trust: nothing is looked at. prefix: of the options, as data.
     """
     if trust:
         return
     findings = _remembered(folder.resolve(), tuple(sorted(convention.key().items())), _state(folder))
     for finding in findings:
         if finding.level == "warning" or finding.kind == UNPROVEN:
-            shards.say(str(finding))
+            shards.say(_prefixed(str(finding), prefix))
     if errors := [finding for finding in findings if finding.level == "error"]:
-        raise SightwordError(f"{errors[0]}. With trust=true it is used as it is")
+        raise SightwordError(_prefixed(f"{errors[0]}. With trust=true it is used as it is", prefix))
+
+
+def _prefixed(text: str, prefix: str) -> str:
+    """A message with its options as they are typed where they have a prefix."""
+    names = [*(field.name for field in fields(Convention)), "trust"]
+    return re.sub(rf"(?<![\w.])({'|'.join(names)})=", rf"{prefix}\1=", text)
 
 
 @lru_cache(maxsize=4096)

@@ -6,7 +6,7 @@ best of these, coordinate by coordinate, to the maximum.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import product
+from itertools import permutations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -189,7 +189,7 @@ def _simplest(judge: Judge, scores: dict[Hypothesis, float]) -> Hypothesis:
     base = judge.sample.base
     top = max(scores, key=lambda h: scores[h])
     equals = [h for h, score in scores.items() if score >= EQUAL * scores[top]]
-    equals += [cleaned for h in sorted(equals, key=lambda h: -scores[h])[:6] for cleaned in _cleaned(judge, h, base)]
+    equals += [cleaned for h in sorted(equals, key=lambda h: -scores[h])[:3] for cleaned in _cleaned(judge, h, base)]
     fitting = [h for h in equals if judge(h).score >= EQUAL * scores[top]]
     return min(fitting, key=lambda h: (count_differences(h, base), _uneven(h), -judge(h).score))
 
@@ -202,9 +202,9 @@ def _uneven(h: Hypothesis) -> int:
 def _cleaned(judge: Judge, h: Hypothesis, base: Hypothesis) -> Iterator[Hypothesis]:
     """A hypothesis with one value after the other put back to the given one, as long as it fits nearly as well."""
     least = EQUAL * judge(h).score
-    for order in (("size", "focal", "ratio", "ray", "principal"), ("focal", "size", "ratio", "ray", "principal")):
+    for order in permutations(("size", "focal", "ratio")):
         found = h
-        for name in order:
+        for name in (*order, "ray", "principal"):
             simpler = changed(found, name, getattr(base, name))
             plain = sorted(_rounded(found, name), key=lambda other: -judge(other).score)
             for candidate in (simpler, _only(judge, simpler, name), *plain):
