@@ -404,7 +404,7 @@ def test_images_without_codes_are_counted(root: Path, codes: Path, tmp_path: Pat
     data = generated(tmp_path, codes)
     with pytest.raises(
         ValueError,
-        match=r"8 of 16 images have no ids in .*, as .*\. This resumes .*: sightword tokenize 'model=…' images=",
+        match=r"8 of 16 images have no ids in .*, as .*\. This computes .*: sightword tokenize 'model=…' images=",
     ):
         split_loader(data, "test", Words(), 4)
 
