@@ -70,7 +70,6 @@ def make_loaders(data: PointsData, clip: FrozenClip, labels: LabelSet, seed: int
     """
     names = split_names(data)
     train, val = (read_scenes(data, names[split], split) for split in ("train", "val"))
-    require_sound_set(data, [*train, *val])
     print(f"{len(train)} scenes to train on, {len(val)} for validation", file=sys.stderr)
     source = _frame_source(data, clip, [*train, *val])
     rooms = Rooms(train, data, labels, "train", source, seed)
