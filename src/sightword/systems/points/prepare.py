@@ -19,16 +19,17 @@ CONVENTION = tuple(field.name for field in fields(Convention))  # of the files, 
 
 
 def make_steps(experiment: str, system: PointsConfig, data: PointsData) -> list[Step]:
-    """Return the step that fills data.cache for the scenes of all splits; none without a cache.
+    """Have the doctor look at the scenes, and return the step that fills data.cache for those of all splits; none without
+    a cache.
 
     With data.offline_clip_feat the cache is only read: raises SightwordError if it is another CLIP's, or frames are
     missing.
     """
+    scenes = [scene for split, names in split_names(data).items() for scene in readable_scenes(data, names, split)[0]]
+    require_sound_set(data, scenes)
     if not data.cache:
         return []
     clip = clip_of(system)
-    scenes = [scene for split, names in split_names(data).items() for scene in readable_scenes(data, names, split)[0]]
-    require_sound_set(data, scenes)
     if data.offline_clip_feat:
         complete_cache(data, scenes)
         clip.open_cache(data.cache)

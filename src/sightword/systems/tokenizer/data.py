@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
+from sightword.data.check import find_passed_over
 from sightword.data.content import Item, equal_files
 from sightword.data.image import ImageBatch, ImageFolder, center_crop, collate_images, list_images, random_crop
 from sightword.data.loader import LoaderOptions, Loaders, Stream, ordered
 from sightword.engine.contract import Names
 from sightword.errors import SightwordError
+from sightword.storage import shards
 from sightword.systems.tokenizer.config import TokenizerData
 
 
@@ -21,6 +23,9 @@ def make_loaders(data: TokenizerData, seed: int = 0, names: Names | None = None)
     another file replaces it, so that all batches of all ranks have one size. Both are counted.
     """
     train, val = _chosen(data, seed, names or {})
+    for root in dict.fromkeys((data.root, data.val_root or data.root)):
+        for finding in find_passed_over(root):
+            shards.say(f"{finding.level}: {finding}")
     size, scale = data.image_size, (data.min_scale, data.max_scale)
     options: LoaderOptions = {
         "collate_fn": collate_images,
