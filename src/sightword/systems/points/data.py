@@ -75,14 +75,8 @@ def make_loaders(
     (see prepare.py, which has also compared the cache with the CLIP). Raises SightwordError for what does not fit.
     names: the scenes of each split that are used; None or a missing split: all.
     """
-<<<<<<< HEAD
     used = {**split_names(data), **(names or {})}
     train, val = (read_scenes(data, used[split], split) for split in ("train", "val"))
-    require_sound_set(data, [*train, *val])
-=======
-    names = split_names(data)
-    train, val = (read_scenes(data, names[split], split) for split in ("train", "val"))
->>>>>>> geo
     print(f"{len(train)} scenes to train on, {len(val)} for validation", file=sys.stderr)
     source = _frame_source(data, clip, [*train, *val])
     rooms = Rooms(train, data, labels, "train", source, seed)
