@@ -123,6 +123,10 @@ def test_a_gallery_is_asked_and_the_test_split_measured(world, trained, tmp_path
     assert capsys.readouterr().err.count("sightword: ") == 1
 
 
+def rows_of(ids):
+    return {str(file.relative_to(ids)): file.read_bytes() for file in ids.glob("*/*")}
+
+
 def test_missing_ids_are_written_before_training_and_then_left_alone(world, tmp_path, capsys):
     """By the tokenizer of system.vq_weights, as the command that the step names writes them."""
     ids = tmp_path / "ids"
@@ -132,15 +136,15 @@ def test_missing_ids_are_written_before_training_and_then_left_alone(world, tmp_
     assert [done.command for done in prepare(config)] == [step.command]
     assert step.is_done()
     assert prepare(config) == []
-    written = {file.name: file.read_bytes() for file in ids.iterdir()}
-    assert written == {file.name: file.read_bytes() for file in (world / "codes").iterdir()}
+    written = rows_of(ids)
+    assert written == rows_of(world / "codes")
     shutil.rmtree(ids)
     assert main(step.command.split()[1:]) == 0
-    assert written == {file.name: file.read_bytes() for file in ids.iterdir()}
+    assert written == rows_of(ids)
     shutil.rmtree(ids)
     assert main(["train", *words_of(world, tmp_path, "phase4_mini", **told)]) == 0
     assert f"preparing {ids}: VQ ids of the images in" in capsys.readouterr().err
-    assert written == {file.name: file.read_bytes() for file in ids.iterdir()}
+    assert written == rows_of(ids)
     plain = words_of(world, tmp_path, "phase3_mini")
     assert steps(compose_config(plain)) == []
 

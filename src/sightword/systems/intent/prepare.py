@@ -7,6 +7,7 @@ data.ids                       made from both, as by `sightword ids`; without da
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,7 +76,8 @@ def _anchors_step(config: IntentConfig) -> Step:
         except MissingFileError:
             return False
         if config.vocabulary:
-            Anchors.read(found).check_vocabularies(_vocabularies(config)[1])
+            with suppress(MissingFileError):  # anchors need no vocabulary any more
+                Anchors.read(found).check_vocabularies(_vocabularies(config)[1])
         return True
 
     def execute() -> None:
