@@ -19,7 +19,7 @@ CONVENTION = tuple(field.name for field in fields(Convention))  # of the files, 
 
 
 def make_steps(experiment: str, system: PointsConfig, data: PointsData) -> list[Step]:
-    """Have the doctor look at the scenes, and return the step that fills data.cache for those of all splits; none without
+    """Have the doctor look at the scenes. Return the step that fills data.cache for those of all splits; none without
     a cache.
 
     With data.offline_clip_feat the cache is only read: raises SightwordError if it is another CLIP's, or frames are

@@ -79,6 +79,11 @@ class Convention:
             )
         return x, y, z
 
+    @property
+    def moves_poses(self) -> bool:
+        """Whether the matrices in the pose files are not yet the poses."""
+        return (self.axes, self.poses, self.quaternion, self.pose_scale) != (OPENCV, "c2w", "", 1.0)
+
     def key(self) -> dict[str, object]:
         """Return the values that differ from ScanNet's, by name: what a lift was made with."""
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(Convention)}

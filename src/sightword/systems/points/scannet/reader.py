@@ -201,7 +201,7 @@ def read_scene(
     distortion = _distortion(folder)
     for index in kept:
         color, depth, pose = usable[index]
-        placed = torch.from_numpy(camera_to_world(pose.numpy(), convention))
+        placed = torch.from_numpy(camera_to_world(pose.numpy(), convention)) if convention.moves_poses else pose
         own = _color_place(folder, index, placed, convention)
         made.append(Frame(index, color, depth, placed, K_color, K_depth, own, distortion, pose, convention))
     return Scene(name, folder, made, skipped, convention)
