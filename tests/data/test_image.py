@@ -112,10 +112,8 @@ def test_sixteen_bit_grey_keeps_its_range(tmp_path: Path) -> None:
     [
         (np.array([[0, 128, 255]], np.int32), [0, 128, 255]),  # already 8 bit
         (np.array([[0, 257 * 9, 65535]], np.int32), [0, 9, 255]),  # 16 bit
-        (np.array([[-100, 0, 100]], np.int32), [0, 128, 255]),  # anything else: its own range
         (np.array([[0, 0.2, 1]], np.float32), [0, 51, 255]),  # a unit range
         (np.array([[0, 77, 200]], np.float32), [0, 77, 200]),  # 8 bit values
-        (np.array([[1e6, 1e6, 1e6]], np.float32), [0, 0, 0]),  # constant, out of every range
         (np.array([[0, np.nan, 1]], np.float32), [0, 0, 255]),
     ],
 )
@@ -123,6 +121,13 @@ def test_wide_grey_is_scaled_by_the_documented_rule(tmp_path: Path, values: np.n
     path = write(tmp_path / "a.tif", Image.fromarray(values))
     assert Image.open(path).mode in ("I", "F")
     assert [pixel(path, x) for x in range(3)] == [(v, v, v) for v in expected]
+
+
+@pytest.mark.parametrize("values", [np.array([[-100, 0, 100]], np.int32), np.array([[0, 1e6]], np.float32)])
+def test_grey_without_a_white_level_is_refused_not_scaled_by_its_own_range(tmp_path: Path, values: np.ndarray) -> None:
+    path = write(tmp_path / "a.tif", Image.fromarray(values))
+    with pytest.raises(SightwordError, match="has no white level; convert it to 8 or 16 bit"):
+        read_image(path)
 
 
 def test_palette_colours_are_looked_up_and_a_transparent_one_is_white(tmp_path: Path) -> None:

@@ -136,11 +136,10 @@ def read_image(path: str | Path, upright: bool = True) -> Image.Image:
     upright: false for pixels as they are stored, which is how a sensor's other images lie.
 
     Grey of 16 bit is divided by 257. Grey of 32 bit or of floats does not state its white level, so white is the
-    least of 1 (floats only), 255 and 65535 that no value exceeds; with values below 0 or above 65535, the image's
-    own least value becomes black and its greatest white.
+    least of 1 (floats only), 255 and 65535 that no value exceeds.
 
     Raises SightwordError, one line with the file and the reason, if the file is missing, empty, truncated, not an
-    image, or larger than Pillow's guard against decompression bombs (2 * Image.MAX_IMAGE_PIXELS).
+    image, has grey values below 0 or above 65535 (scaled by its own range, images would not be comparable), or larger than Pillow's guard against decompression bombs (2 * Image.MAX_IMAGE_PIXELS).
     """
     try:
         with Image.open(path) as image:
@@ -199,9 +198,9 @@ def _eight_bit(image: Image.Image) -> np.ndarray:
     else:
         whites = (1, 255, 65535) if image.mode == "F" else (255, 65535)
     white = next((white for white in whites if low >= 0 and high <= white), None)
-    black, white = (0, white) if white is not None else (low, high)
-    values = (values - black) / ((white - black) or 1) * 255
-    return np.rint(values).astype(np.uint8)
+    if white is None:
+        raise SightwordError(f"grey from {low:g} to {high:g} has no white level; convert it to 8 or 16 bit")
+    return np.rint(values / white * 255).astype(np.uint8)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
