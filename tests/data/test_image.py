@@ -28,6 +28,7 @@ from sightword.data.image import (
     to_tensor,
 )
 from sightword.data.loader import Shuffled
+from sightword.errors import SightwordError
 from sightword.towers.preprocess import Preprocess
 
 GRADIENT = np.linspace(0, 255, 12 * 16).reshape(12, 16).round().astype(np.uint8)  # (H, W)
