@@ -138,8 +138,9 @@ def read_image(path: str | Path, upright: bool = True) -> Image.Image:
     Grey of 16 bit is divided by 257. Grey of 32 bit or of floats does not state its white level, so white is the
     least of 1 (floats only), 255 and 65535 that no value exceeds.
 
-    Raises SightwordError, one line with the file and the reason, if the file is missing, empty, truncated, not an
-    image, has grey values below 0 or above 65535 (scaled by its own range, images would not be comparable), or larger than Pillow's guard against decompression bombs (2 * Image.MAX_IMAGE_PIXELS).
+    Raises SightwordError, one line with the file and the reason, if the file is missing, empty, truncated, not an image,
+    larger than Pillow's guard against decompression bombs (2 * Image.MAX_IMAGE_PIXELS), or has grey values below 0 or
+    above 65535: scaled by their own ranges, images could not be compared.
     """
     try:
         with Image.open(path) as image:
