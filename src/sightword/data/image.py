@@ -138,7 +138,7 @@ def read_image(path: str | Path, upright: bool = True) -> Image.Image:
     Grey of 16 bit is divided by 257. Grey of 32 bit or of floats does not state its white level, so white is the
     least of 1 (floats only), 255 and 65535 that no value exceeds.
 
-    Raises SightwordError, one line with the file and the reason, if the file is missing, empty, truncated, not an image,
+    Raises SightwordError, one line with the file and the reason, if the file is missing, empty, truncated, no image,
     larger than Pillow's guard against decompression bombs (2 * Image.MAX_IMAGE_PIXELS), or has grey values below 0 or
     above 65535: scaled by their own ranges, images could not be compared.
     """
