@@ -88,10 +88,8 @@ def _state(folder: Path) -> int:
 
 def _spread(items: Sequence[ItemT]) -> list[ItemT]:
     """So many of a list as are looked at, evenly."""
-    if not items:
-        return []
-    at = np.unique(np.linspace(0, len(items) - 1, min(FRAMES, len(items))).round().astype(int))
-    return [items[number] for number in at.tolist()]
+    at = np.unique(np.linspace(0, max(len(items) - 1, 0), min(FRAMES, len(items))).round().astype(int))
+    return [items[int(number)] for number in at]
 
 
 def diagnose(scene: Scene, thorough: bool = True) -> list[Finding]:
