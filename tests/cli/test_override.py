@@ -193,7 +193,7 @@ def test_a_run_is_trained_evaluated_and_resumed_with_such_texts(photos, tmp_path
     small += ["trainer.steps=1", "data.val_crops=1", "trainer.threads=1", "data.root=2024_01_15", "name=1e3"]
     assert main(["train", "experiment=tokenizer/mini", *small]) == 0
     run = tmp_path / "runs" / "tokenizer" / "mini" / "1e3"
-    assert runs.read_config(run).data.root == "2024_01_15"
+    assert runs.read_config(run).data.root == str(Path("2024_01_15").absolute())
     assert main(["evaluate", f"run={run}", "data.root=1e3"]) == 0
     assert main(["train", f"resume={run}", "data.root=1e3", "trainer.steps=2"]) == 0
     assert runs.read_config(run).data.root == "1e3"

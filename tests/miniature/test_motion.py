@@ -230,7 +230,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path: P
     write_motion(tmp_path / "one", sizes, 1)  # over what is there
     found = [{f.name: f.read_bytes() for f in (tmp_path / name).iterdir()} for name in ("one", "again", "other")]
     assert found[0] == found[1]
-    assert set(found[0]) == {"annotations.pkl", "labels.json", "unseen.json"}
+    assert set(found[0]) == {"README.md", "annotations.pkl", "labels.json", "unseen.json"}
     assert found[0]["annotations.pkl"] != found[2]["annotations.pkl"]
     with open(tmp_path / "one" / "annotations.pkl", "rb") as file:
         read = pickle.load(file)

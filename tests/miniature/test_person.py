@@ -171,7 +171,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path: P
     one, again, other = (contents(tmp_path / name) for name in ("one", "again", "other"))
     assert one == again
     assert one["CUHK-PEDES/reid_raw.json"] != other["CUHK-PEDES/reid_raw.json"]
-    assert len(one) == 24 + 2
+    assert len(one) == 24 + 3  # images; annotations, attributes and the card
 
 
 def test_cuhk_is_as_published_and_the_truth_lies_beside_it(tmp_path: Path) -> None:

@@ -123,5 +123,5 @@ def test_the_held_out_scenes_are_not_trained_on():
 
 def test_its_config_is_open_clips(small_clip):
     config = json.loads((small_clip / CONFIG).read_text())
-    assert set(config) == {"model_cfg", "preprocess_cfg"}
+    assert set(config) == {"domain", "model_cfg", "preprocess_cfg"}
     assert config["preprocess_cfg"]["resize_mode"] == "squash"

@@ -115,7 +115,7 @@ def test_loaders_of_intent_give_what_the_tower_encodes(encoder, pictures, tmp_pa
     _, token_type, cache, own = encoder
     task = task_of(encoder, tmp_path)
     data = IntentData(root=str(pictures), cache=str(cache.out) if cached else "", batch_size=9, num_workers=0)
-    (batch,) = INTENT.held_out(data, 0, "val", task)
+    (batch,) = INTENT.held_out(data, 0, "val", task, {})
     assert batch.image_ids == list(SIZES)
     assert (batch.images is None) == cached
     tokens, pooled = task.encoded(batch)
@@ -126,7 +126,7 @@ def test_loaders_of_intent_give_what_the_tower_encodes(encoder, pictures, tmp_pa
 @torch.no_grad()
 def test_a_prediction_is_that_of_the_loaders_also_after_an_export(encoder, pictures, tmp_path):
     task = task_of(encoder, tmp_path)
-    (batch,) = INTENT.held_out(IntentData(root=str(pictures), batch_size=9, num_workers=0), 0, "val", task)
+    (batch,) = INTENT.held_out(IntentData(root=str(pictures), batch_size=9, num_workers=0), 0, "val", task, {})
     wanted = task.logits(batch).sigmoid()
     IntentClassifier(task).save_pretrained(tmp_path / "model")
     files = [pictures / f"{name}.png" for name in SIZES]

@@ -129,7 +129,8 @@ class BertText(HFText):
         """Tokens (B, L, D) float32 to (B, E). On the CPU, AssertionError for a text that begins with padding."""
         if mask is not None and mask.is_cpu and not torch.compiler.is_compiling():
             assert mask[:, 0].all()
-        pooled: Tensor = self.behind(pool(tokens, mask, self.pooling))
+        own = self.pooling == "cls"  # BERT's own: the first token, whatever the mask
+        pooled: Tensor = self.behind(tokens[:, 0] if own else pool(tokens, mask, self.pooling))
         return pooled
 
 

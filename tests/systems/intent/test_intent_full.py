@@ -60,7 +60,7 @@ def test_a_batch_goes_through_the_full_scale_in_the_documents_shapes(layers, anc
     words = ["scale=full", f"system.semantic_anchors_path={anchors_file}", "data.root=x"]
     config = compose_config(["experiment=intent/stage1", *words])
     task = run.make_task(config).train()
-    images = torch.rand(B, 3, *[config.data.image_size] * 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    images = torch.rand(B, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 2 - 1
     batch = IntentBatch(torch.eye(C)[:B], ["a", "b"], images=images)
 
     losses = task.losses(batch)
@@ -96,7 +96,7 @@ def test_every_experiment_has_the_full_scale(experiment, anchors_file):
     words = ["scale=full", f"system.semantic_anchors_path={anchors_file}", "data.root=x"]
     config = compose_config([f"experiment=intent/{experiment}", *words])
     task = run.make_task(config)
-    assert (task.config.tower, config.data.image_size) == ("vit_h14", 224)
+    assert (task.config.tower, config.data.image_size) == ("vit_h14", 0)  # the encoder's own
     if experiment == "baseline":
         assert task.model(torch.zeros(B, D), torch.zeros(B, N, D)).shape == (B, C)
     else:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +13,10 @@ from PIL import Image
 from torch import nn
 
 from sightword.cli.main import main
+from sightword.engine.config import Run
 from sightword.errors import SightwordError
 from sightword.storage.job import ImageJobOptions
+from sightword.storage.writer import write_json
 from sightword.systems.retrieval import commands
 from sightword.systems.retrieval.config import RetrievalData
 from sightword.systems.retrieval.gallery import Embedder, Gallery, write_gallery
@@ -412,13 +415,12 @@ def test_a_probe_holds_out_whom_the_run_held_out(people, tmp_path, command, monk
         raise SightwordError("enough")
 
     monkeypatch.setattr("sightword.systems.retrieval.pedes.read_pedes", read_pedes)
-    data = RetrievalData(dataset="icfg_pedes", root="here", hold_out=4)
-    monkeypatch.setattr("sightword.engine.run.read_config", lambda folder: SimpleNamespace(data=data))
+    config = Run("retrieval/phase1", data=RetrievalData(dataset="icfg_pedes", root="here", hold_out=4))
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").touch()
+    write_json(tmp_path / "run" / "config.yaml", config.plain())  # JSON is YAML
     assert command(["probe", f"model={tmp_path / 'run'}"]) == 2
     assert command(["probe", f"model={tmp_path / 'exported'}", "dataset=icfg_pedes", "root=there"]) == 2
-    assert asked == [("here", "icfg_pedes", "val", 4), ("there", "icfg_pedes", "val", 100)]
+    assert asked == [("here", "icfg_pedes", "val", 4, {}), (Path("there"), "icfg_pedes", "val")]
 
 
 def test_what_is_neither_a_run_nor_exported_is_one_line(tmp_path, capsys):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from fakes import GRID, PHASE4, SIZE, K, batch_for, hidden_cells, pixels_of, system, write_towers
 
 from sightword.miniature.tower import write_vq
+from sightword.systems.retrieval.config import RetrievalData
 from sightword.systems.retrieval.data import ImageRows
 from sightword.systems.retrieval.evaluate import RetrievalEvaluator
 from sightword.systems.retrieval.loss import Generator, other_texts
@@ -171,8 +172,8 @@ def test_where_no_cache_has_them_codes_are_made_of_the_whole_view_by_the_tokeniz
     ids = codes(view)
     assert ids.shape == (6, N)
     task = task_of(towers, num_codes=64, vq_weights=str(tokenizer_folder))
-    assert _inputs(task).factor == side
-    assert _inputs(task).ids["weights"] == codes.digest
+    inputs = _inputs(task, RetrievalData(image_size=list(task.model.image.preprocess.size)))
+    assert (inputs.factor, inputs.ids["weights"]) == (side, codes.digest)
     batch = batch_for(task.model.tokenizer)
     by_cache = task.losses(batch._replace(vq_target_ids=ids))["gen_loss"]
     by_network = task.losses(batch._replace(vq_target_ids=None, vq_images=view))["gen_loss"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from fakes import PHASE1, PHASE2, PHASE4, PHASES, batch_for, system, write_towers
 
+from sightword.systems.retrieval.config import RetrievalData
 from sightword.systems.retrieval.data import ImageRows, TextRows
 from sightword.systems.retrieval.evaluate import RetrievalEvaluator
 from sightword.systems.retrieval.loader import Inputs
@@ -122,7 +123,8 @@ def test_every_name_that_compute_gives_can_be_monitored(towers, name):
 
 def test_the_loaders_know_what_the_batches_are_for(towers):
     task = task_of(towers, **PHASE4)
+    data = RetrievalData(image_size=list(task.model.image.preprocess.size))
     expected = {"num_codes": 16, "shapes": {"ids": [6, 2]}}
-    assert _inputs(task) == Inputs(task.model.tokenizer, (8, 8), expected, 0)
+    assert _inputs(task, data) == Inputs(task.model.tokenizer, (8, 8), expected, 0)
     task = task_of(towers, **PHASE1)
-    assert _inputs(task) == Inputs(task.model.tokenizer, task.model.image.patch)
+    assert _inputs(task, data) == Inputs(task.model.tokenizer, task.model.image.patch)

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sightword.data.content import Item
-from sightword.data.finding import grouped
 from sightword.data.image import ImageFolder, ImageItem, Transform, collate_images, read_image
 from sightword.data.loader import Draw, Loaders, Stream, ordered
 from sightword.engine.contract import Names
@@ -27,7 +26,7 @@ from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.segments import ImageCache
 from sightword.systems.intent.config import IntentData
-from sightword.systems.intent.intentonomy import Annotations, annotation_file, find_leaks, read_annotations
+from sightword.systems.intent.intentonomy import Annotations, annotation_file, read_annotations
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.token_cache import TokenCache
 
@@ -208,8 +207,6 @@ def make_loaders(data: IntentData, inputs: Inputs, seed: int = 0, names: Names |
     """
     train = load_split(data, "train", inputs.classes, names)
     val = load_split(data, "val", train.annotations.names, names)
-    for line in grouped(find_leaks({"train": train.annotations, "val": val.annotations})):
-        shards.say(f"error: {line}. sightword check dataset=intentonomy root={data.root} names all of them")
     items = _items(data, train, labels_of(train.annotations, data.labels), seed, inputs, training=True)
     stream = Stream[IntentBatch](
         items.dataset,

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from sightword.data.finding import grouped
 from sightword.engine.argument import NAMES, read_value
 from sightword.engine.contract import Step
 from sightword.errors import MissingFileError
@@ -19,7 +20,7 @@ from sightword.systems.intent.anchors import Anchors, Recipe, find, write_anchor
 from sightword.systems.intent.config import TOKEN_TYPES, IntentConfig, IntentData
 from sightword.systems.intent.data import finder, images_of, root_of, without_row
 from sightword.systems.intent.ids import write_ids
-from sightword.systems.intent.intentonomy import SPLITS, annotation_file, read_annotations
+from sightword.systems.intent.intentonomy import SPLITS, annotation_file, find_leaks, read_annotations
 from sightword.systems.intent.task import streams_of
 from sightword.systems.intent.vocabulary import chosen_vocabularies
 from sightword.towers.token_cache import Source, cache_tokens
@@ -50,9 +51,12 @@ def with_classes(config: IntentConfig, data: IntentData) -> IntentConfig:
 
 
 def _annotated(data: IntentData) -> list[str]:
-    """The files of all splits; the test split may be missing."""
-    train, val, test = (annotation_file(root_of(data), split) for split in SPLITS)
-    return [file for path in (train, val, *[test] * test.exists()) for file in read_annotations(path).files]
+    """The files of all splits; the test split may be missing. Tell which images are in two splits."""
+    found = {split: annotation_file(root_of(data), split) for split in SPLITS}
+    read = {split: read_annotations(file) for split, file in found.items() if split != "test" or file.exists()}
+    for line in grouped(find_leaks(read)):
+        shards.say(f"error: {line}. sightword check dataset=intentonomy root={data.root} names all of them")
+    return [file for notes in read.values() for file in notes.files]
 
 
 def _is_complete(data: IntentData, files: Sequence[str]) -> bool:
