@@ -13,6 +13,7 @@ from PIL import Image
 from worlds import arguments_of
 
 from sightword.cli.main import main
+from sightword.cli.train import train_in
 from sightword.data.image import list_images
 from sightword.engine import run as runs
 from sightword.engine.split import choose, read_record
@@ -210,3 +211,10 @@ def test_recognise_says_how_many_recordings_were_trained_on(world, tmp_path, cap
     capsys.readouterr()
     assert main(["recognise", f"model={run}", "checkpoint=last", f"out={tmp_path / 'named'}"]) == 0
     assert f"trained on: {trained} of these" in capsys.readouterr().out
+
+
+def test_a_run_in_a_folder_of_the_callers_choice_keeps_its_data(folder, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [*tiny[1:], "data.root=photos", "data.val_split=0.25", "trainer.steps=2"]
+    assert train_in(tmp_path / "deep" / "run", ["experiment=tokenizer/mini", *arguments])
+    assert read_record(tmp_path / "deep" / "run").data == {"root": str(folder)}

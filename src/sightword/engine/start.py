@@ -37,10 +37,10 @@ def start(config: Run, folder: Path | None = None) -> "Fitted":
     error before the end of the first batch.
     """
     _check_processes(config.trainer)
-    config = absolute(config) if folder is None else config
     set_threads(config.trainer.threads, config.trainer.devices)
     last = folder / "checkpoints" / "last.ckpt" if folder else None
     resumed = last is not None and last.exists()
+    config = config if resumed else absolute(config)
     origin = origin_of(config) if config.init_from and not resumed else None
     prepare(config)
     config = config if resumed else complete(config)
@@ -58,6 +58,7 @@ def start(config: Run, folder: Path | None = None) -> "Fitted":
     folder = folder or _claim(config)
     try:
         if is_first_process():
+            folder.mkdir(parents=True, exist_ok=True)  # a caller's own, as the demo's
             keep_inputs(config, folder)
             if record:
                 record.write(folder)
