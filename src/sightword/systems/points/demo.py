@@ -49,7 +49,8 @@ def _measured(run: Path) -> tuple[dict[str, float], Figure]:
 def _queried(room: Path, run: Path) -> Figure:
     """Two text queries to a room, as `sightword ask` does."""
     answer = SceneQuery.from_pretrained(run)(room, QUERIES)
-    lines = [line.strip() for line in ask.summary_lines(answer, ask.classes_near(room)) if line.startswith(" ")]
+    said = ask.summary_lines(answer, ask.classes_near(room))
+    lines = [line.strip() for line in said if line.startswith("  by the cloud's labels")]  # one for each query
     told = "; ".join(f"“{query}”: {line}" for query, line in zip(QUERIES, lines, strict=True))
     unseen = int((~answer.visible).sum())
     points = f"{len(answer.points):,} points, {unseen:,} of which no image shows"
