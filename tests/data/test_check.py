@@ -114,7 +114,7 @@ def test_copies_and_links_are_counted_and_only_files_of_equal_size_are_read(
     os.symlink(tmp_path / "2.png", tmp_path / "link.png")
     noise((20, 20)).save(tmp_path / "small.png")
     read: list[str] = []
-    monkeypatch.setattr("sightword.data.check._bytes", lambda path: read.append(path.name) or path.read_bytes())
+    monkeypatch.setattr("sightword.data.content._bytes", lambda path: read.append(path.name) or path.read_bytes())
     found = kinds(check_images(tmp_path))
     assert "1 of 6 images have the bytes of another, " in found["copies"].message
     assert "1 of 6 images are another name of the same file, " in found["links"].message

@@ -23,7 +23,6 @@ from sightword.engine.argument import (
     file_in,
 )
 from sightword.engine.contract import Command
-from sightword.engine.split import choose, tell
 from sightword.engine.system import closest, demo_parts, experiments, presets, scales, system_checks, systems
 from sightword.errors import SightwordError
 
@@ -48,6 +47,7 @@ def evaluate(
     system.fid_weights=pt_inception-2015-12-05-6726825d.pth.
     """
     from sightword.engine.fit import evaluate as measure
+    from sightword.engine.split import choose, tell
 
     config = change_config(runs.read_config(run), overrides)
     runs.set_threads(config.trainer.threads, 1)

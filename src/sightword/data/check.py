@@ -5,18 +5,16 @@ exactly what decoding in full finds, and takes 0.4 of the time. Headers and end 
 again and miss four of five files that are damaged in the middle, so they are no substitute.
 """
 
-import hashlib
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
+from sightword.data.content import doubles_of
 from sightword.data.finding import CheckReport, Finding
 from sightword.data.image import HEIF, count_suffixes, list_images, list_passed_over, read_image
 from sightword.errors import SightwordError
@@ -109,37 +107,6 @@ def find_doubles(paths: Sequence[Path]) -> list[Finding]:
             message = f"{count} of {len(paths)} images {what}, {first} the first"
             found.append(Finding("warning", kind, message, files, count, "keep one of each"))
     return found
-
-
-def doubles_of(paths: Sequence[Path]) -> tuple[list[list[Path]], list[list[Path]]]:
-    """Return groups of files with equal bytes, and groups of links to one file. Reads only files of equal size."""
-    places = _grouped(paths, _place)
-    links = [group for group in places if len(group) > 1]
-    sizes = _grouped([group[0] for group in places], os.path.getsize)
-    same = [group for group in sizes if len(group) > 1 and os.path.getsize(group[0])]  # an empty file is unreadable
-    copies = [group for size in same for group in _grouped(size, _bytes) if len(group) > 1]
-    return copies, links
-
-
-def _grouped(paths: Iterable[Path], key: Callable[[Path], object]) -> list[list[Path]]:
-    """Return the files that exist, in groups of equal keys, in their order."""
-    groups: dict[object, list[Path]] = defaultdict(list)
-    for path in paths:
-        try:
-            groups[key(path)].append(path)
-        except OSError:
-            continue
-    return list(groups.values())
-
-
-def _place(path: Path) -> object:
-    stat = path.stat()
-    return (stat.st_dev, stat.st_ino) if stat.st_ino else os.path.realpath(path)
-
-
-def _bytes(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).digest()
 
 
 # ------------------------------------------------------------------------------------------------------- passed over

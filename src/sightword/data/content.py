@@ -5,15 +5,14 @@ Legend: N files.
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 WHOLE = 2**20  # bytes of a file that is read whole
 PIECES, PIECE = 16, 2**16  # of a larger one: so many pieces of so many bytes, evenly spaced, the first and the last too
-
-KeyT = TypeVar("KeyT", bound=Hashable)
 
 
 class Item(NamedTuple):
@@ -52,32 +51,45 @@ def stamp_of(files: Iterable[Path]) -> str:
 def equal_files(paths: Sequence[Path]) -> list[int]:
     """Return for each of N files the number of the first that has the same bytes, a link to it included.
 
-    Only files of equal size are read. A file that cannot be read equals no other.
+    A file that cannot be read, or is empty, equals no other.
     """
-    sizes = [_size(path) for path in paths]
-    times = Counter(sizes)
-    keys: list[Hashable] = [
-        number if size is None or times[size] == 1 else (size, _content(path))
-        for number, (size, path) in enumerate(zip(sizes, paths, strict=True))
-    ]
-    return first_of(keys)
+    copies, links = doubles_of(paths)
+    first = {path: group[0] for group in links for path in group}
+    alike = {path: group[0] for group in copies for path in group}
+    number = {path: at for at, path in reversed(list(enumerate(paths)))}
+    places = (first.get(path, path) for path in paths)
+    return [number[alike.get(place, place)] for place in places]
 
 
-def first_of(keys: Sequence[KeyT]) -> list[int]:
-    """Return for each key the number of the first that is equal."""
-    first: dict[KeyT, int] = {}
-    return [first.setdefault(key, number) for number, key in enumerate(keys)]
+def doubles_of(paths: Sequence[Path]) -> tuple[list[list[Path]], list[list[Path]]]:
+    """Return groups of files with equal bytes, and groups of links to one file. Reads only files of equal size.
+
+    Of a group of links, only the first is among the files with equal bytes.
+    """
+    places = _grouped(paths, _place)
+    links = [group for group in places if len(group) > 1]
+    sizes = _grouped([group[0] for group in places], os.path.getsize)
+    same = [group for group in sizes if len(group) > 1 and os.path.getsize(group[0])]  # an empty file is unreadable
+    copies = [group for size in same for group in _grouped(size, _bytes) if len(group) > 1]
+    return copies, links
 
 
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
+def _grouped(paths: Iterable[Path], key: Callable[[Path], object]) -> list[list[Path]]:
+    """Return the files that exist, in groups of equal keys, in their order."""
+    groups: dict[object, list[Path]] = defaultdict(list)
+    for path in paths:
+        try:
+            groups[key(path)].append(path)
+        except OSError:
+            continue
+    return list(groups.values())
 
 
-def _content(path: Path) -> str:
-    try:
-        return digest_of([path])
-    except OSError:
-        return str(path)
+def _place(path: Path) -> object:
+    stat = path.stat()
+    return (stat.st_dev, stat.st_ino) if stat.st_ino else os.path.realpath(path)
+
+
+def _bytes(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).digest()

@@ -167,12 +167,12 @@ class System(ABC, Generic[ConfigT, DataT, TaskT, BatchT]):
         Raises SightwordError for an unknown split.
         """
 
-    def items(self, data: DataT, seed: int, split: str) -> Sequence[Item]:
-        """Return the items of a split, which a run's record keeps by content. A system without any keeps no record.
+    def items(self, data: DataT, seed: int, splits: Sequence[str]) -> Mapping[str, Sequence[Item]]:
+        """Return the items of some splits, which a run's record keeps by content. A system without any keeps no record.
 
         seed: of the run, for a system that `divides`. Equal items of train and val would be on both sides.
         """
-        return []
+        return {split: [] for split in splits}
 
     def divides(self, data: DataT) -> bool:
         """Return whether the system itself divides these data into train and val; otherwise they state it."""

@@ -7,7 +7,6 @@ A data set changes while runs exist: images are added, replaced, removed, rename
 put it on. What is new belongs to neither side. Each difference is a finding, with its count.
 """
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from sightword.data.content import Item, digest_of, stamp_of
 from sightword.data.finding import Finding, Level
 from sightword.engine.config import DataConfig, Run
 from sightword.engine.contract import Names
+from sightword.engine.run import is_first_process
 from sightword.engine.system import system_of
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.reader import read_json
@@ -74,7 +74,7 @@ def first_record(config: Run) -> Record:
 
     Empty for a system that names no items. Reads each file once, with a progress bar.
     """
-    splits = {split: _entries(config, split) for split in ("train", "val")}
+    splits = _entries(config, ("train", "val"), {})
     return Record(_paths(config.data), splits if any(splits.values()) else {})
 
 
@@ -107,9 +107,11 @@ def choose(config: Run, folder: Path, splits: Sequence[str] = ("train", "val")) 
     divides = system_of(config.experiment).divides(config.data)
     names: dict[str, list[str]] = {}
     findings: list[Finding] = []
+    divided = [split for split in splits if divides and split in record.splits]
+    now = _entries(config, [*splits, *(_other(split) for split in divided if _other(split) not in splits)], before)
     for split in splits:
-        own = _entries(config, split, before)
-        pool = own | _entries(config, _other(split), before) if divides and split in record.splits else own
+        own = now[split]
+        pool = own | now[_other(split)] if split in divided else own
         names[split], found = _Comparison(config, record, split, own, pool).result()
         findings += found
         if not names[split]:
@@ -129,7 +131,7 @@ def trained_on(folder: Path, items: Sequence[Item]) -> list[str]:
 
 def tell(findings: Sequence[Finding]) -> None:
     """Print findings on stderr, one line each, if this process prints."""
-    for finding in findings if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0 else ():
+    for finding in findings if is_first_process() else ():
         print(f"{finding.level}: {finding}", file=sys.stderr)
 
 
@@ -239,12 +241,13 @@ class _Comparison:
         return [Finding(level, kind.format(self.unit), text, (names[0],), len(names))]
 
 
-def _entries(config: Run, split: str, before: Mapping[str, Entry] | None = None) -> dict[str, Entry]:
-    """Return the items of a split. before: entries by name, whose files are not read again while their stamps stay."""
-    items = system_of(config.experiment).items(config.data, config.seed, split)
-    known = before or {}
-    bar = tqdm(items, desc=f"reading {split}", unit=" items", disable=None, delay=2, leave=False)
-    return {item.name: _entry(item, known.get(item.name)) for item in bar}
+def _entries(config: Run, splits: Sequence[str], before: Mapping[str, Entry]) -> dict[str, dict[str, Entry]]:
+    """Return the items of some splits. before: entries by name; their files are not read again while stamps stay."""
+    found = {}
+    for split, items in system_of(config.experiment).items(config.data, config.seed, splits).items():
+        bar = tqdm(items, desc=f"reading {split}", unit=" items", disable=None, delay=2, leave=False)
+        found[split] = {item.name: _entry(item, before.get(item.name)) for item in bar}
+    return found
 
 
 def _entry(item: Item, before: Entry | None) -> Entry:
@@ -261,10 +264,8 @@ def _entry(item: Item, before: Entry | None) -> Entry:
 
 
 def _nothing_left(config: Run, split: str, record: Record) -> SightwordError:
-    unit, roots = (
-        system_of(config.experiment).unit,
-        ", ".join(f"data.{name}={value}" for name, value in record.data.items()),
-    )
+    unit = system_of(config.experiment).unit
+    roots = ", ".join(f"data.{name}={value}" for name, value in record.data.items())
     return SightwordError(
         f"none of the {len(record.splits.get(split, {}))} {unit} of {split} is left that this run may use. It was "
         f"trained with {roots}; give other data that it has not seen, or restore these"

@@ -72,8 +72,12 @@ class Split(NamedTuple):
     name: str = "val"
 
 
-def items(data: IntentData, split: str) -> list[Item]:
-    """Return the annotated images of a split that exist, as files or as rows of a cache."""
+def items(data: IntentData, splits: Sequence[str]) -> dict[str, list[Item]]:
+    """Return the annotated images of some splits that exist, as files or as rows of a cache."""
+    return {split: _items_of(data, split) for split in splits}
+
+
+def _items_of(data: IntentData, split: str) -> list[Item]:
     notes, keys = find_keys(data, split)
     folder = images_of(data)
     found = []

@@ -48,10 +48,10 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
 
         return split_loader(_readable(data, task), split, _inputs(task), names)
 
-    def items(self, data: IntentData, seed: int, split: str) -> Sequence[Item]:
+    def items(self, data: IntentData, seed: int, splits: Sequence[str]) -> Mapping[str, Sequence[Item]]:
         from sightword.systems.intent.data import items
 
-        return items(data, split)
+        return items(data, splits)
 
     def evaluator(self, task: "IntentTask") -> "Evaluator[IntentBatch]":
         from sightword.systems.intent.evaluate import IntentEvaluator

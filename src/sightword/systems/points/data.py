@@ -164,9 +164,12 @@ def _listed(data: PointsData, split: str) -> list[str]:
     return names[split]
 
 
-def items(data: PointsData, split: str) -> list[Item]:
-    """Return the scenes of a split that exist: by their recorded clouds, or else by their first and last frames."""
-    return [Item(name, files) for name in _listed(data, split) if (files := _files(data.root, name))]
+def items(data: PointsData, splits: Sequence[str]) -> dict[str, list[Item]]:
+    """Return the scenes of some splits that exist: by their recorded clouds, or else by their first and last frames."""
+    return {
+        split: [Item(name, files) for name in _listed(data, split) if (files := _files(data.root, name))]
+        for split in splits
+    }
 
 
 def _files(root: str, name: str) -> tuple[Path, ...]:

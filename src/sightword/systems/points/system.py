@@ -60,10 +60,10 @@ class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
 
         return split_loader(data, split, task.clip, task.labels, names)
 
-    def items(self, data: PointsData, seed: int, split: str) -> Sequence[Item]:
+    def items(self, data: PointsData, seed: int, splits: Sequence[str]) -> Mapping[str, Sequence[Item]]:
         from sightword.systems.points.data import items
 
-        return items(data, split)
+        return items(data, splits)
 
     def divides(self, data: PointsData) -> bool:
         return not data.val_scenes

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from sightword.data.check import doubles_of, find_bad_images, missing_images
+from sightword.data.check import find_bad_images, missing_images
+from sightword.data.content import doubles_of
 from sightword.data.finding import CheckReport, Finding, Level
 from sightword.errors import SightwordError
 from sightword.systems.retrieval.pedes import (

@@ -132,15 +132,18 @@ def _of_split(records: Sequence[Record], split: str, hold_out: int, names: Names
     return [record for record in divided if record.split == split]
 
 
-def items(root: str | Path, dataset: str, split: str, hold_out: int = 100) -> list[Item]:
-    """Return the images of a split that exist, with their persons and captions as facts."""
+def items(root: str | Path, dataset: str, splits: Sequence[str], hold_out: int = 100) -> dict[str, list[Item]]:
+    """Return the images of some splits that exist, with their persons and captions as facts."""
     file = annotation_file(root, dataset)
     folder, records = image_folder(file), read_records(file, dataset)
-    return [
-        Item(record.path, (folder / record.path,), "\n".join([str(record.id), *record.captions]))
-        for record in _of_split(records, split, hold_out, {})
-        if (folder / record.path).is_file()
-    ]
+    return {
+        split: [
+            Item(record.path, (folder / record.path,), "\n".join([str(record.id), *record.captions]))
+            for record in _of_split(records, split, hold_out, {})
+            if (folder / record.path).is_file()
+        ]
+        for split in splits
+    }
 
 
 def has_validation(root: str | Path, dataset: str) -> bool:

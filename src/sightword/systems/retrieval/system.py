@@ -43,10 +43,10 @@ class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "B
 
         return split_loader(data, split, _inputs(task, data), names)
 
-    def items(self, data: RetrievalData, seed: int, split: str) -> Sequence[Item]:
+    def items(self, data: RetrievalData, seed: int, splits: Sequence[str]) -> Mapping[str, Sequence[Item]]:
         from sightword.systems.retrieval.pedes import items
 
-        return items(data.root, data.dataset, split, data.hold_out)
+        return items(data.root, data.dataset, splits, data.hold_out)
 
     def divides(self, data: RetrievalData) -> bool:
         from sightword.systems.retrieval.pedes import has_validation

@@ -127,13 +127,16 @@ def read_recordings(data: SkeletonData, joints: JointSet) -> Recordings:
     return recordings
 
 
-def items(data: SkeletonData, split: str) -> list[Item]:
-    """Return the recordings of a split, with their labels as facts."""
+def items(data: SkeletonData, splits: Sequence[str]) -> dict[str, list[Item]]:
+    """Return the recordings of some splits, with their labels as facts."""
     recordings = read_annotations(data.annotations, data)
-    return [
-        Item(recordings.names[row], facts=str(recordings.labels[row]), content=recordings.content(row))
-        for row in _rows(data, recordings, split)
-    ]
+    return {
+        split: [
+            Item(recordings.names[row], facts=str(recordings.labels[row]), content=recordings.content(row))
+            for row in _rows(data, recordings, split)
+        ]
+        for split in splits
+    }
 
 
 def _rows(data: SkeletonData, recordings: Recordings, split: str, names: Names | None = None) -> list[int]:

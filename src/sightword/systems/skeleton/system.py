@@ -40,10 +40,10 @@ class SkeletonSystem(System[SkeletonConfig, SkeletonData, "SkeletonTask", "Skele
 
         return split_loader(data, split, task.joints, task.labels.classes, names)
 
-    def items(self, data: SkeletonData, seed: int, split: str) -> Sequence[Item]:
+    def items(self, data: SkeletonData, seed: int, splits: Sequence[str]) -> Mapping[str, Sequence[Item]]:
         from sightword.systems.skeleton.data import items
 
-        return items(data, split)
+        return items(data, splits)
 
     def divides(self, data: SkeletonData) -> bool:
         return not data.val

@@ -1,5 +1,6 @@
 """Loaders of a folder of images: random training crops and fixed validation crops."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,14 @@ def make_loaders(data: TokenizerData, seed: int = 0, names: Names | None = None)
     )
 
 
-def items(data: TokenizerData, seed: int, name: str) -> list[Item]:
-    """Return the images of train or val."""
-    train, val = split(data, seed)
-    root, paths = (_roots(data)[0], train) if name == "train" else (_roots(data)[1], val)
-    return [Item(path.relative_to(root).as_posix(), (path,)) for path in paths]
+def items(data: TokenizerData, seed: int, splits: Sequence[str]) -> dict[str, list[Item]]:
+    """Return the images of train, of val, or of both."""
+    sides = dict(zip(("train", "val"), zip(_roots(data), split(data, seed), strict=True), strict=True))
+    return {
+        name: [Item(path.relative_to(root).as_posix(), (path,)) for path in paths]
+        for name, (root, paths) in sides.items()
+        if name in splits
+    }
 
 
 def _chosen(data: TokenizerData, seed: int, names: Names) -> tuple[list[Path], list[Path]]:

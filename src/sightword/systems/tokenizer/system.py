@@ -41,10 +41,10 @@ class TokenizerSystem(System[TokenizerConfig, TokenizerData, "TokenizerTask", "I
             raise SightwordError(f"split={split}: a tokenizer has the split val alone, which data.* describes")
         return self.loaders(data, seed, task, names).val
 
-    def items(self, data: TokenizerData, seed: int, split: str) -> Sequence[Item]:
+    def items(self, data: TokenizerData, seed: int, splits: Sequence[str]) -> Mapping[str, Sequence[Item]]:
         from sightword.systems.tokenizer.data import items
 
-        return items(data, seed, split)
+        return items(data, seed, splits)
 
     def divides(self, data: TokenizerData) -> bool:
         return not data.val_root
