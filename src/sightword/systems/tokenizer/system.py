@@ -37,13 +37,14 @@ class TokenizerSystem(System[TokenizerConfig, TokenizerData, "TokenizerTask", "I
     def held_out(
         self, data: TokenizerData, seed: int, split: str, task: "TokenizerTask", names: Names
     ) -> "DataLoader[ImageBatch]":
-        if split != "val":
-            raise SightwordError(f"split={split}: a tokenizer has the split val alone, which data.* describes")
+        _require_known(split)
         return self.loaders(data, seed, task, names).val
 
     def items(self, data: TokenizerData, seed: int, splits: Sequence[str]) -> Mapping[str, Sequence[Item]]:
         from sightword.systems.tokenizer.data import items
 
+        for split in splits:
+            _require_known(split)
         return items(data, seed, splits)
 
     def divides(self, data: TokenizerData) -> bool:
@@ -70,6 +71,11 @@ class TokenizerSystem(System[TokenizerConfig, TokenizerData, "TokenizerTask", "I
     @property
     def checks(self) -> Mapping[str, Check]:
         return {"images": commands.check_images}
+
+
+def _require_known(split: str) -> None:
+    if split not in ("train", "val"):
+        raise SightwordError(f"split={split}: a tokenizer has the split val alone, which data.* describes")
 
 
 SYSTEM = TokenizerSystem()
