@@ -127,8 +127,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
+    """Copies of the file's tensors. Views of the mapped file would change with it, and their alignment is the file's:
+    with another alignment some processors sum in another order, so that results differ in the last bit."""
     try:
-        return dict(load_file(path))
+        return {name: weight.clone() for name, weight in load_file(path).items()}
     except SafetensorError as error:
         raise SightwordError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
 

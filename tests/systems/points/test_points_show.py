@@ -43,24 +43,6 @@ def test_few_or_equal_features_have_some_colour(some):
     assert colours_of(some).shape == (len(some), 3)
 
 
-def looking(forward, up=(0, 0, 1.0)):
-    forward, up = torch.tensor(forward).double(), torch.tensor(up).double()
-    forward = forward / forward.norm()
-    right = torch.linalg.cross(forward, up)
-    right = right / right.norm()
-    pose = torch.eye(4).double()
-    pose[:3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward], 1)
-    return pose
-
-
-def test_up_is_found_from_cameras_that_look_down():
-    poses = torch.stack([looking((np.cos(a), np.sin(a), -0.8)) for a in (0.1, 0.6, 1.2)])
-    assert show.upwards(poses) == [0, 0, 1]
-    tilted = torch.eye(4).double()
-    tilted[:3, :3] = torch.tensor([[1, 0, 0], [0, 0.6, -0.8], [0, 0.8, 0.6]])
-    assert show.upwards(tilted @ poses) == pytest.approx([0, -0.8, 0.6], abs=0.06)
-
-
 def test_points_face_who_saw_them():
     poses = torch.stack([torch.eye(4), torch.eye(4)])
     poses[0, :3, 3], poses[1, :3, 3] = torch.tensor([2.0, 0, 0]), torch.tensor([0, 4.0, 0])

@@ -137,7 +137,8 @@ def test_the_trained_text_encoder_of_a_clip_is_in_the_export(world, tmp_path, le
     one.save_pretrained(tmp_path / "model")
     shutil.rmtree(tmp_path / "own" / "clip")
     again = sightword.load(tmp_path / "model")
-    assert torch.equal(again.for_classes(UNSEEN).bank, expected)
+    # not bit for bit: torch folds a product with weights that need gradients, and some processors then sum otherwise
+    torch.testing.assert_close(again.for_classes(UNSEEN).bank, expected, rtol=0, atol=1e-6)
     assert again.tower().tokenizer.length == (length or 77)
 
 

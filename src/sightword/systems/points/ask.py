@@ -21,6 +21,7 @@ from sightword.storage.atomic import write_atomically
 from sightword.storage.ply import Cloud, write_ply
 from sightword.storage.writer import write_json, write_png
 from sightword.systems.points import show
+from sightword.systems.points.doctor.up import upwards
 from sightword.systems.points.lift.cloud import scene_cloud
 from sightword.systems.points.lift.extract import NOTHING_SEEN
 from sightword.systems.points.lift.features import Features
@@ -79,7 +80,7 @@ def placed(
     """Return features with what a picture of the cloud needs: which way is up, and from where points were seen."""
     poses = torch.stack([frame.pose for frame in scene.frames])
     towards = show.facing(cloud.xyz, poses, links.point.cpu(), links.view.cpu())
-    return PointFeatures(cloud, features, visible, known, show.upwards(poses), towards, kind)
+    return PointFeatures(cloud, features, visible, known, upwards(scene.frames), towards, kind)
 
 
 def classes_near(folder: Path) -> dict[int, str]:

@@ -20,6 +20,7 @@ from sightword.metrics.segmentation import accuracy, class_iou, mean_iou
 from sightword.storage.writer import write_png
 from sightword.systems.points import show
 from sightword.systems.points.data import RoomBatch
+from sightword.systems.points.doctor.up import held_level
 from sightword.systems.points.model import Fused
 from sightword.systems.points.place import BEST, peak
 from sightword.systems.points.task import PointsTask, agreement
@@ -234,7 +235,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         poses, links = batch.views.pose[batch.views.scene == 0], out.links
         inside = own[links.point]  # the first scene's points and views stand first
         towards = show.facing(batch.xyz[own], poses, links.point[inside], links.view[inside])
-        image = show.clouds(batch.xyz[own], panels, show.upwards(poses), towards, (400, 300))
+        image = show.clouds(batch.xyz[own], panels, held_level(poses), towards, (400, 300))
         return {"answers": show.keyed(image, key)}
 
     def draw(self, loader: DataLoader[RoomBatch], folder: Path) -> list[Path]:

@@ -67,20 +67,6 @@ def frame_picture(
     return grid.titled({title: shown, points: Image.fromarray(painted)})
 
 
-def upwards(poses: Tensor) -> list[float]:
-    """Return the up direction from the poses (V, 4, 4) of cameras that are held level and look ahead or down."""
-    rotation = poses[:, :3, :3].double()
-    held = -rotation[:, :, 1].mean(0)
-    held = held / held.norm()
-    tilt = torch.einsum("vi,vj->ij", rotation[:, :, 0], rotation[:, :, 0]) / len(rotation)
-    up = torch.linalg.eigh(tilt + 0.02 * (torch.eye(3, dtype=held.dtype) - torch.outer(held, held)))[1][:, 0]
-    up = up * torch.sign(up @ held)
-    axis = up.abs().argmax()
-    if up[axis].abs() > 0.97:  # the world's own axis, then
-        up = torch.zeros_like(up).index_fill(0, axis, float(up[axis].sign()))
-    return [float(value) for value in up]
-
-
 def facing(xyz: Tensor, poses: Tensor, point: Tensor, view: Tensor) -> Tensor:
     """Return (N, 3), from each point to the middle of the cameras that see it, or of all cameras if none does.
 

@@ -11,6 +11,7 @@ from PIL import Image
 from sightword.errors import SightwordError
 from sightword.miniature import room
 from sightword.systems.points.doctor.diagnosis import UNPROVEN, diagnose, require_sound
+from sightword.systems.points.doctor.up import upwards
 from sightword.systems.points.lift.extract import Job, extract
 from sightword.systems.points.scannet.convention import Convention
 from sightword.systems.points.scannet.pose import camera_to_world, quaternions, rotations
@@ -233,3 +234,10 @@ def test_a_convention_that_does_not_exist_is_one_line(values, word):
         Convention(**values)
     assert word in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_vertical_of_a_world_is_told_and_drawn(folder):
+    scene = read_scene(folder)
+    (note,) = [finding for finding in diagnose(scene) if finding.kind == "vertical"]
+    assert "z is up" in note.message
+    assert upwards(scene.frames) == [0, 0, 1]

@@ -18,7 +18,7 @@ import torch
 from sightword.data.finding import Finding, Level
 from sightword.errors import SightwordError
 from sightword.storage import shards
-from sightword.systems.points.doctor import agreement, cloud, color, search
+from sightword.systems.points.doctor import agreement, cloud, color, search, up
 from sightword.systems.points.doctor.agreement import Hypothesis, Judge
 from sightword.systems.points.doctor.search import DOUBTFUL, Found
 from sightword.systems.points.doctor.wording import differences, named, percent
@@ -128,6 +128,7 @@ class Diagnosis:
         if thorough:
             self._calibration(found[1], found[0])
             self._cloud(depth)
+            self._up(depth)
 
     @property
     def _failed(self) -> bool:
@@ -430,6 +431,12 @@ class Diagnosis:
                 "Pass mesh=fused to make a cloud of the depth, or move the cloud",
                 file,
             )
+
+    def _up(self, depth: np.ndarray) -> None:
+        """Which way is up, as far as floors and tables tell."""
+        poses = torch.stack([frame.pose for frame in self.frames]).numpy()
+        if found := up.find_up(list(depth), self.frames[0].K_depth.numpy(), poses):
+            self._note("vertical", str(found))
 
     # ---------------------------------------------------------------------------------------------------------- words
 

@@ -35,6 +35,7 @@ from sightword.storage.reader import read_json, read_text
 from sightword.storage.writer import write_json, write_png
 from sightword.systems.points import show
 from sightword.systems.points.doctor.diagnosis import require_sound
+from sightword.systems.points.doctor.up import upwards
 from sightword.systems.points.lift.cloud import scene_cloud
 from sightword.systems.points.lift.features import (
     Features,
@@ -328,7 +329,7 @@ def draw(folder: Path, scene: Scene, cloud: Cloud, links: Links, frames: Sequenc
             colours(total / weight.clamp(min=1e-9)), covered
         ),
     }
-    made[folder / "cloud.png"] = show.clouds(cloud.xyz, panels, show.upwards(poses), towards, (480, 360))
+    made[folder / "cloud.png"] = show.clouds(cloud.xyz, panels, upwards(scene.frames), towards, (480, 360))
     for path, page in made.items():
         write_png(page, path, compress_level=1)  # half the time of the default, and files a tenth larger
     return list(made)
