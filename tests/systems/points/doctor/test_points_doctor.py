@@ -241,3 +241,16 @@ def test_the_vertical_of_a_world_is_told_and_drawn(folder):
     (note,) = [finding for finding in diagnose(scene) if finding.kind == "vertical"]
     assert "z is up" in note.message
     assert upwards(scene.frames) == [0, 0, 1]
+
+
+def test_turned_colour_is_named_by_single_frames_where_poses_cannot_be_judged(folder):
+    for part in ("color", "depth", "pose"):
+        for file in sorted((folder / part).iterdir())[3:]:
+            file.unlink()
+    assert {finding.kind for finding in diagnose(read_scene(folder))} == {"undecided geometry"}
+    for file in (folder / "color").iterdir():
+        with Image.open(file) as image:
+            image.transpose(Image.Transpose.ROTATE_180).save(file, quality=95)
+    (error,) = [finding for finding in diagnose(read_scene(folder)) if finding.level == "error"]
+    assert error.fix == "Pass turn=180"
+    assert diagnose(read_scene(folder, convention=Convention(turn="180")))[0].kind == "undecided geometry"

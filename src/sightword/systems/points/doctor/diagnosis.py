@@ -18,7 +18,7 @@ import torch
 from sightword.data.finding import Finding, Level
 from sightword.errors import SightwordError
 from sightword.storage import shards
-from sightword.systems.points.doctor import agreement, cloud, color, search, up
+from sightword.systems.points.doctor import agreement, cloud, color, edge, search, up
 from sightword.systems.points.doctor.agreement import Hypothesis, Judge
 from sightword.systems.points.doctor.search import DOUBTFUL, Found
 from sightword.systems.points.doctor.wording import differences, named, percent
@@ -122,7 +122,10 @@ class Diagnosis:
         fits = found is not None and self._geometry(*found)
         if not self._failed:
             self._units(depth)
-        if found is None or not fits or self._failed:
+        if self._failed:
+            return
+        if found is None or not fits:
+            self._edges(depth)
             return
         self._color(found[1], thorough)
         if thorough:
@@ -322,12 +325,11 @@ class Diagnosis:
         )
         turn = max(lie.turns, key=lambda way: lie.turns[way])
         if lie.turns[turn] > lie.given + color.AHEAD:
-            how = {"mirror": "mirrored", "mirror180": "upside down and mirrored"}.get(turn, f"turned by {turn}°")
             self._add(
                 "error",
                 "turned colour",
-                f"colour lies {how} against depth: grey values of one point in two frames correlate by {lie.given:.2f} "
-                f"as read, by {lie.turns[turn]:.2f} so",
+                f"colour lies {_lies(turn)} against depth: grey values of one point in two frames correlate by "
+                f"{lie.given:.2f} as read, by {lie.turns[turn]:.2f} so",
                 f"Pass turn={turn}",
             )
         elif late and lie.late[late] > lie.given + 0.15:
@@ -341,6 +343,21 @@ class Diagnosis:
         elif thorough and len(self.frames) >= MANY:
             many = agreement.sample(*judge.sample.source, 4 * PAIRS, 3 * POINTS)
             self._camera(color.find_camera(color.Colours(self.scene, self.frames, Judge(many), self.base), said.turn))
+
+    def _edges(self, depth: np.ndarray) -> None:
+        """How colour lies by single frames, where poses cannot be judged."""
+        step, few = max(1, min(depth.shape[1:]) // 240), range(0, len(self.frames), max(1, len(self.frames) // 8))
+        said = self.scene.convention.turn
+        greys = [color.grey(self.frames[at]) for at in few]
+        if found := edge.lying([depth[at, ::step, ::step] for at in few], greys, said):
+            turn, given, best = found
+            self._add(
+                "error",
+                "turned colour",
+                f"colour lies {_lies(turn)} against depth: edges of depth are on edges of colour with a mean rank of "
+                f"{given:.2f} as read (by chance 0.50), of {best:.2f} so",
+                f"Pass turn={turn}",
+            )
 
     def _camera(self, camera: color.Camera) -> None:
         said, best = self.scene.convention, camera.best
@@ -449,6 +466,11 @@ class Diagnosis:
     def _add(self, level: Level, kind: str, message: str, fix: str = "", file: Path | None = None) -> None:
         where = str(file or self.scene.folder)
         self.found.append(Finding(level, kind, f"{self.scene.name}: {message}", (where,), fix=fix))
+
+
+def _lies(turn: str) -> str:
+    """How colour lies, in words."""
+    return {"mirror": "mirrored", "mirror180": "upside down and mirrored"}.get(turn, f"turned by {turn}°")
 
 
 def sample_angles(judge: Judge) -> str:
