@@ -22,11 +22,11 @@ from sightword.storage.ply import Cloud, write_ply
 from sightword.storage.writer import write_json, write_png
 from sightword.systems.points import show
 from sightword.systems.points.doctor.up import upwards
+from sightword.systems.points.instance import BEST, FoundObject, find_objects, peak
 from sightword.systems.points.lift.cloud import scene_cloud
 from sightword.systems.points.lift.extract import NOTHING_SEEN
 from sightword.systems.points.lift.features import Features
 from sightword.systems.points.lift.geometry import Links, lift, link
-from sightword.systems.points.place import BEST, Place, peak, places
 from sightword.systems.points.scannet.label import read_classes
 from sightword.systems.points.scannet.reader import Scene, views_of
 from sightword.towers.base import TextTower
@@ -36,7 +36,7 @@ from sightword.viz.style import OTHER, Colour, category_colours, legend_of, rgb
 
 LOGIT_SCALE = 40.0  # factor on cosines, as SCLIP and NACLIP have it for patches
 AGAINST = ("object", "thing", "stuff", "texture", "wall", "floor", "ceiling")  # what a point may be besides the queries
-PLACES = 5  # that a line names
+OBJECTS = 5  # that are printed, of each query
 ENOUGH = 8  # generic texts that the text encoder knows, below which they give no threshold
 FEW = 40  # classes of a data set that compete with a query; long lists have many words for one thing
 PALER = 0.4  # strength of the colour of a query that does not fit
@@ -125,10 +125,10 @@ class Found(NamedTuple):
     points: int  # that it fits better than the other texts
     percent: float  # of the points with features
     cosine: float  # the highest
-    place: tuple[float, float, float]  # metres: the middle of the likeliest points, of the best place if there is one
+    place: tuple[float, float, float]  # metres: the middle of the likeliest points, of the best object if there is one
     fit: float  # the mean of the highest cosines, of 2 % of the points: what the threshold is compared with
     fits: bool | None  # whether `fit` reaches the threshold; None: not calibrated
-    places: tuple[Place, ...]  # groups of points that it fits best, best first; with a threshold, those that reach it
+    objects: tuple[FoundObject, ...]  # best first; with a threshold that it reaches, those that reach it
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -177,22 +177,34 @@ class SceneAnswer(Result):
     @property
     def found(self) -> list[Found]:
         """Where each of the queries fits best, in their order."""
-        return [self._found(number) for number in range(len(self.queries))]
+        return [self._found(number)[0] for number in range(len(self.queries))]
 
-    def _found(self, number: int) -> Found:
+    @property
+    def object_of(self) -> Tensor:
+        """The object of each point, (N,) int64, numbered from 1 over all queries in their order; 0: of none."""
+        numbers, before = torch.zeros(len(self.points), dtype=torch.int64), 0
+        for query in range(len(self.queries)):
+            found, own = self._found(query)
+            numbers[self.best == query] = torch.where(own >= 0, own + 1 + before, 0)
+            before += len(found.objects)
+        return numbers
+
+    def _found(self, number: int) -> tuple[Found, Tensor]:
+        """Where a query fits, and the object of each of the points that it fits best; −1: of none."""
         total, own = int(self.known.sum()), self.best == number
         few, count = max(1, round(BEST * total)), int(own.sum())
         x, y, z = self.points[self.scores[:, number].topk(few).indices].median(0).values.tolist()
         cosines = self.cosines[self.known, number]
         fit, limit = peak(cosines, few), self.threshold
         fits = None if limit is None else fit >= limit
-        groups = places(self.points[own], self.cosines[own, number], few)
-        if limit is not None and fits:
-            groups = tuple(place for place in groups if place.score >= limit) or groups[:1]
-        at = groups[0].at if groups else (x, y, z)
-        return Found(
-            self.queries[number], count, 100 * count / max(total, 1), float(cosines.max()), at, fit, fits, groups
+        least = limit if limit is not None and fits else -1.0
+        objects, object_of = find_objects(
+            self.points[own], self.cosines[own, number], self.scores[own, number], few, least
         )
+        at = objects[0].centre if objects else (x, y, z)
+        percent = 100 * count / max(total, 1)
+        query = self.queries[number]
+        return Found(query, count, percent, float(cosines.max()), at, fit, fits, objects), object_of
 
     def plot(self) -> Image.Image:
         """Return the scene, and beside it the points of each query."""
@@ -209,7 +221,7 @@ class SceneAnswer(Result):
             "unknown_words": list(self.unknown_words),
             "threshold": self.threshold,
             "calibration": "" if self.calibration is None else self.calibration.told,
-            "found": [found._asdict() | {"places": [p._asdict() for p in found.places]} for found in self.found],
+            "found": [f._asdict() | {"objects": [each.to_dict() for each in f.objects]} for f in self.found],
             "points": _rounded(self.points),
             "visible": self.visible.tolist(),
             "best": self.best.tolist(),
@@ -299,10 +311,9 @@ def summary_lines(answered: SceneAnswer, classes: Mapping[int, str]) -> list[str
             f"{found.query}: {found.points:,} of {total:,} points ({found.percent:.1f} %), cosine up to "
             f"{found.cosine:.3f}, likeliest around {_metres(found.place)}"
         )
-        if len(found.places) > 1:
-            several = ", ".join(f"{_metres(place.at)} {place.score:.3f}" for place in found.places[:PLACES])
-            more = f" and {len(found.places) - PLACES} more" if len(found.places) > PLACES else ""
-            lines.append(f"  {len(found.places)} places: {several}{more}")
+        lines += [_object_line(at, each) for at, each in enumerate(found.objects[:OBJECTS], 1)]
+        if len(found.objects) > OBJECTS:
+            lines.append(f"  … and {len(found.objects) - OBJECTS} more")
         lines += filter(None, [fit_line(found, answered.calibration)])
         ids = [id_ for id_, name in classes.items() if plain(name) == plain(found.query)]
         if answered.cloud.label is not None and ids:
@@ -322,8 +333,13 @@ def fit_line(found: Found, calibration: Calibration | None) -> str:
         return f"  fits: {found.fit:.3f}, the threshold is {calibration.threshold:.3f} ({calibration.told})"
     return (
         f"  nothing fits: best {found.fit:.3f} under the threshold {calibration.threshold:.3f} ({calibration.told}); "
-        "its places are unsure"
+        "its objects are unsure"
     )
+
+
+def _object_line(number: int, found: FoundObject) -> str:
+    size = " × ".join(f"{side:.2f}" for side in found.size)
+    return f"  {number}. at {_metres(found.centre)}, {size} m, confidence {found.confidence:.2f}"
 
 
 def _metres(at: tuple[float, float, float]) -> str:
@@ -386,7 +402,10 @@ def write(answered: SceneAnswer, out: Path) -> list[Path]:
     own = (answered.best >= 0) & (answered.best < len(answered.queries))
     grey = np.repeat((answered.cloud.rgb.float().mean(1, keepdim=True) * 0.25 + 150).byte().numpy(), 3, 1)
     rgb = np.where(own.numpy()[:, None], palette[answered.best.clamp(0, len(palette) - 1).numpy()], grey)
-    write_ply(files[1], answered.cloud._replace(rgb=torch.from_numpy(rgb), label=answered.best + 1, instance=None))
+    write_ply(
+        files[1],
+        answered.cloud._replace(rgb=torch.from_numpy(rgb), label=answered.best + 1, instance=answered.object_of),
+    )
     with write_atomically(files[2]) as part, open(part, "wb") as file:
         np.savez(
             file, texts=np.array(answered.texts), cosines=answered.cosines.half().numpy(), best=answered.best.numpy()

@@ -21,8 +21,8 @@ from sightword.storage.writer import write_png
 from sightword.systems.points import show
 from sightword.systems.points.data import RoomBatch
 from sightword.systems.points.doctor.up import held_level
+from sightword.systems.points.instance import BEST, peak
 from sightword.systems.points.model import Fused
-from sightword.systems.points.place import BEST, peak
 from sightword.systems.points.task import PointsTask, agreement
 
 FEATURES = {
