@@ -50,3 +50,12 @@ def test_its_error_holds_for_every_row(scale):
     index = Shortlist(rows)
     off = torch.mv(index.half, query.half()).double() - rows.double() @ query.double()
     assert float(off.abs().max()) <= index.error(query)
+
+
+@pytest.mark.parametrize("among", [None, torch.arange(0, 3000, 7)])
+def test_moments_are_those_of_all_scores(among):
+    rows, queries = clustered(3000, 64), clustered(5, 64, seed=3)
+    scores = queries.double() @ (rows if among is None else rows[among]).double().T
+    mean, deviation = zip(*Shortlist(rows).moments(queries, among), strict=True)
+    assert mean == pytest.approx(scores.mean(1).tolist(), abs=1e-6)
+    assert deviation == pytest.approx(scores.std(1, correction=0).tolist(), abs=1e-6)

@@ -433,8 +433,10 @@ def test_a_saved_pair_is_read_back_exactly_without_network(tmp_path, made, photo
     assert type(theirs) is SiglipModel
     assert inputs["pixel_values"].shape == (1, 3, 48, 16)
     pooled = theirs.vision_model(first.image.preprocess.batch(picture), interpolate_pos_encoding=True).pooler_output
-    assert torch.equal(pooled, first.image.encode(picture).pooled)
-    assert torch.equal(theirs.text_model(inputs["input_ids"]).pooler_output, first.text.encode(TEXTS).pooled)
+    texts = theirs.text_model(inputs["input_ids"]).pooler_output
+    # their weights are views of the mapped file: with another alignment some processors sum in another order
+    torch.testing.assert_close(pooled, first.image.encode(picture).pooled, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(texts, first.text.encode(TEXTS).pooled, rtol=1e-5, atol=1e-5)
     assert torch.equal(theirs.logit_bias, first.logit_bias)
 
 

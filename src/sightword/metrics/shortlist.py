@@ -7,6 +7,8 @@ best, and no other row is: these are compared again, in float64 and then rounded
 Legend: G gallery rows, Q queries, D dimension.
 """
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -54,6 +56,33 @@ class Shortlist:
             return torch.mv(self.half, query).float()
         pieces = (self.half.index_select(0, piece) for piece in among.split(PIECE))
         return torch.cat([torch.mv(piece, query) for piece in pieces]).float()
+
+    @torch.no_grad()
+    def moments(self, queries: Tensor, among: Tensor | None = None) -> list[tuple[float, float]]:
+        """Return mean and standard deviation of the scores of each query (Q, D) with all rows, or with those chosen.
+
+        Of all rows, by their mean and their second moments: no row is read again.
+        """
+        asked = queries.double()
+        if among is None:
+            centre, second = self._spread
+            mean, squares = asked @ centre, torch.einsum("qd,de,qe->q", asked, second, asked)
+        else:
+            scores = [queries @ self.rows.index_select(0, piece).T for piece in among.split(PIECE)]
+            found = torch.cat(scores, 1).double()
+            mean, squares = found.mean(1), found.square().mean(1)
+        deviation = (squares - mean.square()).clamp_min(0).sqrt()
+        return list(zip(mean.tolist(), deviation.tolist(), strict=True))
+
+    @cached_property
+    def _spread(self) -> tuple[Tensor, Tensor]:
+        """The mean (D,) of the rows, and of their outer products (D, D), float64."""
+        dim = self.rows.shape[1]
+        total, second = torch.zeros(dim, dtype=torch.float64), torch.zeros(dim, dim, dtype=torch.float64)
+        for piece in self.rows.split(PIECE):
+            total += piece.double().sum(0)
+            second += (piece.T @ piece).double()
+        return total / len(self.rows), second / len(self.rows)
 
     def error(self, query: Tensor) -> float:
         """Return how far a rounded score may be from the exact one: both factors and the score are rounded."""

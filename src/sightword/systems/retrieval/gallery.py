@@ -5,7 +5,8 @@
 
 So only new images are computed when images are added, moved or there twice, and vectors of other weights never mix.
 A search leaves out images that were replaced or deleted since, with their count on stderr, and finds moved ones.
-A search is exact: every vector is compared, shard by shard, and only one shard is in memory.
+A search is exact. After the first one the vectors stay in memory. If they need more than `HELD` bytes, they are read from
+the disk each time, shard by shard.
 
 Legend: B images; H, W pixels; N images of a gallery; E width of the embedding.
 """
@@ -17,7 +18,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -26,6 +26,7 @@ from tqdm import tqdm
 from sightword.data.image import ImageLike, open_image
 from sightword.errors import SightwordError
 from sightword.metrics.ranking import best
+from sightword.metrics.shortlist import Shortlist
 from sightword.storage import shards
 from sightword.storage.cache import digest
 from sightword.storage.job import ImageJobOptions
@@ -39,6 +40,7 @@ from sightword.towers.token_cache import Opener, TokenCache, cache_tokens
 from sightword.towers.tokenizer import TextTokenizer
 
 NOTE, WRITER = "gallery.json", "sightword index"
+HELD = 2**32  # bytes of vectors, in single and half precision, that a gallery keeps in memory
 HALF = (0.5, 0.5, 0.5)  # mean and deviation that bring [0, 1] to [-1, 1], which the encoder takes
 
 
@@ -177,15 +179,26 @@ class MemoryGallery:
         if self.weights != identity.weights:
             raise SightwordError("the gallery was made with other weights. Use the model that made it, or index again")
 
+    @cached_property
+    def index(self) -> Shortlist:
+        """What searches the vectors."""
+        return Shortlist(self.vectors)
+
     def search(self, vector: Tensor, top: int) -> list[Hit]:
         """Return the images nearest to a unit vector (1, E), best first; equal scores in their order in the gallery."""
-        scores, rows = best(vector, self.vectors, top)
-        pairs = zip(scores[0].tolist(), rows[0].tolist(), strict=True)
-        return [Hit(self.images[row], score, 0, row) for score, row in pairs]
+        scores, rows = self.index.search(vector[0], top)
+        return [Hit(self.images[row], score, 0, row) for score, row in zip(scores.tolist(), rows.tolist(), strict=True)]
 
     def moments(self, vectors: Tensor) -> list[tuple[float, float]]:
         """Return mean and standard deviation of the cosines of each unit vector (n, E) with all images."""
-        return _moments([(vectors @ self.vectors.T).double()])
+        return self.index.moments(vectors)
+
+
+class Held(NamedTuple):
+    """The vectors of a gallery in memory."""
+
+    shortlist: Shortlist
+    keys: list[str]  # content of the image of each row
 
 
 class Gallery:
@@ -208,6 +221,7 @@ class Gallery:
     def look(self) -> None:
         """Compare the gallery with its folder, and say on stderr which images can no longer be found."""
         now = self.rows.compare()
+        self._held: Held | None = None
         self.absent = now.absent
         self.paths: dict[str, list[str]] = {}  # content → files that have it now
         for path, key in now.current.items():
@@ -256,28 +270,40 @@ class Gallery:
 
     def _search(self, vector: Tensor, top: int) -> list[tuple[float, str]]:
         """Return (score, content) of the nearest images."""
+        if held := self.held():
+            scores, rows = held.shortlist.search(vector[0], top)
+            return [(score, held.keys[row]) for score, row in zip(scores.tolist(), rows.tolist(), strict=True)]
         found: list[tuple[float, str]] = []
-        for part in self.rows.segments:
-            for keys, rows in part.stacks("pooled"):
-                live = [row for row, key in enumerate(keys) if key in self.paths]
-                if not live:
-                    continue
-                scores, places = best(vector, torch.from_numpy(rows)[live], top)
-                pairs = zip(scores[0].tolist(), places[0].tolist(), strict=True)
-                found += [(score, keys[live[place]]) for score, place in pairs]
-                found = sorted(found, key=lambda pair: (-pair[0], self.paths[pair[1]][0]))[:top]
+        for keys, rows in self._live():
+            scores, places = best(vector, rows, top)
+            pairs = zip(scores[0].tolist(), places[0].tolist(), strict=True)
+            found += [(score, keys[place]) for score, place in pairs]
+            found = sorted(found, key=lambda pair: (-pair[0], self.paths[pair[1]][0]))[:top]
         return found
 
     def moments(self, vectors: Tensor) -> list[tuple[float, float]]:
         """Return mean and standard deviation of the cosines of each unit vector (n, E) with all images."""
-        return _moments((vectors @ torch.from_numpy(rows)[live].T).double() for rows, live in self._live())
+        if held := self.held():
+            return held.shortlist.moments(vectors)
+        return _moments((vectors @ rows.T).double() for _, rows in self._live())
 
-    def _live(self) -> Iterator[tuple[np.ndarray, list[int]]]:
-        """The vectors on disk, shard by shard, and which of them are of images of the folder."""
+    def held(self) -> "Held | None":
+        """The vectors in memory, ordered by the paths of their images; None if they are too many."""
+        width = sum(self.rows.header["shapes"]["pooled"])  # (E,)
+        if self._held is None and 6 * width * len(self) <= HELD:
+            parts = list(self._live())
+            keys = [key for own, _ in parts for key in own]
+            order = sorted(range(len(keys)), key=lambda at: self.paths[keys[at]][0])
+            rows = torch.cat([rows for _, rows in parts])[order] if keys else torch.empty(0, width)
+            self._held = Held(Shortlist(rows), [keys[at] for at in order])
+        return self._held
+
+    def _live(self) -> Iterator[tuple[list[str], Tensor]]:
+        """The vectors on disk, shard by shard, of those images that the folder has: their keys, and the rows (n, E)."""
         for part in self.rows.segments:
             for keys, rows in part.stacks("pooled"):
                 if live := [row for row, key in enumerate(keys) if key in self.paths]:
-                    yield rows, live
+                    yield [keys[row] for row in live], torch.from_numpy(rows)[live]
 
 
 def _moments(blocks: Iterable[Tensor]) -> list[tuple[float, float]]:
