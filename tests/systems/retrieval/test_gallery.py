@@ -21,6 +21,7 @@ from sightword.systems.retrieval import commands
 from sightword.systems.retrieval.config import RetrievalData
 from sightword.systems.retrieval.gallery import Embedder, Gallery, write_gallery
 from sightword.systems.retrieval.predict import PersonRetriever
+from sightword.systems.retrieval.selection import Selection, read_conditions
 from sightword.systems.retrieval.system import SYSTEM
 from sightword.towers.base import TextTower
 from sightword.towers.preprocess import Preprocess
@@ -438,3 +439,71 @@ def test_a_broken_image_of_a_set_is_told_to_be_checked(model, people):
 
 def test_the_three_data_sets_can_be_checked():
     assert set(SYSTEM.checks) == {"cuhk_pedes", "icfg_pedes", "rstpreid"}
+
+
+# ---------------------------------------------------------------------------------------------------------- selections
+
+
+@pytest.fixture
+def table(people, tmp_path):
+    """A CSV file on the images: cameras, times, and persons of whom there are two."""
+    rows = ["image,camera,time,person", "blue.png,3,2024-05-01T10:00,ann", "cam/red.png,10,2024-05-02T09:00,ann"]
+    rows += [f"{people / 'green.png'},3,2024-05-03T09:00,bob", "white.png,,2024-04-30T09:00,bob", "gone.png,3,,bob"]
+    (tmp_path / "meta.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "meta.csv"
+
+
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        ("camera=3", {"blue", "green"}),
+        ("camera>3", {"red"}),
+        ("camera>=3", {"blue", "green", "red"}),
+        ("camera!=3", {"red", "white"}),
+        ("camera=", {"white"}),
+        ("time<2024-05-02", {"blue", "white"}),
+        ("camera=3, person = bob", {"green"}),
+    ],
+)
+@pytest.mark.parametrize("held", [2**32, 0])
+def test_conditions_choose_the_images_that_are_searched(
+    model, people, tmp_path, table, where, names, held, monkeypatch
+):
+    monkeypatch.setattr("sightword.systems.retrieval.gallery.HELD", held)
+    gallery = write(model, people, tmp_path / "out")
+    chosen = Selection(gallery, table, read_conditions(where.split(",")))
+    query = Ready(model).open().encode_text(["red"])
+    assert {hit.path.stem for hit in chosen.search(query, 9)} == names
+    assert len(chosen) == len(names)
+    scores = [hit.score for hit in chosen.search(query, 9)]
+    assert chosen.moments(query)[0] == pytest.approx((np.mean(scores), np.std(scores)), abs=1e-6)
+
+
+def test_of_a_group_only_the_best_is_a_hit(model, people, tmp_path, table):
+    gallery = write(model, people, tmp_path / "out")
+    for word, best in (("red", "red"), ("blue", "blue")):
+        hits = Selection(gallery, table, by="person").search(Ready(model).open().encode_text([word]), 5)
+        assert hits[0].path.stem == best
+        assert len(hits) == 2
+
+
+def test_search_takes_a_table(people, tmp_path, table, command, capsys):
+    out = tmp_path / "out"
+    command(["index", "model=runs/a", f"images={people}", f"out={out}"])
+    capsys.readouterr()
+    given = ["search", f"index={out}", "out=", f"table={table}"]
+    assert command([*given, "where=camera=3", "a red person"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    for wrong, told in (
+        (["where=camera"], "is no condition"),
+        (["where=lens=3"], "has no column 'lens': its columns are image, camera, time, person"),
+        (["by=name"], "has no column 'name'"),
+        (["where=camera=77"], "no image of the gallery fulfils where='camera=77'"),
+    ):
+        assert command([*given, *wrong, "red"]) == 2
+        assert told in capsys.readouterr().err
+    assert command(["search", f"index={out}", "by=person", "red"]) == 2
+    assert "Pass table=, the file" in capsys.readouterr().err
+    table.write_text("image,camera\nother.png,3\n")
+    assert command([*given, "red"]) == 2
+    assert "none of the 1 images of" in capsys.readouterr().err

@@ -1,18 +1,20 @@
 """The commands of the system `retrieval`. Nothing heavy is imported before one is executed."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from sightword.engine.argument import Count, ImageJobOptions, Model, Out, Positional, file_in, folder_in
+from sightword.engine.argument import Count, ImageJobOptions, Model, Names, Out, Positional, file_in, folder_in
 from sightword.errors import MissingFileError, SightwordError
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
-    from sightword.systems.retrieval.gallery import Embedder
+    from sightword.systems.retrieval.gallery import Embedder, Gallery
     from sightword.systems.retrieval.pedes import Split
     from sightword.systems.retrieval.predict import PersonRetriever
+    from sightword.systems.retrieval.selection import Selection
 
 
 def index(
@@ -50,10 +52,14 @@ def search(
     out: Out | None = Path("search.png"),  # a figure of the first 20, or a folder for it; if empty, none
     model: Model | None = None,  # where the model is now, if it is not where the gallery was made
     checkpoint: str = "",  # of a run: best, last, or a file; if empty, the one that made the gallery
+    table: Path | None = None,  # a CSV file on the images, for where= and by=: a column image, and any others
+    where: Names = (),  # conditions on its columns, all of which must hold: where="camera=3,time>=2024-05-01"
+    by: str = "",  # a column, as person: of images that share its value only the best is shown
 ) -> None:
     """Find the images that a sentence describes: sightword search index=gallery "a man with a green backpack"
 
     Prints the paths of the best images, best first, with their scores; a question mark: below the threshold.
+    With table=, where= searches some of the images and by= shows one of each group.
     """
     from sightword.systems.retrieval.gallery import Gallery
     from sightword.systems.retrieval.predict import DRAWN
@@ -68,9 +74,10 @@ def search(
         raise SightwordError(f"{index} has no vector of an image of its folder. sightword index computes them again")
     if not model and (made := Path(gallery.tower or gallery.run)).is_absolute() and not made.exists():
         raise MissingFileError(f"{made}, the model that made {index}, does not exist. Pass model=, where it is now")
+    searched = _selected(gallery, table, where, by)
     checkpoint = checkpoint or gallery.checkpoint
     source = Source(model, checkpoint) if model else Source(gallery.run, checkpoint, gallery.tower, gallery.tag)
-    found = source.retriever()(text, gallery, top)
+    found = source.retriever()(text, searched, top)
     if found.unknown_words:
         print(unknown_line(found.unknown_words))
     for number, hit in enumerate(found.hits, 1):
@@ -83,7 +90,21 @@ def search(
         file = file_in(out, "search.png")
         write_picture(found.plot(), file)
         first = f"the first {DRAWN} " if len(found.hits) > DRAWN else ""
-        print(f"{len(found.hits)} of {len(gallery)} images; {first}drawn in {file}")
+        print(f"{len(found.hits)} of {len(searched)} images; {first}drawn in {file}")
+
+
+def _selected(gallery: "Gallery", table: Path | None, where: Sequence[str], by: str) -> "Gallery | Selection":
+    """Return the images that are searched: all, or those that a table's columns say."""
+    from sightword.systems.retrieval.selection import Selection, read_conditions
+
+    if table is None:
+        if where or by:
+            raise SightwordError("where= and by= are on the columns of a CSV file. Pass table=, the file")
+        return gallery
+    found = Selection(gallery, table, read_conditions(where), by)
+    if not len(found):
+        raise SightwordError(f"no image of the gallery fulfils where={','.join(where)!r}. Pass other conditions")
+    return found
 
 
 def probe(

@@ -5,8 +5,8 @@
 
 So only new images are computed when images are added, moved or there twice, and vectors of other weights never mix.
 A search leaves out images that were replaced or deleted since, with their count on stderr, and finds moved ones.
-A search is exact. After the first one the vectors stay in memory. If they need more than `HELD` bytes, they are read from
-the disk each time, shard by shard.
+A search is exact. After the first one the vectors stay in memory; if they need more than `HELD` bytes, they are read
+each time, shard by shard.
 
 Legend: B images; H, W pixels; N images of a gallery; E width of the embedding.
 """
@@ -41,6 +41,7 @@ from sightword.towers.tokenizer import TextTokenizer
 
 NOTE, WRITER = "gallery.json", "sightword index"
 HELD = 2**32  # bytes of vectors, in single and half precision, that a gallery keeps in memory
+SELECTIONS = 16  # whose rows are kept
 HALF = (0.5, 0.5, 0.5)  # mean and deviation that bring [0, 1] to [-1, 1], which the encoder takes
 
 
@@ -137,6 +138,7 @@ class Hit(NamedTuple):
     score: float  # cosine
     copies: int = 0  # other files of the same bytes
     number: int | None = None  # of the image among those that were indexed in memory, from 0
+    content: str = ""  # a digest of the file's bytes, in a gallery on disk
 
     @property
     def path(self) -> Path | None:
@@ -199,6 +201,17 @@ class Held(NamedTuple):
 
     shortlist: Shortlist
     keys: list[str]  # content of the image of each row
+    chosen: dict[frozenset[str], Tensor]  # rows of the selections that were searched lately
+
+    def rows_of(self, among: frozenset[str] | None) -> Tensor | None:
+        """Return the rows of a selection, ascending; None for no selection."""
+        if among is None:
+            return None
+        if among not in self.chosen:
+            if len(self.chosen) >= SELECTIONS:
+                self.chosen.pop(next(iter(self.chosen)))
+            self.chosen[among] = torch.tensor([row for row, key in enumerate(self.keys) if key in among])
+        return self.chosen[among]
 
 
 class Gallery:
@@ -253,39 +266,42 @@ class Gallery:
                 f"Pass the model= that made it, or write another with sightword index model={identity.name} out=…"
             )
 
-    def search(self, vector: Tensor, top: int) -> list[Hit]:
+    def search(self, vector: Tensor, top: int, among: frozenset[str] | None = None) -> list[Hit]:
         """Return the images nearest to a unit vector (1, E), best first; equal scores in the order of their paths.
 
-        If an image that is found was replaced or deleted since the gallery was opened, the folder is compared again.
+        among: contents of the images that are searched; None: all. If an image that is found was replaced or deleted
+        since the gallery was opened, the folder is compared again.
         """
-        hits = self._search(vector, top)
+        hits = self._search(vector, top, among)
         if not self.absent and not all(self._is_current(*hit) for hit in hits):
             self.look()
-            hits = self._search(vector, top)
-        return [Hit(self.root / self.paths[key][0], score, len(self.paths[key]) - 1) for score, key in hits]
+            hits = self._search(vector, top, among)
+        return [
+            Hit(self.root / self.paths[key][0], score, len(self.paths[key]) - 1, content=key) for score, key in hits
+        ]
 
     def _is_current(self, score: float, key: str) -> bool:
         path = self.root / self.paths[key][0]
         return path.is_file() and self.rows.key_of(path) == key
 
-    def _search(self, vector: Tensor, top: int) -> list[tuple[float, str]]:
+    def _search(self, vector: Tensor, top: int, among: frozenset[str] | None) -> list[tuple[float, str]]:
         """Return (score, content) of the nearest images."""
         if held := self.held():
-            scores, rows = held.shortlist.search(vector[0], top)
+            scores, rows = held.shortlist.search(vector[0], top, held.rows_of(among))
             return [(score, held.keys[row]) for score, row in zip(scores.tolist(), rows.tolist(), strict=True)]
         found: list[tuple[float, str]] = []
-        for keys, rows in self._live():
+        for keys, rows in self._live(among):
             scores, places = best(vector, rows, top)
             pairs = zip(scores[0].tolist(), places[0].tolist(), strict=True)
             found += [(score, keys[place]) for score, place in pairs]
             found = sorted(found, key=lambda pair: (-pair[0], self.paths[pair[1]][0]))[:top]
         return found
 
-    def moments(self, vectors: Tensor) -> list[tuple[float, float]]:
-        """Return mean and standard deviation of the cosines of each unit vector (n, E) with all images."""
+    def moments(self, vectors: Tensor, among: frozenset[str] | None = None) -> list[tuple[float, float]]:
+        """Return mean and standard deviation of the cosines of each unit vector (n, E) with all images, or some."""
         if held := self.held():
-            return held.shortlist.moments(vectors)
-        return _moments((vectors @ rows.T).double() for _, rows in self._live())
+            return held.shortlist.moments(vectors, held.rows_of(among))
+        return _moments((vectors @ rows.T).double() for _, rows in self._live(among))
 
     def held(self) -> "Held | None":
         """The vectors in memory, ordered by the paths of their images; None if they are too many."""
@@ -295,14 +311,15 @@ class Gallery:
             keys = [key for own, _ in parts for key in own]
             order = sorted(range(len(keys)), key=lambda at: self.paths[keys[at]][0])
             rows = torch.cat([rows for _, rows in parts])[order] if keys else torch.empty(0, width)
-            self._held = Held(Shortlist(rows), [keys[at] for at in order])
+            self._held = Held(Shortlist(rows), [keys[at] for at in order], {})
         return self._held
 
-    def _live(self) -> Iterator[tuple[list[str], Tensor]]:
+    def _live(self, among: frozenset[str] | None = None) -> Iterator[tuple[list[str], Tensor]]:
         """The vectors on disk, shard by shard, of those images that the folder has: their keys, and the rows (n, E)."""
+        allowed = self.paths if among is None else among & self.paths.keys()
         for part in self.rows.segments:
             for keys, rows in part.stacks("pooled"):
-                if live := [row for row, key in enumerate(keys) if key in self.paths]:
+                if live := [row for row, key in enumerate(keys) if key in allowed]:
                     yield [keys[row] for row in live], torch.from_numpy(rows)[live]
 
 

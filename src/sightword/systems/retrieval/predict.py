@@ -33,6 +33,7 @@ from sightword.systems.retrieval.gallery import (
 )
 from sightword.systems.retrieval.model import DualEncoder, TextEncoder
 from sightword.systems.retrieval.pretrained import Exported, Origin, save_encoder
+from sightword.systems.retrieval.selection import Selection
 from sightword.systems.retrieval.strip import Shown, strip
 from sightword.systems.retrieval.task import RetrievalTask
 from sightword.towers.base import TextTower
@@ -317,7 +318,7 @@ class PersonRetriever(Predictor):
         return self._minded(gallery)
 
     def _minded(self, gallery: Searchable) -> Searchable:
-        if isinstance(gallery, Gallery):
+        if isinstance(gallery, Gallery | Selection):
             self.mind_domain([gallery.root], self.name)
         return gallery
 
