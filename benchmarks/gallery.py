@@ -1,4 +1,4 @@
-"""One text query to a gallery in memory, beside a plain product, faiss' exact index, and the bytes that have to be read.
+"""One text query to a gallery in memory, beside a plain product, faiss' exact index, and the bytes that it has to read.
 
 Vectors of 512 numbers in clusters of 500, so that many scores are nearly equal; queries near one of them; a filter that
 leaves one of fifteen. All of one thread. `limit` is the time to read the half-precision vectors once, as a sum of them.
