@@ -57,10 +57,14 @@ def lift(
     tower: str = "vit_b16",  # vit_b16, vit_l14 …; an open_clip model with tag=; or a folder
     tag: str = "",  # of an open_clip model: the name or the file of its weights
     scenes_file: Path | None = None,  # a list of names, one per line; if empty, all scenes
-    frames_per_scene: Count = 5,  # spread evenly
+    frames_per_scene: Count = 5,
+    frames: Literal["spread", "first"] = "spread",  # which: spread evenly over the scene, or its first
     token_type: TokenType = "qq",  # qq, value, kk, kk+gauss …; joint is not aligned with text at patch level
     size: Size | None = (224, 304),  # of the frames in the tower, height x width; if empty, the tower's own
     dtype: Dtype = "bfloat16",  # to compute in: bf16, fp32, or fp16 on a GPU
+    masks: Path | None = None,  # a folder of instance masks, <scene>/<i>.png: pixels where they are 0 show no point
+    format: Literal["npz", "h5"] = "npz",  # of the frames' files; h5 needs h5py
+    cpu_offload: bool = False,  # for a small GPU: CLIP leaves it after a scene's frames, their maps go to it one by one
     vis: bool = False,  # draw the features as colours, on each frame and on the cloud
     cache: Path | None = None,  # a folder that keeps CLIP's maps, so that they are computed once; if empty, none
     backend: Literal["safetensors", "lmdb"] = "safetensors",  # the format of the cache
@@ -82,8 +86,10 @@ def lift(
     clip = _clip(tower, tag, token_type, size, dtype)
     names = _names(root, scenes_file)
     say_domain(tower, root)
-    work = Job(frames_per_scene, cache or "", backend, job.engine, job.workers, job.gpus, convention, trust)
-    summary = extract(clip.source, token_type, root, names, folder_in(out), Options(vis, voxel), work)
+    where = (job.engine, job.workers, job.gpus)
+    work = Job(frames_per_scene, frames, cache or "", backend, *where, convention, trust, cpu_offload)
+    options = Options(vis, voxel, str(masks.resolve()) if masks else "", format)
+    summary = extract(clip.source, token_type, root, names, folder_in(out), options, work)
     print("\n".join(_costs(summary.stages, summary.memory)))
     for name, why in summary.failed.items():
         print(f"not lifted: {name}: {why}")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from lift_fakes import ColourTower, Source, scenes_of, write_rooms
 from PIL import Image
 
+from sightword.errors import SightwordError
 from sightword.storage.ply import write_ply
 from sightword.systems.points import show
 from sightword.systems.points.lift import extract as module
@@ -330,3 +331,71 @@ def test_every_scene_of_a_list_reads_its_own_depth(rooms):
     assert views.depth.shape == (3, 36, 48)
     assert (views.K.shape, views.pose.shape, views.scene.tolist()) == ((3, 3, 3), (3, 4, 4), [0, 0, 0])
     assert 0.5 < views.depth[views.depth > 0].median() < 6
+
+
+def mask_of(root, name, out, change=lambda mask: mask):
+    """Write masks of a scene whose left half shows instance 7."""
+    for frame in read_scene(root, name).frames:
+        with Image.open(frame.color) as image:
+            mask = np.zeros((image.height, image.width), np.uint8)
+        mask[:, : mask.shape[1] // 2] = 7
+        (out / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(change(mask)).save(out / name / f"{frame.index}.png")
+    return out
+
+
+def test_pixels_without_an_instance_show_no_point(rooms, tmp_path):
+    root, names = rooms
+    masks = mask_of(root, names[0], tmp_path / "masks")
+    lifted(root, names[:1], tmp_path / "all")
+    lifted(root, names[:1], tmp_path / "out", options=Options(masks=str(masks)))
+    for frame in read_scene(root, names[0]).frames:
+        every, some = (np.load(tmp_path / out / names[0] / f"frame_{frame.index}.npz") for out in ("all", "out"))
+        left = every["uv_idx"][:, 0] < some["size"][1] / 2 - 0.5
+        kept = np.isin(every["rows"], some["rows"])
+        assert 0 < len(some["rows"]) < len(every["rows"])
+        assert (kept == left).mean() > 0.99  # at the edge a pixel decides
+    assert lifted(root, names[:1], tmp_path / "out", options=Options(masks=str(masks))).done
+    before = (tmp_path / "out" / names[0] / "report.json").read_text()
+    mask_of(root, names[0], masks, lambda mask: 255 - mask)
+    lifted(root, names[:1], tmp_path / "out", options=Options(masks=str(masks)))
+    assert (tmp_path / "out" / names[0] / "report.json").read_text() != before  # other masks: lifted again
+
+
+def test_a_frame_without_a_mask_and_a_mask_of_colours_are_refused(rooms, tmp_path):
+    root, names = rooms
+    masks = mask_of(root, names[0], tmp_path / "masks")
+    first = read_scene(root, names[0]).frames[0].index
+    Image.new("RGB", (8, 8)).save(masks / names[0] / f"{first}.png")
+    with pytest.raises(SightwordError, match=r"Expected one channel of whole numbers"):
+        lifted(root, names[:1], tmp_path / "out", options=Options(masks=str(masks)))
+    (masks / names[0] / f"{first}.png").unlink()
+    with pytest.raises(SightwordError, match=f"has no mask of frame {first} of {names[0]}"):
+        lifted(root, names[:1], tmp_path / "out", options=Options(masks=str(masks)))
+
+
+def test_the_first_frames_are_lifted_where_that_is_said(rooms, tmp_path):
+    root, names = rooms
+    lifted(root, names[:1], tmp_path, frames=2, choose="first")
+    wanted = [frame.index for frame in read_scene(root, names[0]).frames[:2]]
+    assert sorted(int(file.stem[6:]) for file in (tmp_path / names[0]).glob("frame_*.npz")) == wanted
+
+
+def test_with_offload_the_same_is_written(rooms, tmp_path):
+    root, names = rooms
+    for out, offload in (("one", False), ("two", True)):
+        lifted(root, names[:2], tmp_path / out, offload=offload)
+    for file in (tmp_path / "one").rglob("frame_*.npz"):
+        one, two = np.load(file), np.load(tmp_path / "two" / file.relative_to(tmp_path / "one"))
+        assert all(np.array_equal(one[name], two[name]) for name in one.files)
+
+
+def test_hdf5_files_hold_the_same_arrays(rooms, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    root, names = rooms
+    lifted(root, names[:1], tmp_path / "npz")
+    lifted(root, names[:1], tmp_path / "h5", options=Options(format="h5"))
+    for file in (tmp_path / "npz").rglob("frame_*.npz"):
+        with h5py.File(tmp_path / "h5" / names[0] / f"{file.stem}.h5") as found:
+            one = np.load(file)
+            assert all(np.array_equal(one[name], found[name][()]) for name in one.files)

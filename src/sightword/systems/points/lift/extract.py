@@ -1,8 +1,8 @@
 """The job behind `sightword lift`: features of the points that each frame of each scene shows, scene by scene.
 
     out/<scene>/points.ply        the cloud that `rows` number
-    out/<scene>/frame_<i>.npz     of the n points that frame i shows: pts_feat (n, D) float16, uv_idx (n, 2) float32 and
-                                  conf_2d (n,) float32 in pixels of `size` (H, W), rows (n,) int64, their number
+    out/<scene>/frame_<i>.npz     (or .h5) of the n points that frame i shows: pts_feat (n, D) float16, uv_idx (n, 2)
+                                  float32 and conf_2d (n,) float32 in pixels of `size` (H, W), rows (n,) int64
     out/<scene>/vis_<i>.png, cloud.png     with vis; the same colours mean the same in a scene
     out/<scene>/report.json       written last: a scene that has one is done. failed.txt in its place: why it is not
     out/report.json               all scenes, and the time and bytes of each stage
@@ -18,7 +18,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sightword.data.content import stamp_of
 from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.atomic import write_atomically
@@ -47,6 +50,7 @@ from sightword.systems.points.lift.features import (
     plan,
 )
 from sightword.systems.points.lift.geometry import Links, at_links, link
+from sightword.systems.points.lift.mask import mask_files, read_masks
 from sightword.systems.points.lift.recipe import remember
 from sightword.systems.points.scannet.convention import Convention
 from sightword.systems.points.scannet.reader import Scene, read_color, read_scene, say_skipped, views_of
@@ -63,13 +67,16 @@ class Options:
 
     vis: bool = False  # whether features are drawn as colours, on the frames and on the cloud
     voxel: float = 0.03  # metres, where the cloud is made of the depth frames
+    masks: str = ""  # a folder of instance masks: pixels that show no instance show no point; empty: all pixels do
+    format: str = "npz"  # of the frames' files: npz | h5, for which h5py is needed
 
 
 @dataclass(frozen=True)
 class Job:
     """Which frames of the scenes are lifted, how they are read, and where the work is done."""
 
-    frames: int = 5  # of each scene, spread evenly
+    frames: int = 5  # of each scene
+    choose: str = "spread"  # which: spread | first
     cache: str | Path = ""  # a folder for CLIP's maps, which are then computed once; empty: none
     backend: str = "safetensors"  # of the cache
     engine: str = "inline"  # as `shards.execute` takes these three
@@ -77,6 +84,7 @@ class Job:
     gpus: float = 0
     convention: Convention = field(default_factory=Convention)  # of the scenes' files
     trust: bool = False  # scenes are lifted unjudged
+    offload: bool = False  # CLIP leaves the GPU after a scene's frames, and their maps go to it one by one
 
 
 @dataclass
@@ -133,6 +141,7 @@ class Extraction:
     planned: Plan | None  # of the cache; None: none is kept
     identity: Mapping[str, object]  # of the tower and its token type
     trust: bool = False
+    offload: bool = False
 
     def worker(self, encoder: FrameEncoder | None = None) -> Callable[[int], None]:
         """Return what lifts scene number i. encoder: one that is open already."""
@@ -174,6 +183,7 @@ class Extraction:
             "frames": [frame.index for frame in scene.frames],
             "tower": _plain(self.identity),
             "options": asdict(self.options),
+            "masks": [stamp_of([file]) for file in mask_files(self.options.masks, scene)] if self.options.masks else [],
             "convention": scene.convention.key(),
         }
 
@@ -194,6 +204,8 @@ class Extraction:
         features = self._features(scene, stages, encoder)
         with stages("depth"):
             views = views_of(scene.frames, device)
+            if self.options.masks:
+                views = views._replace(mask=read_masks(self.options.masks, scene, views.depth.shape[1:]).to(device))
         stages.weigh("depth", *(frame.depth for frame in scene.frames))
         xyz = cloud.xyz.to(device)
         with stages("link"):
@@ -201,11 +213,12 @@ class Extraction:
         if not len(links.point):
             raise SightwordError(NOTHING_SEEN.format(points=len(xyz), frames=len(scene.frames)))
         with stages("lift"):
-            maps = features.maps.to(device)
+            maps = features.maps if self.offload else features.maps.to(device)
             frames = [per_frame(maps, links, view) for view in range(len(scene.frames))]
         with stages("write"):
             clear(folder)
-            files = [write_frame(folder, f.index, seen) for f, seen in zip(scene.frames, frames, strict=True)]
+            write = write_h5 if self.options.format == "h5" else write_frame
+            files = [write(folder, frame.index, seen) for frame, seen in zip(scene.frames, frames, strict=True)]
             write_ply(folder / "points.ply", cloud)
         stages.weigh("write", *files, folder / "points.ply")
         if self.options.vis:
@@ -251,6 +264,8 @@ class Extraction:
             open_encoder = encoder()
         with stages("clip"):
             rows = open_encoder.rows(pictures)
+            if self.offload:
+                open_encoder.tower.to("cpu")
         return features_of(rows, open_encoder.grid), rows
 
 
@@ -281,8 +296,8 @@ def per_frame(maps: Tensor, links: Links, view: int) -> Seen:
     """Return the points that frame number `view` shows. maps: (V, D, h, w) of all frames."""
     chosen = (links.view == view).nonzero().squeeze(1)
     uv, conf = links.uv[chosen], links.conf[chosen]
-    own = maps[view : view + 1].float()
-    found = torch.empty(len(chosen), maps.shape[1], dtype=torch.float16, device=maps.device)
+    own = maps[view : view + 1].to(uv.device).float()
+    found = torch.empty(len(chosen), maps.shape[1], dtype=torch.float16, device=uv.device)
     for part, place, sure in zip(found.split(ROWS), uv.split(ROWS), conf.split(ROWS), strict=True):
         each = torch.arange(len(part), device=part.device)
         alone = Links(each, torch.zeros_like(each), place, sure, each, links.size)
@@ -293,7 +308,7 @@ def per_frame(maps: Tensor, links: Links, view: int) -> Seen:
 def clear(folder: Path) -> None:
     """Remove the files of an earlier lift, of other frames perhaps or onto other points; its report first."""
     (folder / REPORT).unlink(missing_ok=True)
-    for name in ("frame_*.npz", "vis_*.png", "cloud.png"):
+    for name in ("frame_*.npz", "frame_*.h5", "vis_*.png", "cloud.png"):
         for file in folder.glob(name):
             file.unlink(missing_ok=True)
 
@@ -305,6 +320,23 @@ def write_frame(folder: Path, index: int, seen: Seen) -> Path:
     with write_atomically(path) as part, open(part, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # not compressed: 22 ms per frame for a sixth of its size
     return path
+
+
+def write_h5(folder: Path, index: int, seen: Seen) -> Path:
+    """Write frame_<index>.h5, a dataset for each array, and return it."""
+    path = folder / f"frame_{index}.h5"
+    with write_atomically(path) as part, h5py_module().File(part, "w") as file:
+        for name, value in seen._asdict().items():
+            file.create_dataset(name, data=np.asarray(value))
+    return path
+
+
+def h5py_module() -> ModuleType:
+    """Return h5py. Raises SightwordError that says how to install it."""
+    try:
+        return import_module("h5py")
+    except ImportError:
+        raise SightwordError("format=h5 needs h5py. Install it, pip install h5py, or leave out format=") from None
 
 
 def draw(folder: Path, scene: Scene, cloud: Cloud, links: Links, frames: Sequence[Seen]) -> list[Path]:
@@ -353,10 +385,12 @@ def extract(
     """
     options, job, out = options or Options(), job or Job(), Path(out).expanduser()
     shards.check_engine(job.engine)
+    if options.format == "h5":
+        h5py_module()
     if out.exists() and not out.is_dir():
         raise SightwordError(f"out={out} is a file. Pass a folder")
     start = time.perf_counter()
-    scenes, failed = _read(root, names, job)
+    scenes, failed = _read(root, names, job, options)
     done = []
     if scenes:
         made = _lift_all(source, token_type, scenes, out, options, job)
@@ -380,7 +414,7 @@ def _lift_all(
         remember(planned.cache.out, known.state, known.recipe)
     recipe = known.recipe
     identity = {"weights": recipe["weights"], "form": recipe["form"], "preprocessing": recipe["preprocessing"]}
-    made = Extraction(source, token_type, scenes, out, options, planned, identity, job.trust)
+    made = Extraction(source, token_type, scenes, out, options, planned, identity, job.trust, job.offload)
     _forget_failures(made)
     ours = known.encoder if job.engine == "inline" else None
     shards.execute(
@@ -396,11 +430,23 @@ def _lift_all(
     return made
 
 
-def _read(root: str | Path, names: Sequence[str], job: Job) -> tuple[list[Scene], dict[str, str]]:
+def _frames(job: Job) -> int | None:
+    return job.frames if job.choose == "spread" else None
+
+
+def _chosen(scene: Scene, job: Job, options: Options) -> Scene:
+    """A scene with the frames that are lifted. Raises MissingFileError for one without the mask that it should have."""
+    scene = scene if job.choose == "spread" else scene._replace(frames=scene.frames[: job.frames])
+    if options.masks:
+        mask_files(options.masks, scene)
+    return scene
+
+
+def _read(root: str | Path, names: Sequence[str], job: Job, options: Options) -> tuple[list[Scene], dict[str, str]]:
     scenes, failed = [], {}
     for name in names:
         try:
-            scenes.append(scene := read_scene(root, name, job.frames, job.convention))
+            scenes.append(scene := _chosen(read_scene(root, name, _frames(job), job.convention), job, options))
             say_skipped(scene)
         except EXPECTED as error:
             failed[name] = line_of(error)
