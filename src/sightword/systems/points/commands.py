@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from sightword.data.size import height_width, size_text
 from sightword.engine.argument import (
     NAMES,
+    Amount,
     Count,
     Dtype,
     JobOptions,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from sightword.systems.points.scannet.reader import Scene
 
 FRAMES = 24  # of a scene that is queried, at most, if nothing is said
+PRINTED = 20  # instances of a stream
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,47 @@ def ask(
     print("\n".join([asking.coverage_line(answer), *asking.summary_lines(answer, asking.classes_near(read.folder))]))
     files = asking.write(answer, folder)
     print(f"by {len(read.frames)} frames; drawn in {files[0]}, coloured points in {files[1]}, all scores in {files[2]}")
+
+
+def stream(
+    scene: Path,  # its folder, in ScanNet's layout; it may still grow, see wait=
+    clip: ClipOptions = NOTHING_TYPED,
+    words: Names = (),  # names for the instances, with commas: chair, table
+    masks: Path | None = None,  # a folder of instance masks, <i>.png, 0 where nothing is shown; if empty, no instances
+    out: Out = Path("stream"),  # the folder of map.ply, instances.json and stream.csv
+    frames: Amount = 0,  # at most; 0: all
+    wait: Amount = 0,  # seconds without a new frame after which the stream ends; 0: only the frames that are there
+    voxel: Positive = 0.05,  # metres between the points of the map
+    cap: Count = 200_000,  # points of the map at most; beyond it those seen longest ago are dropped
+    step: Amount = 0,  # pixels of depth between two points of a frame; 0: so many that it has about 20,000
+    every: Count = 10,  # frames between two versions of the map on disk
+    convention: Convention = SCANNET,
+    trust: bool = False,  # map also a scene whose depth, poses, intrinsics and colour do not belong together
+) -> None:
+    """Map a scene frame by frame, with objects that keep their numbers: sightword stream scene=scans/scene0000_00
+
+    map.ply and instances.json are rewritten as the map grows, and stream.csv gets a line a frame. A stream that was
+    stopped begins anew. A scene that is still recorded is judged by the frames that are there at the start.
+    """
+    from tqdm import tqdm
+
+    from sightword.storage.domain import say_domain
+    from sightword.systems.points import live
+    from sightword.systems.points.doctor.diagnosis import require_sound
+
+    folder = folder_in(out)
+    opened = _clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype)
+    require_sound(scene, convention, trust)
+    say_domain(clip.tower, scene)
+    said = live.MapOptions(voxel, cap, step, every=every)
+    made = live.LiveMap(opened, said, live.masks_of(masks, scene.resolve().name) if masks else None)
+    text = opened.text_encoder() if words else None
+    found = live.stream_scene(made, live.frames_of(scene, convention, wait, frames), folder, text, words)
+    *_, last = (steps := list(tqdm(found, "mapping", unit=" frames", disable=None)))
+    for row in made.described(text, words)[:PRINTED] if words else ():
+        print(f"  {row['number']}: {row['word'] or 'none of the words'}, {row['confidence']:.2f}, at {row['centre']} m")
+    lost = f", {last.dropped:,} dropped" if last.dropped else ""
+    print(f"{len(steps)} frames: {last.voxels:,} points{lost}, {last.instances} instances; written to {folder}")
 
 
 def compare(
