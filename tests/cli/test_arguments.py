@@ -234,3 +234,31 @@ def test_every_key_has_a_help_text(name):
 def test_a_key_means_the_same_in_every_command(name):
     for key, option in options_of(EVERY[name]).items():
         assert option.parser.name == SAME.get(key, option.parser.name), f"{name} {key}="
+
+
+def arrange(size: Size, names: Names = (), vis: bool = False, out: Out | None = None, rate: Positive = 1.0) -> None:
+    """A command."""
+
+
+def test_arguments_come_from_a_file_and_what_is_typed_wins(tmp_path):
+    file = tmp_path / "composer.yaml"
+    file.write_text("size: 32x64\nnames: [a chair, bed]\nvis: true\nout:\nrate: 0.5\n")
+    found = read_arguments("arrange", arrange, [f"config={file}", "rate=2"])
+    assert found == {"size": (32, 64), "names": ("a chair", "bed"), "vis": True, "out": None, "rate": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("rats: 1\n", "arrange has no key 'rats'"),
+        ("rate: {a: 1}\n", "rate holds keys of its own"),
+        ("- 1\n", "expected"),
+        (None, "does not exist"),
+    ],
+)
+def test_a_wrong_file_of_arguments_is_one_line(tmp_path, text, told):
+    file = tmp_path / "composer.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SightwordError, match=told):
+        read_arguments("arrange", arrange, [f"config={file}", "size=8"])

@@ -1,6 +1,7 @@
 """Read `key=value` arguments as the keyword arguments of a command, which is a Python function.
 
-The annotations of its parameters say how: see `sightword.engine.argument`.
+The annotations of its parameters say how: see `sightword.engine.argument`. config=<file> takes arguments from a YAML
+file, key: value; what is typed beside it wins.
 """
 
 import dataclasses
@@ -10,10 +11,12 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sightword.engine.argument import PLAIN, Parser, Rest, choice, read_value
 from sightword.engine.system import closest
 from sightword.errors import SightwordError
+from sightword.storage.reader import read_yaml
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def read_arguments(name: str, command: Callable[..., object], argv: Sequence[str
     name: the command's, as typed, for messages.
     """
     options = options_of(command)
-    given, argv = _collected(command, argv, options)
+    given, argv = _collected(command, _with_file(argv, options), options)
     nested: dict[str, dict[str, object]] = {}
     for argument in argv:
         key, equals, text = argument.partition("=")
@@ -74,6 +77,30 @@ def read_arguments(name: str, command: Callable[..., object], argv: Sequence[str
     for parameter, values in nested.items():
         given[parameter] = _changed(inspect.signature(command).parameters[parameter], values)
     return given
+
+
+def _with_file(argv: Sequence[str], options: Mapping[str, Option]) -> list[str]:
+    """Return the arguments, those of the YAML file that config= names before what is typed, which wins."""
+    files = [argument.partition("=")[2] for argument in argv if argument.startswith("config=")]
+    if not files or "config" in options:
+        return list(argv)
+    found = []
+    for file in files:
+        fields = read_yaml(Path(file).expanduser(), missing="Pass a YAML file of arguments, a line each: key: value")
+        values = fields.plain()
+        if wrong := next((key for key, value in values.items() if isinstance(value, dict)), ""):
+            raise SightwordError(
+                f"{file}: {wrong} holds keys of its own. Expected a line for each argument, key: value"
+            )
+        found += [f"{key}={_typed(value)}" for key, value in values.items()]
+    return [*found, *(argument for argument in argv if not argument.startswith("config="))]
+
+
+def _typed(value: object) -> str:
+    """A value of a YAML file as it would be typed."""
+    if isinstance(value, list):
+        return ",".join(_typed(each) for each in value)
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _collected(

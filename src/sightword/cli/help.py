@@ -84,6 +84,7 @@ def overview(commands: Mapping[str, Callable[..., object]]) -> str:
             *(f"  {name:<{width}}  {summary(command)}" for name, command in commands.items()),
             "",
             "sightword <command> --help explains a command; --debug shows the traceback of an error.",
+            "config=<file> takes arguments from a YAML file, key: value; what is typed beside it wins.",
             "Exit status: 0 done; 1 stopped, or something is left undone; 2 an error in what was given; 3 a defect.",
         ]
     )

@@ -59,8 +59,8 @@ def lift(
     tower: str = "vit_b16",  # vit_b16, vit_l14 …; an open_clip model with tag=; or a folder
     tag: str = "",  # of an open_clip model: the name or the file of its weights
     scenes_file: Path | None = None,  # a list of names, one per line; if empty, all scenes
-    frames_per_scene: Count = 5,
-    frames: Literal["spread", "first"] = "spread",  # which: spread evenly over the scene, or its first
+    frames_per_scene: Count = 5,  # see choose=
+    choose: Literal["spread", "first"] = "spread",  # which frames: evenly spread, or the first of the scene
     token_type: TokenType = "qq",  # qq, value, kk, kk+gauss …; joint is not aligned with text at patch level
     size: Size | None = (224, 304),  # of the frames in the tower, height x width; if empty, the tower's own
     dtype: Dtype = "bfloat16",  # to compute in: bf16, fp32, or fp16 on a GPU
@@ -89,7 +89,7 @@ def lift(
     names = _names(root, scenes_file)
     say_domain(tower, root)
     where = (job.engine, job.workers, job.gpus)
-    work = Job(frames_per_scene, frames, cache or "", backend, *where, convention, trust, cpu_offload)
+    work = Job(frames_per_scene, choose, cache or "", backend, *where, convention, trust, cpu_offload)
     options = Options(vis, voxel, str(masks.resolve()) if masks else "", format)
     summary = extract(clip.source, token_type, root, names, folder_in(out), options, work)
     print("\n".join(_costs(summary.stages, summary.memory)))
@@ -161,7 +161,7 @@ def stream(
     words: Names = (),  # names for the instances, with commas: chair, table
     masks: Path | None = None,  # a folder of instance masks, <i>.png, 0 where nothing is shown; if empty, no instances
     out: Out = Path("stream"),  # the folder of map.ply, instances.json and stream.csv
-    frames: Amount = 0,  # at most; 0: all
+    frames: Count | None = None,  # at most; if empty, all
     wait: Amount = 0,  # seconds without a new frame after which the stream ends; 0: only the frames that are there
     voxel: Positive = 0.05,  # metres between the points of the map
     cap: Count = 200_000,  # points of the map at most; beyond it those seen longest ago are dropped
@@ -188,7 +188,7 @@ def stream(
     said = live.MapOptions(voxel, cap, step, every=every)
     made = live.LiveMap(opened, said, live.masks_of(masks, scene.resolve().name) if masks else None)
     text = opened.text_encoder() if words else None
-    found = live.stream_scene(made, live.frames_of(scene, convention, wait, frames), folder, text, words)
+    found = live.stream_scene(made, live.frames_of(scene, convention, wait, frames or 0), folder, text, words)
     *_, last = (steps := list(tqdm(found, "mapping", unit=" frames", disable=None)))
     for row in made.described(text, words)[:PRINTED] if words else ():
         print(f"  {row['number']}: {row['word'] or 'none of the words'}, {row['confidence']:.2f}, at {row['centre']} m")
