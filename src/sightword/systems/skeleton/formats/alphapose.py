@@ -1,8 +1,8 @@
 """AlphaPose's JSON: one list for all frames of a video, a person of a frame each.
 
 `[{"image_id": "12.jpg", "keypoints": [x, y, score, …], "score": s, "idx": id}]`. 51 numbers are COCO's 17 joints, 78
-Halpe's 26, 408 Halpe's 136, of which the body is read. `idx` is there if people were tracked. The score of a joint can be
-above 1 and is cut off there; the person's is not used. Nothing states the size of the images. COCO's own lists of
+Halpe's 26, 408 Halpe's 136, of which the body is read. `idx` is there if people were tracked. The score of a joint can
+be above 1 and is cut off there; the person's is not used. Nothing states the size of the images. COCO's own lists of
 results, with numbers as image_id, have the same form.
 """
 
@@ -19,15 +19,7 @@ from sightword.systems.skeleton.formats.format import (
     joints_of_count,
     needed_size,
 )
-from sightword.systems.skeleton.formats.frame import (
-    FOLLOWED,
-    SHARED,
-    clipped,
-    followed,
-    on_timeline,
-    placed,
-    split_number,
-)
+from sightword.systems.skeleton.formats.frame import on_timeline, persons, split_number
 
 BODIES = {136: 26, 133: 17}  # joints of sets with face and hands → of the body, which comes first
 
@@ -42,35 +34,21 @@ def read(source: Source, options: Options) -> list[Made]:
     file = source.files[0]
     size = needed_size(options, file, "AlphaPose")
     items = list(read_json_list(file).all_mappings())
-    persons = [_keypoints(item) for item in items]
-    if not persons:
-        return [Made(source.name, np.zeros((0, 0, 17, 3), np.float32), None, size, options.joints)]
-    counts = {len(person) for person in persons}
+    bodies = [_keypoints(item) for item in items]
+    if not bodies:
+        return [Made(source.name, np.zeros((0, 0, 17, 2), np.float32), None, size, options.joints)]
+    counts = {len(body) for body in bodies}
     if len(counts) > 1:
         raise items[0].error(f"persons have {sorted(counts)} joints, expected as many in all", "keypoints")
     body = BODIES.get(count := counts.pop(), count) if options.joints is None else count
     joints = joints_of_count(body, options, ("coco17", "halpe26"), file)
-    persons = [person[:body] for person in persons]
-    at, total = _frames(items, source)
-    identities = [_identity(item) for item in items]
     notes = [f"coordinates are pixels of images of {size[0]}x{size[1]}"]
     if body < count:
         notes.append(f"of {count} joints the {body} of the body were read")
-    if all(identities):
-        bodies: dict[str, dict[int, np.ndarray]] = {}
-        for name, frame, person in zip(identities, at, persons, strict=True):
-            bodies.setdefault(name, {}).setdefault(frame, person)
-        made, lost = placed(bodies, total, options.people)
-        points, scores = made[..., :2], made[..., 2]
-        notes += ["persons by their idx", SHARED]
-        notes += [f"of more than {options.people} persons at a time, those that move least were left out"] if lost else []
-    else:
-        rows = [np.array([one for one, own in zip(persons, at, strict=True) if own == frame]) for frame in range(total)]
-        rows = [row.reshape(-1, body, 3) for row in rows]
-        points, scores = followed(rows, options.people, body)
-        notes.append(FOLLOWED)
-    scores, note = clipped(scores)
-    return [Made(source.name, points, scores, size, joints, (*notes, *note))]
+    at, total = _frames(items, source)
+    ids = [_identity(item) for item in items]
+    points, scores = persons(at, np.stack(bodies)[:, :body], total, options.people, notes, ids)
+    return [Made(source.name, points, scores, size, joints, tuple(notes))]
 
 
 def _keypoints(item: Fields) -> np.ndarray:

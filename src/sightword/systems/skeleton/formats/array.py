@@ -22,13 +22,17 @@ def read(source: Source, options: Options) -> list[Made]:
     except (ValueError, EOFError, OSError) as error:
         raise SightwordError(f"{file} is not a complete .npy of numbers ({printable(str(error)[:80])})") from None
     if array.dtype.kind not in "fiu" or array.ndim not in (3, 4, 5):
-        raise SightwordError(f"{file} is {array.dtype} {array.shape}, expected numbers of 3 or 4 axes, or recordings of 4")
+        raise SightwordError(
+            f"{file} is {array.dtype} {array.shape}, expected numbers of 3 or 4 axes, or recordings of 4"
+        )
     if options.size is None and 3 not in array.shape:
         raise SightwordError(f"{file} has no size of the images. Add size=<height>x<width>")
     notes = (
         "x, y and, if there are three, a score, in pixels" if options.size else "3-D, since no size of images is given",
     )
-    single = [(source.name, array)] if array.ndim < 5 else [(f"{source.name}-{n:05d}", one) for n, one in enumerate(array)]
+    single = (
+        [(source.name, array)] if array.ndim < 5 else [(f"{source.name}-{n:05d}", one) for n, one in enumerate(array)]
+    )
     return [Made(name, one, None, options.size, options.joints, notes) for name, one in single]
 
 

@@ -14,7 +14,7 @@ from sightword.errors import SightwordError
 from sightword.storage.fields import Fields
 from sightword.storage.reader import read_json
 from sightword.systems.skeleton.formats.format import Format, Made, Options, Source, Start, joints_of_count
-from sightword.systems.skeleton.formats.frame import FOLLOWED, SHARED, clipped, followed, on_timeline, placed, split_number
+from sightword.systems.skeleton.formats.frame import graded, on_timeline, persons, split_number
 from sightword.systems.skeleton.joints import JointSet, stated_joints
 
 
@@ -29,20 +29,20 @@ def read(source: Source, options: Options) -> list[Made]:
     file = source.files[0]
     fields = read_json(file)
     images = {image.integer("id"): image for image in fields.mappings("images")}
-    persons: dict[int, list[Fields]] = {number: [] for number in images}
+    people: dict[int, list[Fields]] = {number: [] for number in images}
     for item in fields.mappings("annotations"):
         if (number := item.integer("image_id")) not in images:
             raise item.error(f"is {number}, and no image has this id", "image_id")
         if "keypoints" in item:
-            persons[number].append(item)
-    if not any(persons.values()):
+            people[number].append(item)
+    if not any(people.values()):
         raise SightwordError(f"{file}: none of its {len(images)} images has 'keypoints'")
-    joints = _joints(fields, options, next(one for many in persons.values() for one in many), file)
+    joints = _joints(fields, options, next(one for many in people.values() for one in many), file)
     recordings: dict[str, list[int]] = {}
     for number, image in images.items():
         recordings.setdefault(_recording(image), []).append(number)
     return [
-        _recording_of(f"{source.name}/{name}" if len(recordings) > 1 else name or source.name, numbers, images, persons,
+        _recording_of(f"{source.name}/{name}" if len(recordings) > 1 else name or source.name, numbers, images, people,
                       joints, options, file)
         for name, numbers in recordings.items()
     ]  # fmt: skip
@@ -59,7 +59,7 @@ def _recording_of(
     name: str,
     numbers: Sequence[int],
     images: dict[int, Fields],
-    persons: dict[int, list[Fields]],
+    people: dict[int, list[Fields]],
     joints: JointSet,
     options: Options,
     file: Path,
@@ -74,29 +74,12 @@ def _recording_of(
     if len(set(at)) < len(at):
         raise SightwordError(f"{file}: several images of {name} have the same number of a frame")
     notes = ["the images of a folder or a video_id are the frames of one recording"]
-    found = [(frame, one) for frame, number in zip(at, numbers, strict=True) for one in persons[number]]
-    bodies = [_keypoints(one, joints) for _, one in found]
-    grades = np.concatenate([body[:, 2] for body in bodies]) if bodies else np.zeros(0)
-    if graded := bool(np.isin(grades, (0, 1, 2)).all()):
-        notes.append("visibility 0, 1, 2 is read as a score of 0, 0.5, 1")
-    scale = np.array([1, 1, 0.5 if graded else 1])
-    if found and all("track_id" in one for _, one in found):
-        tracks: dict[str, dict[int, np.ndarray]] = {}
-        for (frame, one), body in zip(found, bodies, strict=True):
-            tracks.setdefault(str(one.value("track_id")), {}).setdefault(frame, body * scale)
-        made, lost = placed(tracks, total, options.people)
-        points, scores = made[..., :2], made[..., 2]
-        notes += ["persons by their track_id", SHARED]
-        notes += [f"of more than {options.people} persons at a time, those that move least were left out"] if lost else []
-    else:
-        frames: list[list[np.ndarray]] = [[] for _ in range(total)]
-        for (frame, _), body in zip(found, bodies, strict=True):
-            frames[frame].append(body * scale)
-        rows = [np.array(frame).reshape(-1, len(joints.joints), 3) for frame in frames]
-        points, scores = followed(rows, options.people, len(joints.joints))
-        notes.append(FOLLOWED)
-    scores, note = clipped(scores)
-    return Made(name, points, scores, sizes.pop(), joints, (*notes, *note))
+    found = [(frame, one) for frame, number in zip(at, numbers, strict=True) for one in people[number]]
+    bodies = np.array([_keypoints(one, joints) for _, one in found]).reshape(-1, len(joints.joints), 3)
+    bodies[..., 2] = graded(bodies[..., 2], notes)
+    ids = [str(one.value("track_id")) if "track_id" in one else "" for _, one in found]
+    points, scores = persons([frame for frame, _ in found], bodies, total, options.people, notes, ids)
+    return Made(name, points, scores, sizes.pop(), joints, tuple(notes))
 
 
 def _frame(image: Fields) -> int:
@@ -109,7 +92,9 @@ def _frame(image: Fields) -> int:
 def _keypoints(item: Fields, joints: JointSet) -> np.ndarray:
     numbers = item.numbers("keypoints")
     if len(numbers) != 3 * len(joints.joints):
-        raise item.error(f"has {len(numbers)} numbers, expected three for each of {len(joints.joints)} joints", "keypoints")
+        raise item.error(
+            f"has {len(numbers)} numbers, expected three for each of {len(joints.joints)} joints", "keypoints"
+        )
     return np.array(numbers, dtype=np.float64).reshape(-1, 3)
 
 

@@ -35,18 +35,49 @@ def on_timeline(numbers: Sequence[int], path: Path) -> tuple[list[int], int]:
     first, span = min(numbers), max(numbers) - min(numbers) + 1
     if span > min(WIDEST * len(set(numbers)) + 1000, LONGEST):
         raise SightwordError(
-            f"{path}: {len(set(numbers)):,} frames have numbers from {first} to {max(numbers)}: these are not the frames "
-            "of one video. Put each recording into a folder of its own"
+            f"{path}: {len(set(numbers)):,} frames have numbers from {first} to {max(numbers)}: these are not the "
+            "frames of one video. Put each recording into a folder of its own"
         )
     return [number - first for number in numbers], span
 
 
-def followed(frames: Sequence[np.ndarray], people: int, joints: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return points (M, T, V, 2) and scores (M, T, V) of persons without identity. frames: each (P, V, 3)."""
-    if not any(len(frame) for frame in frames):
-        return np.zeros((0, len(frames), joints, 2), np.float32), np.zeros((0, len(frames), joints), np.float32)
-    tracks = follow(frames, people=people)
-    return tracks.points.astype(np.float32), tracks.scores.astype(np.float32)
+def persons(
+    at: Sequence[int], bodies: np.ndarray, total: int, people: int, notes: list[str], ids: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return points (M, T, V, 2) and scores (M, T, V), 0 to 1, of the detections of all frames; add what was assumed.
+
+    at: the frame of each of N detections. bodies: (N, V, 3) x, y, score. total: T. people: most persons. ids: who each
+    detection is; if they are not those of all, persons are followed.
+    """
+    order = np.argsort(np.asarray(at, dtype=np.int64), kind="stable")
+    ends = np.searchsorted(np.asarray(at, dtype=np.int64)[order], np.arange(total + 1))
+    if len(at) and len(ids) == len(at) and all(ids):
+        tracks: dict[str, dict[int, np.ndarray]] = {}
+        for row in order.tolist():
+            tracks.setdefault(ids[row], {}).setdefault(at[row], bodies[row])
+        made, lost = placed(tracks, total, people)
+        points, scores = made[..., :2], made[..., 2]
+        notes += ["persons are who the file says they are", SHARED] + ([left_out(people)] if lost else [])
+    else:
+        tracked = follow([bodies[order[ends[frame] : ends[frame + 1]]] for frame in range(total)], people=people)
+        points, scores = tracked.points, tracked.scores
+        notes.append(FOLLOWED)
+    if scores.size and scores.max() > 1 + 1e-3:
+        notes.append("scores above 1 were cut off at 1")
+    return points, np.clip(scores, 0, 1)
+
+
+def left_out(people: int) -> str:
+    """Return the note that persons found no place."""
+    return f"of more than {people} persons at a time, those that move least were left out (people=)"
+
+
+def graded(scores: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Return COCO's visibilities, 0 (not labelled), 1 (hidden), 2 (seen), as 0, 0.5, 1; other scores as they are."""
+    if scores.size and scores.max() == 2 and np.isin(scores, (0, 1, 2)).all():
+        notes.append("visibility 0, 1, 2 is read as a score of 0, 0.5, 1")
+        return scores / 2
+    return scores
 
 
 def placed(bodies: Mapping[str, Mapping[int, np.ndarray]], frames: int, people: int) -> tuple[np.ndarray, int]:
@@ -78,9 +109,3 @@ def placed(bodies: Mapping[str, Mapping[int, np.ndarray]], frames: int, people: 
 def _motion(body: Mapping[int, np.ndarray]) -> float:
     """The variance of all numbers over time, summed."""
     return float(np.stack(list(body.values())).astype(np.float64).var(0).sum())
-
-
-def clipped(scores: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return scores from 0 to 1, and a note if some were above."""
-    note = ("scores above 1 were cut off at 1",) if scores.size and scores.max() > 1 + 1e-3 else ()
-    return np.clip(scores, 0, 1), note

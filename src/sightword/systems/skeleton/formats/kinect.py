@@ -90,4 +90,6 @@ def _floats(line: str) -> list[float]:
     return [float(part) for part in line.replace(",", " ").split()]
 
 
-FORMAT = Format("kinect", "text of Kinect v1's 20 joints, as UTKinect or MSR-Action3D", (".txt", ".csv"), recognises, read)
+FORMAT = Format(
+    "kinect", "text of Kinect v1's 20 joints, as UTKinect or MSR-Action3D", (".txt", ".csv"), recognises, read
+)

@@ -21,7 +21,7 @@ from sightword.systems.skeleton.formats.format import (
     joints_of_count,
     needed_size,
 )
-from sightword.systems.skeleton.formats.frame import FOLLOWED, clipped, followed, on_timeline, split_number
+from sightword.systems.skeleton.formats.frame import on_timeline, persons, split_number
 from sightword.systems.skeleton.joints import JointSet, stated_joints
 
 WHOLE_BODY = 133  # joints of COCO-WholeBody, whose first 17 are COCO's
@@ -73,15 +73,15 @@ def _made(
     notes = [f"coordinates are pixels of images of {size[0]}x{size[1]}"]
     joints = _joints(count, names, options, file, notes)
     at, total = on_timeline(numbers, file)
-    frames: list[np.ndarray] = [np.zeros((0, len(joints.joints), 3))] * total
-    for row, bodies, ones in zip(at, found, people, strict=True):
+    for bodies, ones in zip(found, people, strict=True):
         for body, one in zip(bodies, ones, strict=True):
             if len(body) != count:
                 raise one.error(f"has {len(body)} joints, and the first person has {count}", "keypoints")
-        frames[row] = np.array([body[: len(joints.joints)] for body in bodies]).reshape(-1, len(joints.joints), 3)
-    points, scores = followed(frames, options.people, len(joints.joints))
-    scores, note = clipped(scores)
-    return Made(source.name, points, scores, size, joints, (*notes, FOLLOWED, *note))
+    owner = [row for row, bodies in zip(at, found, strict=True) for _ in bodies]
+    table = np.array([body for bodies in found for body in bodies]).reshape(-1, count, 3)[:, : len(joints.joints)]
+    ids = [str(one.value("track_id")) if "track_id" in one else "" for ones in people for one in ones]
+    points, scores = persons(owner, table, total, options.people, notes, ids)
+    return Made(source.name, points, scores, size, joints, tuple(notes))
 
 
 def _joints(count: int, names: list[str], options: Options, file: Path, notes: list[str]) -> JointSet:
@@ -101,7 +101,9 @@ def _person(one: Fields) -> np.ndarray:
     places = one.sequence("keypoints", least=1)
     rows = [places.sequence(row).all_numbers() for row in range(len(places))]
     if {len(row) for row in rows} == {3}:
-        raise one.error("has three numbers for each joint: poses in 3-D are not read. Use the 2-D inferencer", "keypoints")
+        raise one.error(
+            "has three numbers for each joint: poses in 3-D are not read. Use the 2-D inferencer", "keypoints"
+        )
     if {len(row) for row in rows} != {2}:
         raise one.error("expected [x, y] for each joint", "keypoints")
     scores = one.numbers("keypoint_scores") if "keypoint_scores" in one else [1.0] * len(rows)
@@ -112,5 +114,12 @@ def _person(one: Fields) -> np.ndarray:
 
 VIDEO = Format("mmpose", "MMPose's JSON of a video", (".json",), recognises_video, read_video, needs=NEEDS)
 IMAGES = Format(
-    "mmpose_images", "MMPose's JSON of images, a file for each", (".json",), recognises_image, read_images, True, "", NEEDS
+    "mmpose_images",
+    "MMPose's JSON of images, a file for each",
+    (".json",),
+    recognises_image,
+    read_images,
+    True,
+    "",
+    NEEDS,
 )

@@ -3,9 +3,9 @@
 A file has the number of frames; a frame the number of bodies; a body a line of ten values, the number 25, and 25 lines
 of 12: x y z, depth x y, colour x y, a quaternion, and 0 (not tracked), 1 (inferred) or 2 (tracked).
 
-Frames without a body stay, with zeros, so that time does not shift; pyskl's published files leave them out. If there are
-several bodies, those of at most 11 frames and those that are wider than tall (furniture) are left out, by the thresholds
-of the published preprocessing (github.com/shahroudy/NTURGB-D and CTR-GCN).
+Frames without a body stay, with zeros, so that time does not shift; pyskl's published files leave them out. Of several
+bodies those of at most 11 frames and those that are wider than tall (furniture) are left out, by the thresholds of the
+published preprocessing (github.com/shahroudy/NTURGB-D and CTR-GCN).
 """
 
 import re
@@ -16,12 +16,12 @@ import numpy as np
 from sightword.errors import SightwordError
 from sightword.storage.reader import read_text
 from sightword.systems.skeleton.formats.format import Format, Made, Options, Source, Start
-from sightword.systems.skeleton.formats.frame import LONGEST, SHARED, placed
+from sightword.systems.skeleton.formats.frame import LONGEST, SHARED, left_out, placed
 from sightword.systems.skeleton.joints import JOINT_SETS
 
 JOINTS, NUMBERS, HEAD = 25, 12, 10  # of a body; of a joint; values in the line of a body
 SHORT, WIDE, OFTEN = 11, 0.8, 0.69754  # frames; width by height of a frame's body; fraction of such frames
-START = re.compile(rb"\s*\d+\s+(0\s+)*([1-9]\d?\s+\d{10,}\s|\Z)")
+START = re.compile(rb"\s*\d+\s+(0\s+)*[1-9]\d?\s+\d{10,}\s")
 
 
 def recognises(start: Start) -> bool:
@@ -45,7 +45,7 @@ def read(source: Source, options: Options) -> list[Made]:
         notes.append("frames without a body stay, as zeros: pyskl's own files leave them out")
     points, lost = placed(kept, frames, options.people)
     if lost:
-        notes.append(f"of more than {options.people} bodies at a time, those that move least were left out")
+        notes.append(left_out(options.people))
     if not len(points):
         points = np.zeros((0, frames, JOINTS, 3), np.float32)
     return [Made(source.name, points, None, None, JOINT_SETS["ntu25"], tuple(notes))]
@@ -85,7 +85,9 @@ class _Tokens:
         self.tokens, self.path, self.at = tokens, path, 0
 
     def error(self, problem: str) -> SightwordError:
-        return SightwordError(f"{self.path}: {problem} at value {self.at} of {len(self.tokens)}: it is not a whole file")
+        return SightwordError(
+            f"{self.path}: {problem} at value {self.at} of {len(self.tokens)}: it is not a whole file"
+        )
 
     def take(self, count: int) -> Sequence[str]:
         found = self.tokens[self.at : self.at + count]

@@ -20,7 +20,7 @@ from sightword.systems.skeleton.formats.format import (
     joints_of_count,
     needed_size,
 )
-from sightword.systems.skeleton.formats.frame import FOLLOWED, clipped, followed, on_timeline, split_number
+from sightword.systems.skeleton.formats.frame import on_timeline, persons, split_number
 
 ENDING = "_keypoints"
 KEYS = ("pose_keypoints_2d", "pose_keypoints")
@@ -40,16 +40,18 @@ def read(source: Source, options: Options) -> list[Made]:
     people = [_people(source, row) for row in range(len(source.files))]
     counts = {len(one) for frame in people for one in frame}
     if len(counts) > 1:
-        raise SightwordError(f"{source.files[0].parent}: people have {sorted(counts)} numbers, expected the same in all")
-    joints = joints_of_count(next(iter(counts)) // 3 if counts else 25, options, ("body25", "openpose18"), source.files[0])
-    frames = [np.zeros((0, len(joints.joints), 3))] * total
-    for row, frame in zip(at, people, strict=True):
-        frames[row] = np.array(frame).reshape(-1, len(joints.joints), 3)
-    points, scores = followed(frames, options.people, len(joints.joints))
-    scores, note = clipped(scores)
-    notes = [FOLLOWED, f"coordinates as in the files, in images of {size[0]}x{size[1]}", *note]
+        raise SightwordError(
+            f"{source.files[0].parent}: people have {sorted(counts)} numbers, expected the same in all"
+        )
+    joints = joints_of_count(
+        next(iter(counts)) // 3 if counts else 25, options, ("body25", "openpose18"), source.files[0]
+    )
+    bodies = np.array([one for frame in people for one in frame]).reshape(-1, len(joints.joints), 3)
+    notes = [f"coordinates as in the files, in images of {size[0]}x{size[1]}"]
     if total > len(people):
         notes.append("frames without a file are there without a person, so that time does not shift")
+    owner = [row for row, frame in zip(at, people, strict=True) for _ in frame]
+    points, scores = persons(owner, bodies, total, options.people, notes)
     return [Made(source.name, points, scores, size, joints, tuple(notes))]
 
 
@@ -66,5 +68,12 @@ def _people(source: Source, row: int) -> list[Sequence[float]]:
 
 
 FORMAT = Format(
-    "openpose", "OpenPose's JSON, a file for each frame", (".json",), recognises, read, True, ENDING, "size=<height>x<width>"
+    "openpose",
+    "OpenPose's JSON, a file for each frame",
+    (".json",),
+    recognises,
+    read,
+    True,
+    ENDING,
+    "size=<height>x<width>",
 )

@@ -22,14 +22,7 @@ from sightword.systems.skeleton.formats.format import (
     joints_of_count,
     needed_size,
 )
-from sightword.systems.skeleton.formats.frame import (
-    FOLLOWED,
-    SHARED,
-    followed,
-    on_timeline,
-    placed,
-    split_number,
-)
+from sightword.systems.skeleton.formats.frame import graded, on_timeline, persons, split_number
 
 BOX = 5  # numbers before the joints: class, cx, cy, w, h
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -61,7 +54,9 @@ def _columns(count: int, joints: int) -> tuple[int, int] | None:
 def read(source: Source, options: Options) -> list[Made]:
     """Return the recording of a folder's frames."""
     size = _size(source, options)
-    joints = joints_of_count(len(options.joints.joints) if options.joints else COCO, options, ("coco17",), source.files[0])
+    joints = joints_of_count(
+        len(options.joints.joints) if options.joints else COCO, options, ("coco17",), source.files[0]
+    )
     rows = [_rows(file) for file in source.files]
     widths = {len(row) for many in rows for row in many}
     columns = {_columns(width, len(joints.joints)) for width in widths}
@@ -77,37 +72,24 @@ def read(source: Source, options: Options) -> list[Made]:
     notes = [f"fractions of images of {size[0]}x{size[1]}"]
     if total > len(rows):
         notes.append("frames without a file are there without a person, so that time does not shift")
-    frames: list[np.ndarray] = [np.zeros((0, len(joints.joints), 3))] * total
     table = np.array([row for many in rows for row in many]).reshape(-1, widths.pop() if widths else BOX)
     bodies = _bodies(table, each, len(joints.joints), size, notes)
     owner = [frame for frame, many in zip(at, rows, strict=True) for _ in many]
-    last = table[:, -1]
-    tracked = rest == 2 or (rest == 1 and len(last) and bool(((last == last.round()) & (last >= 1)).all()))
-    if tracked and len(last):
-        people: dict[str, dict[int, np.ndarray]] = {}
-        for frame, name, body in zip(owner, last.tolist(), bodies, strict=True):
-            people.setdefault(f"{name:g}", {}).setdefault(frame, body)
-        made, _ = placed(people, total, options.people)
-        notes += ["persons by the last number of a line, a track", SHARED]
-        return [Made(source.name, made[..., :2], made[..., 2], size, joints, tuple(notes))]
-    for frame in set(owner):
-        frames[frame] = bodies[[row for row, own in enumerate(owner) if own == frame]]
-    points, scores = followed(frames, options.people, len(joints.joints))
-    return [Made(source.name, points, scores, size, joints, (*notes, FOLLOWED))]
+    ids = [f"{value:g}" for value in table[:, -1].tolist()] if _has_track(table[:, -1], rest) else []
+    points, scores = persons(owner, bodies, total, options.people, notes, ids)
+    return [Made(source.name, points, scores, size, joints, tuple(notes))]
+
+
+def _has_track(last: np.ndarray, rest: int) -> bool:
+    """Whether the last numbers of lines are tracks: whole numbers, where a confidence is below 1."""
+    return rest == 2 or (rest == 1 and bool(((last == last.round()) & (last >= 1)).all()))
 
 
 def _bodies(table: np.ndarray, each: int, joints: int, size: tuple[int, int], notes: list[str]) -> np.ndarray:
-    """(persons, V, 3): x and y in pixels, score."""
+    """(persons, V, 3): x and y in pixels, score; without scores a joint at 0 0 is missing."""
     body = table[:, BOX : BOX + each * joints].reshape(len(table), joints, each)
-    there: np.ndarray = np.asarray(body[..., :2].any(-1), dtype=float)
-    if each == 3:
-        there = body[..., 2]
-        if there.size and there.max() > 1:
-            if not np.isin(there, (0, 1, 2)).all():
-                raise SightwordError("visibility of YOLO labels is 0, 1 or 2, or a confidence up to 1; some are others")
-            there = there / 2
-            notes.append("visibility 0, 1, 2 is read as a score of 0, 0.5, 1")
-    return np.concatenate([body[..., :2] * [size[1], size[0]], there[..., None]], axis=-1)
+    scores = graded(body[..., 2], notes) if each == 3 else np.asarray(body.any(-1), dtype=float)
+    return np.concatenate([body[..., :2] * [size[1], size[0]], scores[..., None]], axis=-1)
 
 
 def _rows(file: Path) -> list[Sequence[float]]:
@@ -125,7 +107,11 @@ def _size(source: Source, options: Options) -> tuple[int, int]:
     if options.size is not None:
         return options.size
     for file in source.files:
-        folders = [file.parent, file.parent.with_name("images"), file.parent.parent.with_name("images") / file.parent.name]
+        folders = [
+            file.parent,
+            file.parent.with_name("images"),
+            file.parent.parent.with_name("images") / file.parent.name,
+        ]
         for beside in (folder / f"{file.stem}{suffix}" for folder in folders for suffix in IMAGES):
             if beside.is_file():
                 from sightword.data.image import read_image
