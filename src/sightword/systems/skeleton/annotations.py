@@ -24,6 +24,7 @@ from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.systems.skeleton.axes import describe_axes, first_shape, guess_axes
 from sightword.systems.skeleton.config import Reading
+from sightword.systems.skeleton.formats.known import refuse_foreign
 from sightword.systems.skeleton.joints import JOINT_SETS, JointSet, joint_set, other_joints, stated_joints
 from sightword.systems.skeleton.pickled import read_plain
 from sightword.systems.skeleton.sequence import (
@@ -166,6 +167,7 @@ def read_contents(path: str | Path) -> Contents:
     path = Path(path).expanduser()
     if path.suffix == ".npz":
         return _read_npz(path)
+    refuse_foreign(path)
     content = read_plain(path)
     if isinstance(content, list):
         content = {"annotations": content}

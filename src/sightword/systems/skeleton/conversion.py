@@ -8,22 +8,31 @@ Legend: M persons, T frames, V joints of a recording.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import fields
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
-from sightword.errors import SightwordError
-from sightword.storage.reader import read_csv, read_json
-from sightword.systems.skeleton.annotations import Contents, Recordings
+from sightword.errors import MissingFileError, SightwordError
+from sightword.storage import shards
+from sightword.storage.atomic import write_atomically
+from sightword.storage.reader import read_csv, read_json, read_text
+from sightword.systems.skeleton.annotations import Contents, Recordings, read_contents
 from sightword.systems.skeleton.config import Reading
+from sightword.systems.skeleton.diagnosis import say_findings
 from sightword.systems.skeleton.formats.format import Format, Made, Options
-from sightword.systems.skeleton.formats.known import sources
+from sightword.systems.skeleton.formats.known import NAMES, SUFFIXES, format_named, recognise_format, sources
 from sightword.systems.skeleton.formats.naming import NTU, parts_of, stated_by
 from sightword.systems.skeleton.joints import JointSet, joint_set
-from sightword.systems.skeleton.sequence import UNKNOWN, VIEWS, Annotation, few, is_deep, to_sequence
+from sightword.systems.skeleton.sequence import AS_PYSKL, UNKNOWN, VIEWS, Annotation, few, is_deep, to_sequence
+from sightword.systems.skeleton.writer import notes_of, row_of, write_annotations
 
 FOLDERS = "folders"  # labels=folders: each folder of recordings is a class
+MIRRORED = (
+    "names are those of NTU RGB+D, whose colour video is mirrored: an estimator calls left there what the Kinect calls "
+    "right. Add mirrored_video=true to use it beside 3-D or other videos; pyskl's own 2-D files are as it is now"
+)
 
 
 class Imported(NamedTuple):
@@ -32,6 +41,133 @@ class Imported(NamedTuple):
     contents: Contents
     notes: list[str]  # what was assumed, a line each
     classes: tuple[str, ...]  # names of the labels; empty if they came as numbers, or not at all
+
+
+class Wanted(NamedTuple):
+    """What a user states."""
+
+    made: str = ""  # the name of a format; empty: recognised by the content
+    labels: str = ""  # a file, "folders", or nothing
+    size: tuple[int, int] | None = None  # h, w of the images
+    people: int = 2  # most persons that are kept of a recording
+    world: bool = False  # MediaPipe's world landmarks
+    mirrored_video: bool = False  # left and right were estimated in a mirrored video
+
+
+class Converted(NamedTuple):
+    """What was written."""
+
+    recordings: Recordings
+    notes: list[str]
+    labels: Path | None  # the names of the classes, a line each
+
+
+def convert(path: Path, file: Path, wanted: Wanted, reading: Reading = AS_PYSKL) -> Converted:
+    """Write the recordings of any known format as `file`, .pkl or .npz, after the checks that every reader makes.
+
+    What was assumed is written beside it, `<file>.json`, and so are the names of the classes if labels came as names.
+    Raises SightwordError for a file of no known format, and if a result would be wrong as it is read.
+    """
+    _refuse_others(path, file)
+    imported = _read(path, wanted, reading)
+    notes = imported.notes
+    recordings = Recordings(path, imported.contents, reading)
+    if recordings.joints is not None:
+        recordings.fit(recordings.joints)
+    notes += [f"left out: recording {text}" for text in recordings.left_out]
+    say_findings(recordings)
+    notes += _settings(wanted, reading)
+    rows = settled(recordings, wanted.mirrored_video)
+    if file.suffix == ".npz" and any(row.shape is None for row in rows):
+        notes.append("3-D is written as its front view; a file that ends in .pkl keeps it")
+    kept = {row.name for row in rows}
+    splits = {name: [own for own in names if own in kept] for name, names in recordings.splits.items()}
+    classes = _write_classes(file, imported.classes)
+    write_annotations([row_of(row) for row in rows], file, splits, recordings.source, notes)
+    return Converted(recordings, notes, classes)
+
+
+def next_command(done: Converted, file: Path) -> str:
+    """Return what to type next: training where there are labels, recognition where there are none."""
+    if not (done.recordings.labels >= 0).all():
+        return f"sightword recognise model=<run> annotations={file}"
+    joints = done.recordings.source
+    parts = [f"data.annotations={file}", f"system.labels={done.labels or '<file of labels>'}"]
+    if joints is not None and joints.name != "coco17":
+        parts.append(f"system.joints={joints.name}")
+    splits = list(done.recordings.splits)
+    train = next((name for name in splits if name.endswith("train")), "")
+    if train != "xsub_train":
+        parts += [f"data.train={train}", f"data.test={train.removesuffix('train') + 'val' if train else ''}"]
+    return f"sightword train experiment=skeleton/visece {' '.join(parts)}"
+
+
+def _refuse_others(path: Path, file: Path) -> None:
+    """Raise SightwordError for a file that is not to be written: of another kind, or somebody else's."""
+    if file.suffix not in (".pkl", ".npz"):
+        raise SightwordError(f"out={file} does not end in .npz or .pkl. Pass a file name that does, or a folder")
+    if file.exists() and path.exists() and file.samefile(path):
+        raise SightwordError(f"out={file} is the file that is read. Pass another name")
+    if (beside := notes_of(file)).exists():
+        try:
+            ours = "written by" in read_json(beside)
+        except SightwordError:
+            ours = False
+        if not ours:
+            raise SightwordError(
+                f"{beside} exists and is not ours: what was assumed would be written there. Change out="
+            )
+
+
+def _read(path: Path, wanted: Wanted, reading: Reading) -> Imported:
+    """The recordings of a foreign file, or of one in pyskl's form."""
+    if not path.exists():
+        raise MissingFileError(f"{path} does not exist")
+    made = format_named(wanted.made) if wanted.made else recognise_format(path) if path.suffix != ".npz" else None
+    if made is None:
+        if path.is_dir():
+            raise SightwordError(f"{path} has no files of a known format. These are read: {', '.join(NAMES)}")
+        contents = read_contents(path)
+        notes, classes = [f"read from {path} as annotations in pyskl's form"], tuple[str, ...]()
+        if wanted.labels:
+            rows = [dict(row) if isinstance(row, Mapping) else {} for row in contents.rows]
+            names = [str(row.get("frame_dir", row.get("filename"))) for row in rows]
+            numbers, classes = labels_of(names, wanted.labels, notes)
+            contents = contents._replace(rows=[row | {"label": n} for row, n in zip(rows, numbers, strict=True)])
+        return Imported(contents, notes, classes)
+    if reading.axes and made.name != "npy":
+        raise SightwordError(f"axes={reading.axes} is for format=npy; {path} is {made.what}. Leave it out")
+    joints = joint_set(reading.joints) if reading.joints else None
+    imported = read_foreign(path, made, Options(wanted.size, wanted.people, wanted.world, joints), wanted.labels)
+    names = [str(row["frame_dir"]) for row in imported.contents.rows if isinstance(row, Mapping)]
+    if looks_mirrored(names, imported.contents) and not wanted.mirrored_video:
+        shards.say(MIRRORED)
+        imported.notes.append(MIRRORED)
+    return imported
+
+
+def _settings(wanted: Wanted, reading: Reading) -> list[str]:
+    """The options that were typed, and what they did."""
+    default = Reading()
+    keys = [field.name for field in fields(Reading) if getattr(reading, field.name) != getattr(default, field.name)]
+    typed = [f"{key}={getattr(reading, key)}" for key in keys]
+    notes = [f"read with {' '.join(typed)}"] if typed else []
+    return notes + (
+        ["the video was mirrored: left and right are exchanged, x is turned over"] if wanted.mirrored_video else []
+    )
+
+
+def _write_classes(file: Path, classes: Sequence[str]) -> Path | None:
+    """Write the names of the classes, a line each, beside the annotations. Raises SightwordError if they are others."""
+    if not classes:
+        return None
+    path, text = file.with_name(f"{file.stem}_labels.txt"), "".join(f"{name}\n" for name in classes)
+    if path.exists() and read_text(path) != text:
+        raise SightwordError(f"{path} exists and has other classes. Move it, or change out=")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+    return path
 
 
 def read_foreign(path: Path, made: Format, options: Options, labels: str = "") -> Imported:
@@ -62,7 +198,7 @@ def read_foreign(path: Path, made: Format, options: Options, labels: str = "") -
     return Imported(Contents(rows, splits, _joints(read, path)), notes, classes)
 
 
-def looks_mirrored(names: Sequence[str], made: Format, contents: Contents) -> bool:
+def looks_mirrored(names: Sequence[str], contents: Contents) -> bool:
     """Return whether key points in images have names of NTU RGB+D, whose colour video is mirrored."""
     flat = any(isinstance(row, Mapping) and "img_shape" in row for row in contents.rows)
     return flat and parts_of(names, NTU) is not None
@@ -113,7 +249,8 @@ def _settled(row: Annotation, reading: Reading, flipped: Sequence[int] | None) -
     if not is_deep(row, reading):
         points = made.points
         if flipped is not None:
-            points = points[:, :, flipped] * np.float32([-1, 1]) + np.float32([made.shape[1] - 1, 0])
+            points = points[:, :, flipped] * np.array([-1, 1], np.float32)
+            points[..., 0] += made.shape[1] - 1
         scores = made.scores if flipped is None else made.scores[:, :, flipped]
         points = points * np.asarray(scores > 0)[..., None]
         return row._replace(points=points, scores=scores, shape=made.shape)
@@ -122,9 +259,9 @@ def _settled(row: Annotation, reading: Reading, flipped: Sequence[int] | None) -
     axes[0, right], axes[1, down] = -sign, -turned
     axes[2] = np.cross(axes[0], axes[1])
     axes[0] *= -1 if reading.mirrored else 1
-    points = np.where(made.scores[..., None] > 0, np.nan_to_num(row.points.astype(np.float32)), 0)
-    scores = None if bool((made.scores > 0).all(-1).any()) and row.scores is None else row.scores
-    return row._replace(points=points @ axes.T, scores=scores, shape=None)
+    there = made.scores[..., None] > 0
+    solid = np.where(there, np.nan_to_num(row.points.astype(np.float32)), np.float32(0))
+    return row._replace(points=solid @ axes.T, scores=None if row.scores is None else made.scores, shape=None)
 
 
 def _row(one: Made, label: int) -> dict[str, object]:
@@ -148,29 +285,31 @@ def _joints(read: Sequence[Made], path: Path) -> JointSet | None:
     sets = {one.joints.joints: one.joints for one in read if one.joints is not None and one.points.size}
     if len(sets) > 1:
         raise SightwordError(
-            f"{path}: recordings have several joint sets, {few(made.name for made in sets.values())}. Convert each alone"
+            f"{path}: recordings have several joint sets, {few(made.name for made in sets.values())}. Convert each set "
+            "alone, or pass the right one by joints="
         )
     return next(iter(sets.values()), None)
 
 
 def _stated_labels(file: Path) -> dict[str, str]:
     if file.suffix == ".json":
-        fields = read_json(file, missing="labels= is a CSV of recording,label, JSON, or folders")
-        values = {name: fields.value(name) for name in fields}
+        stated = read_json(file, missing="labels= is a CSV of recording,label, JSON, or folders")
+        values = {name: stated.value(name) for name in stated}
         if wrong := next(
             (name for name, value in values.items() if isinstance(value, dict | list | bool | float)), None
         ):
-            raise fields.error("expected a number or a name", wrong)
-        return {name: str(value).strip() for name, value in values.items() if value not in (None, "")}
+            raise stated.error("expected a number or a name", wrong)
+        return {_bare(name): str(value).strip() for name, value in values.items() if value not in (None, "")}
     if file.suffix != ".csv":
         raise SightwordError(
             f"labels={file} is not a file of labels. Pass a CSV with the columns recording,label, JSON {{recording: "
             "label}, or folders"
         )
     rows = read_csv(file, ["recording", "label"], missing="labels= is a CSV of recording,label, JSON, or folders").rows
-    return {row.text("recording"): row.text("label") for row in rows if "label" in row}
+    return {_bare(row.text("recording")): row.text("label") for row in rows if "label" in row}
 
 
-def given_joints(name: str) -> JointSet | None:
-    """Return the joint set that was typed."""
-    return joint_set(name) if name else None
+def _bare(name: str) -> str:
+    """The name of a recording without the suffix of its file."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return (path.with_suffix("") if path.suffix.lower() in SUFFIXES else path).as_posix()

@@ -66,6 +66,16 @@ def recognise_format(path: Path) -> Format | None:
     return format_named(next(iter(found))) if found else None
 
 
+def refuse_foreign(path: Path) -> None:
+    """Raise SightwordError, with the command that converts it, if a file or folder is of one of the formats."""
+    if made := recognise_format(path):
+        needs = f" {made.needs}" if made.needs else ""
+        raise SightwordError(
+            f"{path} is {made.what}, not annotations in pyskl's form. Convert it: sightword convert annotations={path} "
+            f"out={path.stem or 'annotations'}.npz{needs}"
+        )
+
+
 def sources(path: Path, made: Format) -> tuple[list[Source], list[Path]]:
     """Return the recordings of a file or folder, in order, and the files of such a suffix that are none.
 

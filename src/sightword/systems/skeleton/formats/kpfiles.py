@@ -34,7 +34,8 @@ def read(source: Source, options: Options) -> list[Made]:
     order = sorted(range(len(rows)), key=lambda number: str(rows[number]["raw_file"]))  # each raw file is read once
     first = min((int(ends.min()) for row in rows if (ends := _numbers(row, "frame_inds", file)).size), default=1)
     made: dict[int, Made] = {}
-    opened, raw = "", {}
+    opened = ""
+    raw: Mapping[str, object] = {}
     for number in order:
         row = rows[number]
         if (name := str(row["raw_file"])) != opened:

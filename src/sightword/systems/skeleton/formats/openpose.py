@@ -5,8 +5,6 @@ numbers are BODY_25, 54 are COCO's 18 joints. A missing joint is 0 0 0. People h
 size of the images, or the unit that `--keypoint_scale` chose: pixels are assumed, and the doctor finds other units.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sightword.errors import SightwordError
@@ -55,7 +53,7 @@ def read(source: Source, options: Options) -> list[Made]:
     return [Made(source.name, points, scores, size, joints, tuple(notes))]
 
 
-def _people(source: Source, row: int) -> list[Sequence[float]]:
+def _people(source: Source, row: int) -> list[list[float]]:
     """The numbers of each person in a frame's file; persons without a body are left out."""
     found = []
     for person in read_json(source.files[row]).mappings("people"):
