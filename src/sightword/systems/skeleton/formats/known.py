@@ -72,7 +72,7 @@ def refuse_foreign(path: Path) -> None:
         needs = f" {made.needs}" if made.needs else ""
         raise SightwordError(
             f"{path} is {made.what}, not annotations in pyskl's form. Convert it: sightword convert annotations={path} "
-            f"out={path.stem or 'annotations'}.npz{needs}"
+            f"out={path.stem or 'annotations'}.pkl{needs}"
         )
 
 
