@@ -31,7 +31,9 @@ def shuffled(made: np.ndarray, frame: int) -> np.ndarray:
 def write_openpose(folder: Path, made: np.ndarray, key: str = "pose_keypoints_2d", first: int = 0) -> Path:
     folder.mkdir(parents=True)
     for frame in range(made.shape[1]):
-        people = [{"person_id": [-1], key: one.ravel().tolist(), "face_keypoints_2d": []} for one in shuffled(made, frame)]
+        people = [
+            {"person_id": [-1], key: one.ravel().tolist(), "face_keypoints_2d": []} for one in shuffled(made, frame)
+        ]
         file = folder / f"clip_{first + frame:012d}_keypoints.json"
         file.write_text(json.dumps({"version": 1.3, "people": people}))
     return folder
@@ -53,10 +55,14 @@ def write_coco(file: Path, clips: dict[str, np.ndarray], tracks: bool = True) ->
     images, annotations = [], []
     for name, made in clips.items():
         for frame in range(made.shape[1]):
-            images.append({"id": len(images), "file_name": f"{name}/{frame:06d}.jpg", "height": SIZE[0], "width": SIZE[1]})
+            images.append(
+                {"id": len(images), "file_name": f"{name}/{frame:06d}.jpg", "height": SIZE[0], "width": SIZE[1]}
+            )
             for number, one in enumerate(made[:, frame]):
                 item = {"id": len(annotations), "image_id": len(images) - 1, "category_id": 1, "bbox": [0, 0, 1, 1]}
-                item |= {"keypoints": one.ravel().tolist(), "num_keypoints": 17} | ({"track_id": number} if tracks else {})
+                item |= {"keypoints": one.ravel().tolist(), "num_keypoints": 17} | (
+                    {"track_id": number} if tracks else {}
+                )
                 annotations.append(item)
     category = {"id": 1, "name": "person", "keypoints": list(JOINT_SETS["coco17"].joints), "skeleton": [[16, 14]]}
     file.write_text(json.dumps({"info": {}, "images": images, "annotations": annotations, "categories": [category]}))
@@ -65,7 +71,12 @@ def write_coco(file: Path, clips: dict[str, np.ndarray], tracks: bool = True) ->
 
 def instances(made: np.ndarray, frame: int) -> list[dict[str, object]]:
     return [
-        {"keypoints": one[:, :2].tolist(), "keypoint_scores": one[:, 2].tolist(), "bbox": [[0, 0, 1, 1]], "bbox_score": 1}
+        {
+            "keypoints": one[:, :2].tolist(),
+            "keypoint_scores": one[:, 2].tolist(),
+            "bbox": [[0, 0, 1, 1]],
+            "bbox_score": 1,
+        }
         for one in shuffled(made, frame)
     ]
 
@@ -73,7 +84,9 @@ def instances(made: np.ndarray, frame: int) -> list[dict[str, object]]:
 def write_mmpose(file: Path, made: np.ndarray) -> Path:
     names = {str(row): joint for row, joint in enumerate(JOINT_SETS["coco17"].joints)}
     frames = [{"frame_id": frame + 1, "instances": instances(made, frame)} for frame in range(made.shape[1])]
-    file.write_text(json.dumps({"meta_info": {"dataset_name": "coco", "keypoint_id2name": names}, "instance_info": frames}))
+    file.write_text(
+        json.dumps({"meta_info": {"dataset_name": "coco", "keypoint_id2name": names}, "instance_info": frames})
+    )
     return file
 
 
@@ -116,7 +129,11 @@ def ntu_text(people: dict[int, np.ndarray], frames: int) -> str:
 def write_kpfiles(folder: Path, made: np.ndarray, name: str = "abseiling/x") -> Path:
     """The list and one raw file; a detection with a low score of its box is in each frame."""
     folder.mkdir(parents=True)
-    rows = [(one, frame + 1, 0.9 - 0.1 * number) for frame in range(made.shape[1]) for number, one in enumerate(made[:, frame])]
+    rows = [
+        (one, frame + 1, 0.9 - 0.1 * number)
+        for frame in range(made.shape[1])
+        for number, one in enumerate(made[:, frame])
+    ]
     rows += [(made[0, frame] + 30, frame + 1, 0.3) for frame in range(made.shape[1])]
     points, frames, grades = (np.array(part) for part in zip(*rows, strict=True))
     raw = folder / "kpfiles" / "part.pkl"

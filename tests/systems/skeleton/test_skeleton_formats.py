@@ -24,7 +24,8 @@ from posed import moving, recording, write
 
 from sightword.cli.main import main
 from sightword.systems.skeleton.annotations import read_annotations
-from sightword.systems.skeleton.formats.known import recognise_format
+from sightword.systems.skeleton.commands import FORMATS
+from sightword.systems.skeleton.formats.known import NAMES, recognise_format
 from sightword.systems.skeleton.joints import JOINT_SETS
 from sightword.systems.skeleton.pickled import read_plain
 
@@ -153,7 +154,7 @@ def test_image_ids_that_are_no_frames_of_a_video_are_refused(tmp_path, capsys):
 
 
 def test_coco_visibility_is_no_confidence_and_folders_are_recordings(tmp_path, capsys):
-    one, other = bodies(), bodies() + [5, 0, 0]
+    one, other = bodies(), bodies() + np.array([5, 0, 0])
     one[..., 2], other[..., 2] = 2, 1
     other[:, :, 3] = 0
     other[:, 0, 5, 2] = 2
@@ -279,7 +280,7 @@ def test_ntu_bodies_are_read_by_their_ids_and_frames_without_one_stay(tmp_path):
     body[10:13] = np.nan
     ids = 72057594037931101
     sitting = np.full((30, 25, 3), np.nan)
-    sitting[:20] = kinect2(1, 20)[:1] + [1, 0, 0]
+    sitting[:20] = kinect2(1, 20)[:1] + np.array([1, 0, 0])
     sitting[10:13] = np.nan
     sofa = np.tile(np.random.default_rng(0).uniform([-2, 0, 2], [2, 0.6, 3], (25, 3)), (30, 1, 1))
     text = ntu_text({ids: body, ids + 1: sitting, ids + 2: sofa}, 30)
@@ -292,7 +293,9 @@ def test_ntu_bodies_are_read_by_their_ids_and_frames_without_one_stay(tmp_path):
     assert "img_shape" not in row
     content = read_plain(tmp_path / "out" / "x.pkl")
     assert {name for name, own in content["split"].items() if own} == {"xsub_val", "xview_train"}
-    assert any("frames without a body stay" in note for note in json.loads((tmp_path / "out/x.pkl.json").read_text())["notes"])
+    assert any(
+        "frames without a body stay" in note for note in json.loads((tmp_path / "out/x.pkl.json").read_text())["notes"]
+    )
 
 
 def test_a_body_whose_id_changes_stays_one_person(tmp_path):
@@ -414,7 +417,7 @@ def test_an_array_of_objects_is_not_opened(tmp_path, capsys):
 def clips(folder, names):
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_alphapose(folder / f"{name}.json", bodies() + [number, 0, 0])
+        write_alphapose(folder / f"{name}.json", bodies() + np.array([number, 0, 0]))
     return folder
 
 
@@ -507,14 +510,16 @@ def test_three_dimensional_recordings_keep_their_depth_in_a_pickle_however_they_
     np.testing.assert_allclose(again.points, straight.points, atol=1.5)
 
 
-@pytest.mark.parametrize("command", ["check dataset=pyskl root={}", "recognise model=none annotations={}"])
-def test_other_commands_name_the_format_and_the_conversion(tmp_path, capsys, command):
+def test_the_check_names_the_format_and_the_conversion(tmp_path, capsys):
     folder = write_openpose(tmp_path / "x", bodies("body25"))
-    if command.startswith("check"):
-        assert main(command.format(folder).split()) == 2
-        error = capsys.readouterr().err
-        assert f"{folder} is OpenPose's JSON, a file for each frame, not annotations in pyskl's form" in error
-        assert f"sightword convert annotations={folder} out=x.pkl size=<height>x<width>" in error
+    assert main(["check", "dataset=pyskl", f"root={folder}"]) == 2
+    error = capsys.readouterr().err
+    assert f"{folder} is OpenPose's JSON, a file for each frame, not annotations in pyskl's form" in error
+    assert f"sightword convert annotations={folder} out=x.pkl size=<height>x<width>" in error
+
+
+def test_the_command_line_lists_the_formats_that_are_known():
+    assert FORMATS == NAMES
 
 
 def test_files_of_several_formats_need_a_choice(tmp_path, capsys):

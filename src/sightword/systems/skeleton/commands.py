@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-from sightword.engine.argument import Amount, Count, Model, Out, Size, file_in, folder_in
+from sightword.engine.argument import Amount, Count, Model, Out, Size, choice, file_in, folder_in
 from sightword.errors import SightwordError
 from sightword.systems.skeleton.config import Reading
 
@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
     from sightword.systems.skeleton.annotations import Recordings
     from sightword.systems.skeleton.predict import ActionPrediction, ActionRecognizer
+
+FORMATS: tuple[str, ...] = (  # names of `formats.known`, which is not imported for --help
+    *("openpose", "alphapose", "coco", "mmpose", "mmpose_images", "mediapipe", "yolo"),
+    *("ntu", "kinect", "mhad", "kpfiles", "npy"),
+)
+
+#: A format of key points, by its name.
+FormatName: TypeAlias = Annotated[str, choice("format", ("", *FORMATS))]
 
 PRINTED = 40  # recordings that are printed; the table has all
 
@@ -74,21 +82,7 @@ def recognise(
 def convert(
     annotations: Path,  # a file or folder of any format that is read, or a .pkl in pyskl's form
     out: Out,  # the .npz or .pkl to write, or a folder for annotations.npz; .pkl keeps 3-D as 3-D
-    format: Literal[  # of the file; if empty, recognised by its content
-        "",
-        "openpose",
-        "alphapose",
-        "coco",
-        "mmpose",
-        "mmpose_images",
-        "mediapipe",
-        "yolo",
-        "ntu",
-        "kinect",
-        "mhad",
-        "kpfiles",
-        "npy",
-    ] = "",
+    format: FormatName = "",  # of the file; if empty, recognised by its content
     labels: str = "",  # a CSV of recording,label, JSON {recording: label}, or folders: each folder is a class
     size: Size | None = None,  # height x width of the images, where files do not state it, as 1080x1920
     people: Count = 2,  # most persons that are kept of a recording

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from sightword.errors import SightwordError
-from sightword.systems.skeleton.track import follow
 
 WIDEST = 20  # times as many frame numbers as there are frames: more are not the numbers of a video's frames
 LONGEST = 1_000_000  # frames of a recording
@@ -49,6 +48,8 @@ def persons(
     at: the frame of each of N detections. bodies: (N, V, 3) x, y, score. total: T. people: most persons. ids: who each
     detection is; if they are not those of all, persons are followed.
     """
+    from sightword.systems.skeleton.track import follow  # scipy, which is slow to import
+
     order = np.argsort(np.asarray(at, dtype=np.int64), kind="stable")
     ends = np.searchsorted(np.asarray(at, dtype=np.int64)[order], np.arange(total + 1))
     if len(at) and len(ids) == len(at) and all(ids):
