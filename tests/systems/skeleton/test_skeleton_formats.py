@@ -135,6 +135,14 @@ def test_alphapose_of_halpe_is_read_with_or_without_hands_and_ids(tmp_path, extr
     assert_equal(row, made)
 
 
+def test_alphapose_without_tracking_calls_everybody_0_and_people_are_followed(tmp_path, capsys):
+    made = bodies()
+    file = write_alphapose(tmp_path / "x.json", made)
+    file.write_text(json.dumps([item | {"idx": [0.0]} for item in json.loads(file.read_text())]))
+    assert_equal(row_of(file, tmp_path / "out.pkl", SIZED), made)
+    assert "the ids in the file stand several times in a frame" in capsys.readouterr().out
+
+
 def test_alphapose_scores_above_one_are_cut_off_and_said(tmp_path, capsys):
     made = bodies()
     made[..., 2] *= 5
@@ -197,7 +205,7 @@ def blaze(people=1):
     return flat, np.concatenate([solid * [-1, -1, 1], flat[0, ..., 3:]], axis=-1), solid
 
 
-@pytest.mark.parametrize("shape", ["tasks", "solutions", "web", "bare", "frames"])
+@pytest.mark.parametrize("shape", ["tasks", "solutions", "web", "bare", "numbered", "frames"])
 def test_the_shapes_of_mediapipe_json_are_read(tmp_path, shape):
     flat, world, solid = blaze()
     marks = [landmarks(flat[0, frame], (640, 480)) for frame in range(FRAMES)]
@@ -210,6 +218,7 @@ def test_the_shapes_of_mediapipe_json_are_read(tmp_path, shape):
         ],
         "web": [{"landmarks": [a], "worldLandmarks": [b]} for a, b in zip(marks, metres, strict=True)],
         "bare": marks,
+        "numbered": [{str(joint): mark for joint, mark in enumerate(one)} for one in marks],
         "frames": {"width": 640, "height": 480, "frames": [{"frame": n, "landmarks": a} for n, a in enumerate(marks)]},
     }[shape]
     (tmp_path / "x.json").write_text(json.dumps(content))
@@ -260,6 +269,13 @@ def test_the_shapes_of_mediapipe_csv_are_read(tmp_path, shape):
     (tmp_path / "x.csv").write_text("\n".join(lines))
     row = row_of(tmp_path / "x.csv", tmp_path / "out.pkl", SIZED)
     np.testing.assert_allclose(row["keypoint"], flat[..., :2], atol=0.26)
+
+
+def test_landmarks_that_are_no_fractions_are_refused(tmp_path, capsys):
+    flat, _, _ = blaze()
+    (tmp_path / "x.json").write_text(json.dumps([{"keypoints": landmarks(body)} for body in flat[0]]))
+    assert convert(tmp_path / "x.json", tmp_path / "out.pkl", SIZED) == 2
+    assert "landmarks in the image are fractions" in capsys.readouterr().err
 
 
 def test_landmarks_of_a_hand_are_refused(tmp_path, capsys):
@@ -408,6 +424,8 @@ def test_an_array_is_read_in_the_order_that_is_given(tmp_path, capsys):
 def test_an_array_of_objects_is_not_opened(tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.array([{}]), allow_pickle=True)
     assert convert(tmp_path / "x.npy", tmp_path / "out.pkl") == 2
+    assert "one NumPy array, .npy, and not of key points" in capsys.readouterr().err
+    assert convert(tmp_path / "x.npy", tmp_path / "out.pkl", "format=npy") == 2
     assert "not a complete .npy of numbers" in capsys.readouterr().err
 
 

@@ -33,6 +33,10 @@ def describe_file(path: Path) -> str:
 
 
 MAGIC = (
+    (
+        b"\x93NUMPY",
+        "one NumPy array, .npy, and not of key points: these are numbers of 3 to 5 axes, one of them 2 or 3",
+    ),
     (b"PK\x03\x04", "a zip archive, as np.savez or torch.save have: give an .npz that suffix"),
     (b"\x1f\x8b", "compressed by gzip: unpack it first"),
     (b"\x89HDF", "HDF5"),

@@ -1,9 +1,9 @@
 """AlphaPose's JSON: one list for all frames of a video, a person of a frame each.
 
 `[{"image_id": "12.jpg", "keypoints": [x, y, score, …], "score": s, "idx": id}]`. 51 numbers are COCO's 17 joints, 78
-Halpe's 26, 408 Halpe's 136, of which the body is read. `idx` is there if people were tracked. The score of a joint can
-be above 1 and is cut off there; the person's is not used. Nothing states the size of the images. COCO's own lists of
-results, with numbers as image_id, have the same form.
+Halpe's 26, 408 Halpe's 136, of which the body is read. `idx` tells people apart if they were tracked, and is the same
+for all if not. The score of a joint can be above 1 and is cut off there; the person's is not used. Nothing states the
+size of the images. COCO's own lists of results, with numbers as image_id, have the same form.
 """
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from sightword.storage.fields import Fields
 from sightword.storage.reader import read_json_list
 from sightword.systems.skeleton.formats.format import (
+    BODIES,
     Format,
     Made,
     Options,
@@ -20,8 +21,6 @@ from sightword.systems.skeleton.formats.format import (
     needed_size,
 )
 from sightword.systems.skeleton.formats.frame import on_timeline, persons, split_number
-
-BODIES = {136: 26, 133: 17}  # joints of sets with face and hands → of the body, which comes first
 
 
 def recognises(start: Start) -> bool:

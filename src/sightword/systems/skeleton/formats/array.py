@@ -4,6 +4,8 @@ The order of the axes is `axes=`: MTVC unless given. Two coordinates are pixels;
 if the size of the images is given.
 """
 
+import re
+
 import numpy as np
 
 from sightword.errors import SightwordError, printable
@@ -11,7 +13,12 @@ from sightword.systems.skeleton.formats.format import Format, Made, Options, Sou
 
 
 def recognises(start: Start) -> bool:
-    return start.raw.startswith(b"\x93NUMPY")
+    """Return whether an array's header states numbers of three axes or more, one of them with 2 or 3 coordinates."""
+    found = re.match(
+        rb"\x93NUMPY.{4,8}\{'descr': '[<>|=][fiu]\d{1,2}', .{0,40}'shape': \(([\d, ]+)\)", start.raw, re.DOTALL
+    )
+    sides = [int(side) for side in found[1].split(b",") if side.strip()] if found else []
+    return 3 <= len(sides) <= 5 and bool({2, 3} & set(sides))
 
 
 def read(source: Source, options: Options) -> list[Made]:

@@ -13,7 +13,7 @@ import numpy as np
 from sightword.errors import SightwordError
 from sightword.storage.fields import Fields
 from sightword.storage.reader import read_json
-from sightword.systems.skeleton.formats.format import Format, Made, Options, Source, Start, joints_of_count
+from sightword.systems.skeleton.formats.format import BODIES, Format, Made, Options, Source, Start, joints_of_count
 from sightword.systems.skeleton.formats.frame import graded, on_timeline, persons, split_number
 from sightword.systems.skeleton.joints import JointSet, stated_joints
 
@@ -90,23 +90,24 @@ def _frame(image: Fields) -> int:
 
 
 def _keypoints(item: Fields, joints: JointSet) -> np.ndarray:
-    numbers = item.numbers("keypoints")
-    if len(numbers) != 3 * len(joints.joints):
-        raise item.error(
-            f"has {len(numbers)} numbers, expected three for each of {len(joints.joints)} joints", "keypoints"
-        )
+    numbers, count = item.numbers("keypoints"), len(joints.joints)
+    if BODIES.get(len(numbers) // 3) == count and len(numbers) % 3 == 0:
+        numbers = numbers[: 3 * count]
+    if len(numbers) != 3 * count:
+        raise item.error(f"has {len(numbers)} numbers, expected three for each of {count} joints", "keypoints")
     return np.array(numbers, dtype=np.float64).reshape(-1, 3)
 
 
 def _joints(fields: Fields, options: Options, person: Fields, file: Path) -> JointSet:
-    """The set that a category names; without names by the number of joints."""
+    """The set that a category names; without names by the number of joints, of which those of the body are read."""
     count = len(person.sequence("keypoints")) // 3
     if options.joints is None:
         for category in fields.mappings("categories", optional=True):
             names = category.texts("keypoints", optional=True)
             if len(names) == count and (made := stated_joints(names, file)):
                 return made
-    return joints_of_count(count, options, ("coco17", "halpe26"), file)
+    body = BODIES.get(count, count) if options.joints is None else count
+    return joints_of_count(body, options, ("coco17", "halpe26"), file)
 
 
 FORMAT = Format("coco", "COCO's JSON of images and annotations with key points", (".json",), recognises, read)

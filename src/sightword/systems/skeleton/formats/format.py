@@ -21,6 +21,7 @@ from sightword.systems.skeleton.joints import JOINT_SETS, JointSet
 from sightword.systems.skeleton.sequence import UNKNOWN
 
 BEGINNING = 2**16  # bytes that are looked at to recognise a file
+BODIES = {136: 26, 133: 17}  # joints of sets with face and hands (Halpe, COCO) → of the body, which comes first
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ WIDEST = 20  # times as many frame numbers as there are frames: more are not the
 LONGEST = 1_000_000  # frames of a recording
 
 SHARED = "persons who are never in a frame together can share a place"
+STATED = "persons are who the file says they are"
 FOLLOWED = "persons have no identity in the file and were followed from frame to frame"
 
 
@@ -52,13 +53,17 @@ def persons(
 
     order = np.argsort(np.asarray(at, dtype=np.int64), kind="stable")
     ends = np.searchsorted(np.asarray(at, dtype=np.int64)[order], np.arange(total + 1))
-    if len(at) and len(ids) == len(at) and all(ids):
+    known = bool(len(at) and len(ids) == len(at) and all(ids))
+    if known and len(set(zip(at, ids, strict=True))) < len(at):
+        known = False  # AlphaPose without tracking calls everybody 0
+        notes.append("the ids in the file stand several times in a frame: they are not used")
+    if known:
         tracks: dict[str, dict[int, np.ndarray]] = {}
         for row in order.tolist():
-            tracks.setdefault(ids[row], {}).setdefault(at[row], bodies[row])
+            tracks.setdefault(ids[row], {})[at[row]] = bodies[row]
         made, lost = placed(tracks, total, people)
         points, scores = made[..., :2], made[..., 2]
-        notes += ["persons are who the file says they are", SHARED] + ([left_out(people)] if lost else [])
+        notes += [STATED, SHARED] * (len(set(ids)) > 1) + [left_out(people)] * bool(lost)
     else:
         tracked = follow([bodies[order[ends[frame] : ends[frame + 1]]] for frame in range(total)], people=people)
         points, scores = tracked.points, tracked.scores

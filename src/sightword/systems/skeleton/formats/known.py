@@ -39,7 +39,7 @@ FORMATS: tuple[Format, ...] = (  # what is recognised by less comes later
 )
 NAMES = tuple(made.name for made in FORMATS)
 SUFFIXES = {suffix for made in FORMATS for suffix in made.suffixes}
-LOOKED_AT = 50  # files of a folder by which it is recognised
+LOOKED_AT, MOST_LOOKED_AT = 10, 20_000  # files of each folder by which they are recognised; of all folders
 MOST_FILES = 2_000_000  # of a folder
 
 
@@ -59,10 +59,15 @@ def recognise_format(path: Path) -> Format | None:
     if path.is_file():
         start = read_start(path)
         return next((made for made in FORMATS if made.recognises(start)), None)
-    found = Counter(made.name for file in islice(_files(path), LOOKED_AT) if (made := recognise_format(file)))
+    found: dict[str, Path] = {}
+    seen = Counter[Path]()
+    for file in islice(_files(path), MOST_LOOKED_AT):
+        seen[file.parent] += 1
+        if seen[file.parent] <= LOOKED_AT and (made := recognise_format(file)):
+            found.setdefault(made.name, file)
     if len(found) > 1:
-        told = ", ".join(f"{count} of {name}" for name, count in found.most_common())
-        raise SightwordError(f"{path} has files of several formats, of the first {LOOKED_AT} {told}. Choose by format=")
+        told = ", ".join(f"{name} ({file.relative_to(path)})" for name, file in found.items())
+        raise SightwordError(f"{path} has files of several formats: {told}. Choose by format=, or a folder of one")
     return format_named(next(iter(found))) if found else None
 
 

@@ -3,11 +3,11 @@
 JSON: a list of frames, or an object with `frames` (and `width` and `height`, if they are known). A frame is null, a
 list of 33 landmarks, a list of such lists (several people), or an object that has them under
 
-    pose_landmarks, poseLandmarks, landmarks                    in the image: x and y as fractions of width and height
+    pose_landmarks, poseLandmarks, landmarks, keypoints         in the image: x and y as fractions of width and height
     pose_world_landmarks, poseWorldLandmarks, worldLandmarks    metres about the middle of the hips, y down
 
-there also as {"landmark": […]}, as Solutions' protobuf becomes. A landmark is {x, y, z, visibility} or a list of these
-numbers; `frame`, `frame_index` or `frame_id` numbers a frame.
+there also as {"landmark": […]}, as Solutions' protobuf becomes, or as {"0": …, "32": …}. A landmark is {x, y, z,
+visibility} or a list of these numbers; `frame`, `frame_index` or `frame_id` numbers a frame.
 
 CSV: a row for each frame, with columns nose_x, nose_y, nose_z, nose_visibility … or x0, y0, z0, v0 … (also from x1 on);
 or a row for each landmark, with columns frame, landmark, x, y, z, visibility. Rows of landmarks are in the image.
@@ -38,7 +38,7 @@ from sightword.systems.skeleton.joints import JOINT_SETS
 
 JOINTS = JOINT_SETS["mediapipe33"]
 COUNT = len(JOINTS.joints)
-IMAGE = ("pose_landmarks", "poseLandmarks", "landmarks")
+IMAGE = ("pose_landmarks", "poseLandmarks", "landmarks", "keypoints")
 WORLD = ("pose_world_landmarks", "poseWorldLandmarks", "world_landmarks", "worldLandmarks")
 NUMBERED = ("frame", "frame_index", "frame_id", "frame_number")
 PARTS = {"x": 0, "y": 1, "z": 2, "visibility": 3, "v": 3}
@@ -51,11 +51,8 @@ def recognises(start: Start) -> bool:
     """Return whether JSON has landmarks, or CSV columns for them."""
     if start.is_json:
         keys = start.keys
-        return (
-            bool({*IMAGE[:2], *WORLD} & keys)
-            or ("landmarks" in keys and "x" in keys)
-            or {"x", "y", "z", "visibility"} <= keys
-        )
+        marks = {"x", "y"} <= keys and bool({"landmarks", "visibility"} & keys)
+        return bool({*IMAGE[:2], *WORLD} & keys) or marks
     if start.path.suffix != ".csv" or not start.lines:
         return False
     columns = {name.strip().lower() for name in start.lines[0].split(",")}
@@ -89,7 +86,13 @@ def _flat(source: Source, frames: Frames, size: tuple[int, int] | None, options:
     notes = [f"landmarks in the image, fractions of {height}x{width}; scores are visibilities"]
     bodies = np.array([body for people in frames for body in people]).reshape(-1, COUNT, 4)[..., [0, 1, 3]]
     at = [frame for frame, people in enumerate(frames) for _ in people]
-    points, scores = persons(at, bodies * [width, height, 1], len(frames), options.people, notes)
+    if len(bodies) and (far := float(np.percentile(np.abs(bodies[..., :2]), 80))) > 2:
+        raise SightwordError(
+            f"{source.files[0]}: landmarks in the image are fractions, and these reach {far:.4g}: they were rescaled, "
+            "or are others. Save x and y as MediaPipe gives them"
+        )
+    ids = ["1"] * len(at) if len(set(at)) == len(at) else []  # with num_poses=1 MediaPipe itself follows the person
+    points, scores = persons(at, bodies * [width, height, 1], len(frames), options.people, notes, ids)
     return Made(source.name, points, scores, (height, width), JOINTS, tuple(notes))
 
 
@@ -127,7 +130,8 @@ def _of_json(fields: Fields | Items, keys: Sequence[str]) -> tuple[Frames, list[
             own = Fields(value, values.source, values, row)
             named = next((key for key in NUMBERED if key in own), None)
             number = row if named is None else own.integer(named, least=0)
-            value = next((value[key] for key in keys if key in value), None)
+            if "0" not in value or keys is WORLD:
+                value = next((value[key] for key in keys if key in value), None)
         elif keys is WORLD:
             value = None  # bare lists are in the image
         frames.append(_people(value, values, row))
@@ -139,6 +143,8 @@ def _people(value: object, values: Items, row: int) -> list[np.ndarray]:
     """The persons of a frame: of null none, of 33 landmarks one, of lists of them several."""
     if isinstance(value, dict) and "landmark" in value:
         value = value["landmark"]
+    elif isinstance(value, dict) and value.keys() == {str(joint) for joint in range(COUNT)}:
+        value = [value[str(joint)] for joint in range(COUNT)]
     if not value:
         return []
     if not isinstance(value, list):

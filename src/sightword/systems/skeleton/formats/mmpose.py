@@ -1,8 +1,9 @@
 """MMPose's inferencer JSON: of a video one file, of images a file each.
 
 Video: `{"meta_info": {"keypoint_id2name": …}, "instance_info": [{"frame_id": 1, "instances": [person, …]}]}`. Image: a
-list of persons. A person is `{"keypoints": [[x, y], …], "keypoint_scores": […]}`, with `track_id` where people were
-tracked. Scores can be above 1 and are cut off there. Nothing states the size of the images. 3-D poses are not read.
+list of persons, or the same object with the persons as `instance_info`, as the demos write. A person is
+`{"keypoints": [[x, y], …], "keypoint_scores": […]}`, with `track_id` where people were tracked. Scores can be above 1
+and are cut off there. Nothing states the size of the images. 3-D poses are not read.
 """
 
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sightword.storage.fields import Fields
-from sightword.storage.reader import read_json, read_json_list
+from sightword.storage.fields import Fields, Items
+from sightword.storage.reader import read_json
 from sightword.systems.skeleton.formats.format import (
+    BODIES,
     Format,
     Made,
     Options,
@@ -20,22 +22,25 @@ from sightword.systems.skeleton.formats.format import (
     Start,
     joints_of_count,
     needed_size,
+    read_any_json,
 )
 from sightword.systems.skeleton.formats.frame import on_timeline, persons, split_number
 from sightword.systems.skeleton.joints import JointSet, stated_joints
 
-WHOLE_BODY = 133  # joints of COCO-WholeBody, whose first 17 are COCO's
 NEEDS = "size=<height>x<width>"
 
 
 def recognises_video(start: Start) -> bool:
     """Return whether a file has the persons of all frames of a video."""
-    return start.is_json and not start.is_list and "instance_info" in start.keys | _at_the_end(start)
+    keys = start.keys | _at_the_end(start)
+    return start.is_json and not start.is_list and "instance_info" in keys and not recognises_image(start)
 
 
 def recognises_image(start: Start) -> bool:
-    """Return whether a file is a list of the persons of one image."""
-    return start.is_list and {"keypoints", "keypoint_scores"} <= start.keys and "instances" not in start.keys
+    """Return whether a file has the persons of one image."""
+    keys = start.keys
+    frames = bool({"instances", "frame_id"} & keys)
+    return {"keypoints", "keypoint_scores"} <= keys and not frames and (start.is_list or "instance_info" in keys)
 
 
 def _at_the_end(start: Start) -> set[str]:
@@ -59,8 +64,13 @@ def read_images(source: Source, options: Options) -> list[Made]:
     """Return the recording of a folder's files, a frame each."""
     numbers = [split_number(file.stem)[1] for file in source.files]
     known = [number for number in numbers if number is not None]
-    people = [list(read_json_list(file, nan=True).all_mappings()) for file in source.files]
+    people = [list(_image(file).all_mappings()) for file in source.files]
     return [_made(source, known if len(known) == len(numbers) else range(len(numbers)), people, [], options)]
+
+
+def _image(file: Path) -> Items:
+    content = read_any_json(file)
+    return content.sequence("instance_info") if isinstance(content, Fields) else content
 
 
 def _made(
@@ -85,14 +95,14 @@ def _made(
 
 
 def _joints(count: int, names: list[str], options: Options, file: Path, notes: list[str]) -> JointSet:
-    if options.joints is None and len(names) == count and count != WHOLE_BODY and (made := stated_joints(names, file)):
+    if options.joints is not None:
+        return joints_of_count(count, options, (), file)
+    if count in BODIES:
+        notes.append(f"of {count} joints the {BODIES[count]} of the body were read")
+    elif len(names) == count and (made := stated_joints(names, file)):
         return made
-    if count == WHOLE_BODY and options.joints is None:
-        notes.append(f"of {WHOLE_BODY} joints the 17 of the body were read")
-        count = 17
-    joints = joints_of_count(count, options, ("coco17", "halpe26"), file)
-    if options.joints is None:
-        notes.append(f"joints in the order of {joints.name}, by their number")
+    joints = joints_of_count(BODIES.get(count, count), options, ("coco17", "halpe26"), file)
+    notes.append(f"joints in the order of {joints.name}, by their number")
     return joints
 
 
