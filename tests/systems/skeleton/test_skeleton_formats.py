@@ -184,7 +184,7 @@ def test_coco_images_of_several_sizes_are_no_video(tmp_path, capsys):
     assert "2 sizes: they are not the frames of one video" in capsys.readouterr().err
 
 
-def test_yolo_takes_the_size_of_images_beside_the_labels_and_people_by_their_track(tmp_path):
+def test_yolo_takes_the_size_of_images_beside_the_labels_and_people_by_their_track(tmp_path, capsys):
     from PIL import Image
 
     made = bodies()
@@ -192,6 +192,9 @@ def test_yolo_takes_the_size_of_images_beside_the_labels_and_people_by_their_tra
     (tmp_path / "set" / "images").mkdir()
     Image.new("RGB", (640, 480)).save(tmp_path / "set" / "images" / "clip_4.jpg")
     assert_equal(row_of(tmp_path / "set" / "labels", tmp_path / "out.pkl"), made)
+    Image.new("RGB", (500, 375)).save(tmp_path / "set" / "images" / "clip_5.jpg")
+    assert convert(tmp_path / "set" / "labels", tmp_path / "other.pkl") == 2
+    assert "they are not the frames of one video" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------------------- MediaPipe
@@ -464,9 +467,16 @@ def test_labels_of_other_recordings_are_refused(tmp_path, capsys):
     assert "has none of the 1 recordings" in capsys.readouterr().err
 
 
+def test_a_recording_with_two_labels_is_refused(tmp_path, capsys):
+    folder = clips(tmp_path / "in", ["one"])
+    (tmp_path / "labels.csv").write_text("recording,label\none,1\none.json,2\n")
+    assert convert(folder, tmp_path / "out.npz", SIZED, f"labels={tmp_path / 'labels.csv'}") == 2
+    assert "row 3: recording: one has another label above" in capsys.readouterr().err
+
+
 def test_labels_can_be_given_to_annotations_of_pyskl(tmp_path):
     write(tmp_path / "x.pkl", [recording(number, label=None) for number in range(3)])
-    (tmp_path / "labels.json").write_text('{"S000": 2, "S002": 0}')
+    (tmp_path / "labels.json").write_text('{"S000": 2, "S001": -1, "S002": 0}')
     assert convert(tmp_path / "x.pkl", tmp_path / "out.npz", f"labels={tmp_path / 'labels.json'}") == 0
     assert read_annotations(tmp_path / "out.npz").labels.tolist() == [2, -1, 0]
 
@@ -538,6 +548,25 @@ def test_the_check_names_the_format_and_the_conversion(tmp_path, capsys):
 
 def test_the_command_line_lists_the_formats_that_are_known():
     assert FORMATS == NAMES
+
+
+def test_options_that_would_do_nothing_are_refused(tmp_path, capsys):
+    write(tmp_path / "x.pkl", [recording(number) for number in range(3)])
+    for option in (SIZED, "people=1", "world=true"):
+        assert convert(tmp_path / "x.pkl", tmp_path / "out.npz", option) == 2
+        assert f"{option.split('=')[0]}= does nothing for" in capsys.readouterr().err
+    file = write_alphapose(tmp_path / "x.json", bodies())
+    assert convert(file, tmp_path / "out.npz", SIZED, "axes=TMVC") == 2
+    assert "axes=TMVC is for format=npy" in capsys.readouterr().err
+    np.save(tmp_path / "solid.npy", kinect1()[None])
+    assert convert(tmp_path / "solid.npy", tmp_path / "out.npz", "joints=kinect20", "mirrored_video=true") == 2
+    assert "mirrored_video=true is not for 3-D recordings" in capsys.readouterr().err
+
+
+def test_one_frame_of_a_recording_is_not_taken_for_the_recording(tmp_path, capsys):
+    folder = write_openpose(tmp_path / "x", bodies("body25"))
+    assert convert(next(iter(folder.iterdir())), tmp_path / "out.npz", SIZED) == 2
+    assert f"Pass the folder of the frames: {folder}" in capsys.readouterr().err
 
 
 def test_files_of_several_formats_need_a_choice(tmp_path, capsys):

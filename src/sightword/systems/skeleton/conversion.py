@@ -9,7 +9,7 @@ Legend: M persons, T frames, V joints of a recording.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,18 +17,17 @@ import numpy as np
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage import shards
 from sightword.storage.atomic import write_atomically
-from sightword.storage.reader import read_csv, read_json, read_text
+from sightword.storage.reader import read_json, read_text
 from sightword.systems.skeleton.annotations import Contents, Recordings, read_contents
 from sightword.systems.skeleton.config import Reading
 from sightword.systems.skeleton.diagnosis import say_findings
 from sightword.systems.skeleton.formats.format import Format, Made, Options
-from sightword.systems.skeleton.formats.known import NAMES, SUFFIXES, format_named, recognise_format, sources
-from sightword.systems.skeleton.formats.naming import NTU, parts_of, stated_by
+from sightword.systems.skeleton.formats.known import NAMES, format_named, recognise_format, sources
+from sightword.systems.skeleton.formats.naming import NTU, labels_of, parts_of, stated_by
 from sightword.systems.skeleton.joints import JointSet, joint_set
-from sightword.systems.skeleton.sequence import AS_PYSKL, UNKNOWN, VIEWS, Annotation, few, is_deep, to_sequence
+from sightword.systems.skeleton.sequence import AS_PYSKL, VIEWS, Annotation, few, is_deep, to_sequence
 from sightword.systems.skeleton.writer import notes_of, row_of, write_annotations
 
-FOLDERS = "folders"  # labels=folders: each folder of recordings is a class
 MIRRORED = (
     "names are those of NTU RGB+D, whose colour video is mirrored: an estimator calls left there what the Kinect calls "
     "right. Add mirrored_video=true to use it beside 3-D or other videos; pyskl's own 2-D files are as it is now"
@@ -77,11 +76,17 @@ def convert(path: Path, file: Path, wanted: Wanted, reading: Reading = AS_PYSKL)
     notes += [f"left out: recording {text}" for text in recordings.left_out]
     say_findings(recordings)
     notes += _settings(wanted, reading)
+    if wanted.mirrored_video and (recordings.joints is None or any(is_deep(row, reading) for row in recordings.rows)):
+        what = "3-D recordings (mirrored=true is)" if recordings.joints else "unknown joints. Name them by joints="
+        raise SightwordError(f"mirrored_video=true is not for {what}")
     rows = settled(recordings, wanted.mirrored_video)
     if file.suffix == ".npz" and any(row.shape is None for row in rows):
         notes.append("3-D is written as its front view; a file that ends in .pkl keeps it")
-    kept = {row.name for row in rows}
-    splits = {name: [own for own in names if own in kept] for name, names in recordings.splits.items()}
+    absent = {
+        str(row["frame_dir"]) for row in imported.contents.rows if isinstance(row, Mapping) and "frame_dir" in row
+    }
+    absent -= {row.name for row in rows}
+    splits = {name: [own for own in names if own not in absent] for name, names in recordings.splits.items()}
     classes = _write_classes(file, imported.classes)
     write_annotations([row_of(row) for row in rows], file, splits, recordings.source, notes)
     return Converted(recordings, notes, classes)
@@ -124,6 +129,9 @@ def _read(path: Path, wanted: Wanted, reading: Reading) -> Imported:
     if not path.exists():
         raise MissingFileError(f"{path} does not exist")
     made = format_named(wanted.made) if wanted.made else recognise_format(path) if path.suffix != ".npz" else None
+    _refuse_unused(wanted, made.takes if made else (), path)
+    if reading.axes and made and made.name != "npy":
+        raise SightwordError(f"axes={reading.axes} is for format=npy; {path} is {made.what}. Leave it out")
     if made is None:
         if path.is_dir():
             raise SightwordError(f"{path} has no files of a known format. These are read: {', '.join(NAMES)}")
@@ -135,8 +143,6 @@ def _read(path: Path, wanted: Wanted, reading: Reading) -> Imported:
             numbers, classes = labels_of(names, wanted.labels, notes)
             contents = contents._replace(rows=[row | {"label": n} for row, n in zip(rows, numbers, strict=True)])
         return Imported(contents, notes, classes)
-    if reading.axes and made.name != "npy":
-        raise SightwordError(f"axes={reading.axes} is for format=npy; {path} is {made.what}. Leave it out")
     joints = joint_set(reading.joints) if reading.joints else None
     imported = read_foreign(path, made, Options(wanted.size, wanted.people, wanted.world, joints), wanted.labels)
     names = [str(row["frame_dir"]) for row in imported.contents.rows if isinstance(row, Mapping)]
@@ -144,6 +150,13 @@ def _read(path: Path, wanted: Wanted, reading: Reading) -> Imported:
         shards.say(MIRRORED)
         imported.notes.append(MIRRORED)
     return imported
+
+
+def _refuse_unused(wanted: Wanted, takes: Sequence[str], path: Path) -> None:
+    """Raise SightwordError for an option that does nothing for this format: it was meant for something."""
+    typed = {"size": wanted.size is not None, "people": wanted.people != Wanted().people, "world": wanted.world}
+    if unused := [key for key, given in typed.items() if given and key not in takes]:
+        raise SightwordError(f"{unused[0]}= does nothing for {path}, whose format states that itself. Leave it out")
 
 
 def _settings(wanted: Wanted, reading: Reading) -> list[str]:
@@ -204,37 +217,6 @@ def looks_mirrored(names: Sequence[str], contents: Contents) -> bool:
     return flat and parts_of(names, NTU) is not None
 
 
-def labels_of(names: Sequence[str], labels: str, notes: list[str]) -> tuple[list[int], tuple[str, ...]]:
-    """Return the label of each recording, -1 for one without, and the names of the classes if labels are names.
-
-    labels: "folders", a CSV with the columns recording and label, or JSON {recording: label}. Labels are numbers, or
-    names, which get the numbers of their alphabetical order. Raises SightwordError if no recording has one.
-    """
-    if labels == FOLDERS:
-        if outside := [name for name in names if "/" not in name]:
-            raise SightwordError(
-                f"labels=folders: {outside[0]} is in no folder. Put the recordings of a class into one"
-            )
-        stated = {name: name.split("/")[0] for name in names}
-        notes.append("the outermost folder of a recording is its class")
-    else:
-        stated = _stated_labels(Path(labels).expanduser())
-    given = {name: stated[name] for name in names if name in stated}
-    if not given:
-        raise SightwordError(
-            f"labels={labels} has none of the {len(names)} recordings. Theirs are names as {few(names, 3)}; the file "
-            f"has {few(stated, 3)}"
-        )
-    if unused := [name for name in stated if name not in set(names)]:
-        notes.append(f"{len(unused)} labels are of recordings that are not here, the first is {unused[0]}")
-    if all(label.isdecimal() for label in stated.values()) and labels != FOLDERS:
-        return [int(given.get(name, UNKNOWN)) for name in names], ()
-    classes = tuple(sorted(set(stated.values())))
-    rows = {label: row for row, label in enumerate(classes)}
-    notes.append(f"labels are the {len(classes)} classes in alphabetical order: {few(classes)}")
-    return [rows[given[name]] if name in given else UNKNOWN for name in names], classes
-
-
 def settled(recordings: Recordings, swapped: bool = False) -> list[Annotation]:
     """Return recordings as pyskl has them, whatever they were read by: 2-D in pixels, 3-D in the frame of a Kinect.
 
@@ -289,27 +271,3 @@ def _joints(read: Sequence[Made], path: Path) -> JointSet | None:
             "alone, or pass the right one by joints="
         )
     return next(iter(sets.values()), None)
-
-
-def _stated_labels(file: Path) -> dict[str, str]:
-    if file.suffix == ".json":
-        stated = read_json(file, missing="labels= is a CSV of recording,label, JSON, or folders")
-        values = {name: stated.value(name) for name in stated}
-        if wrong := next(
-            (name for name, value in values.items() if isinstance(value, dict | list | bool | float)), None
-        ):
-            raise stated.error("expected a number or a name", wrong)
-        return {_bare(name): str(value).strip() for name, value in values.items() if value not in (None, "")}
-    if file.suffix != ".csv":
-        raise SightwordError(
-            f"labels={file} is not a file of labels. Pass a CSV with the columns recording,label, JSON {{recording: "
-            "label}, or folders"
-        )
-    rows = read_csv(file, ["recording", "label"], missing="labels= is a CSV of recording,label, JSON, or folders").rows
-    return {_bare(row.text("recording")): row.text("label") for row in rows if "label" in row}
-
-
-def _bare(name: str) -> str:
-    """The name of a recording without the suffix of its file."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return (path.with_suffix("") if path.suffix.lower() in SUFFIXES else path).as_posix()

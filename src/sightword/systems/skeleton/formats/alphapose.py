@@ -78,5 +78,11 @@ def _identity(item: Fields) -> str:
 
 
 FORMAT = Format(
-    "alphapose", "AlphaPose's JSON, a list of persons", (".json",), recognises, read, needs="size=<height>x<width>"
+    "alphapose",
+    "AlphaPose's JSON, a list of persons",
+    (".json",),
+    recognises,
+    read,
+    takes=("size", "people"),
+    unsized=True,
 )

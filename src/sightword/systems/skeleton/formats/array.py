@@ -43,4 +43,4 @@ def read(source: Source, options: Options) -> list[Made]:
     return [Made(name, one, None, options.size, options.joints, notes) for name, one in single]
 
 
-FORMAT = Format("npy", "one NumPy array, .npy", (".npy",), recognises, read)
+FORMAT = Format("npy", "one NumPy array, .npy", (".npy",), recognises, read, takes=("size",))

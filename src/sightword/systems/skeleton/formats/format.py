@@ -8,7 +8,7 @@ Legend: M persons, T frames, V joints of a recording; P persons of a frame.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,7 +92,8 @@ class Format:
     read: Callable[[Source, Options], Sequence[Made]]
     frames: bool = False  # a file is a frame, not a recording
     stem: str = ""  # what follows the number of the frame in a file's name
-    needs: str = field(default="")  # keys that have to be given, for the command that is proposed
+    takes: tuple[str, ...] = ("people",)  # keys of `Options` that it uses
+    unsized: bool = False  # size= has to be given, since no file of it states the size of the images
 
 
 def read_start(path: Path) -> Start:

@@ -40,7 +40,7 @@ def read(source: Source, options: Options) -> list[Made]:
     """Return the body of a file, (1, T, 20, 3)."""
     file = source.files[0]
     rows = _rows(source)
-    notes = ["3-D in metres, as a Kinect's: x to its left, y up, z away"]
+    notes = ["3-D as a Kinect has it, in the unit of the file: x to its left, y up, z away"]
     if rows.shape[1] == JOINT:
         if len(rows) % JOINTS:
             raise SightwordError(f"{file} has {len(rows)} lines of a joint, not 20 for each frame: it was cut short")
@@ -91,5 +91,5 @@ def _floats(line: str) -> list[float]:
 
 
 FORMAT = Format(
-    "kinect", "text of Kinect v1's 20 joints, as UTKinect or MSR-Action3D", (".txt", ".csv"), recognises, read
+    "kinect", "text of Kinect v1's 20 joints, as UTKinect or MSR-Action3D", (".txt", ".csv"), recognises, read, takes=()
 )

@@ -74,7 +74,7 @@ def recognise_format(path: Path) -> Format | None:
 def refuse_foreign(path: Path) -> None:
     """Raise SightwordError, with the command that converts it, if a file or folder is of one of the formats."""
     if made := recognise_format(path):
-        needs = f" {made.needs}" if made.needs else ""
+        needs = " size=<height>x<width>" if made.unsized else ""
         raise SightwordError(
             f"{path} is {made.what}, not annotations in pyskl's form. Convert it: sightword convert annotations={path} "
             f"out={path.stem or 'annotations'}.pkl{needs}"
@@ -91,6 +91,8 @@ def sources(path: Path, made: Format) -> tuple[list[Source], list[Path]]:
         raise MissingFileError(f"{path} does not exist")
     root = path.parent if path.is_file() else path
     files = [path] if path.is_file() else [file for file in _files(path) if file.suffix.lower() in made.suffixes]
+    if made.frames and path.is_file():
+        raise SightwordError(f"{path} is one frame. Pass the folder of the frames: {path.parent}")
     if made.frames:
         found, other = _grouped(files, root, made)
     else:

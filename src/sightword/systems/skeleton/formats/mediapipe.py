@@ -250,5 +250,11 @@ def _long(rows: Sequence[Row], columns: Mapping[str, str], number: str, file: Pa
 
 
 FORMAT = Format(
-    "mediapipe", "MediaPipe's pose landmarks", (".json", ".csv"), recognises, read, needs="size=<height>x<width>"
+    "mediapipe",
+    "MediaPipe's pose landmarks",
+    (".json", ".csv"),
+    recognises,
+    read,
+    takes=("size", "people", "world"),
+    unsized=True,
 )

@@ -30,7 +30,7 @@ def read(source: Source, options: Options) -> list[Made]:
     points = skeleton.transpose(2, 0, 1).astype(np.float32)
     height = np.median(points[:, [0, 3], 1], axis=0) if len(points) else (0, 0)
     joints = options.joints or JOINT_SETS["mhad20" if height[0] > height[1] else "kinect20"]
-    notes = ("3-D in metres, as a Kinect's: x to its left, y up, z away", f"joints in the order of {joints.name}")
+    notes = ("3-D as a Kinect has it, in metres: x to its left, y up, z away", f"joints in the order of {joints.name}")
     return [Made(source.name, points[None], None, None, joints, notes)]
 
 
@@ -54,4 +54,4 @@ def _variable(source: Source) -> np.ndarray:
         raise SightwordError(f"{file} is not a complete MATLAB file ({reason})") from None
 
 
-FORMAT = Format("mhad", "UTD-MHAD's .mat of Kinect v1's joints", (".mat",), recognises, read)
+FORMAT = Format("mhad", "UTD-MHAD's .mat of Kinect v1's joints", (".mat",), recognises, read, takes=())

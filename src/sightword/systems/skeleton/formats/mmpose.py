@@ -27,8 +27,6 @@ from sightword.systems.skeleton.formats.format import (
 from sightword.systems.skeleton.formats.frame import on_timeline, persons, split_number
 from sightword.systems.skeleton.joints import JointSet, stated_joints
 
-NEEDS = "size=<height>x<width>"
-
 
 def recognises_video(start: Start) -> bool:
     """Return whether a file has the persons of all frames of a video."""
@@ -122,7 +120,15 @@ def _person(one: Fields) -> np.ndarray:
     return np.column_stack([np.array(rows, dtype=np.float64), scores])
 
 
-VIDEO = Format("mmpose", "MMPose's JSON of a video", (".json",), recognises_video, read_video, needs=NEEDS)
+VIDEO = Format(
+    "mmpose",
+    "MMPose's JSON of a video",
+    (".json",),
+    recognises_video,
+    read_video,
+    takes=("size", "people"),
+    unsized=True,
+)
 IMAGES = Format(
     "mmpose_images",
     "MMPose's JSON of images, a file for each",
@@ -130,6 +136,6 @@ IMAGES = Format(
     recognises_image,
     read_images,
     True,
-    "",
-    NEEDS,
+    takes=("size", "people"),
+    unsized=True,
 )

@@ -73,5 +73,6 @@ FORMAT = Format(
     read,
     True,
     ENDING,
-    "size=<height>x<width>",
+    takes=("size", "people"),
+    unsized=True,
 )

@@ -103,22 +103,42 @@ def _rows(file: Path) -> list[Sequence[float]]:
 
 
 def _size(source: Source, options: Options) -> tuple[int, int]:
-    """The size of the first image that is there, or the given one. Images are not decoded."""
+    """The given size, or that of the images that are there. Raises SightwordError if they have several."""
     if options.size is not None:
         return options.size
+    sizes: dict[tuple[int, int], Path] = {}
     for file in source.files:
         folders = [
             file.parent,
-            file.parent.with_name("images"),
-            file.parent.parent.with_name("images") / file.parent.name,
+            *(above.parent / "images" / file.parent.relative_to(above) for above in file.parents[:2]),
         ]
         for beside in (folder / f"{file.stem}{suffix}" for folder in folders for suffix in IMAGES):
             if beside.is_file():
-                from sightword.data.image import read_image
+                sizes.setdefault(_image_size(beside), beside)
+                break
+    if len(sizes) > 1:
+        raise SightwordError(
+            f"{source.files[0].parent}: the images have {len(sizes)} sizes, the second is {list(sizes.values())[1]}: "
+            "they are not the frames of one video. Put the labels of each video into a folder of its own"
+        )
+    return next(iter(sizes), None) or needed_size(
+        options, source.files[0], "YOLO's label, which has no image beside it,"
+    )
 
-                image = read_image(beside)
-                return image.height, image.width
-    return needed_size(options, source.files[0], "YOLO's label, which has no image beside it,")
+
+def _image_size(path: Path) -> tuple[int, int]:
+    """The height and width of an image as it is shown, from its header."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # orientation: on its side
+    except OSError:
+        raise SightwordError(f"{path} is not an image that can be opened. Remove it, or pass size=") from None
+    return (width, height) if turned else (height, width)
 
 
-FORMAT = Format("yolo", "YOLO's pose labels, a .txt for each image", (".txt",), recognises, read, True)
+FORMAT = Format(
+    "yolo", "YOLO's pose labels, a .txt for each image", (".txt",), recognises, read, True, takes=("size", "people")
+)
