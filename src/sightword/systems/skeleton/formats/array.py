@@ -10,6 +10,7 @@ import numpy as np
 
 from sightword.errors import SightwordError, printable
 from sightword.systems.skeleton.formats.format import Format, Made, Options, Source, Start
+from sightword.systems.skeleton.formats.frame import FARTHEST
 
 
 def recognises(start: Start) -> bool:
@@ -34,6 +35,8 @@ def read(source: Source, options: Options) -> list[Made]:
         )
     if options.size is None and 3 not in array.shape:
         raise SightwordError(f"{file} has no size of the images. Add size=<height>x<width>")
+    if not (known := np.abs(array) < FARTHEST).all():
+        array = np.where(known, array, np.nan)  # which readers take for missing, and name
     notes = (
         "x, y and, if there are three, a score, in pixels" if options.size else "3-D, since no size of images is given",
     )

@@ -12,6 +12,7 @@ import numpy as np
 from sightword.errors import SightwordError
 
 WIDEST = 20  # times as many frame numbers as there are frames: more are not the numbers of a video's frames
+FARTHEST = 1e6  # pixels, or metres
 LONGEST = 1_000_000  # frames of a recording
 
 SHARED = "persons who are never in a frame together can share a place"
@@ -51,6 +52,7 @@ def persons(
     """
     from sightword.systems.skeleton.track import follow  # scipy, which is slow to import
 
+    bodies = present(bodies, notes)
     order = np.argsort(np.asarray(at, dtype=np.int64), kind="stable")
     ends = np.searchsorted(np.asarray(at, dtype=np.int64)[order], np.arange(total + 1))
     known = bool(len(at) and len(ids) == len(at) and all(ids))
@@ -71,6 +73,15 @@ def persons(
     if scores.size and scores.max() > 1 + 1e-3:
         notes.append("scores above 1 were cut off at 1")
     return points, np.clip(scores, 0, 1)
+
+
+def present(bodies: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Return joints (..., V, D) with zeros for those that have NaN, an infinity, or are absurdly far away."""
+    there = (np.abs(bodies) < FARTHEST).all(-1, keepdims=True)  # NaN is not
+    if there.all():
+        return bodies
+    notes.append(f"joints with numbers that are NaN, or beyond {FARTHEST:g}, are missing")
+    return np.where(there, bodies, 0)
 
 
 def left_out(people: int) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from sightword.errors import SightwordError
 from sightword.storage.reader import read_text
 from sightword.systems.skeleton.formats.format import Format, Made, Options, Source, Start
-from sightword.systems.skeleton.formats.frame import on_timeline
+from sightword.systems.skeleton.formats.frame import LONGEST, on_timeline, present
 from sightword.systems.skeleton.joints import JOINT_SETS
 
 JOINTS = 20
@@ -28,7 +28,7 @@ def recognises(start: Start) -> bool:
     if not rows or len({len(row) for row in rows}) > 1:
         return False
     if len(rows[0]) == LINE + 1:
-        return all(row[0] == int(row[0]) >= 0 for row in rows)
+        return all(row[0] >= 0 and row[0] % 1 == 0 for row in rows)
     # four numbers a line are much else, too: MSR's have a confidence in the last place, and depths of a room
     numbers = np.array(rows)
     return len(rows[0]) == LINE or (
@@ -52,11 +52,16 @@ def read(source: Source, options: Options) -> list[Made]:
     joints = options.joints or JOINT_SETS[name]
     if options.joints is None:
         notes.append(f"joints in the order of {name}")
-    return [Made(source.name, points[None].astype(np.float32), None, None, joints, tuple(notes))]
+    points = present(points, notes).astype(np.float32)
+    return [Made(source.name, points[None], None, None, joints, tuple(notes))]
 
 
 def _numbered(rows: np.ndarray, source: Source, notes: list[str]) -> np.ndarray:
     """The frames by their numbers; the first of those of one number."""
+    if not (np.abs(rows[:, 0]) < LONGEST).all() or (rows[:, 0] % 1).any():
+        raise SightwordError(
+            f"{source.files[0]}: lines of 61 numbers begin with that of a frame, and not all of these do"
+        )
     numbers, first = np.unique(rows[:, 0].astype(int), return_index=True)
     if len(numbers) < len(rows):
         notes.append("frames whose number was there before were left out")

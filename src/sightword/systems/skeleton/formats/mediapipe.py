@@ -33,7 +33,7 @@ from sightword.systems.skeleton.formats.format import (
     needed_size,
     read_any_json,
 )
-from sightword.systems.skeleton.formats.frame import on_timeline, persons
+from sightword.systems.skeleton.formats.frame import on_timeline, persons, present
 from sightword.systems.skeleton.joints import JOINT_SETS
 
 JOINTS = JOINT_SETS["mediapipe33"]
@@ -92,7 +92,9 @@ def _flat(source: Source, frames: Frames, size: tuple[int, int] | None, options:
             "or are others. Save x and y as MediaPipe gives them"
         )
     ids = ["1"] * len(at) if len(set(at)) == len(at) else []  # with num_poses=1 MediaPipe itself follows the person
-    points, scores = persons(at, bodies * [width, height, 1], len(frames), options.people, notes, ids)
+    with np.errstate(over="ignore"):
+        bodies = bodies * [width, height, 1]
+    points, scores = persons(at, bodies, len(frames), options.people, notes, ids)
     return Made(source.name, points, scores, (height, width), JOINTS, tuple(notes))
 
 
@@ -103,12 +105,16 @@ def _solid(source: Source, frames: Frames) -> Made:
             "who is who. Leave out world=true, or save them with num_poses=1"
         )
     there = any(frames)
+    notes = ["world landmarks: metres about the hips, turned so that y is up and x to the camera's left"]
     points = np.zeros((int(there), len(frames), COUNT, 3), np.float32)
     for row, people in enumerate(frames):
         for body in people:
-            points[0, row] = body[:, :3] * [-1, -1, 1]  # x to the right, y down → x to the camera's left, y up
-    notes = ("world landmarks: metres about the hips, turned so that y is up and x to the camera's left",)
-    return Made(source.name, points, None, None, JOINTS, notes)
+            points[0, row] = present(body[:, :3], notes) * [
+                -1,
+                -1,
+                1,
+            ]  # x to the right, y down → x to the camera's left, y up
+    return Made(source.name, points, None, None, JOINTS, tuple(dict.fromkeys(notes)))
 
 
 # --------------------------------------------------------------------------------------------------------------- JSON

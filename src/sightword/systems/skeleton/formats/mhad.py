@@ -8,9 +8,11 @@ import numpy as np
 
 from sightword.errors import SightwordError, printable
 from sightword.systems.skeleton.formats.format import Format, Made, Options, Source, Start
-from sightword.systems.skeleton.joints import JOINT_SETS
+from sightword.systems.skeleton.formats.frame import present
+from sightword.systems.skeleton.joints import JOINT_SETS, JointSet
 
 VARIABLE = "d_skel"
+UPRIGHT = 0.15  # least height of the trunk, as a fraction of the body
 
 
 def recognises(start: Start) -> bool:
@@ -27,11 +29,20 @@ def read(source: Source, options: Options) -> list[Made]:
         raise SightwordError(
             f"{source.files[0]}: {VARIABLE} is {skeleton.dtype} {skeleton.shape}, expected (20, 3, frames)"
         )
-    points = skeleton.transpose(2, 0, 1).astype(np.float32)
-    height = np.median(points[:, [0, 3], 1], axis=0) if len(points) else (0, 0)
-    joints = options.joints or JOINT_SETS["mhad20" if height[0] > height[1] else "kinect20"]
-    notes = ("3-D as a Kinect has it, in metres: x to its left, y up, z away", f"joints in the order of {joints.name}")
-    return [Made(source.name, points[None], None, None, joints, notes)]
+    notes = ["3-D as a Kinect has it, in metres: x to its left, y up, z away"]
+    points = present(skeleton.transpose(2, 0, 1).astype(np.float64), notes).astype(np.float32)
+    joints = options.joints or _order(points)
+    notes += [f"joints in the order of {joints.name}"] if joints else []
+    return [Made(source.name, points[None], None, None, joints, tuple(notes))]
+
+
+def _order(points: np.ndarray) -> JointSet | None:
+    """The set that the trunk shows; None if the body lies, or nobody is there: other recordings tell."""
+    first, last = np.median(points[:, [0, 3], 1], axis=0).tolist() if len(points) else (0.0, 0.0)
+    size = float(np.ptp(points, axis=1).max(initial=0))
+    if abs(first - last) <= UPRIGHT * size:
+        return None
+    return JOINT_SETS["mhad20" if first > last else "kinect20"]
 
 
 def _variable(source: Source) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from sightword.errors import SightwordError
 from sightword.storage.reader import read_text
 from sightword.systems.skeleton.formats.format import Format, Made, Options, Source, Start
-from sightword.systems.skeleton.formats.frame import LONGEST, SHARED, left_out, placed
+from sightword.systems.skeleton.formats.frame import FARTHEST, LONGEST, SHARED, left_out, placed
 from sightword.systems.skeleton.joints import JOINT_SETS
 
 JOINTS, NUMBERS, HEAD = 25, 12, 10  # of a body; of a joint; values in the line of a body
@@ -63,7 +63,7 @@ def _bodies(source: Source) -> tuple[dict[str, dict[int, np.ndarray]], int, bool
             if tokens.count(10_000, "joints") != JOINTS:
                 raise tokens.error("another number of joints than 25")
             joints = tokens.numbers(JOINTS * NUMBERS).reshape(JOINTS, NUMBERS)
-            missing = joints[:, -1] == 0
+            missing = (joints[:, -1] == 0) | ~(np.abs(joints[:, :3]) < FARTHEST).all(1)
             untracked |= bool(missing.any())
             bodies.setdefault(name, {})[frame] = np.where(missing[:, None], 0, joints[:, :3])
     tokens.end()

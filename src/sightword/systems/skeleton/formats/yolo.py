@@ -37,7 +37,8 @@ def recognises(start: Start) -> bool:
         return False
     return bool(rows) and all(
         _columns(len(row), COCO) is not None
-        and row[0] == int(row[0]) >= 0
+        and row[0] >= 0
+        and row[0] % 1 == 0
         and all(-0.5 <= value <= 1.5 for value in row[1 : BOX + 2])
         for row in rows
     )
