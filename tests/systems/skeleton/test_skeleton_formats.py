@@ -326,6 +326,19 @@ def test_a_body_whose_id_changes_stays_one_person(tmp_path):
     np.testing.assert_allclose(row["keypoint"], body[None], atol=1e-3)
 
 
+def test_in_a_crowd_nobody_takes_the_place_of_another(tmp_path, capsys):
+    made = bodies(people=4)
+    made[3, :6], made[2, 6:] = made[2, :6], made[3, 6:]  # four short tracks beside two that last
+    items = json.loads(write_alphapose(tmp_path / "x.json", made).read_text())
+    for item in items:
+        frame, who = int(item["image_id"].split(".")[0]), item["idx"]
+        item["idx"] = who if who > 5 else who + 10 * (frame >= 6)
+    (tmp_path / "x.json").write_text(json.dumps(items))
+    row = row_of(tmp_path / "x.json", tmp_path / "out.pkl", SIZED)
+    np.testing.assert_allclose(row["keypoint"], made[:2, ..., :2], atol=0.26)
+    assert "of more than 2 persons at a time, those that move least were left out" in capsys.readouterr().out
+
+
 def test_a_truncated_ntu_file_is_named(tmp_path, capsys):
     text = ntu_text({72057594037931101: kinect2()}, FRAMES)
     (tmp_path / "S001C001P001R001A001.skeleton").write_text(text[: len(text) // 2])

@@ -4,6 +4,7 @@ Legend: M persons, T frames, V joints of a recording; P persons of a frame; D 2 
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ WIDEST = 20  # times as many frame numbers as there are frames: more are not the
 FARTHEST = 1e6  # pixels, or metres
 LONGEST = 1_000_000  # frames of a recording
 
-SHARED = "persons who are never in a frame together can share a place"
+SHARED = "persons who are never in a frame together share a place"
 STATED = "persons are who the file says they are"
 FOLLOWED = "persons have no identity in the file and were followed from frame to frame"
 
@@ -55,21 +56,27 @@ def persons(
     bodies = present(bodies, notes)
     order = np.argsort(np.asarray(at, dtype=np.int64), kind="stable")
     ends = np.searchsorted(np.asarray(at, dtype=np.int64)[order], np.arange(total + 1))
+    tracks: dict[str, dict[int, np.ndarray]] = {}
     known = bool(len(at) and len(ids) == len(at) and all(ids))
     if known and len(set(zip(at, ids, strict=True))) < len(at):
         known = False  # AlphaPose without tracking calls everybody 0
         notes.append("the ids in the file stand several times in a frame: they are not used")
     if known:
-        tracks: dict[str, dict[int, np.ndarray]] = {}
         for row in order.tolist():
             tracks.setdefault(ids[row], {})[at[row]] = bodies[row]
-        made, lost = placed(tracks, total, people)
-        points, scores = made[..., :2], made[..., 2]
-        notes += [STATED, SHARED] * (len(set(ids)) > 1) + [left_out(people)] * bool(lost)
+        # who moves much, and is there for long
+        tracks = dict(sorted(tracks.items(), key=lambda one: -np.sqrt(motion(one[1])) * len(one[1])))
+        notes += [STATED] * (len(tracks) > 1)
     else:
-        tracked = follow([bodies[order[ends[frame] : ends[frame + 1]]] for frame in range(total)], people=people)
-        points, scores = tracked.points, tracked.scores
+        found = follow([bodies[order[ends[frame] : ends[frame + 1]]] for frame in range(total)], people=len(at) + 1)
+        whole = np.concatenate([found.points, found.scores[..., None]], axis=-1)
+        tracks = {
+            str(name): {frame: body[frame] for frame in body[..., 2].any(-1).nonzero()[0].tolist()}
+            for name, body in zip(found.ids, whole, strict=True)
+        }
         notes.append(FOLLOWED)
+    made = placed(tracks, total, people, (bodies.shape[1], 3), notes)
+    points, scores = made[..., :2], made[..., 2]
     if scores.size and scores.max() > 1 + 1e-3:
         notes.append("scores above 1 were cut off at 1")
     return points, np.clip(scores, 0, 1)
@@ -84,11 +91,6 @@ def present(bodies: np.ndarray, notes: list[str]) -> np.ndarray:
     return np.where(there, bodies, 0)
 
 
-def left_out(people: int) -> str:
-    """Return the note that persons found no place."""
-    return f"of more than {people} persons at a time, those that move least were left out (people=)"
-
-
 def graded(scores: np.ndarray, notes: list[str]) -> np.ndarray:
     """Return COCO's visibilities, 0 (not labelled), 1 (hidden), 2 (seen), as 0, 0.5, 1; other scores as they are."""
     if scores.size and scores.max() == 2 and np.isin(scores, (0, 1, 2)).all():
@@ -97,32 +99,36 @@ def graded(scores: np.ndarray, notes: list[str]) -> np.ndarray:
     return scores
 
 
-def placed(bodies: Mapping[str, Mapping[int, np.ndarray]], frames: int, people: int) -> tuple[np.ndarray, int]:
-    """Return bodies with an identity as (M, T, ...) with zeros where one is absent, and how many found no place.
+def placed(
+    bodies: Mapping[str, Mapping[int, np.ndarray]], frames: int, people: int, shape: tuple[int, int], notes: list[str]
+) -> np.ndarray:
+    """Return bodies with an identity, (M, T, V, D) with zeros where one is absent; add to the notes who shares a place.
 
-    bodies: of each person the frames it is in, each an array of one shape. Who moves most comes first; those who never
-    meet share a place, so that an identity that is lost and given anew stays one person.
+    bodies: of each person the frames it is in, each (V, D); the most important first. shape: V and D. Those who never
+    meet share a place, so that an identity that is lost and given anew stays one person. In a crowd, of more than
+    `people` at a time, nobody does: whose place it were would change at every moment.
     """
-    order = sorted(bodies, key=lambda name: -_motion(bodies[name]))
+    crowd = max(Counter(frame for body in bodies.values() for frame in body).values(), default=0) > people
     places: list[dict[int, np.ndarray]] = []
-    lost = 0
-    for name in order:
-        body = bodies[name]
-        free = next((place for place in places if not place.keys() & body.keys()), None)
+    lost = shared = False
+    for body in bodies.values():
+        free = next((place for place in places if not crowd and not place.keys() & body.keys()), None)
         if free is None and len(places) < people:
             places.append(free := {})
         if free is None:
-            lost += 1
+            lost = True
             continue
+        shared |= bool(free)
         free.update(body)
-    shape = next((array.shape for body in bodies.values() for array in body.values()), ())
     made = np.zeros((len(places), frames, *shape), np.float32)
     for row, place in enumerate(places):
         for frame, array in place.items():
             made[row, frame] = array
-    return made, lost
+    notes += [SHARED] * shared
+    notes += [f"of more than {people} persons at a time, those that move least were left out (people=)"] * lost
+    return made
 
 
-def _motion(body: Mapping[int, np.ndarray]) -> float:
+def motion(body: Mapping[int, np.ndarray]) -> float:
     """The variance of all numbers over time, summed."""
     return float(np.stack(list(body.values())).astype(np.float64).var(0).sum())

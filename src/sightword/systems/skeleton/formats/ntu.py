@@ -16,7 +16,7 @@ import numpy as np
 from sightword.errors import SightwordError
 from sightword.storage.reader import read_text
 from sightword.systems.skeleton.formats.format import Format, Made, Options, Source, Start
-from sightword.systems.skeleton.formats.frame import FARTHEST, LONGEST, SHARED, left_out, placed
+from sightword.systems.skeleton.formats.frame import FARTHEST, LONGEST, motion, placed
 from sightword.systems.skeleton.joints import JOINT_SETS
 
 JOINTS, NUMBERS, HEAD = 25, 12, 10  # of a body; of a joint; values in the line of a body
@@ -32,7 +32,7 @@ def recognises(start: Start) -> bool:
 def read(source: Source, options: Options) -> list[Made]:
     """Return the bodies of a file, (M, T, 25, 3): who moves most comes first."""
     bodies, frames, untracked = _bodies(source)
-    notes = ["3-D in metres, in the frame of the Kinect: x to its left, y up, z away", SHARED]
+    notes = ["3-D in metres, in the frame of the Kinect: x to its left, y up, z away"]
     kept = bodies if len(bodies) < 2 else {name: body for name, body in bodies.items() if not _is_noise(body)}
     if bodies and not kept:
         kept = bodies
@@ -43,11 +43,8 @@ def read(source: Source, options: Options) -> list[Made]:
     empty = frames - len({frame for body in kept.values() for frame in body})
     if empty:
         notes.append("frames without a body stay, as zeros: pyskl's own files leave them out")
-    points, lost = placed(kept, frames, options.people)
-    if lost:
-        notes.append(left_out(options.people))
-    if not len(points):
-        points = np.zeros((0, frames, JOINTS, 3), np.float32)
+    kept = dict(sorted(kept.items(), key=lambda one: -motion(one[1])))
+    points = placed(kept, frames, options.people, (JOINTS, 3), notes)
     return [Made(source.name, points, None, None, JOINT_SETS["ntu25"], tuple(notes))]
 
 
