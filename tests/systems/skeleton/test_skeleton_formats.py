@@ -143,6 +143,16 @@ def test_alphapose_without_tracking_calls_everybody_0_and_people_are_followed(tm
     assert "the ids in the file stand several times in a frame" in capsys.readouterr().out
 
 
+def test_frames_whose_names_have_no_numbers_of_their_own_come_in_the_order_of_names(tmp_path, capsys):
+    made = bodies()
+    file = write_alphapose(tmp_path / "x.json", made)
+    items = json.loads(file.read_text())
+    items = [item | {"image_id": f"{item['image_id'].split('.')[0]}_1080p.jpg"} for item in items]
+    file.write_text(json.dumps(items[::-1]))
+    assert_equal(row_of(file, tmp_path / "out.pkl", SIZED), made)
+    assert "frames are in the order of their names" in capsys.readouterr().out
+
+
 def test_alphapose_scores_above_one_are_cut_off_and_said(tmp_path, capsys):
     made = bodies()
     made[..., 2] *= 5

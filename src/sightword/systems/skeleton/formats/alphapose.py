@@ -20,7 +20,7 @@ from sightword.systems.skeleton.formats.format import (
     joints_of_count,
     needed_size,
 )
-from sightword.systems.skeleton.formats.frame import on_timeline, persons, split_number
+from sightword.systems.skeleton.formats.frame import natural, on_timeline, persons, split_number
 
 
 def recognises(start: Start) -> bool:
@@ -44,7 +44,7 @@ def read(source: Source, options: Options) -> list[Made]:
     notes = [f"coordinates are pixels of images of {size[0]}x{size[1]}"]
     if body < count:
         notes.append(f"of {count} joints the {body} of the body were read")
-    at, total = _frames(items, source)
+    at, total = _frames(items, source, notes)
     ids = [_identity(item) for item in items]
     points, scores = persons(at, np.stack(bodies)[:, :body], total, options.people, notes, ids)
     return [Made(source.name, points, scores, size, joints, tuple(notes))]
@@ -58,14 +58,15 @@ def _keypoints(item: Fields) -> np.ndarray:
     return np.array(numbers).reshape(-1, 3)
 
 
-def _frames(items: list[Fields], source: Source) -> tuple[list[int], int]:
+def _frames(items: list[Fields], source: Source, notes: list[str]) -> tuple[list[int], int]:
     """The frame of each person, by the number in image_id; by the order of the names if one has no number."""
     names = [str(item.value("image_id")) for item in items]
     numbers = [split_number(name.rpartition(".")[0] or name)[1] for name in names]
     known = [number for number in numbers if number is not None]
-    if len(known) == len(names):
+    if len(known) == len(names) and len(set(known)) == len(set(names)):
         return on_timeline(known, source.files[0])
-    order = {name: row for row, name in enumerate(sorted(set(names)))}
+    notes.append("frames are in the order of their names, of which the numbers are not those of frames")
+    order = {name: row for row, name in enumerate(sorted(set(names), key=natural))}
     return [order[name] for name in names], len(order)
 
 

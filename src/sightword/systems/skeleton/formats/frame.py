@@ -27,6 +27,11 @@ def split_number(name: str) -> tuple[str, int | None]:
     return (found[1], int(found[2])) if found else (name, None)
 
 
+def natural(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts names as people count: 2.jpg before 10.jpg."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]{1,15})", name)]
+
+
 def on_timeline(numbers: Sequence[int], path: Path) -> tuple[list[int], int]:
     """Return the index of each frame from its number, and how many frames there are, those without a file included.
 

@@ -120,6 +120,8 @@ def _grouped(files: Sequence[Path], root: Path, made: Format) -> tuple[list[Sour
         parts = [] if name == "." else [name]
         if alone[folder] > 1 or not parts:  # the stem tells recordings of one folder apart
             parts.append(stem.strip("_-. ") or (root.resolve().name if not parts else "frames"))
+        if len({number for number, _ in numbered}) < len(numbered):
+            raise SightwordError(f"{folder}: several files of {stem or 'one stem'} have the same number of a frame")
         found.append(Source("/".join(parts), tuple(file for _, file in sorted(numbered))))
     return found, other
 
