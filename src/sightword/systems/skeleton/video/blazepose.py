@@ -9,7 +9,7 @@ Points are x, y in pixels of the frame, y downwards. Legend: P persons, V = 33 j
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -26,14 +26,22 @@ SURE = 0.5  # least score of a detection, and least presence of a person
 GRIDS = ((28, 2), (14, 2), (7, 6))  # cells a side, anchors a cell
 
 
+class Detail(TypedDict):
+    """An input or output of an interpreter."""
+
+    index: int
+    shape: Sequence[int]
+
+
 class Interpreter(Protocol):
     """What is used of ai_edge_litert.interpreter.Interpreter."""
 
-    def get_input_details(self) -> list[dict[str, object]]: ...
-    def get_output_details(self) -> list[dict[str, object]]: ...
-    def set_tensor(self, index: object, value: np.ndarray) -> None: ...
+    def get_input_details(self) -> list[Detail]: ...
+    def get_output_details(self) -> list[Detail]: ...
+    def allocate_tensors(self) -> None: ...
+    def set_tensor(self, index: int, value: np.ndarray) -> None: ...
     def invoke(self) -> None: ...
-    def get_tensor(self, index: object) -> np.ndarray: ...
+    def get_tensor(self, index: int) -> np.ndarray: ...
 
 
 class Region(NamedTuple):
@@ -139,10 +147,12 @@ class Picture:
         place = (region.centre / factor - 0.5)[:, None, None] + np.einsum(
             "ij,jyx->iyx", axes / factor, np.stack(np.meshgrid(steps, steps))
         )
-        x, y = (np.clip(each, 0, last) for each, last in zip(place, (source.shape[1] - 1, source.shape[0] - 1), strict=True))
+        x, y = (
+            np.clip(each, 0, last) for each, last in zip(place, (source.shape[1] - 1, source.shape[0] - 1), strict=True)
+        )
         left, top = x.astype(np.intp), y.astype(np.intp)
         right, below = np.minimum(left + 1, source.shape[1] - 1), np.minimum(top + 1, source.shape[0] - 1)
-        across, down = (np.float32(x - left)[..., None], np.float32(y - top)[..., None])
+        across, down = ((each - low)[..., None].astype(np.float32) for each, low in ((x, left), (y, top)))
         upper = source[top, left] * (1 - across) + source[top, right] * across
         lower = source[below, left] * (1 - across) + source[below, right] * across
         cut: np.ndarray = upper * (1 - down) + lower * down
@@ -161,7 +171,9 @@ class Network:
             raise SightwordError("BlazePose needs ai-edge-litert: pip install 'sightword[video]'") from None
         content = file.read_bytes()
         if content[4:8] != b"TFL3":
-            raise SightwordError(f"{file} is not a .tflite file. Fetch it again: it is in npm's package @mediapipe/pose")
+            raise SightwordError(
+                f"{file} is not a .tflite file. Fetch it again: it is in npm's package @mediapipe/pose"
+            )
         try:
             self.net: Interpreter = LiteRT(model_content=content, num_threads=threads)
             self.net.allocate_tensors()
@@ -170,12 +182,12 @@ class Network:
             raise SightwordError(f"{file} cannot be run by ai-edge-litert ({reason}). Fetch it again") from None
         given, made = (self.net.get_input_details(), self.net.get_output_details())
         self.input = given[0]["index"]
-        self.outputs = {tuple(map(int, one["shape"])): one["index"] for one in made}  # type: ignore[call-overload]
-        shapes = [tuple(map(int, one["shape"])) for one in given]  # type: ignore[call-overload]
+        self.outputs = {tuple(map(int, one["shape"])): one["index"] for one in made}
+        shapes = [tuple(map(int, one["shape"])) for one in given]
         if shapes != [(1, side, side, 3)] or not outputs <= set(self.outputs):
             raise SightwordError(
-                f"{file} takes {shapes} and gives {sorted(self.outputs)}: it is not the network that its name says. Use "
-                "the files of npm's @mediapipe/pose 0.5.1675469404"
+                f"{file} takes {shapes} and gives {sorted(self.outputs)}: it is not the network that its name says. "
+                "Use the files of npm's @mediapipe/pose 0.5.1675469404"
             )
 
     def __call__(self, image: np.ndarray) -> dict[tuple[int, ...], np.ndarray]:
