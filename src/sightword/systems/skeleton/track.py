@@ -39,26 +39,40 @@ def follow(frames: Sequence[np.ndarray], *, people: int = 2, gate: float = 0.3, 
 
     Raises SightwordError if frames have different numbers of joints, or no form (P, V, 3).
     """
+    return arranged(appearances(frames, gate=gate, patience=patience), frames, people)
+
+
+def appearances(frames: Sequence[np.ndarray], *, gate: float = 0.3, patience: int = 30) -> list["Track"]:
+    """Return everybody in the frames of one recording, in the order of their appearance; see `follow`."""
     frames = [_checked(frame, time) for time, frame in enumerate(frames)]
-    joints = max((frame.shape[1] for frame in frames), default=0)
+    joints = _joints(frames)
     if other := next((time for time, frame in enumerate(frames) if len(frame) and frame.shape[1] != joints), None):
         raise SightwordError(
             f"frame {other} has {frames[other].shape[1]} joints and others have {joints}. A recording has one joint set"
         )
-    tracks: list[_Track] = []
+    tracks: list[Track] = []
     for time, frame in enumerate(frames):
         found = [one for one in frame if (one[:, 2] >= THERE).any()]
         live = [track for track in tracks if time - track.seen <= patience]
         taken = _assigned(live, found, time, gate)
         for number, one in enumerate(found):
             if number not in taken:
-                tracks.append(_Track())
+                tracks.append(Track())
             (taken[number] if number in taken else tracks[-1]).add(time, one)
-    whole = np.stack([track.whole(len(frames), joints) for track in tracks]) if tracks else None
-    if whole is None:
-        whole = np.zeros((0, len(frames), joints, 3), np.float32)
-    order = sorted(range(len(whole)), key=lambda row: -_activity(whole[row]))[:people]
-    return Tracks(whole[order, ..., :2], whole[order, ..., 2], tuple(row + 1 for row in order))
+    return tracks
+
+
+def arranged(tracks: Sequence["Track"], frames: Sequence[np.ndarray], people: int) -> Tracks:
+    """Return those who move most as arrays over all frames, at most `people` of them; frames: as in `follow`."""
+    order = sorted(range(len(tracks)), key=lambda row: -tracks[row].activity(len(frames)))[:people]
+    whole = np.zeros((len(order), len(frames), _joints(frames), 3), np.float32)
+    for person, row in enumerate(order):
+        whole[person, list(tracks[row].rows)] = list(tracks[row].rows.values())
+    return Tracks(whole[..., :2], whole[..., 2], tuple(row + 1 for row in order))
+
+
+def _joints(frames: Sequence[np.ndarray]) -> int:
+    return max((frame.shape[1] for frame in frames), default=0)
 
 
 def box_of(person: np.ndarray) -> np.ndarray:
@@ -80,7 +94,7 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     return shared
 
 
-class _Track:
+class Track:
     """One person: the detections by the frame, and where the next is expected."""
 
     def __init__(self) -> None:
@@ -102,14 +116,22 @@ class _Track:
         speed = np.median(person[both, :2] - first[both, :2], axis=0) / (now - before)
         return last, last + np.tile(speed * min(time - now, RECENT), 2)
 
-    def whole(self, frames: int, joints: int) -> np.ndarray:
-        """(T, V, 3), 0 where nobody was seen."""
-        made = np.zeros((frames, joints, 3), np.float32)
-        made[list(self.rows)] = list(self.rows.values())
-        return made
+    def activity(self, frames: int) -> float:
+        """How much of the recording this person is: the spread of the joints, in pixels, × the mean score.
+
+        Frames without the person count with a score of 0. One pixel is added, so that among people who stand still it
+        is the score that counts.
+        """
+        rows = np.stack(list(self.rows.values()))  # (T', V, 3)
+        there = rows[..., 2] >= THERE
+        count = np.maximum(there.sum(0), 1)[:, None]
+        mean = rows[..., :2].sum(0) / count
+        spread = np.sqrt((((rows[..., :2] - mean) * there[..., None]) ** 2).sum(0) / count)  # (V, 2)
+        score = rows[..., 2].mean() * len(rows) / frames
+        return float((spread.sum(-1)[there.any(0)].mean() + 1) * score)
 
 
-def _assigned(live: Sequence[_Track], found: Sequence[np.ndarray], time: int, gate: float) -> dict[int, _Track]:
+def _assigned(live: Sequence[Track], found: Sequence[np.ndarray], time: int, gate: float) -> dict[int, Track]:
     """The track of each detection that has one."""
     if not live or not found:
         return {}
@@ -118,19 +140,6 @@ def _assigned(live: Sequence[_Track], found: Sequence[np.ndarray], time: int, ga
     shared = np.maximum(overlaps(last, boxes), overlaps(expected, boxes))
     rows, columns = linear_sum_assignment(1 - np.where(shared >= gate, shared, 0))
     return {int(b): live[a] for a, b in zip(rows, columns, strict=True) if shared[a, b] >= gate}
-
-
-def _activity(person: np.ndarray) -> float:
-    """How much of the recording a person (T, V, 3) is: the spread of the joints, in pixels, × the mean score.
-
-    Frames without the person count with a score of 0. One pixel is added, so that among people who stand still it is
-    the score that counts.
-    """
-    there = person[..., 2] >= THERE
-    count = np.maximum(there.sum(0), 1)[:, None]
-    mean = person[..., :2].sum(0) / count
-    spread = np.sqrt((((person[..., :2] - mean) * there[..., None]) ** 2).sum(0) / count)  # (V, 2)
-    return float((spread.sum(-1)[there.any(0)].mean() + 1) * person[..., 2].mean())
 
 
 def _checked(frame: np.ndarray, time: int) -> np.ndarray:

@@ -56,7 +56,7 @@ def persons(
     at: the frame of each of N detections. bodies: (N, V, 3) x, y, score. total: T. people: most persons. ids: who each
     detection is; if they are not those of all, persons are followed.
     """
-    from sightword.systems.skeleton.track import follow  # scipy, which is slow to import
+    from sightword.systems.skeleton.track import appearances  # scipy, which is slow to import
 
     bodies = present(bodies, notes)
     order = np.argsort(np.asarray(at, dtype=np.int64), kind="stable")
@@ -73,12 +73,9 @@ def persons(
         tracks = dict(sorted(tracks.items(), key=lambda one: -np.sqrt(motion(one[1])) * len(one[1])))
         notes += [STATED] * (len(tracks) > 1)
     else:
-        found = follow([bodies[order[ends[frame] : ends[frame + 1]]] for frame in range(total)], people=len(at) + 1)
-        whole = np.concatenate([found.points, found.scores[..., None]], axis=-1)
-        tracks = {
-            str(name): {frame: body[frame] for frame in body[..., 2].any(-1).nonzero()[0].tolist()}
-            for name, body in zip(found.ids, whole, strict=True)
-        }
+        followed = appearances([bodies[order[ends[frame] : ends[frame + 1]]] for frame in range(total)])
+        followed.sort(key=lambda track: -track.activity(total))
+        tracks = {str(number): track.rows for number, track in enumerate(followed)}
         notes.append(FOLLOWED)
     made = placed(tracks, total, people, (bodies.shape[1], 3), notes)
     points, scores = made[..., :2], made[..., 2]
