@@ -129,7 +129,7 @@ def _read(path: Path, wanted: Wanted, reading: Reading) -> Imported:
     if not path.exists():
         raise MissingFileError(f"{path} does not exist")
     made = format_named(wanted.made) if wanted.made else recognise_format(path) if path.suffix != ".npz" else None
-    _refuse_unused(wanted, made.takes if made else (), path)
+    _refuse_unused(wanted, made, path)
     if reading.axes and made and made.name != "npy":
         raise SightwordError(f"axes={reading.axes} is for format=npy; {path} is {made.what}. Leave it out")
     if made is None:
@@ -152,11 +152,12 @@ def _read(path: Path, wanted: Wanted, reading: Reading) -> Imported:
     return imported
 
 
-def _refuse_unused(wanted: Wanted, takes: Sequence[str], path: Path) -> None:
+def _refuse_unused(wanted: Wanted, made: Format | None, path: Path) -> None:
     """Raise SightwordError for an option that does nothing for this format: it was meant for something."""
     typed = {"size": wanted.size is not None, "people": wanted.people != Wanted().people, "world": wanted.world}
-    if unused := [key for key, given in typed.items() if given and key not in takes]:
-        raise SightwordError(f"{unused[0]}= does nothing for {path}, whose format states that itself. Leave it out")
+    if unused := [key for key, given in typed.items() if given and key not in (made.takes if made else ())]:
+        what = made.what if made else "annotations in pyskl's form"
+        raise SightwordError(f"{unused[0]}= does nothing for {path}, which is {what}. Leave it out")
 
 
 def _settings(wanted: Wanted, reading: Reading) -> list[str]:
@@ -229,12 +230,10 @@ def settled(recordings: Recordings, swapped: bool = False) -> list[Annotation]:
 def _settled(row: Annotation, reading: Reading, flipped: Sequence[int] | None) -> Annotation:
     made = to_sequence(row, reading)
     if not is_deep(row, reading):
-        points = made.points
-        if flipped is not None:
-            points = points[:, :, flipped] * np.array([-1, 1], np.float32)
-            points[..., 0] += made.shape[1] - 1
-        scores = made.scores if flipped is None else made.scores[:, :, flipped]
-        points = points * np.asarray(scores > 0)[..., None]
+        if flipped is None:
+            return row._replace(points=made.points, scores=made.scores, shape=made.shape)
+        points, scores = made.points[:, :, flipped], made.scores[:, :, flipped]
+        points[..., 0] = np.where(scores > 0, made.shape[1] - 1 - points[..., 0], 0)
         return row._replace(points=points, scores=scores, shape=made.shape)
     (right, sign), (down, turned) = VIEWS[reading.up or "y"]
     axes = np.zeros((3, 3), np.float32)  # rows: x to the left of the camera, y up, z away, in the axes of the file
