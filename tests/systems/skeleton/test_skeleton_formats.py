@@ -44,6 +44,11 @@ def row_of(path, out, *more):
     return row
 
 
+def notes(out):
+    """What was assumed, as it is written beside a file."""
+    return json.loads(out.with_name(f"{out.name}.json").read_text())["notes"]
+
+
 def assert_equal(row, made, atol=0.26):  # half precision is used where nothing is lost
     np.testing.assert_allclose(row["keypoint"], made[..., :2], atol=atol)
     np.testing.assert_allclose(row["keypoint_score"], made[..., 2], atol=1e-3)
@@ -558,6 +563,10 @@ def test_three_dimensional_recordings_keep_their_depth_in_a_pickle_however_they_
     np.testing.assert_allclose(*lengths, atol=1e-3)
     assert convert(tmp_path / "x.npy", tmp_path / "out.npz", "up=z", "joints=kinect20") == 0
     assert "3-D is written as its front view" in capsys.readouterr().out
+    assert convert(tmp_path / "out.pkl", tmp_path / "next.npz") == 0
+    assert any("read with joints=kinect20 up=z" in note for note in notes(tmp_path / "next.npz")), (
+        "what was assumed stays"
+    )
     again, straight = read_annotations(tmp_path / "out.pkl")[0], read_annotations(tmp_path / "out.npz")[0]
     np.testing.assert_allclose(again.points, straight.points, atol=1.5)
 

@@ -6,6 +6,7 @@ from the names of folders, or from names of a published form; recordings without
 Legend: M persons, T frames, V joints of a recording.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -95,9 +96,10 @@ def convert(path: Path, file: Path, wanted: Wanted, reading: Reading = AS_PYSKL)
 def next_command(done: Converted, file: Path) -> str:
     """Return what to type next: training where there are labels, recognition where there are none."""
     if not (done.recordings.labels >= 0).all():
-        return f"sightword recognise model=<run> annotations={file}"
+        return f"sightword recognise model=<run> {shlex.quote(f'annotations={file}')}"
     joints = done.recordings.source
-    parts = [f"data.annotations={file}", f"system.labels={done.labels or '<file of labels>'}"]
+    parts = [shlex.quote(f"data.annotations={file}")]
+    parts.append(shlex.quote(f"system.labels={done.labels}") if done.labels else "system.labels=<file of labels>")
     if joints is not None and joints.name != "coco17":
         parts.append(f"system.joints={joints.name}")
     splits = list(done.recordings.splits)
@@ -136,7 +138,7 @@ def _read(path: Path, wanted: Wanted, reading: Reading) -> Imported:
         if path.is_dir():
             raise SightwordError(f"{path} has no files of a known format. These are read: {', '.join(NAMES)}")
         contents = read_contents(path)
-        notes, classes = [f"read from {path} as annotations in pyskl's form"], tuple[str, ...]()
+        notes, classes = [f"read from {path} as annotations in pyskl's form", *_earlier(path)], tuple[str, ...]()
         if wanted.labels:
             rows = [dict(row) if isinstance(row, Mapping) else {} for row in contents.rows]
             names = [str(row.get("frame_dir", row.get("filename"))) for row in rows]
@@ -150,6 +152,17 @@ def _read(path: Path, wanted: Wanted, reading: Reading) -> Imported:
         shards.say(MIRRORED)
         imported.notes.append(MIRRORED)
     return imported
+
+
+def _earlier(path: Path) -> list[str]:
+    """What was assumed when these annotations were made, if that stands beside them."""
+    if not notes_of(path).exists():
+        return []
+    try:
+        beside = read_json(notes_of(path))
+        return beside.texts("notes", optional=True) if "written by" in beside else []
+    except SightwordError:
+        return []  # another program's
 
 
 def _refuse_unused(wanted: Wanted, made: Format | None, path: Path) -> None:

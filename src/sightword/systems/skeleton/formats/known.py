@@ -1,6 +1,7 @@
 """The formats that are read, how one is recognised, and which files are a recording."""
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -75,9 +76,9 @@ def refuse_foreign(path: Path) -> None:
     """Raise SightwordError, with the command that converts it, if a file or folder is of one of the formats."""
     if made := recognise_format(path):
         needs = " size=<height>x<width>" if made.unsized else ""
+        typed = shlex.join([f"annotations={path}", f"out={path.stem or 'annotations'}.pkl"])
         raise SightwordError(
-            f"{path} is {made.what}, not annotations in pyskl's form. Convert it: sightword convert annotations={path} "
-            f"out={path.stem or 'annotations'}.pkl{needs}"
+            f"{path} is {made.what}, not annotations in pyskl's form. Convert it: sightword convert {typed}{needs}"
         )
 
 
