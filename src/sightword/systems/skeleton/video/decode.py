@@ -136,9 +136,10 @@ def source_of(path: Path) -> Source:
 
 
 def is_video(path: Path) -> bool:
-    """Return whether a path is one video: a file by its suffix, or a folder of numbered images."""
+    """Return whether a path is one video: a file by its suffix, or a folder of numbered images that are not figures."""
     if path.is_dir():
-        return bool(numbered(path))
+        images = numbered(path)
+        return bool(images) and not _is_figure(images[0])
     return path.suffix.lower() in (*VIDEOS, ".gif") or (path.suffix.lower() in ANIMATED and is_animated(path))
 
 
@@ -251,6 +252,15 @@ class ImageFolder:
                 except (OSError, SyntaxError, ValueError) as error:
                     raise SightwordError(f"{file} cannot be read ({error}). Remove it or write it again") from None
             yield Timed(number / FOLDER_RATE, frame)
+
+
+def _is_figure(image: Path) -> bool:
+    """Whether this package drew an image."""
+    if image.suffix.lower() != ".png":
+        return False
+    from sightword.data.image import is_ours  # it imports torch
+
+    return is_ours(image)
 
 
 def numbered(folder: Path) -> list[Path]:

@@ -101,7 +101,7 @@ def _write_webm(images: Iterator[Image.Image], fps: float, path: Path) -> Path:
         part = beside.with_name(f"{beside.name}.webm")  # FFmpeg knows the container by the ending
         try:
             with silent():  # OpenCV prints that it chose the codec's tag itself
-                code = cv2.VideoWriter_fourcc(*"VP80")
+                code = cv2.VideoWriter.fourcc(*"VP80")
                 writer = cv2.VideoWriter(str(part), cv2.CAP_FFMPEG, code, fps, first.size)
             if not writer.isOpened():
                 raise OSError(0, "OpenCV cannot write VP8", str(beside))
