@@ -7,10 +7,12 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from posed import content, write
 
 from sightword.cli.main import main
 from sightword.data.finding import CheckReport, Finding
 from sightword.errors import SightwordError
+from sightword.systems.skeleton.annotations import read_annotations
 from sightword.systems.skeleton.config import Reading, SkeletonData
 from sightword.systems.skeleton.joints import JointSet
 from sightword.systems.skeleton.labels import Labels
@@ -225,7 +227,7 @@ def test_a_run_without_frame_weights_has_strips_all_the_same(world, tmp_path, ca
         (["recognise", "model=r", "top=0"], "top='0' is not a whole number from 1 on. Pass 1 or more"),
         (["recognise", "model=r", "strips=-1"], "strips='-1' is not a whole number from 0 on"),
         (["recognise", "model=r", f"out={__file__}"], "is a file. Pass a folder"),
-        (["convert", "annotations=a.pkl", "out=a.pkl"], ".npz"),
+        (["convert", "annotations=a.pkl", "out=a.txt"], "out=a.txt does not end in .npz or .pkl"),
     ],
 )
 def test_a_mistake_is_one_line(words, part, world, capsys):
@@ -235,18 +237,13 @@ def test_a_mistake_is_one_line(words, part, world, capsys):
     assert part in error
 
 
-def test_convert_says_where_and_what_next(stand_in, tmp_path, capsys):
-    written = []
-    stand_in(
-        "annotations",
-        read_annotations=lambda path, reading: ["a recording", "another"],
-        write_npz=lambda recordings, file: written.append((recordings, file)),
-    )
-    stand_in("diagnosis", say_findings=lambda recordings: None)
-    lines = told(capsys, "convert", "annotations=a.pkl", f"out={tmp_path / 'new' / 'a.npz'}")
-    assert written == [(["a recording", "another"], tmp_path / "new" / "a.npz")]
-    assert lines[0].startswith("2 recordings written to")
-    assert f"data.annotations={tmp_path / 'new' / 'a.npz'}" in lines[1]
+def test_convert_says_where_and_what_next(tmp_path, capsys):
+    write(tmp_path / "a.pkl", content(8))
+    file = tmp_path / "new" / "a.npz"
+    lines = told(capsys, "convert", f"annotations={tmp_path / 'a.pkl'}", f"out={file}")
+    assert lines[-2].startswith(f"8 recordings written to {file}")
+    assert f"data.annotations={file}" in lines[-1]
+    assert len(read_annotations(file)) == 8
 
 
 def test_check_takes_a_file_as_path_or_as_root(stand_in, capsys):

@@ -41,6 +41,7 @@ def test_the_named_sets_are_symmetric_and_in_one_piece(made):
         ("openpose17", 17),
         ("kinect20", 20),
         ("msr20", 20),
+        ("mhad20", 20),
         ("mediapipe33", 33),
     ],
 )

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+from foreign_files import bodies, write_alphapose
 from posed import CLASSES, flat, write
 from skeleton_fakes import system, write_world
 
@@ -114,6 +115,32 @@ def test_own_recordings_without_labels_are_recognised_and_not_trained_on(model, 
     assert "8 of 8 recordings in train have no label, the first is S000. sightword recognise names" in (
         capsys.readouterr().err
     )
+
+
+def test_a_file_of_which_some_have_labels_is_recognised_and_not_trained_on(model, tmp_path, capsys):
+    def partly(row):
+        return {key: value for key, value in row.items() if key != "label" or row["frame_dir"] > "S005"}
+
+    file = file_of(tmp_path, partly)
+    assert main(["convert", f"annotations={file}", f"out={tmp_path / 'x.npz'}"]) == 0
+    for each in (file, tmp_path / "x.npz"):
+        status, table = recognised(model, each, tmp_path / "out")
+        assert (status, len(table), sum(row["truth"] != "" for row in table)) == (0, 12, 6)
+        assert main(["check", "dataset=pyskl", f"path={each}"]) == 0
+        assert "6 recordings have no label" in capsys.readouterr().out
+        assert trained(each, tmp_path) == 2
+        assert "6 of 8 recordings in train have no label, the first is S000" in capsys.readouterr().err
+
+
+def test_files_of_other_tools_are_named_with_the_command_that_converts_them(model, tmp_path, capsys):
+    file = write_alphapose(tmp_path / "clip.json", bodies())
+    assert recognised(model, file, tmp_path / "out") == (2, [])
+    error = capsys.readouterr().err
+    assert f"sightword convert annotations={file} out=clip.pkl size=<height>x<width>" in error
+    assert trained(file, tmp_path) == 2
+    assert main(["convert", f"annotations={file}", f"out={tmp_path / 'clip.pkl'}", "size=480x640"]) == 0
+    status, table = recognised(model, tmp_path / "clip.pkl", tmp_path / "out")
+    assert (status, [row["recording"] for row in table]) == (0, ["clip"])
 
 
 def test_an_empty_recording_is_left_out_and_named_by_every_command(model, tmp_path, capsys):

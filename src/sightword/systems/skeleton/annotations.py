@@ -24,6 +24,7 @@ from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.systems.skeleton.axes import describe_axes, first_shape, guess_axes
 from sightword.systems.skeleton.config import Reading
+from sightword.systems.skeleton.formats.known import refuse_foreign
 from sightword.systems.skeleton.joints import JOINT_SETS, JointSet, joint_set, other_joints, stated_joints
 from sightword.systems.skeleton.pickled import read_plain
 from sightword.systems.skeleton.sequence import (
@@ -166,6 +167,7 @@ def read_contents(path: str | Path) -> Contents:
     path = Path(path).expanduser()
     if path.suffix == ".npz":
         return _read_npz(path)
+    refuse_foreign(path)
     content = read_plain(path)
     if isinstance(content, list):
         content = {"annotations": content}
@@ -240,8 +242,8 @@ def write_npz(recordings: Recordings, path: str | Path) -> Path:
         "persons": np.array([one.points.shape[0] for one in sequences]),
         "frames": np.array([one.points.shape[1] for one in sequences]),
         "shapes": np.array([one.shape for one in sequences]),
-        "points": _halved(np.concatenate([one.points.reshape(-1, joints, 2) for one in sequences])),
-        "scores": _halved(np.concatenate([one.scores.reshape(-1, joints) for one in sequences])),
+        "points": halved(np.concatenate([one.points.reshape(-1, joints, 2) for one in sequences])),
+        "scores": halved(np.concatenate([one.scores.reshape(-1, joints) for one in sequences])),
         "key": np.concatenate(keys).astype(np.int8) if keys else np.zeros(0, np.int8),
     }
     if recordings.joints is not None:
@@ -252,7 +254,9 @@ def write_npz(recordings: Recordings, path: str | Path) -> Path:
     return path
 
 
-def _halved(values: np.ndarray) -> np.ndarray:
+def halved(values: np.ndarray) -> np.ndarray:
+    """Return float16 where nothing is lost by it, else the values as they are; float64 as float32."""
+    values = values.astype(np.float32) if values.dtype == np.float64 else values
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     return half if np.array_equal(half, values) else values

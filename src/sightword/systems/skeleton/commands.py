@@ -2,16 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-from sightword.engine.argument import Amount, Count, Model, Out, file_in, folder_in
+from sightword.engine.argument import Amount, Count, JobOptions, Model, Out, Size, choice, file_in, folder_in
 from sightword.errors import SightwordError
-from sightword.systems.skeleton.config import Reading
+from sightword.systems.skeleton.config import Reading, VideoOptions
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
     from sightword.systems.skeleton.annotations import Recordings
     from sightword.systems.skeleton.predict import ActionPrediction, ActionRecognizer
+
+FORMATS: tuple[str, ...] = (  # names of `formats.known`, which is not imported for --help
+    *("openpose", "alphapose", "coco", "mmpose", "mmpose_images", "mediapipe", "yolo"),
+    *("ntu", "kinect", "mhad", "kpfiles", "npy"),
+)
+
+#: A format of key points, by its name.
+FormatName: TypeAlias = Annotated[str, choice("format", ("", *FORMATS))]
 
 PRINTED = 40  # recordings that are printed; the table has all
 
@@ -72,26 +80,47 @@ def recognise(
 
 
 def convert(
-    annotations: Path,  # a .pkl in pyskl's format, read without executing anything in it
-    out: Out,  # the .npz to write, or a folder for it
+    annotations: Path,  # a file or folder of any format that is read, or a .pkl in pyskl's form
+    out: Out,  # the .npz or .pkl to write, or a folder for annotations.npz; .pkl keeps 3-D as 3-D
+    format: FormatName = "",  # of the file; if empty, recognised by its content
+    labels: str = "",  # a CSV of recording,label, JSON {recording: label}, or folders: each folder is a class
+    size: Size | None = None,  # height x width of the images, where files do not state it, as 1080x1920
+    people: Count = 2,  # most persons that are kept of a recording
+    world: bool = False,  # MediaPipe: landmarks in metres, 3-D, instead of those in the image
+    mirrored_video: bool = False,  # the video was mirrored, as NTU's colour video: exchange left and right, turn x over
     reading: Reading = Reading(),
 ) -> None:
-    """Rewrite annotations as .npz, a smaller file that holds arrays only: nothing in it can be executed.
+    """Read skeletons of OpenPose, AlphaPose, MediaPipe, COCO, MMPose, YOLO, NTU, Kinect and others; or rewrite pyskl's.
 
-    What is written is in pixels and pyskl's other conventions, whatever keys it was read by.
+    Of a folder every file or sub-folder is a recording. Labels are not needed. Nothing in a file is executed. What is
+    written is in pixels, or in 3-D in a Kinect's frame, whatever keys it was read by; what was assumed stands in
+    <out>.json. joints= names a joint set that is not the format's, axes= the order of an .npy.
     """
-    file = file_in(out, "annotations.npz")
-    if file.suffix != ".npz":
-        raise SightwordError(f"out={out} does not end in .npz. Pass a file name that does, or a folder")
-    from sightword.systems.skeleton.annotations import read_annotations, write_npz
-    from sightword.systems.skeleton.diagnosis import say_findings
+    from sightword.systems.skeleton import conversion
 
-    recordings = read_annotations(annotations, reading)
-    say_findings(recordings)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_npz(recordings, file)
-    print(f"{len(recordings)} recordings written to {file}")
-    print(f"next: sightword train experiment=skeleton/visece data.annotations={file} system.labels=<file of labels>")
+    file = file_in(out, "annotations.npz")
+    sides = (size, size) if isinstance(size, int) else size
+    wanted = conversion.Wanted(format, labels, sides, people, world, mirrored_video)
+    done = conversion.convert(annotations, file, wanted, reading)
+    print("\n".join(f"  {note}" for note in done.notes))
+    print(f"{len(done.recordings)} recordings written to {file}; what was assumed, to {file}.json")
+    print(f"next: {conversion.next_command(done, file)}")
+
+
+def skeletons(
+    video: Path,  # a video, an animated image, a folder of numbered images, or a folder of any of these
+    out: Out = Path("skeletons.pkl"),  # the .pkl or .npz to write, or a folder for it
+    options: VideoOptions = VideoOptions(),
+    job: JobOptions = JobOptions(),
+) -> None:
+    """Find the people in videos and write their skeletons as annotations, without labels, for recognise and train.
+
+    People are followed from frame to frame and keep an id. A folder is resumable: after an interruption the same
+    command reads the remaining videos. BlazePose's networks: npm install @mediapipe/pose@0.5.1675469404.
+    """
+    from sightword.systems.skeleton.video.job import extract
+
+    extract(video, file_in(out, "skeletons.pkl"), options, job)
 
 
 def check_pyskl(root: Path, classes: Amount = 0, reading: Reading = Reading()) -> "CheckReport":

@@ -1,4 +1,4 @@
-"""What a file that is not one of annotations looks like, for the message that refuses it.
+"""What a file looks like that is not of annotations and of none of `formats`, for the message that refuses it.
 
 Nothing in the file is executed; its beginning is read, and of JSON as much as is cheap.
 """
@@ -27,19 +27,19 @@ def describe_file(path: Path) -> str:
             return what
     if start.lstrip()[:1] in (b"{", b"["):
         return _describe_json(path, start, size)
-    if path.suffix == ".skeleton" or re.match(rb"\s*\d+\s*\n\s*\d+\s*\n\d{10,}[\s\d.-]+\n\s*25\s*\n", start):
-        return "NTU's text form of Kinect skeletons, .skeleton"
     if b"\0" not in start and start.isascii() and not start.startswith((b"(", b"c")):  # as pickles of protocol 0 do
         return f"text, beginning with {start.decode().split(chr(10))[0][:40]!r}"
     return ""
 
 
 MAGIC = (
-    (b"\x93NUMPY", "one NumPy array, .npy: pass np.load(…) to the recognizer in Python, or put it into annotations"),
+    (
+        b"\x93NUMPY",
+        "one NumPy array, .npy, and not of key points: these are numbers of 3 to 5 axes, one of them 2 or 3",
+    ),
     (b"PK\x03\x04", "a zip archive, as np.savez or torch.save have: give an .npz that suffix"),
     (b"\x1f\x8b", "compressed by gzip: unpack it first"),
     (b"\x89HDF", "HDF5"),
-    (b"MATLAB", "a file of MATLAB's"),
     (b"version https://git-lfs", "a pointer of Git LFS: the file itself was not fetched"),
     (b"<", "HTML or XML: a page instead of the file"),
 )
@@ -54,15 +54,8 @@ def _describe_json(path: Path, start: bytes, size: int) -> str:
     keys = set(first) if isinstance(first, Mapping) else set(re.findall(r'"(\w+)"\s*:', start.decode("latin1")))
     for wanted, what in WRITERS:
         if wanted <= keys:
-            return f"JSON as {what}, which is not read: write its key points as pyskl's annotations"
+            return f"JSON as {what}"
     return f"JSON with {', '.join(sorted(keys)[:6])}" if keys else "JSON"
 
 
-WRITERS = (  # keys of the content, or of the first item of a list
-    ({"people", "version"}, "OpenPose writes it for one frame"),
-    ({"image_id", "keypoints", "score"}, "AlphaPose or COCO's results are"),
-    ({"images", "annotations"}, "COCO's key points are"),
-    ({"meta_info", "instance_info"}, "MMPose writes it for a video"),
-    ({"keypoints", "keypoint_scores"}, "MMPose writes it for an image"),
-    ({"joints", "limbs"}, "a joint set is"),
-)
+WRITERS = (({"joints", "limbs"}, "a joint set is"),)  # keys of the content, or of the first item of a list

@@ -5,6 +5,7 @@
     ntu25       Kinect v2: the 3-D sets of NTU RGB+D                h36m17      Human3.6M, and so most lifters to 3-D
     kinect20    Kinect v1's SDK: UTKinect                           msr20       MSR-Action3D, an order of its own
     openpose17  openpose18 without its neck                         mediapipe33 MediaPipe's, or BlazePose's, landmarks
+    mhad20      UTD-MHAD: kinect20 with the trunk from the head down
 
 halpe26 is also the body part of Halpe-136.
 
@@ -210,6 +211,12 @@ _NAMED: Mapping[str, tuple[str, str]] = {  # joints in their order, limbs
         "left_shoulder right_shoulder shoulder_centre spine left_hip right_hip hip_centre left_elbow right_elbow "
         "left_wrist right_wrist left_hand right_hand left_knee right_knee left_ankle right_ankle left_foot right_foot "
         "head",
+        _KINECT,
+    ),
+    "mhad20": (
+        "head shoulder_centre spine hip_centre left_shoulder left_elbow left_wrist left_hand right_shoulder "
+        "right_elbow right_wrist right_hand left_hip left_knee left_ankle left_foot right_hip right_knee right_ankle "
+        "right_foot",
         _KINECT,
     ),
     "mediapipe33": (

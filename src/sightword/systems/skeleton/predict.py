@@ -35,6 +35,7 @@ from sightword.systems.skeleton.config import Reading, SkeletonConfig, SkeletonD
 from sightword.systems.skeleton.data import SkeletonBatch, ViewDataset, measured
 from sightword.systems.skeleton.diagnosis import diagnose, say_findings
 from sightword.systems.skeleton.foreign import describe_file
+from sightword.systems.skeleton.formats.known import refuse_foreign
 from sightword.systems.skeleton.heatmap import Heatmaps, draw_heatmaps
 from sightword.systems.skeleton.joints import JointSet, joint_set_of
 from sightword.systems.skeleton.keypoint import annotation_of
@@ -312,6 +313,7 @@ class ActionRecognizer(Predictor):
         reading: how the file is to be read. Raises SightwordError for a file that is not one, has other joints, or
         would give wrong results as it is read.
         """
+        refuse_foreign(Path(path))
         if (suffix := Path(path).suffix.lower()) not in (".pkl", ".pickle", ".npz"):
             found = describe_file(Path(path)) or f"{suffix or 'no suffix'}; a .pkl or .npz is one"
             raise SightwordError(

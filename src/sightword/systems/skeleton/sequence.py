@@ -81,7 +81,7 @@ def parse_annotation(row: object, axes: str = "") -> Annotation:
         raise Malformed(f"({name}) has the label {label!r:.40}: expected a whole number from 0 on, or none")
     points = row.get("keypoint")
     if points is None and "raw_file" in row:
-        raise Malformed(f"({name}) has its key points in another file, {row['raw_file']}, which is not read")
+        raise Malformed(f"({name}) has its key points in another file, {row['raw_file']}: sightword convert reads it")
     points = ordered_axes(points, axes) if _numbers(points) else points
     if not _numbers(points) or points.ndim != 4 or (points.size and points.shape[3] not in (2, 3)):
         raise Malformed(f"({name}) has {_shape(points)} under 'keypoint': expected (persons, frames, joints, 2 or 3)")
