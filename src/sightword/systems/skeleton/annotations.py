@@ -240,8 +240,8 @@ def write_npz(recordings: Recordings, path: str | Path) -> Path:
         "persons": np.array([one.points.shape[0] for one in sequences]),
         "frames": np.array([one.points.shape[1] for one in sequences]),
         "shapes": np.array([one.shape for one in sequences]),
-        "points": _halved(np.concatenate([one.points.reshape(-1, joints, 2) for one in sequences])),
-        "scores": _halved(np.concatenate([one.scores.reshape(-1, joints) for one in sequences])),
+        "points": halved(np.concatenate([one.points.reshape(-1, joints, 2) for one in sequences])),
+        "scores": halved(np.concatenate([one.scores.reshape(-1, joints) for one in sequences])),
         "key": np.concatenate(keys).astype(np.int8) if keys else np.zeros(0, np.int8),
     }
     if recordings.joints is not None:
@@ -252,7 +252,9 @@ def write_npz(recordings: Recordings, path: str | Path) -> Path:
     return path
 
 
-def _halved(values: np.ndarray) -> np.ndarray:
+def halved(values: np.ndarray) -> np.ndarray:
+    """Return float16 where nothing is lost by it, else the values as they are; float64 as float32."""
+    values = values.astype(np.float32) if values.dtype == np.float64 else values
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     return half if np.array_equal(half, values) else values

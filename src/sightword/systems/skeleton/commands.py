@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightword.engine.argument import Amount, Count, Model, Out, file_in, folder_in
+from sightword.engine.argument import Amount, Count, JobOptions, Model, Out, file_in, folder_in
 from sightword.errors import SightwordError
-from sightword.systems.skeleton.config import Reading
+from sightword.systems.skeleton.config import Reading, VideoOptions
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
@@ -92,6 +92,22 @@ def convert(
     write_npz(recordings, file)
     print(f"{len(recordings)} recordings written to {file}")
     print(f"next: sightword train experiment=skeleton/visece data.annotations={file} system.labels=<file of labels>")
+
+
+def skeletons(
+    video: Path,  # a video, an animated image, a folder of numbered images, or a folder of any of these
+    out: Out = Path("skeletons.pkl"),  # the .pkl or .npz to write, or a folder for it
+    options: VideoOptions = VideoOptions(),
+    job: JobOptions = JobOptions(),
+) -> None:
+    """Find the people in videos and write their skeletons as annotations, without labels, for recognise and train.
+
+    People are followed from frame to frame and keep an id. A folder is resumable: after an interruption the same
+    command reads the remaining videos. BlazePose's networks: npm install @mediapipe/pose@0.5.1675469404.
+    """
+    from sightword.systems.skeleton.video.job import extract
+
+    extract(video, file_in(out, "skeletons.pkl"), options, job)
 
 
 def check_pyskl(root: Path, classes: Amount = 0, reading: Reading = Reading()) -> "CheckReport":

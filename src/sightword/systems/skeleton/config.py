@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from sightword.engine.config import DataConfig, SystemConfig, at_least, one_of
 from sightword.errors import SightwordError
+from sightword.storage.parser import Count
 
 
 @dataclass
@@ -183,3 +184,22 @@ def _check_range(name: str, ends: list[float], most: float = float("inf")) -> No
     if len(ends) != 2 or not 0 < ends[0] <= ends[1] <= most:
         bound = f" ≤ {most:g}" if most < float("inf") else ""
         raise SightwordError(f"{name}={list(ends)} are not two numbers, 0 < least ≤ most{bound}")
+
+
+POSE = "node_modules/@mediapipe/pose"  # where npm puts BlazePose's networks
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How videos become skeletons. See `video.extraction`."""
+
+    pose: str = POSE  # what finds people: a folder of BlazePose's .tflite or RTMPose's .onnx, one such file, or rtmpose
+    people: Count = 2  # persons that are kept of each video, by motion × mean score
+    fps: float = 0.0  # frames in a second of the skeletons; 0: the video's average, at most 30
+    smooth: bool = True  # the one-euro filter on every key point
+    mirrored: bool = False  # videos are mirrored, as selfies and Kinect's colour: frames are turned over first
+    vis: bool = False  # draw eight moments and a video with the skeletons
+
+    def __post_init__(self) -> None:
+        if not (self.fps == 0 or 1 <= self.fps <= 240):
+            raise SightwordError(f"fps={self.fps:g} is not between 1 and 240. Pass 0 for the video's own rate")

@@ -1,0 +1,158 @@
+"""Draw the skeletons of a video over its frames: a strip of eight moments, and a video.
+
+The video is VP8 in .webm, which every browser plays and which OpenCV writes without a GPL encoder; without OpenCV it is
+an animated .webp.
+
+Legend: M persons, T frames, V joints.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from sightword.storage.atomic import write_atomically
+from sightword.systems.skeleton.joints import JointSet
+from sightword.viz.font import TITLE, cut, draw_text, length
+from sightword.viz.style import INK, PALETTE
+
+MOMENTS, COLUMNS = 8, 4
+TILE = 300  # pixels of the longer side of a frame in the strip
+LONGEST = 960  # pixels of the longer side of the video
+MARKED = ".overlay"  # in the names of the videos, so that they are never read as videos of people
+DRAWN = 0.2  # least score of a joint that is drawn
+BRIGHT = tuple(PALETTE[number] for number in (6, 5, 8, 4, 1, 7))  # of the palette, those that are seen on photographs
+
+
+class People(NamedTuple):
+    """The people of a video."""
+
+    points: np.ndarray  # (M, T, V, 2) pixels of the frames
+    scores: np.ndarray  # (M, T, V)
+    ids: Sequence[int]  # (M,)
+    joints: JointSet
+
+
+def drawn(frame: np.ndarray, people: People, time: int, longest: int) -> Image.Image:
+    """Return one frame with the people in it, its longer side at most `longest` pixels; even sides, as codecs need."""
+    height, width = frame.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    size = (max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2))
+    image = Image.fromarray(frame).resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(image)
+    for person in range(len(people.points) - 1, -1, -1):  # the first on top
+        points = people.points[person, time] * (size[0] / width, size[1] / height)
+        _draw_person(pen, points, people.scores[person, time], people.ids[person], people.joints, max(size) / 300)
+    return image
+
+
+def strip(frames: Iterable[np.ndarray], people: People, fps: float, title: str) -> Image.Image:
+    """Return eight moments, evenly spread over the video, with the people and the seconds; fewer for a shorter one."""
+    count = people.points.shape[1]
+    moments = sorted({round(at) for at in np.linspace(0, count - 1, min(MOMENTS, count))})
+    tiles = [drawn(frame, people, time, TILE) for time, frame in enumerate(frames) if time in moments]
+    width, height = tiles[0].size
+    columns = min(COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    step, head = (width + 8, height + 24), 34
+    page = Image.new("RGB", (max(columns * step[0] + 8, 320), rows * step[1] + head), "white")
+    pen = ImageDraw.Draw(page)
+    right = page.width - 8.0
+    for number in reversed(people.ids):
+        right -= length(f"person {number}", TITLE) + 26
+        pen.rectangle((right, 11, right + 14, 23), colour_of(number), outline=INK)
+        draw_text(pen, (right + 19, 9), f"person {number}", INK, TITLE)
+    draw_text(pen, (8, 9), cut(title, right - 20, TITLE), INK, TITLE)
+    for place, (tile, time) in enumerate(zip(tiles, moments, strict=True)):
+        x, y = 8 + place % columns * step[0], head + place // columns * step[1]
+        page.paste(tile, (x, y))
+        draw_text(pen, (x, y + height + 3), f"{time / fps:.2f} s", INK)
+    return page
+
+
+def colour_of(number: int) -> str:
+    """Return the colour of a person by the id."""
+    return BRIGHT[(number - 1) % len(BRIGHT)]
+
+
+def write_overlay(frames: Iterable[np.ndarray], people: People, fps: float, path: Path) -> Path:
+    """Write the frames with the people in them as <path>.overlay.webm; .webp without OpenCV. Return the file."""
+    images = (drawn(frame, people, time, LONGEST) for time, frame in enumerate(frames))
+    try:
+        import cv2  # noqa: F401
+    except ImportError:
+        return _write_webp(images, fps, path.with_name(f"{path.name}{MARKED}.webp"))
+    return _write_webm(images, fps, path.with_name(f"{path.name}{MARKED}.webm"))
+
+
+def is_overlay(path: Path) -> bool:
+    """Return whether a file is one of ours, by its name."""
+    return path.stem.endswith(MARKED)
+
+
+def _write_webm(images: Iterator[Image.Image], fps: float, path: Path) -> Path:
+    import cv2
+
+    first = next(images)
+    with write_atomically(path) as beside:
+        part = beside.with_name(f"{beside.name}.webm")  # FFmpeg knows the container by the ending
+        try:
+            with _silent():  # OpenCV prints that it chose the codec's tag itself
+                code = cv2.VideoWriter_fourcc(*"VP80")
+                writer = cv2.VideoWriter(str(part), cv2.CAP_FFMPEG, code, fps, first.size)
+            if not writer.isOpened():
+                raise OSError(0, "OpenCV cannot write VP8", str(beside))
+            for image in chain((first,), images):
+                writer.write(np.ascontiguousarray(np.asarray(image)[..., ::-1]))
+            writer.release()
+            part.replace(beside)
+        finally:
+            part.unlink(missing_ok=True)
+    return path
+
+
+def _write_webp(images: Iterator[Image.Image], fps: float, path: Path) -> Path:
+    first = next(images)
+    with write_atomically(path) as beside:
+        first.save(beside, "WEBP", save_all=True, append_images=images, duration=round(1000 / fps), loop=0, quality=70)
+    return path
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing is written to the descriptor of stderr meanwhile, not by C++ either."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def _draw_person(
+    pen: ImageDraw.ImageDraw, points: np.ndarray, scores: np.ndarray, number: int, joints: JointSet, width: float
+) -> None:
+    """Limbs with a dark rim, so that they are seen on any ground, and the id above the head."""
+    sure = scores >= DRAWN
+    if not sure.any():
+        return
+    lines = [[tuple(points[a]), tuple(points[b])] for a, b in joints.limbs if sure[a] and sure[b]]
+    for extra, colour in ((2, "black"), (0, colour_of(number))):
+        for line in lines:
+            pen.line(line, colour, max(2, round(1.5 * width)) + extra)
+    radius = max(1.5, 1.2 * width)
+    for x, y in points[sure]:
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), colour_of(number), outline="black")
+    (left, top), right = points[sure].min(0), points[sure][:, 0].max()
+    size = max(TITLE, round(6 * width))
+    room = length(str(number), size) + 8
+    x, y = min(max((left + right) / 2, room / 2), pen.im.size[0] - room / 2), max(top - size - 8, 0)
+    pen.rectangle((x - room / 2, y, x + room / 2, y + size + 4), colour_of(number), outline="black")
+    draw_text(pen, (x, y + 2 + size / 2), str(number), "black", size, "mm")
