@@ -11,7 +11,7 @@ import numpy as np
 from sightword.miniature import motion
 from sightword.systems.skeleton.joints import JOINT_SETS
 
-ACTIONS = ("raising both arms", "sitting down", "clapping both hands", "bowing", "kicking with one leg", "marching")
+ACTIONS = ("raising both arms", "sitting down", "bowing", "clapping both hands")
 COCO = JOINT_SETS["coco17"].joints
 AHEAD = {"foot": 0.18, "foot_index": 0.2, "heel": -0.05}  # of the ankle
 FACE = {"eye_inner": "eye", "eye_outer": "eye", "mouth": "nose"}

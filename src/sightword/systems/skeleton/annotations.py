@@ -24,6 +24,7 @@ from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.systems.skeleton.axes import describe_axes, first_shape, guess_axes
 from sightword.systems.skeleton.config import Reading
+from sightword.systems.skeleton.correspondence import Sources, placed, sources_of
 from sightword.systems.skeleton.joints import JOINT_SETS, JointSet, joint_set, other_joints, stated_joints
 from sightword.systems.skeleton.pickled import read_plain
 from sightword.systems.skeleton.sequence import (
@@ -62,7 +63,7 @@ class Recordings(Sequence[SkeletonSequence]):
         self.path, self.splits, self.reading = Path(path), contents.splits, reading
         self.source = joint_set(reading.joints) if reading.joints else contents.joints  # of the file; None: unknown
         self.joints = self.source  # of the recordings as they come
-        self.order: list[int] | None = None  # which of the file's joints each is; None: as in the file
+        self.sources: Sources | None = None  # which of the file's joints give each; None: as in the file
         self.rows, malformed = parse_rows(contents.rows, reading)
         known = len(self.source.joints) if self.source else 0
         if _may_be_turned(self.rows, malformed, reading) and (axes := guess_axes(contents.rows, known)):
@@ -88,27 +89,33 @@ class Recordings(Sequence[SkeletonSequence]):
     def fit(self, joints: JointSet) -> None:
         """Have recordings come with these joints, found by their names if the file has another set.
 
-        Raises SightwordError if the file has another number of joints than its set, or lacks shoulders, elbows,
+        A joint that the file lacks is placed at others, see `correspondence`, or is missing. Raises SightwordError if the file has another number of joints than its set, or lacks shoulders, elbows,
         wrists, hips, knees or ankles that these joints have.
         """
         source = self.source or joints
         if (count := self.rows[0].points.shape[2]) != len(source.joints):
             raise SightwordError(f"{self.path} {other_joints(count, source, joints)}")
-        self.joints, self.order, self.num_joints = joints, None, len(joints.joints)
+        self.joints, self.sources, self.num_joints = joints, None, len(joints.joints)
         if source.joints == joints.joints:
             return
-        self.order = [source.joints.index(joint) if joint in source.joints else -1 for joint in joints.joints]
-        missing = [joint for joint, row in zip(joints.joints, self.order, strict=True) if row < 0]
-        if len(missing) == len(joints.joints) or any(joint.endswith(ESSENTIAL) for joint in missing):
+        self.sources = sources_of(joints, source)
+        missing = self.lacking()
+        if not set(joints.joints) & set(source.joints) or any(joint.endswith(ESSENTIAL) for joint in missing):
             raise SightwordError(
                 f"{self.path} has the joints of {source.name}, and these of {joints.name} are not among them: "
                 f"{few(missing)}. Train a model with system.joints={source.name}"
             )
 
     def lacking(self) -> list[str]:
-        """Return the names of the joints that the file does not have; their scores are 0."""
+        """Return the names of the joints that nothing in the file stands for; their scores are 0."""
         joints = self.joints.joints if self.joints else ()
-        return [joint for joint, row in zip(joints, self.order or (), strict=False) if row < 0]
+        return [joint for joint, rows in zip(joints, self.sources or (), strict=False) if not rows]
+
+    def placed(self) -> list[str]:
+        """Return at which joints of the file those are placed that it does not have."""
+        if self.sources is None or self.joints is None or self.source is None:
+            return []
+        return placed(self.joints, self.source, self.sources)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -119,8 +126,8 @@ class Recordings(Sequence[SkeletonSequence]):
     def __getitem__(self, index: slice) -> list[SkeletonSequence]: ...
     def __getitem__(self, index: int | slice) -> SkeletonSequence | list[SkeletonSequence]:
         if isinstance(index, slice):
-            return [to_sequence(row, self.reading, self.order) for row in self.rows[index]]
-        return to_sequence(self.rows[index], self.reading, self.order)
+            return [to_sequence(row, self.reading, self.sources) for row in self.rows[index]]
+        return to_sequence(self.rows[index], self.reading, self.sources)
 
     def split(self, name: str) -> list[int]:
         """Return the numbers of the recordings in a split, in the order of the file; of all if the name is empty.

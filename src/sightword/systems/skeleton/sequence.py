@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeGuard
 import numpy as np
 
 from sightword.systems.skeleton.config import Reading
+from sightword.systems.skeleton.correspondence import Sources, corresponding
 
 THERE = 1e-3  # least score of a joint that is there; pyskl draws none below it
 CANVAS = 1000  # pixels of the longer side of the front view of a 3-D recording
@@ -142,10 +143,10 @@ def _shape(value: object) -> str:
 # --------------------------------------------------------------------------------------------------------- conversion
 
 
-def to_sequence(row: Annotation, reading: Reading = AS_PYSKL, order: Sequence[int] | None = None) -> SkeletonSequence:
+def to_sequence(row: Annotation, reading: Reading = AS_PYSKL, sources: Sources | None = None) -> SkeletonSequence:
     """Return an annotation as float32 arrays in which what is not finite is a joint that is not there.
 
-    order: (V',) which joint of the file each joint is, -1 for one that the file does not have; None: as they come.
+    sources: which joints of the file give each joint; None: as they come.
     """
     with np.errstate(over="ignore"):
         points = row.points.astype(np.float32)
@@ -162,8 +163,8 @@ def to_sequence(row: Annotation, reading: Reading = AS_PYSKL, order: Sequence[in
         points = np.where(finite, points, np.float32(0))
     points, shape = _from_the_front(points, there, reading) if deep else _in_pixels(points, row.shape, reading)
     key = None if row.key is None else np.asarray(row.key, dtype=bool)
-    if order is not None:
-        points, scores = points[:, :, order], scores[:, :, order] * (np.asarray(order) >= 0)
+    if sources is not None:
+        points, scores = corresponding(points, scores, sources)
     return SkeletonSequence(row.name, row.label, points, scores.astype(np.float32, copy=False), shape, key)
 
 
