@@ -89,8 +89,10 @@ class Recordings(Sequence[SkeletonSequence]):
     def fit(self, joints: JointSet) -> None:
         """Have recordings come with these joints, found by their names if the file has another set.
 
-        A joint that the file lacks is placed at others, see `correspondence`, or is missing. Raises SightwordError if the file has another number of joints than its set, or lacks shoulders, elbows,
-        wrists, hips, knees or ankles that these joints have.
+        A joint that the file lacks is placed at others, see `correspondence`, or is missing.
+
+        Raises SightwordError if the file has another number of joints than its set, or lacks shoulders, elbows, wrists,
+        hips, knees or ankles that these joints have.
         """
         source = self.source or joints
         if (count := self.rows[0].points.shape[2]) != len(source.joints):
@@ -232,7 +234,7 @@ def write_npz(recordings: Recordings, path: str | Path) -> Path:
 
     names, labels, persons (M), frames (T), shapes: (N, …). points (Σ M·T, V, 2), scores (Σ M·T, V): all recordings one
     after the other. key (Σ T,) int8: 1 and 0, -1 if it is not known; empty if it is known of none. joints (V,): names,
-    if the set is known. split/<name>: names.
+    if the set is known. fps (N,): frames in a second, 0 if unknown; none if unknown of all. split/<name>: names.
     """
     path = Path(path)
     if path.suffix != ".npz":
@@ -251,6 +253,8 @@ def write_npz(recordings: Recordings, path: str | Path) -> Path:
         "scores": halved(np.concatenate([one.scores.reshape(-1, joints) for one in sequences])),
         "key": np.concatenate(keys).astype(np.int8) if keys else np.zeros(0, np.int8),
     }
+    if any(one.fps for one in sequences):
+        arrays["fps"] = np.array([one.fps or 0 for one in sequences], np.float64)
     if recordings.joints is not None:
         arrays["joints"] = np.array(recordings.joints.joints)
     splits = {f"split/{name}": np.array(names, dtype=np.str_) for name, names in recordings.splits.items()}
@@ -289,7 +293,8 @@ def _unpacked(arrays: Mapping[str, np.ndarray]) -> Iterator[object]:
     """The recordings, each a piece of the long arrays."""
     at = then = 0
     columns = [arrays[name].tolist() for name in ("names", "labels", "persons", "frames", "shapes")]
-    for name, label, persons, frames, shape in zip(*columns, strict=True):
+    columns.append(arrays["fps"].tolist() if "fps" in arrays else [None] * len(arrays["names"]))
+    for name, label, persons, frames, shape, fps in zip(*columns, strict=True):
         piece, times = slice(at, at := at + persons * frames), slice(then, then := then + frames)
         key = arrays["key"][times]
         yield {
@@ -299,4 +304,5 @@ def _unpacked(arrays: Mapping[str, np.ndarray]) -> Iterator[object]:
             "keypoint_score": arrays["scores"][piece].reshape(persons, frames, -1),
             "img_shape": shape,
             "key_moments": None if not len(key) or key[0] < 0 else key > 0,
+            "fps": fps,
         }

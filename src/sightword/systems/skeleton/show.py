@@ -208,13 +208,13 @@ def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
 def _draw_poses(film: _Film, where: np.ndarray, sure: np.ndarray, joints: "JointSet") -> None:
     corner, scale = _frame_of(where, sure, (SLOT - 10, HEIGHT - 10))
     sheet = Image.new("RGB", ((film.right - film.left) * SMOOTH, HEIGHT * SMOOTH), "white")
-    colours = _limb_colours(joints)
+    colours = limb_colours(joints)
     for frame, at in map(film.pose, range(film.poses)):
         tile = Image.new("RGB", ((SLOT - 4) * SMOOTH, HEIGHT * SMOOTH), "#f6f7f9")
         centre = np.array([SLOT - 4, HEIGHT]) / 2
         for person in range(len(where) - 1, -1, -1):
             spots = ((where[person, frame] - corner) * scale + centre) * SMOOTH  # (V, 2)
-            _figure(ImageDraw.Draw(tile), spots, sure[person, frame], joints, colours, 1.0 if person == 0 else 0.45)
+            draw_figure(ImageDraw.Draw(tile), spots, sure[person, frame], joints, colours, 1.0 if person == 0 else 0.45)
         sheet.paste(tile, (round((at - film.left - (SLOT - 4) / 2) * SMOOTH), 0))
     film.page.paste(sheet.resize((sheet.width // SMOOTH, HEIGHT), Image.Resampling.BOX), (film.left, film.top))
 
@@ -227,8 +227,8 @@ def _frame_of(where: np.ndarray, sure: np.ndarray, room: tuple[int, int]) -> tup
     return (low + high) / 2, float(min(room / np.maximum(high - low, 1e-3)))
 
 
-def _limb_colours(joints: "JointSet") -> list[str]:
-    """The colour of each limb: the side of its ends; neutral if they are on both sides, or on neither."""
+def limb_colours(joints: "JointSet") -> list[str]:
+    """Return the colour of each limb: the side of its ends; neutral if they are on both sides, or on neither."""
     return [_colour(joints, ends) for ends in joints.limbs]
 
 
@@ -240,7 +240,7 @@ def _colour(joints: "JointSet", ends: Sequence[int]) -> str:
     return LEFT if sides == {"left"} else RIGHT
 
 
-def _figure(
+def draw_figure(
     pen: ImageDraw.ImageDraw,
     spots: np.ndarray,
     sure: np.ndarray,
@@ -248,7 +248,7 @@ def _figure(
     colours: Sequence[str],
     strength: float,
 ) -> None:
-    """One person. spots: (V, 2), sure: (V,); limbs first, joints over them, the unsure first of each."""
+    """Draw one person. spots: (V, 2), sure: (V,); limbs first, joints over them, the unsure first of each."""
     limbs = [(min(sure[a], sure[b]), a, b, colour) for (a, b), colour in zip(joints.limbs, colours, strict=True)]
     for certain, a, b, colour in sorted(limbs, key=lambda limb: limb[0]):
         if certain > 0:
