@@ -101,7 +101,7 @@ def test_what_are_no_weights_is_one_line(weights):
 
 
 def test_left_right_and_middle_have_their_colours():
-    assert show.limb_colours(CROSS) == [show.MIDDLE, show.LEFT, show.RIGHT, show.MIDDLE]
+    assert show._limb_colours(CROSS) == [show.MIDDLE, show.LEFT, show.RIGHT, show.MIDDLE]
     picture = strip(*film(), CROSS, legend=False)
     assert min(pixels(picture, colour) for colour in (show.LEFT, show.RIGHT, show.MIDDLE)) > 50
 

@@ -208,7 +208,7 @@ def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
 def _draw_poses(film: _Film, where: np.ndarray, sure: np.ndarray, joints: "JointSet") -> None:
     corner, scale = _frame_of(where, sure, (SLOT - 10, HEIGHT - 10))
     sheet = Image.new("RGB", ((film.right - film.left) * SMOOTH, HEIGHT * SMOOTH), "white")
-    colours = limb_colours(joints)
+    colours = _limb_colours(joints)
     for frame, at in map(film.pose, range(film.poses)):
         tile = Image.new("RGB", ((SLOT - 4) * SMOOTH, HEIGHT * SMOOTH), "#f6f7f9")
         centre = np.array([SLOT - 4, HEIGHT]) / 2
@@ -227,8 +227,8 @@ def _frame_of(where: np.ndarray, sure: np.ndarray, room: tuple[int, int]) -> tup
     return (low + high) / 2, float(min(room / np.maximum(high - low, 1e-3)))
 
 
-def limb_colours(joints: "JointSet") -> list[str]:
-    """Return the colour of each limb: the side of its ends; neutral if they are on both sides, or on neither."""
+def _limb_colours(joints: "JointSet") -> list[str]:
+    """The colour of each limb: the side of its ends; neutral if they are on both sides, or on neither."""
     return [_colour(joints, ends) for ends in joints.limbs]
 
 
@@ -247,8 +247,12 @@ def draw_figure(
     joints: "JointSet",
     colours: Sequence[str],
     strength: float,
+    ink: str = "",
 ) -> None:
-    """Draw one person. spots: (V, 2), sure: (V,); limbs first, joints over them, the unsure first of each."""
+    """Draw one person. spots: (V, 2), sure: (V,); limbs first, joints over them, the unsure first of each.
+
+    colours: of the limbs. ink: of all joints; empty: by their side.
+    """
     limbs = [(min(sure[a], sure[b]), a, b, colour) for (a, b), colour in zip(joints.limbs, colours, strict=True)]
     for certain, a, b, colour in sorted(limbs, key=lambda limb: limb[0]):
         if certain > 0:
@@ -257,8 +261,8 @@ def draw_figure(
     for joint in np.argsort(sure, kind="stable").tolist():
         if sure[joint] > 0:
             (x, y), radius = spots[joint], 1.7 * SMOOTH
-            ink = _pale(_colour(joints, [joint]), sure[joint] * strength)
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), ink)
+            tone = _pale(ink or _colour(joints, [joint]), sure[joint] * strength)
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), tone)
 
 
 def _pale(colour: str, strength: float) -> tuple[int, ...]:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sightword.systems.skeleton.show import LARGE, MARGIN, SMALL, SMOOTH, TEXT, draw_figure, limb_colours
+from sightword.systems.skeleton.show import LARGE, MARGIN, SMALL, SMOOTH, TEXT, draw_figure
 from sightword.viz.font import cut, draw_text, length
 from sightword.viz.style import FAINT, GREY, INK, OTHER, Colour, legend_of, rgb
 
 if TYPE_CHECKING:
     from sightword.systems.skeleton.timeline import ActionTimeline, Person, Segment
 
-WIDTH, LEFT = 1180, 104  # pixels: of the page; left of the bars
+WIDTH, LEFT = 1180, 118  # pixels: of the page; left of the bars
 POSE, POSE_WIDTH, NAMES, BARS, GAP = 92, 76, 20, 56, 22  # heights of the rows; the width of a pose
-UNSURE_GROUND = "#dcdfe3"  # of bars of an unsure segment
+UNSURE_GROUND = "#cfd4d9"  # of bars of an unsure segment
 MOST_PEOPLE = 8  # rows; of more persons those with the most named time
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)  # seconds between two
 
@@ -82,10 +82,9 @@ class _Page:
         self.timeline, self.rows, self.lines = timeline, max(rows, 1), legend
         self.head = MARGIN + LARGE + TEXT + 24
         self.floor = self.top(self.rows) - GAP + 6
-        bottom = self.floor + 40 + SMALL + len(legend) * (SMALL + 8) + MARGIN
+        bottom = self.floor + 40 + len(legend) * (SMALL + 8) + MARGIN // 2
         self.image = Image.new("RGB", (WIDTH, bottom), "white")
         self.pen = ImageDraw.Draw(self.image)
-        self.limbs = limb_colours(timeline.joints)
 
     def top(self, row: int) -> int:
         """The y at which the row of a person begins."""
@@ -121,7 +120,7 @@ class _Page:
         level = round(bars + BARS * (1 - self.timeline.options.sure))
         for x in range(LEFT, WIDTH - MARGIN, 8):
             self.pen.line((x, level, x + 3, level), INK)
-        self._poses(person, top)
+        self._poses(person, top, colours)
 
     def _bars(self, person: "Person", segment: "Segment", top: int, colour: "Colour") -> None:
         """A bar for each window of a segment."""
@@ -133,15 +132,15 @@ class _Page:
             self.pen.rectangle((left, top + BARS - height, max(right, left), top + BARS - 1), colour)
 
     def _name(self, segment: "Segment", top: int, colour: "Colour") -> None:
-        """The name of a segment above its bars, where there is room for more than a few letters."""
+        """The name of a segment above its bars, where there is room for most of it."""
         space = self.x(segment.end) - self.x(segment.start) - 6
         text = cut(segment.name, space, SMALL)
-        if len(text) < min(4, len(segment.name)):
+        if len(text) < 0.7 * len(segment.name):
             return
         middle = (self.x(segment.start) + self.x(segment.end)) / 2
         draw_text(self.pen, (middle, top + NAMES / 2), text, INK if segment.sure else GREY, SMALL, anchor="mm")
 
-    def _poses(self, person: "Person", top: int) -> None:
+    def _poses(self, person: "Person", top: int, colours: "dict[str, Colour]") -> None:
         """Poses at the middles of segments: the longest first, where there is room."""
         taken: list[float] = []
         for segment in sorted(person.segments, key=lambda one: one.start - one.end):
@@ -149,10 +148,11 @@ class _Page:
             middle = min(max(middle, LEFT + POSE_WIDTH / 2), WIDTH - MARGIN - POSE_WIDTH / 2)
             if all(abs(middle - other) >= POSE_WIDTH + 2 for other in taken):
                 taken.append(middle)
-                self.image.paste(self._pose(segment), (round(middle - POSE_WIDTH / 2), top))
+                colour = colours.get(segment.action, rgb(OTHER)) if segment.sure else rgb(GREY)
+                self.image.paste(self._pose(segment, colour), (round(middle - POSE_WIDTH / 2), top))
 
-    def _pose(self, segment: "Segment") -> Image.Image:
-        """The pose of a segment, as large as fits."""
+    def _pose(self, segment: "Segment", colour: "Colour") -> Image.Image:
+        """The pose of a segment in the colour of its action, as large as fits."""
         tile = Image.new("RGB", (POSE_WIDTH * SMOOTH, POSE * SMOOTH), "#f6f7f9")
         there = segment.points[segment.joint_scores > 0]
         if len(there):
@@ -160,9 +160,9 @@ class _Page:
             room = np.array([POSE_WIDTH - 12, POSE - 12])
             scale = float((room / np.maximum(high - low, 1e-3)).min())
             spots = ((segment.points - (low + high) / 2) * scale + np.array([POSE_WIDTH, POSE]) / 2) * SMOOTH
-            draw_figure(
-                ImageDraw.Draw(tile), spots, np.clip(segment.joint_scores, 0, 1), self.timeline.joints, self.limbs, 1
-            )
+            ink = "#{:02x}{:02x}{:02x}".format(*colour)
+            limbs, sure = [ink] * len(self.timeline.joints.limbs), np.clip(segment.joint_scores, 0, 1)
+            draw_figure(ImageDraw.Draw(tile), spots, sure, self.timeline.joints, limbs, 1, ink)
         return tile.resize((POSE_WIDTH, POSE), Image.Resampling.BOX)
 
     def draw_axis(self) -> None:
@@ -182,8 +182,11 @@ class _Page:
         for line in self.lines:
             x = float(LEFT)
             for colour, text in line:
-                height = 1 if text.startswith("dashed") else 9
-                self.pen.rectangle((x, y + 7 - height // 2, x + 14, y + 7 + height // 2), colour)
+                if text.startswith("dashed"):
+                    for dash in (0, 6, 12):
+                        self.pen.line((x + dash, y + 7, x + dash + 3, y + 7), colour)
+                else:
+                    self.pen.rectangle((x, y + 3, x + 14, y + 11), colour)
                 draw_text(self.pen, (x + 20, y + 1), text, INK, SMALL)
                 x += 38 + length(text, SMALL)
             y += SMALL + 8

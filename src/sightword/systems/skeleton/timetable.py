@@ -38,8 +38,8 @@ def rules_of(timelines: Sequence[ActionTimeline]) -> dict[str, str]:
     found = rules(timelines[0]) if timelines else {}
     if assumed := [one for one in timelines if one.assumed]:
         found["seconds"] = (
-            f"{len(assumed)} of {len(timelines)} recordings do not say their frames in a second: {assumed[0].fps:g} are "
-            "assumed; fps= says otherwise"
+            f"{len(assumed)} of {len(timelines)} recordings do not state their frames in a second: "
+            f"{assumed[0].fps:g} are assumed; fps= sets another number"
         )
     return found
 

@@ -42,7 +42,7 @@ def pieces_of(sequence: SkeletonSequence, windows: Windows) -> Iterator[Piece]:
     for person in range(persons) if windows.alone else (-1,):
         rows = slice(person, person + 1) if person >= 0 else slice(None)
         points, scores = sequence.points[rows], sequence.scores[rows]
-        there = scores.any(axis=(0, 2))  # (T,)
+        there = np.asarray(scores.any(axis=(0, 2)))  # (T,)
         for number, start in enumerate(starts_of(total, length, step)):
             frames = slice(start, min(start + length, total))
             if np.mean(there[frames]) < PRESENT:
