@@ -17,6 +17,7 @@ from PIL import Image
 from sightword.errors import SightwordError
 from sightword.systems.skeleton.joints import JOINT_SETS
 from sightword.systems.skeleton.track import overlaps
+from sightword.systems.skeleton.video.silence import silent
 
 DETECTORS = ("pose_solution_packed_assets.data", "pose_detection.tflite")  # the first is what npm's package has
 LANDMARKS = ("pose_landmark_full.tflite", "pose_landmark_heavy.tflite", "pose_landmark_lite.tflite")
@@ -175,8 +176,9 @@ class Network:
                 f"{file} is not a .tflite file. Fetch it again: it is in npm's package @mediapipe/pose"
             )
         try:
-            self.net: Interpreter = LiteRT(model_content=content, num_threads=threads)
-            self.net.allocate_tensors()
+            with silent():  # it tells which kernels it uses
+                self.net: Interpreter = LiteRT(model_content=content, num_threads=threads)
+                self.net.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise SightwordError(f"{file} cannot be run by ai-edge-litert ({reason}). Fetch it again") from None

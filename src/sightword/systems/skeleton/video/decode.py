@@ -4,6 +4,7 @@ Frames come by their time stamps, so that videos of variable frame rate, as phon
 frames as the file's rotation says. A frame is (H, W, 3) uint8 RGB.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -120,7 +121,7 @@ def measured_rate(source: Source) -> float:
         if len(times) == 60:
             break
     steps = [after - before for before, after in pairwise(times) if after > before]
-    return 1 / float(np.mean(steps)) if steps else FOLDER_RATE
+    return round(1 / float(np.mean(steps)), 3) if steps else FOLDER_RATE
 
 
 def source_of(path: Path) -> Source:
@@ -183,7 +184,8 @@ class VideoFile:
                 f"{self.path} needs a decoder: pip install 'sightword[video]'. Folders of numbered images and "
                 "animated GIF, WebP and PNG are read without one"
             ) from None
-        cv2.utils.logging.setLogLevel(0)  # its messages name no file
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's messages name no file; ours do
+        cv2.utils.logging.setLogLevel(0)
         capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         if not capture.isOpened():
             raise SightwordError(f"{self.path} {describe(self.path)}. Open it in a player, and write it again as .mp4")

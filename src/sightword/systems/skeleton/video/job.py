@@ -5,6 +5,7 @@ with, so that other options never meet parts of older ones.
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sightword.errors import MissingFileError, SightwordError
+from sightword.errors import MissingFileError, SightwordError, Unfinished
 from sightword.storage import shards
 from sightword.storage.atomic import write_atomically
 from sightword.storage.job import JobOptions
@@ -22,6 +23,7 @@ from sightword.systems.skeleton.annotations import read_annotations, read_conten
 from sightword.systems.skeleton.config import VideoOptions
 from sightword.systems.skeleton.diagnosis import say_findings
 from sightword.systems.skeleton.joints import JointSet
+from sightword.systems.skeleton.sequence import few
 from sightword.systems.skeleton.video.decode import Video, is_video, numbered
 from sightword.systems.skeleton.video.extraction import Skeletons, skeletons_of
 from sightword.systems.skeleton.video.overlay import People, is_overlay, strip, write_overlay
@@ -34,7 +36,8 @@ PRINTED = 40  # videos that are printed
 def extract(video: Path, out: Path, options: VideoOptions, job: JobOptions) -> None:
     """Execute `sightword skeletons`: write `out`, what was assumed beside it, and print both.
 
-    Raises SightwordError for videos that could not be read, after the others were written, and if nobody is in any.
+    Raises Unfinished for videos that could not be read, after the others were written; SightwordError if it is the only
+    one, and if nobody is in any.
     """
     check_out(out)
     work = Extraction(videos_in(video), out.with_name(f"{out.name}.parts"), out.with_name(f"{out.stem}_vis"), options)
@@ -48,14 +51,18 @@ def extract(video: Path, out: Path, options: VideoOptions, job: JobOptions) -> N
         kept = [{key: value for key, value in row.items() if key != "notes"} for row in rows]
         write_annotations(kept, out, joints=done.joints, notes=lines)
         say_findings(read_annotations(out))
-        if not done.failed:
-            work.clear()
         drawn = f", with pictures in {work.drawings}" if options.vis else ""
         print(f"{len(rows)} recordings without labels written to {out}{drawn}")
         print(f"next: sightword recognise model=<run> annotations={out}")
+    if not done.failed or len(work.videos) == 1:  # otherwise the same command does the rest
+        work.clear()
+    if len(work.videos) == 1 and done.failed:
+        raise SightwordError(*done.failed.values())
+    for message in list(done.failed.values())[:PRINTED]:
+        shards.say(message)
     if done.failed:
-        first = "; ".join(list(done.failed.values())[:3])
-        raise SightwordError(f"{len(done.failed)} of {len(work.videos)} videos could not be read: {first}")
+        names = few(Path(video).name for video in done.failed)
+        raise Unfinished(f"{len(done.failed)} of {len(work.videos)} videos could not be read: {names}")
     if not rows:
         raise SightwordError(f"nobody was found in any of {len(work.videos)} videos. Draw them by vis=true")
 
@@ -103,6 +110,7 @@ class Extraction:
         estimator = estimator_of(self.options.pose)
 
         def work(number: int) -> None:
+            self.parts.mkdir(parents=True, exist_ok=True)
             try:
                 self._extract(number, estimator)
             except SightwordError as error:
@@ -117,7 +125,6 @@ class Extraction:
 
     def execute(self, job: JobOptions) -> Done:
         """Do what is missing, and again what failed before. Return everything, in the order of the videos."""
-        self.parts.mkdir(parents=True, exist_ok=True)
         for file in self.files:
             _failure(file).unlink(missing_ok=True)
         shards.execute(self, len(self.files), self.missing, job.engine, "skeletons", "video", job.workers, job.gpus)
@@ -133,10 +140,11 @@ class Extraction:
         return Done(rows, read[0].joints if read else None, failed)
 
     def clear(self) -> None:
-        """Delete the parts, and their folder if nothing else is in it."""
-        for file in self.files:
-            file.unlink(missing_ok=True)
-        if not any(self.parts.iterdir()):
+        """Delete all parts, those of other options and states too, and their folder if nothing else is in it."""
+        for file in self.parts.glob("*") if self.parts.is_dir() else ():
+            if re.search(r"-[0-9a-f]{12}\.(pkl|error)$", file.name):
+                file.unlink()
+        if self.parts.is_dir() and not any(self.parts.iterdir()):
             self.parts.rmdir()
 
     def _extract(self, number: int, estimator: Estimator) -> None:

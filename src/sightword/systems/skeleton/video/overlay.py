@@ -6,8 +6,6 @@ an animated .webp.
 Legend: M persons, T frames, V joints.
 """
 
-import contextlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from sightword.storage.atomic import write_atomically
 from sightword.systems.skeleton.joints import JointSet
+from sightword.systems.skeleton.video.silence import silent
 from sightword.viz.font import TITLE, cut, draw_text, length
 from sightword.viz.style import INK, PALETTE
 
@@ -26,7 +25,7 @@ TILE = 300  # pixels of the longer side of a frame in the strip
 LONGEST = 960  # pixels of the longer side of the video
 MARKED = ".overlay"  # in the names of the videos, so that they are never read as videos of people
 DRAWN = 0.2  # least score of a joint that is drawn
-BRIGHT = tuple(PALETTE[number] for number in (6, 5, 8, 4, 1, 7))  # of the palette, those that are seen on photographs
+BRIGHT = tuple(PALETTE[number] for number in (6, 5, 8, 4, 1, 7))  # by rank: those that are seen on photographs
 
 
 class People(NamedTuple):
@@ -47,7 +46,11 @@ def drawn(frame: np.ndarray, people: People, time: int, longest: int) -> Image.I
     pen = ImageDraw.Draw(image)
     for person in range(len(people.points) - 1, -1, -1):  # the first on top
         points = people.points[person, time] * (size[0] / width, size[1] / height)
-        _draw_person(pen, points, people.scores[person, time], people.ids[person], people.joints, max(size) / 300)
+        sure = people.scores[person, time] >= DRAWN
+        if sure.any():
+            colour = BRIGHT[person % len(BRIGHT)]
+            _draw_body(pen, points, sure, people.joints, colour, max(size) / 300)
+            _draw_name(pen, points[sure], str(people.ids[person]), colour, size)
     return image
 
 
@@ -63,9 +66,9 @@ def strip(frames: Iterable[np.ndarray], people: People, fps: float, title: str) 
     page = Image.new("RGB", (max(columns * step[0] + 8, 320), rows * step[1] + head), "white")
     pen = ImageDraw.Draw(page)
     right = page.width - 8.0
-    for number in reversed(people.ids):
+    for place, number in reversed(list(enumerate(people.ids))):
         right -= length(f"person {number}", TITLE) + 26
-        pen.rectangle((right, 11, right + 14, 23), colour_of(number), outline=INK)
+        pen.rectangle((right, 11, right + 14, 23), BRIGHT[place % len(BRIGHT)], outline=INK)
         draw_text(pen, (right + 19, 9), f"person {number}", INK, TITLE)
     draw_text(pen, (8, 9), cut(title, right - 20, TITLE), INK, TITLE)
     for place, (tile, time) in enumerate(zip(tiles, moments, strict=True)):
@@ -73,11 +76,6 @@ def strip(frames: Iterable[np.ndarray], people: People, fps: float, title: str) 
         page.paste(tile, (x, y))
         draw_text(pen, (x, y + height + 3), f"{time / fps:.2f} s", INK)
     return page
-
-
-def colour_of(number: int) -> str:
-    """Return the colour of a person by the id."""
-    return BRIGHT[(number - 1) % len(BRIGHT)]
 
 
 def write_overlay(frames: Iterable[np.ndarray], people: People, fps: float, path: Path) -> Path:
@@ -102,7 +100,7 @@ def _write_webm(images: Iterator[Image.Image], fps: float, path: Path) -> Path:
     with write_atomically(path) as beside:
         part = beside.with_name(f"{beside.name}.webm")  # FFmpeg knows the container by the ending
         try:
-            with _silent():  # OpenCV prints that it chose the codec's tag itself
+            with silent():  # OpenCV prints that it chose the codec's tag itself
                 code = cv2.VideoWriter_fourcc(*"VP80")
                 writer = cv2.VideoWriter(str(part), cv2.CAP_FFMPEG, code, fps, first.size)
             if not writer.isOpened():
@@ -123,36 +121,24 @@ def _write_webp(images: Iterator[Image.Image], fps: float, path: Path) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Nothing is written to the descriptor of stderr meanwhile, not by C++ either."""
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
-
-
-def _draw_person(
-    pen: ImageDraw.ImageDraw, points: np.ndarray, scores: np.ndarray, number: int, joints: JointSet, width: float
+def _draw_body(
+    pen: ImageDraw.ImageDraw, points: np.ndarray, sure: np.ndarray, joints: JointSet, colour: str, width: float
 ) -> None:
-    """Limbs with a dark rim, so that they are seen on any ground, and the id above the head."""
-    sure = scores >= DRAWN
-    if not sure.any():
-        return
+    """Limbs and joints (V, 2) of one person, with a dark rim, so that they are seen on any ground."""
     lines = [[tuple(points[a]), tuple(points[b])] for a, b in joints.limbs if sure[a] and sure[b]]
-    for extra, colour in ((2, "black"), (0, colour_of(number))):
+    for extra, ink in ((2, "black"), (0, colour)):
         for line in lines:
-            pen.line(line, colour, max(2, round(1.5 * width)) + extra)
+            pen.line(line, ink, max(2, round(1.5 * width)) + extra)
     radius = max(1.5, 1.2 * width)
     for x, y in points[sure]:
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), colour_of(number), outline="black")
-    (left, top), right = points[sure].min(0), points[sure][:, 0].max()
-    size = max(TITLE, round(6 * width))
-    room = length(str(number), size) + 8
-    x, y = min(max((left + right) / 2, room / 2), pen.im.size[0] - room / 2), max(top - size - 8, 0)
-    pen.rectangle((x - room / 2, y, x + room / 2, y + size + 4), colour_of(number), outline="black")
-    draw_text(pen, (x, y + 2 + size / 2), str(number), "black", size, "mm")
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), colour, "black" if radius >= 2.5 else None)
+
+
+def _draw_name(pen: ImageDraw.ImageDraw, points: np.ndarray, name: str, colour: str, size: tuple[int, int]) -> None:
+    """The id of a person above the joints, within the image. size: its width and height."""
+    letters = max(TITLE, round(max(size) / 50))
+    room = length(name, letters) + 8
+    x = min(max(float(points[:, 0].min() + points[:, 0].max()) / 2, room / 2), size[0] - room / 2)
+    y = min(max(float(points[:, 1].min()) - letters - 8, 0), size[1] - letters - 4)
+    pen.rectangle((x - room / 2, y, x + room / 2, y + letters + 4), colour, "black")
+    draw_text(pen, (x, y + 2 + letters / 2), name, "black", letters, "mm")
