@@ -93,7 +93,7 @@ def test_a_folder_becomes_one_file_that_readers_take(tmp_path, boxes, capsys):
     assert [(row["fps"], row["ids"]) for row in rows] == [(10.0, [1, 2]), (10.0, [1])]
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "b: person 1, 2, 12 frames at 10 a second, 1.2 s"
-    assert printed[-1] == f"next: sightword recognise model=<run> annotations={tmp_path}/out/clips.pkl"
+    assert printed[-1] == f"2 recordings without labels written to {tmp_path}/out/clips.pkl"
     assert json.loads((tmp_path / "out/clips.pkl.json").read_text())["notes"] == printed[:2]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["clips.pkl", "clips.pkl.json"]
 

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from filmed import Boxes, animate, frames
 
 from sightword.cli.main import main
 from sightword.errors import SightwordError
@@ -228,6 +229,34 @@ def test_python_has_the_same_timeline(run):
     one = recognizer.timeline(rng.uniform(10, 200, (60, 17, 2)), size=(240, 320), window=Span(30, counted=True), fps=20)
     assert one.duration == 3.0
     assert not one.assumed
+
+
+def test_the_people_of_a_video_are_found_and_named_in_windows(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sightword.systems.skeleton.video.job.estimator_of", lambda pose: Boxes())
+    video = animate(tmp_path / "walk.gif", frames(40))
+    argv = [f"model={run / 'skeleton' / 'slowonly_mini' / 'first'}", f"video={video}", f"out={tmp_path / 'out'}"]
+    assert main(["recognise", *argv]) == 0
+    printed = capsys.readouterr().out
+    assert "walk: person 1, 2, 40 frames at 10 a second, 4.0 s" in printed
+    assert "windows of 2 s every 1 s" in printed
+    assert "next:" not in printed
+    (found,) = json.loads((tmp_path / "out" / "timelines.json").read_text())["recordings"]
+    assert [person["person"] for person in found["people"]] == ["person 1", "person 2"]
+    assert [one["start"] for one in found["people"][0]["windows"]] == [0, 1, 2]
+    assert (tmp_path / "out" / "skeletons.pkl").is_file()
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (["annotations=a.pkl"], "are two sources"),
+        (["up=z"], "needs no keys that say how annotations are read"),
+    ],
+)
+def test_a_video_beside_what_is_of_annotations_is_a_line(run, tmp_path, capsys, keys, said):
+    model = f"model={run / 'skeleton' / 'slowonly_mini' / 'first'}"
+    assert main(["recognise", model, f"video={tmp_path / 'a.gif'}", f"out={tmp_path / 'out'}", *keys]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_classifier_refuses_words_at_the_prompt(run, capsys):

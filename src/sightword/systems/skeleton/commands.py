@@ -126,7 +126,7 @@ def _write_timelines(
     found = recognizer.timelines(recordings, rows, windows, recognizer.data.num_workers)
     made = list(tqdm(found, "recognising", len(rows), unit=" recordings", disable=None))
     print("\n".join(timetable.lines(made)))
-    protocol = _protocol(recognizer)
+    protocol = _protocol(recognizer, "window")
     files = timetable.write(folder, made, drawn, {"model": model, "protocol": protocol})
     for what, text in {**protocol, **timetable.rules_of(made)}.items():
         print(f"  {what}: {text}")
@@ -193,7 +193,9 @@ def skeletons(
     """
     from sightword.systems.skeleton.video.job import extract
 
-    extract(video, file_in(out, "skeletons.pkl"), options, job)
+    file = file_in(out, "skeletons.pkl")
+    extract(video, file, options, job)
+    print(f"next: sightword recognise model=<run> annotations={file}")
 
 
 def check_pyskl(root: Path, classes: Amount = 0, reading: Reading = Reading()) -> "CheckReport":
@@ -273,12 +275,12 @@ def _metrics(predictions: "Sequence[ActionPrediction]") -> dict[str, float]:
     return found
 
 
-def _protocol(recognizer: "ActionRecognizer") -> dict[str, str]:
-    """How it was done: the views, the probabilities, the classes."""
+def _protocol(recognizer: "ActionRecognizer", what: str = "recording") -> dict[str, str]:
+    """How it was done: the views of each `what`, the probabilities, the classes."""
     data = recognizer.data
     mirrored = ", each mirrored too" if data.test_flip else ""
     size = "×".join(map(str, data.test_size))
-    views = f"{data.test_views} of {data.frames} frames at {size} of each recording{mirrored}; probabilities averaged"
+    views = f"{data.test_views} of {data.frames} frames at {size} of each {what}{mirrored}; probabilities averaged"
     return {
         "views": views,
         "probabilities": recognizer.describe_probabilities(),

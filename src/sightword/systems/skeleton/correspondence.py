@@ -72,7 +72,7 @@ def placed(joints: JointSet, source: JointSet, sources: Sources) -> list[str]:
 def corresponding(points: np.ndarray, scores: np.ndarray, sources: Sources) -> tuple[np.ndarray, np.ndarray]:
     """(M, T, V, 2), (M, T, V) of a file → (M, T, V', 2), (M, T, V') of another set.
 
-    A mean of several has the lowest of their scores: it is missing if one of them is.
+    A mean of several has the mean of their scores, and is missing where one of them is.
     """
     shape = (*scores.shape[:2], len(sources))
     found, sure = np.zeros((*shape, 2), points.dtype), np.zeros(shape, scores.dtype)
@@ -83,5 +83,6 @@ def corresponding(points: np.ndarray, scores: np.ndarray, sources: Sources) -> t
     for joint, rows in enumerate(sources):
         if len(rows) > 1:
             which = list(rows)
-            found[:, :, joint], sure[:, :, joint] = points[:, :, which].mean(2), scores[:, :, which].min(2)
+            own = scores[:, :, which]  # (M, T, several)
+            found[:, :, joint], sure[:, :, joint] = points[:, :, which].mean(2), own.mean(2) * (own > 0).all(2)
     return found, sure

@@ -142,7 +142,7 @@ class ActionTimeline(Result):
 def rules(timeline: ActionTimeline) -> dict[str, str]:
     """Return what is to be known of the numbers of a timeline."""
     return {
-        "windows": timeline.described,
+        "timeline": timeline.described,
         "confidence": "the probability of the best class; of a segment, the mean over its windows",
         "unsure": f"a segment of a mean below {timeline.options.sure:g}",
         "left out": f"windows in which a person is in less than {PRESENT:.0%} of the frames",

@@ -53,7 +53,6 @@ def extract(video: Path, out: Path, options: VideoOptions, job: JobOptions) -> N
         say_findings(read_annotations(out))
         drawn = f", with pictures in {work.drawings}" if options.vis else ""
         print(f"{len(rows)} recordings without labels written to {out}{drawn}")
-        print(f"next: sightword recognise model=<run> annotations={out}")
     if not done.failed or len(work.videos) == 1:  # otherwise the same command does the rest
         work.clear()
     if len(work.videos) == 1 and done.failed:
