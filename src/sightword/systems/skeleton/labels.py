@@ -55,7 +55,7 @@ def named_labels(text: str) -> Labels:
             f"labels={text!r} is no file and names {len(names) or 'no'} action. Pass two or more with commas between "
             'them, as labels="waving, sitting down", or a file of labels'
         )
-    return _named(names, "labels=")
+    return _named(names, "the names in labels=")
 
 
 def read_labels(path: str | Path) -> Labels:
