@@ -129,6 +129,8 @@ def test_the_numbers_of_prompts_do_not_enter_a_checkpoint(world):
 def test_names_with_commas_are_labels_and_a_path_is_a_file(tmp_path):
     found = named_labels("waving,  sitting   down , ")
     assert found[:2] == (("waving", "sitting down"), (("waving",), ("sitting down",)))
+    assert named_labels("pick up/put down, sit. stand").classes == ("pick up/put down", "sit. stand")
+    assert len(named_labels(", ".join(f"action {number}" for number in range(400))).classes) == 400
     file = written(tmp_path, "a.txt", "drink\nsit")
     assert named_labels(str(file)).classes == ("drink", "sit")
 

@@ -43,19 +43,29 @@ def built_in() -> dict[str, Path]:
 def named_labels(text: str) -> Labels:
     """Return the labels that somebody typed: a file, a list that is built in, or the names themselves with commas.
 
-    A name is its own prompt. What exists, ends as a file of labels or has a slash is a file. Raises SightwordError.
+    A name is its own prompt. A text without commas that looks like a path is a file. Raises SightwordError.
     """
-    path = Path(text)
-    if text in built_in() or path.suffix in ENDINGS or "/" in text or "\\" in text or path.is_file():
+    alone = "," not in text
+    if (
+        text in built_in()
+        or _is_file(text)
+        or (alone and (Path(text).suffix in ENDINGS or "/" in text or "\\" in text))
+    ):
         return read_labels(text)
-    names = [" ".join(name.split()) for name in text.split(",")]
-    names = [name for name in names if name]
+    names = [name for part in text.split(",") if (name := " ".join(part.split()))]
     if len(names) < 2:
         raise SightwordError(
-            f"labels={text!r} is no file and names {len(names) or 'no'} action. Pass two or more with commas between "
-            'them, as labels="waving, sitting down", or a file of labels'
+            f"labels={text!r:.60} is not a file and names {len(names) or 'no'} action. Pass two or more with commas "
+            'between them, as labels="waving, sitting down", or a file of labels'
         )
     return _named(names, "the names in labels=")
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).expanduser().is_file()
+    except (OSError, RuntimeError):  # too long for a path; no home directory
+        return False
 
 
 def read_labels(path: str | Path) -> Labels:

@@ -3,13 +3,14 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, TypeAlias
+from typing import Annotated, TypeAlias
 
 from sightword.errors import SightwordError
 from sightword.storage.parser import Parser
 
 
-class Span(NamedTuple):
+@dataclass(frozen=True)
+class Span:
     """A length of time in seconds or, if it is counted so, in frames; 0: not given."""
 
     length: float = 0.0
@@ -25,7 +26,7 @@ class Span(NamedTuple):
         return round(self.length if self.counted else self.length * fps)
 
     def __str__(self) -> str:
-        return f"{self.length:g} {'frames' if self.counted else 's'}"
+        return f"{self.length:g} {'frames' if self.counted else 's'}" if self.given else "0"
 
 
 NONE = Span()
