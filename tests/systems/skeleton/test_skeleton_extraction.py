@@ -53,6 +53,12 @@ def test_a_video_with_nobody_has_no_persons_and_says_so(tmp_path):
     assert made.notes == ("nobody was found in it",)
 
 
+def test_who_is_seen_for_an_instant_is_left_out(tmp_path):
+    flash = [*frames(10, people=1), *frames(11)[10:], *frames(20, people=1)[11:]]
+    made = skeletons_of(animate(tmp_path / "a.png", flash), Boxes())
+    assert (made.ids, made.annotation.points.shape[:2], made.notes) == ((1,), (1, 20), ())
+
+
 def test_a_mirrored_video_gives_what_the_video_itself_gives(tmp_path):
     straight = skeletons_of(animate(tmp_path / "a.png", frames(20)), Boxes())
     turned = [np.ascontiguousarray(image[:, ::-1]) for image in frames(20)]
