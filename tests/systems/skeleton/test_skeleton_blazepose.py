@@ -23,6 +23,7 @@ from sightword.systems.skeleton.video.blazepose import (
     Region,
     distinct,
     merged,
+    middles,
     near,
     refined,
 )
@@ -81,6 +82,15 @@ def test_overlapping_detections_are_one_weighed_by_score():
     np.testing.assert_allclose(found[0][0], [0.508, 0.5])
     np.testing.assert_allclose(found[1][0], [0.9, 0.5])
     assert merged(places[:0], np.zeros(0)) == []
+
+
+def test_squares_cover_a_length_and_overlap_by_half():
+    for length, side in ((1920, 960), (1080, 960), (100, 50), (101, 50), (99, 100)):
+        at = middles(length, side)
+        assert at[0] - side / 2 <= 0
+        assert at[-1] + side / 2 >= length
+        assert (np.diff(at) <= side / 2 + 1e-9).all()
+    assert len(middles(1920, 960)) == 3
 
 
 def test_landmarks_move_to_the_heat_about_them_if_there_is_any():
@@ -148,6 +158,16 @@ def test_nobody_is_found_where_nobody_is(estimator):
     for image in (data.coffee(), data.rocket(), np.zeros((50, 40, 3), np.uint8)):
         estimator.start()
         assert estimator(np.ascontiguousarray(image)).shape == (0, 33, 3)
+
+
+@pytest.mark.real
+def test_a_small_person_is_found(estimator):
+    frame = np.full((480, 640, 3), 150, np.uint8)
+    frame[200:300, 300:400] = np.asarray(Image.fromarray(data.astronaut()).resize((100, 100)))
+    estimator.start()
+    assert estimator.search(Picture(frame), thorough=False) == []
+    (person,) = estimator(frame)
+    np.testing.assert_allclose(person[0, :2], [300 + 222 * 100 / 512, 200 + 128 * 100 / 512], atol=6)
 
 
 @pytest.mark.real

@@ -53,6 +53,12 @@ def test_a_video_with_nobody_has_no_persons_and_says_so(tmp_path):
     assert made.notes == ("nobody was found in it",)
 
 
+def test_who_is_seen_for_an_instant_is_left_out(tmp_path):
+    flash = [*frames(10, people=1), *frames(11)[10:], *frames(20, people=1)[11:]]
+    made = skeletons_of(animate(tmp_path / "a.png", flash), Boxes())
+    assert (made.ids, made.annotation.points.shape[:2], made.notes) == ((1,), (1, 20), ())
+
+
 def test_a_mirrored_video_gives_what_the_video_itself_gives(tmp_path):
     straight = skeletons_of(animate(tmp_path / "a.png", frames(20)), Boxes())
     turned = [np.ascontiguousarray(image[:, ::-1]) for image in frames(20)]
@@ -166,18 +172,18 @@ def test_a_file_of_others_is_not_overwritten(tmp_path, boxes):
 
 def test_pictures_are_drawn_and_never_read_as_videos(tmp_path, boxes):
     folder = tmp_path / "in"
-    animate(folder / "walk.gif", frames(16))
+    animate(folder / "walk1.gif", frames(16))
     run(folder, folder / "x.npz", vis=True)
-    (overlay,) = folder.glob("x_vis/walk.overlay.web[mp]")
-    with Image.open(folder / "x_vis/walk.png") as strip:
+    (overlay,) = folder.glob("x_vis/walk1.overlay.web[mp]")
+    with Image.open(folder / "x_vis/walk1.png") as strip:
         assert strip.size == (4 * (96 + 8) + 8, 2 * (60 + 24) + 34)
         colours = {colour for _, colour in strip.convert("RGB").getcolors(2**20) or []}
     assert {(0, 195, 226), (226, 219, 32)} <= colours  # the first person's, the second's
     if overlay.suffix == ".webp":
         with Image.open(overlay) as moving:
             assert (moving.n_frames, moving.size) == (16, (96, 60))
-    assert videos_in(folder) == [folder / "walk.gif"]
-    assert read_annotations(folder / "x.npz").names == ["walk"]
+    assert videos_in(folder) == [folder / "walk1.gif"]
+    assert read_annotations(folder / "x.npz").names == ["walk1"]
 
 
 # ------------------------------------------------------------------------------------------------- names and the like

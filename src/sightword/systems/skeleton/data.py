@@ -432,8 +432,8 @@ def draw_crop(
 def fade(view: View, most: float, rng: np.random.Generator) -> View:
     """Lower the scores of a view: each joint's by a factor from `low` to 1, and `low` from 1 - most to 1."""
     low = 1 - most * rng.random()
-    factors = low + (1 - low) * rng.random(view.scores.shape[2], dtype=np.float32)
-    return view._replace(scores=view.scores * factors.astype(np.float32))
+    factors = rng.uniform(low, 1, view.scores.shape[2]).astype(np.float32)  # (V,)
+    return view._replace(scores=view.scores * factors)
 
 
 def mirror(view: View, flipped: list[int], parity: bool = False) -> View:

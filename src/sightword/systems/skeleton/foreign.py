@@ -25,6 +25,8 @@ def describe_file(path: Path) -> str:
     for magic, what in MAGIC:
         if start.startswith(magic):
             return what
+    if start[4:8] == b"ftyp" or start[:4] == b"\x1aE\xdf\xa3" or (start[:4], start[8:12]) == (b"RIFF", b"AVI "):
+        return "a video: sightword skeletons video=… out=… makes annotations of it"
     if start.lstrip()[:1] in (b"{", b"["):
         return _describe_json(path, start, size)
     if path.suffix == ".skeleton" or re.match(rb"\s*\d+\s*\n\s*\d+\s*\n\d{10,}[\s\d.-]+\n\s*25\s*\n", start):

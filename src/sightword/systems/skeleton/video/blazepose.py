@@ -1,8 +1,8 @@
 """BlazePose: the 33 landmarks of MediaPipe, from .tflite files that the user has, run by ai-edge-litert.
 
-A detector finds people in the whole frame. From then on each person is followed: the landmarks of one frame give the
-square in which the next frame is searched. The detector runs again when somebody is lost, and every `EVERY` frames.
-Steps and constants are those of MediaPipe's pose graph (Bazarevsky et al. 2020, BlazePose).
+A detector finds people in the frame. From then on each person is followed: the landmarks of one frame give the square
+in which the next frame is searched. The detector runs again when somebody is lost, and every `EVERY` frames. Steps and
+constants are those of MediaPipe's pose graph (Bazarevsky et al. 2020, BlazePose), which follows one person.
 
 Points are x, y in pixels of the frame, y downwards. Legend: P persons, V = 33 joints, A = 2254 anchors.
 """
@@ -24,6 +24,7 @@ LANDMARKS = ("pose_landmark_full.tflite", "pose_landmark_heavy.tflite", "pose_la
 EVERY = 10  # frames between two searches for further people
 MOST = 8  # people that are followed at a time: each costs a pass of the landmark network
 SURE = 0.5  # least score of a detection, and least presence of a person
+SURE_IN_PART = 0.8  # the same in a part of the frame: of things that are no people some reach 0.75 there
 GRIDS = ((28, 2), (14, 2), (7, 6))  # cells a side, anchors a cell
 
 
@@ -85,7 +86,7 @@ class BlazePose:
         picture = Picture(image)
         people = distinct([person for region in self.live if (person := self.look(picture, region))])
         if len(people) < max(1, len(self.live)) or self.frame % EVERY == 0:
-            for region in self.detect(picture):
+            for region in self.search(picture, thorough=self.frame % EVERY == 0):
                 if len(people) < MOST and not any(near(region, person.region) for person in people):
                     found = self.look(picture, region)
                     people = distinct([*people, *([found] if found else [])])
@@ -93,14 +94,28 @@ class BlazePose:
         self.frame += 1
         return np.stack([one.points for one in people]) if people else np.zeros((0, 33, 3), np.float32)
 
-    def detect(self, picture: "Picture") -> list[Region]:
-        """Return where people are, the surest first."""
+    def search(self, picture: "Picture", thorough: bool) -> list[Region]:
+        """Return where people may be, the same person several times perhaps; thorough: people far away, too.
+
+        The detector finds nobody who is smaller than a third of its square, so that squares of half the side are
+        searched besides the whole frame, each overlapping the next by half. MediaPipe searches the whole frame alone.
+        """
         height, width = picture.shape
-        whole = Region(np.array([width, height]) / 2, np.array([0, -max(width, height) / 2.5]))
+        whole = max(height, width)
+        found = self.detect(picture, np.array([width, height]) / 2, whole)
+        for y in middles(height, whole / 2) if thorough else ():
+            for x in middles(width, whole / 2):
+                there = self.detect(picture, np.array([x, y]), whole / 2, SURE_IN_PART)
+                found += [region for region in there if np.hypot(*region.up) <= 1.25 * whole / 2]  # not beyond it
+        return found
+
+    def detect(self, picture: "Picture", centre: np.ndarray, side: float, least: float = SURE) -> list[Region]:
+        """Return where people are in a square of the frame, the surest first. least: score."""
+        whole = Region(centre, np.array([0, -side / 2.5]))
         outputs = self.detector(picture.crop(whole, 224, black=True) / 127.5 - 1)
         numbers, logits = outputs[(1, 2254, 12)][0], outputs[(1, 2254, 1)][0, :, 0]
         scores = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
-        sure = scores >= SURE
+        sure = scores >= least
         places = numbers[sure].reshape(-1, 6, 2) / 224  # centre and size of the face; mid-hip, circle, two of the torso
         places[:, [0, 2, 3, 4, 5]] += ANCHORS[sure, None]
         found = []
@@ -243,6 +258,14 @@ def refined(places: np.ndarray, heat: np.ndarray) -> np.ndarray:
             rows, columns = np.mgrid[top : top + window.shape[0], left : left + window.shape[1]]
             made[row] = np.array([(columns * window).sum(), (rows * window).sum()]) / window.sum() / cells
     return made
+
+
+def middles(length: float, side: float) -> np.ndarray:
+    """Return the middles of stretches of `side` that cover a length, each overlapping the next by half or more."""
+    if length <= side:
+        return np.array([length / 2])
+    count = int(np.ceil((length - side) / (side / 2) - 1e-9)) + 1
+    return np.linspace(side / 2, length - side / 2, count)
 
 
 def near(one: Region, other: Region) -> bool:
