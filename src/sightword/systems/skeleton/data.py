@@ -432,7 +432,7 @@ def draw_crop(
 def fade(view: View, most: float, rng: np.random.Generator) -> View:
     """Lower the scores of a view: each joint's by a factor from `low` to 1, and `low` from 1 - most to 1."""
     low = 1 - most * rng.random()
-    factors = rng.uniform(low, 1, view.scores.shape[2]).astype(np.float32)  # (V,)
+    factors = rng.uniform(low, 1, (view.scores.shape[2],)).astype(np.float32)  # (V,)
     return view._replace(scores=view.scores * factors)
 
 
