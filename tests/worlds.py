@@ -74,6 +74,7 @@ def _retrieval(name: str, world: dict[str, Path]) -> dict[str, object]:
 def _skeleton(name: str, world: dict[str, Path]) -> dict[str, object]:
     folder = world["root"] / "motion"
     found: dict[str, object] = {"system.text": world["root"] / "bert", "system.labels": folder / "labels.json"}
+    found["system.joints"] = "coco17"
     return found | {"data.annotations": folder / "annotations.pkl", "data.frames": 8, "data.batch_size": 4}
 
 

@@ -12,6 +12,7 @@ import sightword
 from sightword.cli.compose import compose_config
 from sightword.cli.main import main
 from sightword.systems.skeleton.config import SkeletonConfig
+from sightword.systems.skeleton.labels import read_labels
 
 EXPERIMENTS = ["slowonly", "visece", "visece_itm", "visece_mo", "visece_pacl", "visece_mean"]
 FILE = Path(sightword.__file__).parent / "configs" / "preset" / "skeleton.yaml"
@@ -58,6 +59,9 @@ MEAN = {
 }
 
 
+MSR = {"msr/classifier": "classifier", "msr/mean": "text", "msr/pacl": "text"}  # measured here, not published
+
+
 def composed(*words):
     return compose_config(["data.annotations=x.pkl", "system.labels=x.json", *words])
 
@@ -97,12 +101,22 @@ def test_a_variant_differs_from_its_relatives_in_what_it_is_named_for():
 
 
 def test_every_row_of_the_documents_tables_is_a_preset():
-    assert set(PRESETS) == {"slowonly", *RATES, *PACL, *MEAN}
+    assert set(PRESETS) == {"slowonly", *RATES, *PACL, *MEAN, *MSR}
     lines = [line for line in FILE.read_text().splitlines() if line and not line.startswith("#")]
     assert len(lines) == len(PRESETS)
+    lines = [line for line in lines if not line.startswith("msr/")]
     assert all(re.search(r"  # (\d\d\.\d\d|none given)", line) for line in lines)
     assert preset("slowonly").optim.lr == 1e-2
     assert told("slowonly") == "93.12"
+
+
+@pytest.mark.parametrize("name", MSR)
+def test_a_preset_of_the_small_real_set_needs_its_annotations_only(name):
+    config = compose_config(["data.annotations=x.pkl", *PRESETS[name].split()])
+    assert (config.system.recognise_by, config.system.joints) == (MSR[name], "msr20")
+    assert len(read_labels(config.system.labels).classes) == 20
+    assert config.system.freeze_text == (MSR[name] == "text")
+    assert (config.data.train, config.data.test, config.data.fade) == ("xsub_train", "xsub_val", 0.5)
 
 
 @pytest.mark.parametrize("name", RATES)

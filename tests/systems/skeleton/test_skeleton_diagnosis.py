@@ -161,17 +161,18 @@ def test_a_joint_that_never_moves_is_named(mini):
     assert "right_ear at (320, 240)" in found.message
 
 
-def test_human36m_in_a_coco_run_is_named_and_read_without_eyes_and_ears(mini):
+def test_human36m_in_a_coco_run_is_named_and_read_with_eyes_and_ears_at_the_nose(mini):
     rows = damaged(mini, as_human36m)
     found = findings(rows)
     assert (found[0].level, found[0].fix) == ("error", "joints=h36m17")
     read = Recordings("x.pkl", Contents(rows, {}, JOINT_SETS["h36m17"]))  # as if the file had stated it
     read.fit(COCO)
-    assert read.lacking() == ["left_eye", "right_eye", "left_ear", "right_ear"]
+    assert not read.lacking()
+    assert read.placed()[0] == "left_eye at nose"
     assert diagnose(read.rows, read.reading, read.source) == []
     knee = NAMES["left_knee"]
     np.testing.assert_allclose(read[0].points[:, :, knee], mini[0]["keypoint"][:, :, knee], atol=1e-3)
-    assert not read[0].scores[:, :, 1:5].any()
+    np.testing.assert_array_equal(read[0].points[:, :, 1], read[0].points[:, :, NAMES["nose"]])
 
 
 def test_an_order_of_no_known_set_is_an_error_unless_it_is_stated(mini):

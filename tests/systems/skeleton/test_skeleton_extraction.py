@@ -53,6 +53,12 @@ def test_a_video_with_nobody_has_no_persons_and_says_so(tmp_path):
     assert made.notes == ("nobody was found in it",)
 
 
+def test_who_is_seen_for_an_instant_is_left_out(tmp_path):
+    flash = [*frames(10, people=1), *frames(11)[10:], *frames(20, people=1)[11:]]
+    made = skeletons_of(animate(tmp_path / "a.png", flash), Boxes())
+    assert (made.ids, made.annotation.points.shape[:2], made.notes) == ((1,), (1, 20), ())
+
+
 def test_a_mirrored_video_gives_what_the_video_itself_gives(tmp_path):
     straight = skeletons_of(animate(tmp_path / "a.png", frames(20)), Boxes())
     turned = [np.ascontiguousarray(image[:, ::-1]) for image in frames(20)]
@@ -93,7 +99,7 @@ def test_a_folder_becomes_one_file_that_readers_take(tmp_path, boxes, capsys):
     assert [(row["fps"], row["ids"]) for row in rows] == [(10.0, [1, 2]), (10.0, [1])]
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "b: person 1, 2, 12 frames at 10 a second, 1.2 s"
-    assert printed[-1] == f"next: sightword recognise model=<run> annotations={tmp_path}/out/clips.pkl"
+    assert printed[-1] == f"2 recordings without labels written to {tmp_path}/out/clips.pkl"
     assert json.loads((tmp_path / "out/clips.pkl.json").read_text())["notes"] == printed[:2]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["clips.pkl", "clips.pkl.json"]
 

@@ -15,6 +15,7 @@ FILES = {
     "compressed by gzip": b"\x1f\x8b\x08rest",
     "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\n",
     "HTML or XML": b"<!DOCTYPE html>",
+    "a video: sightword skeletons video=": b"\0\0\0\x20ftypisom" + bytes(20),
 }
 
 

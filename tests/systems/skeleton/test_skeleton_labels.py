@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from skeleton_fakes import LABELS, write_world
 from torch import nn
 
-from sightword.systems.skeleton.labels import Labels, read_labels
+from sightword.systems.skeleton.labels import Labels, built_in, named_labels, read_labels
 from sightword.systems.skeleton.model import ClassTexts
 from sightword.towers.factory import text_tower
 
@@ -124,3 +124,37 @@ def test_the_numbers_of_prompts_do_not_enter_a_checkpoint(world):
     texts = ClassTexts(read_labels(world["labels"]), text_tower(world["text"]).tokenizer)
     assert not texts.state_dict()
     assert json.loads(json.dumps(LABELS))  # the fixture is what JSON can hold
+
+
+def test_names_with_commas_are_labels_and_a_path_is_a_file(tmp_path):
+    found = named_labels("waving,  sitting   down , ")
+    assert found[:2] == (("waving", "sitting down"), (("waving",), ("sitting down",)))
+    assert named_labels("pick up/put down, sit. stand").classes == ("pick up/put down", "sit. stand")
+    assert len(named_labels(", ".join(f"action {number}" for number in range(400))).classes) == 400
+    file = written(tmp_path, "a.txt", "drink\nsit")
+    assert named_labels(str(file)).classes == ("drink", "sit")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("waving", "names 1 action. Pass two or more with commas"),
+        (" , ", "names no action"),
+        ("waving, waving", "'waving' twice"),
+        ("gone.json", "gone.json does not exist"),
+        ("folder/gone", "not a file of labels"),
+    ],
+)
+def test_what_is_neither_names_nor_a_file_is_a_line(text, said):
+    with pytest.raises(ValueError, match=said):
+        named_labels(text)
+
+
+def test_the_built_in_lists_are_complete():
+    assert set(built_in()) == {"msr_actions"}
+    labels = read_labels("msr_actions")
+    assert len(labels.classes) == 20
+    assert labels.classes[0] == "high arm wave"
+    assert labels.classes[-1] == "pick up and throw"
+    prompts = [text for texts in labels.prompts for text in texts]
+    assert len(set(prompts)) == len(prompts) == 40

@@ -16,6 +16,7 @@ from sightword.systems.skeleton.data import (
     compact,
     crop,
     draw_crop,
+    fade,
     mirror,
     resize,
     resize_short,
@@ -218,6 +219,23 @@ def test_crops_have_the_published_areas_and_shapes():
     assert 0.73 < shape.min() < 0.85  # of a picture that is wider than high, the high ones fit only where small
     assert 1.30 < shape.max() < 1.36
     assert boxes[:, 0].min() == boxes[:, 1].min() == 0
+
+
+def test_faded_scores_are_lower_by_the_same_factor_in_all_frames_of_a_joint():
+    view = view_of()
+    there = view.scores > 0
+    lows = []
+    for seed in range(50):
+        factors = fade(view, 0.5, seeded(seed)).scores[there] / view.scores[there]
+        assert 0.5 <= factors.min() <= factors.max() <= 1 + 1e-6
+        lows.append(factors.min())
+    assert min(lows) < 0.6
+    assert max(lows) > 0.85
+    first = fade(view, 0.5, seeded(1))
+    ratio = np.where(there, first.scores / np.where(there, view.scores, 1), np.nan)
+    assert np.nanmax(np.nanmax(ratio, (0, 1)) - np.nanmin(ratio, (0, 1))) < 1e-6
+    assert first.points is view.points
+    assert (first.scores[~there] == 0).all()
 
 
 def test_a_picture_that_no_crop_fits_gives_its_middle_square():

@@ -24,6 +24,7 @@ from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.systems.skeleton.axes import describe_axes, first_shape, guess_axes
 from sightword.systems.skeleton.config import Reading
+from sightword.systems.skeleton.correspondence import Sources, placed, sources_of
 from sightword.systems.skeleton.formats.known import refuse_foreign
 from sightword.systems.skeleton.joints import JOINT_SETS, JointSet, joint_set, other_joints, stated_joints
 from sightword.systems.skeleton.pickled import read_plain
@@ -63,7 +64,7 @@ class Recordings(Sequence[SkeletonSequence]):
         self.path, self.splits, self.reading = Path(path), contents.splits, reading
         self.source = joint_set(reading.joints) if reading.joints else contents.joints  # of the file; None: unknown
         self.joints = self.source  # of the recordings as they come
-        self.order: list[int] | None = None  # which of the file's joints each is; None: as in the file
+        self.sources: Sources | None = None  # which of the file's joints give each; None: as in the file
         self.rows, malformed = parse_rows(contents.rows, reading)
         known = len(self.source.joints) if self.source else 0
         if _may_be_turned(self.rows, malformed, reading) and (axes := guess_axes(contents.rows, known)):
@@ -89,27 +90,35 @@ class Recordings(Sequence[SkeletonSequence]):
     def fit(self, joints: JointSet) -> None:
         """Have recordings come with these joints, found by their names if the file has another set.
 
-        Raises SightwordError if the file has another number of joints than its set, or lacks shoulders, elbows,
-        wrists, hips, knees or ankles that these joints have.
+        A joint that the file lacks is placed at others, see `correspondence`, or is missing.
+
+        Raises SightwordError if the file has another number of joints than its set, or lacks shoulders, elbows, wrists,
+        hips, knees or ankles that these joints have.
         """
         source = self.source or joints
         if (count := self.rows[0].points.shape[2]) != len(source.joints):
             raise SightwordError(f"{self.path} {other_joints(count, source, joints)}")
-        self.joints, self.order, self.num_joints = joints, None, len(joints.joints)
+        self.joints, self.sources, self.num_joints = joints, None, len(joints.joints)
         if source.joints == joints.joints:
             return
-        self.order = [source.joints.index(joint) if joint in source.joints else -1 for joint in joints.joints]
-        missing = [joint for joint, row in zip(joints.joints, self.order, strict=True) if row < 0]
-        if len(missing) == len(joints.joints) or any(joint.endswith(ESSENTIAL) for joint in missing):
+        self.sources = sources_of(joints, source)
+        missing = self.lacking()
+        if not set(joints.joints) & set(source.joints) or any(joint.endswith(ESSENTIAL) for joint in missing):
             raise SightwordError(
                 f"{self.path} has the joints of {source.name}, and these of {joints.name} are not among them: "
                 f"{few(missing)}. Train a model with system.joints={source.name}"
             )
 
     def lacking(self) -> list[str]:
-        """Return the names of the joints that the file does not have; their scores are 0."""
+        """Return the names of the joints that nothing in the file stands for; their scores are 0."""
         joints = self.joints.joints if self.joints else ()
-        return [joint for joint, row in zip(joints, self.order or (), strict=False) if row < 0]
+        return [joint for joint, rows in zip(joints, self.sources or (), strict=False) if not rows]
+
+    def placed(self) -> list[str]:
+        """Return at which joints of the file those are placed that it does not have."""
+        if self.sources is None or self.joints is None or self.source is None:
+            return []
+        return placed(self.joints, self.source, self.sources)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -120,8 +129,8 @@ class Recordings(Sequence[SkeletonSequence]):
     def __getitem__(self, index: slice) -> list[SkeletonSequence]: ...
     def __getitem__(self, index: int | slice) -> SkeletonSequence | list[SkeletonSequence]:
         if isinstance(index, slice):
-            return [to_sequence(row, self.reading, self.order) for row in self.rows[index]]
-        return to_sequence(self.rows[index], self.reading, self.order)
+            return [to_sequence(row, self.reading, self.sources) for row in self.rows[index]]
+        return to_sequence(self.rows[index], self.reading, self.sources)
 
     def split(self, name: str) -> list[int]:
         """Return the numbers of the recordings in a split, in the order of the file; of all if the name is empty.
@@ -227,7 +236,7 @@ def write_npz(recordings: Recordings, path: str | Path) -> Path:
 
     names, labels, persons (M), frames (T), shapes: (N, …). points (Σ M·T, V, 2), scores (Σ M·T, V): all recordings one
     after the other. key (Σ T,) int8: 1 and 0, -1 if it is not known; empty if it is known of none. joints (V,): names,
-    if the set is known. split/<name>: names.
+    if the set is known. fps (N,): frames in a second, 0 if unknown; none if unknown of all. split/<name>: names.
     """
     path = Path(path)
     if path.suffix != ".npz":
@@ -246,6 +255,8 @@ def write_npz(recordings: Recordings, path: str | Path) -> Path:
         "scores": halved(np.concatenate([one.scores.reshape(-1, joints) for one in sequences])),
         "key": np.concatenate(keys).astype(np.int8) if keys else np.zeros(0, np.int8),
     }
+    if any(one.fps for one in sequences):
+        arrays["fps"] = np.array([one.fps or 0 for one in sequences], np.float64)
     if recordings.joints is not None:
         arrays["joints"] = np.array(recordings.joints.joints)
     splits = {f"split/{name}": np.array(names, dtype=np.str_) for name, names in recordings.splits.items()}
@@ -284,7 +295,8 @@ def _unpacked(arrays: Mapping[str, np.ndarray]) -> Iterator[object]:
     """The recordings, each a piece of the long arrays."""
     at = then = 0
     columns = [arrays[name].tolist() for name in ("names", "labels", "persons", "frames", "shapes")]
-    for name, label, persons, frames, shape in zip(*columns, strict=True):
+    columns.append(arrays["fps"].tolist() if "fps" in arrays else [None] * len(arrays["names"]))
+    for name, label, persons, frames, shape, fps in zip(*columns, strict=True):
         piece, times = slice(at, at := at + persons * frames), slice(then, then := then + frames)
         key = arrays["key"][times]
         yield {
@@ -294,4 +306,5 @@ def _unpacked(arrays: Mapping[str, np.ndarray]) -> Iterator[object]:
             "keypoint_score": arrays["scores"][piece].reshape(persons, frames, -1),
             "img_shape": shape,
             "key_moments": None if not len(key) or key[0] < 0 else key > 0,
+            "fps": fps,
         }

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from sightword.engine.argument import Amount, Count, JobOptions, Model, Out, Size, choice, file_in, folder_in
 from sightword.errors import SightwordError
-from sightword.systems.skeleton.config import Reading, VideoOptions
+from sightword.systems.skeleton.config import POSE, Reading, VideoOptions
+from sightword.systems.skeleton.span import Windows
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
@@ -27,45 +28,130 @@ PRINTED = 40  # recordings that are printed; the table has all
 def recognise(
     model: Model,  # a run directory, an exported folder, or a hub id
     annotations: Path | None = None,  # a .pkl in pyskl's format, or an .npz; if empty, the run's own
-    labels: Path | None = None,  # other classes, for a model with a text encoder: {class: [prompts]} as JSON, or names
+    video: Path | None = None,  # instead: a video, or a folder of videos; their people are found first
+    labels: str = "",  # other classes, for a model with a text encoder: "waving, sitting down", or a file of them
     split: str = "",  # of the annotations; if empty, all recordings
-    out: Out = Path(
-        "recognised"
-    ),  # the folder of the table, the strips and, if classes are known, the confusion matrix
+    out: Out = Path("recognised"),  # the folder of tables and figures
     top: Count = 5,  # classes of a recording in the table
     strips: Amount = 6,  # recordings that are drawn, evenly spread
     truth: bool = True,  # whether labels in the annotations are numbers of these classes; false: ignore them
     checkpoint: str = "best",  # of a run: best, last, or a file
+    pose: str = POSE,  # of a video: what finds people, as of sightword skeletons
+    people: Count = 2,  # of a video: persons that are kept
+    windows: Windows = Windows(),
     reading: Reading = Reading(),
 ) -> None:
-    """Name the actions of recordings, also of classes that were never trained: labels= is then the file of their words.
+    """Name the actions of recordings, also of classes that were never trained: labels= is then their words.
 
-    The first recordings are printed; the table has all. Recordings without a label, or a whole file of them, are named
-    as well. The run's own annotations are read as in its training, others as the keys from joints= on say.
+    window=2 gives a long recording a timeline: a name and a probability for every person and window, and segments. A
+    video has windows of 2 s unless you say otherwise. Otherwise the first recordings are printed and the table has all.
+    Recordings without a label, or a whole file of them, are named as well. The run's own annotations are read as in its
+    training, others as the keys from joints= on say.
     """
     from sightword.storage import shards
-    from sightword.systems.skeleton.labels import read_labels
     from sightword.systems.skeleton.predict import ActionRecognizer
-    from sightword.towers.tokenizer import unknown_line
 
     folder = folder_in(out)
+    if video and annotations:
+        raise SightwordError(f"video={video} and annotations={annotations} are two sources. Pass one of them")
     recognizer = ActionRecognizer.from_pretrained(model, checkpoint).to(shards.device())
     if labels:
-        recognizer = recognizer.for_classes(read_labels(labels))
-        if recognizer.unknown_words:
-            print(f"{labels}: {unknown_line(recognizer.unknown_words)}")
+        recognizer = _renamed(recognizer, labels)
+    if video:
+        annotations, windows = _filmed(video, folder, pose, people, windows, reading)
+        reading = Reading()
     if not (file := annotations or recognizer.data.annotations):
         raise SightwordError("the model names no annotations of its own. Give the recordings, annotations=<file>")
     recordings = recognizer.recordings(file, _reading(recognizer, annotations, reading))
     rows = recordings.split(split)
-    if truth and int(recordings.labels[rows].max()) < 0:
+    if windows.timed:
+        _write_timelines(recognizer, recordings, rows, folder, windows, strips, model)
+    else:
+        truth = truth and _has_truth(recognizer, recordings, rows)
+        _write_predictions(recognizer, recordings, rows, folder, truth, strips, top, model)
+
+
+def _renamed(recognizer: "ActionRecognizer", labels: str) -> "ActionRecognizer":
+    """The recognizer of the classes that somebody typed or has in a file."""
+    from sightword.systems.skeleton.labels import named_labels
+    from sightword.towers.tokenizer import unknown_line
+
+    renamed = recognizer.for_classes(named_labels(labels))
+    if renamed.unknown_words:
+        print(f"{renamed.labels.source}: {unknown_line(renamed.unknown_words)}")
+    return renamed
+
+
+def _filmed(
+    video: Path, folder: Path, pose: str, people: int, windows: Windows, reading: Reading
+) -> tuple[Path, Windows]:
+    """Find the people of videos. Return the file of their skeletons, and windows of 2 s unless others are wanted."""
+    from dataclasses import replace
+
+    from sightword.systems.skeleton.span import Span
+    from sightword.systems.skeleton.video.job import extract
+
+    if reading != Reading(mirrored=reading.mirrored):
+        raise SightwordError(
+            f"video={video} needs no keys that say how annotations are read, but mirrored=. Remove them"
+        )
+    file = folder / "skeletons.pkl"
+    extract(video, file, VideoOptions(pose, people, windows.fps, mirrored=reading.mirrored), JobOptions())
+    if not windows.window.given and windows.each is None:
+        windows = replace(windows, window=Span(2.0))
+    return file, windows
+
+
+def _has_truth(recognizer: "ActionRecognizer", recordings: "Recordings", rows: Sequence[int]) -> bool:
+    """Whether recordings have labels; these have to be of the recognizer's classes."""
+    from sightword.storage import shards
+
+    if (highest := int(recordings.labels[rows].max())) < 0:
         shards.say(f"{recordings.path} has no labels: predictions are not compared with any")
-        truth = False
-    if truth and (highest := int(recordings.labels[rows].max())) >= len(recognizer.classes):
+        return False
+    if highest >= len(recognizer.classes):
         raise SightwordError(
             f"{recordings.path} has the label {highest} and there are {len(recognizer.classes)} classes. Add "
             "truth=false if its labels are of another list, or name a split= that these classes are of"
         )
+    return True
+
+
+def _write_timelines(
+    recognizer: "ActionRecognizer",
+    recordings: "Recordings",
+    rows: Sequence[int],
+    folder: Path,
+    windows: Windows,
+    drawn: int,
+    model: str,
+) -> None:
+    """Recognise, print and write the timelines of recordings."""
+    from tqdm import tqdm
+
+    from sightword.systems.skeleton import timetable
+
+    found = recognizer.timelines(recordings, rows, windows, recognizer.data.num_workers)
+    made = list(tqdm(found, "recognising", len(rows), unit=" recordings", disable=None))
+    print("\n".join(timetable.lines(made)))
+    protocol = _protocol(recognizer, "window")
+    files = timetable.write(folder, made, drawn, {"model": model, "protocol": protocol})
+    for what, text in {**protocol, **timetable.rules_of(made)}.items():
+        print(f"  {what}: {text}")
+    print(f"{len(made)} recordings; written to {', '.join(map(str, files))}")
+
+
+def _write_predictions(
+    recognizer: "ActionRecognizer",
+    recordings: "Recordings",
+    rows: Sequence[int],
+    folder: Path,
+    truth: bool,
+    strips: int,
+    top: int,
+    model: str,
+) -> None:
+    """Recognise recordings as a whole, print and write what they are."""
     predictions = _predictions(recognizer, recordings, rows, truth, strips)
     print("\n".join(_lines(predictions)))
     metrics, protocol = _metrics(predictions), _protocol(recognizer)
@@ -120,7 +206,9 @@ def skeletons(
     """
     from sightword.systems.skeleton.video.job import extract
 
-    extract(video, file_in(out, "skeletons.pkl"), options, job)
+    file = file_in(out, "skeletons.pkl")
+    extract(video, file, options, job)
+    print(f"next: sightword recognise model=<run> annotations={file}")
 
 
 def check_pyskl(root: Path, classes: Amount = 0, reading: Reading = Reading()) -> "CheckReport":
@@ -200,12 +288,12 @@ def _metrics(predictions: "Sequence[ActionPrediction]") -> dict[str, float]:
     return found
 
 
-def _protocol(recognizer: "ActionRecognizer") -> dict[str, str]:
-    """How it was done: the views, the probabilities, the classes."""
+def _protocol(recognizer: "ActionRecognizer", what: str = "recording") -> dict[str, str]:
+    """How it was done: the views of each `what`, the probabilities, the classes."""
     data = recognizer.data
     mirrored = ", each mirrored too" if data.test_flip else ""
     size = "×".join(map(str, data.test_size))
-    views = f"{data.test_views} of {data.frames} frames at {size} of each recording{mirrored}; probabilities averaged"
+    views = f"{data.test_views} of {data.frames} frames at {size} of each {what}{mirrored}; probabilities averaged"
     return {
         "views": views,
         "probabilities": recognizer.describe_probabilities(),

@@ -155,6 +155,7 @@ class SkeletonData(Reading, DataConfig):
     crop_area: list[float] = field(default_factory=lambda: [0.56, 1.0])  # of a training crop, fraction of the whole
     crop_aspect: list[float] = field(default_factory=lambda: [0.75, 4 / 3])  # its width to its height
     flip: float = 0.5  # how often a training view is mirrored
+    fade: float = 0.0  # training: scores are lowered at random, by up to this fraction: for 3-D files, where all are 1
     pyskl_parity: bool = False  # for published checkpoints: a coordinate of 0 is missing, mirrors are 1 px off
 
     batch_size: int = 16  # recordings on each device
@@ -168,6 +169,8 @@ class SkeletonData(Reading, DataConfig):
         at_least("data", self, 1, "frames", "views", "test_views", "persons", "short_side", "batch_size")
         at_least("data", self, 0, "padding", "num_workers")
         at_least("data", self, 2, "threshold")
+        if not 0 <= self.fade < 1:
+            raise SightwordError(f"data.fade={self.fade} is not a fraction in [0, 1)")
         if not 0 <= self.flip <= 1:
             raise SightwordError(f"data.flip={self.flip} is not a probability in [0, 1]")
         if not self.val and not 0 < self.hold_out < 1:

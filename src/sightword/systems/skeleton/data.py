@@ -288,7 +288,7 @@ class TrainViews:
         view = resize(crop(view, draw_crop(view.size, self.area, self.aspect, rng)), self.size)
         if coin < self.data.flip:
             view = mirror(view, self.flipped, self.data.pyskl_parity)
-        return Views(view, frames)
+        return Views(fade(view, self.data.fade, rng) if self.data.fade else view, frames)
 
 
 class EvalViews:
@@ -427,6 +427,13 @@ def draw_crop(
     side = min(size)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
+
+
+def fade(view: View, most: float, rng: np.random.Generator) -> View:
+    """Lower the scores of a view: each joint's by a factor from `low` to 1, and `low` from 1 - most to 1."""
+    low = 1 - most * rng.random()
+    factors = rng.uniform(low, 1, (view.scores.shape[2],)).astype(np.float32)  # (V,)
+    return view._replace(scores=view.scores * factors)
 
 
 def mirror(view: View, flipped: list[int], parity: bool = False) -> View:

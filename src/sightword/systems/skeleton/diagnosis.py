@@ -50,6 +50,9 @@ def symptom(level: Level, kind: str, message: str, names: Sequence[str] = (), **
     return Symptom(Finding(level, kind, message, tuple(names), max(1, len(names)), fix), change)
 
 
+PLACED = 8  # joints that stand at others which are listed
+
+
 def say_findings(recordings: Recordings, prefix: str = "") -> None:
     """Report on stderr what `diagnose` warns of in recordings that have been fitted, a line for each kind.
 
@@ -59,6 +62,11 @@ def say_findings(recordings: Recordings, prefix: str = "") -> None:
         shards.say(f"{recordings.path}: a recording is left out: it {text}")
     if lacking := recordings.lacking():
         shards.say(f"{recordings.path}: its joints have no {few(lacking)}; these are read as missing")
+    if placed := recordings.placed():
+        more = f" and {len(placed) - PLACED} more" if len(placed) > PLACED else ""
+        shards.say(
+            f"{recordings.path}: joints that it does not have are placed at others: {'; '.join(placed[:PLACED])}{more}"
+        )
     found = diagnose(recordings.rows, recordings.reading, recordings.source or recordings.joints)
     errors = [finding for finding in found if finding.level == "error"]
     if errors:

@@ -25,6 +25,8 @@ def describe_file(path: Path) -> str:
     for magic, what in MAGIC:
         if start.startswith(magic):
             return what
+    if start[4:8] == b"ftyp" or start[:4] == b"\x1aE\xdf\xa3" or (start[:4], start[8:12]) == (b"RIFF", b"AVI "):
+        return "a video: sightword skeletons video=… out=… makes annotations of it"
     if start.lstrip()[:1] in (b"{", b"["):
         return _describe_json(path, start, size)
     if b"\0" not in start and start.isascii() and not start.startswith((b"(", b"c")):  # as pickles of protocol 0 do

@@ -14,7 +14,7 @@ dimension of the common space.
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self, TypeAlias, overload
+from typing import NamedTuple, Self, TypeAlias, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
@@ -50,7 +50,10 @@ from sightword.systems.skeleton.model import (
 )
 from sightword.systems.skeleton.prediction import ActionPrediction
 from sightword.systems.skeleton.sequence import AS_PYSKL, Annotation, SkeletonSequence, to_sequence
+from sightword.systems.skeleton.span import Span, Windows, seconds
 from sightword.systems.skeleton.task import SkeletonTask
+from sightword.systems.skeleton.timeline import ActionTimeline, timeline_of
+from sightword.systems.skeleton.window import pieces_of
 from sightword.towers.base import TextTower
 from sightword.towers.export import ExportedTower, write_text_tower
 
@@ -65,6 +68,18 @@ VIEWS = (  # fields of SkeletonData that say how views are sampled; the last bit
 
 #: One recording: a sequence, or key points (M, T, V, 2) or (T, V, 2), with scores 3 instead of 2.
 Recording: TypeAlias = SkeletonSequence | np.ndarray | Tensor
+
+
+class TimelineOptions(TypedDict, total=False):
+    """Options of `ActionRecognizer.timeline`."""
+
+    window: Span | float
+    step: Span | float
+    each: bool
+    sure: float
+    fps: float
+    size: tuple[int, int] | None
+    split: str
 
 
 class BatchScores(NamedTuple):
@@ -294,18 +309,65 @@ class ActionRecognizer(Predictor):
         """
         if isinstance(recordings, SkeletonSequence | np.ndarray | Tensor):
             return self([recordings], size=size, split=split, labelled=labelled)[0]
+        opened, rows = self._opened(recordings, size, split)
+        return list(self.stream(opened, rows, labelled)) if len(rows) else []
+
+    @overload
+    def timeline(  # type: ignore[overload-overlap]  # a SkeletonSequence is a tuple, and so a sequence itself
+        self, recordings: SkeletonSequence | np.ndarray | Tensor, **options: Unpack[TimelineOptions]
+    ) -> ActionTimeline: ...
+    @overload
+    def timeline(
+        self, recordings: str | Path | Sequence[Recording], **options: Unpack[TimelineOptions]
+    ) -> list[ActionTimeline]: ...
+    def timeline(
+        self, recordings: str | Path | Recording | Sequence[Recording], **options: Unpack[TimelineOptions]
+    ) -> ActionTimeline | list[ActionTimeline]:
+        """Return what happens when in a long recording, and who does it; of several recordings, a list.
+
+        recordings: as of a call. window, step: seconds, or `Span(60, counted=True)` for frames; window=0: the whole
+        recording at once; step=0: half a window. each: whether persons are named one by one. sure: the mean probability
+        below which a segment is unsure. fps: frames in a second where recordings do not say; 0: 30. size, split: as of
+        a call. Raises SightwordError as a call, and for windows of less than four frames.
+        """
+        if isinstance(recordings, SkeletonSequence | np.ndarray | Tensor):
+            return self.timeline([recordings], **options)[0]
+        opened, rows = self._opened(recordings, options.get("size"), options.get("split", ""))
+        windows = Windows(
+            seconds(options.get("window", 2.0)),
+            seconds(options.get("step", 0.0)),
+            options.get("each", True),
+            options.get("sure", 0.5),
+            options.get("fps", 0.0),
+        )
+        return list(self.timelines(opened, rows, windows))
+
+    def timelines(
+        self, recordings: Sequence[SkeletonSequence], rows: Sequence[int], windows: Windows, workers: int = 0
+    ) -> Iterator[ActionTimeline]:
+        """Yield the timelines of some recordings, by number. workers: processes that sample views."""
+        self._check(recordings, rows, False)
+        for row in rows:
+            sequence = recordings[row]
+            pieces = list(pieces_of(sequence, windows))
+            found = self.stream([piece.sequence for piece in pieces], range(len(pieces)), workers=workers)
+            scores = [one.scores for one in found] if pieces else []
+            yield timeline_of(sequence, pieces, scores, self.classes, windows, self.joints, self.unknown_words)
+
+    def _opened(
+        self, recordings: str | Path | Sequence[Recording], size: tuple[int, int] | None, split: str
+    ) -> tuple[Sequence[SkeletonSequence], Sequence[int]]:
+        """Return recordings as sequences, and the numbers of those in a split. Raises SightwordError as a call."""
         opened = (
             self.recordings(recordings) if isinstance(recordings, str | Path) else self._sequences(recordings, size)
         )
         if isinstance(opened, Recordings):
             if size is not None:
                 raise SightwordError(f"size={size} is of key points as arrays; {opened.path} states its own. Remove it")
-            rows: Sequence[int] = opened.split(split)
-        elif split:
+            return opened, opened.split(split)
+        if split:
             raise SightwordError(f"split={split!r} is a split of an annotation file. Pass the file, or remove split")
-        else:
-            rows = range(len(opened))
-        return list(self.stream(opened, rows, labelled)) if len(rows) else []
+        return opened, range(len(opened))
 
     def recordings(self, path: str | Path, reading: Reading = AS_PYSKL) -> Recordings:
         """Return the recordings of an annotation file, with the joints of the model, and report what is odd on stderr.

@@ -7,15 +7,17 @@ x, so x and y both change sign in the front view, and the left hand is on the ri
 Legend: M persons, T frames, V joints of a recording.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
 from sightword.systems.skeleton.config import Reading
+from sightword.systems.skeleton.correspondence import Sources, corresponding
 
 THERE = 1e-3  # least score of a joint that is there; pyskl draws none below it
 CANVAS = 1000  # pixels of the longer side of the front view of a 3-D recording
+FASTEST = 1000  # frames in a second that are believed
 UNKNOWN = -1  # the label of a recording whose class is not known
 AXES = "MTVC"
 AS_PYSKL = Reading()
@@ -41,6 +43,8 @@ class SkeletonSequence(NamedTuple):
     scores: np.ndarray  # (M, T, V) float32, 0 for a joint that is not there
     shape: tuple[int, int]  # h, w of the image
     key: np.ndarray | None  # (T,) bool, the frames in which the action itself happens, if that is known
+    fps: float | None = None  # frames in a second, if that is known
+    ids: tuple[int, ...] | None = None  # (M,) who each person is, if somebody said so
 
 
 class Annotation(NamedTuple):
@@ -52,6 +56,8 @@ class Annotation(NamedTuple):
     scores: np.ndarray | None  # (M, T, V)
     shape: tuple[int, int] | None
     key: np.ndarray | None  # (T,)
+    fps: float | None = None  # frames in a second
+    ids: tuple[int, ...] | None = None  # (M,) who each person is
 
 
 class Malformed(Exception):
@@ -121,7 +127,22 @@ def _with_the_rest(row: Mapping[str, object], made: Annotation, axes: str) -> An
         raise Malformed(f"({name}) has img_shape={shape!r:.40}: expected a height and a width")
     if key is not None and not (isinstance(key, np.ndarray) and key.shape == points.shape[1:2]):
         raise Malformed(f"({name}) has {_shape(key)} under 'key_moments', and {points.shape[1]} frames")
-    return made._replace(scores=scores, shape=size, key=key)
+    return made._replace(scores=scores, shape=size, key=key, fps=_rate(row.get("fps")), ids=_ids(row, points.shape[0]))
+
+
+def _rate(value: object) -> float | None:
+    """Frames in a second; None for what cannot be that, as files of others may have anything under this name."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        return None
+    return float(value) if 0 < value <= FASTEST else None
+
+
+def _ids(row: Mapping[str, object], persons: int) -> tuple[int, ...] | None:
+    """Who each person is; None unless that is a whole number for each."""
+    ids = row.get("ids")
+    if not isinstance(ids, list | tuple) or not all(isinstance(one, int) for one in ids):
+        return None
+    return tuple(ids) if len(set(ids)) == persons == len(ids) else None
 
 
 def _numbers(value: object) -> TypeGuard[np.ndarray]:
@@ -142,10 +163,10 @@ def _shape(value: object) -> str:
 # --------------------------------------------------------------------------------------------------------- conversion
 
 
-def to_sequence(row: Annotation, reading: Reading = AS_PYSKL, order: Sequence[int] | None = None) -> SkeletonSequence:
+def to_sequence(row: Annotation, reading: Reading = AS_PYSKL, sources: Sources | None = None) -> SkeletonSequence:
     """Return an annotation as float32 arrays in which what is not finite is a joint that is not there.
 
-    order: (V',) which joint of the file each joint is, -1 for one that the file does not have; None: as they come.
+    sources: which joints of the file give each joint; None: as they come.
     """
     with np.errstate(over="ignore"):
         points = row.points.astype(np.float32)
@@ -162,9 +183,10 @@ def to_sequence(row: Annotation, reading: Reading = AS_PYSKL, order: Sequence[in
         points = np.where(finite, points, np.float32(0))
     points, shape = _from_the_front(points, there, reading) if deep else _in_pixels(points, row.shape, reading)
     key = None if row.key is None else np.asarray(row.key, dtype=bool)
-    if order is not None:
-        points, scores = points[:, :, order], scores[:, :, order] * (np.asarray(order) >= 0)
-    return SkeletonSequence(row.name, row.label, points, scores.astype(np.float32, copy=False), shape, key)
+    if sources is not None:
+        points, scores = corresponding(points, scores, sources)
+    scores = scores.astype(np.float32, copy=False)
+    return SkeletonSequence(row.name, row.label, points, scores, shape, key, row.fps, row.ids)
 
 
 def is_deep(row: Annotation, reading: Reading = AS_PYSKL) -> bool:

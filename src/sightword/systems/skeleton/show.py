@@ -214,7 +214,7 @@ def _draw_poses(film: _Film, where: np.ndarray, sure: np.ndarray, joints: "Joint
         centre = np.array([SLOT - 4, HEIGHT]) / 2
         for person in range(len(where) - 1, -1, -1):
             spots = ((where[person, frame] - corner) * scale + centre) * SMOOTH  # (V, 2)
-            _figure(ImageDraw.Draw(tile), spots, sure[person, frame], joints, colours, 1.0 if person == 0 else 0.45)
+            draw_figure(ImageDraw.Draw(tile), spots, sure[person, frame], joints, colours, 1.0 if person == 0 else 0.45)
         sheet.paste(tile, (round((at - film.left - (SLOT - 4) / 2) * SMOOTH), 0))
     film.page.paste(sheet.resize((sheet.width // SMOOTH, HEIGHT), Image.Resampling.BOX), (film.left, film.top))
 
@@ -240,15 +240,19 @@ def _colour(joints: "JointSet", ends: Sequence[int]) -> str:
     return LEFT if sides == {"left"} else RIGHT
 
 
-def _figure(
+def draw_figure(
     pen: ImageDraw.ImageDraw,
     spots: np.ndarray,
     sure: np.ndarray,
     joints: "JointSet",
     colours: Sequence[str],
     strength: float,
+    ink: str = "",
 ) -> None:
-    """One person. spots: (V, 2), sure: (V,); limbs first, joints over them, the unsure first of each."""
+    """Draw one person. spots: (V, 2), sure: (V,); limbs first, joints over them, the unsure first of each.
+
+    colours: of the limbs. ink: of all joints; empty: by their side.
+    """
     limbs = [(min(sure[a], sure[b]), a, b, colour) for (a, b), colour in zip(joints.limbs, colours, strict=True)]
     for certain, a, b, colour in sorted(limbs, key=lambda limb: limb[0]):
         if certain > 0:
@@ -257,8 +261,8 @@ def _figure(
     for joint in np.argsort(sure, kind="stable").tolist():
         if sure[joint] > 0:
             (x, y), radius = spots[joint], 1.7 * SMOOTH
-            ink = _pale(_colour(joints, [joint]), sure[joint] * strength)
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), ink)
+            tone = _pale(ink or _colour(joints, [joint]), sure[joint] * strength)
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), tone)
 
 
 def _pale(colour: str, strength: float) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp")
 ANIMATED = (".gif", ".webp", ".png", ".apng", ".avif")
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+OVERLAY = ".overlay"  # ends the names of videos that `overlay` writes: they are never read as videos of people
 FOLDER_RATE = 30.0  # frames a second of a folder of images, which states none
 FASTEST = 30.0  # of the default rate
 NAMED = 1000.0  # a header's rate above which it is the unit of time rather than a rate
@@ -140,6 +141,8 @@ def is_video(path: Path) -> bool:
     if path.is_dir():
         images = numbered(path)
         return bool(images) and not _is_figure(images[0])
+    if is_overlay(path):
+        return False
     return path.suffix.lower() in (*VIDEOS, ".gif") or (path.suffix.lower() in ANIMATED and is_animated(path))
 
 
@@ -254,6 +257,11 @@ class ImageFolder:
             yield Timed(number / FOLDER_RATE, frame)
 
 
+def is_overlay(path: Path) -> bool:
+    """Return whether a video is one of ours, by its name."""
+    return path.stem.endswith(OVERLAY)
+
+
 def _is_figure(image: Path) -> bool:
     """Whether this package drew an image."""
     if image.suffix.lower() != ".png":
@@ -264,11 +272,15 @@ def _is_figure(image: Path) -> bool:
 
 
 def numbered(folder: Path) -> list[Path]:
-    """Return the images of a folder whose names end in a number, by that number; hidden ones are skipped."""
+    """Return the images of a folder whose names end in a number, by that number.
+
+    Hidden ones and our own are skipped.
+    """
     found = []
     for file in folder.iterdir():
         number = re.search(r"(\d+)\D*$", file.stem)
-        if number and file.suffix.lower() in IMAGES and not file.name.startswith("."):
+        hidden = file.name.startswith(".") or is_overlay(file)
+        if number and file.suffix.lower() in IMAGES and not hidden:
             found.append((int(number[1]), file.name, file))
     return [file for *_, file in sorted(found)]
 

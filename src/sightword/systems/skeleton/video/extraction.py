@@ -20,6 +20,8 @@ from sightword.systems.skeleton.video.pose import Estimator, estimator_of
 from sightword.systems.skeleton.video.smooth import smooth
 from sightword.systems.skeleton.writer import Row, row_of
 
+BRIEF = 0.2  # seconds; whoever is seen for less in all is taken for a mistake of the estimator
+
 
 class Skeletons(NamedTuple):
     """The people of one video."""
@@ -49,9 +51,10 @@ def skeletons_of(
     """Return the people of one video, followed and smoothed, with progress on stderr.
 
     video: a file, an animated image, or a folder of numbered images. pose: what finds people, as `estimator_of` takes
-    it, or an estimator, for several videos. people: how many are kept, by motion × mean score. fps: frames a second;
-    0: the video's average, 30 at most. mirrored: the video is mirrored, as a selfie's: its frames are turned over
-    first, so that left is the subject's left. name: of the recording; empty: the name of the file.
+    it, or an estimator, for several videos. people: how many are kept, by motion × mean score, of those who are seen
+    for 0.2 seconds or more. fps: frames a second; 0: the video's average, 30 at most. mirrored: the video is mirrored,
+    as a selfie's: its frames are turned over first, so that left is the subject's left. name: of the recording; empty:
+    the name of the file.
 
     Raises SightwordError if the video cannot be read or something is not installed. Without people M is 0.
     """
@@ -59,7 +62,8 @@ def skeletons_of(
     frames = Video(video, fps)
     name = name or frames.path.stem
     found, shape = _found(frames, estimator, mirrored, name)
-    everybody = appearances(found)
+    least = min(len(found), max(2, round(BRIEF * frames.fps)))
+    everybody = [track for track in appearances(found) if len(track.rows) >= least]
     tracks = arranged(everybody, found, people)
     notes = [*frames.notes, *_doubts(found, len(everybody), people)]
     if mirrored:

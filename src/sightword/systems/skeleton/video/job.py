@@ -26,7 +26,7 @@ from sightword.systems.skeleton.joints import JointSet
 from sightword.systems.skeleton.sequence import few
 from sightword.systems.skeleton.video.decode import Video, is_video, numbered
 from sightword.systems.skeleton.video.extraction import Skeletons, skeletons_of
-from sightword.systems.skeleton.video.overlay import People, is_overlay, strip, write_overlay
+from sightword.systems.skeleton.video.overlay import People, strip, write_overlay
 from sightword.systems.skeleton.video.pose import Estimator, estimator_of
 from sightword.systems.skeleton.writer import Row, notes_of, write_annotations
 
@@ -53,7 +53,6 @@ def extract(video: Path, out: Path, options: VideoOptions, job: JobOptions) -> N
         say_findings(read_annotations(out))
         drawn = f", with pictures in {work.drawings}" if options.vis else ""
         print(f"{len(rows)} recordings without labels written to {out}{drawn}")
-        print(f"next: sightword recognise model=<run> annotations={out}")
     if not done.failed or len(work.videos) == 1:  # otherwise the same command does the rest
         work.clear()
     if len(work.videos) == 1 and done.failed:
@@ -188,7 +187,7 @@ def videos_in(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     below = [one for one in sorted(path.rglob("*")) if not any(part.startswith(".") for part in one.parts)]
-    found = [one for one in below if is_video(one) and not is_overlay(one)]
+    found = [one for one in below if is_video(one)]
     if found or numbered(path):
         return found or [path]
     raise SightwordError(f"video={path} has no videos and no numbered images. Give the folder that has them")

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from sightword.storage.atomic import write_atomically
 from sightword.systems.skeleton.joints import JointSet
+from sightword.systems.skeleton.video.decode import OVERLAY
 from sightword.systems.skeleton.video.silence import silent
 from sightword.viz.font import TITLE, cut, draw_text, length
 from sightword.viz.style import INK, PALETTE
@@ -23,7 +24,6 @@ from sightword.viz.style import INK, PALETTE
 MOMENTS, COLUMNS = 8, 4
 TILE = 300  # pixels of the longer side of a frame in the strip
 LONGEST = 960  # pixels of the longer side of the video
-MARKED = ".overlay"  # in the names of the videos, so that they are never read as videos of people
 DRAWN = 0.2  # least score of a joint that is drawn
 BRIGHT = tuple(PALETTE[number] for number in (6, 5, 8, 4, 1, 7))  # by rank: those that are seen on photographs
 
@@ -84,13 +84,8 @@ def write_overlay(frames: Iterable[np.ndarray], people: People, fps: float, path
     try:
         import cv2  # noqa: F401
     except ImportError:
-        return _write_webp(images, fps, path.with_name(f"{path.name}{MARKED}.webp"))
-    return _write_webm(images, fps, path.with_name(f"{path.name}{MARKED}.webm"))
-
-
-def is_overlay(path: Path) -> bool:
-    """Return whether a file is one of ours, by its name."""
-    return path.stem.endswith(MARKED)
+        return _write_webp(images, fps, path.with_name(f"{path.name}{OVERLAY}.webp"))
+    return _write_webm(images, fps, path.with_name(f"{path.name}{OVERLAY}.webm"))
 
 
 def _write_webm(images: Iterator[Image.Image], fps: float, path: Path) -> Path:

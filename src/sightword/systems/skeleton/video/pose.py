@@ -47,9 +47,9 @@ def estimator_of(pose: str | Path, threads: int = 1) -> Estimator:
             "pose=node_modules/@mediapipe/pose, or pass pose=rtmpose"
         )
     folder = path if path.is_dir() else path.parent
-    if path.suffix == ".onnx" or any(folder.rglob("*.onnx")):
-        return rtmpose.from_files(path)
     landmarks = _first(folder, blazepose.LANDMARKS) if path.is_dir() else path
+    if path.suffix == ".onnx" or (landmarks is None and any(folder.rglob("*.onnx"))):
+        return rtmpose.from_files(path)
     detector = _first(folder, blazepose.DETECTORS)
     if landmarks is None or detector is None:
         lacking = blazepose.LANDMARKS if landmarks is None else blazepose.DETECTORS
