@@ -3,6 +3,7 @@
 Legend: B batch, H height, W width. An image is RGB, 8 bit (PIL) or (3, H, W) float32 in [-1, 1] (torch).
 """
 
+import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from sightword.data.archive import archive_of, read_member
 from sightword.data.loader import Draw as Draw
 from sightword.data.loader import generator_of
 from sightword.errors import MissingFileError, SightwordError
@@ -143,7 +145,7 @@ def read_image(path: str | Path, upright: bool = True) -> Image.Image:
     above 65535: scaled by their own ranges, images could not be compared.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(opened(path)) as image:
             image.load()
             return _to_rgb(_upright(image) if upright else image)
     except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -158,6 +160,12 @@ def read_image(path: str | Path, upright: bool = True) -> Image.Image:
         raise SightwordError(
             f"{path} is not readable as an image ({_reason(path, error)}): replace or delete it, or set on_error=skip"
         ) from error
+
+
+def opened(path: str | Path) -> str | Path | io.BytesIO:
+    """Return what Pillow opens for a path: the path, or the bytes of a file in a tar archive (`data.archive`)."""
+    inside = archive_of(path)
+    return path if inside is None else io.BytesIO(read_member(*inside))
 
 
 def _reason(path: str | Path, error: Exception) -> str:

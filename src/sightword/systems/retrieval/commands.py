@@ -11,8 +11,8 @@ from sightword.errors import MissingFileError, SightwordError
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
     from sightword.systems.retrieval.gallery import Embedder
-    from sightword.systems.retrieval.pedes import Split
     from sightword.systems.retrieval.predict import PersonRetriever
+    from sightword.systems.retrieval.split import Split
 
 
 def index(
@@ -93,7 +93,7 @@ def probe(
     strips: Count = 6,  # how many captions are shown with their best images
     captions: Count = 1000,  # how many have a word changed: colour, side, garment, bag; as the control a synonym
     checkpoint: str = "best",  # of a run: best, last, or a file
-    dataset: Literal["cuhk_pedes", "icfg_pedes", "rstpreid"] | None = None,  # if empty, the run's
+    dataset: Literal["cuhk_pedes", "icfg_pedes", "rstpreid", "captions"] | None = None,  # if empty, the run's
     root: Path | None = None,  # the folder of the dataset; if empty, the run's
 ) -> None:
     """Draw what a model finds and what it reacts to: the best images of captions, and scores with one word changed."""
@@ -113,18 +113,19 @@ def _split(model: str, dataset: str | None, root: Path | None, split: str) -> "S
     from sightword.engine.run import read_config
     from sightword.engine.split import choose, tell
     from sightword.systems.retrieval.config import RetrievalData
-    from sightword.systems.retrieval.pedes import read_pedes
+    from sightword.systems.retrieval.split import Source as Place
+    from sightword.systems.retrieval.split import read_split
 
     folder = Path(model)
     if dataset and root and not (folder / "config.yaml").is_file():  # an exported folder or a hub id
-        return read_pedes(root, dataset, split)
+        return read_split(Place(dataset, root), split)
     config = read_config(folder)
     if not isinstance(config.data, RetrievalData):
         raise SightwordError(f"{model} is a run of another system. Pass one of retrieval")
     data = replace(config.data, root=str(root or config.data.root), dataset=dataset or config.data.dataset)
     chosen = choose(replace(config, data=data), folder, [split])
     tell(chosen.findings)
-    return read_pedes(data.root, data.dataset, split, data.hold_out, chosen.names)
+    return read_split(Place(data.dataset, data.root, data.images), split, data.hold_out, chosen.names)
 
 
 def _absolute(name: str) -> str:
@@ -177,7 +178,16 @@ def check_rstpreid(root: Path) -> "CheckReport":
     return _check(root, "rstpreid")
 
 
-def _check(root: Path, dataset: str) -> "CheckReport":
-    from sightword.systems.retrieval.check import check_pedes
+def check_captions(
+    root: Path,
+    images: Path | None = None,  # the folder that paths of images are below; if empty, it is looked for
+) -> "CheckReport":
+    """One's own images and captions, in any of the formats that data.dataset=captions reads, and every image."""
+    return _check(root, "captions", images)
 
-    return check_pedes(str(root), dataset)
+
+def _check(root: Path, dataset: str, images: Path | None = None) -> "CheckReport":
+    from sightword.systems.retrieval.check import check_pairs
+    from sightword.systems.retrieval.split import Source as Place
+
+    return check_pairs(Place(dataset, root, images or ""))

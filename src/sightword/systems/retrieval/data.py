@@ -23,7 +23,8 @@ from torch.utils.data import Dataset
 from sightword.data.image import read_image, squash
 from sightword.data.loader import Draw, generator_of, mix
 from sightword.errors import SightwordError
-from sightword.systems.retrieval.pedes import ImageIds, Split
+from sightword.systems.retrieval.image_ids import ImageIds
+from sightword.systems.retrieval.split import Split
 from sightword.towers.tokenizer import Texts, TextTokenizer
 
 IGNORED = -100  # the label that cross-entropy passes over

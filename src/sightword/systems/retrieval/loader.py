@@ -26,7 +26,8 @@ from sightword.systems.retrieval.data import (
     Pairs,
     whole_batch,
 )
-from sightword.systems.retrieval.pedes import ImageIds, Split, annotation_file, image_folder, read_pedes, tokenizing
+from sightword.systems.retrieval.image_ids import ImageIds, tokenizing
+from sightword.systems.retrieval.split import Source, Split, read_split
 from sightword.towers.tokenizer import TextTokenizer
 
 
@@ -49,7 +50,7 @@ def make_loaders(data: RetrievalData, inputs: Inputs, seed: int = 0, names: Name
     """
     hiding = _hiding(data, inputs) if data.hide else None
     held = _measured(data, "val", inputs, hiding, names)
-    split = read_pedes(data.root, data.dataset, "train", data.hold_out, names)
+    split = read_split(_source(data), "train", data.hold_out, names)
     pairs = Pairs(
         split,
         _captions(split, data, inputs.tokenizer, mirrored=data.flip == "swap"),
@@ -72,10 +73,14 @@ def split_loader(data: RetrievalData, split: str, inputs: Inputs, names: Names |
 def _measured(
     data: RetrievalData, split: str, inputs: Inputs, hiding: Hiding | None, names: Names | None
 ) -> DataLoader[Batch]:
-    known = read_pedes(data.root, data.dataset, split, data.hold_out, names)
+    known = read_split(_source(data), split, data.hold_out, names)
     captions = _captions(known, data, inputs.tokenizer)
     measured = Measured(known, captions, _size(data), hiding and _with_ids(hiding, known, data))
     return ordered(measured, data.batch_size, shuffled=Kinds(measured.kinds(), data.batch_size), **_options(data))
+
+
+def _source(data: RetrievalData) -> Source:
+    return Source(data.dataset, data.root, data.images)
 
 
 def _size(data: RetrievalData) -> tuple[int, int]:
@@ -112,8 +117,7 @@ def _hiding(data: RetrievalData, inputs: Inputs) -> Hiding:
 def _with_ids(hiding: Hiding, split: Split, data: RetrievalData) -> Hiding:
     if hiding.source is None:
         return hiding
-    folder = image_folder(annotation_file(data.root, data.dataset))
-    return hiding._replace(ids=hiding.source.rows(split.images, folder))
+    return hiding._replace(ids=hiding.source.rows(split.images, _source(data).read().folder))
 
 
 def _options(data: RetrievalData) -> LoaderOptions:

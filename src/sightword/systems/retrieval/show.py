@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from sightword.metrics.ranking import best
-from sightword.systems.retrieval.pedes import Split
 from sightword.systems.retrieval.sensitivity import sensitivity, spread
+from sightword.systems.retrieval.split import Split
 from sightword.systems.retrieval.strip import Shown, stacked, strip
 from sightword.viz.write import write_picture
 
