@@ -106,7 +106,10 @@ def test_persons_and_splits_are_read_where_they_are_stated(tmp_path: Path) -> No
         ("image,label\na.jpg,one\n", "has no field for the caption: its fields are 'image', 'label'"),
         ("image,caption\na.jpg,\"['one', 'two']\"\n", "begins as a list of texts and is no JSON list"),
         ("image,caption\na.jpg,\nb.jpg, \n", "none of the 2 records of .* has a caption"),
-        ("image,caption\nelse.jpg,one\nb.jpg,two\n", "images of train are missing, the first is .*else.jpg"),
+        (
+            "image,caption,split\nelse.jpg,one,train\nb.jpg,two,val\n",
+            "images of train are missing, the first is .*else.jpg",
+        ),
         ("", "is empty"),
     ],
 )

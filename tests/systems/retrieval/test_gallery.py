@@ -436,5 +436,5 @@ def test_a_broken_image_of_a_set_is_told_to_be_checked(model, people):
         Embedder(model, "runs/colours").encode_image([people / "broken.png"])
 
 
-def test_the_three_data_sets_can_be_checked():
-    assert set(SYSTEM.checks) == {"cuhk_pedes", "icfg_pedes", "rstpreid"}
+def test_the_data_sets_can_be_checked():
+    assert set(SYSTEM.checks) == {"cuhk_pedes", "icfg_pedes", "rstpreid", "captions"}

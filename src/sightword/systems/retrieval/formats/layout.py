@@ -117,7 +117,7 @@ def _joined(folder: Path, read: Sequence[Pairs]) -> Pairs:
         raise SightwordError(
             f"{_several(folder, files)}, and their names say no split (train, val, test). Pass one as root="
         )
-    return joined(sorted(read, key=lambda content: -_hits(content, _images(content, None))))
+    return joined(sorted(read, key=lambda content: -_most_hits(content)))  # whose paths are those on disk comes first
 
 
 def _several(folder: Path, files: Sequence[Path]) -> str:
@@ -207,6 +207,10 @@ def _probed(content: Pairs) -> list[str]:
 
 def _hits(content: Pairs, place: Images) -> int:
     return sum((place.folder / place.name(path)).is_file() for path in _probed(content))
+
+
+def _most_hits(content: Pairs) -> int:
+    return max(_hits(content, place) for places, whole in _places(content) if not whole for place in places)
 
 
 def _are_alike(one: Images, other: Images, paths: Iterable[str]) -> bool:
