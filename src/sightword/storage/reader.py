@@ -67,7 +67,8 @@ def parse_json_list(raw: str | bytes, name: str, *, damaged: str = "") -> Items:
 def read_yaml(file: str | Path, *, most: int = MIB, missing: str = "", damaged: str = "") -> Fields:
     """Return the mapping in a YAML file of one document. Dates stay texts.
 
-    Keys are texts. Tags beyond plain values, merge keys (<<) and aliases of aliases are refused.
+    Keys are texts. A tuple of Python is a list. Other tags beyond plain values, merge keys (<<) and aliases of aliases
+    are refused.
     """
     source = Source(str(file), damaged)
     return _fields(_yaml(_decoded(_bytes(file, most, missing, source), source), source), source)
@@ -237,6 +238,7 @@ def _twice(names: Sequence[str], source: Source) -> SightwordError:
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PREFIX = "tag:yaml.org,2002:"
+_AS_LIST = {f"{_PREFIX}{name}" for name in ("seq", "python/tuple")}  # a tuple is how PyYAML dumps options of a training
 _AS_TEXT = {f"{_PREFIX}{name}" for name in ("str", "timestamp", "value")}
 _CONVERTED = {f"{_PREFIX}{name}" for name in ("bool", "float", "int", "null")}
 
@@ -295,7 +297,7 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node, source: Source, made: dict[
     value: object
     if isinstance(node, yaml.ScalarNode):
         value = _scalar(loader, node, source)
-    elif isinstance(node, yaml.SequenceNode) and node.tag == f"{_PREFIX}seq":
+    elif isinstance(node, yaml.SequenceNode) and node.tag in _AS_LIST:
         value = [_value(loader, item, source, made) for item in node.value]
     elif isinstance(node, yaml.MappingNode) and node.tag == f"{_PREFIX}map":
         names = [_name(key, source) for key, _ in node.value]

@@ -121,13 +121,13 @@ def test_what_is_wrong_in_a_table_is_named_in_one_line(tmp_path: Path, rows: str
     assert "\n" not in str(error.value)
 
 
-def test_without_a_split_a_tenth_is_held_out_and_stays_held_out_when_images_are_added(tmp_path: Path) -> None:
+def test_without_a_split_a_fifth_is_held_out_and_stays_held_out_when_images_are_added(tmp_path: Path) -> None:
     names = [f"{number:03}.png" for number in range(40)]
     write_images(tmp_path, [*names, "new.png"])
     table = write(tmp_path / "captions.csv", "image,caption\n" + "".join(f"{n},{n[:3]}\n" for n in names))
     source = Source("captions", tmp_path)
     before, train = read_split(source, "val"), read_split(source, "train")
-    assert len(before.images) == 4
+    assert len(before.images) == 8
     assert not {*before.images} & {*train.images}
     write(table, "image,caption\nnew.png,new\n" + "".join(f"{n},{n[:3]}\n" for n in reversed(names)))
     assert {*before.captions} <= {*read_split(source, "val").captions} | {"new"}
@@ -235,7 +235,7 @@ def test_shards_are_read_where_they_lie_and_a_name_in_one_is_never_a_path(
     assert sorted(train.captions + val.captions) == [*(f"coat {n}" for n in range(8)), "from json", "second"]
     assert "1 samples have no image that is read and are left out, 00000.tar/000000010 the first" in said
     assert "1 of 11 records have no caption with a word and are left out, 00000.tar/000000009.jpg" in said
-    place = next(path for path in train.images if path.name == "000000001.jpg")
+    place = next(path for path in [*train.images, *val.images] if path.name == "000000001.jpg")
     assert read_person(place).getpixel((3, 3)) == pytest.approx((20, 90, 30), abs=4)
     names = {item.name: item for item in items(source, ["train"])["train"]}
     assert len({item.content for item in names.values()}) == len(names) == len(train.images)

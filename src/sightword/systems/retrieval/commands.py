@@ -18,29 +18,28 @@ if TYPE_CHECKING:
 def index(
     images: Path,  # a folder of images
     out: Out,  # the folder of the gallery
-    model: Model | None = None,  # a run directory, an exported folder, or a hub id; if empty, a plain tower=
-    tower: str = "",  # without a model=: vit_b16, siglip_b16 …; an open_clip model with tag=; or a folder
-    tag: str = "",  # of an open_clip model: the name or the file of its weights
+    model: Model,  # a run, an export or a hub id; a CLIP or SigLIP: vit_b16, siglip_b16 …; a best.pth of IRRA or RDE
+    tag: str = "",  # of an open_clip model, as model=ViT-B-32 tag=openai: the name or the file of its weights
     checkpoint: str = "best",  # of a run: best, last, or a file
     job: ImageJobOptions = ImageJobOptions(shard_size=1024),
 ) -> None:
     """Encode a folder of images as a gallery to search by text; only new images are computed.
 
-    A trained model= finds persons; a CLIP or SigLIP, tower=, needs no training.
+    A trained model finds persons; a CLIP or SigLIP finds what photographs show, and needs no training.
     After Ctrl-C, run the same command again to encode the rest.
     """
     from sightword.storage.domain import say_domain
     from sightword.systems.retrieval.gallery import write_gallery
 
-    if bool(model) == bool(tower):
-        raise SightwordError("pass model=, a trained run or its export, or tower=, a CLIP or SigLIP: one of the two")
-    named = _absolute(model or tower)
-    source = Source("" if tower else named, checkpoint, named if tower else "", tag)
+    named = _absolute(model)
+    plain = bool(tag) or _is_tower(named)
+    source = Source("" if plain else named, checkpoint, named if plain else "", tag)
     say_domain(named, images)
     gallery = write_gallery(source, images, out, source._asdict(), job)
     unread = f"; {gallery.unread} of {images} could not be read" if gallery.unread else ""
     print(f"{len(gallery)} images in {out}{unread}")
-    print(f'next: sightword search {shlex.quote(f"index={out}")} "a woman in a red coat with a white handbag"')
+    sentence = "a dog on a beach" if plain else "a woman in a red coat with a white handbag"
+    print(f'next: sightword search {shlex.quote(f"index={out}")} "{sentence}"')
 
 
 def search(
@@ -128,6 +127,18 @@ def _split(model: str, dataset: str | None, root: Path | None, split: str) -> "S
     return read_split(Place(data.dataset, data.root, data.images), split, data.hold_out, chosen.names)
 
 
+def _is_tower(name: str) -> bool:
+    """Return whether a name or folder is a plain CLIP or SigLIP, not a run or what was exported from one."""
+    from sightword.towers.clip import encoder as clip
+    from sightword.towers.siglip import encoder as siglip
+    from sightword.towers.siglip.folder import is_one
+
+    folder = Path(name)
+    if folder.is_dir():
+        return (folder / clip.CONFIG).is_file() or is_one(folder)
+    return name in clip.presets or name in siglip.presets
+
+
 def _absolute(name: str) -> str:
     """Return a path as an absolute one, and any other name as it is."""
     return str(Path(name).resolve()) if Path(name).exists() else name
@@ -148,10 +159,14 @@ class Source(NamedTuple):
 
     def retriever(self) -> "PersonRetriever":
         """Return the predictor. Raises SightwordError if the folder is neither, or of another system."""
+        from sightword.systems.retrieval import irra
         from sightword.systems.retrieval.predict import PersonRetriever
 
         if self.tower:
             return PersonRetriever.from_tower(self.tower, self.tag)
+        folder = Path(self.run).expanduser()
+        if not (folder / "config.yaml").is_file() and irra.find(folder) is not None:
+            return PersonRetriever.from_published(folder)
         found = PersonRetriever.from_pretrained(self.run, self.checkpoint)
         found.name = self.run
         return found

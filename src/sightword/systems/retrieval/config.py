@@ -106,7 +106,7 @@ class RetrievalData(DataConfig):
     dataset: str = "cuhk_pedes"  # cuhk_pedes | icfg_pedes | rstpreid | captions: one's own, as CSV, JSON or tar shards
     root: str = ""  # the folder with imgs/ and the JSON file, or the folder above it; captions: a file or folder
     images: str = ""  # captions: the folder that paths of images are below; empty: it is looked for
-    hold_out: int = 100  # training identities for validation if the data set has no such split; captions: 10 % at most
+    hold_out: int = 100  # training identities for validation if the data set has no such split; captions: 20 % at most
     image_size: list[int] = field(default_factory=lambda: [384, 128])  # height, width
     text_length: int = 0  # tokens of a caption, more are cut off; 0: as many as the text encoder takes
 

@@ -20,6 +20,8 @@ from sightword.systems.retrieval import pedes
 from sightword.systems.retrieval.formats.layout import read_own
 from sightword.systems.retrieval.record import SPLITS, Listing, Record, find_misfits, usable
 
+FEW = 20  # identities of a validation split, below which it is said to tell little
+
 
 class Source(NamedTuple):
     """Where a data set is."""
@@ -60,7 +62,7 @@ def read_split(source: Source, split: str, hold_out: int = 100, names: Names | N
     """Return one split: train, val or test.
 
     hold_out: if the data set has no validation split, this many of its training identities become it: always the same
-    ones, whatever the run's seed, and none of them is in train. Of one's own captions a tenth at most.
+    ones, whatever the run's seed, and none of them is in train. Of one's own captions a fifth at most.
     names: the images of each split that are used, as paths below the images' folder; None or a missing split: all.
     Raises SightwordError if a file is missing, damaged or of another data set, and if images are missing.
     """
@@ -74,6 +76,12 @@ def read_split(source: Source, split: str, hold_out: int = 100, names: Names | N
         for finding in [*listing.findings, *findings, *find_misfits(records)]:
             shards.say(f"{finding.level}: {finding}")
     records = _of_split(records, split, source.dataset, hold_out, names or {})
+    if (
+        split == "val"
+        and source.dataset == "captions"
+        and 0 < (persons := len({record.id for record in records})) < FEW
+    ):
+        shards.say(f"warning: validation has {persons} identities only: its figures tell little")
     if not records:
         raise SightwordError(f"{listing.file} has no record of split {split}. {source.check} counts what there is")
     found = _split(split, records, listing.folder)
@@ -135,14 +143,14 @@ def _held_out(records: Sequence[Record], hold_out: int) -> list[Record]:
 
 
 def _held_out_own(records: Sequence[Record], hold_out: int) -> list[Record]:
-    """The same of one's own captions: a tenth of the identities at most, chosen by a hash of what they are called.
+    """The same of one's own captions: a fifth of the identities at most, chosen by a hash of what they are called.
 
     So an identity stays on its side when others are added.
     """
     ids = _training_ids(records, 1)
     called = {record.id: record.called if record.person else record.path for record in reversed(records)}
     order = sorted(set(ids), key=lambda id_: hashlib.blake2b(called[id_].encode(errors="surrogatepass")).digest())
-    held = set(order[: min(hold_out, max(1, len(order) // 10))])
+    held = set(order[: min(hold_out, max(1, len(order) // 5))])
     return [_moved(record, held) for record in records]
 
 
