@@ -107,6 +107,16 @@ def check_intentonomy(root: Path, images: Path | None = None) -> "CheckReport":
     return intentonomy.check_intentonomy(str(root), str(images or ""))
 
 
+def check_labels(
+    root: Path,
+    images: Path | None = None,  # the folder that paths of images are below; if empty, it is looked for
+) -> "CheckReport":
+    """One's own labelled photos, as CSV, JSONL, JSON or folders, and every image."""
+    from sightword.systems.intent import doctor
+
+    return doctor.check_labels(str(root), str(images or ""))
+
+
 def _table(made: "Anchors") -> str:
     rows = [("stream", "classes", "codes", "dimension")]
     rows += [

@@ -8,10 +8,10 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import Path
 
 from sightword.data.archive import is_there
+from sightword.data.located import PROBED, Located, locate, most_found
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.fields import Fields, Items
 from sightword.storage.reader import read_json, read_json_list
@@ -26,7 +26,6 @@ from sightword.systems.retrieval.record import Listing, Record
 TABLES, LINES, TOKENS = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson"), (".token",)
 KNOWN = (*TABLES, *LINES, *TOKENS, ".json")
 SPLIT_WORD = re.compile(r"(?:^|[^a-z])(train|val|test)(?=[^a-z]|$)")
-PROBED, FOLDERS = 20, 200  # images that are looked for, and folders that they are looked for in
 EXPECTED = (
     "a CSV, JSONL or JSON file with an image and a caption in each record, COCO's or Flickr30k's captions, tar shards "
     "of img2dataset, or images with a .txt beside each"
@@ -48,20 +47,23 @@ def read_own(root: str | Path, images: str | Path = "") -> Listing:
     if own is None and place.is_dir() and (shards := find_shards(place)):
         own = read_shards(place, shards)
     if own is not None:
-        return _listing(place, [(own, Images(own.file, False))])
+        return _listing(place, [(own, Located(own.file))])
     files = _files(place) if place.is_dir() else [(place, "")]
     if not files:
         found = read_files(place)
         if found is None:
             raise SightwordError(f"{place} has no file of captions. Expected {EXPECTED}")
-        return _listing(place, [(found, Images(place, False))])
+        return _listing(place, [(found, Located(place))])
     read = [_with_split(read_file(file), split) for file, split in files]
     if len(read) > 1 and not any(split for _, split in files):
         read = [_joined(place, read)]
     given = Path(images).expanduser() if str(images) else None
-    if given is not None and not given.is_dir():
-        raise MissingFileError(f"images={given} is not a folder. Pass the folder that paths of images are below")
-    return _listing(place if len(files) > 1 else files[0][0], [(one, _images(one, given)) for one in read])
+    located = [(one, locate(one.file, _paths(one), given, _split_of(one.file))) for one in read]
+    return _listing(place if len(files) > 1 else files[0][0], located)
+
+
+def _paths(content: Pairs) -> list[str]:
+    return [pair.path for pair in content.pairs]
 
 
 # -------------------------------------------------------------------------------------------------------------- files
@@ -117,7 +119,8 @@ def _joined(folder: Path, read: Sequence[Pairs]) -> Pairs:
         raise SightwordError(
             f"{_several(folder, files)}, and their names say no split (train, val, test). Pass one as root="
         )
-    return joined(sorted(read, key=lambda content: -_most_hits(content)))  # whose paths are those on disk comes first
+    by_disk = sorted(read, key=lambda content: -most_found(content.file, _paths(content)))
+    return joined(by_disk)  # the first is the one whose paths are those on disk
 
 
 def _several(folder: Path, files: Sequence[Path]) -> str:
@@ -164,93 +167,10 @@ def _head(file: Path) -> str:
         raise SightwordError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
-# ------------------------------------------------------------------------------------------------------------- images
-
-
-class Images(NamedTuple):
-    """Where the images of a file are."""
-
-    folder: Path
-    flat: bool  # by the last part of their paths
-
-    def name(self, path: str) -> str:
-        return PurePosixPath(path).name if self.flat else path
-
-
-def _images(content: Pairs, given: Path | None) -> Images:
-    """Return the folder that most of some images are found in: `given`, or one that is near the file.
-
-    Raises SightwordError if two folders that are equally near have different files of the same names.
-    """
-    if given is not None:
-        exact, flat = Images(given, False), Images(given, True)
-        return flat if _hits(content, flat) > _hits(content, exact) and _are_names_unique(content) else exact
-    for places, whole in _places(content):
-        best, most = places[0], 0
-        for place in places:
-            hits = _hits(content, place)
-            if hits and hits == most and not _are_alike(best, place, _probed(content)):
-                raise SightwordError(
-                    f"the images of {content.file} may be in {best.folder} or in {place.folder}: both have files "
-                    "of these names. Pass images="
-                )
-            if hits > most:
-                best, most = place, hits
-        if most and (not whole or most == len(_probed(content))):
-            return best
-    return Images(content.file.parent, False)
-
-
-def _probed(content: Pairs) -> list[str]:
-    return [pair.path for pair in content.pairs[:: max(1, len(content.pairs) // PROBED)]][:PROBED]
-
-
-def _hits(content: Pairs, place: Images) -> int:
-    return sum((place.folder / place.name(path)).is_file() for path in _probed(content))
-
-
-def _most_hits(content: Pairs) -> int:
-    return max(_hits(content, place) for places, whole in _places(content) if not whole for place in places)
-
-
-def _are_alike(one: Images, other: Images, paths: Iterable[str]) -> bool:
-    """Return whether two places mean the same files."""
-    pairs = [(one.folder / one.name(path), other.folder / other.name(path)) for path in paths]
-    return all(not b.is_file() or (a.is_file() and a.samefile(b)) for a, b in pairs)
-
-
-def _are_names_unique(content: Pairs) -> bool:
-    paths = {pair.path for pair in content.pairs}
-    return len({PurePosixPath(path).name for path in paths}) == len(paths)
-
-
-def _places(content: Pairs) -> list[tuple[list[Images], bool]]:
-    """Return where images may be, the nearest first, and whether all that are looked for have to be found there.
-
-    The file's own folder, those below it, then the one above and those below that. First by whole paths, then by their
-    last parts, if these are unique.
-    """
-    own, split = content.file.parent, _split_of(content.file)
-    below, beside = _folders(own, split), [own.parent, *_folders(own.parent, split)]
-    places = []
-    for flat in (False, True) if _are_names_unique(content) else (False,):
-        places += [([Images(own, flat)], False), ([Images(place, flat) for place in below], False)]
-    for flat in (False, True) if _are_names_unique(content) else (False,):
-        places.append(([Images(place, flat) for place in beside], True))
-    return [(some, whole) for some, whole in places if some]
-
-
-def _folders(above: Path, split: str) -> list[Path]:
-    """Return the folders in a folder; of a file whose name says a split only those that say it too, if there are."""
-    found = [folder for folder in sorted(above.glob("*")) if folder.is_dir() and not folder.name.startswith(".")]
-    said = [folder for folder in found if split and split in folder.name.lower()]
-    return (said or found)[:FOLDERS]
-
-
 # ------------------------------------------------------------------------------------------------------------ listing
 
 
-def _listing(file: Path, read: Sequence[tuple[Pairs, Images]]) -> Listing:
+def _listing(file: Path, read: Sequence[tuple[Pairs, Located]]) -> Listing:
     """Return the records of all files below one folder: rows of one image joined, persons numbered."""
     folders = [images.folder for _, images in read]
     common = folders[0] if len(set(folders)) == 1 else Path(os.path.commonpath(folders))
@@ -262,14 +182,15 @@ def _listing(file: Path, read: Sequence[tuple[Pairs, Images]]) -> Listing:
     if not records:
         raise problems[0] if problems else SightwordError(f"{file} has no record of an image")
     how = "; ".join(dict.fromkeys(content.how for content, _ in read))
-    flat = " by the last part of their paths" if any(images.flat for _, images in read) else ""
     inside = any(is_there(common / record.path) for record in records[:PROBED])
-    where = f"images in {common}{flat}" if inside else f"no image found in {common} (images= names their folder)"
+    flat = any(images.flat for _, images in read)
     findings = tuple(finding for content, _ in read for finding in content.findings)
-    return Listing(file, common, records, tuple(problems), f"{file} read as: {how}; {where}", findings)
+    return Listing(
+        file, common, records, tuple(problems), f"{file} read as: {how}; {Located(common, flat, inside)}", findings
+    )
 
 
-def _below(common: Path, images: Images, path: str) -> str:
+def _below(common: Path, images: Located, path: str) -> str:
     name = images.name(path)
     return name if images.folder == common else (images.folder.relative_to(common) / name).as_posix()
 

@@ -4,24 +4,21 @@ So one's own files, Hugging Face's imagefolder (metadata.csv, metadata.jsonl), M
 fields are looked for in the first record, whatever their capitals.
 """
 
-import csv
 import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sightword.data.located import IMAGE_FIELDS
 from sightword.errors import SightwordError
 from sightword.storage.fields import Fields, Items, Row
-from sightword.storage.reader import parse_json, read_csv, read_text
+from sightword.storage.reader import find_delimiter, parse_json, read_csv, read_text
 from sightword.systems.retrieval.formats.pair import MOST, Pair, Pairs
 
-IMAGE = ("image", "file_name", "file_path", "img_path", "filepath", "path", "image_path", "filename", "image_name")
 TEXT = ("captions", "caption", "text", "title", "sentences", "sentence", "description", "raw")
 PERSON = ("pid", "person_id", "id", "image_id")
 NUMBERED = re.compile(r"(?:caption|sentence|text)[ _]?\d+")
-DELIMITERS = (",", ";", "\t", "|")
-HEAD = 2**16  # bytes of a CSV's first row, at most
 
 
 class Columns(NamedTuple):
@@ -37,12 +34,12 @@ class Columns(NamedTuple):
         """Raises SightwordError if there is none for the image or none for its caption."""
         names = list(names)
         known = {name.strip().casefold(): name for name in names}
-        image = next((known[name] for name in IMAGE if name in known), None)
+        image = next((known[name] for name in IMAGE_FIELDS if name in known), None)
         numbered = tuple(name for name in names if NUMBERED.fullmatch(name.strip().casefold()))
         texts = next(((known[name],) for name in TEXT if name in known), numbered)
         if image is None or not texts:
             lacking = "image" if image is None else "caption"
-            wanted = IMAGE if image is None else TEXT
+            wanted = IMAGE_FIELDS if image is None else TEXT
             raise SightwordError(
                 f"{file} has no field for the {lacking}: its fields are {', '.join(map(repr, names[:12]))}. Name one "
                 f"{', '.join(wanted[:-1])} or {wanted[-1]}"
@@ -58,8 +55,7 @@ class Columns(NamedTuple):
 
 def read_table(file: Path) -> Pairs:
     """Return the rows of a CSV or TSV file whose first row names the columns; the separator is looked for."""
-    delimiter = _delimiter(file)
-    table = read_csv(file, delimiter=delimiter, most=MOST)
+    table = read_csv(file, delimiter=find_delimiter(file, _fits), most=MOST)
     if not table.rows:
         raise SightwordError(f"{file} has names of columns and no row below them")
     columns = Columns.of(table.columns, file)
@@ -75,20 +71,12 @@ def read_table(file: Path) -> Pairs:
     return Pairs(file, pairs, str(columns), problems)
 
 
-def _delimiter(file: Path) -> str:
-    """Return the separator of a CSV file's first row: the one that makes columns for an image and a caption of it."""
+def _fits(names: Sequence[str]) -> bool:
     try:
-        with file.open("rb") as opened:
-            head = opened.readline(HEAD).decode("utf-8-sig", errors="replace")
-    except OSError as error:
-        raise SightwordError(f"{file} cannot be read: {error.strerror or error}") from error
-    for delimiter in DELIMITERS:
-        try:
-            Columns.of(next(csv.reader([head], delimiter=delimiter), []), file)
-        except (SightwordError, csv.Error):
-            continue
-        return delimiter
-    return max(DELIMITERS, key=head.count)  # whose columns are told
+        Columns.of(names, Path())
+    except SightwordError:
+        return False
+    return True
 
 
 def _cell(row: Row, column: str) -> list[str]:
