@@ -182,7 +182,7 @@ def _of_table(file: Path) -> tuple[list[Marked], list[str], str]:
         def values(row: Row) -> dict[str, float]:
             return dict.fromkeys(_listed(row, listed, separator), 1.0)
 
-        how = f"image = {image}, labels = {listed}, names separated by {separator}"
+        how = f"image = {image}, labels = {listed}, names separated by {separator!r}"
         return _of_rows(table.rows, image, split, values), _seen(table.rows, values), how
     columns = [name for name in table.columns if name != image and name.casefold() not in OTHERS]
     if not columns:

@@ -165,7 +165,7 @@ def _read_lines(file: Path) -> Vocabulary:
         classes.append(Entry(len(classes), name, raw, (word,)))
     if not classes:
         raise SightwordError(f"{file} is empty: expected a word or phrase in each line")
-    templates = {"phrase": ("a photo of a {}",), "described": ("a photo of {}",)}
+    templates: dict[str, tuple[str, ...]] = {"phrase": ("a photo of a {}",), "described": ("a photo of {}",)}
     try:
         return Vocabulary(stream, len(classes), templates, tuple(classes), source=file.name)
     except SightwordError as error:
