@@ -84,13 +84,13 @@ class Vocabulary:
 
     def word_prompts(self, entry: Entry) -> list[str]:
         """Return one prompt for each word of a class, in the word's first template."""
-        return [_fill(self.templates[word.pos][0], word.text) for word in entry.words]
+        return [with_article(self.templates[word.pos][0], word.text) for word in entry.words]
 
     def template_prompts(self, entry: Entry) -> list[str]:
         """Return each word in all its templates: first templates before second ones."""
         most = max(len(self.templates[word.pos]) for word in entry.words)
         pairs = [(word, self.templates[word.pos][i : i + 1]) for i in range(most) for word in entry.words]
-        return [_fill(template, word.text) for word, some in pairs for template in some]
+        return [with_article(template, word.text) for word, some in pairs for template in some]
 
     def extended(self, names: Iterable[str]) -> "Vocabulary":
         """Return the vocabulary with more classes, which get the next ids; a spare class has its own words."""
@@ -258,7 +258,7 @@ def _template(fields: Fields, part: str, text: str) -> str:
     return text
 
 
-def _fill(template: str, word: str) -> str:
+def with_article(template: str, word: str) -> str:
     """The word in the template's place; "a" before it becomes "an" before a vowel."""
     if word[0].lower() in "aeiou":
         template = re.sub(r"\b([aA]) \{\}", r"\1n {}", template)
