@@ -5,6 +5,8 @@ Legend: B batch, H height, W width. An image is RGB, 8 bit (PIL) or (3, H, W) fl
 
 import io
 import os
+import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -54,6 +56,22 @@ def _readable_suffixes() -> tuple[str, ...]:
 
 
 SUFFIXES = _readable_suffixes()
+
+#: Environment variable: the most pixels of an image that is read, for every command and its worker processes.
+PIXELS = "SIGHTWORD_MAX_PIXELS"
+COPIES = 11  # bytes of memory for each pixel of a large image, measured: decoded, and turned or resized
+
+
+def _set_limit() -> None:
+    """Set Pillow's limits to PIXELS, if that is set. Pillow warns at half of what it refuses; nobody needs to know."""
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    if text := os.environ.get(PIXELS):
+        if not text.isascii() or not text.isdecimal() or not 0 < int(text) < 2**40:
+            raise SightwordError(f"{PIXELS}={text!r} is not a number of pixels. Set it to one, as 300000000")
+        Image.MAX_IMAGE_PIXELS = (int(text) + 1) // 2
+
+
+_set_limit()
 
 _MARKS = tuple(kind + MARK.encode() + b"\0" for kind in (b"tEXt", b"iTXt"))  # the chunk behind IHDR's 33 bytes
 
@@ -141,8 +159,8 @@ def read_image(path: str | Path, upright: bool = True) -> Image.Image:
     least of 1 (floats only), 255 and 65535 that no value exceeds.
 
     Raises SightwordError, one line with the file and the reason, if the file is missing, empty, truncated, no image,
-    larger than Pillow's guard against decompression bombs (2 * Image.MAX_IMAGE_PIXELS), or has grey values below 0 or
-    above 65535: scaled by their own ranges, images could not be compared.
+    larger than the guard against decompression bombs (`PIXELS`; 2 * Image.MAX_IMAGE_PIXELS), or has grey values below 0
+    or above 65535: scaled by their own ranges, images could not be compared.
     """
     try:
         with Image.open(opened(path)) as image:
@@ -152,9 +170,11 @@ def read_image(path: str | Path, upright: bool = True) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        found = int("".join(re.findall(r"\((\d+) pixels\)", str(error))[:1]) or limit + 1)
         raise SightwordError(
-            f"{path} has more than {limit:,} pixels, Pillow's limit against decompression bombs. Make it smaller; or "
-            "set on_error=skip; or, if you trust the file, set PIL.Image.MAX_IMAGE_PIXELS = None in Python"
+            f"{path} has {found:,} pixels, at most {limit:,} are read: a decompression bomb unpacks to more than "
+            f"the memory. If you trust it, set {PIXELS}={found} in the environment ({found * COPIES / 1e9:.1f} GB of "
+            "memory); or make it smaller, or set on_error=skip"
         ) from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError, IndexError, …
         raise SightwordError(
