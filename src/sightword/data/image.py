@@ -195,6 +195,8 @@ def _reason(path: str | Path, error: Exception) -> str:
     if os.path.isfile(path) and os.path.getsize(path) == 0:
         return "empty file"
     if isinstance(error, UnidentifiedImageError):
+        if Path(path).suffix.lower() in HEIF and HEIF[0] not in SUFFIXES:
+            return "HEIF, which is read with pillow-heif: pip install pillow-heif"
         return "damaged, or not an image"
     if "truncated" in text.lower() or isinstance(error, EOFError):
         return "truncated"

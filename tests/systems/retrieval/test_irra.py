@@ -83,6 +83,8 @@ def test_a_checkpoint_of_irra_gives_the_vectors_of_openais_network(
     retriever.save_pretrained(tmp_path / "exported")
     exported = PersonRetriever.from_pretrained(tmp_path / "exported")
     torch.testing.assert_close(exported.encode_text(TEXTS), read, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(exported.encode_image(images()), seen, atol=1e-5, rtol=1e-5)
+    assert exported.identity.preprocessing == exported.embedder.preprocess.as_dict()
 
 
 def test_rdes_second_vectors_are_said_to_be_left_out(

@@ -212,7 +212,8 @@ class PersonRetriever(Predictor):
         if self._embedder is None:
             assert self._exported is not None
             model, self._origin = self._exported.open()
-            self._embedder = Embedder(model, self.name).freeze().to(self._device)
+            interpolation = str(self._exported.preprocessing.get("interpolation", "bicubic"))
+            self._embedder = Embedder(model, self.name, interpolation).freeze().to(self._device)
             self._text = None  # its weights are part of the whole
         return self._embedder
 
