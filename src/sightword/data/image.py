@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from sightword.data.archive import archive_of, read_member
+from sightword.data.archive import SUFFIX, archive_of, read_member
 from sightword.data.loader import Draw as Draw
 from sightword.data.loader import generator_of
 from sightword.errors import MissingFileError, SightwordError
@@ -184,7 +184,7 @@ def read_image(path: str | Path, upright: bool = True) -> Image.Image:
 
 def opened(path: str | Path) -> str | Path | io.BytesIO:
     """Return what Pillow opens for a path: the path, or the bytes of a file in a tar archive (`data.archive`)."""
-    inside = archive_of(path)
+    inside = archive_of(path) if SUFFIX in str(path) else None
     return path if inside is None else io.BytesIO(read_member(*inside))
 
 

@@ -13,8 +13,8 @@ from sightword.data.finding import CheckReport
 from sightword.errors import SightwordError
 from sightword.miniature.person import Sizes, write_cuhk, write_icfg, write_rstp
 from sightword.systems.retrieval.check import check_pairs
-from sightword.systems.retrieval.pedes import FORMATS, annotation_file
-from sightword.systems.retrieval.split import Source, Split, read_split
+from sightword.systems.retrieval.formats.published import FORMATS
+from sightword.systems.retrieval.split import Source, Split, annotation_file, read_split
 
 WRITERS = {"cuhk_pedes": write_cuhk, "icfg_pedes": write_icfg, "rstpreid": write_rstp}
 SIZES = Sizes(8, 4, 4)
@@ -322,7 +322,7 @@ def test_a_check_of_what_is_no_set_is_one_line(tmp_path: Path) -> None:
 
 def test_counts_as_published_are_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = FORMATS["cuhk_pedes"]._replace(published={"train": (2, 3, 3), "val": (1, 1, 1), "test": (1, 1, 2)})
-    monkeypatch.setattr("sightword.systems.retrieval.pedes.FORMATS", {**FORMATS, "cuhk_pedes": small})
+    monkeypatch.setattr("sightword.systems.retrieval.split.FORMATS", {**FORMATS, "cuhk_pedes": small})
     monkeypatch.setattr("sightword.systems.retrieval.check.FORMATS", {**FORMATS, "cuhk_pedes": small})
     findings = check_pairs(Source("cuhk_pedes", write_set(tmp_path))).findings
     notes = [str(finding) for finding in findings if finding.level == "note"]

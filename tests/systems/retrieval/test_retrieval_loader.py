@@ -18,8 +18,7 @@ from sightword.miniature.tower import write_vq
 from sightword.systems.retrieval import loader
 from sightword.systems.retrieval.config import RetrievalData
 from sightword.systems.retrieval.data import IGNORED, ImageRows, PedesBatch, TextRows, sides_swapped
-from sightword.systems.retrieval.image_ids import ImageIds
-from sightword.systems.retrieval.loader import Identities, Inputs, Kinds
+from sightword.systems.retrieval.loader import Identities, ImageIds, Inputs, Kinds
 from sightword.systems.retrieval.split import Source, Split, read_split
 from sightword.towers.tokenizer import TextTokenizer
 from sightword.towers.vq.ids import IdCache

@@ -370,7 +370,7 @@ def _whole(source: Path, located: Located, photos: Sequence[Marked], names: tupl
 
 
 def _divided(photos: Sequence[Marked]) -> Iterator[Marked]:
-    """Give a fifth of the photos to val, by a hash of their paths: they stay there when others are added."""
+    """Give a fifth of the photos to val, by a hash of their paths: nearly all stay there when others are added."""
     order = sorted(photos, key=lambda p: hashlib.blake2b(p.path.encode(errors="surrogatepass")).digest())
     held = {photo.path for photo in order[: max(1, len(order) // 5)]}
     for photo in photos:

@@ -9,9 +9,9 @@ from sightword.data.archive import archive_of, is_there, read_member
 from sightword.data.check import find_bad_images, missing_images
 from sightword.data.content import doubles_of
 from sightword.data.finding import CheckReport, Finding, Level
-from sightword.systems.retrieval.pedes import FORMATS
-from sightword.systems.retrieval.record import SPLITS, Listing, Record, find_misfits, unknown_split
-from sightword.systems.retrieval.split import Source
+from sightword.systems.retrieval.formats.published import FORMATS
+from sightword.systems.retrieval.record import SPLITS, Listing, Record, unknown_split
+from sightword.systems.retrieval.split import Source, find_misfits
 
 SURELY_CUT = 75  # words: each is a token at least, and CLIP takes 77 with the two at the ends
 
