@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sightword.engine.config import Run
 from sightword.errors import SightwordError
+from sightword.systems.intent.config import IntentConfig, IntentData
 from sightword.systems.intent.doctor import check_labels
 from sightword.systems.intent.labels import read_labels
+from sightword.systems.intent.system import SYSTEM
 from sightword.systems.intent.vocabulary import read_folder, read_vocabulary
 
 PHOTOS = {"a.jpg": ["sport", "snow"], "b.jpg": ["food"], "c.jpg": ["sport"], "d.jpg": ["snow", "food"], "e.jpg": []}
@@ -198,3 +201,29 @@ def test_a_text_file_is_a_vocabulary(tmp_path: Path) -> None:
 def test_a_text_file_that_is_no_vocabulary_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(SightwordError, match=message):
         read_vocabulary(write(tmp_path / name, text))
+
+
+# ----------------------------------------------------------------------------------------------------------- a training
+
+
+def test_a_training_takes_its_classes_and_sides_from_ones_own_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "labels.csv", LAYOUTS["listed.csv"])
+    write_photos(tmp_path / "photos")
+    data = IntentData(root=str(tmp_path / "labels.csv"))
+    config = IntentConfig(model="baseline", embed_dim=8)
+    run = SYSTEM.complete(Run("intent/baseline", system=config, data=data))
+    assert isinstance(run.system, IntentConfig)
+    assert run.system.classes == NAMES
+    assert not SYSTEM.divides(data)
+    found = SYSTEM.items(data, 0, ["train", "val"])
+    assert [item.name for item in found["train"]] == ["a.jpg", "b.jpg", "e.jpg"]
+    assert found["train"][0].facts == "snow=1 sport=1"
+    assert found["val"][0].files == (tmp_path / "photos" / "c.jpg",)
+    SYSTEM.prepare(run)
+    said = capsys.readouterr().err
+    assert "labels.csv read as: image = image, labels = labels" in said
+    assert "warning: 3 of 3 classes have fewer than 10 photos in train" in said
+    (tmp_path / "labels.csv").write_text("image,labels\n" + "".join(f"{n},{';'.join(PHOTOS[n])}\n" for n in PHOTOS))
+    assert SYSTEM.divides(data)

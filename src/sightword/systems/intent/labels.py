@@ -128,7 +128,7 @@ def _read(root: Path, images: str, stamps: tuple[tuple[str, str, int, int], ...]
 
 def _files(folder: Path) -> list[tuple[Path, str]]:
     """Return the files of labels in a folder, each with the split that its name says. None: classes are folders."""
-    files = [file for file in sorted(folder.glob("*")) if file.suffix.lower() in (*TABLES, *LINES, ".json")]
+    files = [file for file in sorted(folder.glob("*")) if file.suffix.lower() in (".csv", ".tsv", *LINES, ".json")]
     files = [file for file in files if file.stem.lower() not in ("readme", "license", "classes", "requirements")]
     if len(files) <= 1:
         return [(file, "") for file in files]

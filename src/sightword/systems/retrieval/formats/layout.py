@@ -25,6 +25,7 @@ from sightword.systems.retrieval.record import Listing, Record
 
 TABLES, LINES, TOKENS = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson"), (".token",)
 KNOWN = (*TABLES, *LINES, *TOKENS, ".json")
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp")  # beside which a .txt or .json is of one image
 SPLIT_WORD = re.compile(r"(?:^|[^a-z])(train|val|test)(?=[^a-z]|$)")
 EXPECTED = (
     "a CSV, JSONL or JSON file with an image and a caption in each record, COCO's or Flickr30k's captions, tar shards "
@@ -95,7 +96,7 @@ def _files(folder: Path) -> list[tuple[Path, str]]:
 
 def _is_beside(file: Path) -> bool:
     """Whether a file is one that lies beside captions: img2dataset's statistics, a text about the data."""
-    if file.with_suffix(".jpg").exists() or file.name.endswith("_stats.json"):
+    if any(file.with_suffix(suffix).exists() for suffix in PHOTOS) or file.name.endswith("_stats.json"):
         return True
     return file.suffix == ".txt" and file.stem.lower() in ("readme", "license", "licence", "requirements", "classes")
 
