@@ -162,3 +162,8 @@ def test_a_gallery_needs_no_training_of_ones_own(
     assert main(["search", f"index={tmp_path / 'gallery'}", f"out={out}", "a", "woman", "in", "red"]) == 0
     assert "3 of 3 images; drawn in" in capsys.readouterr().out
     assert Image.open(out).width > 100
+    moved = model.rename(tmp_path / "moved")
+    given = ["search", f"index={tmp_path / 'gallery'}", "out=", "a", "woman"]
+    assert main(given) == 2
+    assert "Pass model=, where it is now" in capsys.readouterr().err
+    assert main([*given, f"model={moved}"]) == 0

@@ -68,7 +68,10 @@ def search(
     if not model and (made := Path(gallery.tower or gallery.run)).is_absolute() and not made.exists():
         raise MissingFileError(f"{made}, the model that made {index}, does not exist. Pass model=, where it is now")
     checkpoint = checkpoint or gallery.checkpoint
-    source = Source(model, checkpoint) if model else Source(gallery.run, checkpoint, gallery.tower, gallery.tag)
+    made_by = (gallery.run, gallery.tower)
+    if model:
+        made_by = ("", model) if gallery.tower else (model, "")
+    source = Source(made_by[0], checkpoint, made_by[1], gallery.tag)
     found = source.retriever()(text, gallery, top)
     if found.unknown_words:
         print(unknown_line(found.unknown_words))
