@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from sightword.data import image
 from sightword.data.image import (
     Draw,
     ImageBatch,
@@ -425,3 +426,23 @@ def test_a_batch_of_nothing_is_empty_and_one_of_two_sizes_refused() -> None:
     assert (batch.images.shape, batch.paths, batch.skipped) == ((0, 3, 0, 0), [], 2)
     with pytest.raises(ValueError, match="differ in size"):
         collate_images([ImageItem(torch.zeros(3, 4, 4), "a"), ImageItem(torch.zeros(3, 4, 5), "b")])
+
+
+def test_the_limit_of_pixels_is_told_with_the_switch_that_lifts_it(tmp_path, monkeypatch):
+    Image.new("RGB", (400, 300), "red").save(tmp_path / "scan.png")
+    for name, value in ((image.PIXELS, "119998"), (image.PIXELS, "120000"), (image.PIXELS, "2e8")):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+        monkeypatch.setenv(name, value)
+        if value == "2e8":
+            with pytest.raises(SightwordError, match="SIGHTWORD_MAX_PIXELS='2e8' is not a number of pixels"):
+                image._set_limit()
+            continue
+        image._set_limit()
+        if value == "120000":
+            assert read_image(tmp_path / "scan.png").size == (400, 300)
+            continue
+        with pytest.raises(
+            SightwordError,
+            match="has 120,000 pixels, at most 119,998 are read.*set SIGHTWORD_MAX_PIXELS=120000 in the environment",
+        ):
+            read_image(tmp_path / "scan.png")

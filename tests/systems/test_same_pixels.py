@@ -25,7 +25,7 @@ from sightword.systems.points.clip import FrozenClip
 from sightword.systems.retrieval.data import Augmentation, Captions, Measured
 from sightword.systems.retrieval.gallery import Embedder
 from sightword.systems.retrieval.model import make_encoder
-from sightword.systems.retrieval.pedes import Split
+from sightword.systems.retrieval.split import Split
 from sightword.systems.tokenizer.config import TokenizerData
 from sightword.systems.tokenizer.data import make_loaders as tokenizer_loaders
 from sightword.systems.tokenizer.predict import ImageTokenizer

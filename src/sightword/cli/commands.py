@@ -107,7 +107,8 @@ def check(
 ) -> None:
     """Check that a dataset is whole: a line for each kind of finding. Exit status 1 if a result would be wrong.
 
-    Some datasets take more keys. For intentonomy, images= is the folder of the images, if they do not lie below root.
+    Some datasets take more keys. For intentonomy, and for one's own labels and captions, images= is the folder of the
+    images, if they do not lie below root.
     """
     if (root is None) == (path is None):
         wrong = "root and path mean the same, give one" if root else "sightword check needs root=…, or path=…"

@@ -14,9 +14,10 @@ from typing import NamedTuple
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
+from sightword.data.archive import is_there
 from sightword.data.content import doubles_of
 from sightword.data.finding import CheckReport, Finding
-from sightword.data.image import HEIF, count_suffixes, list_images, list_passed_over, read_image
+from sightword.data.image import HEIF, count_suffixes, list_images, list_passed_over, opened, read_image
 from sightword.errors import SightwordError
 
 SMALL = 16  # pixels: below one token of the usual tokenizers
@@ -51,7 +52,7 @@ class _Look(NamedTuple):
 
 def _look(path: Path) -> _Look:
     try:
-        with Image.open(path) as image:
+        with Image.open(opened(path)) as image:
             size, turned = image.size, _orientation(image) not in UPRIGHT
             if image.format == "JPEG":
                 image.draft(image.mode, (1, 1))
@@ -80,7 +81,7 @@ def _orientation(image: Image.Image) -> int:
 
 def missing_images(paths: Sequence[Path], key: str) -> list[Finding]:
     """Return a finding for the files that do not exist. key: the argument that names their folder."""
-    lost = [str(path) for path in paths if not path.is_file()]
+    lost = [str(path) for path in paths if not is_there(path)]
     if not lost:
         return []
     there = len(paths) - len(lost)

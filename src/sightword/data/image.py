@@ -3,7 +3,10 @@
 Legend: B batch, H height, W width. An image is RGB, 8 bit (PIL) or (3, H, W) float32 in [-1, 1] (torch).
 """
 
+import io
 import os
+import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -17,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from sightword.data.archive import SUFFIX, archive_of, read_member
 from sightword.data.loader import Draw as Draw
 from sightword.data.loader import generator_of
 from sightword.errors import MissingFileError, SightwordError
@@ -52,6 +56,22 @@ def _readable_suffixes() -> tuple[str, ...]:
 
 
 SUFFIXES = _readable_suffixes()
+
+#: Environment variable: the most pixels of an image that is read, for every command and its worker processes.
+PIXELS = "SIGHTWORD_MAX_PIXELS"
+COPIES = 11  # bytes of memory for each pixel of a large image, measured: decoded, and turned or resized
+
+
+def _set_limit() -> None:
+    """Set Pillow's limits to PIXELS, if that is set. Pillow warns at half of what it refuses; nobody needs to know."""
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    if text := os.environ.get(PIXELS):
+        if not text.isascii() or not text.isdecimal() or not 0 < int(text) < 2**40:
+            raise SightwordError(f"{PIXELS}={text!r} is not a number of pixels. Set it to one, as 300000000")
+        Image.MAX_IMAGE_PIXELS = (int(text) + 1) // 2
+
+
+_set_limit()
 
 _MARKS = tuple(kind + MARK.encode() + b"\0" for kind in (b"tEXt", b"iTXt"))  # the chunk behind IHDR's 33 bytes
 
@@ -139,25 +159,33 @@ def read_image(path: str | Path, upright: bool = True) -> Image.Image:
     least of 1 (floats only), 255 and 65535 that no value exceeds.
 
     Raises SightwordError, one line with the file and the reason, if the file is missing, empty, truncated, no image,
-    larger than Pillow's guard against decompression bombs (2 * Image.MAX_IMAGE_PIXELS), or has grey values below 0 or
-    above 65535: scaled by their own ranges, images could not be compared.
+    larger than the guard against decompression bombs (`PIXELS`; 2 * Image.MAX_IMAGE_PIXELS), or has grey values below 0
+    or above 65535: scaled by their own ranges, images could not be compared.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(opened(path)) as image:
             image.load()
             return _to_rgb(_upright(image) if upright else image)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        found = int("".join(re.findall(r"\((\d+) pixels\)", str(error))[:1]) or limit + 1)
         raise SightwordError(
-            f"{path} has more than {limit:,} pixels, Pillow's limit against decompression bombs. Make it smaller; or "
-            "set on_error=skip; or, if you trust the file, set PIL.Image.MAX_IMAGE_PIXELS = None in Python"
+            f"{path} has {found:,} pixels, at most {limit:,} are read: a decompression bomb unpacks to more than "
+            f"the memory. If you trust it, set {PIXELS}={found} in the environment ({found * COPIES / 1e9:.1f} GB of "
+            "memory); or make it smaller, or set on_error=skip"
         ) from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError, IndexError, …
         raise SightwordError(
             f"{path} is not readable as an image ({_reason(path, error)}): replace or delete it, or set on_error=skip"
         ) from error
+
+
+def opened(path: str | Path) -> str | Path | io.BytesIO:
+    """Return what Pillow opens for a path: the path, or the bytes of a file in a tar archive (`data.archive`)."""
+    inside = archive_of(path) if SUFFIX in str(path) else None
+    return path if inside is None else io.BytesIO(read_member(*inside))
 
 
 def _reason(path: str | Path, error: Exception) -> str:
@@ -167,6 +195,8 @@ def _reason(path: str | Path, error: Exception) -> str:
     if os.path.isfile(path) and os.path.getsize(path) == 0:
         return "empty file"
     if isinstance(error, UnidentifiedImageError):
+        if Path(path).suffix.lower() in HEIF and HEIF[0] not in SUFFIXES:
+            return "HEIF, which is read with pillow-heif: pip install pillow-heif"
         return "damaged, or not an image"
     if "truncated" in text.lower() or isinstance(error, EOFError):
         return "truncated"

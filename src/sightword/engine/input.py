@@ -35,7 +35,7 @@ def keep_inputs(config: Run, folder: Path) -> None:
     if (folder / FOLDER / INDEX).is_file():
         return
     inputs = [str(getattr(config.system, name)) for name in system_of(config.experiment).inputs]
-    data = [str(getattr(config.data, name, "")) for name in ("root", "annotations")]
+    data = [str(getattr(config.data, name, "")) for name in ("root", "images", "annotations")]
     record_domain(folder, [*inputs, config.init_from], data)
     entries: dict[str, object] = {}
     for name in system_of(config.experiment).inputs:

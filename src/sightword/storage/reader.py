@@ -17,7 +17,8 @@ import io
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 MIB = 1 << 20
+DELIMITERS = (",", ";", "\t", "|")
+HEAD = 2**16  # bytes of a CSV's first row that are looked at for its separator
 MOST_ALIASES = 100  # in a YAML file
 LONGEST_NUMBER = 400  # characters of a number in a YAML file
 
@@ -67,7 +70,8 @@ def parse_json_list(raw: str | bytes, name: str, *, damaged: str = "") -> Items:
 def read_yaml(file: str | Path, *, most: int = MIB, missing: str = "", damaged: str = "") -> Fields:
     """Return the mapping in a YAML file of one document. Dates stay texts.
 
-    Keys are texts. Tags beyond plain values, merge keys (<<) and aliases of aliases are refused.
+    Keys are texts. A tuple of Python is a list. Other tags beyond plain values, merge keys (<<) and aliases of aliases
+    are refused.
     """
     source = Source(str(file), damaged)
     return _fields(_yaml(_decoded(_bytes(file, most, missing, source), source), source), source)
@@ -122,6 +126,24 @@ def read_csv(
             raise source.error(f"has {len(cells)} cells for {len(columns)} columns, {few}", f"row {number}")
         found.append(Row(cells, names, source, number))
     return Table(tuple(names), found)
+
+
+def find_delimiter(file: str | Path, fits: Callable[[Sequence[str]], bool]) -> str:
+    """Return the separator of a CSV file: the first of , ; tab | that makes columns of its first row that fit.
+
+    fits: tells whether these names have what is needed. If none does, the commonest character of the four.
+    """
+    source = Source(str(file))
+    try:
+        with Path(file).open("rb") as opened:
+            head = opened.readline(HEAD).decode("utf-8-sig", errors="replace")
+    except OSError as error:
+        raise source.error(f"cannot be read: {error.strerror or error}") from error
+    for delimiter in DELIMITERS:
+        with suppress(csv.Error):
+            if fits(next(csv.reader([head], delimiter=delimiter, skipinitialspace=True), [])):
+                return delimiter
+    return max(DELIMITERS, key=head.count)
 
 
 def read_text(file: str | Path, *, most: int = 256 * MIB, missing: str = "", damaged: str = "") -> str:
@@ -237,6 +259,7 @@ def _twice(names: Sequence[str], source: Source) -> SightwordError:
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PREFIX = "tag:yaml.org,2002:"
+_AS_LIST = {f"{_PREFIX}{name}" for name in ("seq", "python/tuple")}  # a tuple is how PyYAML dumps options of a training
 _AS_TEXT = {f"{_PREFIX}{name}" for name in ("str", "timestamp", "value")}
 _CONVERTED = {f"{_PREFIX}{name}" for name in ("bool", "float", "int", "null")}
 
@@ -295,7 +318,7 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node, source: Source, made: dict[
     value: object
     if isinstance(node, yaml.ScalarNode):
         value = _scalar(loader, node, source)
-    elif isinstance(node, yaml.SequenceNode) and node.tag == f"{_PREFIX}seq":
+    elif isinstance(node, yaml.SequenceNode) and node.tag in _AS_LIST:
         value = [_value(loader, item, source, made) for item in node.value]
     elif isinstance(node, yaml.MappingNode) and node.tag == f"{_PREFIX}map":
         names = [_name(key, source) for key, _ in node.value]

@@ -223,7 +223,7 @@ def test_two_files_of_one_stream_are_refused(write):
 
 
 def test_a_folder_of_vocabularies_is_read_whole(tmp_path):
-    with pytest.raises(ValueError, match="has no JSON file"):
+    with pytest.raises(ValueError, match="has no JSON or text file"):
         read_folder(tmp_path)
     for stream in ("tools", "fruit"):
         told = {"stream": stream, "size": 2, "templates": {"word": ["a {}"]}, "classes": [f"{stream} one"]}

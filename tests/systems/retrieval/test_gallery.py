@@ -393,7 +393,7 @@ def test_a_probe_writes_figures_and_their_values(people, tmp_path, command, monk
     files = sorted(people.glob("**/*.png"))
     captions = [f"a person in {file.stem}" for file in files]
     split = SimpleNamespace(images=files, pids=np.arange(4), captions=captions, caption_image=np.arange(4))
-    monkeypatch.setattr("sightword.systems.retrieval.pedes.read_pedes", lambda *args: split)
+    monkeypatch.setattr("sightword.systems.retrieval.split.read_split", lambda *args: split)
     out = tmp_path / "probe"
     assert command(["probe", "model=runs/a", f"out={out}", "dataset=cuhk_pedes", "root=here", "strips=2"]) == 0
     assert len(capsys.readouterr().out.split()) == 4
@@ -411,17 +411,17 @@ def test_a_probe_holds_out_whom_the_run_held_out(people, tmp_path, command, monk
     """Else validation of ICFG-PEDES would be of people whom the run was trained on."""
     asked = []
 
-    def read_pedes(*args):
+    def read(*args):
         asked.append(args)
         raise SightwordError("enough")
 
-    monkeypatch.setattr("sightword.systems.retrieval.pedes.read_pedes", read_pedes)
+    monkeypatch.setattr("sightword.systems.retrieval.split.read_split", read)
     config = Run("retrieval/phase1", data=RetrievalData(dataset="icfg_pedes", root="here", hold_out=4))
     (tmp_path / "run").mkdir()
     write_json(tmp_path / "run" / "config.yaml", config.plain())  # JSON is YAML
     assert command(["probe", f"model={tmp_path / 'run'}"]) == 2
     assert command(["probe", f"model={tmp_path / 'exported'}", "dataset=icfg_pedes", "root=there"]) == 2
-    assert asked == [("here", "icfg_pedes", "val", 4, {}), (Path("there"), "icfg_pedes", "val")]
+    assert asked == [(("icfg_pedes", "here", ""), "val", 4, {}), (("icfg_pedes", Path("there"), ""), "val")]
 
 
 def test_what_is_neither_a_run_nor_exported_is_one_line(tmp_path, capsys):
@@ -437,8 +437,8 @@ def test_a_broken_image_of_a_set_is_told_to_be_checked(model, people):
         Embedder(model, "runs/colours").encode_image([people / "broken.png"])
 
 
-def test_the_three_data_sets_can_be_checked():
-    assert set(SYSTEM.checks) == {"cuhk_pedes", "icfg_pedes", "rstpreid"}
+def test_the_data_sets_can_be_checked():
+    assert set(SYSTEM.checks) == {"cuhk_pedes", "icfg_pedes", "rstpreid", "captions"}
 
 
 # ---------------------------------------------------------------------------------------------------------- selections

@@ -18,8 +18,8 @@ from sightword.miniature.tower import write_vq
 from sightword.systems.retrieval import loader
 from sightword.systems.retrieval.config import RetrievalData
 from sightword.systems.retrieval.data import IGNORED, ImageRows, PedesBatch, TextRows, sides_swapped
-from sightword.systems.retrieval.loader import Identities, Inputs, Kinds
-from sightword.systems.retrieval.pedes import ImageIds, Split, read_pedes
+from sightword.systems.retrieval.loader import Identities, ImageIds, Inputs, Kinds
+from sightword.systems.retrieval.split import Source, Split, read_split
 from sightword.towers.tokenizer import TextTokenizer
 from sightword.towers.vq.ids import IdCache
 
@@ -88,7 +88,7 @@ def assert_equal(one: Any, other: Any) -> None:
 
 def test_a_batch_has_each_caption_with_its_image_and_identity(root: Path) -> None:
     tokenizer = Words()
-    split = read_pedes(root, "cuhk_pedes", "train")
+    split = read_split(Source("cuhk_pedes", root), "train")
     seen = []
     for batch in make_loaders(data_of(root, pad=0, erase=0), tokenizer).train:
         assert batch.images.shape == (8, 3, *SIZE)
@@ -192,7 +192,7 @@ def test_captions_that_are_too_long_are_cut_with_a_count(root: Path, capsys: pyt
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     write_cuhk(tmp_path, Sizes(4, 4, 4), 1, size=SIZE)
-    broken = read_pedes(tmp_path, "cuhk_pedes", "train").images[1]
+    broken = read_split(Source("cuhk_pedes", tmp_path), "train").images[1]
     broken.write_bytes(b"")
     with pytest.raises(ValueError, match=rf"{broken.name} .*\(empty file\): sightword check names all") as error:
         list(make_loaders(data_of(tmp_path), Words()).train)
@@ -286,7 +286,7 @@ def test_kinds_never_share_a_batch_and_every_item_comes_once(world: int) -> None
 
 
 def test_a_split_is_measured_images_first_then_captions_each_once(root: Path) -> None:
-    split, tokenizer = read_pedes(root, "cuhk_pedes", "val"), Words()
+    split, tokenizer = read_split(Source("cuhk_pedes", root), "val"), Words()
     batches = list(make_loaders(data_of(root, mask_text=0.3), tokenizer).val)
     kinds = [type(batch) for batch in batches]
     assert kinds == [ImageRows] + [TextRows] * 2
@@ -308,7 +308,7 @@ def test_captions_are_measured_in_buckets_of_length(root: Path) -> None:
 
 
 def test_another_split_is_measured_when_asked_for(root: Path) -> None:
-    test = read_pedes(root, "cuhk_pedes", "test")
+    test = read_split(Source("cuhk_pedes", root), "test")
     found = next(iter(split_loader(data_of(root), "test", Words())))
     assert found.pids.tolist() == test.pids.tolist()
     assert not torch.equal(found.images[:1], next(iter(make_loaders(data_of(root), Words()).val)).images[:1])
@@ -330,7 +330,7 @@ def generated(root: Path, codes: Path, **more: Any) -> RetrievalData:
 
 
 def test_hidden_cells_are_grey_and_their_codes_are_asked_for(root: Path, codes: Path) -> None:
-    cache, split = IdCache(codes), read_pedes(root, "cuhk_pedes", "train")
+    cache, split = IdCache(codes), read_split(Source("cuhk_pedes", root), "train")
     imgs = root / "CUHK-PEDES" / "imgs"
     for batch in make_loaders(generated(root, codes), Words(), 4, seed=1).train:
         assert batch.vq_target_ids.shape == (8, 12)
@@ -419,7 +419,7 @@ def test_keys_may_begin_at_the_folder_of_the_set(root: Path, codes: Path, tmp_pa
         "size=48x16",
     ]
     assert main(words) == 0
-    split: Split = read_pedes(root, "cuhk_pedes", "val")
+    split: Split = read_split(Source("cuhk_pedes", root), "val")
     both = [ImageIds(cache, SIZE).rows(split.images, images / "imgs") for cache in (codes, tmp_path / "ids")]
     assert torch.equal(*both)
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from sightword.systems.retrieval import sensitivity as swaps
 from sightword.systems.retrieval import strip as strips
-from sightword.systems.retrieval.pedes import Split
 from sightword.systems.retrieval.sensitivity import CONTROL, KINDS, probes_of, sensitivity, spread
 from sightword.systems.retrieval.show import search
+from sightword.systems.retrieval.split import Split
 from sightword.systems.retrieval.strip import Shown, strip, wrapped
 from sightword.viz.font import length
 from sightword.viz.write import write_picture

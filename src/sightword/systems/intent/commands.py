@@ -3,8 +3,19 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sightword.engine.argument import Count, Counts, JobOptions, Model, NamedTokenTypes, Names, Out, Pairs
-from sightword.errors import MissingFileError
+from sightword.engine.argument import (
+    Count,
+    Counts,
+    JobOptions,
+    Model,
+    NamedTokenTypes,
+    Names,
+    Out,
+    Pairs,
+    TokenType,
+    folder_in,
+)
+from sightword.errors import MissingFileError, SightwordError
 
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
@@ -77,12 +88,19 @@ def ids(
 
 
 def show(
-    model: Model,  # a run directory, an exported folder, or a hub id
+    model: Model,  # a run, an export or a hub id; with words= a plain CLIP: vit_b16 …, or a folder
     image: Path | None = None,  # a file; empty: only the table of the whole model, what every word adds to every intent
     out: Out = Path("show"),  # the folder of figures, each with its values as JSON
+    words: Names = (),  # of a plain CLIP: the words that a patch may have, as words="dog, grass, sky"
+    vocabulary: Path | None = None,  # or a file of them, one a line
+    tag: str = "",  # of an open_clip model, as model=ViT-B-32 tag=openai
+    token_type: TokenType = "qq",  # of a plain CLIP's patches: qq, kk, value or joint
     checkpoint: str = "best",  # of a run: best, last, or a file
 ) -> None:
-    """Explain a model: the words of an image's patches, and what each of them adds to each intent."""
+    """Explain a model: the words of an image's patches, and what each of them adds to each intent.
+
+    With words= a plain CLIP says which of them fits each patch of a photo: no run and no labels are needed.
+    """
     from sightword.systems.intent import show as figures
     from sightword.systems.intent.predict import IntentClassifier
 
@@ -90,6 +108,9 @@ def show(
         raise MissingFileError(
             f"image={image} {'is a folder' if image.is_dir() else 'does not exist'}. Pass an image file"
         )
+    if words or vocabulary:
+        _show_words(model, image, out, words, vocabulary, tag, token_type)
+        return
     classifier = IntentClassifier.from_pretrained(model, checkpoint)
     files = figures.write_table(classifier.codebooks(), out)
     if image:
@@ -100,11 +121,52 @@ def show(
         print(file)
 
 
+def _show_words(
+    model: str, image: Path | None, out: Path, words: Names, vocabulary: Path | None, tag: str, token_type: str
+) -> None:
+    """Draw which word fits each patch of a photo, by a plain CLIP."""
+    from sightword.storage.domain import say_domain
+    from sightword.systems.intent.patches import prompts_of, read_patches
+    from sightword.towers.clip.encoder import CLIP
+    from sightword.towers.factory import tower_pair
+    from sightword.towers.tokenizer import unknown_line
+    from sightword.viz.write import write_picture
+
+    prompts = prompts_of(words, vocabulary)
+    if image is None:
+        raise SightwordError("words= are looked for in a photo. Pass image=, a file")
+    if (Path(model) / "config.yaml").is_file():
+        raise SightwordError(f"model={model} is a run, and words= are for a plain CLIP. Pass model=vit_b16 or a folder")
+    pair = tower_pair(model, tag)
+    if not isinstance(pair, CLIP):
+        raise SightwordError(f"model={model} is a SigLIP, whose patches are not in the space of texts. Pass a CLIP")
+    say_domain(model, image)
+    found = read_patches(pair, image, prompts, token_type)
+    if found.unknown_words:
+        print(unknown_line(found.unknown_words))
+    for word, share in list(found.areas.items())[:10]:
+        print(f"{100 * share:>5.1f} %  {word}")
+    rest = 100 * (1 - sum(found.areas.values()))
+    print(f"{rest:>5.1f} %  none of these")
+    for file in write_picture(found.plot(), folder_in(out) / "patches.png", found.to_dict()):
+        print(file)
+
+
 def check_intentonomy(root: Path, images: Path | None = None) -> "CheckReport":
     """Intentonomy's three files and every image that they name. images: the folder with low/<id>.jpg; root if empty."""
     from sightword.systems.intent import intentonomy
 
     return intentonomy.check_intentonomy(str(root), str(images or ""))
+
+
+def check_labels(
+    root: Path,
+    images: Path | None = None,  # the folder that paths of images are below; if empty, it is looked for
+) -> "CheckReport":
+    """One's own labelled photos, as CSV, JSONL, JSON or folders, and every image."""
+    from sightword.systems.intent import doctor
+
+    return doctor.check_labels(str(root), str(images or ""))
 
 
 def _table(made: "Anchors") -> str:

@@ -62,11 +62,11 @@ class IntentConfig(SystemConfig):
 
 @dataclass
 class IntentData(DataConfig):
-    """Intentonomy, or another data set in its format."""
+    """Intentonomy, or another data set in its format; or one's own labels."""
 
     paths = ("root", "images", "cache", "ids")
-    root: str = ""  # the folder with intentonomy_{train,val,test}2020.json
-    images: str = ""  # the folder with low/<id>.jpg; empty: root
+    root: str = ""  # the folder with intentonomy_{train,val,test}2020.json; own CSV or JSON; folders of classes
+    images: str = ""  # the folder with low/<id>.jpg; empty: root; one's own are looked for
     cache: str = ""  # patch tokens, computed once before training; empty: the encoder runs in every batch
     ids: str = ""  # ids of codes, computed once; read instead of tokens where codebooks are frozen, without adapters
     image_size: int = 0  # pixels a side, without cache and ids; 0: the encoder's own, which is that of caches

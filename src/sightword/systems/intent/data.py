@@ -26,7 +26,8 @@ from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.segments import ImageCache
 from sightword.systems.intent.config import IntentData
-from sightword.systems.intent.intentonomy import Annotations, annotation_file, read_annotations
+from sightword.systems.intent.intentonomy import Annotations, annotation_file
+from sightword.systems.intent.labels import is_own, read_labels, read_split
 from sightword.towers.preprocess import Preprocess
 from sightword.towers.token_cache import TokenCache
 
@@ -101,7 +102,7 @@ def load_split(data: IntentData, split: str, classes: Sequence[str] = (), names:
     """
     notes, keys = find_keys(data, split)
     if classes:
-        notes = notes.for_classes(classes, annotation_file(root_of(data), split))
+        notes = notes.for_classes(classes, source_of(data, split))
     missing = [file for row, file in enumerate(notes.files) if row not in keys]
     if (data.cache or data.ids) and (left := without_row(data, missing)):
         raise _incomplete(data, left)
@@ -121,7 +122,7 @@ def load_split(data: IntentData, split: str, classes: Sequence[str] = (), names:
 
 def find_keys(data: IntentData, split: str) -> tuple[Annotations, dict[int, str]]:
     """Return the annotations of a split, and row → key of those whose image, tokens or ids exist."""
-    notes = read_annotations(annotation_file(root_of(data), split))
+    notes = read_split(root_of(data), split, data.images)
     find = finder(data)
     return notes, {row: key for row, file in enumerate(notes.files) if (key := find(file)) is not None}
 
@@ -129,12 +130,22 @@ def find_keys(data: IntentData, split: str) -> tuple[Annotations, dict[int, str]
 def root_of(data: IntentData) -> Path:
     """Return the folder of the annotations. Raises SightwordError if it is not set."""
     if not data.root:
-        raise SightwordError("data.root is not set. Pass the folder with intentonomy_{train,val,test}2020.json")
+        raise SightwordError(
+            "data.root is not set. Pass the folder with intentonomy_{train,val,test}2020.json, or one's own labels: a "
+            "CSV or JSON file, or a folder with one folder for each class"
+        )
     return Path(data.root).expanduser()
+
+
+def source_of(data: IntentData, split: str) -> Path:
+    """Return the file or folder that a split's labels are read from, for messages."""
+    return root_of(data) if is_own(root_of(data)) else annotation_file(root_of(data), split)
 
 
 def images_of(data: IntentData) -> Path:
     """Return the folder that contains the files of the annotations."""
+    if is_own(data.root):
+        return read_labels(root_of(data), data.images).located.folder
     return Path(data.images or data.root).expanduser()
 
 

@@ -19,8 +19,10 @@ from sightword.storage import shards
 from sightword.systems.intent.anchors import Anchors, Recipe, find, write_anchors
 from sightword.systems.intent.config import TOKEN_TYPES, IntentConfig, IntentData
 from sightword.systems.intent.data import finder, images_of, root_of, without_row
+from sightword.systems.intent.doctor import find_doubtful
 from sightword.systems.intent.ids import write_ids
-from sightword.systems.intent.intentonomy import SPLITS, annotation_file, find_leaks, read_annotations
+from sightword.systems.intent.intentonomy import SPLITS, find_leaks
+from sightword.systems.intent.labels import has_split, is_own, read_labels, read_split
 from sightword.systems.intent.task import streams_of
 from sightword.systems.intent.vocabulary import chosen_vocabularies
 from sightword.towers.token_cache import Source, cache_tokens
@@ -47,13 +49,19 @@ def with_classes(config: IntentConfig, data: IntentData) -> IntentConfig:
     """Return the config with the names of its classes: its own, or those of the training annotations."""
     if config.classes:
         return config
-    return replace(config, classes=read_annotations(annotation_file(root_of(data), "train")).names)
+    return replace(config, classes=read_split(root_of(data), "train", data.images).names)
 
 
 def _annotated(data: IntentData) -> list[str]:
     """The files of all splits; the test split may be missing. Tell which images are in two splits."""
-    found = {split: annotation_file(root_of(data), split) for split in SPLITS}
-    read = {split: read_annotations(file) for split, file in found.items() if split != "test" or file.exists()}
+    root, images = root_of(data), data.images
+    found = [split for split in SPLITS if split != "test" or has_split(root, split, images)]
+    read = {split: read_split(root, split, images) for split in found}
+    if is_own(root):
+        labels = read_labels(root, images)
+        shards.say(labels.assumed)
+        for line in grouped(find_doubtful(labels), ("warning", "error")):
+            shards.say(f"warning: {line}")
     for line in grouped(find_leaks(read)):
         shards.say(f"error: {line}. sightword check dataset=intentonomy root={data.root} names all of them")
     return [file for notes in read.values() for file in notes.files]

@@ -53,6 +53,12 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
 
         return items(data, splits)
 
+    def divides(self, data: IntentData) -> bool:
+        from sightword.systems.intent.data import root_of
+        from sightword.systems.intent.labels import is_own, read_labels
+
+        return is_own(data.root) and read_labels(root_of(data), data.images).divided
+
     def evaluator(self, task: "IntentTask") -> "Evaluator[IntentBatch]":
         from sightword.systems.intent.evaluate import IntentEvaluator
 
@@ -74,7 +80,7 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
 
     @property
     def checks(self) -> Mapping[str, Check]:
-        return {"intentonomy": commands.check_intentonomy}
+        return {"intentonomy": commands.check_intentonomy, "labels": commands.check_labels}
 
 
 def _inputs(task: "IntentTask") -> "Inputs":

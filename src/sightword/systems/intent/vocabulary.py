@@ -15,6 +15,12 @@ A class is a name, or {"id", "name", "raw", "words"}:
     raw     the name in the data set's own files; default: the name
     words   {part of speech: [word, …]}, for the prompts; default: the name, as the first part of speech in "templates"
 Names and words are compared without case. Underscores are read as spaces.
+
+A vocabulary may also be a text file in UTF-8, called <stream>.txt: a word or phrase a line, each with one code. Behind
+a tab a line may say how the class is described in its prompt. A line that begins with # is ignored.
+
+    dog
+    ThingsInOrder<TAB>a tidy room
 """
 
 import hashlib
@@ -24,12 +30,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from sightword.errors import SightwordError
 from sightword.storage.fields import Fields, Items
-from sightword.storage.reader import MIB, read_json
+from sightword.storage.reader import MIB, read_json, read_text
 from sightword.systems.intent.config import STREAMS
 
+TEXT = ".txt"
 FOLDER = Path(__file__).parent / "vocabularies"
 
 
@@ -76,13 +84,13 @@ class Vocabulary:
 
     def word_prompts(self, entry: Entry) -> list[str]:
         """Return one prompt for each word of a class, in the word's first template."""
-        return [_fill(self.templates[word.pos][0], word.text) for word in entry.words]
+        return [with_article(self.templates[word.pos][0], word.text) for word in entry.words]
 
     def template_prompts(self, entry: Entry) -> list[str]:
         """Return each word in all its templates: first templates before second ones."""
         most = max(len(self.templates[word.pos]) for word in entry.words)
         pairs = [(word, self.templates[word.pos][i : i + 1]) for i in range(most) for word in entry.words]
-        return [_fill(template, word.text) for word, some in pairs for template in some]
+        return [with_article(template, word.text) for word, some in pairs for template in some]
 
     def extended(self, names: Iterable[str]) -> "Vocabulary":
         """Return the vocabulary with more classes, which get the next ids; a spare class has its own words."""
@@ -118,12 +126,12 @@ def vocabularies(
 
 
 def read_vocabulary(file: str | Path) -> Vocabulary:
-    """Read a JSON file of the form above. Raises SightwordError, with the place in the file, if it has another form."""
+    """Read a JSON or text file of the forms above. Raises SightwordError, with the place, if it has another form."""
+    if Path(file).suffix.lower() == TEXT:
+        return _read_lines(Path(file).expanduser())
     fields = read_json(Path(file).expanduser(), most=16 * MIB, missing="A vocabulary is a JSON file")
     fields.refuse_unknown(("stream", "size", "source", "expand", "templates", "classes", "spare"))
-    stream = fields.text("stream")
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", stream):
-        raise fields.error(f"{stream!r} is not a name of a stream. Use lowercase letters, digits and _", "stream")
+    stream = _check_stream(fields.text("stream"), partial(fields.error, key="stream"))
     size, by_words = fields.integer("size", least=1), "expand" in fields
     if by_words:
         fields.choice("expand", ("words",))
@@ -141,8 +149,37 @@ def read_vocabulary(file: str | Path) -> Vocabulary:
         raise fields.error(str(error)) from None
 
 
+def _read_lines(file: Path) -> Vocabulary:
+    """Read a text file of one stream, whose name is the file's."""
+    stream = _check_stream(file.stem, lambda told: SightwordError(f"{file}: {told}"))
+    classes: list[Entry] = []
+    for number, line in enumerate(read_text(file, most=16 * MIB).split("\n"), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        raw, _, described = (normalize("NFC", part).strip() for part in line.partition("\t"))
+        try:
+            name = _plain(raw)
+            word = Word(_plain(described), "described") if described else Word(name, "phrase")
+        except SightwordError as error:
+            raise SightwordError(f"{file}: line {number}: {error}") from None
+        classes.append(Entry(len(classes), name, raw, (word,)))
+    if not classes:
+        raise SightwordError(f"{file} is empty: expected a word or phrase in each line")
+    templates: dict[str, tuple[str, ...]] = {"phrase": ("a photo of a {}",), "described": ("a photo of {}",)}
+    try:
+        return Vocabulary(stream, len(classes), templates, tuple(classes), source=file.name)
+    except SightwordError as error:
+        raise SightwordError(f"{file}: {error}") from None
+
+
+def _check_stream(name: str, error: Callable[[str], SightwordError]) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise error(f"{name!r} is not a name of a stream. Use lowercase letters, digits and _")
+    return name
+
+
 def chosen_vocabularies(given: Sequence[str], streams: Sequence[str] = ()) -> tuple[list[str], list[Path]]:
-    """Return (streams, files), as `vocabularies` takes them, of several JSON files, or of one folder.
+    """Return (streams, files), as `vocabularies` takes them, of several files, or of one folder.
 
     Files add to the built-in vocabularies. A folder replaces these: its streams are all, unless `streams` names others.
     """
@@ -158,10 +195,15 @@ def digests(files: Sequence[str | Path]) -> dict[str, str]:
 
 
 def read_folder(folder: str | Path) -> dict[str, Path]:
-    """Stream → its file, of all JSON files in a folder. Raises SightwordError if there is none, or one is damaged."""
-    files = sorted(Path(folder).expanduser().glob("*.json"))
+    """Stream → its file, of all JSON and text files in a folder, but for readmes and licences.
+
+    Raises SightwordError if there is none, or one is damaged.
+    """
+    every = sorted(Path(folder).expanduser().glob("*"))
+    aside = ("readme", "license", "licence")
+    files = [file for file in every if file.suffix in (".json", TEXT) and file.stem.lower() not in aside]
     if not files:
-        raise SightwordError(f"{folder} has no JSON file. A vocabulary is a JSON file that describes one stream")
+        raise SightwordError(f"{folder} has no JSON or text file. A vocabulary is a file that describes one stream")
     return _by_stream(files)
 
 
@@ -216,7 +258,7 @@ def _template(fields: Fields, part: str, text: str) -> str:
     return text
 
 
-def _fill(template: str, word: str) -> str:
+def with_article(template: str, word: str) -> str:
     """The word in the template's place; "a" before it becomes "an" before a vowel."""
     if word[0].lower() in "aeiou":
         template = re.sub(r"\b([aA]) \{\}", r"\1n {}", template)

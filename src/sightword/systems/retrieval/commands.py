@@ -12,37 +12,36 @@ from sightword.errors import MissingFileError, SightwordError
 if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
     from sightword.systems.retrieval.gallery import Embedder, Gallery
-    from sightword.systems.retrieval.pedes import Split
     from sightword.systems.retrieval.predict import PersonRetriever
     from sightword.systems.retrieval.selection import Selection
+    from sightword.systems.retrieval.split import Split
 
 
 def index(
     images: Path,  # a folder of images
     out: Out,  # the folder of the gallery
-    model: Model | None = None,  # a run directory, an exported folder, or a hub id; if empty, a plain tower=
-    tower: str = "",  # without a model=: vit_b16, siglip_b16 …; an open_clip model with tag=; or a folder
-    tag: str = "",  # of an open_clip model: the name or the file of its weights
+    model: Model,  # a run, an export or a hub id; a CLIP or SigLIP: vit_b16, siglip_b16 …; a best.pth of IRRA or RDE
+    tag: str = "",  # of an open_clip model, as model=ViT-B-32 tag=openai: the name or the file of its weights
     checkpoint: str = "best",  # of a run: best, last, or a file
     job: ImageJobOptions = ImageJobOptions(shard_size=1024),
 ) -> None:
     """Encode a folder of images as a gallery to search by text; only new images are computed.
 
-    A trained model= finds persons; a CLIP or SigLIP, tower=, needs no training.
+    A trained model finds persons; a CLIP or SigLIP finds what photographs show, and needs no training.
     After Ctrl-C, run the same command again to encode the rest.
     """
     from sightword.storage.domain import say_domain
     from sightword.systems.retrieval.gallery import write_gallery
 
-    if bool(model) == bool(tower):
-        raise SightwordError("pass model=, a trained run or its export, or tower=, a CLIP or SigLIP: one of the two")
-    named = _absolute(model or tower)
-    source = Source("" if tower else named, checkpoint, named if tower else "", tag)
+    named = _absolute(model)
+    plain = bool(tag) or _is_tower(named)
+    source = Source("" if plain else named, checkpoint, named if plain else "", tag)
     say_domain(named, images)
     gallery = write_gallery(source, images, out, source._asdict(), job)
     unread = f"; {gallery.unread} of {images} could not be read" if gallery.unread else ""
     print(f"{len(gallery)} images in {out}{unread}")
-    print(f'next: sightword search {shlex.quote(f"index={out}")} "a woman in a red coat with a white handbag"')
+    sentence = "a dog on a beach" if plain else "a woman in a red coat with a white handbag"
+    print(f'next: sightword search {shlex.quote(f"index={out}")} "{sentence}"')
 
 
 def search(
@@ -76,7 +75,10 @@ def search(
         raise MissingFileError(f"{made}, the model that made {index}, does not exist. Pass model=, where it is now")
     searched = _selected(gallery, table, where, by)
     checkpoint = checkpoint or gallery.checkpoint
-    source = Source(model, checkpoint) if model else Source(gallery.run, checkpoint, gallery.tower, gallery.tag)
+    made_by = (gallery.run, gallery.tower)
+    if model:
+        made_by = ("", model) if gallery.tower else (model, "")
+    source = Source(made_by[0], checkpoint, made_by[1], gallery.tag)
     found = source.retriever()(text, searched, top)
     if found.unknown_words:
         print(unknown_line(found.unknown_words))
@@ -114,7 +116,7 @@ def probe(
     strips: Count = 6,  # how many captions are shown with their best images
     captions: Count = 1000,  # how many have a word changed: colour, side, garment, bag; as the control a synonym
     checkpoint: str = "best",  # of a run: best, last, or a file
-    dataset: Literal["cuhk_pedes", "icfg_pedes", "rstpreid"] | None = None,  # if empty, the run's
+    dataset: Literal["cuhk_pedes", "icfg_pedes", "rstpreid", "captions"] | None = None,  # if empty, the run's
     root: Path | None = None,  # the folder of the dataset; if empty, the run's
 ) -> None:
     """Draw what a model finds and what it reacts to: the best images of captions, and scores with one word changed."""
@@ -134,18 +136,31 @@ def _split(model: str, dataset: str | None, root: Path | None, split: str) -> "S
     from sightword.engine.run import read_config
     from sightword.engine.split import choose, tell
     from sightword.systems.retrieval.config import RetrievalData
-    from sightword.systems.retrieval.pedes import read_pedes
+    from sightword.systems.retrieval.split import Source as Place
+    from sightword.systems.retrieval.split import read_split
 
     folder = Path(model)
     if dataset and root and not (folder / "config.yaml").is_file():  # an exported folder or a hub id
-        return read_pedes(root, dataset, split)
+        return read_split(Place(dataset, root), split)
     config = read_config(folder)
     if not isinstance(config.data, RetrievalData):
         raise SightwordError(f"{model} is a run of another system. Pass one of retrieval")
     data = replace(config.data, root=str(root or config.data.root), dataset=dataset or config.data.dataset)
     chosen = choose(replace(config, data=data), folder, [split])
     tell(chosen.findings)
-    return read_pedes(data.root, data.dataset, split, data.hold_out, chosen.names)
+    return read_split(Place(data.dataset, data.root, data.images), split, data.hold_out, chosen.names)
+
+
+def _is_tower(name: str) -> bool:
+    """Return whether a name or folder is a plain CLIP or SigLIP, not a run or what was exported from one."""
+    from sightword.towers.clip import encoder as clip
+    from sightword.towers.siglip import encoder as siglip
+    from sightword.towers.siglip.folder import is_one
+
+    folder = Path(name)
+    if folder.is_dir():
+        return (folder / clip.CONFIG).is_file() or is_one(folder)
+    return name in clip.presets or name in siglip.presets
 
 
 def _absolute(name: str) -> str:
@@ -168,10 +183,14 @@ class Source(NamedTuple):
 
     def retriever(self) -> "PersonRetriever":
         """Return the predictor. Raises SightwordError if the folder is neither, or of another system."""
+        from sightword.systems.retrieval import irra
         from sightword.systems.retrieval.predict import PersonRetriever
 
         if self.tower:
             return PersonRetriever.from_tower(self.tower, self.tag)
+        folder = Path(self.run).expanduser()
+        if not (folder / "config.yaml").is_file() and irra.find(folder) is not None:
+            return PersonRetriever.from_published(folder)
         found = PersonRetriever.from_pretrained(self.run, self.checkpoint)
         found.name = self.run
         return found
@@ -198,7 +217,16 @@ def check_rstpreid(root: Path) -> "CheckReport":
     return _check(root, "rstpreid")
 
 
-def _check(root: Path, dataset: str) -> "CheckReport":
-    from sightword.systems.retrieval.check import check_pedes
+def check_captions(
+    root: Path,
+    images: Path | None = None,  # the folder that paths of images are below; if empty, it is looked for
+) -> "CheckReport":
+    """One's own images and captions, in any of the formats that data.dataset=captions reads, and every image."""
+    return _check(root, "captions", images)
 
-    return check_pedes(str(root), dataset)
+
+def _check(root: Path, dataset: str, images: Path | None = None) -> "CheckReport":
+    from sightword.systems.retrieval.check import check_pairs
+    from sightword.systems.retrieval.split import Source as Place
+
+    return check_pairs(Place(dataset, root, images or ""))

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from sightword.engine.config import DataConfig, SystemConfig, at_least, one_of
 from sightword.errors import SightwordError
 
-DATASETS = ("cuhk_pedes", "icfg_pedes", "rstpreid")
+PUBLISHED = ("cuhk_pedes", "icfg_pedes", "rstpreid")
+DATASETS = (*PUBLISHED, "captions")
 
 
 @dataclass
@@ -99,12 +100,13 @@ class RetrievalConfig(SystemConfig):
 
 @dataclass
 class RetrievalData(DataConfig):
-    """CUHK-PEDES, ICFG-PEDES or RSTPReid, or any data set in the format of one of them."""
+    """CUHK-PEDES, ICFG-PEDES or RSTPReid, or any data set in the format of one of them; or one's own captions."""
 
-    paths = ("root", "vq_ids")
-    dataset: str = "cuhk_pedes"  # cuhk_pedes | icfg_pedes | rstpreid
-    root: str = ""  # the folder with imgs/ and the JSON file, or the folder above it
-    hold_out: int = 100  # training identities for validation where the data set has no such split (ICFG-PEDES)
+    paths = ("root", "images", "vq_ids")
+    dataset: str = "cuhk_pedes"  # cuhk_pedes | icfg_pedes | rstpreid | captions: one's own, as CSV, JSON or tar shards
+    root: str = ""  # the folder with imgs/ and the JSON file, or the folder above it; captions: a file or folder
+    images: str = ""  # captions: the folder that paths of images are below; empty: it is looked for
+    hold_out: int = 100  # training identities for validation if the data set has no such split; captions: 20 % at most
     image_size: list[int] = field(default_factory=lambda: [384, 128])  # height, width
     text_length: int = 0  # tokens of a caption, more are cut off; 0: as many as the text encoder takes
 

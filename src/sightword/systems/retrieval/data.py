@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from sightword.data.image import read_image, squash
 from sightword.data.loader import Draw, generator_of, mix
 from sightword.errors import SightwordError
-from sightword.systems.retrieval.pedes import ImageIds, Split
+from sightword.systems.retrieval.split import Split
 from sightword.towers.tokenizer import Texts, TextTokenizer
 
 IGNORED = -100  # the label that cross-entropy passes over
@@ -297,12 +297,20 @@ def _by(pair: tuple[int, int]) -> str:
     return f"{pair[0]}×{pair[1]}"
 
 
+class IdSource(Protocol):
+    """Where the VQ ids of images are read, as `loader.ImageIds`."""
+
+    def rows(self, images: Sequence[Path], folder: Path) -> Tensor:
+        """Return the ids of images of a folder, (M, h·w) int32."""
+        ...
+
+
 class Hiding(NamedTuple):
     """The generation view: which cells are hidden, and the VQ ids of all."""
 
     cells: Cells
     share: float  # of the cells that are hidden
-    source: ImageIds | None  # None: the network encodes `vq_images` itself
+    source: IdSource | None  # None: the network encodes `vq_images` itself
     ids: Tensor | None = None  # (M, h·w) int32, the ids of a split's images
 
     def batch(self, whole: Tensor, rows: Sequence[int], draws: Sequence[Draw], seed: int) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ from sightword.engine import run as runs
 from sightword.metrics.ranking import retrieval_metrics
 from sightword.systems.retrieval import show
 from sightword.systems.retrieval.config import RetrievalData
-from sightword.systems.retrieval.pedes import Split, read_pedes
 from sightword.systems.retrieval.predict import PersonRetriever
 from sightword.systems.retrieval.sensitivity import sensitivity, spread
+from sightword.systems.retrieval.split import Source, Split, read_split
 from sightword.viz.page import Figure, Section, Train, seconds
 
 SHOWN = 3  # captions
@@ -29,7 +29,7 @@ def section(out: Path, train: Train) -> Section:
     data = runs.read_config(run).data
     assert isinstance(data, RetrievalData)
     retriever = PersonRetriever.from_pretrained(run)
-    return _section(retriever, read_pedes(data.root, data.dataset, "test"), run, data.root)
+    return _section(retriever, read_split(Source(data.dataset, data.root), "test"), run, data.root)
 
 
 def _section(retriever: PersonRetriever, test: Split, run: Path, people: str) -> Section:

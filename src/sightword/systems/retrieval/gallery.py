@@ -71,12 +71,12 @@ class Embedder(ImageTower):
 
     model: DualEncoder
 
-    def __init__(self, model: DualEncoder, name: str) -> None:
-        """name: for messages, the run of the model."""
+    def __init__(self, model: DualEncoder, name: str, interpolation: str = "bicubic") -> None:
+        """name: for messages, the run of the model. interpolation: of images, as the weights were trained."""
         super().__init__()
         self.model, self.name = model, name
         height, width = self.model.image.preprocess.size
-        self.preprocess = Preprocess((int(height), int(width)), HALF, HALF, "squash")
+        self.preprocess = Preprocess((int(height), int(width)), HALF, HALF, "squash", interpolation)
         self.architecture = {"encoder": type(model).__name__}
 
     def forward(self, images: Tensor) -> Encoded:

@@ -1,13 +1,15 @@
 """Loaders of pairs to train on and of a split to measure: which items make which batch, and how the parts are made.
 
-Legend: C captions of a split; P identities of a batch with K captions each.
+Legend: M images, C captions of a split; h·w VQ ids of an image; P identities of a batch with K captions each.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sightword.data.loader import Draw, LoaderOptions, Loaders, Shuffled, Stream, mix, ordered
@@ -26,8 +28,9 @@ from sightword.systems.retrieval.data import (
     Pairs,
     whole_batch,
 )
-from sightword.systems.retrieval.pedes import ImageIds, Split, annotation_file, image_folder, read_pedes, tokenizing
+from sightword.systems.retrieval.split import Source, Split, read_split
 from sightword.towers.tokenizer import TextTokenizer
+from sightword.towers.vq.ids import IdCache, View, tokenize_command
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def make_loaders(data: RetrievalData, inputs: Inputs, seed: int = 0, names: Name
     """
     hiding = _hiding(data, inputs) if data.hide else None
     held = _measured(data, "val", inputs, hiding, names)
-    split = read_pedes(data.root, data.dataset, "train", data.hold_out, names)
+    split = read_split(_source(data), "train", data.hold_out, names)
     pairs = Pairs(
         split,
         _captions(split, data, inputs.tokenizer, mirrored=data.flip == "swap"),
@@ -72,10 +75,14 @@ def split_loader(data: RetrievalData, split: str, inputs: Inputs, names: Names |
 def _measured(
     data: RetrievalData, split: str, inputs: Inputs, hiding: Hiding | None, names: Names | None
 ) -> DataLoader[Batch]:
-    known = read_pedes(data.root, data.dataset, split, data.hold_out, names)
+    known = read_split(_source(data), split, data.hold_out, names)
     captions = _captions(known, data, inputs.tokenizer)
     measured = Measured(known, captions, _size(data), hiding and _with_ids(hiding, known, data))
     return ordered(measured, data.batch_size, shuffled=Kinds(measured.kinds(), data.batch_size), **_options(data))
+
+
+def _source(data: RetrievalData) -> Source:
+    return Source(data.dataset, data.root, data.images)
 
 
 def _size(data: RetrievalData) -> tuple[int, int]:
@@ -112,8 +119,7 @@ def _hiding(data: RetrievalData, inputs: Inputs) -> Hiding:
 def _with_ids(hiding: Hiding, split: Split, data: RetrievalData) -> Hiding:
     if hiding.source is None:
         return hiding
-    folder = image_folder(annotation_file(data.root, data.dataset))
-    return hiding._replace(ids=hiding.source.rows(split.images, folder))
+    return hiding._replace(ids=hiding.source.rows(split.images, _source(data).read().folder))
 
 
 def _options(data: RetrievalData) -> LoaderOptions:
@@ -210,3 +216,70 @@ class Kinds(Shuffled):
             for start in range(0, len(kind), step):
                 if len(share := np.array_split(kind[start : start + step], world)[rank]):
                     yield share
+
+
+# ------------------------------------------------------------------------------------------------------------ VQ ids
+
+
+def tokenizing(size: tuple[int, int], images: str | Path = "…/imgs", out: str | Path = "…") -> str:
+    """Return the command that writes the ids of whole images, resized to size (H, W)."""
+    return tokenize_command("", "", images, out, View(*size))
+
+
+class ImageIds:
+    """VQ ids of the whole images of a data set, resized to one size, as `sightword tokenize` keeps them.
+
+    The whole image, without a crop, because the image encoder is given the whole image, too.
+    """
+
+    def __init__(self, path: str | Path, size: tuple[int, int], expect: Mapping[str, object] | None = None) -> None:
+        """size: H, W of the images that the encoder is given. expect: more of the cache's header, as {"num_codes": 64}.
+
+        Raises SightwordError if the cache is of images of another size, of crops, or by another tokenizer.
+        """
+        self.cache = IdCache(path, expect)
+        header = self.cache.header
+        shape = header["shapes"].get("ids", [])
+        if len(shape) != 2 or not header["num_codes"]:
+            raise SightwordError(
+                f"{path} contains no ids of images but {', '.join(header['shapes'])}. Write them with "
+                f"{tokenizing(size)}"
+            )
+        found, wanted = header["preprocessing"], {"resize": f"{size[0]}x{size[1]}, bicubic", "crop": "none"}
+        if any(found.get(name) != value for name, value in wanted.items()):
+            raise SightwordError(
+                f"{path} has ids of images resized to {found.get('resize')} (crop: {found.get('crop')}), expected "
+                f"whole images of {size[0]}x{size[1]}. Write them with {tokenizing(size)}, or change data.image_size"
+            )
+        self.size = size
+        self.grid: tuple[int, int] = (shape[0], shape[1])  # h, w
+
+    def rows(self, images: Sequence[Path], folder: Path) -> Tensor:
+        """Return the ids of images, (M, h·w) int32, rows of the grid first; a batch converts them to int64.
+
+        folder: the images' own, imgs/. Raises SightwordError, with the first image's name, if images have no ids, as
+        those that were replaced since.
+        """
+        keys = self._keys_of_paths(images, folder) if self.cache.is_old else list(map(self._key, images))
+        there = self.cache.keys()
+        if missing := [path for path, key in zip(images, keys, strict=True) if key not in there]:
+            replaced = sum(map(self.cache.is_indexed, missing))
+            told = f" ({replaced} changed since they were encoded)" if replaced else ""
+            raise SightwordError(
+                f"{len(missing)} of {len(images)} images have no ids in {self.cache.out}, as "
+                f"{missing[0].relative_to(folder)}{told}. "
+                f"This computes them, and only them: {tokenizing(self.size, folder, self.cache.out)}"
+            )
+        rows = [self.cache.rows.get(key, "ids").reshape(-1) for key in keys]
+        return torch.from_numpy(np.stack(rows).astype(np.int32))
+
+    def _key(self, image: Path) -> str:
+        return self.cache.key_of(image.absolute())
+
+    def _keys_of_paths(self, images: Sequence[Path], folder: Path) -> list[str]:
+        """The keys in a cache of an earlier version: paths below imgs/, or below one of the two folders above."""
+        for above in (folder, folder.parent, folder.parent.parent):
+            keys = [path.relative_to(above).as_posix() for path in images]
+            if keys[0] in self.cache or keys[-1] in self.cache:
+                break
+        return keys

@@ -20,7 +20,10 @@ from sightword.engine.predictor import Predictor
 from sightword.engine.task import Task
 from sightword.errors import MissingFileError, SightwordError
 from sightword.metrics.acceptance import GENERIC, LEAST, Acceptance, highest, standardised
+from sightword.storage import shards
 from sightword.storage.fields import Fields
+from sightword.systems.retrieval import irra
+from sightword.systems.retrieval.config import RetrievalConfig
 from sightword.systems.retrieval.gallery import (
     NOTE,
     Embedder,
@@ -167,6 +170,24 @@ class PersonRetriever(Predictor):
         return found
 
     @classmethod
+    def from_published(cls, path: str | Path) -> Self:
+        """Return a published checkpoint of IRRA or RDE. path: its best.pth, or the folder of that.
+
+        Images are resized bilinearly, as those projects do. What is left out of the file is said on stderr.
+        """
+        file = irra.find(path)
+        if file is None:
+            raise SightwordError(f"{path} is no checkpoint of IRRA or RDE. Pass best.pth, or its folder")
+        clip, note = irra.open_checkpoint(file)
+        shards.say(note)
+        clip.requires_grad_(False)
+        config = RetrievalConfig(image="clip", text="clip", project="none", image_size=list(clip.image.preprocess.size))
+        model = DualEncoder(clip.image, clip.text, project="none").eval()
+        found = cls(model, Origin(config, clip), name=str(path))
+        found._embedder = Embedder(model, str(path), "bilinear").freeze()
+        return found
+
+    @classmethod
     def _from_folder(cls, folder: Path, content: Fields) -> Self:
         chosen = content.sequence("acceptance", optional=True)
         rows = [chosen.numbers(number) for number in range(len(chosen))]
@@ -192,7 +213,8 @@ class PersonRetriever(Predictor):
         if self._embedder is None:
             assert self._exported is not None
             model, self._origin = self._exported.open()
-            self._embedder = Embedder(model, self.name).freeze().to(self._device)
+            interpolation = str(self._exported.preprocessing.get("interpolation", "bicubic"))
+            self._embedder = Embedder(model, self.name, interpolation).freeze().to(self._device)
             self._text = None  # its weights are part of the whole
         return self._embedder
 

@@ -10,9 +10,11 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
+from sightword.errors import SightwordError
 from sightword.metrics.ranking import best
-from sightword.systems.retrieval.pedes import Split
+from sightword.storage import shards
 from sightword.systems.retrieval.sensitivity import sensitivity, spread
+from sightword.systems.retrieval.split import Split
 from sightword.systems.retrieval.strip import Shown, stacked, strip
 from sightword.viz.write import write_picture
 
@@ -60,14 +62,18 @@ def draw(
 ) -> list[Path]:
     """Write strips.png and word_swaps.png of a split, each with its values as JSON. Return the files.
 
+    Captions without a word to change, as of other things than people, have no word_swaps.png: said on stderr.
+
     encode: texts to unit rows (n, E). texts, images: the unit rows (C, E) and (M, E) of the split.
     strips: how many captions are shown with their best images. captions: how many have a word changed.
     """
     chosen = spread(len(split.captions), strips)
     queries = search(split, texts, images, chosen)
-    swaps = sensitivity(encode, split.captions, images[split.caption_image], captions)
     page = stacked([query.strip() for query in queries])
-    return [
-        *write_picture(page, folder / "strips.png", [query.as_dict() for query in queries]),
-        *write_picture(swaps.plot(), folder / "word_swaps.png", swaps.as_dict()),
-    ]
+    files = write_picture(page, folder / "strips.png", [query.as_dict() for query in queries])
+    try:
+        swaps = sensitivity(encode, split.captions, images[split.caption_image], captions)
+    except SightwordError as error:  # captions of other things than people
+        shards.say(f"word_swaps.png is not drawn: {error}")
+        return files
+    return [*files, *write_picture(swaps.plot(), folder / "word_swaps.png", swaps.as_dict())]

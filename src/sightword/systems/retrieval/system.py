@@ -1,4 +1,4 @@
-"""The system `retrieval`: find the person that a sentence describes. CUHK-PEDES, ICFG-PEDES, RSTPReid."""
+"""The system `retrieval`: find the person that a sentence describes. CUHK-PEDES, ICFG-PEDES, RSTPReid, own."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -44,14 +44,14 @@ class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "B
         return split_loader(data, split, _inputs(task, data), names)
 
     def items(self, data: RetrievalData, seed: int, splits: Sequence[str]) -> Mapping[str, Sequence[Item]]:
-        from sightword.systems.retrieval.pedes import items
+        from sightword.systems.retrieval.split import Source, items
 
-        return items(data.root, data.dataset, splits, data.hold_out)
+        return items(Source(data.dataset, data.root, data.images), splits, data.hold_out)
 
     def divides(self, data: RetrievalData) -> bool:
-        from sightword.systems.retrieval.pedes import has_validation
+        from sightword.systems.retrieval.split import Source, has_validation
 
-        return not has_validation(data.root, data.dataset)
+        return not has_validation(Source(data.dataset, data.root, data.images))
 
     def evaluator(self, task: "RetrievalTask") -> "Evaluator[Batch]":
         from sightword.systems.retrieval.evaluate import RetrievalEvaluator
@@ -82,6 +82,7 @@ class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "B
             "cuhk_pedes": commands.check_cuhk_pedes,
             "icfg_pedes": commands.check_icfg_pedes,
             "rstpreid": commands.check_rstpreid,
+            "captions": commands.check_captions,
         }
 
 

@@ -9,6 +9,7 @@ Legend: B batch; L text tokens; E width of the common space; h, w VQ ids of an i
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from sightword.engine.task import Task
 from sightword.errors import SightwordError
 from sightword.metrics.acceptance import Acceptance
 from sightword.ops import align
+from sightword.storage import shards
+from sightword.storage.checkpoint import read_weights
+from sightword.systems.retrieval import irra
 from sightword.systems.retrieval.config import RetrievalConfig
 from sightword.systems.retrieval.data import Batch, PedesBatch
 from sightword.systems.retrieval.loss import Generator, IdentityHead, MaskedLanguage, other_texts
@@ -174,6 +178,16 @@ class RetrievalTask(Task[Batch]):
         self.generation, self.origin, self.mask_global_text = generation, origin, heads.mask_global_text
         self._last: PedesBatch | None = None
         self.register_buffer("acceptance", torch.stack(list(Acceptance.unknown())))
+
+    def published(self, file: Path) -> dict[str, Tensor]:
+        """Return the weights of a published file: of the encoder, if it is a checkpoint of IRRA or RDE."""
+        weights = read_weights(file)
+        if not any(name.removeprefix("module.").startswith(irra.BASE) for name in weights):
+            return weights
+        encoder, left_out = irra.read_encoder(file)
+        shards.say(f"{file}: {left_out}")
+        sides = {True: "model.image.", False: "model.text.text."}
+        return {f"{sides[name.startswith('visual.')]}{name}": weight.float() for name, weight in encoder.items()}
 
     @property
     def encoder(self) -> SharedEncoder:

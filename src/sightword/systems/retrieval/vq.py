@@ -14,7 +14,7 @@ from sightword.engine.contract import Step
 from sightword.errors import SightwordError
 from sightword.storage.cache import digest
 from sightword.systems.retrieval.config import RetrievalConfig, RetrievalData
-from sightword.systems.retrieval.pedes import annotation_file, image_folder
+from sightword.systems.retrieval.split import Source
 from sightword.towers.frozen import FrozenModel
 from sightword.towers.vq.ids import IdCache, Job, View, tokenize_command, write_ids
 from sightword.towers.vq.image import VQImage, inference_weights
@@ -66,7 +66,7 @@ def ids_step(system: RetrievalConfig, data: RetrievalData) -> Step:
     Raises SightwordError, with the command that writes them, if they are not there and the config names no tokenizer.
     """
     out = Path(data.vq_ids).expanduser()
-    images = image_folder(annotation_file(data.root, data.dataset))
+    images = Source(data.dataset, data.root, data.images).read().folder
     view = View(data.image_size[0], data.image_size[1])
     command = tokenize_command(system.vq_weights, system.vq_layout, images, out, view)
     if not system.vq_weights and not _is_written(out):
