@@ -11,6 +11,7 @@ from sightword.engine.argument import (
     NAMES,
     Count,
     Dtype,
+    Intrinsics,
     JobOptions,
     Model,
     Names,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from sightword.systems.points.scannet.label import LabelSet
     from sightword.systems.points.scannet.reader import Scene
 
+IMPORTED = 200  # frames of a recording, at most, if nothing is said
 FRAMES = 24  # of a scene that is queried, at most, if nothing is said
 
 
@@ -180,6 +182,42 @@ def compare(
     }
     files = comparing.write(rows, protocol, folder)
     print("\n".join([*comparing.columns(rows), f"written to {', '.join(map(str, files))}"]))
+
+
+def import_(
+    src: Path,  # the folder, or file, that another tool wrote
+    out: Out,  # the folder to write: a scene in ScanNet's layout
+    format: str = "",  # tum, icl, 7scenes, open3d, replica, sens, scannetpp, nerfstudio, colmap, record3d, stray, …
+    frames: Count = IMPORTED,  # at most, spread evenly
+    intrinsics: Intrinsics | None = None,  # fx,fy,cx,cy of the colour images, if they are in no file
+    depth_scale: Positive | None = None,  # units of the depth files per metre; if empty, the format's own
+    scale: Positive | None = None,  # metres per unit of the poses, for colmap and nerfstudio; if empty, see below
+) -> None:
+    """Import a recording of a phone, a scanner or a pose tool as a scene that lift, ask, compare and train read.
+
+    The format is recognised by its files; also polycam, arkitscenes and 3dscanner. Colour files are copied, depth
+    becomes a PNG of 16 bits in millimetres, poses become camera-to-world with OpenCV axes. What was taken for granted
+    is printed and stands in imported.json. A COLMAP model has neither depth nor scale: its sparse points and the photos
+    that observe them are imported, with the median depth at 2 m. Ends with the doctor's look at the scene; exit status
+    1 if it finds an error, and names the option that reads it.
+    """
+    folder = folder_in(out)
+    from sightword.systems.points.capture.frame import Options
+    from sightword.systems.points.capture.recognise import LAYOUTS
+    from sightword.systems.points.capture.write import import_capture
+    from sightword.systems.points.scannet.check import check_scannet as check
+
+    done = import_capture(src, folder, format, frames, Options(intrinsics, depth_scale, scale))
+    print(f"src={src} is {LAYOUTS[done.format].title}; taken for granted:")
+    print("\n".join(f"  {name}: {what}" for name, what in done.assumed.items()))
+    if done.left_out:
+        print(f"{len(done.left_out)} left out, the first: {done.left_out[0]}")
+    print(f"{done.frames} of {done.found} frames in {folder}; what was read is in {folder}/imported.json")
+    report = check(str(folder))
+    print(report)
+    if report.errors:
+        raise SystemExit(1)
+    print(f'next: {shlex.join(["sightword", "ask", f"scene={folder}"])} "a chair, a bed"')
 
 
 def check_scannet(root: Path, scenes_file: Path | None = None, convention: Convention = SCANNET) -> "CheckReport":

@@ -80,7 +80,7 @@ class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
 
     @property
     def commands(self) -> Sequence[Command]:
-        return [commands.lift, commands.ask, commands.compare]
+        return [commands.lift, commands.ask, commands.compare, commands.import_]
 
     @property
     def checks(self) -> Mapping[str, Check]:
