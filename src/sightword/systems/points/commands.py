@@ -216,7 +216,7 @@ def import_(
     report = check(str(folder))
     print(report)
     if report.errors:
-        raise SystemExit(1)
+        raise Unfinished(f"{folder} is written, but does not fit together. Give lift, ask, … the option that it names")
     print(f'next: {shlex.join(["sightword", "ask", f"scene={folder}"])} "a chair, a bed"')
 
 

@@ -307,7 +307,8 @@ def _photos_bin(content: bytes) -> dict[int, Photo]:
         values = stream.take("7d")
         (camera,) = stream.whole("i")
         found[number] = Photo(_name(stream.text()), camera, values[:4], values[4:])
-        stream.at += 24 * stream.count(24)
+        observations = stream.count(24)
+        stream.at += 24 * observations
     return found
 
 
