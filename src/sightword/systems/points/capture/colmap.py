@@ -33,7 +33,7 @@ from sightword.systems.points.capture.frame import (
     resized,
 )
 from sightword.systems.points.capture.lens import Lens
-from sightword.systems.points.capture.recognise import colmap_model
+from sightword.systems.points.capture.recognise import colmap_models
 
 MOST = 1 << 31  # bytes of a file
 MEDIAN = 2.0  # metres: the depth that half of the observations are nearer than
@@ -95,9 +95,10 @@ class Model(NamedTuple):
 
 def read(source: Path, options: Options) -> Capture:
     """Return the photos of a model. Raises SightwordError for files that are damaged, or photos that are missing."""
-    folder = colmap_model(source)
-    if folder is None:
+    folders = colmap_models(source)
+    if not folders:
         raise SightwordError(f"{source} has no cameras, images and points3D of COLMAP, .bin or .txt")
+    folder = folders[0]
     model = read_model(folder)
     images = _images(source, folder, model)
     poses, left_out = {}, []
@@ -132,6 +133,7 @@ def read(source: Path, options: Options) -> Capture:
         + ("as typed" if options.scale else f"so that the median depth is {MEDIAN:g} m: the source has no scale"),
         "intrinsics": "as typed" if options.intrinsics else "the file's, less half a pixel",
         "cloud": f"{len(model.points.xyz)} sparse points",
+        "model": f"{folder}" + (f", the largest of {len(folders)}" if len(folders) > 1 else ""),
     }
     return Capture(candidates, assumed, left_out, _cloud(model.points, scale))
 

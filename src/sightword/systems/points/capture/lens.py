@@ -10,7 +10,7 @@ import numpy as np
 
 from sightword.errors import SightwordError
 
-COUNTS = {"": 0, "opencv": 8, "fisheye": 4, "fov": 1, "thin_prism": 8}
+COUNTS = {"": 8, "opencv": 8, "fisheye": 4, "fov": 1, "thin_prism": 8}
 
 
 class Lens(NamedTuple):

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from sightword.errors import MissingFileError, SightwordError
 
-MODELS = ("", "sparse/0", "sparse", "colmap/sparse/0", "dense/sparse")  # where a project keeps COLMAP's model
+MODELS = ("", "sparse", "dense/sparse")  # where a project keeps COLMAP's model
+SPARSE = ("sparse", "colmap/sparse")  # or several, in folders by number
+MOST_MODELS = 20
 LOOKED_AT = 20000  # names of a folder that a pattern is looked for among
 
 
@@ -31,13 +33,20 @@ def _any(folder: Path, pattern: str) -> bool:
     return any(path.match(pattern) for path in names)
 
 
-def colmap_model(source: Path) -> Path | None:
-    """Return the folder of COLMAP's three files in a source, None if there is none."""
-    for place in MODELS:
+def colmap_models(source: Path) -> list[Path]:
+    """Return the folders of COLMAP's three files in a source, that with the largest list of images first.
+
+    COLMAP writes sparse/0, sparse/1 … if it cannot join all photos, in no order of size.
+    """
+    places = [source / place for place in MODELS]
+    for folder in (source, *(source / place for place in SPARSE)):
+        places += [folder / str(number) for number in range(MOST_MODELS)]
+    found: dict[Path, int] = {}
+    for place in places:
         for suffix in (".bin", ".txt"):
-            if all((source / place / f"{name}{suffix}").is_file() for name in ("cameras", "images", "points3D")):
-                return source / place
-    return None
+            if all((place / f"{name}{suffix}").is_file() for name in ("cameras", "images", "points3D")):
+                found.setdefault(place, (place / f"images{suffix}").stat().st_size)
+    return sorted(found, key=lambda place: -found[place])
 
 
 def _open3d(folder: Path) -> bool:
@@ -66,7 +75,7 @@ LAYOUTS: dict[str, Layout] = {
     "sens": Layout("a ScanNet .sens recording", _sens),
     "scannetpp": Layout("an iPhone recording of ScanNet++", lambda source: _has(source, "pose_intrinsic_imu.json")),
     "nerfstudio": Layout("a nerfstudio data set", lambda source: _has(source, "transforms.json")),
-    "colmap": Layout("a COLMAP model", lambda source: colmap_model(source) is not None),
+    "colmap": Layout("a COLMAP model", lambda source: bool(colmap_models(source))),
     "record3d": Layout("a Record3D recording", _record3d),
     "stray": Layout("a Stray Scanner recording", lambda source: _has(source, "odometry.csv")),
     "polycam": Layout("a raw export of Polycam", lambda source: _has(source, "keyframes")),

@@ -18,7 +18,7 @@ from sightword.errors import SightwordError
 from sightword.systems.points.capture.colmap import Camera, Photo, read_model
 from sightword.systems.points.capture.film import Film
 from sightword.systems.points.capture.frame import Candidate, Capture, Options, Shot, inner, pinhole, resized
-from sightword.systems.points.capture.recognise import colmap_model
+from sightword.systems.points.capture.recognise import colmap_models
 
 SIZE = (192, 256)
 COUNT = SIZE[0] * SIZE[1]
@@ -27,7 +27,7 @@ CHUNK = 1 << 20  # bytes
 
 def read(source: Path, options: Options) -> Capture:
     """Return a recording. Raises SightwordError for files that are missing or damaged, or without a video decoder."""
-    folder = next((found for part in ("colmap", ".") if (found := colmap_model(source / part))), None)
+    folder = next((found[0] for part in ("colmap", ".") if (found := colmap_models(source / part))), None)
     file = source / "depth.bin"
     if folder is None or not file.is_file():
         raise SightwordError(
