@@ -89,7 +89,7 @@ def four_of(K):
 
 
 def tum(folder, frames):
-    lines = {name: "# list\n# of files\n# timestamp filename\n" for name in ("rgb", "depth", "groundtruth")}
+    lines = dict.fromkeys(("rgb", "depth", "groundtruth"), "# list\n# of files\n# timestamp filename\n")
     for number, frame in enumerate(frames):
         time = 1305031102.0 + number / 30
         put(folder / "rgb" / f"{time:.6f}.png", _png(frame.color))
@@ -229,7 +229,10 @@ def sparse(frames, per_frame=150, seed=0):
     for number, frame in enumerate(frames):
         x, y, z = frame.pose[:3, :3].T @ (xyz - frame.pose[:3, 3]).T
         with np.errstate(all="ignore"):
-            u, v = (frame.K_depth[0, 0] * x / z + frame.K_depth[0, 2], frame.K_depth[1, 1] * y / z + frame.K_depth[1, 2])
+            u, v = (
+                frame.K_depth[0, 0] * x / z + frame.K_depth[0, 2],
+                frame.K_depth[1, 1] * y / z + frame.K_depth[1, 2],
+            )
         high, wide = frame.depth.shape
         for at in np.flatnonzero((z > 0.1) & (u > 0) & (u < wide - 1) & (v > 0) & (v < high - 1)):
             there = frame.depth[round(v[at]), round(u[at])]
@@ -249,7 +252,10 @@ def colmap(folder, frames, binary=False, scale=1.0, sizes=None):
     high, wide = frames[0].size
     values = [fx, fy, cx + 0.5, cy + 0.5, 0.0, 0.0, 0.0, 0.0]
     views = [[] for _ in frames]  # (x, y, point)
-    order = [[(number, len(views[number]), views[number].append((*uv, at))) for number, uv in track.items()] for at, track in enumerate(tracks)]
+    order = [
+        [(number, len(views[number]), views[number].append((*uv, at))) for number, uv in track.items()]
+        for at, track in enumerate(tracks)
+    ]
     model = folder / "sparse" / "0"
     if binary:
         put(model / "cameras.bin", struct.pack("<QiiQQ8d", 1, 1, 4, wide, high, *values))
@@ -265,7 +271,10 @@ def colmap(folder, frames, binary=False, scale=1.0, sizes=None):
             body += b"".join(struct.pack("<2i", number + 1, place) for number, place, _ in order[at])
         put(model / "points3D.bin", body)
         return
-    put(model / "cameras.txt", f"# Camera list\n1 OPENCV {wide} {high} " + " ".join(map(repr, map(float, values))) + "\n")
+    put(
+        model / "cameras.txt",
+        f"# Camera list\n1 OPENCV {wide} {high} " + " ".join(map(repr, map(float, values))) + "\n",
+    )
     lines = "# Image list\n"
     for number, frame in enumerate(frames):
         lines += f"{number + 1} " + " ".join(map(repr, map(float, _w2c(frame.pose, scale)))) + f" 1 {number:04d}.jpg\n"

@@ -2,8 +2,8 @@
 
 A point of the model is visible in the photos of its track. Depth images are made of that: known only where a photo
 observes a point, and around it, so that visibility is decided as for any other scene. Poses are world-to-camera,
-quaternions w x y z. The middle of the first pixel is (0.5, 0.5) there and (0, 0) here. The world of a model has no scale:
-one unit is taken to be so long that the median depth is 2 m, unless scale= says how many metres a unit is.
+quaternions w x y z. The middle of the first pixel is (0.5, 0.5) there and (0, 0) here. The world of a model has no
+scale: one unit is taken to be so long that the median depth is 2 m, unless scale= says how many metres a unit is.
 
 Legend: N points.
 """

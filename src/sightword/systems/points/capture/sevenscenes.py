@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from sightword.errors import SightwordError
-from sightword.systems.points.capture.frame import Candidate, Capture, Options, Shot, checked, depth_file, pinhole, resized
+from sightword.systems.points.capture.frame import (
+    Candidate,
+    Capture,
+    Options,
+    Shot,
+    checked,
+    depth_file,
+    pinhole,
+    resized,
+)
 from sightword.systems.points.scannet.reader import read_matrix
 
 DEPTH, COLOR = (585.0, 585.0, 320.0, 240.0), (525.0, 525.0, 320.0, 240.0)

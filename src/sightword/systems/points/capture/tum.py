@@ -22,6 +22,7 @@ from sightword.systems.points.capture.frame import (
     Capture,
     Options,
     Shot,
+    Size,
     depth_file,
     inner,
     nearest,
@@ -39,6 +40,7 @@ CAMERAS = {
     "2": ((520.9, 521.0, 325.1, 249.7), (0.2312, -0.7849, -0.0033, -0.0001, 0.9172)),
     "3": ((535.4, 539.2, 320.1, 247.6), ()),
 }
+SIZE = (480, 640)
 ICL = (481.2, -480.0, 319.5, 239.5)
 
 
@@ -46,6 +48,7 @@ class _Camera(NamedTuple):
     K: np.ndarray
     lens: Lens
     mirrored: bool
+    size: Size | None  # of the images that K belongs to; None: of these
     source: str
 
 
@@ -56,7 +59,7 @@ def read(source: Path, options: Options) -> Capture:
 
 def read_icl(source: Path, options: Options) -> Capture:
     """Return a recording of ICL-NUIM. Raises SightwordError for lists that are missing or damaged."""
-    return _read(source, options, _camera(options.intrinsics or ICL, (), "ICL-NUIM's, with fy = −480 turned over"))
+    return _read(source, options, _icl_camera(options))
 
 
 def _read(source: Path, options: Options, camera: _Camera) -> Capture:
@@ -93,8 +96,7 @@ def _shot(
     if camera.mirrored:
         pose, own = (MIRROR_Y @ each @ MIRROR_Y for each in (pose, own))
     values = depth_file(_below(source, depth), unit)
-    straight = camera.K  # depth is registered to colour without its distortion
-    return Shot(_below(source, color), camera.K, values, pose, None, straight, own, camera.lens)
+    return Shot(_below(source, color), camera.K, values, pose, camera.size, None, own, camera.lens)
 
 
 def _below(source: Path, name: str) -> Path:
@@ -150,6 +152,13 @@ def _tum_camera(source: Path, options: Options) -> _Camera:
     return _camera(values, bent, f"freiburg{found[1]}'s colour camera, {'with its' if bent else 'without'} distortion")
 
 
+def _icl_camera(options: Options) -> _Camera:
+    if options.intrinsics:
+        return _camera(options.intrinsics, (), "as typed")
+    return _camera(ICL, (), "ICL-NUIM's, with fy = −480 turned over")
+
+
 def _camera(values: tuple[float, float, float, float], bent: tuple[float, ...], source: str) -> _Camera:
     fx, fy, cx, cy = values
-    return _Camera(pinhole(fx, abs(fy), cx, cy), Lens("opencv", bent) if bent else Lens(), fy < 0, source)
+    lens = Lens("opencv", bent) if bent else Lens()
+    return _Camera(pinhole(fx, abs(fy), cx, cy), lens, fy < 0, None if source.startswith("as typed") else SIZE, source)
