@@ -167,6 +167,7 @@ def compare(
     from sightword.systems.points import compare as comparing
 
     folder = folder_in(out)
+    _names(root, scenes_file)  # says what root is, if it has no scenes
     classes = _labels(labels, root)
     scenes = _scenes(root, scenes_file, frames_per_scene, convention, trust)
     say_domain(tower, root)

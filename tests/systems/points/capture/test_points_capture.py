@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sightword.cli.main import main
 from sightword.errors import SightwordError
 from sightword.systems.points.capture.frame import Options
 from sightword.systems.points.capture.write import REPORT, import_capture
@@ -380,11 +381,13 @@ def test_a_folder_that_is_no_recording_is_refused_with_what_to_do(tmp_path, fram
         imported(tmp_path / "scene", tmp_path / "other", "ply")
 
 
-@pytest.mark.parametrize(("case", "title"), [("tum", "a TUM"), ("redwood", "an Open3D"), ("polycam", "Polycam")])
+@pytest.mark.parametrize(
+    ("case", "title"), [("tum", "a TUM"), ("redwood", "an Open3D"), ("polycam", "a raw export of Polycam")]
+)
 def test_a_command_that_meets_a_recording_says_how_to_import_it(tmp_path, frames, case, title):
     CASES[case][0](tmp_path / "mine", frames)
-    with pytest.raises(SightwordError, match=f"{title}.*sightword import src=.*mine out=mine_imported"):
-        find_scenes(tmp_path / "mine") and read_scene(tmp_path / "mine")
+    with pytest.raises(SightwordError, match=f"mine is {title}.*sightword import src=.*mine out=mine_imported"):
+        find_scenes(tmp_path / "mine")
 
 
 # -------------------------------------------------------------------------------------------------------- the doctor
@@ -406,3 +409,23 @@ def test_frames_of_very_different_cameras_are_not_judged_by_one(tmp_path, many):
     layouts.nerfstudio(tmp_path / "data", zoomed, per_frame=True)
     imported(tmp_path / "data", tmp_path / "scene")
     assert "focal lengths of its frames" in str(check_scannet(str(tmp_path / "scene")))
+
+
+# -------------------------------------------------------------------------------------------------- the command line
+
+
+def test_the_command_imports_and_names_what_comes_next(tmp_path, many, capsys):
+    layouts.replica(tmp_path / "office0", many)
+    assert main(["import", f"src={tmp_path / 'office0'}", f"out={tmp_path / 'scene'}"]) == 0
+    said = capsys.readouterr().out
+    assert "is a Replica sequence of NICE-SLAM; taken for granted" in said
+    assert "6553.5 units per metre" in said
+    assert f"sightword ask scene={tmp_path / 'scene'}" in said
+
+
+def test_the_command_ends_with_1_where_the_doctor_finds_an_error(tmp_path, many, capsys):
+    layouts.replica(tmp_path / "office0", many)
+    assert main(["import", f"src={tmp_path / 'office0'}", f"out={tmp_path / 'scene'}", "depth_scale=1000"]) == 1
+    said = capsys.readouterr()
+    assert "Pass depth_scale=" in said.out
+    assert "is written, but does not fit together" in said.err

@@ -49,6 +49,12 @@ def colmap_models(source: Path) -> list[Path]:
     return sorted(found, key=lambda place: -found[place])
 
 
+def _colmap(source: Path) -> bool:
+    """Whether a source has a model of its own; the one below colmap/ belongs to nerfstudio's transforms.json."""
+    derived = source / "colmap" if (source / "transforms.json").is_file() else None
+    return any(derived is None or derived not in model.parents for model in colmap_models(source))
+
+
 def _open3d(folder: Path) -> bool:
     logs = _any(folder, "*.log") or _has(folder, "trajectory.json") or _any(folder / "scene", "*.log")
     return logs and _has(folder, "depth") and any(_has(folder, name) for name in ("color", "image", "rgb"))
@@ -75,7 +81,7 @@ LAYOUTS: dict[str, Layout] = {
     "sens": Layout("a ScanNet .sens recording", _sens),
     "scannetpp": Layout("an iPhone recording of ScanNet++", lambda source: _has(source, "pose_intrinsic_imu.json")),
     "nerfstudio": Layout("a nerfstudio data set", lambda source: _has(source, "transforms.json")),
-    "colmap": Layout("a COLMAP model", lambda source: bool(colmap_models(source))),
+    "colmap": Layout("a COLMAP model", lambda source: _colmap(source)),
     "record3d": Layout("a Record3D recording", _record3d),
     "stray": Layout("a Stray Scanner recording", lambda source: _has(source, "odometry.csv")),
     "polycam": Layout("a raw export of Polycam", lambda source: _has(source, "keyframes")),
@@ -120,11 +126,12 @@ def recognise(source: Path, name: str = "") -> str:
 
 
 def recording_line(source: Path) -> str:
-    """Return what to do with a folder that a tool wrote, to end a message; empty if it has no known layout."""
+    """Return what a folder is that a tool wrote, and how to import it; empty if it has no known layout."""
     found = layouts_of(source)
     if not found:
         return ""
     titles = " and ".join(LAYOUTS[name].title for name in found)
     choice = f" format={found[0]}" if len(found) > 1 else ""
     out = f"{source.resolve().name}_imported"
-    return f". It is {titles}. Import it: sightword import src={quote(str(source))} out={quote(out)}{choice}"
+    command = f"sightword import src={quote(str(source))} out={quote(out)}{choice}"
+    return f"{source} is {titles}, not a scene yet. Import it: {command}"

@@ -78,7 +78,9 @@ def _lzfse() -> Callable[[bytes], bytes]:
     try:
         module = import_module("liblzfse")
     except ImportError:
-        raise SightwordError("depth of Record3D is compressed by LZFSE. Install it: pip install pyliblzfse") from None
+        raise SightwordError(
+            "depth of Record3D is compressed by LZFSE. Install its decoder: pip install 'sightword[scan]'"
+        ) from None
     found: Callable[[bytes], bytes] = module.decompress
     return found
 

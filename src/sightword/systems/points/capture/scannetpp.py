@@ -163,7 +163,9 @@ def _lz4() -> Callable[[bytes], np.ndarray]:
     try:
         module = import_module("lz4.block")
     except ImportError:
-        raise SightwordError("depth.bin is compressed by LZ4. Install it: pip install lz4") from None
+        raise SightwordError(
+            "depth.bin is compressed by LZ4. Install its decoder: pip install 'sightword[scan]'"
+        ) from None
 
     def unpack(block: bytes) -> np.ndarray:
         try:

@@ -99,8 +99,9 @@ def find_scenes(root: str | Path) -> list[str]:
         if found := sorted(path.name for path in folder.glob("*") if _is_scene(path)):
             return found
     raise SightwordError(
-        f"{root} contains no scene. A scene is a folder with color/, depth/, pose/ and intrinsic/, in 2D/, "
-        f"posed_images/, scans/ or in the root itself{recording_line(root)}"
+        recording_line(root)
+        or f"{root} contains no scene. A scene is a folder with color/, depth/, pose/ and intrinsic/, in 2D/, "
+        "posed_images/, scans/ or in the root itself"
     )
 
 
@@ -299,7 +300,7 @@ def list_doubles(folder: Path) -> dict[int, str]:
 def found_instead(folder: Path) -> str:
     """Return what a folder has in the place of numbered frames, to end a message; empty if nothing."""
     if line := recording_line(folder):
-        return line
+        return f". {line}"
     lines = []
     for part in PARTS if _nested(folder) else ("",):
         kinds = _kinds(folder, part) if part else {*COLOURS, ".txt"}
