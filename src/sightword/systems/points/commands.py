@@ -59,7 +59,8 @@ def lift(
     tower: str = "vit_b16",  # vit_b16, vit_l14 …; an open_clip model with tag=; or a folder
     tag: str = "",  # of an open_clip model: the name or the file of its weights
     scenes_file: Path | None = None,  # a list of names, one per line; if empty, all scenes
-    frames_per_scene: Count = 5,  # spread evenly
+    frames_per_scene: Count = 5,
+    frames: Literal["spread", "first"] = "spread",  # which: spread evenly, or the first ones
     token_type: TokenType = "qq",  # qq, value, kk, kk+gauss …; joint is not aligned with text at patch level
     size: Size | None = (224, 304),  # of the frames in the tower, height x width; if empty, the tower's own
     dtype: Dtype = "bfloat16",  # to compute in: bf16, fp32, or fp16 on a GPU
@@ -67,6 +68,8 @@ def lift(
     cache: Path | None = None,  # a folder that keeps CLIP's maps, so that they are computed once; if empty, none
     backend: Literal["safetensors", "lmdb"] = "safetensors",  # the format of the cache
     voxel: Positive = 0.03,  # metres between the points of a scene that has no cloud of its own
+    masks: Path | None = None,  # instance masks, <scene>/<i>.png: pixels of number 0 show nothing; if empty, none
+    match_masks: bool = False,  # only pixels of its own instance show a point, where the cloud has the same numbers
     convention: Convention = SCANNET,
     trust: bool = False,  # lift also scenes whose depth, poses, intrinsics and colour do not belong together
     job: JobOptions = JobOptions(),
@@ -77,6 +80,8 @@ def lift(
     With vis=1 it also gets a vis_<i>.png for each frame and cloud.png.
     After Ctrl-C, run the same command again to lift the rest. Exit status 1 if a scene could not be lifted.
     """
+    if match_masks and not masks:
+        raise SightwordError("match_masks=true needs masks=, the folder of the masks")
     from sightword.storage.domain import say_domain
     from sightword.systems.points.lift.extract import Job, Options, extract
     from sightword.systems.points.scannet.reader import scene_folder
@@ -84,8 +89,10 @@ def lift(
     clip = _clip(tower, tag, token_type, size, dtype)
     names = _names(root, scenes_file)
     say_domain(tower, root)
-    work = Job(frames_per_scene, cache or "", backend, job.engine, job.workers, job.gpus, convention, trust)
-    summary = extract(clip.source, token_type, root, names, folder_in(out), Options(vis, voxel), work)
+    first = frames == "first"
+    work = Job(frames_per_scene, cache or "", backend, job.engine, job.workers, job.gpus, convention, trust, first)
+    options = Options(vis, voxel, str(masks.resolve()) if masks else "", match_masks)
+    summary = extract(clip.source, token_type, root, names, folder_in(out), options, work)
     print("\n".join(_costs(summary.stages, summary.memory)))
     for name, why in summary.failed.items():
         print(f"not lifted: {name}: {why}")
@@ -94,8 +101,8 @@ def lift(
     given |= {"dtype": dtype, "cache": str(cache or "")}
     arguments = [f"{key}={value}" for key, value in given.items() if value or key == "size"]
     arguments += [*convention.arguments(), *(["trust=true"] if trust else [])]
-    first = f"scene={scene_folder(root, summary.done[0])}"
-    print(f'next: {shlex.join(["sightword", "ask", first, *arguments])} "a chair, a bed"')
+    scene = f"scene={scene_folder(root, summary.done[0])}"
+    print(f'next: {shlex.join(["sightword", "ask", scene, *arguments])} "a chair, a bed"')
     if summary.failed:
         raise Unfinished(f"{len(summary.failed)} of {len(names)} scenes were not lifted; {out}/report.json says why")
 

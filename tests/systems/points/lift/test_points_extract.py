@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from lift_fakes import ColourTower, Source, scenes_of, write_rooms
 from PIL import Image
 
+from sightword.miniature import room
 from sightword.storage.ply import write_ply
 from sightword.systems.points import show
 from sightword.systems.points.lift import extract as module
@@ -330,3 +331,43 @@ def test_every_scene_of_a_list_reads_its_own_depth(rooms):
     assert views.depth.shape == (3, 36, 48)
     assert (views.K.shape, views.pose.shape, views.scene.tolist()) == ((3, 3, 3), (3, 4, 4), [0, 0, 0])
     assert 0.5 < views.depth[views.depth > 0].median() < 6
+
+
+def test_pixels_without_an_instance_show_nothing(tmp_path):
+    room.write_scene(tmp_path, 0, frames=4, color=(72, 96), depth=(48, 64), voxel=0.1)
+    scene = read_scene(tmp_path, "scene0000_00")
+    instances = recorded_instances(scene)
+    masks = str(scene.folder / "instance")
+    kept = lifted_rows(tmp_path, scene, Options())
+    masked = lifted_rows(tmp_path, scene, Options(masks=masks))
+    matched = lifted_rows(tmp_path, scene, Options(masks=masks, match_masks=True))
+    assert 0 < len(matched) <= len(masked) < 0.7 * len(kept)
+    on_things = instances[sorted(masked)] > 0
+    assert on_things.mean() > 0.9  # the rest is beside edges of things
+    numbers = [np.asarray(Image.open(scene.folder / "instance" / f"{f.index}.png")) for f in scene.frames]
+    assert set(instances[sorted(matched)].tolist()) <= {0, *np.unique(numbers).tolist()}
+
+
+def recorded_instances(scene):
+    return module.scene_cloud(scene).instance.numpy()
+
+
+def lifted_rows(root, scene, options):
+    """The points that any frame shows."""
+    out = root / f"out{len(list(root.iterdir()))}"
+    lifted(root, [scene.name], out, options=options)
+    files = sorted((out / scene.name).glob("frame_*.npz"))
+    return set(np.concatenate([np.load(file)["rows"] for file in files]).tolist())
+
+
+def test_a_missing_mask_is_named(rooms, tmp_path):
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(ValueError, match=r"\.png does not exist: masks= needs one for each frame"):
+        lifted(rooms[0], rooms[1][:1], tmp_path / "out", options=Options(masks=str(tmp_path / "masks")))
+
+
+def test_the_first_frames_can_be_lifted(rooms, tmp_path):
+    root, names = rooms
+    lifted(root, names[:1], tmp_path, frames=2, first=True)
+    wanted = [frame.index for frame in read_scene(root, names[0]).frames[:2]]
+    assert sorted(int(file.stem[6:]) for file in (tmp_path / names[0]).glob("frame_*.npz")) == wanted

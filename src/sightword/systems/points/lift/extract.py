@@ -45,7 +45,8 @@ from sightword.systems.points.lift.features import (
     identified,
     plan,
 )
-from sightword.systems.points.lift.geometry import Links, at_links, link
+from sightword.systems.points.lift.geometry import Links, Views, at_links, link
+from sightword.systems.points.lift.mask import read_masks
 from sightword.systems.points.lift.recipe import remember
 from sightword.systems.points.scannet.convention import Convention
 from sightword.systems.points.scannet.reader import Scene, read_color, read_scene, say_skipped, views_of
@@ -62,13 +63,15 @@ class Options:
 
     vis: bool = False  # whether features are drawn as colours, on the frames and on the cloud
     voxel: float = 0.03  # metres, where the cloud is made of the depth frames
+    masks: str = ""  # a folder of instance masks, see `lift.mask`; empty: none
+    match_masks: bool = False  # whether only pixels of a point's own instance show it, by the cloud's instance numbers
 
 
 @dataclass(frozen=True)
 class Job:
     """Which frames of the scenes are lifted, how they are read, and where the work is done."""
 
-    frames: int = 5  # of each scene, spread evenly
+    frames: int = 5  # of each scene
     cache: str | Path = ""  # a folder for CLIP's maps, which are then computed once; empty: none
     backend: str = "safetensors"  # of the cache
     engine: str = "inline"  # as `shards.execute` takes these three
@@ -76,6 +79,7 @@ class Job:
     gpus: float = 0
     convention: Convention = field(default_factory=Convention)  # of the scenes' files
     trust: bool = False  # scenes are lifted unjudged
+    first: bool = False  # the first frames, not ones that are spread evenly
 
 
 @dataclass
@@ -196,7 +200,8 @@ class Extraction:
         stages.weigh("depth", *(frame.depth for frame in scene.frames))
         xyz = cloud.xyz.to(device)
         with stages("link"):
-            links = link(xyz, torch.zeros(len(xyz), dtype=torch.int64, device=device), views)
+            views, own = self._masked(views, scene, cloud)
+            links = link(xyz, torch.zeros(len(xyz), dtype=torch.int64, device=device), views, point_mask=own)
         if not len(links.point):
             raise SightwordError(NOTHING_SEEN.format(points=len(xyz), frames=len(scene.frames)))
         with stages("lift"):
@@ -224,6 +229,19 @@ class Extraction:
             "memory": memory_peaks(),
         }
         write_json(folder / REPORT, report, indent=1)
+
+    def _masked(self, views: Views, scene: Scene, cloud: Cloud) -> tuple[Views, Tensor | None]:
+        """The views with the masks of the options, and the instance of each point (N,) if these have to match."""
+        if not self.options.masks:
+            return views, None
+        size = views.depth.shape[1], views.depth.shape[2]
+        views = views._replace(mask=read_masks(self.options.masks, scene, size).to(views.depth.device))
+        if not self.options.match_masks:
+            return views, None
+        if cloud.instance is None:
+            raise SightwordError("match_masks=true needs a cloud with instance numbers, and this scene's has none")
+        own = cloud.instance.to(views.depth.device)
+        return views, torch.where(own > 0, own, -1)
 
     def _features(self, scene: Scene, stages: Stages, encoder: Callable[[], FrameEncoder]) -> Features:
         order = [frame.index for frame in scene.frames]
@@ -399,7 +417,8 @@ def _read(root: str | Path, names: Sequence[str], job: Job) -> tuple[list[Scene]
     scenes, failed = [], {}
     for name in names:
         try:
-            scenes.append(scene := read_scene(root, name, job.frames, job.convention))
+            scene = read_scene(root, name, None if job.first else job.frames, job.convention)
+            scenes.append(scene._replace(frames=scene.frames[: job.frames]))
             say_skipped(scene)
         except EXPECTED as error:
             failed[name] = line_of(error)
