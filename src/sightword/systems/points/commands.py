@@ -69,6 +69,7 @@ def lift(
     backend: Literal["safetensors", "lmdb"] = "safetensors",  # the format of the cache
     voxel: Positive = 0.03,  # metres between the points of a scene that has no cloud of its own
     masks: Path | None = None,  # instance masks, <scene>/<i>.png: pixels of number 0 show nothing; if empty, none
+    files: Literal["npz", "h5"] = "npz",  # of the frames; h5 is HDF5
     match_masks: bool = False,  # only pixels of its own instance show a point, where the cloud has the same numbers
     convention: Convention = SCANNET,
     trust: bool = False,  # lift also scenes whose depth, poses, intrinsics and colour do not belong together
@@ -91,7 +92,7 @@ def lift(
     say_domain(tower, root)
     first = frames == "first"
     work = Job(frames_per_scene, cache or "", backend, job.engine, job.workers, job.gpus, convention, trust, first)
-    options = Options(vis, voxel, str(masks.resolve()) if masks else "", match_masks)
+    options = Options(vis, voxel, str(masks.resolve()) if masks else "", files, match_masks)
     summary = extract(clip.source, token_type, root, names, folder_in(out), options, work)
     print("\n".join(_costs(summary.stages, summary.memory)))
     for name, why in summary.failed.items():

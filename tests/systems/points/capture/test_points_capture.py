@@ -377,6 +377,12 @@ def test_a_folder_that_is_no_recording_is_refused_with_what_to_do(tmp_path, fram
         imported(tmp_path / "scene", tmp_path / "other")
     with pytest.raises(SightwordError, match="does not exist"):
         imported(tmp_path / "nowhere", tmp_path / "other")
+    with pytest.raises(SightwordError, match="is a 7-Scenes sequence: pass src=.*seq-01"):
+        (tmp_path / "set" / "seq-01" / "depth").mkdir()
+        imported(tmp_path / "set" / "seq-01" / "depth", tmp_path / "other")
+    (tmp_path / "scan.zip").write_bytes(b"PK")
+    with pytest.raises(SightwordError, match="Unpack it"):
+        imported(tmp_path / "scan.zip", tmp_path / "other")
     with pytest.raises(SightwordError, match="unknown"):
         imported(tmp_path / "scene", tmp_path / "other", "ply")
 

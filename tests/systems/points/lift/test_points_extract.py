@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -371,3 +372,22 @@ def test_the_first_frames_can_be_lifted(rooms, tmp_path):
     lifted(root, names[:1], tmp_path, frames=2, first=True)
     wanted = [frame.index for frame in read_scene(root, names[0]).frames[:2]]
     assert sorted(int(file.stem[6:]) for file in (tmp_path / names[0]).glob("frame_*.npz")) == wanted
+
+
+def test_hdf5_has_the_same_arrays(rooms, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    root, names = rooms
+    for kind in ("npz", "h5"):
+        lifted(root, names[:1], tmp_path / kind, frames=1, options=Options(files=kind))
+    (file,) = (tmp_path / "npz" / names[0]).glob("frame_*")
+    arrays = np.load(file)
+    with h5py.File(tmp_path / "h5" / names[0] / f"{file.stem}.h5") as found:
+        assert set(found) == set(arrays)
+        for name, values in found.items():
+            np.testing.assert_array_equal(values[()], arrays[name])
+
+
+def test_without_h5py_a_line_says_what_to_install(rooms, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ValueError, match=r"pip install 'sightword\[hdf5\]'"):
+        lifted(rooms[0], rooms[1][:1], tmp_path / "out", options=Options(files="h5"))

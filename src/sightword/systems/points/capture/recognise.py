@@ -11,6 +11,7 @@ from sightword.errors import MissingFileError, SightwordError
 MODELS = ("", "sparse", "dense/sparse")  # where a project keeps COLMAP's model
 SPARSE = ("sparse", "colmap/sparse")  # or several, in folders by number
 MOST_MODELS = 20
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 LOOKED_AT = 20000  # names of a folder that a pattern is looked for among
 
 
@@ -114,15 +115,20 @@ def recognise(source: Path, name: str = "") -> str:
             f"src={source} has the files of {' and of '.join(LAYOUTS[name].title for name in found)}. "
             f"Pass {' or '.join(f'format={name}' for name in found)}"
         )
+    raise SightwordError(_unknown(source))
+
+
+def _unknown(source: Path) -> str:
+    """What to do with a source that has no files of a known layout."""
     if all((source / part).is_dir() for part in ("color", "depth", "pose")):
-        raise SightwordError(
-            f"src={source} is in ScanNet's layout already. Use it as it is: sightword ask scene={source}"
-        )
-    if source.is_dir():
-        for inside in sorted(islice(source.iterdir(), 200)):
-            if inside.is_dir() and layouts_of(inside):
-                raise SightwordError(f"src={source} is not a recording, its folder {inside.name} is: pass src={inside}")
-    raise SightwordError(f"src={source} has no files of a known layout. Pass format=, one of {', '.join(LAYOUTS)}")
+        return f"src={source} is in ScanNet's layout already. Use it as it is: sightword ask scene={source}"
+    if source.suffix.lower() in ARCHIVES:
+        return f"src={source} is an archive. Unpack it, and pass the folder of the recording"
+    inner = sorted(path for path in islice(source.iterdir(), 200) if path.is_dir()) if source.is_dir() else []
+    for near in (*inner, source.absolute().parent):
+        if layouts_of(near):
+            return f"src={source} is not a recording, {near} is {LAYOUTS[layouts_of(near)[0]].title}: pass src={near}"
+    return f"src={source} has no files of a known layout. Pass format=, one of {', '.join(LAYOUTS)}"
 
 
 def recording_line(source: Path) -> str:
@@ -132,6 +138,6 @@ def recording_line(source: Path) -> str:
         return ""
     titles = " and ".join(LAYOUTS[name].title for name in found)
     choice = f" format={found[0]}" if len(found) > 1 else ""
-    out = f"{source.resolve().name}_imported"
+    out = f"{source.resolve().stem}_imported"
     command = f"sightword import src={quote(str(source))} out={quote(out)}{choice}"
     return f"{source} is {titles}, not a scene yet. Import it: {command}"

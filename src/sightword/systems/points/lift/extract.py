@@ -1,7 +1,7 @@
 """The job behind `sightword lift`: features of the points that each frame of each scene shows, scene by scene.
 
     out/<scene>/points.ply        the cloud that `rows` number
-    out/<scene>/frame_<i>.npz     of the n points that frame i shows: pts_feat (n, D) float16, uv_idx (n, 2) float32 and
+    out/<scene>/frame_<i>.npz|h5  of the n points that frame i shows: pts_feat (n, D) float16, uv_idx (n, 2) float32 and
                                   conf_2d (n,) float32 in pixels of `size` (H, W), rows (n,) int64, their number
     out/<scene>/vis_<i>.png, cloud.png     with vis; the same colours mean the same in a scene
     out/<scene>/report.json       written last: a scene that has one is done. failed.txt in its place: why it is not
@@ -18,7 +18,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -64,6 +66,7 @@ class Options:
     vis: bool = False  # whether features are drawn as colours, on the frames and on the cloud
     voxel: float = 0.03  # metres, where the cloud is made of the depth frames
     masks: str = ""  # a folder of instance masks, see `lift.mask`; empty: none
+    files: str = "npz"  # of the frames: npz, or h5 (HDF5, which needs h5py)
     match_masks: bool = False  # whether only pixels of a point's own instance show it, by the cloud's instance numbers
 
 
@@ -209,7 +212,10 @@ class Extraction:
             frames = [per_frame(maps, links, view) for view in range(len(scene.frames))]
         with stages("write"):
             clear(folder)
-            files = [write_frame(folder, f.index, seen) for f, seen in zip(scene.frames, frames, strict=True)]
+            files = [
+                write_frame(folder, f.index, seen, self.options.files)
+                for f, seen in zip(scene.frames, frames, strict=True)
+            ]
             write_ply(folder / "points.ply", cloud)
         stages.weigh("write", *files, folder / "points.ply")
         if self.options.vis:
@@ -310,18 +316,31 @@ def per_frame(maps: Tensor, links: Links, view: int) -> Seen:
 def clear(folder: Path) -> None:
     """Remove the files of an earlier lift, of other frames perhaps or onto other points; its report first."""
     (folder / REPORT).unlink(missing_ok=True)
-    for name in ("frame_*.npz", "vis_*.png", "cloud.png"):
+    for name in ("frame_*.npz", "frame_*.h5", "vis_*.png", "cloud.png"):
         for file in folder.glob(name):
             file.unlink(missing_ok=True)
 
 
-def write_frame(folder: Path, index: int, seen: Seen) -> Path:
-    """Write frame_<index>.npz and return it."""
-    path = folder / f"frame_{index}.npz"
+def write_frame(folder: Path, index: int, seen: Seen, kind: str = "npz") -> Path:
+    """Write frame_<index>.npz, or .h5 with the same arrays, and return it."""
+    path = folder / f"frame_{index}.{kind}"
     arrays = {name: np.asarray(value) for name, value in seen._asdict().items()}
+    if kind == "h5":
+        with write_atomically(path) as part, hdf5().File(part, "w") as file:
+            for name, values in arrays.items():
+                file.create_dataset(name, data=values)
+        return path
     with write_atomically(path) as part, open(part, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # not compressed: 22 ms per frame for a sixth of its size
     return path
+
+
+def hdf5() -> ModuleType:
+    """Return h5py. Raises SightwordError if it is not installed."""
+    try:
+        return import_module("h5py")
+    except ImportError:
+        raise SightwordError("files=h5 needs h5py. Install it: pip install 'sightword[hdf5]'") from None
 
 
 def draw(folder: Path, scene: Scene, cloud: Cloud, links: Links, frames: Sequence[Seen]) -> list[Path]:
@@ -369,6 +388,8 @@ def extract(
     A scene that cannot be lifted is named in the summary. Raises SightwordError if none could be.
     """
     options, job, out = options or Options(), job or Job(), Path(out).expanduser()
+    if options.files == "h5":
+        hdf5()  # before anything is computed
     shards.check_engine(job.engine)
     if out.exists() and not out.is_dir():
         raise SightwordError(f"out={out} is a file. Pass a folder")
