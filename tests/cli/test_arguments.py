@@ -12,6 +12,7 @@ from sightword.cli.commands import COMMANDS
 from sightword.cli.help import written
 from sightword.engine.argument import (
     Amount,
+    ArgumentsFile,
     Count,
     Counts,
     Dtype,
@@ -234,3 +235,34 @@ def test_every_key_has_a_help_text(name):
 def test_a_key_means_the_same_in_every_command(name):
     for key, option in options_of(EVERY[name]).items():
         assert option.parser.name == SAME.get(key, option.parser.name), f"{name} {key}="
+
+
+def test_arguments_of_a_file_come_before_those_that_are_typed(tmp_path):
+    def lift(root: Path, config: ArgumentsFile | None = None, frames: int = 5, vis: bool = False, names: Names = ()):
+        """Read."""
+
+    file = tmp_path / "lift.yaml"
+    file.write_text("root: rooms\nframes: 7\nvis: true\nnames: [a, b]\n")
+    found = read_arguments("lift", lift, [f"config={file}", "frames=9"])
+    assert found == {"root": Path("rooms"), "frames": 9, "vis": True, "names": ("a", "b")}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("frame: 7", "did you mean 'frames'"), ("frames: {a: 1}", "expected one value")]
+)
+def test_a_file_with_wrong_arguments_is_named(tmp_path, text, said):
+    def lift(config: ArgumentsFile | None = None, frames: int = 5):
+        """Read."""
+
+    file = tmp_path / "lift.yaml"
+    file.write_text(text + "\n")
+    with pytest.raises(SightwordError, match=said):
+        read_arguments("lift", lift, [f"config={file}"])
+
+
+def test_a_missing_file_of_arguments_is_named(tmp_path):
+    def lift(config: ArgumentsFile | None = None):
+        """Read."""
+
+    with pytest.raises(SightwordError, match=r"lift\.yaml does not exist"):
+        read_arguments("lift", lift, [f"config={tmp_path / 'lift.yaml'}"])

@@ -11,9 +11,11 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sightword.engine.argument import PLAIN, Parser, Rest, choice, read_value
+from sightword.engine.argument import ARGUMENTS, PLAIN, Parser, Rest, choice, read_value
 from sightword.engine.system import closest
 from sightword.errors import SightwordError
+from sightword.storage.fields import Fields
+from sightword.storage.reader import read_yaml
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def read_arguments(name: str, command: Callable[..., object], argv: Sequence[str
     name: the command's, as typed, for messages.
     """
     options = options_of(command)
-    given, argv = _collected(command, argv, options)
+    given, argv = _collected(command, _with_file(argv, options), options)
     nested: dict[str, dict[str, object]] = {}
     for argument in argv:
         key, equals, text = argument.partition("=")
@@ -74,6 +76,29 @@ def read_arguments(name: str, command: Callable[..., object], argv: Sequence[str
     for parameter, values in nested.items():
         given[parameter] = _changed(inspect.signature(command).parameters[parameter], values)
     return given
+
+
+def _with_file(argv: Sequence[str], options: Mapping[str, Option]) -> list[str]:
+    """Return the arguments with those of the YAML file that config= names before them, so that what is typed wins."""
+    own = next((key for key, option in options.items() if option.parser is ARGUMENTS), None)
+    found: list[str] = []
+    for argument in argv:
+        key, _, text = argument.partition("=")
+        if own is None or key != own:
+            continue
+        fields = read_yaml(str(read_value(key, text, ARGUMENTS)), missing="It lists keys as key: value")
+        found += [f"{name}={_as_typed(fields, name)}" for name in fields]
+    return [*found, *(argument for argument in argv if argument.partition("=")[0] != own)]
+
+
+def _as_typed(fields: Fields, name: str) -> str:
+    """A value of a YAML file as it would be typed."""
+    value = fields.value(name)
+    if isinstance(value, Mapping):
+        raise fields.error("expected one value, or a list of them", name)
+    parts = value if isinstance(value, list) else [value]
+    texts = {None: "", True: "true", False: "false"}
+    return ",".join(texts[part] if part is None or isinstance(part, bool) else str(part) for part in parts)
 
 
 def _collected(

@@ -161,11 +161,14 @@ def _model(text: str) -> str:
     return str(expanded(text)) if text.startswith("~") else text
 
 
+ARGUMENTS = Parser("path", "a YAML file", "a YAML file with keys of the command", _path, is_path=True)
 OUT = Parser("path", "a path", "where to write; out=. is this folder", _path, is_path=True)
 MODEL = Parser("model", "a model", "a run directory, an exported folder or a hub id", _model, is_path=True)
 
 #: Where a command writes: a file if the path has a suffix, else a folder. See `file_in`.
 Out: TypeAlias = Annotated[Path, OUT]
+#: A YAML file with keys of a command, which the command line reads before those that are typed; see `cli.arguments`.
+ArgumentsFile: TypeAlias = Annotated[Path, ARGUMENTS]
 #: A trained model: a run directory, a folder that `sightword export` wrote, or a hub id.
 Model: TypeAlias = Annotated[str, MODEL]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from sightword.data.size import height_width, size_text
 from sightword.engine.argument import (
     NAMES,
+    ArgumentsFile,
     Count,
     Dtype,
     Intrinsics,
@@ -59,8 +60,8 @@ def lift(
     tower: str = "vit_b16",  # vit_b16, vit_l14 …; an open_clip model with tag=; or a folder
     tag: str = "",  # of an open_clip model: the name or the file of its weights
     scenes_file: Path | None = None,  # a list of names, one per line; if empty, all scenes
-    frames_per_scene: Count = 5,
-    frames: Literal["spread", "first"] = "spread",  # which: spread evenly, or the first ones
+    frames_per_scene: Count = 5,  # at most
+    pick: Literal["spread", "first"] = "spread",  # which frames: spread evenly, or the first ones
     token_type: TokenType = "qq",  # qq, value, kk, kk+gauss …; joint is not aligned with text at patch level
     size: Size | None = (224, 304),  # of the frames in the tower, height x width; if empty, the tower's own
     dtype: Dtype = "bfloat16",  # to compute in: bf16, fp32, or fp16 on a GPU
@@ -68,6 +69,7 @@ def lift(
     cache: Path | None = None,  # a folder that keeps CLIP's maps, so that they are computed once; if empty, none
     backend: Literal["safetensors", "lmdb"] = "safetensors",  # the format of the cache
     voxel: Positive = 0.03,  # metres between the points of a scene that has no cloud of its own
+    config: ArgumentsFile | None = None,  # a YAML file with any of these keys; what is typed wins
     masks: Path | None = None,  # instance masks, <scene>/<i>.png: pixels of number 0 show nothing; if empty, none
     files: Literal["npz", "h5"] = "npz",  # of the frames; h5 is HDF5
     match_masks: bool = False,  # only pixels of its own instance show a point, where the cloud has the same numbers
@@ -81,6 +83,8 @@ def lift(
     With vis=1 it also gets a vis_<i>.png for each frame and cloud.png.
     After Ctrl-C, run the same command again to lift the rest. Exit status 1 if a scene could not be lifted.
     """
+    if config:
+        raise SightwordError(f"config={config} is read by the command line only. Pass its values as arguments")
     if match_masks and not masks:
         raise SightwordError("match_masks=true needs masks=, the folder of the masks")
     from sightword.storage.domain import say_domain
@@ -90,7 +94,7 @@ def lift(
     clip = _clip(tower, tag, token_type, size, dtype)
     names = _names(root, scenes_file)
     say_domain(tower, root)
-    first = frames == "first"
+    first = pick == "first"
     work = Job(frames_per_scene, cache or "", backend, job.engine, job.workers, job.gpus, convention, trust, first)
     options = Options(vis, voxel, str(masks.resolve()) if masks else "", files, match_masks)
     summary = extract(clip.source, token_type, root, names, folder_in(out), options, work)
@@ -219,6 +223,7 @@ def import_(
     done = import_capture(src, folder, format, frames, Options(intrinsics, depth_scale, scale))
     print(f"src={src} is {LAYOUTS[done.format].title}; taken for granted:")
     print("\n".join(f"  {name}: {what}" for name, what in done.assumed.items()))
+    print("".join(f"{note}\n" for note in done.notes), end="")
     if done.left_out:
         print(f"{len(done.left_out)} left out, the first: {done.left_out[0]}")
     print(f"{done.frames} of {done.found} frames in {folder}; what was read is in {folder}/imported.json")

@@ -79,6 +79,7 @@ class Imported(NamedTuple):
     found: int  # frames that have all their parts
     assumed: dict[str, str]
     left_out: list[str]  # a line for each frame
+    notes: list[str]  # what was done to the frames
 
 
 def import_capture(source: Path, out: Path, format_: str, most: int, options: Options) -> Imported:
@@ -103,7 +104,9 @@ def import_capture(source: Path, out: Path, format_: str, most: int, options: Op
         if not writer.written:
             raise SightwordError(f"src={source}: no frame can be used, for instance {left_out[-1]}")
         _extras(capture, folder, out.resolve().name)
-        imported = Imported(name, len(writer.written), len(capture.candidates), capture.assumed, left_out)
+        imported = Imported(
+            name, len(writer.written), len(capture.candidates), capture.assumed, left_out, writer.notes()
+        )
         _report(folder, source, imported, writer, most)
     return imported
 
@@ -116,7 +119,7 @@ def _report(folder: Path, source: Path, imported: Imported, writer: "_Writer", m
             "source": str(source),
             "written by": f"sightword {VERSION}",
             "assumed": imported.assumed,
-            "notes": writer.notes(),
+            "notes": imported.notes,
             "found": imported.found,
             "frames at most": most,
             "frames": [{"index": index, "source": name} for index, name in writer.written.items()],
