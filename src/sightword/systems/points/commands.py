@@ -55,16 +55,12 @@ SCANNET = Convention()  # the same: a run's own conventions are taken instead
 
 
 def lift(
-    root: Path,  # scenes in ScanNet's layout, or one scene
+    root: Path,  # scenes in ScanNet's layout, or one scene; sightword import makes one of a recording
     out: Out,  # the folder to write, with a folder for each scene
-    tower: str = "vit_b16",  # vit_b16, vit_l14 …; an open_clip model with tag=; or a folder
-    tag: str = "",  # of an open_clip model: the name or the file of its weights
+    clip: ClipOptions = NOTHING_TYPED,
     scenes_file: Path | None = None,  # a list of names, one per line; if empty, all scenes
     frames_per_scene: Count = 5,  # at most
     pick: Literal["spread", "first"] = "spread",  # which frames: spread evenly, or the first ones
-    token_type: TokenType = "qq",  # qq, value, kk, kk+gauss …; joint is not aligned with text at patch level
-    size: Size | None = (224, 304),  # of the frames in the tower, height x width; if empty, the tower's own
-    dtype: Dtype = "bfloat16",  # to compute in: bf16, fp32, or fp16 on a GPU
     vis: bool = False,  # draw the features as colours, on each frame and on the cloud
     cache: Path | None = None,  # a folder that keeps CLIP's maps, so that they are computed once; if empty, none
     backend: Literal["safetensors", "lmdb"] = "safetensors",  # the format of the cache
@@ -91,21 +87,18 @@ def lift(
     from sightword.systems.points.lift.extract import Job, Options, extract
     from sightword.systems.points.scannet.reader import scene_folder
 
-    clip = _clip(tower, tag, token_type, size, dtype)
+    source = _clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype).source
     names = _names(root, scenes_file)
-    say_domain(tower, root)
+    say_domain(clip.tower, root)
     first = pick == "first"
     work = Job(frames_per_scene, cache or "", backend, job.engine, job.workers, job.gpus, convention, trust, first)
     options = Options(vis, voxel, str(masks.resolve()) if masks else "", files, match_masks)
-    summary = extract(clip.source, token_type, root, names, folder_in(out), options, work)
+    summary = extract(source, clip.token_type, root, names, folder_in(out), options, work)
     print("\n".join(_costs(summary.stages, summary.memory)))
     for name, why in summary.failed.items():
         print(f"not lifted: {name}: {why}")
     print(f"{len(summary.done)} of {len(names)} scenes in {out}; times, memory and bytes in report.json there")
-    given = {"tower": tower, "tag": tag, "token_type": token_type, "size": size_text(size) if size else ""}
-    given |= {"dtype": dtype, "cache": str(cache or "")}
-    arguments = [f"{key}={value}" for key, value in given.items() if value or key == "size"]
-    arguments += [*convention.arguments(), *(["trust=true"] if trust else [])]
+    arguments = [*_typed(clip, cache), *convention.arguments(), *(["trust=true"] if trust else [])]
     scene = f"scene={scene_folder(root, summary.done[0])}"
     print(f'next: {shlex.join(["sightword", "ask", scene, *arguments])} "a chair, a bed"')
     if summary.failed:
@@ -114,7 +107,7 @@ def lift(
 
 def ask(
     query: Positional,  # required, one text or several with commas
-    scene: Path,  # its folder, in ScanNet's layout
+    scene: Path,  # its folder, in ScanNet's layout; sightword import makes one of a recording
     model: Model | None = None,  # a run of points, its export, or a hub id; if empty, lifted CLIP answers: tower= …
     checkpoint: str = "best",  # of a run: best, last, or a file
     clip: ClipOptions = NOTHING_TYPED,
@@ -253,6 +246,14 @@ def _clip(tower: str, tag: str, token_type: str, size: int | tuple[int, int] | N
         shards.say("note: fp16 is ten times slower than bf16 on a CPU; bf16 is used")
         dtype = "bfloat16"
     return FrozenClip(tower, tag, token_type, height_width(size) if size else None, dtype)
+
+
+def _typed(clip: ClipOptions, cache: Path | None) -> list[str]:
+    """The options of a CLIP as they are typed."""
+    size = size_text(clip.size) if clip.size else ""
+    given = {"tower": clip.tower, "tag": clip.tag, "token_type": clip.token_type, "size": size, "dtype": clip.dtype}
+    given["cache"] = str(cache or "")
+    return [f"{key}={value}" for key, value in given.items() if value or key == "size"]
 
 
 def _names(root: Path, scenes_file: Path | None) -> list[str]:

@@ -133,6 +133,9 @@ class Depths:
                 if len(buffer) == 4 * COUNT:
                     yield partial(_metres, buffer)
                     buffer = b""
+        buffer += unpack.flush()  # what the last bytes of the file still hold back
+        if len(buffer) == 4 * COUNT:
+            yield partial(_metres, buffer)
 
     def _blocks(self, unpack: Callable[[bytes], np.ndarray]) -> Iterator[Callable[[], np.ndarray]]:
         with self.file.open("rb") as opened:
