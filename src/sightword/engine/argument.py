@@ -115,6 +115,13 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _intrinsics(text: str) -> tuple[float, float, float, float]:
+    fx, fy, cx, cy = (float(part) for part in text.split(","))
+    if not (0 < fx < float("inf") and 0 < abs(fy) < float("inf") and abs(cx) + abs(cy) < float("inf")):
+        raise ValueError
+    return fx, fy, cx, cy
+
+
 def _pairs(text: str) -> tuple[tuple[str, str], ...]:
     pairs = [tuple(part.strip() for part in pair.split(":", 1)) for pair in _names(text)]
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
@@ -131,12 +138,15 @@ def _named_types(text: str) -> tuple[tuple[str, str], ...]:
 
 
 NAMES = Parser("names", "a list of names", "names with commas", _names)
+INTRINSICS = Parser("intrinsics", "intrinsics", "fx,fy,cx,cy in pixels, for example 525,525,319.5,239.5", _intrinsics)
 PAIRS = Parser("name:value", "a list of name:value", "pairs with commas, for example a:1,b:2", _pairs)
 COUNTS = Parser("name:count", "a list of name:count", "pairs with commas, for example a:256,b:512", _counts)
 NAMED_TYPES = Parser("name:token type", "a list of name:token type", f"a:value,b:joint; {_LISTED}", _named_types)
 
 #: Names with commas between them.
 Names: TypeAlias = Annotated[tuple[str, ...], NAMES]
+#: A pinhole camera: focal lengths and principal point, in pixels; fy is below 0 in ICL-NUIM's.
+Intrinsics: TypeAlias = Annotated[tuple[float, float, float, float], INTRINSICS]
 #: name:value pairs with commas between them; a name can stand there several times.
 Pairs: TypeAlias = Annotated[tuple[tuple[str, str], ...], PAIRS]
 #: The same, where each value is a whole number from 1 on.

@@ -98,8 +98,8 @@ def closest(word: str, known: Iterable[str]) -> str:
 
 
 def system_commands() -> dict[str, Command]:
-    """Return the commands of all systems, as name → function."""
-    return {command.__name__: command for system in systems().values() for command in system.commands}
+    """Return the commands of all systems, as name → function. A name that Python reserves ends with _ in the code."""
+    return {command.__name__.rstrip("_"): command for system in systems().values() for command in system.commands}
 
 
 def system_checks() -> dict[str, Check]:

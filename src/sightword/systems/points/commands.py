@@ -12,6 +12,7 @@ from sightword.engine.argument import (
     Amount,
     Count,
     Dtype,
+    Intrinsics,
     JobOptions,
     Model,
     Names,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from sightword.systems.points.scannet.label import LabelSet
     from sightword.systems.points.scannet.reader import Scene
 
+IMPORTED = 200  # frames of a recording, at most, if nothing is said
 FRAMES = 24  # of a scene that is queried, at most, if nothing is said
 PRINTED = 20  # instances of a stream
 
@@ -54,16 +56,12 @@ SCANNET = Convention()  # the same: a run's own conventions are taken instead
 
 
 def lift(
-    root: Path,  # scenes in ScanNet's layout, or one scene
+    root: Path,  # scenes in ScanNet's layout, or one scene; sightword import makes one of a recording
     out: Out,  # the folder to write, with a folder for each scene
-    tower: str = "vit_b16",  # vit_b16, vit_l14 …; an open_clip model with tag=; or a folder
-    tag: str = "",  # of an open_clip model: the name or the file of its weights
+    clip: ClipOptions = NOTHING_TYPED,
     scenes_file: Path | None = None,  # a list of names, one per line; if empty, all scenes
     frames_per_scene: Count = 5,  # see choose=
     choose: Literal["spread", "first"] = "spread",  # which frames: evenly spread, or the first of the scene
-    token_type: TokenType = "qq",  # qq, value, kk, kk+gauss …; joint is not aligned with text at patch level
-    size: Size | None = (224, 304),  # of the frames in the tower, height x width; if empty, the tower's own
-    dtype: Dtype = "bfloat16",  # to compute in: bf16, fp32, or fp16 on a GPU
     masks: Path | None = None,  # a folder of instance masks, <scene>/<i>.png: pixels where they are 0 show no point
     format: Literal["npz", "h5"] = "npz",  # of the frames' files; h5 needs h5py
     cpu_offload: bool = False,  # for a small GPU: CLIP leaves it after a scene's frames, their maps go to it one by one
@@ -85,30 +83,27 @@ def lift(
     from sightword.systems.points.lift.extract import Job, Options, extract
     from sightword.systems.points.scannet.reader import scene_folder
 
-    clip = _clip(tower, tag, token_type, size, dtype)
+    source = _clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype).source
     names = _names(root, scenes_file)
-    say_domain(tower, root)
+    say_domain(clip.tower, root)
     where = (job.engine, job.workers, job.gpus)
     work = Job(frames_per_scene, choose, cache or "", backend, *where, convention, trust, cpu_offload)
     options = Options(vis, voxel, str(masks.resolve()) if masks else "", format)
-    summary = extract(clip.source, token_type, root, names, folder_in(out), options, work)
+    summary = extract(source, clip.token_type, root, names, folder_in(out), options, work)
     print("\n".join(_costs(summary.stages, summary.memory)))
     for name, why in summary.failed.items():
         print(f"not lifted: {name}: {why}")
     print(f"{len(summary.done)} of {len(names)} scenes in {out}; times, memory and bytes in report.json there")
-    given = {"tower": tower, "tag": tag, "token_type": token_type, "size": size_text(size) if size else ""}
-    given |= {"dtype": dtype, "cache": str(cache or "")}
-    arguments = [f"{key}={value}" for key, value in given.items() if value or key == "size"]
-    arguments += [*convention.arguments(), *(["trust=true"] if trust else [])]
-    first = f"scene={scene_folder(root, summary.done[0])}"
-    print(f'next: {shlex.join(["sightword", "ask", first, *arguments])} "a chair, a bed"')
+    arguments = [*_typed(clip, cache), *convention.arguments(), *(["trust=true"] if trust else [])]
+    scene = f"scene={scene_folder(root, summary.done[0])}"
+    print(f'next: {shlex.join(["sightword", "ask", scene, *arguments])} "a chair, a bed"')
     if summary.failed:
         raise Unfinished(f"{len(summary.failed)} of {len(names)} scenes were not lifted; {out}/report.json says why")
 
 
 def ask(
     query: Positional,  # required, one text or several with commas
-    scene: Path,  # its folder, in ScanNet's layout
+    scene: Path,  # its folder, in ScanNet's layout; sightword import makes one of a recording
     model: Model | None = None,  # a run of points, its export, or a hub id; if empty, lifted CLIP answers: tower= …
     checkpoint: str = "best",  # of a run: best, last, or a file
     clip: ClipOptions = NOTHING_TYPED,
@@ -214,6 +209,7 @@ def compare(
     from sightword.systems.points import compare as comparing
 
     folder = folder_in(out)
+    _names(root, scenes_file)  # says what root is, if it has no scenes
     classes = _labels(labels, root)
     scenes = _scenes(root, scenes_file, frames_per_scene, convention, trust)
     say_domain(tower, root)
@@ -229,6 +225,43 @@ def compare(
     }
     files = comparing.write(rows, protocol, folder)
     print("\n".join([*comparing.columns(rows), f"written to {', '.join(map(str, files))}"]))
+
+
+def import_(
+    src: Path,  # the folder, or file, that another tool wrote
+    out: Out,  # the folder to write: a scene in ScanNet's layout
+    format: str = "",  # tum, icl, 7scenes, open3d, replica, sens, scannetpp, nerfstudio, colmap, record3d, stray, …
+    frames: Count = IMPORTED,  # at most, spread evenly
+    intrinsics: Intrinsics | None = None,  # fx,fy,cx,cy of the colour images, if they are in no file
+    depth_scale: Positive | None = None,  # units of the depth files per metre; if empty, the format's own
+    scale: Positive | None = None,  # metres per unit of the poses, for colmap and nerfstudio; if empty, see below
+) -> None:
+    """Import a recording of a phone, a scanner or a pose tool as a scene that lift, ask, compare and train read.
+
+    The format is recognised by its files; also polycam, arkitscenes and 3dscanner. Colour files are copied, depth
+    becomes a PNG of 16 bits in millimetres, poses become camera-to-world with OpenCV axes. What was taken for granted
+    is printed and stands in imported.json. A COLMAP model has neither depth nor scale: its sparse points and the photos
+    that observe them are imported, with the median depth at 2 m. Ends with the doctor's look at the scene; exit status
+    1 if it finds an error, and names the option that reads it.
+    """
+    folder = folder_in(out)
+    from sightword.systems.points.capture.frame import Options
+    from sightword.systems.points.capture.recognise import LAYOUTS
+    from sightword.systems.points.capture.write import import_capture
+    from sightword.systems.points.scannet.check import check_scannet as check
+
+    done = import_capture(src, folder, format, frames, Options(intrinsics, depth_scale, scale))
+    print(f"src={src} is {LAYOUTS[done.format].title}; taken for granted:")
+    print("\n".join(f"  {name}: {what}" for name, what in done.assumed.items()))
+    print("".join(f"{note}\n" for note in done.notes), end="")
+    if done.left_out:
+        print(f"{len(done.left_out)} left out, the first: {done.left_out[0]}")
+    print(f"{done.frames} of {done.found} frames in {folder}; what was read is in {folder}/imported.json")
+    report = check(str(folder))
+    print(report)
+    if report.errors:
+        raise Unfinished(f"{folder} is written, but does not fit together. Give lift, ask, … the option that it names")
+    print(f'next: {shlex.join(["sightword", "ask", f"scene={folder}"])} "a chair, a bed"')
 
 
 def check_scannet(root: Path, scenes_file: Path | None = None, convention: Convention = SCANNET) -> "CheckReport":
@@ -250,6 +283,14 @@ def _clip(tower: str, tag: str, token_type: str, size: int | tuple[int, int] | N
         shards.say("note: fp16 is ten times slower than bf16 on a CPU; bf16 is used")
         dtype = "bfloat16"
     return FrozenClip(tower, tag, token_type, height_width(size) if size else None, dtype)
+
+
+def _typed(clip: ClipOptions, cache: Path | None) -> list[str]:
+    """The options of a CLIP as they are typed."""
+    size = size_text(clip.size) if clip.size else ""
+    given = {"tower": clip.tower, "tag": clip.tag, "token_type": clip.token_type, "size": size, "dtype": clip.dtype}
+    given["cache"] = str(cache or "")
+    return [f"{key}={value}" for key, value in given.items() if value or key == "size"]
 
 
 def _names(root: Path, scenes_file: Path | None) -> list[str]:

@@ -80,7 +80,7 @@ class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
 
     @property
     def commands(self) -> Sequence[Command]:
-        return [commands.lift, commands.ask, commands.stream, commands.compare]
+        return [commands.import_, commands.lift, commands.ask, commands.stream, commands.compare]
 
     @property
     def checks(self) -> Mapping[str, Check]:

@@ -45,6 +45,7 @@ SAME = 0.7  # of the best score: what a grossly different hypothesis must stay b
 GAIN, NOTICED = 1.25, 1.06  # a hypothesis is named, a calibration is doubted, where it is so many times better
 LEAST, MOST = 0.15, 15.0  # metres: the median depth of a room is between
 SPREAD = 200.0  # metres between a scene's cameras
+VARIES = 1.04  # ratio of focal lengths within a scene up to which one of them stands for all
 UNPROVEN = "undecided geometry"  # kind of the findings that say so
 
 ItemT = TypeVar("ItemT")
@@ -141,6 +142,12 @@ class Diagnosis:
         """The best reading of the files; None, and a finding, where nothing can be told."""
         if len(self.frames) < FEW:
             self._undecided(f"it has {len(self.frames)} frames that can be used, and judging poses needs {FEW} or more")
+            return None
+        focals = np.array([float(frame.K_depth[0, 0]) for frame in self.frames])
+        if focals.max() > VARIES * focals.min():
+            self._undecided(
+                f"focal lengths of its frames are {focals.min():.0f} to {focals.max():.0f} pixels, and one is compared"
+            )
             return None
         poses = np.stack([frame.file_pose.numpy() for frame in self.scene.frames])
         poses[:, :3, 3] *= self.scene.convention.pose_scale * self.scene.convention.depth_scale / MILLIMETRES

@@ -3,7 +3,7 @@
     masks/<scene>/<i>.png     (h, w) whole numbers: 0 shows none, others an instance; of one scene also masks/<i>.png
     masks/<scene>/<i>.npy     the same as an array
 
-A mask is of the colour image, at any size: it is brought to the depth's grid by the nearest pixel.
+A mask is of the colour image, and lies as it does, at any size: it is brought to the depth's grid by the nearest pixel.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from sightword.errors import MissingFileError, SightwordError
-from sightword.systems.points.scannet.reader import Scene
+from sightword.systems.points.scannet.reader import Scene, turned
 
 SUFFIXES = (".png", ".npy")
 LARGE = 2**27  # bytes of a mask, at most
@@ -26,7 +26,8 @@ def read_masks(folder: str | Path, scene: Scene, size: Sequence[int]) -> Tensor:
 
     A frame without a file raises MissingFileError: what has no mask is not the same as what shows nothing.
     """
-    return torch.stack([_read(_find(folder, scene, frame.index), size) for frame in scene.frames])
+    found = [(_find(folder, scene, frame.index), frame.convention.turn) for frame in scene.frames]
+    return torch.stack([_read(file, size, turn) for file, turn in found])
 
 
 def mask_files(folder: str | Path, scene: Scene) -> list[Path]:
@@ -45,7 +46,7 @@ def _find(folder: str | Path, scene: Scene, index: int) -> Path:
     )
 
 
-def _read(file: Path, size: Sequence[int]) -> Tensor:
+def _read(file: Path, size: Sequence[int], turn: str) -> Tensor:
     if file.stat().st_size > LARGE:
         raise SightwordError(f"{file} has more than {LARGE >> 20} MiB: it is not a mask of a frame")
     try:
@@ -60,6 +61,7 @@ def _read(file: Path, size: Sequence[int]) -> Tensor:
         raise SightwordError(
             f"{file} holds {values.dtype} {values.shape}. Expected one channel of whole numbers, 0 for none"
         )
+    values = np.asarray(turned(Image.fromarray(values.astype(np.int32)), turn))
     rows, columns = (
         np.minimum((np.arange(new) + 0.5) * old / new, old - 1).astype(int)
         for new, old in zip(size, values.shape, strict=True)

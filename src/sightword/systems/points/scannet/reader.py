@@ -10,6 +10,7 @@
     and optionally
         pose_color/<i>.txt                      poses of the colour camera, if it is not where the depth camera is
         intrinsic/distortion_color.txt          k1 k2 p1 p2 [k3] of the colour camera, as OpenCV has them
+    intrinsic/{color,depth,distortion}/<i>.txt   the same of one frame, where its cameras are not those of the scene
 
 Files of other conventions are read by a `Convention`. Intrinsics are always read, from whichever file has them; nothing
 is assumed. Where only one of the cameras has intrinsics, colour and depth show the same image, so one's, resized, are
@@ -33,6 +34,7 @@ from sightword.data.loader import moved
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage import shards
 from sightword.storage.reader import read_text
+from sightword.systems.points.capture.recognise import recording_line
 from sightword.systems.points.lift.geometry import ColorCamera, Size, Views
 from sightword.systems.points.scannet.convention import MILLIMETRES, Convention
 from sightword.systems.points.scannet.pose import camera_to_world
@@ -97,7 +99,8 @@ def find_scenes(root: str | Path) -> list[str]:
         if found := sorted(path.name for path in folder.glob("*") if _is_scene(path)):
             return found
     raise SightwordError(
-        f"{root} contains no scene. A scene is a folder with color/, depth/, pose/ and intrinsic/, in 2D/, "
+        recording_line(root)
+        or f"{root} contains no scene. A scene is a folder with color/, depth/, pose/ and intrinsic/, in 2D/, "
         "posed_images/, scans/ or in the root itself"
     )
 
@@ -201,9 +204,12 @@ def read_scene(
     distortion = _distortion(folder)
     for index in kept:
         color, depth, pose = usable[index]
+        K, K_of_depth = _own_intrinsics(folder, index, K_color, K_depth, size, convention)
         placed = torch.from_numpy(camera_to_world(pose.numpy(), convention)) if convention.moves_poses else pose
         own = _color_place(folder, index, placed, convention)
-        made.append(Frame(index, color, depth, placed, K_color, K_depth, own, distortion, pose, convention))
+        made.append(
+            Frame(index, color, depth, placed, K, K_of_depth, own, _bent(folder, index, distortion), pose, convention)
+        )
     return Scene(name, folder, made, skipped, convention)
 
 
@@ -228,8 +234,31 @@ def _color_place(folder: Path, index: int, pose: Tensor, convention: Convention)
     return place
 
 
+def _own_intrinsics(
+    folder: Path, index: int, K_color: Tensor, K_depth: Tensor, size: Size, convention: Convention
+) -> tuple[Tensor, Tensor]:
+    """The intrinsics of a frame, of colour and of depth: its own where it has a file of them, else the scene's."""
+    color, depth = (folder / "intrinsic" / part / f"{index}.txt" for part in ("color", "depth"))
+    if color.is_file():
+        K_color = _scaled(_pinhole(color), convention.color_focal_scale)
+    if depth.is_file():
+        K_depth = _corrected(_pinhole(depth), size, convention)
+    return K_color, K_depth
+
+
+def _bent(folder: Path, index: int, usual: Tensor) -> Tensor:
+    file = folder / "intrinsic" / "distortion" / f"{index}.txt"
+    return _coefficients(file) if file.is_file() else usual
+
+
 def _distortion(folder: Path) -> Tensor:
-    file = next((file for part in ("intrinsic", "") if (file := folder / part / DISTORTION).is_file()), None)
+    return _coefficients(
+        next((file for part in ("intrinsic", "") if (file := folder / part / DISTORTION).is_file()), None)
+    )
+
+
+def _coefficients(file: Path | None) -> Tensor:
+    """k1, k2, p1, p2, k3 of a file; 0 without one."""
     values = np.zeros(5) if file is None else np.concatenate([read_matrix(file, (1, 4), (1, 5))[0], [0.0]])[:5]
     if not np.isfinite(values).all():
         raise SightwordError(f"{file} has numbers that are not finite. Write k1 k2 p1 p2 k3 in one line")
@@ -270,6 +299,8 @@ def list_doubles(folder: Path) -> dict[int, str]:
 
 def found_instead(folder: Path) -> str:
     """Return what a folder has in the place of numbered frames, to end a message; empty if nothing."""
+    if line := recording_line(folder):
+        return f". {line}"
     lines = []
     for part in PARTS if _nested(folder) else ("",):
         kinds = _kinds(folder, part) if part else {*COLOURS, ".txt"}
