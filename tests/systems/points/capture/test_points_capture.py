@@ -30,14 +30,14 @@ def lz4(raw):
 
 
 def lzfse(raw):
-    import liblzfse
+    import lzfse as codec
 
-    return liblzfse.compress(raw)
+    return codec.compress(raw)
 
 
-needs_av = pytest.mark.skipif(not installed("av"), reason="needs PyAV")
+needs_cv2 = pytest.mark.skipif(not installed("cv2"), reason="needs OpenCV")
 needs_lz4 = pytest.mark.skipif(not installed("lz4"), reason="needs lz4")
-needs_lzfse = pytest.mark.skipif(not installed("liblzfse"), reason="needs pyliblzfse")
+needs_lzfse = pytest.mark.skipif(not installed("lzfse"), reason="needs lzfse")
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +82,10 @@ CASES = {
     "scannetpp": (layouts.scannetpp, "scannetpp", False),
     "scannetpp, deflate": (lambda folder, frames: layouts.scannetpp(folder, frames, "deflate"), "scannetpp", False),
     "scannetpp, lz4": (lambda folder, frames: layouts.scannetpp(folder, frames, "lz4", lz4), "scannetpp", False),
-    "stray": (lambda folder, frames: layouts.stray(folder, frames, layouts.av_video), "stray", False),
+    "stray": (lambda folder, frames: layouts.stray(folder, frames, layouts.write_video), "stray", False),
     "record3d, lzfse": (lambda folder, frames: layouts.record3d(folder / "a.r3d", frames, lzfse), "record3d", False),
 }
-MARKS = {"stray": needs_av, "scannetpp, lz4": needs_lz4, "record3d, lzfse": needs_lzfse}
+MARKS = {"stray": needs_cv2, "scannetpp, lz4": needs_lz4, "record3d, lzfse": needs_lzfse}
 
 
 @pytest.mark.parametrize("case", [pytest.param(name, marks=MARKS.get(name, ())) for name in CASES])

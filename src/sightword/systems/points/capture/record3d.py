@@ -76,7 +76,7 @@ def _needs_lzfse(content: Open, names: frozenset[str]) -> None:
 
 def _lzfse() -> Callable[[bytes], bytes]:
     try:
-        module = import_module("liblzfse")
+        module = import_module("lzfse")
     except ImportError:
         raise SightwordError(
             "depth of Record3D is compressed by LZFSE. Install its decoder: pip install 'sightword[scan]'"

@@ -4,28 +4,23 @@ Frames come by their time stamps, so that videos of variable frame rate, as phon
 frames as the file's rotation says. A frame is (H, W, 3) uint8 RGB.
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sightword.data.video import VIDEOS, VideoFile
 from sightword.errors import MissingFileError, SightwordError, printable
 
-if TYPE_CHECKING:
-    import cv2
-
-VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp")
 ANIMATED = (".gif", ".webp", ".png", ".apng", ".avif")
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 OVERLAY = ".overlay"  # ends the names of videos that `overlay` writes: they are never read as videos of people
 FOLDER_RATE = 30.0  # frames a second of a folder of images, which states none
 FASTEST = 30.0  # of the default rate
-NAMED = 1000.0  # a header's rate above which it is the unit of time rather than a rate
 
 
 class Timed(NamedTuple):
@@ -133,7 +128,7 @@ def source_of(path: Path) -> Source:
         return ImageFolder(path)
     if path.suffix.lower() in ANIMATED:
         return Animation(path)
-    return VideoFile(path)
+    return VideoSource(path)
 
 
 def is_video(path: Path) -> bool:
@@ -146,68 +141,17 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in (*VIDEOS, ".gif") or (path.suffix.lower() in ANIMATED and is_animated(path))
 
 
-# ------------------------------------------------------------------------------------------------------------- OpenCV
-
-
-class VideoFile:
-    """A file that OpenCV opens, by the FFmpeg in it."""
+class VideoSource:
+    """A video file, its frames turned as it says."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        capture = self._open()
-        import cv2
-
-        rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.rate = float(rate) if 1 <= rate < NAMED else 0.0
-        self.count = int(count) if 0 < count < 2**31 else 0
-        turned = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
-        self.note = f"frames are turned by {turned}°, as the file says" if turned else ""
-        capture.release()
+        self.file = VideoFile(path)
+        self.rate, self.count, self.note = self.file.rate, self.file.count, self.file.note
 
     def __iter__(self) -> Iterator[Timed]:
-        import cv2
-
-        capture, before, number = self._open(), -1.0, 0
-        try:
-            while capture.grab():
-                stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                # some AVIs have no time stamps: they all are 0
-                stamp = stamp if stamp > before or not self.rate else before + 1 / self.rate
-                read, image = capture.retrieve()
-                if read and image is not None:
-                    yield Timed(stamp, np.ascontiguousarray(image[..., ::-1]))
-                before, number = stamp, number + 1
-        finally:
-            capture.release()
-
-    def _open(self) -> "cv2.VideoCapture":
-        try:
-            import cv2
-        except ImportError:
-            raise SightwordError(
-                f"{self.path} needs a decoder: pip install 'sightword[video]'. Folders of numbered images and "
-                "animated GIF, WebP and PNG are read without one"
-            ) from None
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's messages name no file; ours do
-        cv2.utils.logging.setLogLevel(0)
-        capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
-        if not capture.isOpened():
-            raise SightwordError(f"{self.path} {describe(self.path)}. Open it in a player, and write it again as .mp4")
-        return capture
-
-
-def describe(path: Path) -> str:
-    """Return, as the rest of a sentence, what a file is that is no video."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
-    if not start:
-        return "is empty"
-    if b"ftyp" in start[:12]:
-        return "cannot be opened as a video: its index is missing (moov), as after a broken recording or download"
-    return f"is not a video that OpenCV can open: it begins with {printable(repr(start[:12]))}"
+        for frame in self.file:
+            if (image := frame.pixels()) is not None:
+                yield Timed(frame.seconds, image)
 
 
 # ------------------------------------------------------------------------------------------------------------- Pillow
