@@ -18,6 +18,7 @@ from sightword.systems.skeleton.span import Windows
 from sightword.systems.skeleton.window import PRESENT, Piece, frames_of, rate_of
 
 UNSURE = "unsure"
+NOBODY = "nobody is named: in no window is a third of anyone's joints there for half of the time"
 
 
 class Window(NamedTuple):
@@ -145,7 +146,7 @@ def rules(timeline: ActionTimeline) -> dict[str, str]:
         "timeline": timeline.described,
         "confidence": "the probability of the best class; of a segment, the mean over its windows",
         "unsure": f"a segment of a mean below {timeline.options.sure:g}",
-        "left out": f"windows in which a person is in less than {PRESENT:.0%} of the frames",
+        "left out": f"windows with a third of a person's joints in less than {PRESENT:.0%} of the frames",
     }
 
 
