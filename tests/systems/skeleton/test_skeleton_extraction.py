@@ -18,7 +18,7 @@ from sightword.systems.skeleton.config import VideoOptions
 from sightword.systems.skeleton.joints import JOINT_SETS
 from sightword.systems.skeleton.video import job
 from sightword.systems.skeleton.video.extraction import skeletons_of
-from sightword.systems.skeleton.video.job import extract, names_of, videos_in
+from sightword.systems.skeleton.video.job import Extraction, extract, names_of, videos_in
 
 
 def empty(path: Path) -> Path:
@@ -120,6 +120,12 @@ def test_an_interrupted_job_goes_on_with_what_is_left(tmp_path, boxes, monkeypat
     run(tmp_path / "in", tmp_path / "x.pkl")
     assert [one.videos for one in boxes] == [1, 2]
     assert read_annotations(tmp_path / "x.pkl").names == ["a", "b", "c"]
+
+
+def test_a_job_can_be_sent_to_other_processes(tmp_path):
+    work = Extraction([animate(tmp_path / "a.png", frames(3))], tmp_path / "p", tmp_path / "d", VideoOptions(people=3))
+    sent = pickle.loads(pickle.dumps(work))
+    assert (sent.files, sent.names, sent.options) == (work.files, ["a"], VideoOptions(people=3))
 
 
 def test_other_options_never_meet_the_parts_of_older_ones(tmp_path, boxes):

@@ -198,13 +198,16 @@ class VideoFile:
 
 def describe(path: Path) -> str:
     """Return, as the rest of a sentence, what a file is that is no video."""
-    if not path.stat().st_size:
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    if not start:
         return "is empty"
-    with path.open("rb") as file:
-        start = file.read(4096)
     if b"ftyp" in start[:12]:
         return "cannot be opened as a video: its index is missing (moov), as after a broken recording or download"
-    return "is not a video that OpenCV can open" + (f": it begins with {printable(repr(start[:12]))}")
+    return f"is not a video that OpenCV can open: it begins with {printable(repr(start[:12]))}"
 
 
 # ------------------------------------------------------------------------------------------------------------- Pillow

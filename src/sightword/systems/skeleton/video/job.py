@@ -42,21 +42,24 @@ def extract(video: Path, out: Path, options: VideoOptions, job: JobOptions) -> N
     check_out(out)
     work = Extraction(videos_in(video), out.with_name(f"{out.name}.parts"), out.with_name(f"{out.stem}_vis"), options)
     done = work.execute(job)
+    if len(work.videos) == 1 and done.failed:
+        work.clear()
+        raise SightwordError(*done.failed.values())
     rows = [row for row in done.rows if row["ids"]]
     lines = [_line(row) for row in done.rows]
-    print("\n".join(lines[:PRINTED]))
+    for line in lines[:PRINTED]:
+        print(line)
     if len(lines) > PRINTED:
         print(f"… and {len(lines) - PRINTED} more, in {notes_of(out)}")
     if rows:
         kept = [{key: value for key, value in row.items() if key != "notes"} for row in rows]
         write_annotations(kept, out, joints=done.joints, notes=lines)
+    if not done.failed:  # otherwise the same command does the rest
+        work.clear()
+    if rows:
         say_findings(read_annotations(out))
         drawn = f", with pictures in {work.drawings}" if options.vis else ""
         print(f"{len(rows)} recordings without labels written to {out}{drawn}")
-    if not done.failed or len(work.videos) == 1:  # otherwise the same command does the rest
-        work.clear()
-    if len(work.videos) == 1 and done.failed:
-        raise SightwordError(*done.failed.values())
     for message in list(done.failed.values())[:PRINTED]:
         shards.say(message)
     if done.failed:
