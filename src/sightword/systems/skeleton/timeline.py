@@ -18,7 +18,6 @@ from sightword.systems.skeleton.span import Windows
 from sightword.systems.skeleton.window import PRESENT, Piece, frames_of, rate_of
 
 UNSURE = "unsure"
-NOBODY = "nobody is named: in no window is a third of anyone's joints there for half of the time"
 
 
 class Window(NamedTuple):

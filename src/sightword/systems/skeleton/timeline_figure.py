@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sightword.systems.skeleton.show import LARGE, MARGIN, SMALL, SMOOTH, TEXT, draw_figure
-from sightword.systems.skeleton.timeline import NOBODY
+from sightword.systems.skeleton.window import NOBODY
 from sightword.viz.font import cut, draw_text, length
 from sightword.viz.style import FAINT, GREY, INK, OTHER, Colour, legend_of, rgb
 

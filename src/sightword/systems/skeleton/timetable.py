@@ -13,7 +13,8 @@ from pathlib import Path
 
 from sightword.storage.atomic import write_atomically
 from sightword.storage.writer import write_json, write_png
-from sightword.systems.skeleton.timeline import NOBODY, ActionTimeline, rules
+from sightword.systems.skeleton.timeline import ActionTimeline, rules
+from sightword.systems.skeleton.window import NOBODY
 
 PRINTED = 40  # lines
 

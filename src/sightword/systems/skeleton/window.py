@@ -16,6 +16,7 @@ ASSUMED_FPS = 30.0  # frames in a second, where nobody says
 LEAST = 4  # frames of a window: fewer show no motion
 PRESENT = 0.5  # least fraction of a window's frames in which a person is there
 SEEN = 1 / 3  # least fraction of the joints of somebody who is there: a head and shoulders alone show no action
+NOBODY = "nobody is named: in no window is a third of anyone's joints there for half of the time"
 
 
 class Piece(NamedTuple):
