@@ -263,3 +263,9 @@ def test_check_takes_a_file_as_path_or_as_root(stand_in, capsys):
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert part in error
+
+
+def test_words_at_the_prompt_are_classes(world, tmp_path, capsys):
+    told(capsys, "recognise", "model=r", "labels=waving, sitting down", f"out={tmp_path}", "truth=false")
+    (labels,) = world.answers.asked
+    assert (labels.classes, labels.prompts) == (("waving", "sitting down"), (("waving",), ("sitting down",)))

@@ -168,7 +168,15 @@ def test_a_recording_without_people_still_has_a_figure():
     made = told([], windows(4), recording)
     assert made.people == ()
     assert made.plot().height > 100
-    assert "nobody is there" in timetable.lines([made])[0]
+    assert "hall: nobody is named" in timetable.lines([made])[0]
+
+
+def test_a_head_and_shoulders_alone_get_no_name():
+    recording = sequence()
+    recording.scores[:, :, 5:] = 0
+    assert list(pieces_of(recording, windows(4))) == []
+    recording.scores[:, :, 5:11] = 0.5
+    assert len(list(pieces_of(recording, windows(4)))) == 4
 
 
 def test_tables_and_figures_are_written_under_names_that_are_files(tmp_path):

@@ -145,7 +145,7 @@ def rules(timeline: ActionTimeline) -> dict[str, str]:
         "timeline": timeline.described,
         "confidence": "the probability of the best class; of a segment, the mean over its windows",
         "unsure": f"a segment of a mean below {timeline.options.sure:g}",
-        "left out": f"windows in which a person is in less than {PRESENT:.0%} of the frames",
+        "left out": f"windows with a third of a person's joints in less than {PRESENT:.0%} of the frames",
     }
 
 

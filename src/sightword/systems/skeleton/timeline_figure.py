@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sightword.systems.skeleton.show import LARGE, MARGIN, SMALL, SMOOTH, TEXT, draw_figure
+from sightword.systems.skeleton.window import NOBODY
 from sightword.viz.font import cut, draw_text, length
 from sightword.viz.style import FAINT, GREY, INK, OTHER, Colour, legend_of, rgb
 
@@ -33,7 +34,7 @@ def draw(timeline: "ActionTimeline") -> Image.Image:
     for row, person in enumerate(people):
         page.draw_person(row, person, colours)
     if not people:
-        draw_text(page.pen, (LEFT, page.top(0)), "nobody is there for as much as half a window", GREY, TEXT)
+        draw_text(page.pen, (LEFT, page.top(0)), NOBODY, GREY, TEXT)
     page.draw_axis()
     page.draw_legend(colours)
     return page.image
@@ -119,6 +120,7 @@ class _Page:
             self._name(segment, top + POSE, colour)
         level = round(bars + BARS * (1 - self.timeline.options.sure))
         for x in range(LEFT, WIDTH - MARGIN, 8):
+            self.pen.line((x, level + 1, x + 3, level + 1), "white")
             self.pen.line((x, level, x + 3, level), INK)
         self._poses(person, top, colours)
 

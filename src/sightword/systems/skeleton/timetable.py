@@ -14,6 +14,7 @@ from pathlib import Path
 from sightword.storage.atomic import write_atomically
 from sightword.storage.writer import write_json, write_png
 from sightword.systems.skeleton.timeline import ActionTimeline, rules
+from sightword.systems.skeleton.window import NOBODY
 
 PRINTED = 40  # lines
 
@@ -30,7 +31,7 @@ def lines(timelines: Sequence[ActionTimeline]) -> list[str]:
     found = ["  ".join(cell.ljust(wide) for cell, wide in zip(row, widths, strict=True)).rstrip() for row in shown]
     found += [f"… and {len(cells) - PRINTED} more segments, in the table"] if len(cells) > PRINTED else []
     nobody = [one.name for one in timelines if not one.people]
-    return found + [f"{name}: nobody is there for as much as half a window" for name in nobody[:PRINTED]]
+    return found + [f"{name}: {NOBODY}" for name in nobody[:PRINTED]]
 
 
 def rules_of(timelines: Sequence[ActionTimeline]) -> dict[str, str]:

@@ -14,7 +14,9 @@ from sightword.systems.skeleton.span import Windows
 
 ASSUMED_FPS = 30.0  # frames in a second, where nobody says
 LEAST = 4  # frames of a window: fewer show no motion
-PRESENT = 0.5  # least fraction of a window's frames in which a person has joints
+PRESENT = 0.5  # least fraction of a window's frames in which a person is there
+SEEN = 1 / 3  # least fraction of the joints of somebody who is there: a head and shoulders alone show no action
+NOBODY = "nobody is named: in no window is a third of anyone's joints there for half of the time"
 
 
 class Piece(NamedTuple):
@@ -42,7 +44,7 @@ def pieces_of(sequence: SkeletonSequence, windows: Windows) -> Iterator[Piece]:
     for person in range(persons) if windows.alone else (-1,):
         rows = slice(person, person + 1) if person >= 0 else slice(None)
         points, scores = sequence.points[rows], sequence.scores[rows]
-        there = np.asarray(scores.any(axis=(0, 2)))  # (T,)
+        there = ((scores > 0).mean(2) >= SEEN).any(0)  # (T,)
         for number, start in enumerate(starts_of(total, length, step)):
             frames = slice(start, min(start + length, total))
             if np.mean(there[frames]) < PRESENT:
