@@ -176,14 +176,19 @@ def read_contents(path: str | Path) -> Contents:
     path = Path(path).expanduser()
     if path.suffix == ".npz":
         return _read_npz(path)
-    refuse_foreign(path)
-    content = read_plain(path)
+    try:
+        content = read_plain(path)
+    except SightwordError:
+        refuse_foreign(path)
+        raise
     if isinstance(content, list):
         content = {"annotations": content}
     rows = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(content, dict) or not isinstance(rows, list):
         has = f"a dictionary of {few(content)}" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise SightwordError(f"{path} holds {has}. Expected a dictionary with 'annotations' and 'split', or a list")
+    if rows and isinstance(rows[0], dict) and "raw_file" in rows[0]:
+        refuse_foreign(path)
     splits = content.get("split") or {}
     if not isinstance(splits, dict) or not all(
         isinstance(names, list | tuple | np.ndarray) for names in splits.values()
