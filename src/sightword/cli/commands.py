@@ -2,8 +2,9 @@
 
 import textwrap
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sightword.cli.arguments import read_arguments
 from sightword.cli.completion import completion
@@ -206,6 +207,9 @@ def demo(
     make_page(out, demo_parts(), train_in)
 
 
+#: Of a room that this one does not import: the module, whose import is light, names the function as the command.
+SERVE: Command = cast("Command", import_module("sightword.serve.command").serve)
+
 COMMANDS: dict[str, Command] = {
     "evaluate": evaluate,
     "list": list_experiments,
@@ -214,5 +218,6 @@ COMMANDS: dict[str, Command] = {
     "export": export,
     "mini": mini,
     "demo": demo,
+    "serve": SERVE,
     "completion": completion,
 }
