@@ -26,16 +26,15 @@ class Thing(NamedTuple):
     low: tuple[float, float, float]  # corners of its box, metres
     high: tuple[float, float, float]
     size: tuple[float, float, float]  # of the box, metres
+    unsure: bool  # it is below the threshold, or the query does not fit the scene
 
 
 def things_of(answer: SceneAnswer, number: int) -> tuple[list[Thing], torch.Tensor]:
     """Return the things that a query found, the largest first, and the number of each point's thing, (N,), −1 for none.
 
-    None are found if the query does not fit. A group of points below the threshold is no thing.
+    Those below the threshold are unsure, and so are all if the query does not fit the scene.
     """
     of_point = torch.full((len(answer.points),), -1)
-    if answer.fits[number] is False:
-        return [], of_point
     own = torch.nonzero(answer.best == number)[:, 0]
     if not len(own):
         return [], of_point
@@ -46,9 +45,7 @@ def things_of(answer: SceneAnswer, number: int) -> tuple[list[Thing], torch.Tens
         if counts[group] < max(LEAST, SHARE * counts.max()):
             break
         rows = own[torch.from_numpy(groups == group)]
-        thing = _thing(answer, number, rows)
-        if answer.threshold is None or thing.cosine >= answer.threshold:
-            found.append((thing, rows))
+        found.append((_thing(answer, number, rows), rows))
     for place, (_, rows) in enumerate(found):
         of_point[rows] = place
     return [thing for thing, _ in found], of_point
@@ -59,11 +56,17 @@ def _thing(answer: SceneAnswer, number: int, rows: torch.Tensor) -> Thing:
     few = max(1, len(rows) // 4)
     low, high = (points.quantile(share, 0) for share in INSIDE)
     middle = (low + high) / 2
+    best = float(cosines.topk(few).values.mean())
+    unsure = answer.fits[number] is False or (answer.threshold is not None and best < answer.threshold)
     return Thing(
-        len(rows),
-        round(float(answer.scores[rows, number].mean()), 4),
-        round(float(cosines.topk(few).values.mean()), 4),
-        *(_metres(corner) for corner in (middle, low, high, high - low)),
+        points=len(rows),
+        confidence=round(float(answer.scores[rows, number].mean()), 4),
+        cosine=round(best, 4),
+        centre=_metres(middle),
+        low=_metres(low),
+        high=_metres(high),
+        size=_metres(high - low),
+        unsure=unsure,
     )
 
 

@@ -125,7 +125,7 @@ class SceneService:
         return found
 
     def _is_unknown(self, query: str) -> bool:
-        """Return whether the text encoder knows no word of a query. Such a one is told, and does not stop the others."""
+        """Return whether the text encoder knows no word of a query. It is told, and does not stop the others."""
         try:
             self.predictor.text_encoder().check_words([query])
         except SightwordError:
@@ -163,6 +163,7 @@ class SceneService:
                 {
                     "query": found.query,
                     "here": bool(own) and found.fits is not False,
+                    "unsure": bool(own) and found.fits is False,
                     "fit": found.fit,
                     "points": found.points,
                     "objects": [thing._asdict() for thing in own],
@@ -301,6 +302,7 @@ FOUND = {
         {
             "query": "a chair",
             "here": True,
+            "unsure": False,
             "fit": 0.8,
             "points": 640,
             "objects": [
@@ -312,6 +314,7 @@ FOUND = {
                     "low": [0.9, 0.5, 0.0],
                     "high": [1.5, 1.1, 0.9],
                     "size": [0.6, 0.6, 0.9],
+                    "unsure": False,
                 }
             ],
         }
