@@ -8,6 +8,7 @@ import { gloss, lang, t } from "./words.js";
 
 const SCENES = "/v1/points/scenes", ASK = "/v1/points/ask";
 const NONE = 255; // of a byte in `packed`: no query, no thing
+const NEAREST = 3; // unsure places that are listed for a query that does not fit
 const EDGES = [[0, 1], [2, 3], [4, 5], [6, 7], [0, 2], [1, 3], [4, 6], [5, 7], [0, 4], [1, 5], [2, 6], [3, 7]];
 
 export function pointsCard(model, check) {
@@ -25,7 +26,7 @@ export function pointsCard(model, check) {
     }, curlJson(ASK, body));
   };
   const scenes = model.scenes.length > 1 ? el("select.field.pick", { "aria-label": t("scene"), onchange: (event) => { scene = event.target.value; ask(); } }, model.scenes.map((name) => el("option", { value: name, text: name, selected: name === scene }))) : "";
-  card.ask.append(el("form.line", { onsubmit: (event) => { event.preventDefault(); ask(); } }, scenes, field, el("button.btn.main", { type: "submit", text: t("go") })), chips(t("tries"), ["a tv, a bed", "a dog, a person", "a potted plant", "an elephant"], (text) => { field.value = text; ask(); }));
+  card.ask.append(el("form.line", { onsubmit: (event) => { event.preventDefault(); ask(); } }, scenes, field, el("button.btn.main", { type: "submit", text: t("go") })), chips(t("tries"), ["chairs", "a dog, a person", "a potted plant", "an elephant"], (text) => { field.value = text; ask(); }));
   ask();
   return card;
 }
@@ -53,7 +54,8 @@ function drawAnswer(card, room, answer) {
   const stage = el("div.stage.scene", {}, canvas, over);
   let view = null, colouring = "answer", chosen = null, held = -1;
 
-  const visible = (thing) => !thing.unsure || chosen === thing || !things.some((one) => !one.unsure);
+  const listed = (thing) => (found[thing.query].here ? !thing.unsure : thing.place < NEAREST);
+  const visible = (thing) => chosen === thing || listed(thing);
   const repaint = () => { view?.paint(colours(room, packed, colouring, chosen)); redraw(); };
   function redraw() {
     if (!view) return;
@@ -73,12 +75,12 @@ function drawAnswer(card, room, answer) {
     const sure = own.filter((thing) => !thing.unsure), swatch = el("span.sw", { "--k": colour(one.number) });
     const title = one.here ? counted(one.word, sure.length) : `${gloss(one.word)}: ${t("unsureHere")}`;
     const head = el("p.row.found", {}, swatch, el("strong", { text: title }), one.here ? "" : el("span.hint.num", { text: `${needed}; ${t("nearest")}:` }));
-    return [head, ...(one.here ? sure : own.slice(0, 3)).map((thing, n) => entry(thing, n))];
+    return [head, ...(one.here ? sure : own.slice(0, NEAREST)).map((thing, n) => entry(thing, n))];
   }
   function entry(thing, n) {
     const press = () => { chosen = chosen === thing ? null : thing; drawThings(); drawCameras(); repaint(); list.querySelector('[aria-pressed="true"]')?.focus(); };
     return el(thing.unsure ? "button.thing.unsure" : "button.thing", { type: "button", "aria-pressed": String(chosen === thing), onclick: press },
-      el("span.num.hint", { text: String(n + 1) }), el("span", {}, t("sure", Math.round(100 * thing.confidence)), " ", el("small", { text: `${thing.points.toLocaleString("en")} ${lang === "zh" ? "点" : "points"}` })), el("span.num.hint", { text: t("sizeM", ...thing.size.map((value) => value.toFixed(1))) }));
+      el("span.num.hint", { text: String(n + 1) }), el("span", {}, thing.unsure ? t("fit", thing.cosine.toFixed(2)) : t("sure", Math.round(100 * thing.confidence)), " ", el("small", { text: `${thing.points.toLocaleString("en")} ${lang === "zh" ? "点" : "points"}` })), el("span.num.hint", { text: t("sizeM", ...thing.size.map((value) => value.toFixed(1))) }));
   }
   function drawCameras() {
     cameras.replaceChildren(...layout.cameras.map((camera, n) => {
@@ -91,7 +93,8 @@ function drawAnswer(card, room, answer) {
   const told = layout.points < layout.of ? ` ${t("few", layout.points.toLocaleString("en"), layout.of.toLocaleString("en"))}` : "";
   card.answer.replaceChildren(el("div.two.wide", {},
     el("div.stack", {}, stage, el("div.row", {}, segments(t("colour"), kinds, colouring, (value) => { colouring = value; repaint(); }), reset), el("p.hint", { text: t("turn") + told })),
-    el("div.stack", {}, el("div", {}, el("h3", { text: t("found") }), list), answer.calibration ? el("p.hint", { text: t("calibrated", answer.calibration) }) : "", el("div", {}, el("h3", { text: t("cams") }), cameras))));
+    el("div.stack.beside", {}, el("div", {}, el("h3", { text: t("found") }), list), answer.calibration ? el("p.hint", { text: t("calibrated", answer.calibration) }) : ""),
+    el("div", {}, el("h3", { text: t("cams") }), cameras)));
   view = makeView(canvas, room.layout, room.xyz);
   if (view) {
     if (room.eye) Object.assign(view.eye, room.eye);

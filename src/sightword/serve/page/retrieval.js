@@ -66,10 +66,10 @@ export function retrievalCard(model, check) {
         el("span", { text: t("left", list.length, told.results.length), role: "status" }),
         need.size || folder || floor ? el("button.chip", { type: "button", text: t("clear"), onclick: () => { need.clear(); folder = ""; floor = 0; again(0); } }) : "");
       grid.replaceChildren(...(list.length ? list.map((r, k) => {
-        const carried = r.words.map((v, j) => [v, told.words[j]]).filter(([v, w]) => v > 0.004 && !SMALL.has(w.toLowerCase())).sort((a, b) => b[0] - a[0]).slice(0, 3);
-        return el("button.person", { type: "button", "aria-pressed": String(r === now), onclick: () => { chosen = k; update(); grid.children[k].focus(); } },
-          photo(r.src), el("span.rank", {}, el("span.hint", { text: String(told.results.indexOf(r) + 1) }), el("span.num", { text: r.score.toFixed(3) }), r.unsure && told.fits ? el("span.tag.soft", { text: t("unsure") }) : ""), el("span.track", {}, el("span.fill", { "--w": `${100 * Math.max(0, r.score)}%` })),
-          el("span.carried", {}, carried.length ? [`${t("carriedBy")} `, el("b", { text: carried.map(([, w]) => w).join(", ") })] : t("nothing")));
+        const carried = r.words.map((v, j) => [v, told.words[j].replace(/[.,;:!?]+$/, "")]).filter(([v, w]) => v > 0.004 && !SMALL.has(w.toLowerCase())).sort((a, b) => b[0] - a[0]).slice(0, 3);
+        return el(r.unsure && told.fits ? "button.person.unsure" : "button.person", { type: "button", "aria-pressed": String(r === now), onclick: () => { chosen = k; update(); grid.children[k].focus(); } },
+          photo(r.src), el("span.rank", {}, el("span.hint", { text: String(told.results.indexOf(r) + 1) }), el("span.num", { text: r.score.toFixed(3) })), el("span.track", {}, el("span.fill", { "--w": `${100 * Math.max(0, r.score)}%` })),
+          el("span.carried", {}, r.unsure && told.fits ? `${t("unsure")} · ` : "", carried.length ? [`${t("carriedBy")} `, el("b", { text: carried.map(([, w]) => w).join(", ") })] : t("nothing")));
       }) : [el("p.empty", { text: t("noneLeft") })]));
     }
     const poor = told.fits ? null : el("div.notice.warn", {}, el("h3", { text: t("nofit") }), el("p", { text: told.unknown.length ? t("nofitText", told.images, told.unknown.join(", ")) : t("nofitText2", told.images) }), told.calibration ? el("p.hint", { text: t("calibrated", told.calibration) }) : "");

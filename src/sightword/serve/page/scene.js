@@ -32,7 +32,7 @@ export function makeView(canvas, layout, xyz) {
   const places = Object.fromEntries(["middle", "turn", "view", "range", "lid"].map((name) => [name, at(name)]));
   attribute(gl, program, "place", xyz, 3, gl.FLOAT, false);
   const tints = attribute(gl, program, "tint", new Uint8Array(4 * count), 4, gl.UNSIGNED_BYTE, true);
-  const distance = 1.45 * span, focal = 1.28;
+  const distance = 1.42 * span, focal = 1.28;
 
   /** Return the function from metres to pixels of a canvas of W × H, and the depth. */
   function projection(W, H) {
@@ -53,7 +53,7 @@ export function makeView(canvas, layout, xyz) {
     gl.useProgram(program);
     gl.uniform3f(places.middle, ...middle);
     gl.uniform4f(places.turn, Math.cos(eye.turn), Math.sin(eye.turn), Math.cos(eye.tilt), Math.sin(eye.tilt));
-    gl.uniform4f(places.view, 2 * focal * eye.zoom, (2 * focal * eye.zoom * W) / H, distance, canvas.width * eye.zoom * 0.062);
+    gl.uniform4f(places.view, 2 * focal * eye.zoom, (2 * focal * eye.zoom * W) / H, distance, canvas.width * eye.zoom * 0.08);
     gl.uniform2f(places.range, 0.05 * span, 3 * span);
     gl.uniform1f(places.lid, layout.low[2] + LID * size[2]);
     gl.drawArrays(gl.POINTS, 0, count);
