@@ -1,6 +1,7 @@
 """The models of a server: each is loaded in the background, in the thread that then computes for it."""
 
 import asyncio
+import gc
 import sys
 import time
 import traceback
@@ -124,6 +125,8 @@ class House:
             except Exception as error:
                 model.state, model.detail = "failed", "a defect of Sightword; the server's log has the rest"
                 traceback.print_exception(error)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: a search for garbage in all of it would hold up every request for a second
 
     def _open(self, model: Model) -> tuple[Predictor, Service]:
         """Load a model in its thread. A run sets torch's threads when it is opened, so they are set behind it."""
