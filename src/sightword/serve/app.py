@@ -65,7 +65,9 @@ def state(house: House, meter: Meter) -> APIRouter:
     @routes.get("/v1/models", responses=answers(MODELS))
     async def models() -> Response:
         """Return the models, what state each is in, and what it knows."""
-        return reply({"version": VERSION, "models": [model.describe() for model in house.models]})
+        limits = {"megabytes": house.settings.limits.body >> 20, "pixels": house.settings.limits.pixels}
+        told = {"version": VERSION, "limits": limits, "models": [model.describe() for model in house.models]}
+        return reply(told)
 
     @routes.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
     async def healthz() -> Response:
@@ -92,6 +94,7 @@ def state(house: House, meter: Meter) -> APIRouter:
 
 MODELS = {
     "version": VERSION,
+    "limits": {"megabytes": 20, "pixels": 40_000_000},
     "models": [
         {"name": "intent/stage1", "system": "intent", "state": "ready", "domain": "drawn", "classes": ["Playful"]}
     ],

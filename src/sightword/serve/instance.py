@@ -9,10 +9,12 @@ import numpy as np
 import torch
 
 from sightword.systems.points.ask import SceneAnswer
-from sightword.systems.points.place import LINK, connected
+from sightword.systems.points.place import connected
 
 LEAST = 12  # points of a thing
-SHARE = 0.04  # of the largest thing's points: smaller groups are specks
+SHARE = 0.1  # of the largest thing's points: smaller groups are specks
+LINK = 0.1  # metres: the side of the cells whose neighbours are joined; at 0.15 two chairs at one table are one
+CONFIDENT = 0.5  # least score of a point of a thing: the query has more than all other texts together
 INSIDE = (0.01, 0.99)  # quantiles of a thing's points that its box spans, so that a stray point does not widen it
 
 
@@ -35,7 +37,7 @@ def things_of(answer: SceneAnswer, number: int) -> tuple[list[Thing], torch.Tens
     Those below the threshold are unsure, and so are all if the query does not fit the scene.
     """
     of_point = torch.full((len(answer.points),), -1)
-    own = torch.nonzero(answer.best == number)[:, 0]
+    own = torch.nonzero((answer.best == number) & (answer.scores[:, number] >= CONFIDENT))[:, 0]
     if not len(own):
         return [], of_point
     groups = connected(answer.points[own].numpy(), LINK)

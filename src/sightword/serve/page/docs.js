@@ -5,10 +5,21 @@ import { call } from "./server.js";
 
 const schemaOf = (api, schema) => (schema?.$ref ? api.components.schemas[schema.$ref.split("/").pop()] : schema) || {};
 const pretty = (value) => JSON.stringify(value, null, 2);
-const typeOf = (field) => field.type || (field.anyOf || []).map((one) => one.type || "object").filter((type) => type !== "null").join(" or ");
+const typeOf = (field) =>
+  field.type ||
+  (field.anyOf || [])
+    .map((one) => one.type || "object")
+    .filter((type) => type !== "null")
+    .join(" or ");
 
 function fieldsOf(api, request) {
-  const rows = (request.parameters || []).map((one) => [one.name, one.in, typeOf(one.schema), one.description || "", one.required]);
+  const rows = (request.parameters || []).map((one) => [
+    one.name,
+    one.in,
+    typeOf(one.schema),
+    one.description || "",
+    one.required,
+  ]);
   for (const [kind, { schema }] of Object.entries(request.requestBody?.content || {})) {
     const found = schemaOf(api, schema);
     const place = kind === "application/json" ? "JSON" : "form";
@@ -31,20 +42,46 @@ function exampleOf(api, request, path) {
   return `curl -s ${location.origin}${path}`;
 }
 function card(api, path, verb, request) {
-  const rows = fieldsOf(api, request), answer = request.responses?.["200"]?.content?.["application/json"]?.example;
-  return el("section.card", {},
+  const rows = fieldsOf(api, request),
+    answer = request.responses?.["200"]?.content?.["application/json"]?.example;
+  return el(
+    "section.card",
+    {},
     el("h2", {}, el("span.verb", { text: verb.toUpperCase() }), ` ${path}`),
     el("p.lead", { text: request.description || request.summary || "" }),
-    rows.length ? el("table", {}, el("tbody", {}, rows.map(([name, place, type, told, needed]) => el("tr", {}, el("th", { scope: "row" }, el("code", { text: name }), needed ? " *" : ""), el("td.hint", { text: `${place} ${type}` }), el("td", { text: told }))))) : "",
+    rows.length
+      ? el(
+          "table",
+          {},
+          el(
+            "tbody",
+            {},
+            rows.map(([name, place, type, told, needed]) =>
+              el(
+                "tr",
+                {},
+                el("th", { scope: "row" }, el("code", { text: name }), needed ? " *" : ""),
+                el("td.hint", { text: `${place} ${type}` }),
+                el("td", { text: told }),
+              ),
+            ),
+          ),
+        )
+      : "",
     el("pre", {}, el("code", { text: exampleOf(api, request, path) })),
-    answer ? el("pre", {}, el("code", { text: pretty(answer) })) : "");
+    answer ? el("pre", {}, el("code", { text: pretty(answer) })) : "",
+  );
 }
 async function start() {
   const place = document.getElementById("requests");
   try {
     const api = await call("/openapi.json");
     document.getElementById("about").textContent = `${api.info.title} ${api.info.version}. ${api.info.description}`;
-    place.replaceChildren(...Object.entries(api.paths).flatMap(([path, verbs]) => Object.entries(verbs).map(([verb, request]) => card(api, path, verb, request))));
+    place.replaceChildren(
+      ...Object.entries(api.paths).flatMap(([path, verbs]) =>
+        Object.entries(verbs).map(([verb, request]) => card(api, path, verb, request)),
+      ),
+    );
   } catch (error) {
     place.replaceChildren(el("p.notice.bad", { text: error.message }));
   }

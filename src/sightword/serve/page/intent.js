@@ -10,28 +10,77 @@ const PATH = "/v1/intent";
 export function intentCard(model, check) {
   const card = makeCard("intent", model, check);
   if (model.state !== "ready") return card;
-  const ask = (fields) => card.send(PATH, form({ ...fields, explain: true, pictures: true, model: model.name }), (answer) => (answer.explanation ? draw(asTold(answer)) : plain(answer)), curlForm(PATH, fields));
-  const samples = [...Array(Math.min(6, model.samples)).keys()].map((n) => [n, `${PATH}/samples/${n}?model=${encodeURIComponent(model.name)}`, t("sampleN", n + 1)]);
+  const ask = (fields) =>
+    card.send(
+      PATH,
+      form({ ...fields, explain: true, pictures: true, model: model.name }),
+      (answer) => (answer.explanation ? draw(asTold(answer)) : plain(answer)),
+      curlForm(PATH, fields),
+    );
+  const samples = [...Array(Math.min(6, model.samples)).keys()].map((n) => [
+    n,
+    `${PATH}/samples/${n}?model=${encodeURIComponent(model.name)}`,
+    t("sampleN", n + 1),
+  ]);
   card.ask.append(
-    dropZone("image/*", t("drop"), t("dropSub"), (image) => ask({ image })),
-    samples.length ? el("div.tries", {}, el("span", { text: t("tries") }), thumbs(t("tries"), samples, 0, (sample) => ask({ sample }))) : "");
+    dropZone("image/*", t("drop"), t("dropSub", model.megabytes), (image) => ask({ image })),
+    samples.length
+      ? el(
+          "div.tries",
+          {},
+          el("span", { text: t("tries") }),
+          thumbs(t("tries"), samples, 0, (sample) => ask({ sample })),
+        )
+      : "",
+  );
 
-  async function plain(answer) { // the baseline: scores without words
-    const ranked = Object.entries(answer.scores).sort((a, b) => b[1] - a[1]).slice(0, 10);
-    card.answer.replaceChildren(el("div.two", {}, el("div.stage", {}, el("img", { src: answer.image, alt: "" })), el("div", {}, el("p.hint", { text: t("baseline") }), el("div.bars", {}, ranked.map(([name, score]) => el("div.bar", {}, bar(humanIntent(name), score, score.toFixed(2), tickOf(answer.threshold))))))));
+  async function plain(answer) {
+    // the baseline: scores without words
+    const ranked = Object.entries(answer.scores)
+      .sort((a, b) => b[1] - a[1])
+      .slice(0, 10);
+    card.answer.replaceChildren(
+      el(
+        "div.two",
+        {},
+        el("div.stage", {}, el("img", { src: answer.image, alt: "" })),
+        el(
+          "div",
+          {},
+          el("p.hint", { text: t("baseline") }),
+          el(
+            "div.bars",
+            {},
+            ranked.map(([name, score]) =>
+              el("div.bar", {}, bar(humanIntent(name), score, score.toFixed(2), tickOf(answer.threshold))),
+            ),
+          ),
+        ),
+      ),
+    );
   }
 
   async function draw(told) {
-    const streams = Object.keys(told.streams), n = told.rows * told.columns, off = new Set();
+    const streams = Object.keys(told.streams),
+      n = told.rows * told.columns,
+      off = new Set();
     const image = await loadImage(told.src);
-    let view = streams.includes("coco") ? "coco" : streams[0], chosen = 0, at = null, all = false;
+    let view = streams.includes("coco") ? "coco" : streams[0],
+      chosen = 0,
+      at = null,
+      all = false;
     // word → what it adds, over its patches: the codes of one word go together
     const words = []; // {key, word, stream, count, adds[]}
     for (const s of streams) {
       const found = new Map();
       told.streams[s].grid.flat().forEach((code) => {
-        const { word, adds } = told.streams[s].codes[code], one = found.get(word) || { key: `${s}:${word}`, word, stream: s, count: 0, adds: adds.map(() => 0) };
-        one.count += 1; adds.forEach((v, c) => { one.adds[c] += v; }); found.set(word, one);
+        const { word, adds } = told.streams[s].codes[code],
+          one = found.get(word) || { key: `${s}:${word}`, word, stream: s, count: 0, adds: adds.map(() => 0) };
+        one.count += 1;
+        adds.forEach((v, c) => {
+          one.adds[c] += v;
+        });
+        found.set(word, one);
       });
       words.push(...found.values());
     }
@@ -41,103 +90,380 @@ export function intentCard(model, check) {
     const name = (s) => (t(`v_${s}`) === `v_${s}` ? s : t(`v_${s}`));
     const vocabulary = (s) => [...new Set(told.streams[s].codes.map((c) => c.word))];
 
-    const canvas = el("canvas", { tabindex: "0", role: "img", "aria-label": t("stageIntent", told.rows, told.columns) });
-    const key = el("ul.key"), hereBox = el("div"), list = el("div.bars"), struck = el("div.row");
+    const canvas = el("canvas", {
+      tabindex: "0",
+      role: "img",
+      "aria-label": t("stageIntent", told.rows, told.columns),
+    });
+    const key = el("ul.key"),
+      hereBox = el("div"),
+      list = el("div.bars"),
+      struck = el("div.row");
     const W = 440;
     function drawStage() {
-      const pen = sharp(canvas, W, W), cw = W / told.columns, ch = W / told.rows;
+      const pen = sharp(canvas, W, W),
+        cw = W / told.columns,
+        ch = W / told.rows;
       pen.imageSmoothingQuality = "high";
-      pen.filter = view === "photo" ? "none" : "saturate(.3) brightness(1.12)"; pen.drawImage(image, 0, 0, W, W); pen.filter = "none";
+      pen.filter = view === "photo" ? "none" : "saturate(.3) brightness(1.12)";
+      pen.drawImage(image, 0, 0, W, W);
+      pen.filter = "none";
       key.replaceChildren();
       if (view === "why") {
-        pen.fillStyle = css("--card"); pen.globalAlpha = 0.55; pen.fillRect(0, 0, W, W);
-        const total = told.streams[streams[0]].grid.map((row, r) => row.map((_, c) => streams.reduce((sum, s) => { const code = told.streams[s].codes[told.streams[s].grid[r][c]]; return sum + (off.has(`${s}:${code.word}`) ? 0 : code.adds[chosen]); }, 0)));
+        pen.fillStyle = css("--card");
+        pen.globalAlpha = 0.55;
+        pen.fillRect(0, 0, W, W);
+        const total = told.streams[streams[0]].grid.map((row, r) =>
+          row.map((_, c) =>
+            streams.reduce((sum, s) => {
+              const code = told.streams[s].codes[told.streams[s].grid[r][c]];
+              return sum + (off.has(`${s}:${code.word}`) ? 0 : code.adds[chosen]);
+            }, 0),
+          ),
+        );
         const most = Math.max(...total.flat().map(Math.abs), 1e-9);
-        total.forEach((row, r) => row.forEach((v, c) => {
-          pen.globalAlpha = 0.8 * Math.abs(v) / most; pen.fillStyle = css(v < 0 ? "--against" : "--for"); pen.fillRect(c * cw, r * ch, cw, ch);
-          if (Math.abs(v) > 0.45 * most) { pen.globalAlpha = 1; pen.fillStyle = css("--ink"); pen.font = `600 ${16 * zoomed(canvas, W)}px sans-serif`; pen.textAlign = "center"; pen.textBaseline = "middle"; pen.fillText(v < 0 ? "−" : "+", (c + 0.5) * cw, (r + 0.5) * ch); }
-        }));
-        key.append(el("li", {}, el("span.sw", { "--k": "var(--for)" }), `+ ${t("forit")}`), el("li", {}, el("span.sw", { "--k": "var(--against)" }), `− ${t("againstit")}`));
+        total.forEach((row, r) =>
+          row.forEach((v, c) => {
+            pen.globalAlpha = (0.8 * Math.abs(v)) / most;
+            pen.fillStyle = css(v < 0 ? "--against" : "--for");
+            pen.fillRect(c * cw, r * ch, cw, ch);
+            if (Math.abs(v) > 0.45 * most) {
+              pen.globalAlpha = 1;
+              pen.fillStyle = css("--ink");
+              pen.font = `600 ${16 * zoomed(canvas, W)}px sans-serif`;
+              pen.textAlign = "center";
+              pen.textBaseline = "middle";
+              pen.fillText(v < 0 ? "−" : "+", (c + 0.5) * cw, (r + 0.5) * ch);
+            }
+          }),
+        );
+        key.append(
+          el("li", {}, el("span.sw", { "--k": "var(--for)" }), `+ ${t("forit")}`),
+          el("li", {}, el("span.sw", { "--k": "var(--against)" }), `− ${t("againstit")}`),
+        );
       } else if (view !== "photo") {
-        const { grid, codes, margins } = told.streams[view], vocab = vocabulary(view), sure = Math.max(1e-6, [...margins.flat()].sort((a, b) => a - b)[Math.floor(0.9 * n)]), id = (r, c) => vocab.indexOf(codes[grid[r]?.[c]]?.word), count = {};
-        grid.forEach((row, r) => row.forEach((_, c) => {
-          const k = id(r, c); (count[k] ??= []).push([r, c]);
-          pen.globalAlpha = off.has(`${view}:${vocab[k]}`) ? 0.04 : 0.06 + 0.5 * Math.min(1, margins[r][c] / sure) ** 1.5; pen.fillStyle = paint(k); pen.fillRect(c * cw, r * ch, cw, ch);
-        }));
-        pen.globalAlpha = 0.6; pen.strokeStyle = "#fff"; pen.lineWidth = 1.25; pen.beginPath();
-        for (let r = 0; r < told.rows; r++) for (let c = 0; c < told.columns; c++) {
-          if (c + 1 < told.columns && id(r, c) !== id(r, c + 1)) { pen.moveTo((c + 1) * cw, r * ch); pen.lineTo((c + 1) * cw, (r + 1) * ch); }
-          if (r + 1 < told.rows && id(r, c) !== id(r + 1, c)) { pen.moveTo(c * cw, (r + 1) * ch); pen.lineTo((c + 1) * cw, (r + 1) * ch); }
+        const { grid, codes, margins } = told.streams[view],
+          vocab = vocabulary(view),
+          sure = Math.max(1e-6, [...margins.flat()].sort((a, b) => a - b)[Math.floor(0.9 * n)]),
+          id = (r, c) => vocab.indexOf(codes[grid[r]?.[c]]?.word),
+          count = {};
+        grid.forEach((row, r) =>
+          row.forEach((_, c) => {
+            const k = id(r, c);
+            (count[k] ??= []).push([r, c]);
+            pen.globalAlpha = off.has(`${view}:${vocab[k]}`)
+              ? 0.04
+              : 0.06 + 0.5 * Math.min(1, margins[r][c] / sure) ** 1.5;
+            pen.fillStyle = paint(k);
+            pen.fillRect(c * cw, r * ch, cw, ch);
+          }),
+        );
+        pen.globalAlpha = 0.6;
+        pen.strokeStyle = "#fff";
+        pen.lineWidth = 1.25;
+        pen.beginPath();
+        for (let r = 0; r < told.rows; r++)
+          for (let c = 0; c < told.columns; c++) {
+            if (c + 1 < told.columns && id(r, c) !== id(r, c + 1)) {
+              pen.moveTo((c + 1) * cw, r * ch);
+              pen.lineTo((c + 1) * cw, (r + 1) * ch);
+            }
+            if (r + 1 < told.rows && id(r, c) !== id(r + 1, c)) {
+              pen.moveTo(c * cw, (r + 1) * ch);
+              pen.lineTo((c + 1) * cw, (r + 1) * ch);
+            }
+          }
+        pen.stroke();
+        pen.globalAlpha = 1;
+        const labels = Object.entries(count)
+          .map(([k, cells]) => {
+            // a word stands on the cell of its largest piece that is nearest to the middle of it
+            const piece = largest(cells),
+              [mr, mc] = [0, 1].map((a) => piece.reduce((sum, one) => sum + one[a], 0) / piece.length);
+            return {
+              k,
+              n: piece.length,
+              sure: piece.reduce((sum, [r, c]) => sum + margins[r][c], 0) / piece.length,
+              at: piece.reduce((a, b) => (Math.hypot(b[0] - mr, b[1] - mc) < Math.hypot(a[0] - mr, a[1] - mc) ? b : a)),
+            };
+          })
+          .filter((one) => one.n > 1 && one.sure > 0.25 * sure); // what it is unsure of stays in the key
+        const z = zoomed(canvas, W);
+        pen.font = `600 ${14 * z}px ${css("--sans")}`;
+        pen.textAlign = "center";
+        pen.textBaseline = "middle";
+        for (const {
+          k,
+          at: [r, c],
+        } of labels) {
+          const text = gloss(vocab[k]),
+            wide = pen.measureText(text).width + 12 * z,
+            tall = 22 * z,
+            gone = off.has(`${view}:${vocab[k]}`),
+            x = Math.min(W - wide / 2 - 4, Math.max(wide / 2 + 4, (c + 0.5) * cw)),
+            y = (r + 0.5) * ch;
+          pen.fillStyle = css("--card");
+          pen.globalAlpha = gone ? 0.6 : 0.94;
+          pen.beginPath();
+          pen.roundRect(x - wide / 2, y - tall / 2, wide, tall, 4 * z);
+          pen.fill();
+          pen.fillStyle = paint(k);
+          pen.fillRect(x - wide / 2, y + tall / 2 - 3 * z, wide, 3 * z);
+          pen.fillStyle = css("--ink");
+          pen.fillText(text, x, y - 0.5);
+          if (gone) pen.fillRect(x - wide / 2 + 5, y - 1, wide - 10, 1.5);
+          pen.globalAlpha = 1;
         }
-        pen.stroke(); pen.globalAlpha = 1;
-        const labels = Object.entries(count).map(([k, cells]) => { // a word stands on the cell of its largest piece that is nearest to the middle of it
-          const piece = largest(cells), [mr, mc] = [0, 1].map((a) => piece.reduce((sum, one) => sum + one[a], 0) / piece.length);
-          return { k, n: piece.length, sure: piece.reduce((sum, [r, c]) => sum + margins[r][c], 0) / piece.length, at: piece.reduce((a, b) => (Math.hypot(b[0] - mr, b[1] - mc) < Math.hypot(a[0] - mr, a[1] - mc) ? b : a)) };
-        }).filter((one) => one.n > 1 && one.sure > 0.25 * sure); // what it is unsure of stays in the key
-        const z = zoomed(canvas, W); pen.font = `600 ${14 * z}px ${css("--sans")}`; pen.textAlign = "center"; pen.textBaseline = "middle";
-        for (const { k, at: [r, c] } of labels) {
-          const text = gloss(vocab[k]), wide = pen.measureText(text).width + 12 * z, tall = 22 * z, gone = off.has(`${view}:${vocab[k]}`), x = Math.min(W - wide / 2 - 4, Math.max(wide / 2 + 4, (c + 0.5) * cw)), y = (r + 0.5) * ch;
-          pen.fillStyle = css("--card"); pen.globalAlpha = gone ? 0.6 : 0.94; pen.beginPath(); pen.roundRect(x - wide / 2, y - tall / 2, wide, tall, 4 * z); pen.fill(); pen.fillStyle = paint(k); pen.fillRect(x - wide / 2, y + tall / 2 - 3 * z, wide, 3 * z);
-          pen.fillStyle = css("--ink"); pen.fillText(text, x, y - 0.5); if (gone) pen.fillRect(x - wide / 2 + 5, y - 1, wide - 10, 1.5); pen.globalAlpha = 1;
-        }
-        vocab.forEach((word, k) => { const gone = off.has(`${view}:${word}`), li = el("li", {}, el("span.sw", { "--k": colour(k) }), el(gone ? "s" : "span", { text: gloss(word) }), el("span.hint.num", { text: String(count[k].length) })); key.append(li); });
+        vocab.forEach((word, k) => {
+          const gone = off.has(`${view}:${word}`),
+            li = el(
+              "li",
+              {},
+              el("span.sw", { "--k": colour(k) }),
+              el(gone ? "s" : "span", { text: gloss(word) }),
+              el("span.hint.num", { text: String(count[k].length) }),
+            );
+          key.append(li);
+        });
       }
       pen.globalAlpha = 1;
-      if (at) { pen.lineWidth = 5; pen.strokeStyle = "#fff"; pen.strokeRect(at[1] * cw + 2, at[0] * ch + 2, cw - 4, ch - 4); pen.lineWidth = 2.5; pen.strokeStyle = "#111"; pen.strokeRect(at[1] * cw + 2, at[0] * ch + 2, cw - 4, ch - 4); }
+      if (at) {
+        pen.lineWidth = 5;
+        pen.strokeStyle = "#fff";
+        pen.strokeRect(at[1] * cw + 2, at[0] * ch + 2, cw - 4, ch - 4);
+        pen.lineWidth = 2.5;
+        pen.strokeStyle = "#111";
+        pen.strokeRect(at[1] * cw + 2, at[0] * ch + 2, cw - 4, ch - 4);
+      }
     }
     function drawHere() {
-      if (!at) { hereBox.replaceChildren(el("p.hint", { text: t("hereHint") })); return; }
+      if (!at) {
+        hereBox.replaceChildren(el("p.hint", { text: t("hereHint") }));
+        return;
+      }
       const top = [chosen, ...order.filter((c) => c !== chosen)].slice(0, 3);
-      hereBox.replaceChildren(el("table.here", {}, el("caption", { text: t("here", at[0] + 1, at[1] + 1) }),
-        el("thead", {}, el("tr", {}, el("th", { text: "" }), top.map((c) => el("th", { scope: "col", text: humanIntent(told.intents[c].name) })))),
-        el("tbody", {}, streams.map((s) => { const code = told.streams[s].codes[told.streams[s].grid[at[0]][at[1]]]; return el("tr", {}, el("th", { scope: "row" }, gloss(code.word), el("small", { text: name(s) })), top.map((c) => el(code.adds[c] < 0 ? "td.num.minus-n" : "td.num.plus", { text: signed(code.adds[c], 3) }))); }))));
+      hereBox.replaceChildren(
+        el(
+          "table.here",
+          {},
+          el("caption", { text: t("here", at[0] + 1, at[1] + 1) }),
+          el(
+            "thead",
+            {},
+            el(
+              "tr",
+              {},
+              el("th", { text: "" }),
+              top.map((c) => el("th", { scope: "col", text: humanIntent(told.intents[c].name) })),
+            ),
+          ),
+          el(
+            "tbody",
+            {},
+            streams.map((s) => {
+              const code = told.streams[s].codes[told.streams[s].grid[at[0]][at[1]]];
+              return el(
+                "tr",
+                {},
+                el("th", { scope: "row" }, gloss(code.word), el("small", { text: name(s) })),
+                top.map((c) =>
+                  el(code.adds[c] < 0 ? "td.num.minus-n" : "td.num.plus", { text: signed(code.adds[c], 3) }),
+                ),
+              );
+            }),
+          ),
+        ),
+      );
     }
     function sumOf(c) {
-      const terms = [...words].sort((a, b) => Math.abs(b.adds[c]) - Math.abs(a.adds[c])), most = Math.max(...terms.map((w) => Math.abs(w.adds[c])), Math.abs(told.intents[c].bias));
-      const two = (v) => el("span.track.two-way", { "aria-hidden": "true" }, el(v < 0 ? "span.fill.minus" : "span.fill", { "--w": `${50 * Math.abs(v) / most}%` }));
-      const now = logit(c), score = sigmoid(now);
-      return el("div.sum", { id: `intent-sum` },
-        terms.map((w) => el(off.has(w.key) ? "label.term.off" : "label.term", {}, el("input", { type: "checkbox", checked: !off.has(w.key), "data-key": w.key, onchange: () => { off.has(w.key) ? off.delete(w.key) : off.add(w.key); drawAll(); list.querySelector(`[data-key="${CSS.escape(w.key)}"]`)?.focus(); say(`${humanIntent(told.intents[c].name)}: ${t("score")} ${sigmoid(logit(c)).toFixed(2)}`); } }), el("span.term-word", {}, gloss(w.word), " ", el("small", { text: `${name(w.stream)} · ${w.count === 1 ? t("patch1") : t("patches", w.count)}` })), two(w.adds[c]), el("span.num", { text: signed(w.adds[c]) }))),
-        el("div.term", {}, el("span"), el("span.term-word.hint", { text: t("bias") }), two(told.intents[c].bias), el("span.num", { text: signed(told.intents[c].bias) })),
-        el("p.total", {}, el("span", {}, `${t("sum")} `, el("strong.num", { text: signed(now) })), el("span", {}, `${t("score")} `, el("strong.num", { text: score.toFixed(2) })), told.threshold === null ? "" : el("span.hint", { text: t(score > told.threshold ? "over" : "under") })));
+      const terms = [...words].sort((a, b) => Math.abs(b.adds[c]) - Math.abs(a.adds[c])),
+        most = Math.max(...terms.map((w) => Math.abs(w.adds[c])), Math.abs(told.intents[c].bias));
+      const two = (v) =>
+        el(
+          "span.track.two-way",
+          { "aria-hidden": "true" },
+          el(v < 0 ? "span.fill.minus" : "span.fill", { "--w": `${(50 * Math.abs(v)) / most}%` }),
+        );
+      const now = logit(c),
+        score = sigmoid(now);
+      return el(
+        "div.sum",
+        { id: `intent-sum` },
+        terms.map((w) =>
+          el(
+            off.has(w.key) ? "label.term.off" : "label.term",
+            {},
+            el("input", {
+              type: "checkbox",
+              checked: !off.has(w.key),
+              "data-key": w.key,
+              onchange: () => {
+                off.has(w.key) ? off.delete(w.key) : off.add(w.key);
+                drawAll();
+                list.querySelector(`[data-key="${CSS.escape(w.key)}"]`)?.focus();
+                say(`${humanIntent(told.intents[c].name)}: ${t("score")} ${sigmoid(logit(c)).toFixed(2)}`);
+              },
+            }),
+            el(
+              "span.term-word",
+              {},
+              gloss(w.word),
+              " ",
+              el("small", { text: `${name(w.stream)} · ${w.count === 1 ? t("patch1") : t("patches", w.count)}` }),
+            ),
+            two(w.adds[c]),
+            el("span.num", { text: signed(w.adds[c]) }),
+          ),
+        ),
+        el(
+          "div.term",
+          {},
+          el("span"),
+          el("span.term-word.hint", { text: t("bias") }),
+          two(told.intents[c].bias),
+          el("span.num", { text: signed(told.intents[c].bias) }),
+        ),
+        el(
+          "p.total",
+          {},
+          el("span", {}, `${t("sum")} `, el("strong.num", { text: signed(now) })),
+          el("span", {}, `${t("score")} `, el("strong.num", { text: score.toFixed(2) })),
+          told.threshold === null ? "" : el("span.hint", { text: t(score > told.threshold ? "over" : "under") }),
+        ),
+      );
     }
     function drawList() {
       const shown = all ? order : order.slice(0, 6);
-      list.replaceChildren(...shown.flatMap((c) => {
-        const now = sigmoid(logit(c)), open = c === chosen;
-        return [el("button.bar", { type: "button", "aria-expanded": String(open), "data-intent": String(c), onclick: () => { chosen = c; drawAll(); list.querySelector(`[data-intent="${c}"]`).focus(); } }, bar(humanIntent(told.intents[c].name), now, now.toFixed(2), tickOf(told.threshold))), open ? sumOf(c) : null].filter(Boolean);
-      }), el("button.more", { type: "button", text: all ? t("fewer") : t("all", order.length), onclick: () => { all = !all; drawList(); } }));
-      const before = sigmoid(told.intents[chosen].logit), after = sigmoid(logit(chosen));
-      struck.replaceChildren(...(off.size ? [el("span.hint", { text: t("struck", off.size, `${before.toFixed(2)} → ${after.toFixed(2)} (${signed(after - before)})`) }), el("button.btn", { type: "button", text: t("reset"), onclick: () => { off.clear(); drawAll(); } })] : []));
+      list.replaceChildren(
+        ...shown.flatMap((c) => {
+          const now = sigmoid(logit(c)),
+            open = c === chosen;
+          return [
+            el(
+              "button.bar",
+              {
+                type: "button",
+                "aria-expanded": String(open),
+                "data-intent": String(c),
+                onclick: () => {
+                  chosen = c;
+                  drawAll();
+                  list.querySelector(`[data-intent="${c}"]`).focus();
+                },
+              },
+              bar(humanIntent(told.intents[c].name), now, now.toFixed(2), tickOf(told.threshold)),
+            ),
+            open ? sumOf(c) : null,
+          ].filter(Boolean);
+        }),
+        el("button.more", {
+          type: "button",
+          text: all ? t("fewer") : t("all", order.length),
+          onclick: () => {
+            all = !all;
+            drawList();
+          },
+        }),
+      );
+      const before = sigmoid(told.intents[chosen].logit),
+        after = sigmoid(logit(chosen));
+      struck.replaceChildren(
+        ...(off.size
+          ? [
+              el("span.hint", {
+                text: t("struck", off.size, `${before.toFixed(2)} → ${after.toFixed(2)} (${signed(after - before)})`),
+              }),
+              el("button.btn", {
+                type: "button",
+                text: t("reset"),
+                onclick: () => {
+                  off.clear();
+                  drawAll();
+                },
+              }),
+            ]
+          : []),
+      );
     }
-    function drawAll() { drawStage(); drawHere(); drawList(); }
-    const cell = (event) => { const box = canvas.getBoundingClientRect(); return [Math.min(told.rows - 1, Math.max(0, Math.floor((event.clientY - box.top) / box.height * told.rows))), Math.min(told.columns - 1, Math.max(0, Math.floor((event.clientX - box.left) / box.width * told.columns)))]; };
-    const move = (to) => { if (at && to[0] === at[0] && to[1] === at[1]) return; at = to; drawStage(); drawHere(); };
+    function drawAll() {
+      drawStage();
+      drawHere();
+      drawList();
+    }
+    const cell = (event) => {
+      const box = canvas.getBoundingClientRect();
+      return [
+        Math.min(told.rows - 1, Math.max(0, Math.floor(((event.clientY - box.top) / box.height) * told.rows))),
+        Math.min(told.columns - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * told.columns))),
+      ];
+    };
+    const move = (to) => {
+      if (at && to[0] === at[0] && to[1] === at[1]) return;
+      at = to;
+      drawStage();
+      drawHere();
+    };
     canvas.addEventListener("pointermove", (event) => move(cell(event)));
     canvas.addEventListener("pointerdown", (event) => move(cell(event)));
     canvas.addEventListener("keydown", (event) => {
       const by = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
       if (!by) return;
-      event.preventDefault(); const from = at || [0, 0];
+      event.preventDefault();
+      const from = at || [0, 0];
       move([(from[0] + by[0] + told.rows) % told.rows, (from[1] + by[1] + told.columns) % told.columns]);
       say(streams.map((s) => told.streams[s].codes[told.streams[s].grid[at[0]][at[1]]].word).join(", "));
     });
-    card.answer.replaceChildren(el("div.two", {},
-      el("div.stack", {}, el("div.row", {}, segments(t("shown"), [["photo", t("v_photo")], ...streams.map((s) => [s, name(s)]), ["why", t("v_why")]], view, (v) => { view = v; drawStage(); })), el("div.stage", {}, canvas), key, hereBox),
-      el("div", {}, el("h3", { text: t("intents") }), struck, list)));
+    card.answer.replaceChildren(
+      el(
+        "div.two",
+        {},
+        el(
+          "div.stack",
+          {},
+          el(
+            "div.row",
+            {},
+            segments(
+              t("shown"),
+              [["photo", t("v_photo")], ...streams.map((s) => [s, name(s)]), ["why", t("v_why")]],
+              view,
+              (v) => {
+                view = v;
+                drawStage();
+              },
+            ),
+          ),
+          el("div.stage", {}, canvas),
+          key,
+          hereBox,
+        ),
+        el("div", {}, el("h3", { text: t("intents") }), struck, list),
+      ),
+    );
     at = [Math.floor(told.rows * 0.4), Math.floor(told.columns * 0.5)];
-    drawAll(); redraws.set("intent", drawStage);
+    drawAll();
+    redraws.set("intent", drawStage);
   }
   if (samples.length) ask({ sample: 0 });
   else card.empty(t("noPhotos"));
   return card;
 }
 
-function largest(cells) { // of the pieces that cells (row, column) fall into
-  const left = new Set(cells.map(String)); let best = [];
+function largest(cells) {
+  // of the pieces that cells (row, column) fall into
+  const left = new Set(cells.map(String));
+  let best = [];
   while (left.size) {
-    const [first] = left, piece = [], todo = [first]; left.delete(first);
-    while (todo.length) { const [r, c] = todo.pop().split(",").map(Number); piece.push([r, c]); for (const next of [`${r + 1},${c}`, `${r - 1},${c}`, `${r},${c + 1}`, `${r},${c - 1}`]) if (left.delete(next)) todo.push(next); }
+    const [first] = left,
+      piece = [],
+      todo = [first];
+    left.delete(first);
+    while (todo.length) {
+      const [r, c] = todo.pop().split(",").map(Number);
+      piece.push([r, c]);
+      for (const next of [`${r + 1},${c}`, `${r - 1},${c}`, `${r},${c + 1}`, `${r},${c - 1}`])
+        if (left.delete(next)) todo.push(next);
+    }
     if (piece.length > best.length) best = piece;
   }
   return best;
@@ -147,11 +473,20 @@ const tickOf = (threshold) => (threshold === null ? {} : { tick: threshold });
 
 /** An answer of the server in the form that the card draws: logit = bias + Σ adds over patches and streams. */
 function asTold(answer) {
-  const { explanation } = answer, names = Object.keys(explanation.logits), streams = {};
+  const { explanation } = answer,
+    names = Object.keys(explanation.logits),
+    streams = {};
   for (const [name, { grid, margins, words, adds }] of Object.entries(explanation.streams)) {
     streams[name] = { grid, margins, codes: words.map((word, code) => ({ word, adds: adds[code] })) };
   }
   const [first] = Object.values(streams);
   const intents = names.map((name) => ({ name, bias: explanation.bias[name], logit: explanation.logits[name] }));
-  return { src: answer.image, rows: first.grid.length, columns: first.grid[0].length, threshold: answer.threshold, intents, streams };
+  return {
+    src: answer.image,
+    rows: first.grid.length,
+    columns: first.grid[0].length,
+    threshold: answer.threshold,
+    intents,
+    streams,
+  };
 }

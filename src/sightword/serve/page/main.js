@@ -36,9 +36,10 @@ function setTheme(value) {
 
 /** Return the model of each system: one that is ready before one that is not. */
 async function modelsBySystem() {
-  const { models } = await call("/v1/models");
+  const { models, limits } = await call("/v1/models");
   const found = {};
   for (const model of models) {
+    model.megabytes = limits.megabytes;
     const known = found[model.system];
     if (!known || (known.state !== "ready" && model.state === "ready")) found[model.system] = model;
   }
@@ -53,7 +54,16 @@ async function look() {
     models = await modelsBySystem();
   } catch (error) {
     if (error.status === 401) askToken();
-    else byId("cards").replaceChildren(el("div.notice.bad", { role: "alert" }, el("h3", { text: t("failed") }), el("p", { text: error.message }), el("div.row", {}, el("button.btn", { type: "button", text: t("again"), onclick: look }))));
+    else
+      byId("cards").replaceChildren(
+        el(
+          "div.notice.bad",
+          { role: "alert" },
+          el("h3", { text: t("failed") }),
+          el("p", { text: error.message }),
+          el("div.row", {}, el("button.btn", { type: "button", text: t("again"), onclick: look })),
+        ),
+      );
     shown = {};
     return;
   }
@@ -63,65 +73,101 @@ async function look() {
     const key = `${model.state} ${model.name}`;
     if (shown[system]?.[0] !== key) {
       const card = make(model, look);
-      if (state === "empty" && model.state === "ready") { card.stop?.abort(); card.empty(t(`e_${system}`)); }
+      if (state === "empty" && model.state === "ready") {
+        card.stop?.abort();
+        card.empty(t(`e_${system}`));
+      }
       shown[system] = [key, card];
     }
     return shown[system][1].node;
   });
   const place = byId("cards");
-  if (cards.length !== place.children.length || cards.some((card, n) => place.children[n] !== card)) place.replaceChildren(...cards);
+  if (cards.length !== place.children.length || cards.some((card, n) => place.children[n] !== card))
+    place.replaceChildren(...cards);
   watchTabs(cards);
   if (Object.values(models).some((model) => model.state === "loading")) wait = setTimeout(look, POLL);
 }
 
 function askToken() {
-  const field = el("input.field", { type: "password", "aria-label": t("tokenTitle"), autocomplete: "current-password" });
+  const field = el("input.field", {
+    type: "password",
+    "aria-label": t("tokenTitle"),
+    autocomplete: "current-password",
+  });
   const open = async (event) => {
     event.preventDefault();
     setToken(field.value);
     await look();
-    if (field.isConnected) { field.value = ""; field.focus(); }
+    if (field.isConnected) {
+      field.value = "";
+      field.focus();
+    }
   };
-  byId("cards").replaceChildren(el("form.notice.warn", { onsubmit: open }, el("h3", { text: t("tokenTitle") }), el("p", { text: t("tokenText") }), el("div.line", {}, field, el("button.btn.main", { type: "submit", text: t("tokenSend") }))));
+  byId("cards").replaceChildren(
+    el(
+      "form.notice.warn",
+      { onsubmit: open },
+      el("h3", { text: t("tokenTitle") }),
+      el("p", { text: t("tokenText") }),
+      el("div.line", {}, field, el("button.btn.main", { type: "submit", text: t("tokenSend") })),
+    ),
+  );
 }
 
 let watch = null;
 function watchTabs(cards) {
   watch?.disconnect();
-  watch = new IntersectionObserver((entries) => {
-    const here = entries.find((entry) => entry.isIntersecting);
-    if (!here) return;
-    document.querySelectorAll("#tabs a").forEach((a) => {
-      if (a.hash !== `#${here.target.id}`) a.removeAttribute("aria-current");
-      else {
-        a.setAttribute("aria-current", "true");
-        a.closest(".tabs").scrollTo({ left: a.offsetLeft - 40 });
-      }
-    });
-  }, { rootMargin: "-30% 0px -65% 0px" });
+  watch = new IntersectionObserver(
+    (entries) => {
+      const here = entries.find((entry) => entry.isIntersecting);
+      if (!here) return;
+      document.querySelectorAll("#tabs a").forEach((a) => {
+        if (a.hash !== `#${here.target.id}`) a.removeAttribute("aria-current");
+        else {
+          a.setAttribute("aria-current", "true");
+          a.closest(".tabs").scrollTo({ left: a.offsetLeft - 40 });
+        }
+      });
+    },
+    { rootMargin: "-30% 0px -65% 0px" },
+  );
   cards.forEach((card) => watch.observe(card));
 }
 
 async function start() {
   document.documentElement.lang = lang === "zh" ? "zh-Hans" : "en";
-  document.querySelectorAll("[data-t]").forEach((node) => { node.textContent = t(node.dataset.t); });
+  document.querySelectorAll("[data-t]").forEach((node) => {
+    node.textContent = t(node.dataset.t);
+  });
   document.querySelectorAll("[data-l]").forEach((node) => node.setAttribute("aria-label", t(node.dataset.l)));
   const button = byId("lang");
   button.textContent = lang === "zh" ? "English" : "中文";
   button.lang = lang === "zh" ? "en" : "zh";
   button.setAttribute("aria-label", `${button.textContent}: ${t("langTo")}`);
   setTheme(theme);
-  byId("tabs").replaceChildren(...CARDS.map(([name]) => el("li", {}, el("a", { href: `#${name}`, text: t(`t_${name}`).slice(0, 2).join(" → ") }))));
+  byId("tabs").replaceChildren(
+    ...CARDS.map(([name]) => el("li", {}, el("a", { href: `#${name}`, text: t(`t_${name}`).slice(0, 2).join(" → ") }))),
+  );
   redraws.clear();
   shown = {};
   await look();
   if (/^#[a-z]+$/.test(location.hash)) document.querySelector(location.hash)?.scrollIntoView();
 }
 
-const next = () => ({ auto: systemDark.matches ? "light" : "dark", light: systemDark.matches ? "dark" : "auto", dark: systemDark.matches ? "auto" : "light" });
+const next = () => ({
+  auto: systemDark.matches ? "light" : "dark",
+  light: systemDark.matches ? "dark" : "auto",
+  dark: systemDark.matches ? "auto" : "light",
+});
 byId("theme").addEventListener("click", () => setTheme(next()[theme] || "auto"));
-byId("lang").addEventListener("click", () => { setLang(lang === "zh" ? "en" : "zh"); start(); });
+byId("lang").addEventListener("click", () => {
+  setLang(lang === "zh" ? "en" : "zh");
+  start();
+});
 systemDark.addEventListener("change", () => redraws.forEach((draw) => draw()));
 let resized = 0;
-addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(() => redraws.forEach((draw) => draw()), 120); });
+addEventListener("resize", () => {
+  clearTimeout(resized);
+  resized = setTimeout(() => redraws.forEach((draw) => draw()), 120);
+});
 start();

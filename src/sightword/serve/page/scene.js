@@ -26,26 +26,41 @@ const LID = 0.93; // of a room's height: its ceiling is lifted off
 export function makeView(canvas, layout, xyz) {
   const gl = canvas.getContext("webgl2", { antialias: false, alpha: false });
   if (!gl) return null;
-  const count = xyz.length / 3, size = layout.high.map((high, a) => high - layout.low[a]);
-  const middle = layout.low.map((low, a) => low + size[a] / 2), span = Math.hypot(...size);
-  const eye = { ...START }, program = linked(gl), at = (name) => gl.getUniformLocation(program, name);
+  const count = xyz.length / 3,
+    size = layout.high.map((high, a) => high - layout.low[a]);
+  const middle = layout.low.map((low, a) => low + size[a] / 2),
+    span = Math.hypot(...size);
+  const eye = { ...START },
+    program = linked(gl),
+    at = (name) => gl.getUniformLocation(program, name);
   const places = Object.fromEntries(["middle", "turn", "view", "range", "lid"].map((name) => [name, at(name)]));
   attribute(gl, program, "place", xyz, 3, gl.FLOAT, false);
   const tints = attribute(gl, program, "tint", new Uint8Array(4 * count), 4, gl.UNSIGNED_BYTE, true);
-  const distance = 1.42 * span, focal = 1.28;
+  const distance = 1.6 * span,
+    focal = 1.28;
 
   /** Return the function from metres to pixels of a canvas of W × H, and the depth. */
   function projection(W, H) {
-    const [c, s, C, S] = [Math.cos(eye.turn), Math.sin(eye.turn), Math.cos(eye.tilt), Math.sin(eye.tilt)], f = focal * eye.zoom * W;
+    const [c, s, C, S] = [Math.cos(eye.turn), Math.sin(eye.turn), Math.cos(eye.tilt), Math.sin(eye.tilt)],
+      f = focal * eye.zoom * W;
     return (x, y, z) => {
-      const X = x - middle[0], Y = y - middle[1], Z = z - middle[2], u = X * c + Y * s, v = Y * c - X * s;
+      const X = x - middle[0],
+        Y = y - middle[1],
+        Z = z - middle[2],
+        u = X * c + Y * s,
+        v = Y * c - X * s;
       const depth = distance + v * C - Z * S;
       return [W / 2 + (f * u) / depth, H / 2 - (f * (v * S + Z * C)) / depth, depth];
     };
   }
   function draw(background) {
-    const scale = Math.min(2, devicePixelRatio || 1), W = canvas.clientWidth || 640, H = canvas.clientHeight || 480;
-    if (canvas.width !== Math.round(W * scale)) { canvas.width = Math.round(W * scale); canvas.height = Math.round(H * scale); }
+    const scale = Math.min(2, devicePixelRatio || 1),
+      W = canvas.clientWidth || 640,
+      H = canvas.clientHeight || 480;
+    if (canvas.width !== Math.round(W * scale)) {
+      canvas.width = Math.round(W * scale);
+      canvas.height = Math.round(H * scale);
+    }
     gl.viewport(0, 0, canvas.width, canvas.height);
     gl.clearColor(...background.map((value) => value / 255), 1);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
@@ -53,12 +68,19 @@ export function makeView(canvas, layout, xyz) {
     gl.useProgram(program);
     gl.uniform3f(places.middle, ...middle);
     gl.uniform4f(places.turn, Math.cos(eye.turn), Math.sin(eye.turn), Math.cos(eye.tilt), Math.sin(eye.tilt));
-    gl.uniform4f(places.view, 2 * focal * eye.zoom, (2 * focal * eye.zoom * W) / H, distance, canvas.width * eye.zoom * 0.08);
+    gl.uniform4f(
+      places.view,
+      2 * focal * eye.zoom,
+      (2 * focal * eye.zoom * W) / H,
+      distance,
+      canvas.width * eye.zoom * 0.08,
+    );
     gl.uniform2f(places.range, 0.05 * span, 3 * span);
     gl.uniform1f(places.lid, layout.low[2] + LID * size[2]);
     gl.drawArrays(gl.POINTS, 0, count);
   }
-  function paint(colours) { // (4 n) bytes: red, green, blue, and 255 for a point that stands out
+  function paint(colours) {
+    // (4 n) bytes: red, green, blue, and 255 for a point that stands out
     gl.bindBuffer(gl.ARRAY_BUFFER, tints);
     gl.bufferData(gl.ARRAY_BUFFER, colours, gl.DYNAMIC_DRAW);
   }
@@ -68,7 +90,10 @@ export function makeView(canvas, layout, xyz) {
 
 function linked(gl) {
   const program = gl.createProgram();
-  for (const [kind, text] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
+  for (const [kind, text] of [
+    [gl.VERTEX_SHADER, VERTEX],
+    [gl.FRAGMENT_SHADER, FRAGMENT],
+  ]) {
     const shader = gl.createShader(kind);
     gl.shaderSource(shader, text);
     gl.compileShader(shader);
@@ -79,7 +104,8 @@ function linked(gl) {
   return program;
 }
 function attribute(gl, program, name, values, width, kind, normalised) {
-  const buffer = gl.createBuffer(), place = gl.getAttribLocation(program, name);
+  const buffer = gl.createBuffer(),
+    place = gl.getAttribLocation(program, name);
   gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
   gl.bufferData(gl.ARRAY_BUFFER, values, gl.DYNAMIC_DRAW);
   gl.enableVertexAttribArray(place);
@@ -90,8 +116,15 @@ function attribute(gl, program, name, values, width, kind, normalised) {
 /** Turn and zoom a view by pointers, wheel and keys. changed: is called after each change. */
 export function steer(canvas, eye, changed) {
   const held = new Map();
-  const done = () => { eye.tilt = Math.min(1.5, Math.max(0.05, eye.tilt)); eye.zoom = Math.min(6, Math.max(0.4, eye.zoom)); changed(); };
-  canvas.addEventListener("pointerdown", (event) => { held.set(event.pointerId, event); canvas.setPointerCapture(event.pointerId); });
+  const done = () => {
+    eye.tilt = Math.min(1.5, Math.max(0.05, eye.tilt));
+    eye.zoom = Math.min(6, Math.max(0.4, eye.zoom));
+    changed();
+  };
+  canvas.addEventListener("pointerdown", (event) => {
+    held.set(event.pointerId, event);
+    canvas.setPointerCapture(event.pointerId);
+  });
   canvas.addEventListener("pointermove", (event) => {
     const last = held.get(event.pointerId);
     if (!last) return;
@@ -106,15 +139,26 @@ export function steer(canvas, eye, changed) {
     held.set(event.pointerId, event);
     done();
   });
-  for (const kind of ["pointerup", "pointercancel"]) canvas.addEventListener(kind, (event) => held.delete(event.pointerId));
-  canvas.addEventListener("wheel", (event) => { // the page scrolls until the room has the focus
-    if (document.activeElement !== canvas && !event.ctrlKey) return;
-    event.preventDefault();
-    eye.zoom *= Math.exp(-event.deltaY * 0.001);
-    done();
-  }, { passive: false });
+  for (const kind of ["pointerup", "pointercancel"])
+    canvas.addEventListener(kind, (event) => held.delete(event.pointerId));
+  canvas.addEventListener(
+    "wheel",
+    (event) => {
+      // the page scrolls until the room has the focus
+      if (document.activeElement !== canvas && !event.ctrlKey) return;
+      event.preventDefault();
+      eye.zoom *= Math.exp(-event.deltaY * 0.001);
+      done();
+    },
+    { passive: false },
+  );
   canvas.addEventListener("keydown", (event) => {
-    const by = { ArrowLeft: ["turn", -0.12], ArrowRight: ["turn", 0.12], ArrowUp: ["tilt", 0.08], ArrowDown: ["tilt", -0.08] }[event.key];
+    const by = {
+      ArrowLeft: ["turn", -0.12],
+      ArrowRight: ["turn", 0.12],
+      ArrowUp: ["tilt", 0.08],
+      ArrowDown: ["tilt", -0.08],
+    }[event.key];
     if (by) eye[by[0]] += by[1];
     else if ("+=-".includes(event.key)) eye.zoom *= event.key === "-" ? 0.87 : 1.15;
     else return;
@@ -125,12 +169,27 @@ export function steer(canvas, eye, changed) {
 
 /** Points and layout of a room in a frame whose third axis is up: (n × 3) metres, and a function for other places. */
 export function upright(layout, xyz) {
-  const up = unit(layout.up), side = unit(Math.abs(up[0]) < 0.9 ? cross(up, [1, 0, 0]) : cross(up, [0, 1, 0]));
-  const axes = up[2] > 0.999 ? [[1, 0, 0], [0, 1, 0], [0, 0, 1]] : [cross(side, up), side, up].map(unit);
+  const up = unit(layout.up),
+    side = unit(Math.abs(up[0]) < 0.9 ? cross(up, [1, 0, 0]) : cross(up, [0, 1, 0]));
+  const axes =
+    up[2] > 0.999
+      ? [
+          [1, 0, 0],
+          [0, 1, 0],
+          [0, 0, 1],
+        ]
+      : [cross(side, up), side, up].map(unit);
   const turned = ([x, y, z]) => axes.map(([a, b, c]) => a * x + b * y + c * z);
   if (up[2] > 0.999) return { xyz, turned, layout };
-  const out = new Float32Array(xyz.length), low = [1e9, 1e9, 1e9], high = [-1e9, -1e9, -1e9];
-  for (let n = 0; n < xyz.length; n += 3) turned([xyz[n], xyz[n + 1], xyz[n + 2]]).forEach((value, a) => { out[n + a] = value; low[a] = Math.min(low[a], value); high[a] = Math.max(high[a], value); });
+  const out = new Float32Array(xyz.length),
+    low = [1e9, 1e9, 1e9],
+    high = [-1e9, -1e9, -1e9];
+  for (let n = 0; n < xyz.length; n += 3)
+    turned([xyz[n], xyz[n + 1], xyz[n + 2]]).forEach((value, a) => {
+      out[n + a] = value;
+      low[a] = Math.min(low[a], value);
+      high[a] = Math.max(high[a], value);
+    });
   return { xyz: out, turned, layout: { ...layout, low, high } };
 }
 const cross = ([a, b, c], [d, e, f]) => [b * f - c * e, c * d - a * f, a * e - b * d];

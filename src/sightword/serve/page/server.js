@@ -14,8 +14,20 @@ if (fragment.has("token")) {
   setToken(fragment.get("token"));
   history.replaceState(null, "", location.pathname + location.search);
 }
-function kept() { try { return sessionStorage.getItem("token") || ""; } catch { return ""; } }
-export function setToken(value) { try { sessionStorage.setItem("token", value); } catch { /* private mode */ } }
+function kept() {
+  try {
+    return sessionStorage.getItem("token") || "";
+  } catch {
+    return "";
+  }
+}
+export function setToken(value) {
+  try {
+    sessionStorage.setItem("token", value);
+  } catch {
+    /* private mode */
+  }
+}
 const headers = () => (kept() ? { authorization: `Bearer ${kept()}` } : {});
 
 /** The answer to a request, as JSON. body: a FormData, or a value to send as JSON; without one it is a GET. */
@@ -52,7 +64,11 @@ const urls = new Map();
 /** A URL that an <img> can show: the path itself, or, if a token is needed, what was fetched with it. */
 export async function source(path) {
   if (!kept() || !path.startsWith("/v1/")) return path;
-  if (!urls.has(path)) urls.set(path, bytes(path).then((found) => URL.createObjectURL(new Blob([found]))));
+  if (!urls.has(path))
+    urls.set(
+      path,
+      bytes(path).then((found) => URL.createObjectURL(new Blob([found]))),
+    );
   return urls.get(path);
 }
 
@@ -60,7 +76,11 @@ export async function source(path) {
 export async function loadImage(path) {
   const image = new Image();
   image.src = await source(path);
-  try { await image.decode(); } catch { throw new Problem(0, { detail: t("failed") }); }
+  try {
+    await image.decode();
+  } catch {
+    throw new Problem(0, { detail: t("failed") });
+  }
   return image;
 }
 
@@ -70,6 +90,9 @@ async function forced(signal) {
     await new Promise((_, fail) => signal?.addEventListener("abort", () => fail(new DOMException("", "AbortError"))));
   }
   if (query.get("state") === "failed") {
-    throw new Problem(422, { title: "Unprocessable", detail: "photo.jpg is cut off or damaged: JPEG and PNG are read" });
+    throw new Problem(422, {
+      title: "Unprocessable",
+      detail: "photo.jpg is cut off or damaged: JPEG and PNG are read",
+    });
   }
 }
