@@ -1,7 +1,10 @@
 import base64
 import io
 import json
+import pickle
+import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -16,6 +19,14 @@ def picture(size=(40, 30), kind="PNG", **options):
     pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def claims(side):
+    """A PNG of a few bytes that says that it has many pixels."""
+    content = bytearray(picture())
+    content[16:24] = struct.pack(">II", side, side)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
 
 
 def opened(uri):
@@ -64,6 +75,14 @@ def test_openapi_has_an_example_of_every_answer(client):
             content = route["responses"]["200"].get("content", {})
             if "application/json" in content and verb == "post":
                 assert content["application/json"]["example"], path
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"text": NaN}', b"\xff", b'{"text": "\\ud800"}', b"null", b""])
+def test_a_body_that_is_no_json_of_ours_is_a_problem_and_no_defect(client, content):
+    for path in ("retrieval/search", "skeleton", "points/ask", "tokenizer/decode"):
+        answer = client.post(f"/v1/{path}", content=content, headers={"content-type": "application/json"})
+        assert 400 <= answer.status_code < 500, (path, answer.text)
+        problem(answer, answer.status_code)
 
 
 # ---------------------------------------------------------------------------------------------------------- tokenizer
@@ -126,6 +145,7 @@ def test_ids_that_cannot_be_decoded_are_refused(client, ids, words):
         (b"no picture", 415, ["not readable as a picture"]),
         (picture()[:200], 415, ["not readable"]),
         (picture((400, 300)), 413, ["400×300", "100,000"]),
+        (claims(60_000), 413, ["100,000"]),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, []),
     ],
 )
@@ -272,7 +292,15 @@ def bomb():
 
 @pytest.mark.parametrize(
     ("content", "status"),
-    [(pickled(), 415), (bomb(), 413), (b"PK\x03\x04 no zip", 415), (b"{", 415), (b"[[" * 50_000, 415), (b"[]", 422)],
+    [
+        (pickled(), 415),
+        (pickle.dumps([1]), 415),
+        (bomb(), 413),
+        (b"PK\x03\x04 no zip", 415),
+        (b"{", 415),
+        (b"[[" * 50_000, 415),
+        (b"[]", 422),
+    ],
 )
 def test_a_file_that_is_no_recording_is_refused_and_nothing_in_it_is_executed(client, content, status):
     problem(client.post("/v1/skeleton/file", files={"file": ("x.npz", content)}), status)

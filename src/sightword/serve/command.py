@@ -72,7 +72,13 @@ def _run(settings: Settings, listening: socket.socket) -> None:
         print("the page asks for the token once; programs send it as Authorization: Bearer …")
     print("models load now; Ctrl-C stops the server", flush=True)
     config = uvicorn.Config(
-        app, timeout_graceful_shutdown=GRACE, access_log=False, server_header=False, log_level="warning", ws="none"
+        app,
+        timeout_graceful_shutdown=GRACE,
+        limit_concurrency=settings.limits.open,
+        access_log=False,
+        server_header=False,
+        log_level="warning",
+        ws="none",
     )
     before = {number: signal.signal(number, _nothing) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -100,9 +100,9 @@ def router(house: House) -> APIRouter:
     ) -> Response:
         """Return a score for each intent of a picture, and the word of each patch in each stream."""
         ready = house.of(SYSTEM, IntentService, model)
-        found = await given(image, sample, ready.service.samples, limits)
-        job = IntentJob(found, explain, pictures, figure)
-        return reply({"model": ready.name, **await ready.submit(ready.service.classify, job)})
+        async with house.room:
+            job = IntentJob(await given(image, sample, ready.service.samples, limits), explain, pictures, figure)
+            return reply({"model": ready.name, **await ready.submit(ready.service.classify, job)})
 
     @routes.get("/samples/{number}", response_class=Response)
     async def sample_picture(number: str, model: str = "") -> Response:

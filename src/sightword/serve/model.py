@@ -23,6 +23,9 @@ ItemT = TypeVar("ItemT")
 AnswerT = TypeVar("AnswerT")
 
 
+OPEN = 8  # pictures of requests that are decoded at a time; the others wait as files
+
+
 class Service(Protocol):
     """What a system does with requests, in the thread of its model."""
 
@@ -69,6 +72,7 @@ class House:
         pairs = zip(names, places, strict=True)
         self.models = [Model(name, place.system, path, self._worker(name, meter)) for name, (path, place) in pairs]
         self._paths = _names_of_paths([*settings.models, *map(str, settings.sources.folders())])
+        self.room = asyncio.Semaphore(OPEN)
         self._loading: asyncio.Task[None] | None = None
 
     def _worker(self, name: str, meter: Meter) -> Worker:

@@ -1,6 +1,5 @@
 """Pictures in and out: uploads as images, bounded before they are decoded, and images as bytes for a browser."""
 
-import asyncio
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,7 @@ from sightword.errors import SightwordError
 from sightword.serve.problem import Problem
 from sightword.serve.setting import Limits
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-_DECODERS = asyncio.Semaphore(4)  # pictures that are decoded at a time
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 THUMBNAIL = 512  # pixels of the longer side
 SAMPLES = 8  # pictures that a card offers
 
@@ -23,8 +21,7 @@ SAMPLES = 8  # pictures that a card offers
 async def read_upload(file: UploadFile, limits: Limits) -> Image.Image:
     """Return an uploaded picture, upright, RGB, 8 bit. Raises Problem for another file, or one of too many pixels."""
     content = await file.read()
-    async with _DECODERS:
-        return await to_thread.run_sync(_decoded, content, file.filename or "the picture", limits.pixels)
+    return await to_thread.run_sync(_decoded, content, file.filename or "the picture", limits.pixels)
 
 
 def _decoded(content: bytes, name: str, pixels: int) -> Image.Image:
@@ -41,6 +38,8 @@ def _decoded(content: bytes, name: str, pixels: int) -> Image.Image:
             return open_image(ImageOps.exif_transpose(image))
     except (Problem, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        raise Problem(413, f"{name} has more than {pixels:,} pixels, which are the most. Make it smaller") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
         reason = "it is cut off or damaged" if "identify" not in str(error) else "of another kind"
         raise Problem(415, f"{name} is not readable as a picture ({reason}). {', '.join(FORMATS)} are read") from error
@@ -73,6 +72,11 @@ async def thumbnail(source: Path | Image.Image) -> Response:
         return jpeg(reduced(image, THUMBNAIL))
 
     return await to_thread.run_sync(made)
+
+
+async def smaller(image: Image.Image, side: int) -> Image.Image:
+    """Return `reduced` of an image, computed beside the event loop."""
+    return await to_thread.run_sync(reduced, image, side)
 
 
 def samples(folders: Sequence[Path]) -> list[Path]:

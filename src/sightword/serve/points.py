@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from fastapi import APIRouter, Response
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from sightword.engine.predictor import Predictor
@@ -22,6 +23,7 @@ from sightword.serve.instance import things_of
 from sightword.serve.model import House
 from sightword.serve.problem import Problem
 from sightword.serve.setting import Limits, Sources
+from sightword.serve.text import Text
 from sightword.storage.writer import png_data_uri
 from sightword.systems.points.ask import SceneAnswer
 from sightword.systems.points.predict import SceneFeatures, SceneQuery
@@ -114,14 +116,14 @@ class SceneService:
         """Answer questions."""
         return [self._asked(job) for job in jobs]
 
-    def frame(self, wanted: Sequence[tuple[str, int]]) -> list[Frame]:
-        """Return frames of scenes by their place. Raises Problem 404 if a scene has fewer."""
+    def frame(self, wanted: Sequence[tuple[str, int]]) -> list[Image.Image]:
+        """Return the pictures of frames of scenes, by their place. Raises Problem 404 if a scene has fewer."""
         found = []
         for name, number in wanted:
             frames = self.prepare([name])[0].features.scene.frames
             if not 0 <= number < len(frames):
                 raise Problem(404, f"scene {name} has {len(frames)} frames here, from 0")
-            found.append(frames[number])
+            found.append(picture.reduced(read_color(frames[number]), picture.THUMBNAIL))
         return found
 
     def _is_unknown(self, query: str) -> bool:
@@ -218,9 +220,9 @@ class Ask(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"queries": ["a chair", "a bed"]}]})
 
-    queries: list[str] = Field(description="texts that compete for each point")
+    queries: list[Text] = Field(description="texts that compete for each point")
     scene: str = Field("", description="a name of /v1/points/scenes; empty: the last")
-    against: list[str] = Field([], description="other texts that compete; empty: the classes of the data set")
+    against: list[Text] = Field([], description="other texts that compete; empty: the classes of the data set")
     packed: bool = Field(False, description="with the best query, score and object of each point that a canvas has")
     full: bool = Field(False, description="with every point and its scores, as the command writes them")
     figure: bool = Field(False, description="with a figure, as a data URI")
@@ -258,7 +260,7 @@ def router(house: House) -> APIRouter:
         """Return the colour picture of a frame, reduced, as JPEG."""
         ready = house.of(SYSTEM, SceneService, model)
         found = await ready.submit(ready.service.frame, (ready.service.check(scene), number))
-        return await picture.thumbnail(read_color(found))
+        return await picture.thumbnail(found)
 
     @routes.post("/ask", responses=answers(FOUND))
     async def ask(body: Ask) -> Response:

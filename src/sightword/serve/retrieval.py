@@ -19,12 +19,13 @@ from sightword.serve.gallery import OpenGallery, open_gallery
 from sightword.serve.model import House
 from sightword.serve.problem import Problem
 from sightword.serve.setting import Limits, Sources
+from sightword.serve.text import Text
 from sightword.storage.writer import png_data_uri
 from sightword.systems.retrieval.predict import PersonRetriever, SearchResult
 
 SYSTEM = "retrieval"
 WORDS = 60  # of a text whose words are explained
-KEPT = 512  # pixels of the longer side of a picture that was sent and is kept
+KEPT = 256  # pixels of the longer side of a picture that was sent and is kept
 
 
 class SearchJob(NamedTuple):
@@ -143,7 +144,7 @@ class Search(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"text": "a woman in a red coat", "top": 5, "explain": True}]}
     )
 
-    text: str = Field(description="a sentence that describes a person")
+    text: Text = Field(description="a sentence that describes a person")
     top: int = Field(10, description="how many pictures", ge=1)
     gallery: str = Field("", description="a name of /v1/models or of index; empty: the first")
     explain: bool = Field(False, description="with what each word of the text did for each picture")
@@ -179,7 +180,10 @@ def router(house: House) -> APIRouter:
         if len(images) > limits.items:
             raise Problem(413, f"images: {len(images)} pictures; {limits.items} are the most in one request")
         ready = house.of(SYSTEM, RetrievalService, model)
-        opened = [picture.reduced(await picture.read_upload(image, limits), KEPT) for image in images]
+        opened = []
+        for image in images:
+            async with house.room:
+                opened.append(await picture.smaller(await picture.read_upload(image, limits), KEPT))
         name = await ready.submit(ready.service.index, opened)
         return reply({"model": ready.name, "gallery": name, "images": len(opened)})
 

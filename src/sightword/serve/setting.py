@@ -22,6 +22,7 @@ class Limits:
     keypoints: int = 400_000  # numbers in a recording
     points: int = 100_000  # of a cloud that is sent
     waiting: int = 256  # requests of a model that wait; one more is refused
+    open: int = 512  # connections at a time
     batch: int = 32  # requests that are computed together, at most
     seconds: float = 60.0  # from a request to its answer
     galleries: int = 8  # that uploads make

@@ -19,6 +19,7 @@ from sightword.serve.answer import answers, reply
 from sightword.serve.model import House
 from sightword.serve.problem import Problem
 from sightword.serve.setting import Limits, Sources
+from sightword.serve.text import Text
 from sightword.storage.writer import png_data_uri
 from sightword.systems.skeleton.annotations import Recordings
 from sightword.systems.skeleton.labels import Labels, read_labels
@@ -145,7 +146,7 @@ class Recording(BaseModel):
     )
     size: tuple[int, int] | None = Field(None, description="height and width of the images in pixels")
     sample: int | None = Field(None, description="instead of keypoints: the number of a sample", ge=0)
-    labels: list[str] = Field([], description="words of other actions, compared as the model's own classes are")
+    labels: list[Text] = Field([], description="words of other actions, compared as the model's own classes are")
     detail: bool = Field(False, description="with the poses and the weight of each moment")
     figure: bool = Field(False, description="with a filmstrip, as a data URI")
     model: str = Field("", description="a name of /v1/models; empty: the first recognizer")
@@ -182,7 +183,7 @@ def router(house: House) -> APIRouter:
         ],
         height: Annotated[int, Form(description="of the images in pixels, if the file does not state it")] = 0,
         width: Annotated[int, Form(description="of the images in pixels, if the file does not state it")] = 0,
-        labels: Annotated[list[str] | None, Form(description="words of other actions")] = None,
+        labels: Annotated[list[Text] | None, Form(description="words of other actions")] = None,
         detail: Annotated[bool, Form(description="with the poses and the weight of each moment")] = False,
         figure: Annotated[bool, Form(description="with a filmstrip, as a data URI")] = False,
         model: Annotated[str, Form(description="a name of /v1/models; empty: the first recognizer")] = "",
@@ -226,6 +227,8 @@ def _array(values: object, limits: Limits) -> np.ndarray:
 
 def _opened(content: bytes, name: str, limits: Limits) -> tuple[np.ndarray, tuple[int, int] | None]:
     """Return the key points of an .npz or a JSON file, and the size of their images if the file states it."""
+    if content[:1] == b"\x80":
+        raise Problem(415, f"{name[-80:]} is a pickle, which could execute anything. Save the key points as an .npz")
     if content[:2] != b"PK":
         return _of_json(content, name[-80:], limits)
     try:

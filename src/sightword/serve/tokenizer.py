@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
+from anyio import to_thread
 from fastapi import APIRouter, File, Form, Response, UploadFile
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
@@ -132,10 +133,11 @@ def router(house: House) -> APIRouter:
         `size` of the answer is the height and width that was encoded, `original_size` that of the picture.
         """
         ready = house.of(SYSTEM, TokenizerService, model)
-        found = await given(image, sample, ready.service.samples, limits)
-        small = picture.reduced(found, min(side, limits.side))
-        job = EncodeJob(small, (found.height, found.width), figure, pictures)
-        return reply({"model": ready.name, **await ready.submit(ready.service.encode, job)})
+        async with house.room:
+            found = await given(image, sample, ready.service.samples, limits)
+            small = await picture.smaller(found, min(side, limits.side))
+            job = EncodeJob(small, (found.height, found.width), figure, pictures)
+            return reply({"model": ready.name, **await ready.submit(ready.service.encode, job)})
 
     @routes.post("/decode", responses=answers(DECODED))
     async def decode(body: Ids) -> Response:
@@ -178,7 +180,7 @@ async def given(image: UploadFile | None, sample: str, samples: Sequence[Path], 
         raise Problem(422, "send one picture: image= a file, or sample= the number of a sample")
     if image is not None:
         return await picture.read_upload(image, limits)
-    return read_image(picture.sample_of(samples, sample))
+    return await to_thread.run_sync(read_image, picture.sample_of(samples, sample))
 
 
 ENCODED = {
