@@ -124,8 +124,8 @@ class House:
                 model.state, model.seconds = "ready", time.perf_counter() - began
                 print(f"{model.name}: ready after {model.seconds:.1f} s", file=sys.stderr)
             except (SightwordError, OSError, MemoryError) as error:
-                model.state, model.detail = "failed", printable(str(error))
-                print(f"{model.name} is not loaded: {model.detail}", file=sys.stderr)
+                model.state, model.detail = "failed", printable(_renamed(str(error), self._paths))
+                print(f"{model.name} is not loaded: {printable(str(error))}", file=sys.stderr)
             except Exception as error:
                 model.state, model.detail = "failed", "a defect of Sightword; the server's log has the rest"
                 traceback.print_exception(error)
@@ -155,13 +155,17 @@ class Ready(Generic[ServiceT]):
         try:
             return await self._worker.submit(compute, item)
         except SightwordError as error:
-            told = str(error)
-            for path, name in self._paths.items():
-                told = told.replace(path, name)
-            raise SightwordError(told) from error
+            raise SightwordError(_renamed(str(error), self._paths)) from error
 
 
 NONE = "no model of {0} is loaded. Start the server with one: sightword serve models=…"
+
+
+def _renamed(text: str, paths: Mapping[str, str]) -> str:
+    """Return a message with names in place of paths, which are no client's business."""
+    for path, name in paths.items():
+        text = text.replace(path, name)
+    return text
 
 
 def _names_of_paths(paths: Sequence[str]) -> dict[str, str]:

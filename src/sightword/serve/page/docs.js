@@ -4,13 +4,16 @@ import { el } from "./dom.js";
 import { call } from "./server.js";
 
 const schemaOf = (api, schema) => (schema?.$ref ? api.components.schemas[schema.$ref.split("/").pop()] : schema) || {};
-const pretty = (value) => JSON.stringify(value, null, 2);
+const pretty = (value) => JSON.stringify(value, null, 2).replace(/\[[^[\]{}]*\]/g, (list) => list.replace(/\s+/g, " "));
+const plain = (text) => (text || "").replaceAll("`", "");
 const typeOf = (field) =>
   field.type ||
   (field.anyOf || [])
     .map((one) => one.type || "object")
     .filter((type) => type !== "null")
     .join(" or ");
+
+const isFile = (field) => JSON.stringify(field).includes("octet-stream") || JSON.stringify(field).includes('"binary"');
 
 function fieldsOf(api, request) {
   const rows = (request.parameters || []).map((one) => [
@@ -24,7 +27,7 @@ function fieldsOf(api, request) {
     const found = schemaOf(api, schema);
     const place = kind === "application/json" ? "JSON" : "form";
     for (const [name, field] of Object.entries(found.properties || {})) {
-      rows.push([name, place, typeOf(field), field.description || "", (found.required || []).includes(name)]);
+      rows.push([name, place, isFile(field) ? "file" : typeOf(field), field.description || "", (found.required || []).includes(name)]);
     }
   }
   return rows;
@@ -48,7 +51,7 @@ function card(api, path, verb, request) {
     "section.card",
     {},
     el("h2", {}, el("span.verb", { text: verb.toUpperCase() }), ` ${path}`),
-    el("p.lead", { text: request.description || request.summary || "" }),
+    el("p.lead", { text: plain(request.description || request.summary) }),
     rows.length
       ? el(
           "table",
@@ -76,7 +79,7 @@ async function start() {
   const place = document.getElementById("requests");
   try {
     const api = await call("/openapi.json");
-    document.getElementById("about").textContent = `${api.info.title} ${api.info.version}. ${api.info.description}`;
+    document.getElementById("about").textContent = `${api.info.title} ${api.info.version}. ${plain(api.info.description)}`;
     place.replaceChildren(
       ...Object.entries(api.paths).flatMap(([path, verbs]) =>
         Object.entries(verbs).map(([verb, request]) => card(api, path, verb, request)),
