@@ -21,10 +21,14 @@ def client(token=""):
     async def healthz() -> str:
         return "ok"
 
+    @app.get("/v1/defect")
+    async def defect() -> None:
+        raise RuntimeError("a secret")
+
     add_handlers(app)
     hosts = hosts_of((), "127.0.0.1", 8000)
     app.add_middleware(Guard, hosts=hosts, token=token, limits=Limits(body=1000, json=100))
-    return TestClient(app)
+    return TestClient(app, raise_server_exceptions=False)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1:9999", "127.0.0.1", "", "127.0.0.1:8000.evil.example"])
@@ -94,6 +98,13 @@ def test_every_answer_has_the_headers_of_safety():
         assert headers["x-content-type-options"] == "nosniff"
         assert "default-src 'self'" in headers["content-security-policy"]
         assert headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_a_defect_is_answered_without_what_went_wrong():
+    answer = client().get("/v1/defect", headers=HERE)
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 def test_a_wildcard_address_has_no_name_of_its_own():

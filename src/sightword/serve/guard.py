@@ -10,23 +10,12 @@ from collections.abc import Iterable, Mapping
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sightword.serve.problem import document
+from sightword.serve.problem import HEADERS, document
 from sightword.serve.setting import MIB, Limits
 
 #: Paths that are answered without the token: they state nothing but that the server is there, and the page's own files.
 OPEN = ("/", "/healthz", "/readyz", "/docs", "/page/")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-POLICY = (
-    "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
-)
-HEADERS = {
-    "x-content-type-options": "nosniff",
-    "content-security-policy": POLICY,
-    "cross-origin-resource-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    "referrer-policy": "no-referrer",
-}
 
 
 def hosts_of(names: Iterable[str], host: str, port: int) -> frozenset[str]:

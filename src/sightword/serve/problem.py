@@ -1,6 +1,5 @@
 """Errors as problem documents (RFC 9457): the one line that the command would print, as JSON."""
 
-import traceback
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -12,6 +11,18 @@ from starlette.exceptions import HTTPException
 from sightword.errors import MissingFileError, SightwordError, printable
 
 MEDIA = "application/problem+json"
+POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+#: Of every answer.
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "content-security-policy": POLICY,
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+}
 
 
 class Problem(Exception):
@@ -68,5 +79,6 @@ def _mistake(request: Request, error: Exception) -> JSONResponse:
 
 
 def _defect(request: Request, error: Exception) -> JSONResponse:
-    traceback.print_exception(error)
-    return document(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a defect of Sightword; the server's log has the rest")
+    """Answer without the cause, which the server's log has. This answer is sent outside the guard."""
+    told = "this is a defect of Sightword; the server's log has the rest"
+    return document(HTTPStatus.INTERNAL_SERVER_ERROR, told, HEADERS)
