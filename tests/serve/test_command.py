@@ -6,6 +6,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -25,8 +26,9 @@ from sightword.serve.model import _names_of_paths, _unique
         ({"token": "with a blank in it"}, "under 16"),
         ({"port": 70000}, "port=70000"),
         ({"models": ("nowhere",)}, "nowhere"),
-        ({"images": ("nowhere",)}, "images=nowhere is not a folder"),
-        ({"scenes": ("nowhere",)}, "scenes=nowhere is not a folder"),
+        ({"gallery": ("nowhere",)}, "gallery=nowhere is not a folder"),
+        ({"images": Path("nowhere")}, "images=nowhere is not a folder"),
+        ({"scenes": Path("nowhere")}, "scenes=nowhere is not a folder"),
     ],
 )
 def test_a_server_that_would_be_unsafe_or_empty_does_not_start(options, words, monkeypatch, tmp_path):

@@ -24,10 +24,10 @@ DEMO = Path("runs/demo")
 
 def serve(
     models: Names = (),  # run directories, exported folders or hub ids, with commas; empty: those of the demo
-    images: Names = (),  # folders of pictures that the page offers as samples
+    images: Path | None = None,  # a folder of pictures, some of which the page offers as samples
     gallery: Names = (),  # folders of pictures to search, or those that sightword index wrote
     clips: Path | None = None,  # an annotation file, .pkl or .npz, whose recordings the page offers
-    scenes: Names = (),  # folders of scenes to ask about: posed RGB-D frames
+    scenes: Path | None = None,  # a scene of posed RGB-D frames to ask about, or a folder of scenes
     host: str = "127.0.0.1",  # the address to listen on; any other than this machine's own needs a token
     port: int = 8000,  # 0: any that is free
     token: str = "",  # that every request has to bring; better in SIGHTWORD_TOKEN, which other users do not see
@@ -46,8 +46,11 @@ def serve(
         raise SightwordError(f"serve needs {', '.join(lacking)}. Install them: pip install 'sightword[serve]'")
     token = token or os.environ.get("SIGHTWORD_TOKEN", "")
     _check_address(host, port, token, names)
-    sources = Sources({} if not images else dict.fromkeys(("intent", "tokenizer"), _folders("images", images)))
-    sources = Sources(sources.images, _folders("gallery", gallery), clips, _folders("scenes", scenes))
+    shown = _folders("images", () if images is None else (str(images),))
+    rooms = _folders("scenes", () if scenes is None else (str(scenes),))
+    sources = Sources(
+        dict.fromkeys(("intent", "tokenizer"), shown) if shown else {}, _folders("gallery", gallery), clips, rooms
+    )
     limits = Limits(body=megabytes * MIB, seconds=float(seconds))
     if not models:
         from sightword.serve.demo import models_of_demo, sources_of_demo

@@ -27,7 +27,13 @@ function fieldsOf(api, request) {
     const found = schemaOf(api, schema);
     const place = kind === "application/json" ? "JSON" : "form";
     for (const [name, field] of Object.entries(found.properties || {})) {
-      rows.push([name, place, isFile(field) ? "file" : typeOf(field), field.description || "", (found.required || []).includes(name)]);
+      rows.push([
+        name,
+        place,
+        isFile(field) ? "file" : typeOf(field),
+        field.description || "",
+        (found.required || []).includes(name),
+      ]);
     }
   }
   return rows;
@@ -79,7 +85,8 @@ async function start() {
   const place = document.getElementById("requests");
   try {
     const api = await call("/openapi.json");
-    document.getElementById("about").textContent = `${api.info.title} ${api.info.version}. ${plain(api.info.description)}`;
+    document.getElementById("about").textContent =
+      `${api.info.title} ${api.info.version}. ${plain(api.info.description)}`;
     place.replaceChildren(
       ...Object.entries(api.paths).flatMap(([path, verbs]) =>
         Object.entries(verbs).map(([verb, request]) => card(api, path, verb, request)),

@@ -1,7 +1,8 @@
 // Photo → words on it: the word of each patch, and what each adds to each intent. Words can be struck out.
 
 import { curlForm, form, makeCard, redraws } from "./card.js";
-import { bar, colour, css, dropZone, el, paint, say, segments, sharp, sigmoid, signed, thumbs, zoomed } from "./dom.js";
+import { bar, dropZone, el, say, segments, sigmoid, signed, thumbs } from "./dom.js";
+import { drawPatches } from "./patches.js";
 import { loadImage } from "./server.js";
 import { gloss, humanIntent, t } from "./words.js";
 
@@ -62,33 +63,17 @@ export function intentCard(model, check) {
 
   async function draw(told) {
     const streams = Object.keys(told.streams),
-      n = told.rows * told.columns,
       off = new Set();
     const image = await loadImage(told.src);
     let view = streams.includes("coco") ? "coco" : streams[0],
       chosen = 0,
       at = null,
       all = false;
-    // word → what it adds, over its patches: the codes of one word go together
-    const words = []; // {key, word, stream, count, adds[]}
-    for (const s of streams) {
-      const found = new Map();
-      told.streams[s].grid.flat().forEach((code) => {
-        const { word, adds } = told.streams[s].codes[code],
-          one = found.get(word) || { key: `${s}:${word}`, word, stream: s, count: 0, adds: adds.map(() => 0) };
-        one.count += 1;
-        adds.forEach((v, c) => {
-          one.adds[c] += v;
-        });
-        found.set(word, one);
-      });
-      words.push(...found.values());
-    }
+    const words = wordsOf(told);
     const logit = (c) => told.intents[c].bias + words.reduce((sum, w) => sum + (off.has(w.key) ? 0 : w.adds[c]), 0);
     const order = told.intents.map((_, c) => c).sort((a, b) => told.intents[b].logit - told.intents[a].logit);
     chosen = order[0];
     const name = (s) => (t(`v_${s}`) === `v_${s}` ? s : t(`v_${s}`));
-    const vocabulary = (s) => [...new Set(told.streams[s].codes.map((c) => c.word))];
 
     const canvas = el("canvas", {
       tabindex: "0",
@@ -99,143 +84,7 @@ export function intentCard(model, check) {
       hereBox = el("div"),
       list = el("div.bars"),
       struck = el("div.row");
-    const W = 440;
-    function drawStage() {
-      const pen = sharp(canvas, W, W),
-        cw = W / told.columns,
-        ch = W / told.rows;
-      pen.imageSmoothingQuality = "high";
-      pen.filter = view === "photo" ? "none" : "saturate(.3) brightness(1.12)";
-      pen.drawImage(image, 0, 0, W, W);
-      pen.filter = "none";
-      key.replaceChildren();
-      if (view === "why") {
-        pen.fillStyle = css("--card");
-        pen.globalAlpha = 0.55;
-        pen.fillRect(0, 0, W, W);
-        const total = told.streams[streams[0]].grid.map((row, r) =>
-          row.map((_, c) =>
-            streams.reduce((sum, s) => {
-              const code = told.streams[s].codes[told.streams[s].grid[r][c]];
-              return sum + (off.has(`${s}:${code.word}`) ? 0 : code.adds[chosen]);
-            }, 0),
-          ),
-        );
-        const most = Math.max(...total.flat().map(Math.abs), 1e-9);
-        total.forEach((row, r) =>
-          row.forEach((v, c) => {
-            pen.globalAlpha = (0.8 * Math.abs(v)) / most;
-            pen.fillStyle = css(v < 0 ? "--against" : "--for");
-            pen.fillRect(c * cw, r * ch, cw, ch);
-            if (Math.abs(v) > 0.45 * most) {
-              pen.globalAlpha = 1;
-              pen.fillStyle = css("--ink");
-              pen.font = `600 ${16 * zoomed(canvas, W)}px sans-serif`;
-              pen.textAlign = "center";
-              pen.textBaseline = "middle";
-              pen.fillText(v < 0 ? "−" : "+", (c + 0.5) * cw, (r + 0.5) * ch);
-            }
-          }),
-        );
-        key.append(
-          el("li", {}, el("span.sw", { "--k": "var(--for)" }), `+ ${t("forit")}`),
-          el("li", {}, el("span.sw", { "--k": "var(--against)" }), `− ${t("againstit")}`),
-        );
-      } else if (view !== "photo") {
-        const { grid, codes, margins } = told.streams[view],
-          vocab = vocabulary(view),
-          sure = Math.max(1e-6, [...margins.flat()].sort((a, b) => a - b)[Math.floor(0.9 * n)]),
-          id = (r, c) => vocab.indexOf(codes[grid[r]?.[c]]?.word),
-          count = {};
-        grid.forEach((row, r) =>
-          row.forEach((_, c) => {
-            const k = id(r, c);
-            (count[k] ??= []).push([r, c]);
-            pen.globalAlpha = off.has(`${view}:${vocab[k]}`)
-              ? 0.04
-              : 0.06 + 0.5 * Math.min(1, margins[r][c] / sure) ** 1.5;
-            pen.fillStyle = paint(k);
-            pen.fillRect(c * cw, r * ch, cw, ch);
-          }),
-        );
-        pen.globalAlpha = 0.6;
-        pen.strokeStyle = "#fff";
-        pen.lineWidth = 1.25;
-        pen.beginPath();
-        for (let r = 0; r < told.rows; r++)
-          for (let c = 0; c < told.columns; c++) {
-            if (c + 1 < told.columns && id(r, c) !== id(r, c + 1)) {
-              pen.moveTo((c + 1) * cw, r * ch);
-              pen.lineTo((c + 1) * cw, (r + 1) * ch);
-            }
-            if (r + 1 < told.rows && id(r, c) !== id(r + 1, c)) {
-              pen.moveTo(c * cw, (r + 1) * ch);
-              pen.lineTo((c + 1) * cw, (r + 1) * ch);
-            }
-          }
-        pen.stroke();
-        pen.globalAlpha = 1;
-        const labels = Object.entries(count)
-          .map(([k, cells]) => {
-            // a word stands on the cell of its largest piece that is nearest to the middle of it
-            const piece = largest(cells),
-              [mr, mc] = [0, 1].map((a) => piece.reduce((sum, one) => sum + one[a], 0) / piece.length);
-            return {
-              k,
-              n: piece.length,
-              sure: piece.reduce((sum, [r, c]) => sum + margins[r][c], 0) / piece.length,
-              at: piece.reduce((a, b) => (Math.hypot(b[0] - mr, b[1] - mc) < Math.hypot(a[0] - mr, a[1] - mc) ? b : a)),
-            };
-          })
-          .filter((one) => one.n > 1 && one.sure > 0.25 * sure); // what it is unsure of stays in the key
-        const z = zoomed(canvas, W);
-        pen.font = `600 ${14 * z}px ${css("--sans")}`;
-        pen.textAlign = "center";
-        pen.textBaseline = "middle";
-        for (const {
-          k,
-          at: [r, c],
-        } of labels) {
-          const text = gloss(vocab[k]),
-            wide = pen.measureText(text).width + 12 * z,
-            tall = 22 * z,
-            gone = off.has(`${view}:${vocab[k]}`),
-            x = Math.min(W - wide / 2 - 4, Math.max(wide / 2 + 4, (c + 0.5) * cw)),
-            y = (r + 0.5) * ch;
-          pen.fillStyle = css("--card");
-          pen.globalAlpha = gone ? 0.6 : 0.94;
-          pen.beginPath();
-          pen.roundRect(x - wide / 2, y - tall / 2, wide, tall, 4 * z);
-          pen.fill();
-          pen.fillStyle = paint(k);
-          pen.fillRect(x - wide / 2, y + tall / 2 - 3 * z, wide, 3 * z);
-          pen.fillStyle = css("--ink");
-          pen.fillText(text, x, y - 0.5);
-          if (gone) pen.fillRect(x - wide / 2 + 5, y - 1, wide - 10, 1.5);
-          pen.globalAlpha = 1;
-        }
-        vocab.forEach((word, k) => {
-          const gone = off.has(`${view}:${word}`),
-            li = el(
-              "li",
-              {},
-              el("span.sw", { "--k": colour(k) }),
-              el(gone ? "s" : "span", { text: gloss(word) }),
-              el("span.hint.num", { text: String(count[k].length) }),
-            );
-          key.append(li);
-        });
-      }
-      pen.globalAlpha = 1;
-      if (at) {
-        pen.lineWidth = 5;
-        pen.strokeStyle = "#fff";
-        pen.strokeRect(at[1] * cw + 2, at[0] * ch + 2, cw - 4, ch - 4);
-        pen.lineWidth = 2.5;
-        pen.strokeStyle = "#111";
-        pen.strokeRect(at[1] * cw + 2, at[0] * ch + 2, cw - 4, ch - 4);
-      }
-    }
+    const drawStage = () => drawPatches(canvas, key, { told, image, view, off, chosen, at });
     function drawHere() {
       if (!at) {
         hereBox.replaceChildren(el("p.hint", { text: t("hereHint") }));
@@ -449,26 +298,6 @@ export function intentCard(model, check) {
   return card;
 }
 
-function largest(cells) {
-  // of the pieces that cells (row, column) fall into
-  const left = new Set(cells.map(String));
-  let best = [];
-  while (left.size) {
-    const [first] = left,
-      piece = [],
-      todo = [first];
-    left.delete(first);
-    while (todo.length) {
-      const [r, c] = todo.pop().split(",").map(Number);
-      piece.push([r, c]);
-      for (const next of [`${r + 1},${c}`, `${r - 1},${c}`, `${r},${c + 1}`, `${r},${c - 1}`])
-        if (left.delete(next)) todo.push(next);
-    }
-    if (piece.length > best.length) best = piece;
-  }
-  return best;
-}
-
 const tickOf = (threshold) => (threshold === null ? {} : { tick: threshold });
 
 /** An answer of the server in the form that the card draws: logit = bias + Σ adds over patches and streams. */
@@ -489,4 +318,22 @@ function asTold(answer) {
     intents,
     streams,
   };
+}
+
+/** What each word adds to each intent, summed over its patches: {key, word, stream, count, adds}. */
+function wordsOf(told) {
+  const words = new Map();
+  for (const [stream, { grid, codes }] of Object.entries(told.streams)) {
+    for (const code of grid.flat()) {
+      const { word, adds } = codes[code],
+        key = `${stream}:${word}`;
+      const one = words.get(key) || { key, word, stream, count: 0, adds: adds.map(() => 0) };
+      one.count += 1;
+      adds.forEach((value, intent) => {
+        one.adds[intent] += value;
+      });
+      words.set(key, one);
+    }
+  }
+  return [...words.values()];
 }
