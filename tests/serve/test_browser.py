@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -39,6 +40,17 @@ class Served:
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listening]}, daemon=True)
         self.thread.start()
 
+    def wait(self):
+        """Wait until the models are loaded."""
+        ends = time.monotonic() + 90
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.address}readyz", timeout=20):
+                    return
+            except urllib.error.HTTPError:
+                assert time.monotonic() < ends
+                time.sleep(0.1)
+
     def stop(self):
         self.server.should_exit = True
         self.thread.join(20)
@@ -48,6 +60,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(settings):
     found = Served(settings)
+    found.wait()
     yield found
     found.stop()
 
@@ -297,7 +310,7 @@ def test_twenty_clients_are_answered_while_the_page_is_open(page, served):
     assert page.locator("#retrieval .person").count() == 15
 
 
-def test_a_token_is_asked_for_once_and_pictures_come_with_it(chromium, settings):
+def test_a_token_is_asked_for_once_and_the_card_opens_when_its_model_is_loaded(chromium, settings):
     served = Served(replace(settings, models=settings.models[2:3]), token=TOKEN)
     try:
         opened = chromium.new_page()

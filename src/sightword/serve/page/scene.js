@@ -20,6 +20,7 @@ precision mediump float;
 in vec4 colour; out vec4 shown;
 void main() { shown = vec4(colour.rgb, 1.0); }`;
 const START = { turn: 0.7, tilt: 0.62, zoom: 1 };
+const FLOOR = 0.3; // of a room's height: what the view turns about, below the middle as the walls stand above it
 const LID = 0.93; // of a room's height: its ceiling is lifted off
 
 /** Return a view of a room on a canvas, with another canvas above it for lines and words; null without WebGL2. */
@@ -28,7 +29,7 @@ export function makeView(canvas, layout, xyz) {
   if (!gl) return null;
   const count = xyz.length / 3,
     size = layout.high.map((high, a) => high - layout.low[a]);
-  const middle = layout.low.map((low, a) => low + size[a] / 2),
+  const middle = layout.low.map((low, a) => low + size[a] * (a < 2 ? 0.5 : FLOOR)),
     span = Math.hypot(...size);
   const eye = { ...START },
     program = linked(gl),
