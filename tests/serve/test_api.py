@@ -3,12 +3,18 @@ import io
 import json
 import pickle
 import struct
+import time
 import zipfile
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
+
+from sightword.serve.app import make_app
+from sightword.serve.setting import Sources
 
 JPEG = "image/jpeg"
 
@@ -52,6 +58,26 @@ def test_models_are_named_with_their_state_and_what_they_know(client):
     assert {model["state"] for model in models} == {"ready"}
     assert models[1]["classes"]
     assert models[0]["codes"] == 16
+
+
+def test_data_that_do_not_fit_are_told_and_the_model_answers_without_them(runs, settings, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    nothing = tmp_path / "nothing"
+    clips = tmp_path / "clips.npz"
+    clips.write_bytes(b"no recordings")
+    systems = [str(runs[name]) for name in ("retrieval", "skeleton", "points")]
+    wrong = Sources(gallery=(nothing,), clips=clips, scenes=(nothing,))
+    with TestClient(make_app(replace(settings, models=tuple(systems), sources=wrong))) as opened:
+        until = time.monotonic() + 60
+        while opened.get("/readyz").status_code != 200:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        for model in opened.get("/v1/models").json()["models"]:
+            assert model["state"] == "ready"
+            assert len(model["notes"]) == 1
+            assert str(tmp_path) not in model["notes"][0]
+        problem(opened.post("/v1/retrieval/search", json={"text": "a man"}), 404, "no gallery")
+        problem(opened.post("/v1/points/ask", json={"queries": ["a chair"]}), 404, "no scene")
 
 
 def test_metrics_count_by_route_and_never_by_path(client):

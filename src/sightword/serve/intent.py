@@ -37,7 +37,7 @@ class IntentService:
 
     def __init__(self, predictor: Predictor, sources: Sources, limits: Limits) -> None:
         assert isinstance(predictor, IntentClassifier)
-        self.predictor = predictor
+        self.predictor, self.notes = predictor, list[str]()
         self.samples = picture.samples(sources.images.get(SYSTEM, ()))
 
     def describe(self) -> Mapping[str, object]:

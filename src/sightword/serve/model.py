@@ -29,6 +29,8 @@ OPEN = 8  # pictures of requests that are decoded at a time; the others wait as 
 class Service(Protocol):
     """What a system does with requests, in the thread of its model."""
 
+    notes: list[str]  # what is wrong with its data; the model answers without them
+
     def describe(self) -> Mapping[str, object]:
         """Return what a client has to know of it: classes, samples, galleries."""
         ...
@@ -46,6 +48,7 @@ class Model:
     def __init__(self, name: str, system: str, path: str, worker: Worker) -> None:
         self.name, self.system, self.path, self.worker = name, system, path, worker
         self.state, self.detail, self.seconds = "loading", "", 0.0  # loading, ready or failed; why; to load it
+        self.notes: list[str] = []  # of its service, without paths
         self.predictor: Predictor | None = None
         self.service: Service | None = None
 
@@ -57,7 +60,7 @@ class Model:
         if self.predictor is not None and self.service is not None:
             training = self.predictor.training
             told |= {"domain": self.predictor.domain, "experiment": training.experiment, "metrics": training.metrics}
-            told |= {"seconds_to_load": round(self.seconds, 2), **self.service.describe()}
+            told |= {"seconds_to_load": round(self.seconds, 2), **self.service.describe(), "notes": self.notes}
         return told
 
 
@@ -120,8 +123,12 @@ class House:
         for model in self.models:
             began = time.perf_counter()
             try:
-                model.predictor, model.service = await model.worker.call(partial(self._open, model))
+                predictor, service = await model.worker.call(partial(self._open, model))
+                model.predictor, model.service = predictor, service
+                model.notes = [printable(_renamed(note, self._paths)) for note in service.notes]
                 model.state, model.seconds = "ready", time.perf_counter() - began
+                for note in service.notes:
+                    print(f"{model.name}: {printable(note)}", file=sys.stderr)
                 print(f"{model.name}: ready after {model.seconds:.1f} s", file=sys.stderr)
             except (SightwordError, OSError, MemoryError) as error:
                 model.state, model.detail = "failed", printable(_renamed(str(error), self._paths))

@@ -57,14 +57,20 @@ class SceneService:
 
     def __init__(self, predictor: Predictor, sources: Sources, limits: Limits) -> None:
         assert isinstance(predictor, SceneQuery)
-        self.predictor, self.limits = predictor, limits
+        self.predictor, self.limits, self.notes = predictor, limits, list[str]()
         self.scenes: dict[str, Path] = {}
         for root in sources.scenes:
-            for name in find_scenes(root):
-                self.scenes.setdefault(name, scene_folder(root, name))
+            try:
+                for name in find_scenes(root):
+                    self.scenes.setdefault(name, scene_folder(root, name))
+            except SightwordError as error:
+                self.notes.append(str(error))
         self._prepared: OrderedDict[str, Prepared] = OrderedDict()
         if self.scenes:
-            self.prepare([self.default])  # so that the first question is not the slow one
+            try:
+                self.prepare([self.default])  # so that the first question is not the slow one
+            except SightwordError as error:
+                self.notes.append(str(error))
 
     @property
     def default(self) -> str:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from sightword.engine.predictor import Predictor
+from sightword.errors import SightwordError
 from sightword.serve import picture
 from sightword.serve.answer import answers, reply
 from sightword.serve.gallery import OpenGallery, open_gallery
@@ -43,12 +44,15 @@ class RetrievalService:
 
     def __init__(self, predictor: Predictor, sources: Sources, limits: Limits) -> None:
         assert isinstance(predictor, PersonRetriever)
-        self.predictor, self.limits = predictor, limits
+        self.predictor, self.limits, self.notes = predictor, limits, list[str]()
         self.galleries: dict[str, OpenGallery] = {}
         self.sent: OrderedDict[str, OpenGallery] = OrderedDict()  # the oldest first
         for folder in sources.gallery:
             name = folder.name if folder.name not in self.galleries else f"{folder.name}#{len(self.galleries)}"
-            self.galleries[name] = open_gallery(predictor, folder, limits.gallery)
+            try:
+                self.galleries[name] = open_gallery(predictor, folder, limits.gallery)
+            except SightwordError as error:
+                self.notes.append(str(error))
 
     def describe(self) -> Mapping[str, object]:
         return {"galleries": {name: len(found.vectors) for name, found in self.galleries.items()}}

@@ -15,6 +15,7 @@ from fastapi import APIRouter, File, Form, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from sightword.engine.predictor import Predictor
+from sightword.errors import SightwordError
 from sightword.serve.answer import answers, reply
 from sightword.serve.model import House
 from sightword.serve.problem import Problem
@@ -48,12 +49,15 @@ class SkeletonService:
 
     def __init__(self, predictor: Predictor, sources: Sources, limits: Limits) -> None:
         assert isinstance(predictor, ActionRecognizer)
-        self.predictor = predictor
+        self.predictor, self.notes = predictor, list[str]()
         self._others: OrderedDict[tuple[str, ...], ActionRecognizer] = OrderedDict()
         self.clips: list[tuple[SkeletonSequence, str]] = []
         self.suggested: tuple[str, ...] = ()
         if sources.clips is not None:
-            self.clips = _chosen(predictor.recordings(sources.clips), predictor.classes)
+            try:
+                self.clips = _chosen(predictor.recordings(sources.clips), predictor.classes)
+            except SightwordError as error:
+                self.notes.append(str(error))
         if sources.texts is not None:
             self.suggested = tuple(name for name in read_labels(sources.texts).classes if name not in predictor.classes)
 

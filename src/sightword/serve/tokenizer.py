@@ -47,7 +47,7 @@ class TokenizerService:
 
     def __init__(self, predictor: Predictor, sources: Sources, limits: Limits) -> None:
         assert isinstance(predictor, ImageTokenizer)
-        self.predictor = predictor
+        self.predictor, self.notes = predictor, list[str]()
         self.samples = picture.samples(sources.images.get(SYSTEM, ()))
         self._codebook: Image.Image | None = None
 

@@ -37,6 +37,7 @@ export function makeCard(system, model, check) {
   part(".model-name").textContent = model.name || "";
   part(".world").hidden = model.domain !== "drawn";
   part(".world span").textContent = t(`w_${system}`);
+  for (const note of model.notes || []) card.ask.before(el("p.note", { text: note }));
   card.curl = (text) => {
     part(".code code").textContent = text;
     part(".code").hidden = !text;
