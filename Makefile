@@ -1,4 +1,4 @@
-# make demo · make test · make check · make bench: each makes its own .venv first, once.
+# make demo · make test · make test-browser · make check · make bench: each makes its own .venv first, once.
 PYTHON ?= python3
 BIN := .venv/bin
 # Test files are shared out among processes of one thread each.
@@ -8,7 +8,7 @@ STAMP := .venv/.made-of-$(shell cat pyproject.toml constraints.txt | cksum | cut
 # What the tests marked `real` need: npm's package has BlazePose's networks, which are nobody's to pass on.
 REAL := node_modules/@mediapipe/pose/package.json
 
-.PHONY: demo test test-all test-real check bench clean
+.PHONY: demo test test-all test-real test-browser check bench clean
 
 demo: $(STAMP)
 	@$(BIN)/sightword demo
@@ -17,13 +17,18 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest $(SHARED)
 
 test-all: $(STAMP) .venv/.extras
-	@$(BIN)/python -m pytest $(SHARED) -m "not gpu and not real"
+	@$(BIN)/python -m pytest $(SHARED) -m "not gpu and not real and not browser"
 
 # Decoders and networks of others, fetched by pip and npm; skipped, with a line, where these are not to be had.
 test-real: $(STAMP)
 	@if ! command -v npm > /dev/null; then echo "test-real: skipped, npm is not installed"; \
 	elif ! $(MAKE) --no-print-directory .venv/.real $(REAL); then echo "test-real: skipped, pip or npm could not fetch"; \
 	else $(BIN)/python -m pytest -m real tests/systems/skeleton; fi
+
+# The page in a real browser: Debian's chromium, or the one that CHROMIUM names.
+test-browser: $(STAMP)
+	@if ! $(MAKE) --no-print-directory .venv/.browser; then echo "test-browser: skipped, pip could not fetch Playwright"; \
+	else $(BIN)/python -m pytest -m browser tests/serve; fi
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check .
@@ -41,7 +46,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "making .venv (once; some minutes, mostly PyTorch) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	@rm -f .venv/.made-of-* .venv/.bench .venv/.extras
+	@rm -f .venv/.made-of-* .venv/.bench .venv/.extras .venv/.browser
 	@touch $@
 
 .venv/.bench: $(STAMP)
@@ -50,6 +55,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 .venv/.extras: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fid,ray,swanlab,tensorboard,wandb]"
+	@touch $@
+
+.venv/.browser: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
 	@touch $@
 
 .venv/.real: $(STAMP)

@@ -2,8 +2,9 @@
 
 import textwrap
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sightword.cli.arguments import read_arguments
 from sightword.cli.completion import completion
@@ -198,14 +199,22 @@ def mini(
         print(f"    {part.opened.format(out / part.folder)}")
 
 
+DEMO = Path("runs/demo")
+
+
 def demo(
-    out: Out = Path("runs/demo"),  # the folder for the page and the runs
+    out: Out = DEMO,  # the folder for the page and the runs
 ) -> None:
     """Train and show every system in miniature, offline, and write one page with the images."""
     from sightword.viz.page import make_page
 
     make_page(out, demo_parts(), train_in)
+    if out == DEMO:
+        print("next: sightword serve, to ask the five models in a browser (pip install 'sightword[serve]')")
 
+
+#: Of a room that this one does not import: the module, whose import is light, names the function as the command.
+SERVE: Command = cast("Command", import_module("sightword.serve.command").serve)
 
 COMMANDS: dict[str, Command] = {
     "evaluate": evaluate,
@@ -215,5 +224,6 @@ COMMANDS: dict[str, Command] = {
     "export": export,
     "mini": mini,
     "demo": demo,
+    "serve": SERVE,
     "completion": completion,
 }

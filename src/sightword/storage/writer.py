@@ -22,7 +22,7 @@ def write_json(file: str | Path, value: object, *, indent: int | None = 2, sort_
     Raises SightwordError if the file cannot be written, for example on a full disk; an older file is then unchanged.
     Raises TypeError for a value of another type: that is a defect of the caller.
     """
-    text = json.dumps(_finite(value), indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(value), indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
     # Half a surrogate pair, as in a file's name that is not UTF-8, is written as JSON's own escape of it.
     raw = (text + "\n").encode("utf-8", errors="backslashreplace")
     try:
@@ -53,12 +53,12 @@ def png_data_uri(image: "Image") -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _finite(value: object) -> object:
+def finite(value: object) -> object:
     """Return the value with None in place of each float that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

@@ -177,20 +177,20 @@ class SceneAnswer(Result):
     @property
     def found(self) -> list[Found]:
         """Where each of the queries fits best, in their order."""
-        return [self._found(number)[0] for number in range(len(self.queries))]
+        return [self.find(number)[0] for number in range(len(self.queries))]
 
     @property
     def object_of(self) -> Tensor:
         """The object of each point, (N,) int64, numbered from 1 over all queries in their order; 0: of none."""
         numbers, before = torch.zeros(len(self.points), dtype=torch.int64), 0
         for query in range(len(self.queries)):
-            found, own = self._found(query)
-            numbers[self.best == query] = torch.where(own >= 0, own + 1 + before, 0)
+            found, own = self.find(query)
+            numbers = torch.where(own >= 0, own + 1 + before, numbers)
             before += len(found.objects)
         return numbers
 
-    def _found(self, number: int) -> tuple[Found, Tensor]:
-        """Where a query fits, and the object of each of the points that it fits best; −1: of none."""
+    def find(self, number: int) -> tuple[Found, Tensor]:
+        """Return where a query fits, and the place of each point among its objects, (N,) int64; −1: in none."""
         total, own = int(self.known.sum()), self.best == number
         few, count = max(1, round(BEST * total)), int(own.sum())
         x, y, z = self.points[self.scores[:, number].topk(few).indices].median(0).values.tolist()
@@ -198,7 +198,8 @@ class SceneAnswer(Result):
         fit, limit = peak(cosines, few), self.threshold
         fits = None if limit is None else fit >= limit
         least = limit if limit is not None and fits else -1.0
-        objects, object_of = find_objects(
+        object_of = torch.full((len(self.points),), -1, dtype=torch.int64)
+        objects, object_of[own] = find_objects(
             self.points[own], self.cosines[own, number], self.scores[own, number], few, least
         )
         at = objects[0].centre if objects else (x, y, z)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Self, TypedDict, Unpack, overload
+from typing import NamedTuple, Self, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -36,16 +36,28 @@ FRAMES = 24  # of a scene that are read at most, if nothing is said
 VOXEL = 0.03  # metres between the points of a cloud that is fused from depth, if nothing is said
 
 
-class QueryOptions(TypedDict, total=False):
-    """Options of a text query to a scene."""
+class FeatureOptions(TypedDict, total=False):
+    """Options of how the features of a scene's points are computed."""
 
-    against: str | Sequence[str]  # other texts that compete; by default the data set's classes, or `ask.AGAINST`
     features: Kind | None  # fused, a trained encoder's, also for points that no frame shows; lifted; None: fused if any
     frames: int  # of the scene that are read, spread evenly
     voxel: float | None  # metres between points: of fused features, None is as in training; of a cloud without a file
     cache: str | Path  # a folder that keeps CLIP's maps; empty: none
     convention: Convention | None  # of the files of a folder; None: of the data that the encoder was trained on
     trust: bool  # answer also for a scene whose depth, poses, intrinsics and colour do not belong together
+
+
+class QueryOptions(FeatureOptions, total=False):
+    """Options of a text query to a scene."""
+
+    against: str | Sequence[str]  # other texts that compete; by default the data set's classes, or `ask.AGAINST`
+
+
+class SceneFeatures(NamedTuple):
+    """A scene and the features of its points."""
+
+    scene: Scene
+    points: PointFeatures
 
 
 class SceneQuery(Predictor):
@@ -179,20 +191,33 @@ class SceneQuery(Predictor):
             raise SightwordError(f"expected the folder of a scene, or a list of them; got {type(scene).__name__}")
         return self._answer(scene, queries, **options)
 
-    @torch.no_grad()
     def _answer(
         self,
         scene: str | Path | Scene,
         queries: str | Sequence[str],
         *,
         against: str | Sequence[str] = (),
+        **options: Unpack[FeatureOptions],
+    ) -> SceneAnswer:
+        texts, others = _several("queries", queries), _several("against", against)
+        return self.answer(self.features(scene, **options), texts, others)
+
+    @torch.no_grad()
+    def features(
+        self,
+        scene: str | Path | Scene,
+        *,
         features: Kind | None = None,
         frames: int = FRAMES,
         voxel: float | None = None,
         cache: str | Path = "",
         convention: Convention | None = None,
         trust: bool = False,
-    ) -> SceneAnswer:
+    ) -> SceneFeatures:
+        """Return the features of a scene's points, which `answer` can be asked about any number of times.
+
+        Arguments are those of a call. Raises SightwordError as a call does.
+        """
         kind = features or ("lifted" if self.task is None else "fused")
         if kind not in ("lifted", "fused"):
             raise SightwordError(f"features={features!r} is neither lifted nor fused. Pass one of them")
@@ -200,7 +225,6 @@ class SceneQuery(Predictor):
             self._trained()
         if voxel is not None and not voxel > 0:
             raise SightwordError(f"voxel={voxel} is not a length in metres. Pass a number above 0")
-        texts, others = _several("queries", queries), _several("against", against)
         said = convention or self.convention
         read = scene if isinstance(scene, Scene) else read_scene(scene, frames=frames, convention=said)
         say_skipped(read)
@@ -208,11 +232,22 @@ class SceneQuery(Predictor):
         require_sound(read.folder, read.convention, trust)
         maps = self._maps(read, cache)
         if kind == "fused":
-            found = self._fused(read, maps, voxel or self.voxel)
-        else:
-            found = ask.lift_scene(read, maps, voxel or VOXEL, self.device)
-        rest = others or ask.competitors(self._classes(read))
-        return ask.answer(read.name, found, self._text.on(self.device), texts, rest, self._calibration(kind))
+            return SceneFeatures(read, self._fused(read, maps, voxel or self.voxel))
+        return SceneFeatures(read, ask.lift_scene(read, maps, voxel or VOXEL, self.device))
+
+    @torch.no_grad()
+    def answer(
+        self, found: SceneFeatures, queries: str | Sequence[str], against: str | Sequence[str] = ()
+    ) -> SceneAnswer:
+        """Return, for each point of a scene whose features are known, how well each query fits it."""
+        texts, others = _several("queries", queries), _several("against", against)
+        scene, points = found
+        rest = others or ask.competitors(self.classes_of(scene))
+        return ask.answer(scene.name, points, self.text_encoder(), texts, rest, self._calibration(points.kind))
+
+    def text_encoder(self) -> TextTower:
+        """Return CLIP's text encoder, which is opened when it is first asked for."""
+        return self._text.on(self.device)
 
     def _calibration(self, kind: Kind) -> Calibration | None:
         """Return the threshold that a run's validation chose."""
@@ -225,8 +260,8 @@ class SceneQuery(Predictor):
         )
         return Calibration(accepted.threshold, told)
 
-    def _classes(self, scene: Scene) -> list[str]:
-        """The classes of the data set: beside the scene, or of the run."""
+    def classes_of(self, scene: Scene) -> list[str]:
+        """Return the classes of the data set: those beside the scene, or of the run."""
         near = list(ask.classes_near(scene.folder).values())
         return near or ([] if self.task is None else list(self.task.labels.names))
 
