@@ -11,10 +11,10 @@ import types
 import lightning.pytorch as pl
 import pytest
 import torch
-from conftest import assert_same
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins import MixedPrecision
+from made import assert_same
 from tiny_module import GAN, TINY, model_of, trainer_of
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import vgg16

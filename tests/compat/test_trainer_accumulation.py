@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import assert_same
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
+from made import assert_same
 from tiny_module import GAN, images_of, loader_of, model_of, trainer_of
 
 from sightword.data.image import ImageBatch

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from conftest import assert_same
+from made import assert_same
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset

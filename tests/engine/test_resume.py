@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from conftest import assert_same
+from made import assert_same
 
 from sightword.cli.main import main
 from sightword.storage.checkpoint import read_checkpoint

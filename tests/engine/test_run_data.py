@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same
+from made import assert_same
 from PIL import Image
 from worlds import arguments_of
 

@@ -4,7 +4,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import write_clip
+from made import write_clip
 from PIL import Image
 from safetensors.torch import load_file, save_file
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import write_clip
+from made import write_clip
 from PIL import Image
 
 from sightword.errors import SightwordError

@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import timm
 import torch
-from conftest import assert_same
+from made import assert_same
 from open_clip.model import CustomTextCLIP
 from PIL import Image
 from safetensors import safe_open

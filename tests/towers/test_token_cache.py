@@ -10,7 +10,7 @@ from pathlib import PureWindowsPath
 import numpy as np
 import pytest
 import torch
-from conftest import write_clip
+from made import write_clip
 from PIL import Image
 
 from sightword.cli.main import main

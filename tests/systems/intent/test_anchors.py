@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import write_clip
+from made import write_clip
 from safetensors.torch import load_file, save_file
 
 from sightword.cli.main import main

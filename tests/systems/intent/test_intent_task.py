@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import write_clip
+from made import write_clip
 
 from sightword.cli.compose import compose_config
 from sightword.compat.lightning import IntentonomyClipViTMultiStreamModule

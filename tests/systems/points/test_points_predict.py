@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALL_CLIP, write_clip
 from lift_fakes import write_rooms
+from made import SMALL_CLIP, write_clip
 from points_fakes import batch_for, task_for
 from safetensors.torch import save_file
 

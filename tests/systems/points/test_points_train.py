@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same
+from made import assert_same
 
 from sightword.cli.main import main
 from sightword.engine.predictor import load

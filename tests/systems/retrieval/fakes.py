@@ -1,7 +1,7 @@
 """Tiny towers in their libraries' formats, configs of every phase on them, and batches of made-up persons."""
 
 import torch
-from conftest import write_clip
+from made import write_clip
 
 from sightword.miniature import tower
 from sightword.systems.retrieval.config import RetrievalConfig

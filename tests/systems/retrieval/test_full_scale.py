@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from conftest import write_clip
 from fakes import CAPTIONS
+from made import write_clip
 from safetensors.torch import save_file
 
 from sightword.cli.compose import compose_config

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 import torch
-from conftest import assert_same
 from fakes import write_towers
+from made import assert_same
 
 from sightword import load
 from sightword.cli.compose import compose_config

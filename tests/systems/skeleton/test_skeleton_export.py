@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import write_clip
 from exported import moved_and_loaded
+from made import write_clip
 from posed import content, write
 from skeleton_fakes import LABELS, UNSEEN, VARIANTS, system, write_world
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import assert_same
+from made import assert_same
 
 from sightword.cli.main import main
 from sightword.engine.run import restore
