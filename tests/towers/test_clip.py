@@ -8,6 +8,7 @@ from made import write_clip
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from sightword.errors import SightwordError
 from sightword.miniature.tower import _wordpiece
 from sightword.towers import hub
 from sightword.towers.clip import checkpoint as clip_checkpoint
@@ -712,3 +713,19 @@ def test_a_text_that_is_too_long_is_refused_or_cut_and_counted(random_clip):
 def test_ids_go_back_to_words(pair):
     ids = pair.text.tokenizer("A photo of two cats").ids[0]
     assert pair.text.tokenizer.words_of(ids.tolist()) == "a photo of two cats"
+
+
+def test_all_but_the_last_blocks_can_be_frozen(random_clip):
+    tower = CLIP.load(random_clip[0]).image
+    trained = {name for name, p in tower.freeze_except_last(1).named_parameters() if p.requires_grad}
+    assert trained == {
+        name
+        for name, _ in tower.named_parameters()
+        if name.startswith(("visual.transformer.resblocks.2.", "visual.ln_post.")) or name == "visual.proj"
+    }
+    tower.train()(images(32, 32)).pooled.sum().backward()
+    assert all((p.grad is not None) == (name in trained) for name, p in tower.named_parameters())
+    assert not any(p.requires_grad for p in tower.freeze_except_last(0).parameters())
+    assert tower.frozen
+    with pytest.raises(SightwordError, match="4 blocks cannot be left out of freezing"):
+        tower.freeze_except_last(4)

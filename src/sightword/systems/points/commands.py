@@ -31,12 +31,17 @@ if TYPE_CHECKING:
     from sightword.data.finding import CheckReport
     from sightword.systems.points.clip import FrozenClip
     from sightword.systems.points.lift.extract import Stages
+    from sightword.systems.points.model import BiFusionEncoder
     from sightword.systems.points.scannet.label import LabelSet
     from sightword.systems.points.scannet.reader import Scene
 
 IMPORTED = 200  # frames of a recording, at most, if nothing is said
 FRAMES = 24  # of a scene that is queried, at most, if nothing is said
 PRINTED = 20  # instances of a stream
+OWN_CLIP = (
+    "model={model} uses the CLIP that it was trained with. Leave out tower=, tag=, token_type=, size= and dtype=, or "
+    "leave out model="
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ def lift(
     root: Path,  # scenes in ScanNet's layout, or one scene; sightword import makes one of a recording
     out: Out,  # the folder to write, with a folder for each scene
     clip: ClipOptions = NOTHING_TYPED,
+    model: Model | None = None,  # a run of points: its trained maps of system.dim numbers instead of CLIP's own
+    checkpoint: str = "best",  # of a run: best, last, or a file
     scenes_file: Path | None = None,  # a list of names, one per line; if empty, all scenes
     frames_per_scene: Count = 5,  # see choose=
     choose: Literal["spread", "first"] = "spread",  # which frames: evenly spread, or the first of the scene
@@ -83,18 +90,19 @@ def lift(
     from sightword.systems.points.lift.extract import Job, Options, extract
     from sightword.systems.points.scannet.reader import scene_folder
 
-    source = _clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype).source
+    opened, encoder = _lifted(model, checkpoint, clip)
     names = _names(root, scenes_file)
-    say_domain(clip.tower, root)
+    say_domain(opened.name, root)
     where = (job.engine, job.workers, job.gpus)
     work = Job(frames_per_scene, choose, cache or "", backend, *where, convention, trust, cpu_offload)
     options = Options(vis, voxel, str(masks.resolve()) if masks else "", format)
-    summary = extract(source, clip.token_type, root, names, folder_in(out), options, work)
+    summary = extract(opened.source, opened.token_type, root, names, folder_in(out), options, work, encoder)
     print("\n".join(_costs(summary.stages, summary.memory)))
     for name, why in summary.failed.items():
         print(f"not lifted: {name}: {why}")
     print(f"{len(summary.done)} of {len(names)} scenes in {out}; times, memory and bytes in report.json there")
-    arguments = [*_typed(clip, cache), *convention.arguments(), *(["trust=true"] if trust else [])]
+    arguments = [f"model={model}"] if model else _typed(clip, cache)
+    arguments += [*convention.arguments(), *(["trust=true"] if trust else [])]
     scene = f"scene={scene_folder(root, summary.done[0])}"
     print(f'next: {shlex.join(["sightword", "ask", scene, *arguments])} "a chair, a bed"')
     if summary.failed:
@@ -126,10 +134,7 @@ def ask(
     if not queries:
         raise SightwordError(f'the text query is empty. Write it at the end: sightword ask scene={scene} "a chair"')
     if model and clip is not NOTHING_TYPED:
-        raise SightwordError(
-            f"model={model} uses the CLIP that it was trained with. Leave out tower=, tag=, token_type=, size= and "
-            "dtype=, or leave out model="
-        )
+        raise SightwordError(OWN_CLIP.format(model=model))
     folder = folder_in(out)
     from sightword.storage import shards
     from sightword.systems.points import ask as asking
@@ -273,6 +278,18 @@ def check_scannet(root: Path, scenes_file: Path | None = None, convention: Conve
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
+
+
+def _lifted(model: str | None, checkpoint: str, clip: ClipOptions) -> "tuple[FrozenClip, BiFusionEncoder | None]":
+    """The CLIP whose maps are lifted, and the encoder of a run that reduces them, if one is named."""
+    if not model:
+        return _clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype), None
+    if clip is not NOTHING_TYPED:
+        raise SightwordError(OWN_CLIP.format(model=model))
+    from sightword.systems.points.predict import SceneQuery
+
+    predictor = SceneQuery.from_pretrained(model, checkpoint)
+    return predictor.clip, predictor.encoder
 
 
 def _clip(tower: str, tag: str, token_type: str, size: int | tuple[int, int] | None, dtype: str) -> "FrozenClip":

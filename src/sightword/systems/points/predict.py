@@ -24,6 +24,7 @@ from sightword.systems.points.doctor.diagnosis import require_sound
 from sightword.systems.points.lift.cloud import scene_cloud, thinned
 from sightword.systems.points.lift.extract import NOTHING_SEEN
 from sightword.systems.points.lift.features import Features, check_token_type, features_of, fill
+from sightword.systems.points.model import BiFusionEncoder
 from sightword.systems.points.scannet.convention import Convention, convention_of
 from sightword.systems.points.scannet.label import LabelSet
 from sightword.systems.points.scannet.reader import Scene, read_color, read_scene, say_skipped, views_of
@@ -126,6 +127,11 @@ class SceneQuery(Predictor):
             task.acceptance.copy_(torch.tensor([chosen.numbers(0), chosen.numbers(1)]))
         said = content.mapping("convention", optional=True).into(Convention)  # exports before 0.3 have none
         return cls(task.clip, task, content.number("voxel"), said)
+
+    @property
+    def encoder(self) -> BiFusionEncoder:
+        """The trained encoder. Raises SightwordError without one."""
+        return self._trained().model
 
     def save_pretrained(self, save_directory: str | Path, **options: object) -> None:
         """Write an exported folder: the encoder, the classes, and the CLIP if no name fetches it.

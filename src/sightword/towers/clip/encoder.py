@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightword.errors import SightwordError
 from sightword.storage.atomic import write_atomically
 from sightword.storage.checkpoint import load_strictly, write_weights
 from sightword.towers.base import Encoded, ImageTower, TextTower
@@ -54,6 +55,23 @@ class CLIPImage(ImageTower):
         self.patch = tuple(visual.patch_size)
         self.embed_dim = visual.output_dim
         self.width = visual.conv1.out_channels if TokenType.parse(token_type).kind == "post" else self.embed_dim
+
+    def freeze_except_last(self, blocks: int) -> Self:
+        """Turn gradients off but for the last `blocks` of the transformer, the norm behind them and the projection.
+
+        0 freezes all. For a training of one's own: the systems here take CLIP frozen, and cache what it computes.
+        Raises SightwordError for more blocks than there are.
+        """
+        found = self.visual.transformer.resblocks
+        if not 0 <= blocks <= len(found):
+            raise SightwordError(f"{blocks} blocks cannot be left out of freezing: {self.name} has {len(found)}")
+        self.freeze()
+        if blocks:
+            self.frozen = False
+            self.visual.proj.requires_grad_(True)
+            for part in (*list(found)[-blocks:], self.visual.ln_post):
+                part.requires_grad_(True)
+        return self
 
     def forward(self, images: Tensor) -> Encoded:
         """Return `Encoded` with the tokens of `self.token_type`; pooled is CLIP's own image vector, not normalised."""

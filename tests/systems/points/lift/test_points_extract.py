@@ -18,6 +18,7 @@ from sightword.systems.points.lift.cloud import read_cloud
 from sightword.systems.points.lift.extract import Job, Options, extract
 from sightword.systems.points.lift.features import FrameEncoder, features_of
 from sightword.systems.points.lift.geometry import project, to_grid
+from sightword.systems.points.model import BiFusionEncoder
 from sightword.systems.points.scannet.reader import read_color, read_scene
 
 
@@ -399,3 +400,27 @@ def test_hdf5_files_hold_the_same_arrays(rooms, tmp_path):
         with h5py.File(tmp_path / "h5" / names[0] / f"{file.stem}.h5") as found:
             one = np.load(file)
             assert all(np.array_equal(one[name], found[name][()]) for name in one.files)
+
+
+def test_of_a_run_its_own_maps_are_lifted(rooms, tmp_path):
+    root, names = rooms
+    torch.manual_seed(0)
+    encoder = BiFusionEncoder(clip_dim=4, dim=8, layers=0, heads=2, use_amp=False).eval()
+    extract(Source(), "qq", root, names[:1], tmp_path / "out", encoder=encoder)
+    scene, tower = read_scene(root, names[0]), FrameEncoder(ColourTower())
+    for frame in scene.frames[:2]:
+        seen = np.load(tmp_path / "out" / names[0] / f"frame_{frame.index}.npz")
+        assert seen["pts_feat"].shape[1] == 8
+        maps = features_of(tower.rows([read_color(frame)]), tower.grid).maps.float()
+        with torch.no_grad():
+            maps = encoder.reduced(F.normalize(maps, dim=1))
+        grid = to_grid(torch.from_numpy(seen["uv_idx"]), tuple(seen["size"].tolist()))[None, None]
+        wanted = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[0, :, 0].T
+        assert np.abs(F.normalize(wanted, dim=-1).numpy() - seen["pts_feat"]).max() < 5e-3
+    before = (tmp_path / "out" / names[0] / "report.json").read_text()
+    extract(Source(), "qq", root, names[:1], tmp_path / "out", encoder=encoder)
+    assert (tmp_path / "out" / names[0] / "report.json").read_text() == before  # done
+    with torch.no_grad():
+        encoder.reduce.project.weight.mul_(2)
+    extract(Source(), "qq", root, names[:1], tmp_path / "out", encoder=encoder)
+    assert (tmp_path / "out" / names[0] / "report.json").read_text() != before  # of other weights: lifted again

@@ -32,6 +32,7 @@ from sightword.data.content import stamp_of
 from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.atomic import write_atomically
+from sightword.storage.cache import digest
 from sightword.storage.fields import Fields
 from sightword.storage.ply import Cloud, write_ply
 from sightword.storage.reader import read_json, read_text
@@ -52,6 +53,7 @@ from sightword.systems.points.lift.features import (
 from sightword.systems.points.lift.geometry import Links, at_links, link
 from sightword.systems.points.lift.mask import mask_files, read_masks
 from sightword.systems.points.lift.recipe import remember
+from sightword.systems.points.model import BiFusionEncoder
 from sightword.systems.points.scannet.convention import Convention
 from sightword.systems.points.scannet.reader import Scene, read_color, read_scene, say_skipped, views_of
 from sightword.towers.token_cache import Opener
@@ -142,6 +144,7 @@ class Extraction:
     identity: Mapping[str, object]  # of the tower and its token type
     trust: bool = False
     offload: bool = False
+    encoder: BiFusionEncoder | None = None  # of a run: its maps are lifted instead of CLIP's
 
     def worker(self, encoder: FrameEncoder | None = None) -> Callable[[int], None]:
         """Return what lifts scene number i. encoder: one that is open already."""
@@ -213,7 +216,7 @@ class Extraction:
         if not len(links.point):
             raise SightwordError(NOTHING_SEEN.format(points=len(xyz), frames=len(scene.frames)))
         with stages("lift"):
-            maps = features.maps if self.offload else features.maps.to(device)
+            maps = self._reduced(features.maps, device)
             frames = [per_frame(maps, links, view) for view in range(len(scene.frames))]
         with stages("write"):
             clear(folder)
@@ -238,6 +241,15 @@ class Extraction:
             "memory": memory_peaks(),
         }
         write_json(folder / REPORT, report, indent=1)
+
+    @torch.no_grad()
+    def _reduced(self, maps: Tensor, device: str) -> Tensor:
+        """The maps that are lifted: CLIP's (V, E, h, w), or what a run's encoder makes of them (V, D, h', w')."""
+        if self.encoder is not None:
+            encoder = self.encoder.to(device).eval()
+            parts = [encoder.reduced(F.normalize(own.to(device).float(), dim=1)) for own in maps.split(1)]
+            maps = torch.cat([part.cpu() if self.offload else part for part in parts])
+        return maps if self.offload else maps.to(device)
 
     def _features(self, scene: Scene, stages: Stages, encoder: Callable[[], FrameEncoder]) -> Features:
         order = [frame.index for frame in scene.frames]
@@ -378,8 +390,11 @@ def extract(
     out: str | Path,
     options: Options | None = None,
     job: Job | None = None,
+    encoder: BiFusionEncoder | None = None,
 ) -> Summary:
     """Lift every scene of a list; resumable, by torchrun or on Ray, see `shards.execute`.
+
+    encoder: of a run; then its maps of D channels are lifted instead of CLIP's, which are of text's space.
 
     A scene that cannot be lifted is named in the summary. Raises SightwordError if none could be.
     """
@@ -393,7 +408,7 @@ def extract(
     scenes, failed = _read(root, names, job, options)
     done = []
     if scenes:
-        made = _lift_all(source, token_type, scenes, out, options, job)
+        made = _lift_all(source, token_type, scenes, out, options, job, encoder)
         for scene in scenes:
             if (reason := out / scene.name / FAILED).exists():
                 failed[scene.name] = read_text(reason).strip()
@@ -405,7 +420,13 @@ def extract(
 
 
 def _lift_all(
-    source: Opener, token_type: str, scenes: list[Scene], out: Path, options: Options, job: Job
+    source: Opener,
+    token_type: str,
+    scenes: list[Scene],
+    out: Path,
+    options: Options,
+    job: Job,
+    encoder: BiFusionEncoder | None,
 ) -> Extraction:
     """Lift the scenes that are not done; those that failed before are tried again."""
     known = identified(source, token_type, job.cache)
@@ -413,8 +434,10 @@ def _lift_all(
     if planned:
         remember(planned.cache.out, known.state, known.recipe)
     recipe = known.recipe
-    identity = {"weights": recipe["weights"], "form": recipe["form"], "preprocessing": recipe["preprocessing"]}
-    made = Extraction(source, token_type, scenes, out, options, planned, identity, job.trust, job.offload)
+    identity: dict[str, object] = {name: recipe[name] for name in ("weights", "form", "preprocessing")}
+    if encoder is not None:
+        identity["encoder"] = digest(encoder.state_dict())
+    made = Extraction(source, token_type, scenes, out, options, planned, identity, job.trust, job.offload, encoder)
     _forget_failures(made)
     ours = known.encoder if job.engine == "inline" else None
     shards.execute(
