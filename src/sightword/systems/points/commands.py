@@ -101,7 +101,8 @@ def lift(
     for name, why in summary.failed.items():
         print(f"not lifted: {name}: {why}")
     print(f"{len(summary.done)} of {len(names)} scenes in {out}; times, memory and bytes in report.json there")
-    arguments = [f"model={model}"] if model else _typed(clip, cache)
+    own = [f"model={model}", *([f"checkpoint={checkpoint}"] if checkpoint != "best" else [])]
+    arguments = own if model else _typed(clip, cache)
     arguments += [*convention.arguments(), *(["trust=true"] if trust else [])]
     scene = f"scene={scene_folder(root, summary.done[0])}"
     print(f'next: {shlex.join(["sightword", "ask", scene, *arguments])} "a chair, a bed"')
