@@ -83,7 +83,7 @@ def lift(
     from sightword.systems.points.lift.extract import Job, Options, extract
     from sightword.systems.points.scannet.reader import scene_folder
 
-    source = _clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype).source
+    source = opened_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype).source
     names = _names(root, scenes_file)
     say_domain(clip.tower, root)
     where = (job.engine, job.workers, job.gpus)
@@ -142,7 +142,7 @@ def ask(
     if model:
         predictor = SceneQuery.from_pretrained(model, checkpoint)
     else:
-        predictor = SceneQuery(_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype))
+        predictor = SceneQuery(opened_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype))
     read = read_scene(scene, frames=frames, convention=said or predictor.convention)
     answer = predictor.to(shards.device())(read, queries, against=against, voxel=voxel, cache=cache or "", trust=trust)
     print("\n".join([asking.coverage_line(answer), *asking.summary_lines(answer, asking.classes_near(read.folder))]))
@@ -177,7 +177,7 @@ def stream(
     from sightword.systems.points.doctor.diagnosis import require_sound
 
     folder = folder_in(out)
-    opened = _clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype)
+    opened = opened_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype)
     require_sound(scene, convention, trust)
     say_domain(clip.tower, scene)
     said = live.MapOptions(voxel, cap, step, every=every)
@@ -213,7 +213,7 @@ def compare(
     classes = _labels(labels, root)
     scenes = _scenes(root, scenes_file, frames_per_scene, convention, trust)
     say_domain(tower, root)
-    clip = _clip(tower, tag, token_type, None, dtype)
+    clip = opened_clip(tower, tag, token_type, None, dtype)
     rows = comparing.compare(clip, scenes, classes)
     protocol = {
         "tower": tower,
@@ -275,7 +275,7 @@ def check_scannet(root: Path, scenes_file: Path | None = None, convention: Conve
 # ------------------------------------------------------------------------------------------------------------- parts
 
 
-def _clip(tower: str, tag: str, token_type: str, size: int | tuple[int, int] | None, dtype: str) -> "FrozenClip":
+def opened_clip(tower: str, tag: str, token_type: str, size: int | tuple[int, int] | None, dtype: str) -> "FrozenClip":
     from sightword.storage import shards
     from sightword.systems.points.clip import FrozenClip
 
