@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 
+import rich
 import viser
 import websockets.asyncio.server
 from websockets.asyncio.server import ServerConnection
@@ -21,7 +22,7 @@ ADDRESS = "127.0.0.1"
 NAMES = (ADDRESS, "localhost")  # by which a browser on this machine, or at the end of an SSH tunnel, calls it
 HEADERS = {
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval' data: blob:; "
-    "connect-src 'self' data: blob:; frame-ancestors 'self'",
+    "connect-src 'self' ws://127.0.0.1:* ws://localhost:* data: blob:; frame-ancestors 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -52,6 +53,7 @@ def open_server(port: int = 0) -> LocalServer:
     port: 0 is any that is free. Raises SightwordError if the port is taken, and if viser cannot be made to refuse.
     """
     _check_port(port)
+    rich.reconfigure(quiet=True)  # viser prints when it starts and ends, be it told not to
     with _wrapped():
         server = LocalServer(host=ADDRESS, port=port, verbose=False)
     server.gui.configure_theme(show_share_button=False, show_logo=False, control_width="large")

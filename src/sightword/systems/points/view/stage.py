@@ -16,12 +16,12 @@ from sightword.systems.points.ask import UNFIT, PointFeatures, SceneAnswer, quer
 from sightword.systems.points.instance import FoundObject
 from sightword.systems.points.lift.geometry import link
 from sightword.systems.points.scannet.reader import Frame, views_of
-from sightword.viz.style import OTHER, PALETTE, Colour, rgb
+from sightword.viz.style import PALETTE, Colour, rgb
 
 MOST = 100_000  # points that are shown, if nothing is said: more are slow without a GPU
 BOXES = 40  # that are drawn at most
 LISTED = 5  # objects of a query that are listed
-QUERIES = 10  # that compete at most, as many as there are colours
+QUERIES = len(PALETTE)  # that compete at most, so that no two have one colour
 LONGEST = 200  # characters of a question
 COLD, HOT = np.array([226, 229, 233]), np.array([181, 19, 0])  # scores 0 and 1
 ALONE: Colour = (0, 45, 198)  # points that one camera alone sees
@@ -86,6 +86,7 @@ class Stage:
             chosen = np.random.default_rng(0).choice(count, self.most, replace=False)
             self.rows = torch.from_numpy(np.sort(chosen))
         self.xyz = points.cloud.xyz[self.rows]
+        self.height = self.xyz @ torch.tensor(points.up, dtype=self.xyz.dtype)  # (n,) metres along the vertical
         self._seen_by: Tensor | None = None
         if self.answer is not None:
             self.ask(", ".join(self.answer.queries))
@@ -217,15 +218,27 @@ def outside(xyz: np.ndarray, up: Sequence[float]) -> tuple[np.ndarray, np.ndarra
     return middle + back / np.linalg.norm(back) * 1.05 * float(np.linalg.norm(high - low)), middle
 
 
+def open_height(height: np.ndarray) -> float:
+    """Return the height below which a room is shown, so that one can look in: below its ceiling, if it has one.
+
+    height: (n,) metres along the vertical. A ceiling is a tenth of the points in the uppermost 15 cm.
+    """
+    if not len(height):
+        return 0.0
+    low, high = np.quantile(height, [0.005, 0.995]).tolist()
+    room = high - low > 1.5 and float((height > high - 0.15).mean()) > 0.1
+    return high - 0.2 if room else float(height.max())
+
+
 def spacing(xyz: np.ndarray) -> float:
-    """Return metres between neighbouring points (n, 3): the median distance to the third nearest of some."""
+    """Return metres that a point (n, 3) is drawn wide: a little less than to the third nearest, at the median."""
     from scipy.spatial import cKDTree
 
     if len(xyz) < 4:
         return 0.02
     few = xyz[:: max(1, len(xyz) // 500)]
     distance, _ = cKDTree(xyz).query(few, k=4)
-    return float(np.clip(np.median(distance[:, 3]), 0.002, 0.2))
+    return float(np.clip(0.8 * np.median(distance[:, 3]), 0.002, 0.06))
 
 
 def _by_number(numbers: Tensor, pale: np.ndarray) -> np.ndarray:
@@ -241,7 +254,7 @@ def _pale(photo: np.ndarray) -> np.ndarray:
 
 def _listed(found: FoundObject) -> str:
     x, y, z = found.centre
-    return f"{_size(found.size)} at ({x:.2f}, {y:.2f}, {z:.2f}), confidence {found.confidence:.2f}"
+    return f"{found.confidence:.2f} · {_size(found.size)} at ({x:.2f}, {y:.2f}, {z:.2f})"
 
 
 def _size(size: Sequence[float]) -> str:
@@ -250,6 +263,3 @@ def _size(size: Sequence[float]) -> str:
 
 def _square(colour: Colour) -> str:
     return f'<span style="color:rgb{colour}">&#9632;</span>'
-
-
-assert len(PALETTE) >= QUERIES and OTHER  # so that no two queries share a colour

@@ -9,13 +9,15 @@ import viser.transforms
 
 from sightword.systems.points.ask import PointFeatures
 from sightword.systems.points.scannet.reader import Frame, read_color
-from sightword.systems.points.view.stage import COLOURINGS, Box, Colouring, Known, Stage, outside, spacing
+from sightword.systems.points.view.stage import COLOURINGS, Box, Colouring, Known, Stage, open_height, outside, spacing
 
 PHOTO = 320  # pixels of the longer side of a camera's picture
 CAMERAS = 40  # that are drawn at most, spread evenly
 PLAIN, CHOSEN = (110, 119, 129), (214, 60, 40)  # frusta
 CORNERS = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
 EDGES = [(a, b) for a in range(8) for b in range(a + 1, 8) if bin(a ^ b).count("1") == 1]
+TEXT = '<div style="padding:0 12px;font-size:13px;line-height:1.35">{}</div>'
+CLICK = "Click a camera to see what it contributes."
 HINT = "Write what to find, with commas between texts that compete, and press Enter."
 
 
@@ -43,36 +45,49 @@ class Window:
         self.answer = gui.add_html("")
         self.show_cameras = gui.add_checkbox("Cameras", True)
         self.show_boxes = gui.add_checkbox("Boxes", True)
-        self.size = gui.add_slider("Point size, mm", 1, 60, 1, 1000 * min(0.06, spacing(self.stage.xyz.numpy())))
+        self.size = gui.add_slider("Point size, mm", 2, 60, 1, round(1000 * spacing(self.stage.xyz.numpy())))
+        self.cut = gui.add_slider("Cut off the top, %", 0, 95, 1, self._usual_cut(), hint="to look into a room")
         self.photo = gui.add_image(np.full((2, 2, 3), 255, np.uint8), visible=False)
-        self.told = gui.add_html("<p>Click a camera: what it contributes.</p>")
+        self.told = gui.add_html(TEXT.format(CLICK))
         self.back = gui.add_button("Show all points again", visible=False)
         form.on_submit(lambda _: self.ask(self.question.value))
         self.choice.on_update(lambda _: self.paint(self.choice.value))
         self.back.on_click(lambda _: self.look(None))
         self.show_cameras.on_update(lambda _: self._show())
         self.show_boxes.on_update(lambda _: self._show())
+        self.cut.on_update(lambda _: self.renew())
         self.size.on_update(lambda _: setattr(self.cloud, "point_size", self.size.value / 1000))
 
     def renew(self) -> None:
         """Draw the points and cameras that the stage has now."""
         with self._busy, self.server.atomic():
+            low, high = self._span()
+            shown = self.stage.height <= high - self.cut.value / 100 * (high - low) + 1e-6
+            self._rows = shown.nonzero().squeeze(1).numpy()
             self.cloud = self.server.scene.add_point_cloud(
                 "/points",
-                self.stage.xyz.numpy(),
-                self.stage.colours(self.colouring),
+                self.stage.xyz.numpy()[self._rows],
+                self.stage.colours(self.colouring)[self._rows],
                 point_size=self.size.value / 1000,
                 point_shape="circle",
                 point_shading="flat",
                 precision="float32",
             )
             frames = self.stage.frames
-            shown = np.unique(np.linspace(0, len(frames) - 1, min(CAMERAS, len(frames))).round().astype(int)).tolist()
-            for index in self._drawn.keys() - {frames[place].index for place in shown}:
+            few = np.unique(np.linspace(0, len(frames) - 1, min(CAMERAS, len(frames))).round().astype(int)).tolist()
+            for index in self._drawn.keys() - {frames[place].index for place in few}:
                 self._drawn.pop(index).remove()
-            self._cameras = {place: self._frustum(place, frames[place]) for place in shown}
+            self._cameras = {place: self._frustum(frames[place]) for place in few}
             self.camera = None
             self._answered()
+
+    def _span(self) -> tuple[float, float]:
+        """The lowest and the highest point, in metres along the vertical."""
+        return float(self.stage.height.min()), float(self.stage.height.max())
+
+    def _usual_cut(self) -> int:
+        low, high = self._span()
+        return round(100 * (high - open_height(self.stage.height.numpy())) / max(high - low, 1e-6))
 
     def renew_from(self, points: PointFeatures, frames: Sequence[Frame], known: Known | None) -> None:
         """Show a map that grew. Whatever was asked is answered again."""
@@ -108,10 +123,11 @@ class Window:
     def _answered(self) -> None:
         seen = None if self.camera is None else self.stage.seen(self.camera)
         with self.server.atomic():
-            self.cloud.colors = self.stage.colours(self.colouring) if seen is None else self.stage.lit(seen)
-            self.answer.content = self.stage.told()
+            colours = self.stage.colours(self.colouring) if seen is None else self.stage.lit(seen)
+            self.cloud.colors = colours[self._rows]
+            self.answer.content = TEXT.format(self.stage.told())
             self.photo.visible = self.back.visible = seen is not None
-            self.told.content = f"<p>{'Click a camera: what it contributes.' if seen is None else seen.told}</p>"
+            self.told.content = TEXT.format(CLICK if seen is None else seen.told)
             if seen is not None and self.camera is not None:
                 self.photo.image = photo_of(self.stage.frames[self.camera])
             else:
@@ -150,7 +166,7 @@ class Window:
             ),
         )
 
-    def _frustum(self, place: int, frame: Frame) -> viser.CameraFrustumHandle:
+    def _frustum(self, frame: Frame) -> viser.CameraFrustumHandle:
         handle = self._drawn.get(frame.index)
         if handle is None:
             image = photo_of(frame)
