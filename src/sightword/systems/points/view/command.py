@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from viser.infra import StateSerializer
 
+    from sightword.systems.points.ask import SceneAnswer
     from sightword.systems.points.view.feed import Feed
     from sightword.systems.points.view.stage import Stage
     from sightword.systems.points.view.window import Window
@@ -118,7 +119,11 @@ def _stage(
     predictor.to(shards.device())
     read = read_scene(scene, frames=frames, convention=said or predictor.convention)
     found = predictor.features(read, voxel=voxel, cache=cache or "", trust=trust)
-    return Stage(read.name, found.points, read.frames, lambda texts: predictor.answer(found, texts, against), points)
+
+    def asked(texts: Sequence[str]) -> "SceneAnswer":
+        return predictor.answer(found, texts, against)
+
+    return Stage(read.name, found.points, read.frames, asked, predictor.text_encoder, points)
 
 
 def _feed(

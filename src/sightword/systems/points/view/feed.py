@@ -55,7 +55,7 @@ class Feed:
         """Return a stage of the map as it is now. Raises SightwordError before the first frame that shows anything."""
         if not self.frames or not len(self.live.map):
             raise SightwordError(f"{self.name}: no frame shows a point. sightword check dataset=scannet says more")
-        return Stage(self.name, self.points(), self.frames, self.answered, most, self.known())
+        return Stage(self.name, self.points(), self.frames, self.answered, self.text, most, self.known())
 
     def points(self) -> PointFeatures:
         """Return the map's points with their features."""

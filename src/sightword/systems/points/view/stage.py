@@ -16,6 +16,7 @@ from sightword.systems.points.ask import UNFIT, PointFeatures, SceneAnswer, quer
 from sightword.systems.points.instance import FoundObject
 from sightword.systems.points.lift.geometry import link
 from sightword.systems.points.scannet.reader import Frame, views_of
+from sightword.towers.base import TextTower
 from sightword.viz.style import PALETTE, Colour, rgb
 
 MOST = 100_000  # points that are shown, if nothing is said: more are slow without a GPU
@@ -67,13 +68,16 @@ class Stage:
         points: PointFeatures,
         frames: Sequence[Frame],
         asked: Asked,
+        text: Callable[[], TextTower],
         most: int = MOST,
         known: Known | None = None,
     ) -> None:
-        """frames: the cameras. asked: answers queries. known: objects that are there without a question."""
-        self.name, self.asked, self.most = name, asked, most
+        """frames: the cameras. asked: answers queries. text: opens the text encoder, which tells the words it knows.
+        known: objects that are there without a question."""
+        self.name, self.asked, self.text, self.most = name, asked, text, most
+        self.question = ""
         self.answer: SceneAnswer | None = None
-        self.failed = ""  # why the last question has no answer
+        self.failed = ""  # why the last question, or a part of it, has no answer
         self._objects: list[tuple[int, FoundObject, bool]] = []  # the query, an object, and whether it is unsure
         self.renew(points, frames, known)
 
@@ -88,12 +92,12 @@ class Stage:
         self.xyz = points.cloud.xyz[self.rows]
         self.height = self.xyz @ torch.tensor(points.up, dtype=self.xyz.dtype)  # (n,) metres along the vertical
         self._seen_by: Tensor | None = None
-        if self.answer is not None:
-            self.ask(", ".join(self.answer.queries))
+        if self.question:
+            self.ask(self.question)
 
     def ask(self, question: str) -> None:
         """Answer a question: texts that compete, with commas between them. An empty one takes the answer away."""
-        self.answer, self.failed, self._objects = None, "", []
+        self.answer, self.failed, self._objects, self.question = None, "", [], question
         self.object_of = torch.full((len(self.rows),), -1)
         texts = [text.strip() for text in question.split(",") if text.strip()]
         if not texts:
@@ -115,7 +119,14 @@ class Stage:
                 f"the question has {len(question)} characters and {len(texts)} texts; {LONGEST} and {QUERIES} are "
                 "the most. Ask for less at once"
             )
-        return self.asked(texts)
+        known = []
+        for text in texts:
+            try:
+                self.text().check_words([text])
+                known.append(text)
+            except SightwordError as error:  # it is told, and does not stop the others
+                self.failed = str(error)
+        return self.asked(known or texts)
 
     # ------------------------------------------------------------------------------------------------------- colours
 
@@ -183,12 +194,11 @@ class Stage:
 
     def told(self) -> str:
         """Return the answer as HTML: each query with its colour, its objects, or that nothing fits."""
-        if self.failed:
-            return f"<p>{escape(self.failed)}</p>"
+        lines = [f"<p>{escape(self.failed)}</p>"] if self.failed else []
         if self.answer is None:
-            return f"<p>{escape(self.name)}: {len(self.rows):,} of {len(self.points.cloud.xyz):,} points</p>"
+            shown = f"<p>{escape(self.name)}: {len(self.rows):,} of {len(self.points.cloud.xyz):,} points</p>"
+            return "".join(lines) or shown
         colours = query_colours(self.answer.queries)
-        lines = []
         for found in self.answer.found:
             count = len(found.objects)
             here = f"{count} object{'s' * (count != 1)}, {found.points:,} points" if count else "not here"
@@ -208,14 +218,20 @@ def number_colour(number: int) -> Colour:
     return rgb(PALETTE[number % len(PALETTE)])
 
 
-def outside(xyz: np.ndarray, up: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Return a place from which the whole cloud (n, 3) is seen, obliquely from above, and its middle. In metres."""
+def outside(xyz: np.ndarray, up: Sequence[float], cameras: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a place from which the whole cloud (n, 3) is seen, obliquely from above, and its middle. In metres.
+
+    cameras: (V, 3). If they stand on one side of the cloud, it is seen from there: other sides show backs of walls.
+    """
     low, high = np.quantile(xyz, [0.02, 0.98], axis=0) if len(xyz) else (np.zeros(3), np.ones(3))
-    middle, above = (low + high) / 2, np.asarray(up, float)
-    side = np.eye(3)[int(np.abs(above).argmin())]
-    side = np.cross(above, side / np.linalg.norm(side)) + 0.5 * (side - above * (side @ above))
+    middle, above, wide = (low + high) / 2, np.asarray(up, float), float(np.linalg.norm(high - low))
+    side = cameras.mean(0) - middle if len(cameras) else np.zeros(3)
+    side = side - above * (side @ above)
+    if np.linalg.norm(side) < 0.1 * wide:
+        side = np.eye(3)[int(np.abs(above).argmin())]
+        side = np.cross(above, side) + 0.5 * (side - above * (side @ above))
     back = side / np.linalg.norm(side) + 0.9 * above
-    return middle + back / np.linalg.norm(back) * 1.05 * float(np.linalg.norm(high - low)), middle
+    return middle + back / np.linalg.norm(back) * 1.05 * wide, middle
 
 
 def open_height(height: np.ndarray) -> float:

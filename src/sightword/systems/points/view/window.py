@@ -16,7 +16,7 @@ CAMERAS = 40  # that are drawn at most, spread evenly
 PLAIN, CHOSEN = (110, 119, 129), (214, 60, 40)  # frusta
 CORNERS = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
 EDGES = [(a, b) for a in range(8) for b in range(a + 1, 8) if bin(a ^ b).count("1") == 1]
-TEXT = '<div style="padding:0 12px;font-size:13px;line-height:1.35">{}</div>'
+TEXT = '<div style="padding:0 12px 8px;font-size:13px;line-height:1.35">{}</div>'
 CLICK = "Click a camera to see what it contributes."
 HINT = "Write what to find, with commas between texts that compete, and press Enter."
 
@@ -32,7 +32,8 @@ class Window:
         self._cameras: dict[int, viser.CameraFrustumHandle] = {}  # by place among the stage's frames
         self._drawn: dict[int, viser.CameraFrustumHandle] = {}  # by the frame's number
         server.scene.set_up_direction(tuple(stage.points.up))
-        place, middle = outside(stage.xyz.numpy(), stage.points.up)
+        cameras = np.array([frame.pose[:3, 3].numpy() for frame in stage.frames])
+        place, middle = outside(stage.xyz.numpy(), stage.points.up, cameras)
         server.initial_camera.position, server.initial_camera.look_at = tuple(place), tuple(middle)
         self._panel()
         self.renew()
