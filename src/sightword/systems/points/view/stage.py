@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sightword.errors import SightwordError
-from sightword.systems.points.ask import UNFIT, PointFeatures, SceneAnswer, query_colours
+from sightword.systems.points.ask import UNFIT, Found, PointFeatures, SceneAnswer, query_colours
 from sightword.systems.points.instance import FoundObject
 from sightword.systems.points.lift.geometry import link
 from sightword.systems.points.scannet.reader import Frame, views_of
@@ -78,6 +78,7 @@ class Stage:
         self.question = ""
         self.answer: SceneAnswer | None = None
         self.failed = ""  # why the last question, or a part of it, has no answer
+        self._found: list[Found] = []  # of each query; finding the objects is most of an answer's time
         self._objects: list[tuple[int, FoundObject, bool]] = []  # the query, an object, and whether it is unsure
         self.renew(points, frames, known)
 
@@ -97,7 +98,8 @@ class Stage:
 
     def ask(self, question: str) -> None:
         """Answer a question: texts that compete, with commas between them. An empty one takes the answer away."""
-        self.answer, self.failed, self._objects, self.question = None, "", [], question
+        self.answer, self.failed, self.question = None, "", question
+        self._found, self._objects = [], []
         self.object_of = torch.full((len(self.rows),), -1)
         texts = [text.strip() for text in question.split(",") if text.strip()]
         if not texts:
@@ -109,6 +111,7 @@ class Stage:
             return
         for number in range(len(self.answer.queries)):
             found, places = self.answer.find(number)
+            self._found.append(found)
             own = places[self.rows]
             self.object_of = torch.where(own >= 0, own + len(self._objects), self.object_of)
             self._objects += [(number, each, found.fits is False) for each in found.objects]
@@ -150,7 +153,7 @@ class Stage:
         best = answer.best[self.rows]
         own = (best >= 0) & (best < len(answer.queries))
         at = torch.where(own, best, 0)
-        fits = torch.tensor([0.4 if each is False else 1.0 for each in answer.fits])
+        fits = torch.tensor([0.4 if each.fits is False else 1.0 for each in self._found])
         strength = (0.45 + 0.55 * scores.gather(1, at[:, None]).squeeze(1)) * fits[at] * own
         full = np.array(list(query_colours(answer.queries).values()))[at.numpy()]
         return (pale + strength.numpy()[:, None] * (full - pale)).round().astype(np.uint8)
@@ -199,7 +202,7 @@ class Stage:
             shown = f"<p>{escape(self.name)}: {len(self.rows):,} of {len(self.points.cloud.xyz):,} points</p>"
             return "".join(lines) or shown
         colours = query_colours(self.answer.queries)
-        for found in self.answer.found:
+        for found in self._found:
             count = len(found.objects)
             here = f"{count} object{'s' * (count != 1)}, {found.points:,} points" if count else "not here"
             unfit = UNFIT if found.fits is False else ""
