@@ -137,6 +137,7 @@ def _feed(
 ) -> "Feed":
     """The map of a scene that grows."""
     from sightword.storage.domain import say_domain
+    from sightword.systems.points.ask import classes_near, competitors
     from sightword.systems.points.doctor.diagnosis import require_sound
     from sightword.systems.points.live import LiveMap, MapOptions, masks_of
     from sightword.systems.points.view.feed import Feed
@@ -148,7 +149,8 @@ def _feed(
     name = scene.resolve().name
     made = LiveMap(opened, MapOptions(voxel or MapOptions.voxel), masks_of(masks, name) if masks else None)
     text = FrozenModel(lambda: opened.text_encoder(opened.dtype))
-    return Feed(name, made, lambda: text.on("cpu"), against)
+    others = against or competitors(list(classes_near(scene).values()))
+    return Feed(name, made, lambda: text.on("cpu"), others)
 
 
 def _run_live(

@@ -17,7 +17,7 @@ POLICY = (
     "'wasm-unsafe-eval' data: blob:; connect-src data: blob:; form-action 'none'\">"
 )
 CAPTION = (
-    "position:fixed;left:12px;bottom:12px;max-width:340px;padding:4px 14px;background:rgba(255,255,255,.88);"
+    "position:fixed;left:12px;bottom:52px;max-width:380px;padding:4px 14px;background:rgba(255,255,255,.88);"
     "color:#24292f;font:14px/1.45 sans-serif;border-radius:6px;z-index:9"
 )
 

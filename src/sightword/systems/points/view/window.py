@@ -31,12 +31,17 @@ class Window:
         self._marks: list[viser.SceneNodeHandle] = []
         self._cameras: dict[int, viser.CameraFrustumHandle] = {}  # by place among the stage's frames
         self._drawn: dict[int, viser.CameraFrustumHandle] = {}  # by the frame's number
-        server.scene.set_up_direction(tuple(stage.points.up))
-        cameras = np.array([frame.pose[:3, 3].numpy() for frame in stage.frames])
-        place, middle = outside(stage.xyz.numpy(), stage.points.up, cameras)
-        server.initial_camera.position, server.initial_camera.look_at = tuple(place), tuple(middle)
+        server.scene.set_up_direction(np.asarray(stage.points.up))
+        self._stand()
         self._panel()
         self.renew()
+
+    def _stand(self) -> None:
+        """Choose where a browser that opens the window looks from, and where its button for that leads back to."""
+        cameras = np.array([frame.pose[:3, 3].numpy() for frame in self.stage.frames])
+        place, middle = outside(self.stage.xyz.numpy(), self.stage.points.up, cameras)
+        first = self.server.initial_camera
+        first.position, first.look_at = tuple(place), tuple(middle)
 
     def _panel(self) -> None:
         gui = self.server.gui
@@ -94,6 +99,7 @@ class Window:
         """Show a map that grew. Whatever was asked is answered again."""
         with self._busy:
             self.stage.renew(points, frames, known)
+            self._stand()
             self.renew()
 
     def ask(self, question: str) -> None:
