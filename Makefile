@@ -25,10 +25,10 @@ test-real: $(STAMP)
 	elif ! $(MAKE) --no-print-directory .venv/.real $(REAL); then echo "test-real: skipped, pip or npm could not fetch"; \
 	else $(BIN)/python -m pytest -m real tests/systems/skeleton; fi
 
-# The page in a real browser: Debian's chromium, or the one that CHROMIUM names.
+# The page and the window in a real browser: Debian's chromium, or the one that CHROMIUM names.
 test-browser: $(STAMP)
 	@if ! $(MAKE) --no-print-directory .venv/.browser; then echo "test-browser: skipped, pip could not fetch Playwright"; \
-	else $(BIN)/python -m pytest -m browser tests/serve; fi
+	else $(BIN)/python -m pytest -m browser tests/serve tests/systems/points/view; fi
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check .

@@ -135,6 +135,7 @@ def test_no_system_imports_another(module):
         ("omegaconf", {"cli.compose"}),
         ("triton", {"ops.nearest.triton"}),
         ("uvicorn", {"serve.command"}),
+        ("viser", {"systems.points.view.local", "systems.points.view.window"}),
     ],
 )
 def test_frameworks_stay_in_their_files(library, homes):

@@ -148,7 +148,7 @@ def ask(
     if model:
         predictor = SceneQuery.from_pretrained(model, checkpoint)
     else:
-        predictor = SceneQuery(_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype))
+        predictor = SceneQuery(opened_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype))
     read = read_scene(scene, frames=frames, convention=said or predictor.convention)
     answer = predictor.to(shards.device())(read, queries, against=against, voxel=voxel, cache=cache or "", trust=trust)
     print("\n".join([asking.coverage_line(answer), *asking.summary_lines(answer, asking.classes_near(read.folder))]))
@@ -183,7 +183,7 @@ def stream(
     from sightword.systems.points.doctor.diagnosis import require_sound
 
     folder = folder_in(out)
-    opened = _clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype)
+    opened = opened_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype)
     require_sound(scene, convention, trust)
     say_domain(clip.tower, scene)
     said = live.MapOptions(voxel, cap, step, every=every)
@@ -219,7 +219,7 @@ def compare(
     classes = _labels(labels, root)
     scenes = _scenes(root, scenes_file, frames_per_scene, convention, trust)
     say_domain(tower, root)
-    clip = _clip(tower, tag, token_type, None, dtype)
+    clip = opened_clip(tower, tag, token_type, None, dtype)
     rows = comparing.compare(clip, scenes, classes)
     protocol = {
         "tower": tower,
@@ -284,7 +284,7 @@ def check_scannet(root: Path, scenes_file: Path | None = None, convention: Conve
 def _lifted(model: str | None, checkpoint: str, clip: ClipOptions) -> "tuple[FrozenClip, BiFusionEncoder | None]":
     """The CLIP whose maps are lifted, and the encoder of a run that reduces them, if one is named."""
     if not model:
-        return _clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype), None
+        return opened_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype), None
     if clip is not NOTHING_TYPED:
         raise SightwordError(OWN_CLIP.format(model=model))
     from sightword.systems.points.predict import SceneQuery
@@ -293,7 +293,7 @@ def _lifted(model: str | None, checkpoint: str, clip: ClipOptions) -> "tuple[Fro
     return predictor.clip, predictor.encoder
 
 
-def _clip(tower: str, tag: str, token_type: str, size: int | tuple[int, int] | None, dtype: str) -> "FrozenClip":
+def opened_clip(tower: str, tag: str, token_type: str, size: int | tuple[int, int] | None, dtype: str) -> "FrozenClip":
     from sightword.storage import shards
     from sightword.systems.points.clip import FrozenClip
 

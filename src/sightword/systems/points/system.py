@@ -9,6 +9,7 @@ from sightword.engine.config import Run
 from sightword.engine.contract import Check, Command, Evaluator, Item, Names, Step, System
 from sightword.systems.points import commands
 from sightword.systems.points.config import PointsConfig, PointsData
+from sightword.systems.points.view.command import view
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -80,7 +81,7 @@ class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
 
     @property
     def commands(self) -> Sequence[Command]:
-        return [commands.import_, commands.lift, commands.ask, commands.stream, commands.compare]
+        return [commands.import_, commands.lift, commands.ask, commands.stream, view, commands.compare]
 
     @property
     def checks(self) -> Mapping[str, Check]:

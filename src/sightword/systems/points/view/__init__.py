@@ -1,0 +1,1 @@
+"""A window onto a scene, by viser: `sightword view`."""
