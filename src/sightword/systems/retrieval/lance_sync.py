@@ -203,7 +203,7 @@ def _tuned(gallery: Gallery, table: Table) -> tuple[Effort, Recall]:
         from lancedb.index import HnswSq
 
         shards.say(f"making the index of {count} rows")
-        table.create_index(vector_column_name="vector", config=HnswSq(distance_type="dot", m=20, ef_construction=200))
+        table.create_index("vector", config=HnswSq(distance_type="dot", m=20, ef_construction=200))
     queries = _queries(gallery)
     exact = [_exact(gallery, queries, limit) for limit in ("", "1")]
     for effort in (*EFFORTS, ALL) if table.list_indices() else (ALL,):
