@@ -227,7 +227,8 @@ class Gallery:
         self.run, self.checkpoint = note.text("run"), note.text("checkpoint")
         self.tower, self.tag = note.text("tower", ""), note.text("tag", "")
         self.rows = TokenCache(self.out, command="sightword index model=…")
-        self.rows.command = f"sightword index {shlex.quote(f'model={self.run}')}"
+        tag = f" {shlex.quote(f'tag={self.tag}')}" if self.tag else ""
+        self.rows.command = f"sightword index {shlex.quote(f'model={self.tower or self.run}')}{tag}"
         self.root = self.rows.root
         self.look()
 
