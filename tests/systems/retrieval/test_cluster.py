@@ -54,20 +54,22 @@ def test_without_ray_one_line_says_how_to_get_it(many, monkeypatch):
 
 @pytest.mark.slow
 def test_the_answer_of_ray_is_that_of_one_process(many, monkeypatch, capsys):
-    pytest.importorskip("ray")
+    ray = pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # its workers import the package from here
     one = Gallery(many)
     about, camera = many.parent / "about.csv", read_conditions(["camera=1"])
     vector = torch.nn.functional.normalize(torch.tensor([[1.0, 0.2, -0.5]]), dim=1)
     with opened(many, workers=2) as spread:
         assert isinstance(spread, RayGallery)
-        assert len(spread.actors) == 2
+        assert len(spread.shares) == 2
         for top in (1, 7, 30):
             assert spread.search(vector, top) == one.search(vector, top)
         some, wanted = Selection(spread, about, camera), Selection(one, about, camera)
         assert some.search(vector, 20) == wanted.search(vector, 20)
         torch.testing.assert_close(torch.tensor(some.moments(vector)), torch.tensor(wanted.moments(vector)))
         torch.testing.assert_close(torch.tensor(spread.moments(vector)), torch.tensor(one.moments(vector)))
+        ray.kill(spread.shares[0].actor, no_restart=False)
+        assert spread.search(vector, 7) == one.search(vector, 7)
         best = spread.search(vector, 1)[0].path
         best.unlink()
         assert len(spread.search(vector, 30)) == 29

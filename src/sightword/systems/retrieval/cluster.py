@@ -70,7 +70,7 @@ class Part:
 
 
 class Reference(Protocol):
-    """A result that Ray will have."""
+    """A value in Ray's store, or one that will be there."""
 
 
 class Method(Protocol):
@@ -80,16 +80,24 @@ class Method(Protocol):
 
 
 class Actor(Protocol):
-    """A `Part` in another process."""
+    """A process that has a `Part`."""
 
     search: Method
     sums: Method
 
 
+class Share(NamedTuple):
+    """An actor and the shards that it searches, which it opens again if it was started again."""
+
+    actor: Actor
+    places: Mapping[Path, Container[int]]
+
+
 class RayGallery(Gallery):
     """A gallery on disk that Ray's actors search; made by `opened`."""
 
-    actors: Sequence[Actor] = ()
+    shares: Sequence[Share] = ()
+    order: Reference | None = None  # of the images, for the actors
     started: frozenset[str] = frozenset()  # contents that the actors search
 
     def start(self, workers: int) -> None:
@@ -100,27 +108,44 @@ class RayGallery(Gallery):
         count = min(len(places), shards.fitting(ray.available_resources(), workers, 0))
         self.started = frozenset(self.rows.keys() & self.paths.keys())
         live = sorted(self.started, key=lambda key: self.paths[key][0])
-        order = ray.put({key: at for at, key in enumerate(live)})
+        self.order = ray.put({key: at for at, key in enumerate(live)})
 
         class RayPart:
-            def __init__(self, places: Mapping[Path, Container[int]], order: Mapping[str, int]) -> None:
-                self.part = shards.in_one_thread(lambda: Part(places, order))
+            def __init__(self) -> None:
+                self.part: Part | None = None
 
-            def search(self, vector: Tensor, top: int, among: frozenset[str] | None) -> list[tuple[float, int, str]]:
-                return self.part.search(vector, top, among)
+            def opened(self, places: Mapping[Path, Container[int]], order: Sequence[Reference]) -> Part:
+                self.part = self.part or shards.in_one_thread(lambda: Part(places, ray.get(order[0])))
+                return self.part
 
-            def sums(self, vectors: Tensor, among: frozenset[str] | None) -> Sums:
-                return self.part.sums(vectors, among)
+            def search(
+                self,
+                places: Mapping[Path, Container[int]],
+                order: Sequence[Reference],  # in a list, else Ray would read it for each call
+                vector: Tensor,
+                top: int,
+                among: frozenset[str] | None,
+            ) -> list[tuple[float, int, str]]:
+                return self.opened(places, order).search(vector, top, among)
+
+            def sums(
+                self,
+                places: Mapping[Path, Container[int]],
+                order: Sequence[Reference],
+                vectors: Tensor,
+                among: frozenset[str] | None,
+            ) -> Sums:
+                return self.opened(places, order).sums(vectors, among)
 
         kind = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(RayPart)
-        self.actors = [kind.remote(_by_segment(places[first::count]), order) for first in range(count)]
+        self.shares = [Share(kind.remote(), _by_segment(places[first::count])) for first in range(count)]
 
     def _search(self, vector: Tensor, top: int, among: frozenset[str] | None) -> list[tuple[float, str]]:
         import ray
 
         wanted, chosen = top + len(self.started - self.paths.keys()), ray.put(among)
         parts: list[list[tuple[float, int, str]]] = ray.get(
-            [actor.search.remote(vector, wanted, chosen) for actor in self.actors]
+            [actor.search.remote(places, [self.order], vector, wanted, chosen) for actor, places in self.shares]
         )
         merged = sorted((hit for part in parts for hit in part), key=lambda hit: (-hit[0], hit[1]))
         return [(score, key) for score, _, key in merged if key in self.paths][:top]
@@ -130,7 +155,9 @@ class RayGallery(Gallery):
         import ray
 
         chosen = ray.put(among)
-        parts: list[Sums] = ray.get([actor.sums.remote(vectors, chosen) for actor in self.actors])
+        parts: list[Sums] = ray.get(
+            [actor.sums.remote(places, [self.order], vectors, chosen) for actor, places in self.shares]
+        )
         count = max(1, sum(part.rows for part in parts))
         mean = sum((part.total for part in parts), torch.zeros(len(vectors)).double()) / count
         squares = sum((part.squares for part in parts), torch.zeros(len(vectors)).double()) / count
