@@ -265,6 +265,25 @@ def test_an_index_answers_at_least_95_of_100_and_says_how_many(tmp_path, monkeyp
     assert sync(gallery, str(tmp_path / "lake")).effort == ALL
 
 
+def test_a_damaged_table_is_one_line(tmp_path):
+    draw(tmp_path / "photos", range(3))
+    gallery, lake = write(tmp_path / "photos", tmp_path / "out"), tmp_path / "lake"
+    sync(gallery, str(lake))
+    reader = LanceGallery(tmp_path / "out", str(lake))
+    for file in lake.rglob("*.lance"):
+        if file.is_file():
+            file.write_bytes(b"nothing")
+    with pytest.raises(SightwordError, match=r"^uri=.*lake cannot be used: .*[^\n]*$"):
+        LanceGallery(tmp_path / "out", str(lake)).search(vector(), 2)
+    with pytest.raises(SightwordError, match=r"cannot be used"):
+        reader.moments(vector())
+        sync(gallery, str(lake))
+    for file in lake.rglob("*.manifest"):
+        file.write_bytes(b"nothing")
+    with pytest.raises(SightwordError, match=r"cannot be used"):
+        LanceGallery(tmp_path / "out", str(lake))
+
+
 @pytest.fixture
 def command(monkeypatch):
     answers(monkeypatch, ByColour())

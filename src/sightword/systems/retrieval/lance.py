@@ -31,6 +31,7 @@ from sightword.systems.retrieval.lance_table import (
     open_table,
     place_of,
     read,
+    reported,
     sql,
     stated,
     vectors_of,
@@ -70,8 +71,10 @@ class LanceGallery(Gallery):
         if "gallery=lancedb" not in self.rows.command:
             self.rows.command += f" gallery=lancedb {shlex.quote(f'uri={self.place}')}"
         super().look()
-        self.table.checkout_latest()
-        there = read(self.table, ["key", *([self.group.strip("`")] if self.by else [])], self.filter)
+        with reported(self.place):
+            self.table.checkout_latest()
+            there = read(self.table, ["key", *([self.group.strip("`")] if self.by else [])], self.filter)
+            total, indexed = self.table.count_rows(), bool(self.table.list_indices())
         rows = {str(key): str(rest[0]) if rest else "" for key, *rest in there}
         self.found = {key: value for key, value in rows.items() if key in self.paths}
         own = self.rows.keys()
@@ -79,9 +82,8 @@ class LanceGallery(Gallery):
             shards.say(f"{unknown} of {len(rows)} rows of {self.place} are of images that {self.out} does not have")
         if not self.filter and (lacking := len((own & self.paths.keys()) - rows.keys())):
             shards.say(f"{lacking} images of {self.out} are not in {self.place}. To add them: {self.rows.again()}")
-        total = self.table.count_rows()
         weak = len(rows) * WEAKEST >= total
-        self.used = self.effort if weak and self.table.list_indices() else ALL
+        self.used = self.effort if weak and indexed else ALL
 
     def __len__(self) -> int:
         return len(self.found)
@@ -96,7 +98,8 @@ class LanceGallery(Gallery):
         allowed = self.found.keys() if among is None else self.found.keys() & among
         wanted, used = top + SPARE, self.used
         while True:
-            rows = nearest(self.table, vector[0], wanted, self.filter, used)
+            with reported(self.place):
+                rows = nearest(self.table, vector[0], wanted, self.filter, used)
             found = [(score, key) for key, score in rows.items() if key in allowed]
             if len(found) >= min(top, len(allowed)) or (len(rows) < wanted and not used.ef):
                 return sorted(found, key=lambda pair: (-pair[0], self.paths[pair[1]][0]))[:top]
@@ -112,7 +115,8 @@ class LanceGallery(Gallery):
             part = [f"key < '{int(share * 16**8):08x}'"] if share < 1 else []
             query = self.table.search().select(["key", "vector"])
             where = " AND ".join([*([self.filter] if self.filter else []), *part])
-            rows = (query.where(where, prefilter=True) if where else query).to_arrow()
+            with reported(self.place):
+                rows = (query.where(where, prefilter=True) if where else query).to_arrow()
             kept = [at for at, key in enumerate(rows.column("key").to_pylist()) if key in self.found]
             self._sample = vectors_of(rows)[kept]
         found = (vectors @ self._sample.T).double()

@@ -35,6 +35,7 @@ from sightword.systems.retrieval.lance_table import (
     place_of,
     quoted,
     read,
+    reported,
     stated,
 )
 from sightword.systems.retrieval.selection import Described, number
@@ -80,6 +81,13 @@ def sync(gallery: Gallery, uri: str, described: Described | None = None) -> Sync
     """
     gallery.rows.refuse_earlier()
     place = place_of(uri)
+    with reported(place):
+        done = _synced(gallery, place, described)
+    write_json(gallery.out / NOTE, {"uri": place, **done.effort._asdict(), "recall": done.recall._asdict()})
+    return done
+
+
+def _synced(gallery: Gallery, place: str, described: Described | None) -> Synced:
     table = open_table(place) or _created(gallery, place)
     refuse_other(table, gallery)
     columns = csv_columns(table) if described is None else list(described.columns)
@@ -88,7 +96,7 @@ def sync(gallery: Gallery, uri: str, described: Described | None = None) -> Sync
     wanted = _rows_wanted(gallery, columns, described, there)
     gone, new = there.keys() - wanted.keys(), wanted.keys() - there.keys()
     if 2 * len(gone) > len(there) and (root := stated(table).get("root")) != str(gallery.root):
-        raise SightwordError(f"uri={uri} has the gallery of {root}, not of {gallery.root}. Pass another uri=")
+        raise SightwordError(f"uri={place} has the gallery of {root}, not of {gallery.root}. Pass another uri=")
     changed = {key for key in there if key in wanted and there[key] != wanted[key]}
     _delete(table, twice)
     for rows in _batches(gallery, new, wanted, columns, table):
@@ -99,7 +107,6 @@ def sync(gallery: Gallery, uri: str, described: Described | None = None) -> Sync
     if new or gone or changed:
         table.optimize()
     effort, recall = _tuned(gallery, table)
-    write_json(gallery.out / NOTE, {"uri": place, "ef": effort.ef, "refine": effort.refine, **recall._asdict()})
     return Synced(place, table.count_rows(), len(new.difference(twice)), len(gone), len(changed), recall, effort)
 
 

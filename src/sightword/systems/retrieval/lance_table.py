@@ -5,7 +5,8 @@ Queries: https://lancedb.github.io/lancedb/. Legend: E width of the embedding; n
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
@@ -128,29 +129,37 @@ def connect(place: str) -> Database:
         import lancedb
     except ImportError as error:
         raise SightwordError("gallery=lancedb needs LanceDB: pip install 'sightword[gallery]'") from error
-    try:
+    with reported(place):
         found: Database = lancedb.connect(place)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise failed(place, error) from error
     return found
 
 
-def failed(place: str, error: Exception) -> SightwordError:
-    """Return the error of a place that LanceDB could not use, in one line."""
-    why = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    return SightwordError(f"uri={place} cannot be used: {why}. Check the address, and the access to it")
+@contextmanager
+def reported(place: str) -> Iterator[None]:
+    """Raise SightwordError, in one line, where LanceDB cannot read or write a place."""
+    try:
+        yield
+    except SightwordError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise SightwordError(
+            f"uri={place} cannot be used: {why}. Check the address, the access to it and its free space; if it is "
+            "damaged, delete it, and sightword index writes it again"
+        ) from error
 
 
-def open_table(place: str, database: Database | None = None) -> Table | None:
+def open_table(place: str) -> Table | None:
     """Return the table at a place; None if there is none. Raises SightwordError if it is another program's."""
     if "://" not in place and not Path(place, f"{TABLE}.lance").is_dir():
         return None
-    try:
-        table = (database or connect(place)).open_table(TABLE)
-    except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, ValueError) and "not found" in str(error):
-            return None
-        raise failed(place, error) from error
+    with reported(place):
+        try:
+            table = connect(place).open_table(TABLE)
+        except ValueError as error:
+            if "not found" in str(error):
+                return None
+            raise
     if TABLE.encode() not in (table.schema.metadata or {}):
         raise SightwordError(f"uri={place} contains a table {TABLE!r} of another program. Pass another uri=")
     return table
