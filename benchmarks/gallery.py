@@ -1,24 +1,33 @@
-"""One text query to a gallery in memory, beside a plain product, faiss' exact index, and the bytes that it has to read.
+"""One text query to a gallery in memory, beside a plain product, faiss' exact index and the bytes that it has to read;
+and to a table of LanceDB, without an index and with one.
 
 Vectors of 512 numbers in clusters of 500, so that many scores are nearly equal; queries near one of them; a filter that
 leaves one of fifteen. All of one thread. `limit` is the time to read the half-precision vectors once, as a sum of them.
+LanceDB's answers are ranked again by exact products, as `sightword search gallery=lancedb` does.
 
-    python benchmarks/gallery.py million     a million vectors as well: a minute, and 4 GB of memory
+    python benchmarks/gallery.py million     a million vectors as well: 4 GB of memory; the index is most of the time
 """
 
+import os
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 
 import faiss
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from measure import at_most, cpu_ms, publish
 from torch import Tensor
 
 from sightword.metrics.shortlist import Shortlist
+from sightword.systems.retrieval.lance_sync import ENOUGH
+from sightword.systems.retrieval.lance_table import ALL, EFFORTS, TABLE, Effort, Table, nearest
 
 WIDTH, TOP, EVERY, ROUNDS = 512, 10, 15, 21
 SIZES = (10_000, 100_000)
+THREADS = ("LANCE_CPU_THREADS", "RAYON_NUM_THREADS")  # of LanceDB
 SHARE = 2.0  # times faiss, at most: of few vectors, a call's own cost is half
 
 
@@ -68,6 +77,53 @@ def row(count: int) -> dict[str, object]:
     }
 
 
+def lance(count: int) -> list[dict[str, object]]:
+    """Rows of a table of LanceDB: without an index, and with the one that `sightword index` makes of large tables."""
+    os.environ.update(dict.fromkeys(THREADS, "1"))  # read when LanceDB is imported
+    import lancedb
+    from lancedb.index import HnswSq
+
+    gallery, queries = vectors(count)
+    with tempfile.TemporaryDirectory() as folder:
+        schema = pa.schema([("key", pa.string()), ("vector", pa.list_(pa.float32(), WIDTH))])
+        table = lancedb.connect(folder).create_table(TABLE, schema=schema)
+        start = time.perf_counter()
+        for first in range(0, count, 8192):
+            part = gallery[first : first + 8192].numpy()
+            keys = pa.array([f"{number % EVERY:x}{number:031x}" for number in range(first, first + len(part))])
+            rows = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), WIDTH)
+            table.add(pa.table([keys, rows], schema=schema))
+        table.optimize()
+        found = [measured(table, gallery, queries, time.perf_counter() - start, ALL)]
+        start = time.perf_counter()
+        table.create_index("vector", config=HnswSq(distance_type="dot", m=20, ef_construction=200))
+        seconds = time.perf_counter() - start
+        for effort in EFFORTS:  # the least that is enough, as `sightword index` looks for it
+            found.append(measured(table, gallery, queries, seconds, effort))
+            if min(float(str(found[-1][name])) for name in ("recall@10", "filtered recall@10")) >= ENOUGH:
+                break
+        return found
+
+
+def measured(table: Table, gallery: Tensor, queries: Tensor, seconds: float, effort: Effort) -> dict[str, object]:
+    index = f"IVF_HNSW_SQ, ef {effort.ef}, refine {effort.refine}" if effort.ef else "none"
+    found: dict[str, object] = {"vectors": f"{len(gallery):,}", "index": index, "insert or index, s": round(seconds, 1)}
+    for name, where, rows in (("", "", gallery), ("filtered ", "key < '1'", gallery[::EVERY])):
+        exact = [float(torch.topk(rows @ query, TOP).values[-1]) - 1e-6 for query in queries]
+        answers = [nearest(table, query, TOP, where, effort).values() for query in queries]
+        right = sum(score >= least for scores, least in zip(answers, exact, strict=True) for score in scores)
+        each, start = iter(queries), time.perf_counter()
+        cpu = median(lambda query, where=where: nearest(table, query, TOP, where, effort), each)
+        found[f"{name}CPU, ms"] = round(cpu, 1)
+        found[f"{name}wall, ms"] = round(1000 * (time.perf_counter() - start) / ROUNDS, 1)
+        found[f"{name}recall@10"] = round(right / (TOP * ROUNDS), 3)
+    return found
+
+
 if __name__ == "__main__":
     sizes = (*SIZES, 1_000_000) if "million" in sys.argv[1:] else SIZES
-    publish("gallery", {"One query, the ten best": [row(count) for count in sizes]}, ["torch", "faiss-cpu"])
+    tables = {
+        "One query, the ten best": [row(count) for count in sizes],
+        "One query of a table of LanceDB": [line for count in sizes for line in lance(count)],
+    }
+    publish("gallery", tables, ["torch", "faiss-cpu", "lancedb"])

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias
 
@@ -118,13 +118,14 @@ class FeatureCache:
         found: np.ndarray = self._shards[shard][name][row]
         return found
 
-    def stacks(self, name: str) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Yield (keys, rows of one array, stacked) of each shard: the fast way to read very many rows."""
+    def stacks(self, name: str, shards: Container[int] | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yield (keys, rows of one array, stacked) of each shard, or of some: the fast way to read very many rows."""
         keys: dict[int, list[str]] = {}
         for key in self:
             keys.setdefault(self._rows[key][0], []).append(key)
         for shard, own in keys.items():
-            yield own, self._shards[shard][name][:]
+            if shards is None or shard in shards:
+                yield own, self._shards[shard][name][:]
 
     def __contains__(self, key: object) -> bool:
         return key in self._rows or (self._scan() and key in self._rows)

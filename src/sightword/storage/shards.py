@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, TextIO, TypeVar
 
 from tqdm import tqdm
 
 from sightword.errors import SightwordError
 
 Worker = Callable[[int], None]
+T = TypeVar("T")
 
 
 class Summary(NamedTuple):
@@ -100,31 +101,40 @@ def inline(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: f
 
 @contextmanager
 def on_ray(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: float) -> Iterator[Iterator[int]]:
-    """Execute the worker in Ray actors. If an actor or its node dies, Ray restarts it with the same shard.
+    """Execute the worker in Ray actors. If an actor or its node dies, Ray restarts it with the same shard."""
+    with connected(workers):
+        import ray
+        from ray.util import ActorPool
 
-    Uses the cluster that RAY_ADDRESS names, or a new local one (a stale cluster file breaks Ray's own choice).
+        class RayWorker:
+            def __init__(self) -> None:
+                self.work: Worker | None = None
+
+            def do(self, number: int) -> int:
+                self.work = self.work or in_one_thread(factory)
+                self.work(number)
+                return number
+
+        count = min(len(todo), fitting(ray.available_resources(), workers, gpus))
+        kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(RayWorker)
+        pool = ActorPool([kind.remote() for _ in range(count)])
+        yield pool.map_unordered(lambda actor, number: actor.do.remote(number), todo)
+
+
+@contextmanager
+def connected(workers: int) -> Iterator[None]:
+    """Connect to Ray: to the cluster that RAY_ADDRESS names, or a new local one (a stale file breaks Ray's own choice).
+
+    An error of a worker is raised in its own words.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
-    from ray.util import ActorPool
-
-    class RayWorker:
-        def __init__(self) -> None:
-            self.work: Worker | None = None
-
-        def do(self, number: int) -> int:
-            self.work = self.work or in_one_thread(factory)
-            self.work(number)
-            return number
 
     ours = not ray.is_initialized()
     if ours:
         ray.init(**cluster(workers), logging_level="error", log_to_driver=False)
     try:
-        count = min(len(todo), fitting(ray.available_resources(), workers, gpus))
-        kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(RayWorker)
-        pool = ActorPool([kind.remote() for _ in range(count)])
-        yield pool.map_unordered(lambda actor, number: actor.do.remote(number), todo)
+        yield
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None  # the worker's own message without Ray's traceback
     finally:
@@ -132,7 +142,7 @@ def on_ray(factory: Callable[[], Worker], todo: list[int], workers: int, gpus: f
             ray.shutdown()
 
 
-def in_one_thread(factory: Callable[[], Worker]) -> Worker:
+def in_one_thread(factory: Callable[[], T]) -> T:
     """Return the worker of a process that is one of several on its machine, and set torch to one thread."""
     import torch
 

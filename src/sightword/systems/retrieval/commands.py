@@ -1,12 +1,12 @@
 """The commands of the system `retrieval`. Nothing heavy is imported before one is executed."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
-from sightword.engine.argument import Count, ImageJobOptions, Model, Names, Out, Positional, file_in, folder_in
+from sightword.engine.argument import Amount, Count, ImageJobOptions, Model, Names, Out, Positional, file_in, folder_in
 from sightword.errors import MissingFileError, SightwordError
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sightword.systems.retrieval.selection import Selection
     from sightword.systems.retrieval.split import Split
 
+S = TypeVar("S", bound=Sized)
+
 
 def index(
     images: Path,  # a folder of images
@@ -24,6 +26,9 @@ def index(
     tag: str = "",  # of an open_clip model, as model=ViT-B-32 tag=openai: the name or the file of its weights
     checkpoint: str = "best",  # of a run: best, last, or a file
     job: ImageJobOptions = ImageJobOptions(shard_size=1024),
+    gallery: Literal["disk", "lancedb"] = "disk",  # lancedb: the vectors are also kept in a table of LanceDB, at uri=
+    uri: str = "",  # of the table: a path, or s3://…, gs://… or az://… (with the access that your environment has)
+    table: Path | None = None,  # for LanceDB: a CSV file on the images, whose columns search where= and by= then use
 ) -> None:
     """Encode a folder of images as a gallery to search by text; only new images are computed.
 
@@ -33,15 +38,25 @@ def index(
     from sightword.storage.domain import say_domain
     from sightword.systems.retrieval.gallery import write_gallery
 
+    kept = _lancedb(gallery, uri)
+    if table and not kept:
+        raise SightwordError(
+            "table= is stored in a table of LanceDB only. Pass gallery=lancedb uri=, or table= to search"
+        )
     named = _absolute(model)
     plain = bool(tag) or _is_tower(named)
     source = Source("" if plain else named, checkpoint, named if plain else "", tag)
     say_domain(named, images)
-    gallery = write_gallery(source, images, out, source._asdict(), job)
-    unread = f"; {gallery.unread} of {images} could not be read" if gallery.unread else ""
-    print(f"{len(gallery)} images in {out}{unread}")
+    written = write_gallery(source, images, out, source._asdict(), job)
+    unread = f"; {written.unread} of {images} could not be read" if written.unread else ""
+    print(f"{len(written)} images in {out}{unread}")
+    if kept:
+        from sightword.systems.retrieval.lance_sync import sync
+        from sightword.systems.retrieval.selection import read_rows
+
+        print(sync(written, uri, read_rows(written, table) if table else None))
     sentence = "a dog on a beach" if plain else "a woman in a red coat with a white handbag"
-    print(f'next: sightword search {shlex.quote(f"index={out}")} "{sentence}"')
+    print(f'next: sightword search {shlex.quote(f"index={out}")}{kept} "{sentence}"')
 
 
 def search(
@@ -54,31 +69,62 @@ def search(
     table: Path | None = None,  # a CSV file on the images, for where= and by=: a column image, and any others
     where: Names = (),  # conditions on its columns, all of which must hold: where="camera=3,time>=2024-05-01"
     by: str = "",  # a column, as person: of images that share its value only the best is shown
+    gallery: Literal["disk", "lancedb"] = "disk",  # lancedb: search the table that index wrote, with its own columns
+    uri: str = "",  # of that table, as for index
+    engine: Literal["inline", "ray"] = "inline",  # ray: each worker keeps some shards of the gallery in memory
+    workers: Amount = 0,  # of Ray; 0: as many as fit
 ) -> None:
     """Find the images that a sentence describes: sightword search index=gallery "a man with a green backpack"
 
     Prints the paths of the best images, best first, with their scores; a question mark: below the threshold.
     With table=, where= searches some of the images and by= shows one of each group.
     """
-    from sightword.systems.retrieval.gallery import Gallery
+    text = " ".join(query).strip()
+    if not text:
+        raise SightwordError(f'the sentence is empty. Pass one: sightword search index={index} "a woman in a red coat"')
+    if _lancedb(gallery, uri):
+        if table or engine != "inline":
+            given = "table=" if table else f"engine={engine}"
+            raise SightwordError(f"{given} is not for gallery=lancedb, which has its own columns. Remove it")
+        from sightword.systems.retrieval.lance import LanceGallery
+        from sightword.systems.retrieval.selection import read_conditions
+
+        lance = LanceGallery(index, uri, read_conditions(where), by)
+        _search(text, lance, _some(lance, where), top, out, model, checkpoint)
+    elif engine == "ray":
+        from sightword.systems.retrieval.cluster import opened
+
+        with opened(index, workers) as spread:
+            _search(text, spread, _selected(spread, table, where, by), top, out, model, checkpoint)
+    else:
+        from sightword.systems.retrieval.gallery import Gallery
+
+        found = Gallery(index)
+        _search(text, found, _selected(found, table, where, by), top, out, model, checkpoint)
+
+
+def _search(
+    text: str,
+    gallery: "Gallery",
+    searched: "Gallery | Selection",
+    top: int,
+    out: Path | None,
+    model: str | None,
+    checkpoint: str,
+) -> None:
+    """Search a gallery, or some of it, with the model that made it or `model`; print and draw what is found."""
     from sightword.systems.retrieval.predict import DRAWN
     from sightword.towers.tokenizer import unknown_line
     from sightword.viz.write import write_picture
 
-    text = " ".join(query).strip()
-    if not text:
-        raise SightwordError(f'the sentence is empty. Pass one: sightword search index={index} "a woman in a red coat"')
-    gallery = Gallery(index)
-    if not len(gallery):
-        raise SightwordError(f"{index} has no vector of an image of its folder. sightword index computes them again")
     if not model and (made := Path(gallery.tower or gallery.run)).is_absolute() and not made.exists():
-        raise MissingFileError(f"{made}, the model that made {index}, does not exist. Pass model=, where it is now")
-    searched = _selected(gallery, table, where, by)
-    checkpoint = checkpoint or gallery.checkpoint
+        raise MissingFileError(
+            f"{made}, the model that made {gallery.out}, does not exist. Pass model=, where it is now"
+        )
     made_by = (gallery.run, gallery.tower)
     if model:
         made_by = ("", model) if gallery.tower else (model, "")
-    source = Source(made_by[0], checkpoint, made_by[1], gallery.tag)
+    source = Source(made_by[0], checkpoint or gallery.checkpoint, made_by[1], gallery.tag)
     found = source.retriever()(text, searched, top)
     if found.unknown_words:
         print(unknown_line(found.unknown_words))
@@ -95,17 +141,35 @@ def search(
         print(f"{len(found.hits)} of {len(searched)} images; {first}drawn in {file}")
 
 
+def _lancedb(gallery: str, uri: str) -> str:
+    """Return the arguments that name a table of LanceDB, with a space before; "" for a gallery on disk."""
+    if gallery == "lancedb" and not uri:
+        raise SightwordError("gallery=lancedb needs uri=, where its table is: a path, or s3://…, gs://… or az://…")
+    if uri and gallery != "lancedb":
+        raise SightwordError(f"uri={uri} is for gallery=lancedb. Pass both, or none")
+    return f" gallery=lancedb {shlex.quote(f'uri={uri}')}" if uri else ""
+
+
 def _selected(gallery: "Gallery", table: Path | None, where: Sequence[str], by: str) -> "Gallery | Selection":
     """Return the images that are searched: all, or those that a table's columns say."""
     from sightword.systems.retrieval.selection import Selection, read_conditions
 
+    if not len(gallery):
+        raise SightwordError(
+            f"{gallery.out} has no vector of an image of its folder. sightword index computes them again"
+        )
     if table is None:
         if where or by:
             raise SightwordError("where= and by= are on the columns of a CSV file. Pass table=, the file")
         return gallery
-    found = Selection(gallery, table, read_conditions(where), by)
+    return _some(Selection(gallery, table, read_conditions(where), by), where)
+
+
+def _some(found: S, where: Sequence[str]) -> S:
+    """Return what is searched. Raises SightwordError if that is nothing."""
     if not len(found):
-        raise SightwordError(f"no image of the gallery fulfils where={','.join(where)!r}. Pass other conditions")
+        which = f"fulfils where={','.join(where)!r}. Pass other conditions" if where else "is there. Index them again"
+        raise SightwordError(f"no image of the gallery {which}")
     return found
 
 

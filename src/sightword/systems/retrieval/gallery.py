@@ -227,7 +227,8 @@ class Gallery:
         self.run, self.checkpoint = note.text("run"), note.text("checkpoint")
         self.tower, self.tag = note.text("tower", ""), note.text("tag", "")
         self.rows = TokenCache(self.out, command="sightword index model=…")
-        self.rows.command = f"sightword index {shlex.quote(f'model={self.run}')}"
+        tag = f" {shlex.quote(f'tag={self.tag}')}" if self.tag else ""
+        self.rows.command = f"sightword index {shlex.quote(f'model={self.tower or self.run}')}{tag}"
         self.root = self.rows.root
         self.look()
 
@@ -290,7 +291,7 @@ class Gallery:
             scores, rows = held.shortlist.search(vector[0], top, held.rows_of(among))
             return [(score, held.keys[row]) for score, row in zip(scores.tolist(), rows.tolist(), strict=True)]
         found: list[tuple[float, str]] = []
-        for keys, rows in self._live(among):
+        for keys, rows in self.stacks(among):
             scores, places = best(vector, rows, top)
             pairs = zip(scores[0].tolist(), places[0].tolist(), strict=True)
             found += [(score, keys[place]) for score, place in pairs]
@@ -301,20 +302,20 @@ class Gallery:
         """Return mean and standard deviation of the cosines of each unit vector (n, E) with all images, or some."""
         if held := self.held():
             return held.shortlist.moments(vectors, held.rows_of(among))
-        return _moments((vectors @ rows.T).double() for _, rows in self._live(among))
+        return _moments((vectors @ rows.T).double() for _, rows in self.stacks(among))
 
     def held(self) -> "Held | None":
         """The vectors in memory, ordered by the paths of their images; None if they are too many."""
         width = sum(self.rows.header["shapes"]["pooled"])  # (E,)
         if self._held is None and 6 * width * len(self) <= HELD:
-            parts = list(self._live())
+            parts = list(self.stacks())
             keys = [key for own, _ in parts for key in own]
             order = sorted(range(len(keys)), key=lambda at: self.paths[keys[at]][0])
             rows = torch.cat([rows for _, rows in parts])[order] if keys else torch.empty(0, width)
             self._held = Held(Shortlist(rows), [keys[at] for at in order], {})
         return self._held
 
-    def _live(self, among: frozenset[str] | None = None) -> Iterator[tuple[list[str], Tensor]]:
+    def stacks(self, among: frozenset[str] | None = None) -> Iterator[tuple[list[str], Tensor]]:
         """The vectors on disk, shard by shard, of those images that the folder has: their keys, and the rows (n, E)."""
         allowed = self.paths if among is None else among & self.paths.keys()
         for part in self.rows.segments:
