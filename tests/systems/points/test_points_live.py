@@ -110,6 +110,8 @@ def test_a_frame_without_its_mask_ends_the_stream_in_one_line(scene, clip, tmp_p
 def test_the_command_names_the_instances_by_the_words(scene, random_clip, tmp_path, capsys):
     given = [f"scene={scene}", f"tower={random_clip[0]}", "size=32x32", "dtype=fp32", "token_type=value", "trust=true"]
     out = tmp_path / "out"
+    assert main(["stream", *given, "words=chair,bed", f"out={out}"]) == 2  # there would be nothing to name
+    assert "there are none without masks=" in capsys.readouterr().err
     assert main(["stream", *given, f"masks={scene / 'instance'}", "words=chair,bed", f"out={out}", "frames=3"]) == 0
     assert "3 frames: " in capsys.readouterr().out
     found = json.loads((out / "instances.json").read_text())

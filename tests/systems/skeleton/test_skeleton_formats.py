@@ -124,6 +124,13 @@ def test_recordings_of_one_folder_are_told_apart_by_their_stems(tmp_path):
     assert read_annotations(tmp_path / "out.npz").names == ["clip", "other"]
 
 
+def test_scores_in_percent_become_fractions(tmp_path, capsys):
+    made = bodies("body25")
+    row = row_of(write_openpose(tmp_path / "x", made * [1, 1, 100]), tmp_path / "out.pkl", SIZED)
+    assert_equal(row, made)
+    assert "scores from 0 to 100 are read as percent" in capsys.readouterr().out
+
+
 def test_openpose_with_another_number_of_joints_is_refused(tmp_path, capsys):
     folder = write_openpose(tmp_path / "x", bodies("body25")[:, :, :15])
     assert convert(folder, tmp_path / "out.pkl", SIZED) == 2
@@ -262,7 +269,7 @@ def test_frames_without_a_person_stay_and_several_people_are_followed(tmp_path):
     assert convert(tmp_path / "x.json", tmp_path / "out.pkl", "world=true") == 2  # who is who cannot be told
 
 
-@pytest.mark.parametrize("shape", ["named", "numbered", "from one", "long"])
+@pytest.mark.parametrize("shape", ["named", "as MediaPipe names them", "numbered", "from one", "number first", "long"])
 def test_the_shapes_of_mediapipe_csv_are_read(tmp_path, shape):
     flat, _, _ = blaze()
     numbers = flat[0] / [640, 480, 1, 1]
@@ -277,8 +284,13 @@ def test_the_shapes_of_mediapipe_csv_are_read(tmp_path, shape):
     else:
         parts = ("x", "y", "z", "visibility" if shape == "named" else "v")
         first = 1 if shape == "from one" else 0
+        own = {"left_mouth": "MOUTH_LEFT", "right_mouth": "MOUTH_RIGHT"} if shape.startswith("as") else {}
         heads = [
-            f"{joint}_{part}" if shape == "named" else f"{part}{first + row}"
+            {
+                "named": f"{joint}_{part}",
+                "as MediaPipe names them": f"{own.get(joint, joint.upper())}_{part}",
+                "number first": f"{row}_{part}",
+            }.get(shape, f"{part}{first + row}")
             for row, joint in enumerate(joints)
             for part in parts
         ]
@@ -287,6 +299,19 @@ def test_the_shapes_of_mediapipe_csv_are_read(tmp_path, shape):
     (tmp_path / "x.csv").write_text("\n".join(lines))
     row = row_of(tmp_path / "x.csv", tmp_path / "out.pkl", SIZED)
     np.testing.assert_allclose(row["keypoint"], flat[..., :2], atol=0.26)
+
+
+def test_a_column_that_a_mediapipe_csv_lacks_is_named(tmp_path, capsys):
+    heads = [f"{part}{row}" for row in range(33) for part in "xy" if (part, row) != ("y", 9)]
+    (tmp_path / "x.csv").write_text(",".join(heads) + "\n" + ",".join(["0.5"] * len(heads)))
+    assert convert(tmp_path / "x.csv", tmp_path / "out.pkl", SIZED) == 2
+    assert "has no y of landmark 9, left_mouth" in capsys.readouterr().err
+
+
+def test_a_csv_without_known_columns_is_not_called_annotations(tmp_path, capsys):
+    (tmp_path / "x.csv").write_text("0,0.4,0.3\n1,0.4,0.3\n")
+    assert convert(tmp_path / "x.csv", tmp_path / "out.pkl", SIZED) == 2
+    assert "no CSV of MediaPipe: its first line has nose_x,nose_y" in capsys.readouterr().err
 
 
 def test_landmarks_that_are_no_fractions_are_refused(tmp_path, capsys):

@@ -182,6 +182,8 @@ def stream(
     from sightword.systems.points import live
     from sightword.systems.points.doctor.diagnosis import require_sound
 
+    if words and not masks:
+        raise SightwordError("words= names instances, and there are none without masks=. Pass both; or ask the scene")
     folder = folder_in(out)
     opened = opened_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype)
     require_sound(scene, convention, trust)

@@ -131,13 +131,15 @@ def _read(path: Path, wanted: Wanted, reading: Reading) -> Imported:
     if not path.exists():
         raise MissingFileError(f"{path} does not exist")
     made = format_named(wanted.made) if wanted.made else recognise_format(path) if path.suffix != ".npz" else None
-    _refuse_unused(wanted, made, path)
+    if made:
+        _refuse_unused(wanted, made, path)
     if reading.axes and made and made.name != "npy":
         raise SightwordError(f"axes={reading.axes} is for format=npy; {path} is {made.what}. Leave it out")
     if made is None:
         if path.is_dir():
             raise SightwordError(f"{path} has no files of a known format. These are read: {', '.join(NAMES)}")
         contents = read_contents(path)
+        _refuse_unused(wanted, None, path)  # now it is known to be pyskl's
         notes, classes = [f"read from {path} as annotations in pyskl's form", *_earlier(path)], tuple[str, ...]()
         if wanted.labels:
             rows = [dict(row) if isinstance(row, Mapping) else {} for row in contents.rows]

@@ -30,7 +30,10 @@ def describe_file(path: Path) -> str:
     if start.lstrip()[:1] in (b"{", b"["):
         return _describe_json(path, start, size)
     if b"\0" not in start and start.isascii() and not start.startswith((b"(", b"c")):  # as pickles of protocol 0 do
-        return f"text, beginning with {start.decode().split(chr(10))[0][:40]!r}"
+        table = (
+            ", and no CSV of MediaPipe: its first line has nose_x,nose_y,… or x0,y0,…" if path.suffix == ".csv" else ""
+        )
+        return f"text, beginning with {start.decode().split(chr(10))[0][:40]!r}{table}"
     return ""
 
 

@@ -267,6 +267,7 @@ def test_a_sens_file_that_is_cut_off_gives_the_frames_before(tmp_path, frames):
     done, _ = imported(tmp_path / "a.sens", tmp_path / "scene")
     assert 1 <= done.frames < 6
     assert "cut off" in done.left_out[0]
+    assert done.frames + len(done.left_out) == len(frames)
 
 
 def test_a_sens_file_of_another_version_is_refused(tmp_path):
@@ -291,6 +292,43 @@ def test_a_damaged_frame_is_left_out_and_named(tmp_path, frames):
     done, scene = imported(tmp_path / "office0", tmp_path / "scene")
     assert [frame.index for frame in scene.frames] == [0, 1, 4, 5]
     assert [line.split(":")[0] for line in done.left_out] == ["frame000002.jpg", "frame000003.jpg"]
+
+
+def _without_poses(name, frames, source):
+    """Write a recording whose even frames have lost their poses."""
+    if name == "3dscanner":
+        layouts.scanner3d(source, frames)
+        for number in range(0, len(frames), 2):
+            (source / f"frame_{number:05d}.json").unlink()
+        return
+    layouts.nerfstudio(source, frames)
+    top = json.loads((source / "transforms.json").read_text())
+    (source / "transforms.json").write_text(json.dumps({**top, "frames": top["frames"][1::2]}))
+
+
+@pytest.mark.parametrize("name", ["3dscanner", "nerfstudio"])
+def test_images_that_have_lost_their_poses_are_counted(tmp_path, frames, name):
+    _without_poses(name, frames, tmp_path / "in")
+    done, _ = imported(tmp_path / "in", tmp_path / "scene")
+    assert (done.format, done.frames, len(done.left_out)) == (name, 3, 3)
+    assert done.left_out[0].startswith("frame_00000")
+
+
+def test_a_sens_file_beside_an_unknown_folder_is_not_offered(tmp_path, frames):
+    layouts.sens(tmp_path / "a.sens", frames)
+    (tmp_path / "in").mkdir()
+    with pytest.raises(SightwordError, match="no files of a known layout"):
+        imported(tmp_path / "in", tmp_path / "scene")
+
+
+@needs_cv2
+def test_frames_of_stray_scanner_that_have_lost_their_poses_are_counted(tmp_path, frames):
+    layouts.stray(tmp_path / "in", frames, layouts.write_video)
+    rows = (tmp_path / "in" / "odometry.csv").read_text().splitlines()
+    (tmp_path / "in" / "odometry.csv").write_text("\n".join(rows[:-2]))
+    done, _ = imported(tmp_path / "in", tmp_path / "scene")
+    assert done.frames == len(frames) - 2
+    assert done.left_out[0] == "frame 4: odometry.csv has no pose of it"
 
 
 def test_a_photo_with_a_quarter_turn_in_exif_is_turned_as_its_intrinsics_are(tmp_path, frames):

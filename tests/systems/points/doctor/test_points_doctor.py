@@ -124,6 +124,15 @@ def test_shuffled_poses_are_refused_and_no_option_is_offered(folder):
     assert "=" not in error.fix
 
 
+def test_colour_in_another_order_than_depth_is_doubted(folder):
+    files = sorted((folder / "color").iterdir(), key=lambda file: int(file.stem))
+    pictures = [file.read_bytes() for file in files]
+    for file, picture in zip(files, [pictures[at] for at in (3, 6, 1, 7, 0, 4, 2, 5)], strict=True):
+        file.write_bytes(picture)
+    found = [one for one in diagnose(read_scene(folder)) if one.kind == "colour of other frames"]
+    assert "colour may be of other frames than depth and poses" in str(found[0])
+
+
 def test_a_right_room_raises_nothing_also_in_part(written):
     scene = read_scene(written, NAME)
     for at in (range(8), range(5), range(0, 8, 2), (0, 1, 3, 4, 6)):

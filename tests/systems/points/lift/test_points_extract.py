@@ -367,6 +367,9 @@ def test_a_frame_without_a_mask_and_a_mask_of_colours_are_refused(rooms, tmp_pat
     root, names = rooms
     masks = mask_of(root, names[0], tmp_path / "masks")
     first = read_scene(root, names[0]).frames[0].index
+    Image.new("L", (8, 32)).save(masks / names[0] / f"{first}.png")
+    with pytest.raises(SightwordError, match="another aspect ratio"):
+        lifted(root, names[:1], tmp_path / "out", options=Options(masks=str(masks)))
     Image.new("RGB", (8, 8)).save(masks / names[0] / f"{first}.png")
     with pytest.raises(SightwordError, match=r"Expected one channel of whole numbers"):
         lifted(root, names[:1], tmp_path / "out", options=Options(masks=str(masks)))

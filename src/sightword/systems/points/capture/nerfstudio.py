@@ -7,6 +7,8 @@ does to the world when it trains (centring, scaling) is not in the file and is n
 """
 
 import math
+import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +50,7 @@ def read(source: Path, options: Options) -> Capture:
             left_out.append(f"{name}: its {'image' if color is None else 'depth'} is missing")
             continue
         candidates.append(Candidate(name, partial(_shot, source, top, frame, color, depth, options)))
+    left_out += _unposed(source, [frame.text("file_path") for frame in top.mappings("frames")])
     if not candidates and any("depth" in line for line in left_out):
         raise SightwordError(
             f"{source}/transforms.json: no frame has depth (depth_file_path). Import the COLMAP model that it was made "
@@ -68,6 +71,20 @@ def read(source: Path, options: Options) -> Capture:
     if cloud is not None and options.scale:
         cloud = cloud._replace(xyz=cloud.xyz * options.scale)
     return Capture(candidates, assumed, left_out, cloud)
+
+
+def _unposed(source: Path, names: Sequence[str]) -> list[str]:
+    """A line for each image beside those of the frames, named as they are, of which there is no pose."""
+    paths = [source / name for name in names]
+    folders = sorted({path.parent for path in paths if path.parent.is_dir()})
+    known = {path.parent / path.name.removesuffix(path.suffix if path.suffix in SUFFIXES else "") for path in paths}
+    alike = {re.sub(r"\d+", "0", path.name) for path in known}
+    return [
+        f"{path.name}: transforms.json has no pose of it"
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.suffix in SUFFIXES[1:] and path.with_suffix("") not in known and re.sub(r"\d+", "0", path.stem) in alike
+    ]
 
 
 def _shot(source: Path, top: Fields, frame: Fields, color: Path, depth: Path, options: Options) -> Shot:

@@ -73,6 +73,10 @@ def _sens(source: Path) -> bool:
     return (source.is_file() and source.suffix.lower() == ".sens") or _any(source, "*.sens")
 
 
+def _scanner3d(source: Path) -> bool:  # the first frames may be lost
+    return _has(source, "info.json") and _any(source, "frame_*.json")
+
+
 LAYOUTS: dict[str, Layout] = {
     "tum": Layout("a TUM RGB-D recording", lambda source: _tum(source) and not _any(source, "*.gt.freiburg")),
     "icl": Layout("an ICL-NUIM recording", lambda source: _any(source, "*.gt.freiburg")),
@@ -87,7 +91,7 @@ LAYOUTS: dict[str, Layout] = {
     "stray": Layout("a Stray Scanner recording", lambda source: _has(source, "odometry.csv")),
     "polycam": Layout("a raw export of Polycam", lambda source: _has(source, "keyframes")),
     "arkitscenes": Layout("an ARKitScenes recording", lambda source: _any(source, "*.traj")),
-    "3dscanner": Layout("an export of 3D Scanner App", lambda source: _has(source, "info.json", "frame_00000.json")),
+    "3dscanner": Layout("an export of 3D Scanner App", _scanner3d),
 }
 
 
@@ -125,7 +129,8 @@ def _unknown(source: Path) -> str:
     if source.suffix.lower() in ARCHIVES:
         return f"src={source} is an archive. Unpack it, and pass the folder of the recording"
     inner = sorted(path for path in islice(source.iterdir(), 200) if path.is_dir()) if source.is_dir() else []
-    for near in (*inner, source.absolute().parent):
+    outer = source.absolute().parent
+    for near in (*inner, *([] if _any(outer, "*.sens") else [outer])):  # a .sens lies beside anything
         if layouts_of(near):
             return f"src={source} is not a recording, {near} is {LAYOUTS[layouts_of(near)[0]].title}: pass src={near}"
     return f"src={source} has no files of a known layout. Pass format=, one of {', '.join(LAYOUTS)}"

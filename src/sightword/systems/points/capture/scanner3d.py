@@ -38,6 +38,11 @@ def read(source: Path, options: Options) -> Capture:
             continue
         files = camera, color, depth, sure
         candidates.append(Candidate(camera.stem, partial(_shot, *files, options)))
+    left_out += [
+        f"{color.stem}: {color.stem}.json is missing"
+        for color in sorted(source.glob("frame_*.jpg"))
+        if not color.with_suffix(".json").is_file()
+    ]
     if not candidates and not left_out:
         raise SightwordError(f"{source} has no frame_NNNNN.json")
     assumed = {

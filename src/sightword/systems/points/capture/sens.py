@@ -26,6 +26,7 @@ from sightword.systems.points.capture.frame import (
 )
 
 FRAME = struct.Struct("<16f4Q")  # pose, times of colour and depth, bytes of colour and depth
+MOST_LOST = 100_000  # frames that are named as lost
 IMAGES, RAW, ZLIB = (1, 2), 0, 1
 
 
@@ -117,18 +118,23 @@ def _head(opened: BinaryIO, file: Path) -> _Head:
     return _Head(K_color, K_depth, depth_kind, color_kind, (h, w), (high, wide), float(unit), frames)
 
 
+def _lost(first: int, head: _Head, why: str) -> list[str]:
+    """A line for each frame from the first on; a damaged header may promise any number of them."""
+    return [f"frame {number}: {why}" for number in range(first, min(head.frames, first + MOST_LOST))]
+
+
 def _places(opened: BinaryIO, file: Path, head: _Head, left_out: list[str]) -> dict[int, _Place]:
     """Number → where a frame is, of those whose pose is finite."""
     size, found = file.stat().st_size, {}
     for number in range(head.frames):
         raw = opened.read(FRAME.size)
         if len(raw) < FRAME.size:
-            left_out.append(f"frames {number} to {head.frames - 1}: the file ends before them")
+            left_out += _lost(number, head, "the file ends before it")
             break
         *pose, _, _, color, depth = FRAME.unpack(raw)
         start = opened.tell()
         if color + depth > size - start:
-            left_out.append(f"frames {number} to {head.frames - 1}: the file is cut off or damaged at byte {start}")
+            left_out += _lost(number, head, f"the file is cut off or damaged at byte {start}")
             break
         opened.seek(color + depth, 1)
         try:

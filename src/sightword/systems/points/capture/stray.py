@@ -49,6 +49,8 @@ def read(source: Path, options: Options) -> Capture:
         )
         parts = row, number, camera, depths[number], sure.get(number)
         candidates.append(Candidate(f"frame {number}", partial(_shot, film, *parts, options)))
+    posed = {row.integer("frame") for row in rows}
+    left_out += [f"frame {number}: odometry.csv has no pose of it" for number in sorted(depths.keys() - posed)]
     assumed = {
         "axes": "OpenCV",
         "poses": "camera-to-world, quaternion x y z w",

@@ -27,6 +27,7 @@ from sightword.systems.points.scannet.reader import (
 
 SMALL = 320  # pixels of the longer side at which grey values are compared
 AHEAD = 0.2  # of correlation: colour that lies otherwise is ahead by more
+ALIEN = 0.3  # of correlation: what is below, in the best of all readings, is hardly colour of the same frames
 FOCALS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4)
 STEPS = (0.05, 0.025, 0.01, 0.005)  # metres
 LEAST, ENOUGH = 200, 30  # points whose grey values are compared: of all pairs, and of one

@@ -347,6 +347,15 @@ class Diagnosis:
                 f"correlate by {lie.given:.2f} as read, by {lie.late[late]:.2f} so",
                 "Rename the colour files",
             )
+        elif lie.given < color.ALIEN:
+            self._add(
+                "warning",
+                "colour of other frames",
+                f"colour may be of other frames than depth and poses: grey values of one point in two frames correlate "
+                f"by {lie.given:.2f} only (right ones: 0.7 to 1.0), and in no other reading by more than "
+                f"{max(*lie.turns.values(), *lie.late.values()):.2f}",
+                "See that the colour file of each number is of the same moment as its depth",
+            )
         elif thorough and len(self.frames) >= MANY:
             many = agreement.sample(*judge.sample.source, 4 * PAIRS, 3 * POINTS)
             self._camera(color.find_camera(color.Colours(self.scene, self.frames, Judge(many), self.base), said.turn))

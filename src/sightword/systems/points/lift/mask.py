@@ -18,6 +18,7 @@ from sightword.errors import MissingFileError, SightwordError
 from sightword.systems.points.scannet.reader import Scene, turned
 
 SUFFIXES = (".png", ".npy")
+ASPECT = 0.04  # by which width : height may differ from depth's: 1296 x 968 beside 640 x 480
 LARGE = 2**27  # bytes of a mask, at most
 
 
@@ -57,11 +58,16 @@ def _read(file: Path, size: Sequence[int], turn: str) -> Tensor:
                 values = np.asarray(image)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise SightwordError(f"{file} is not readable as a mask: {error}") from None
-    if values.ndim != 2 or values.dtype.kind not in "iub":
+    if values.ndim != 2 or not values.size or values.dtype.kind not in "iub":
         raise SightwordError(
             f"{file} holds {values.dtype} {values.shape}. Expected one channel of whole numbers, 0 for none"
         )
     values = np.asarray(turned(Image.fromarray(values.astype(np.int32)), turn))
+    if abs(values.shape[1] / values.shape[0] * size[0] / size[1] - 1) > ASPECT:
+        raise SightwordError(
+            f"{file} has {values.shape[1]} x {values.shape[0]} pixels, of another aspect ratio than depth's "
+            f"{size[1]} x {size[0]}: it shows another part of the scene. Write masks that lie as depth does"
+        )
     rows, columns = (
         np.minimum((np.arange(new) + 0.5) * old / new, old - 1).astype(int)
         for new, old in zip(size, values.shape, strict=True)

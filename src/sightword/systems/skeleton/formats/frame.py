@@ -13,6 +13,7 @@ import numpy as np
 from sightword.errors import SightwordError
 
 WIDEST = 20  # times as many frame numbers as there are frames: more are not the numbers of a video's frames
+PERCENT = 20  # the highest score of a recording above which scores are percent: heatmaps' own peaks exceed 1 by less
 FARTHEST = 1e6  # pixels, or metres
 LONGEST = 1_000_000  # frames of a recording
 
@@ -80,7 +81,9 @@ def persons(
     made = placed(tracks, total, people, (bodies.shape[1], 3), notes)
     points, scores = made[..., :2], made[..., 2]
     if scores.size and scores.max() > 1 + 1e-3:
-        notes.append("scores above 1 were cut off at 1")
+        percent = bool(PERCENT < scores.max() <= 100)
+        notes.append("scores from 0 to 100 are read as percent" if percent else "scores above 1 were cut off at 1")
+        scores = scores / 100 if percent else scores
     return points, np.clip(scores, 0, 1)
 
 

@@ -9,8 +9,9 @@ list of 33 landmarks, a list of such lists (several people), or an object that h
 there also as {"landmark": […]}, as Solutions' protobuf becomes, or as {"0": …, "32": …}. A landmark is {x, y, z,
 visibility} or a list of these numbers; `frame`, `frame_index` or `frame_id` numbers a frame.
 
-CSV: a row for each frame, with columns nose_x, nose_y, nose_z, nose_visibility … or x0, y0, z0, v0 … (also from x1 on);
-or a row for each landmark, with columns frame, landmark, x, y, z, visibility. Rows of landmarks are in the image.
+CSV: a row for each frame, with columns nose_x, nose_y, nose_z, nose_visibility … or x0, y0, z0, v0 … or 0_x, 0_y …
+(also from 1 on); or a row for each landmark, with columns frame, landmark, x, y, z, visibility. Names are those of
+MediaPipe, in any case. Rows of landmarks are in the image.
 
 Landmarks in the image become pixels with their visibility as scores. World landmarks stay 3-D, turned so that y is up.
 """
@@ -38,6 +39,8 @@ from sightword.systems.skeleton.joints import JOINT_SETS
 
 JOINTS = JOINT_SETS["mediapipe33"]
 COUNT = len(JOINTS.joints)
+LANDMARKS = {name: joint for joint, name in enumerate(JOINTS.joints)}
+LANDMARKS |= {"mouth_left": LANDMARKS["left_mouth"], "mouth_right": LANDMARKS["right_mouth"]}  # as MediaPipe says
 IMAGE = ("pose_landmarks", "poseLandmarks", "landmarks", "keypoints")
 WORLD = ("pose_world_landmarks", "poseWorldLandmarks", "world_landmarks", "worldLandmarks")
 NUMBERED = ("frame", "frame_index", "frame_id", "frame_number")
@@ -56,7 +59,8 @@ def recognises(start: Start) -> bool:
     if start.path.suffix != ".csv" or not start.lines:
         return False
     columns = {name.strip().lower() for name in start.lines[0].split(",")}
-    return {"landmark", "x", "y"} <= columns or {"nose_x", "nose_y"} <= columns or {"x32", "y32"} <= columns
+    named = ({"landmark", "x", "y"}, {"nose_x", "nose_y"}, {"x32", "y32"}, {"32_x", "32_y"})
+    return any(wanted <= columns for wanted in named)
 
 
 def read(source: Source, options: Options) -> list[Made]:
@@ -207,8 +211,11 @@ def _of_table(file: Path) -> tuple[Frames, list[int]]:
     lowest = min((joint for joint, _ in places.values()), default=0)
     if lowest == 1:  # x1 to x33
         places = {name: (joint - 1, part) for name, (joint, part) in places.items()}
-    if {joint for joint, part in places.values() if part == 0} != set(range(COUNT)):
-        raise SightwordError(f"{file}: its columns are not x and y of {COUNT} landmarks, as nose_x or x0")
+    lacking = sorted({(joint, part) for joint in range(COUNT) for part in (0, 1)} - set(places.values()))
+    if lacking or max(places.values())[0] >= COUNT:
+        joint, part = lacking[0] if lacking else (COUNT, 0)
+        what = f"has no {'xy'[part]} of landmark {joint}, {JOINTS.joints[joint]}" if lacking else "has more landmarks"
+        raise SightwordError(f"{file} {what}: expected columns of x and y of {COUNT} landmarks, as nose_x or x0")
     frames, numbers = [], []
     for row, cells in enumerate(table.rows):
         body = np.zeros((COUNT, 4))
@@ -232,7 +239,7 @@ def _place(column: str) -> tuple[int, int] | None:
     name, part = (found[1], found[2]) if found[1] else (found[4], found[3])
     if name.isdigit():
         return int(name), PARTS[part.lower()]
-    return (JOINTS.joints.index(name.lower()), PARTS[part.lower()]) if name.lower() in JOINTS.joints else None
+    return (LANDMARKS[name.lower()], PARTS[part.lower()]) if name.lower() in LANDMARKS else None
 
 
 def _long(rows: Sequence[Row], columns: Mapping[str, str], number: str, file: Path) -> tuple[Frames, list[int]]:
@@ -244,7 +251,7 @@ def _long(rows: Sequence[Row], columns: Mapping[str, str], number: str, file: Pa
     for cells in rows:
         name = cells.text(columns["landmark"]).lower()
         joint = int(name) if name.isdigit() and int(name) < COUNT else -1
-        joint = JOINTS.joints.index(name) if name in JOINTS.joints else joint
+        joint = LANDMARKS.get(name, joint)
         if joint < 0:
             raise cells.error(f"expected 0 to {COUNT - 1} or a name, got {name[:40]!r}", columns["landmark"])
         key = (cells.integer(number, least=0), cells.text(person, "") if person else "")
