@@ -227,7 +227,9 @@ class Gallery:
         self.run, self.checkpoint = note.text("run"), note.text("checkpoint")
         self.tower, self.tag = note.text("tower", ""), note.text("tag", "")
         self.rows = TokenCache(self.out, command="sightword index model=…")
-        self.rows.command = f"sightword index {shlex.quote(f'model={self.run}')}"
+        self.rows.command = f"sightword index {shlex.quote(f'model={self.run or self.tower}')}"
+        if self.tag:
+            self.rows.command += f" {shlex.quote(f'tag={self.tag}')}"
         self.root = self.rows.root
         self.look()
 
