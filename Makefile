@@ -54,7 +54,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 .venv/.extras: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fid,ray,swanlab,tensorboard,wandb]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fid,gallery,ray,swanlab,tensorboard,wandb]"
 	@touch $@
 
 .venv/.browser: $(STAMP)

@@ -22,6 +22,7 @@ from sightword.data.image import (
     center_crop,
     collate_images,
     list_images,
+    open_images,
     random_crop,
     read_image,
     squash,
@@ -446,3 +447,10 @@ def test_the_limit_of_pixels_is_told_with_the_switch_that_lifts_it(tmp_path, mon
             match="has 120,000 pixels, at most 119,998 are read.*set SIGHTWORD_MAX_PIXELS=120000 in the environment",
         ):
             read_image(tmp_path / "scan.png")
+
+
+@pytest.mark.parametrize("given", [None, 3, [None], [{}]])
+def test_what_is_no_image_is_named_as_none_is_of_a_file_that_opencv_cannot_read(given: object) -> None:
+    kind = type(given[0] if isinstance(given, list) else given).__name__.replace("NoneType", "None")
+    with pytest.raises(SightwordError, match=f"an image is a file, a PIL image, an array or a tensor, got {kind}"):
+        open_images(given)  # type: ignore[arg-type]

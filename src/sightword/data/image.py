@@ -273,6 +273,10 @@ def as_sequence(images: ImageLike | Sequence[ImageLike]) -> tuple[Sequence[Image
         return [images], True
     if isinstance(images, np.ndarray | Tensor):
         return ([images], True) if images.ndim < 4 else (list(images), False)
+    try:
+        iter(images)
+    except TypeError:
+        raise _no_image(images) from None
     return images, False
 
 
@@ -287,7 +291,15 @@ def open_image(image: ImageLike) -> Image.Image:
         return _of_array((pixels.float() if pixels.is_floating_point() else pixels).permute(1, 2, 0).numpy())
     if isinstance(image, np.ndarray):
         return _of_array(image)
+    if not isinstance(image, str | Path):
+        raise _no_image(image)
     return read_image(Path(image).expanduser())
+
+
+def _no_image(image: object) -> SightwordError:
+    """Return the error for an object that is no image, as None, which OpenCV returns for a file that it cannot read."""
+    what = "None" if image is None else type(image).__name__
+    return SightwordError(f"an image is a file, a PIL image, an array or a tensor, got {what}. Pass one, or a list")
 
 
 def _of_array(pixels: np.ndarray) -> Image.Image:

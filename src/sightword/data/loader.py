@@ -122,7 +122,7 @@ class Shuffled(Sampler[list[Draw]]):
             ranks = f" x {world} ranks" if world > 1 else ""
             raise SightwordError(
                 f"{self.size} items do not fill one batch of {self.batch_size}{ranks}: lower the batch size to at most "
-                f"{max(1, self.size // world)}, or give more data"
+                f"{max(1, self.size // world)} (data.batch_size={max(1, self.size // world)}), or give more data"
             )
 
 

@@ -115,7 +115,7 @@ def _with_legend(
     """Return the image with a legend of so many rows below. shares: fractions of the area, largest first."""
     lines = [(word, share, colours[word]) for word, share in shares.items() if word in colours]
     others = [share for word, share in shares.items() if word not in colours]
-    lines += [(f"{len(others)} other words", sum(others), rgb(OTHER))] if others else []
+    lines += [(f"{len(others)} other word{'s' * (len(others) > 1)}", sum(others), rgb(OTHER))] if others else []
     line, square = LABEL + 8, LABEL
     page = Image.new("RGB", (image.width, image.height + 8 + line * rows), "white")
     page.paste(image, (0, 0))

@@ -126,6 +126,14 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, content: str, messag
     assert "\n" not in str(error.value)
 
 
+def test_an_object_of_many_photos_is_refused_with_its_first_three_and_the_layout(tmp_path: Path) -> None:
+    file = tmp_path / "labels.json"
+    file.write_text("{" + ", ".join(f'"{n}.jpg": ["x"]' for n in range(40)) + "}", encoding="utf-8")
+    with pytest.raises(SightwordError, match=r'one object \(0.jpg, 1.jpg, 2.jpg, …\).*Write \[\{"image"') as error:
+        read_labels(file)
+    assert len(str(error.value)) < 400
+
+
 def test_numbers_in_json_are_names_and_shares_are_named_if_they_are_none(tmp_path: Path) -> None:
     write_photos(tmp_path)
     rows = [{"image": "a.jpg", "label": 3}, {"image": "b.jpg", "label": 0}, {"image": "c.jpg", "label": None}]

@@ -122,8 +122,8 @@ def test_words_that_are_all_listed_leave_no_line_for_others(task, picture, monke
     monkeypatch.setattr(show.chart, "terms", lambda listed, *_: lines.append(listed) or Image.new("RGB", (300, 40)))
     show.reasons(show.explain(task, picture), intents=1, words=50)
     show.reasons(show.explain(task, picture), intents=1, words=1)
-    assert not any("other words" in name for name in lines[0])
-    assert sum("other words" in name for name in lines[1]) == 1
+    assert not any("other word" in name for name in lines[0])
+    assert sum("other word" in name for name in lines[1]) == 1
 
 
 def test_pictures_train_as_their_tokens_do(task, picture):

@@ -334,6 +334,15 @@ def test_an_open_gallery_notices_what_is_deleted_under_it(model, people, tmp_pat
     assert "1 of 4 images are gone, cam/red.png the first" in capsys.readouterr().err
 
 
+def test_a_gallery_of_a_plain_clip_names_it_in_the_command_that_adds_images(model, people, tmp_path, capsys):
+    note = tmp_path / "out" / "gallery.json"
+    write(model, people, note.parent)
+    note.write_text('{"run": "", "checkpoint": "best", "tower": "ViT-B-32", "tag": "openai"}')
+    (people / "cam" / "red.png").unlink()
+    Gallery(note.parent)
+    assert "sightword index model=ViT-B-32 tag=openai images=" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["[", "[]", "{}", '{"run": 1, "checkpoint": "best"}'])
 def test_a_damaged_note_is_one_line(model, people, tmp_path, text):
     write(model, people, tmp_path / "out")
@@ -496,6 +505,8 @@ def test_search_takes_a_table(people, tmp_path, table, command, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
     for wrong, told in (
         (["where=camera"], "is no condition"),
+        (["where=camera=>3"], "is no condition"),
+        (["where=camera==3"], "is no condition"),
         (["where=lens=3"], "has no column 'lens': its columns are image, camera, time, person"),
         (["by=name"], "has no column 'name'"),
         (["where=camera=77"], "no image of the gallery fulfils where='camera=77'"),

@@ -161,7 +161,11 @@ def _of_file(file: Path) -> tuple[list[Marked], list[str], str]:
         return _of_records(file, list(read_json_list(file, nan=True).all_mappings()))
     content = read_json(file, nan=True)
     if "categories" not in content:
-        raise SightwordError(f"{file} has no categories: its fields are {', '.join(content)}. Expected {EXPECTED}")
+        some = ", ".join([*content][:3]) + (", …" if len(content) > 3 else "")
+        raise SightwordError(
+            f"{file} is one object ({some}) without COCO's categories, and no list of records. Write "
+            '[{"image": "a.jpg", "labels": ["x"]}, …], or COCO'
+        )
     return _of_coco(content)
 
 

@@ -162,7 +162,8 @@ def _sum(explanation: Explanation, intent: int, words: int) -> Image.Image:
     terms, bias = explanation.terms(intent), float(explanation.bias[intent])
     most = dict(sorted(terms.items(), key=lambda term: -abs(term[1]))[:words])
     rest = sum(terms.values()) - sum(most.values())
-    others = {f"{len(terms) - len(most)} other words": rest} if len(terms) > len(most) else {}
+    left = len(terms) - len(most)
+    others = {f"{left} other word{'s' * (left > 1)}": rest} if left else {}
     logit, score = float(explanation.logits[intent]), float(explanation.logits[intent].sigmoid())
     side = ""
     if explanation.threshold is not None:

@@ -22,7 +22,7 @@ from sightword.storage.fields import Row
 from sightword.storage.reader import read_csv
 from sightword.systems.retrieval.gallery import Gallery, Hit, Identity
 
-CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*")
+CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(<=|>=|!=|=|<|>)(?!\s*[<>=!])\s*(.*?)\s*")
 COMPARED: Mapping[str, Callable[[int, int], bool]] = {  # of the order of two values, −1, 0 or 1, with 0
     "=": operator.eq,
     "!=": operator.ne,
