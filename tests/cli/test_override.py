@@ -197,3 +197,13 @@ def test_a_run_is_trained_evaluated_and_resumed_with_such_texts(photos, tmp_path
     assert main(["evaluate", f"run={run}", "data.root=1e3"]) == 0
     assert main(["train", f"resume={run}", "data.root=1e3", "trainer.steps=2"]) == 0
     assert runs.read_config(run).data.root == "1e3"
+
+
+def test_epochs_that_are_typed_decide_over_the_steps_of_an_experiment():
+    usual = compose_config(["experiment=tokenizer/mini", "data.root=photos"])
+    assert usual.trainer.steps > 0
+    typed = compose_config(["experiment=tokenizer/mini", "data.root=photos", "trainer.epochs=3"])
+    assert (typed.trainer.steps, typed.trainer.epochs) == (0, 3)
+    both = compose_config(["experiment=tokenizer/mini", "data.root=photos", "trainer.epochs=3", "trainer.steps=7"])
+    assert both.trainer.steps == 7
+    assert change_config(usual, ["trainer.epochs=2"]).trainer.steps == 0

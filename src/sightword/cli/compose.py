@@ -45,7 +45,7 @@ def compose_config(overrides: Sequence[str]) -> "Run":
     _refuse_bare(overrides)
     _register_schemas(system)
     with _short_errors(), initialize_config_module("sightword.configs", version_base=None):
-        typed = [for_hydra(override, system) for override in _scaled(name, overrides)]
+        typed = [for_hydra(override, system) for override in _scaled(name, _with_length(overrides))]
         config = compose("train", overrides=[*_groups(name), *_search_path(), *typed])
         return _as_run(config, name)
 
@@ -59,10 +59,16 @@ def change_config(config: "Run", overrides: Sequence[str]) -> "Run":
         changed = OmegaConf.structured(literal_fields(config))
         _refuse_bare(overrides)
         parser = OverridesParser.create()
-        for override in overrides:
+        for override in _with_length(overrides):
             parsed = parser.parse_override(for_hydra(override, config.experiment))
             OmegaConf.update(changed, parsed.key_or_group, parsed.value())
         return _as_run(changed, config.experiment)
+
+
+def _with_length(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides; where epochs are typed and steps are not, those of the experiment no longer decide."""
+    epochs = values_of(overrides, "trainer.epochs") and not values_of(overrides, "trainer.steps")
+    return [*overrides, *(["trainer.steps=0"] if epochs else [])]
 
 
 def _refuse_bare(overrides: Sequence[str]) -> None:
