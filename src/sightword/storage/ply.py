@@ -180,8 +180,8 @@ def _whole(values: np.ndarray, name: str) -> Tensor:
     return torch.from_numpy(values.astype(np.int64))
 
 
-def write_ply(path: str | Path, cloud: Cloud, binary: bool = True) -> None:
-    """Write a .ply with colours, and with labels and instances if the cloud has them."""
+def write_ply(path: str | Path, cloud: Cloud, binary: bool = True, score: Tensor | None = None) -> None:
+    """Write a .ply with colours, and with labels and instances if the cloud has them. score: (N,), one more."""
     columns: list[tuple[str, str, np.ndarray]] = []
     for axis, name in enumerate("xyz"):
         columns.append((name, "float", cloud.xyz[:, axis].cpu().numpy().astype("<f4")))
@@ -190,6 +190,8 @@ def write_ply(path: str | Path, cloud: Cloud, binary: bool = True) -> None:
     for name, numbers in (("label", cloud.label), ("instance", cloud.instance)):
         if numbers is not None:
             columns.append((name, "int", numbers.cpu().numpy().astype("<i4")))
+    if score is not None:
+        columns.append(("score", "float", score.cpu().numpy().astype("<f4")))
     table = np.empty(len(cloud.xyz), [(name, values.dtype) for name, _, values in columns])
     for name, _, values in columns:
         table[name] = values

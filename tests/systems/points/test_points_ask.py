@@ -195,3 +195,4 @@ def test_objects_are_named_with_their_sizes_and_numbered_over_all_queries(tmp_pa
     assert set(first) == {"centre", "low", "high", "size", "points", "score", "confidence"}
     _, ply, *_ = ask.write(answered, tmp_path)
     assert torch.equal(read_cloud(ply).instance, answered.object_of)
+    assert b"property float score" in ply.read_bytes()[:600]

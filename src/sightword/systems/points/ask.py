@@ -394,8 +394,9 @@ def picture(answered: SceneAnswer) -> Image.Image:
 
 
 def write(answered: SceneAnswer, out: Path) -> list[Path]:
-    """Write answer.png; answer.ply, each point in the colour of its query; scores.npz with all numbers; answer.json,
-    the same as text. Return them."""
+    """Write answer.png; answer.ply, each point in the colour of its query, with the number of the text that fits it best
+    (label, from 1), of its object (instance) and the best query's score; scores.npz with all numbers; answer.json, the
+    same as text. Return them."""
     out.mkdir(parents=True, exist_ok=True)
     files = [out / part for part in ("answer.png", "answer.ply", "scores.npz", "answer.json")]
     write_png(picture(answered), files[0])
@@ -403,10 +404,8 @@ def write(answered: SceneAnswer, out: Path) -> list[Path]:
     own = (answered.best >= 0) & (answered.best < len(answered.queries))
     grey = np.repeat((answered.cloud.rgb.float().mean(1, keepdim=True) * 0.25 + 150).byte().numpy(), 3, 1)
     rgb = np.where(own.numpy()[:, None], palette[answered.best.clamp(0, len(palette) - 1).numpy()], grey)
-    write_ply(
-        files[1],
-        answered.cloud._replace(rgb=torch.from_numpy(rgb), label=answered.best + 1, instance=answered.object_of),
-    )
+    found = answered.cloud._replace(rgb=torch.from_numpy(rgb), label=answered.best + 1, instance=answered.object_of)
+    write_ply(files[1], found, score=answered.scores[:, : len(answered.queries)].amax(1))
     with write_atomically(files[2]) as part, open(part, "wb") as file:
         np.savez(
             file, texts=np.array(answered.texts), cosines=answered.cosines.half().numpy(), best=answered.best.numpy()
