@@ -394,9 +394,9 @@ def picture(answered: SceneAnswer) -> Image.Image:
 
 
 def write(answered: SceneAnswer, out: Path) -> list[Path]:
-    """Write answer.png; answer.ply, each point in the colour of its query, with the number of the text that fits it best
-    (label, from 1), of its object (instance) and the best query's score; scores.npz with all numbers; answer.json, the
-    same as text. Return them."""
+    """Write answer.png; answer.ply, each point in the colour of its query, with the text that fits it best (label, from
+    1), its object (instance) and the best query's score; scores.npz with all numbers; answer.json, the same as text.
+    Return them."""
     out.mkdir(parents=True, exist_ok=True)
     files = [out / part for part in ("answer.png", "answer.ply", "scores.npz", "answer.json")]
     write_png(picture(answered), files[0])
