@@ -1,9 +1,11 @@
 """Where the images are that a file of labels or captions names, if nobody says so.
 
 The file's own folder, those below it, then the folder above and those below that: the nearest that has any of them.
-First by whole paths, then by their last parts, if these are unique. What was found is told, as it may be a copy.
+First by whole paths, then by their last parts, if these are unique. Absolute paths are below the folder that they share.
+What was found is told, as it may be a copy.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -26,7 +28,10 @@ class Located(NamedTuple):
 
     def name(self, path: str) -> str:
         """Return the path of an image below the folder."""
-        return PurePosixPath(path).name if self.flat else path
+        whole = PurePosixPath(path)
+        if whole.is_absolute() and whole.is_relative_to(self.folder.as_posix()):
+            return whole.relative_to(self.folder.as_posix()).as_posix()
+        return whole.name if self.flat else path
 
     def __str__(self) -> str:
         if not self.found:
@@ -47,6 +52,10 @@ def locate(file: Path, paths: Sequence[str], given: Path | None = None, split: s
             raise MissingFileError(f"images={given} is not a folder. Pass the folder that paths of images are below")
         exact, flat = (Located(given, way, _hits(Located(given, way), probed) > 0) for way in (False, True))
         return flat if _hits(flat, probed) > _hits(exact, probed) and _are_unique(paths) else exact
+    if paths and all(PurePosixPath(path).is_absolute() for path in paths):
+        place = Located(Path(os.path.commonpath([PurePosixPath(path).parent for path in paths])))
+        if _hits(place, probed):
+            return place
     for places, whole in _places(file, paths, split):
         best, most = places[0], 0
         for place in places:
