@@ -1,7 +1,7 @@
 """Where the images are that a file of labels or captions names, if nobody says so.
 
 The file's own folder, those below it, then the folder above and those below that: the nearest that has any of them.
-First by whole paths, then by their last parts, if these are unique. Absolute paths are below the folder that they share.
+First by whole paths, then by their last parts, if these are unique. Absolute paths are below a folder that they share.
 What was found is told, as it may be a copy.
 """
 
