@@ -97,8 +97,10 @@ function askToken() {
   const open = async (event) => {
     event.preventDefault();
     setToken(field.value);
+    field.disabled = true; // what is typed until the answer comes would be lost with this form
     await look();
     if (field.isConnected) {
+      field.disabled = false;
       field.value = "";
       field.focus();
     }
