@@ -5,6 +5,7 @@ Legend: N points, Q texts, D dimension of CLIP's joint space.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -177,20 +178,26 @@ class SceneAnswer(Result):
     @property
     def found(self) -> list[Found]:
         """Where each of the queries fits best, in their order."""
-        return [self.find(number)[0] for number in range(len(self.queries))]
+        return [found for found, _ in self._finds]
 
     @property
     def object_of(self) -> Tensor:
         """The object of each point, (N,) int64, numbered from 1 over all queries in their order; 0: of none."""
         numbers, before = torch.zeros(len(self.points), dtype=torch.int64), 0
-        for query in range(len(self.queries)):
-            found, own = self.find(query)
+        for found, own in self._finds:
             numbers = torch.where(own >= 0, own + 1 + before, numbers)
             before += len(found.objects)
         return numbers
 
     def find(self, number: int) -> tuple[Found, Tensor]:
         """Return where a query fits, and the place of each point among its objects, (N,) int64; −1: in none."""
+        return self._finds[number]
+
+    @cached_property
+    def _finds(self) -> list[tuple[Found, Tensor]]:
+        return [self._find(number) for number in range(len(self.queries))]
+
+    def _find(self, number: int) -> tuple[Found, Tensor]:
         total, own = int(self.known.sum()), self.best == number
         few, count = max(1, round(BEST * total)), int(own.sum())
         x, y, z = self.points[self.scores[:, number].topk(few).indices].median(0).values.tolist()

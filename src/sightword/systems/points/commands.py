@@ -32,16 +32,13 @@ if TYPE_CHECKING:
     from sightword.systems.points.clip import FrozenClip
     from sightword.systems.points.lift.extract import Stages
     from sightword.systems.points.model import BiFusionEncoder
+    from sightword.systems.points.predict import SceneQuery
     from sightword.systems.points.scannet.label import LabelSet
     from sightword.systems.points.scannet.reader import Scene
 
 IMPORTED = 200  # frames of a recording, at most, if nothing is said
 FRAMES = 24  # of a scene that is queried, at most, if nothing is said
 PRINTED = 20  # instances of a stream
-OWN_CLIP = (
-    "model={model} uses the CLIP that it was trained with. Leave out tower=, tag=, token_type=, size= and dtype=, or "
-    "leave out model="
-)
 
 
 @dataclass(frozen=True)
@@ -134,23 +131,12 @@ def ask(
     queries = read_value("query", " ".join(query), NAMES)
     if not queries:
         raise SightwordError(f'the text query is empty. Write it at the end: sightword ask scene={scene} "a chair"')
-    if model and clip is not NOTHING_TYPED:
-        raise SightwordError(OWN_CLIP.format(model=model))
+    refuse_other_clip(model, clip)
     folder = folder_in(out)
-    from sightword.storage import shards
     from sightword.systems.points import ask as asking
-    from sightword.systems.points.predict import SceneQuery
-    from sightword.systems.points.scannet.reader import read_scene
 
-    said = None if convention is SCANNET else convention
-    if not model or said is not None:
-        read_scene(scene, frames=frames, convention=said)  # says what is wrong before a model is opened
-    if model:
-        predictor = SceneQuery.from_pretrained(model, checkpoint)
-    else:
-        predictor = SceneQuery(opened_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype))
-    read = read_scene(scene, frames=frames, convention=said or predictor.convention)
-    answer = predictor.to(shards.device())(read, queries, against=against, voxel=voxel, cache=cache or "", trust=trust)
+    predictor, read = opened_scene(scene, model, checkpoint, clip, frames, convention)
+    answer = predictor(read, queries, against=against, voxel=voxel, cache=cache or "", trust=trust)
     print("\n".join([asking.coverage_line(answer), *asking.summary_lines(answer, asking.classes_near(read.folder))]))
     files = asking.write(answer, folder)
     print(f"by {len(read.frames)} frames; drawn in {files[0]}, coloured points in {files[1]}, all scores in {files[2]}")
@@ -285,14 +271,41 @@ def check_scannet(root: Path, scenes_file: Path | None = None, convention: Conve
 
 def _lifted(model: str | None, checkpoint: str, clip: ClipOptions) -> "tuple[FrozenClip, BiFusionEncoder | None]":
     """The CLIP whose maps are lifted, and the encoder of a run that reduces them, if one is named."""
+    refuse_other_clip(model, clip)
     if not model:
         return opened_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype), None
-    if clip is not NOTHING_TYPED:
-        raise SightwordError(OWN_CLIP.format(model=model))
     from sightword.systems.points.predict import SceneQuery
 
     predictor = SceneQuery.from_pretrained(model, checkpoint)
     return predictor.clip, predictor.encoder
+
+
+def refuse_other_clip(model: str | None, clip: ClipOptions) -> None:
+    """Raise SightwordError where both a model= and a CLIP are typed."""
+    if model and clip is not NOTHING_TYPED:
+        raise SightwordError(
+            f"model={model} uses the CLIP that it was trained with. Leave out tower=, tag=, token_type=, size= and "
+            "dtype=, or leave out model="
+        )
+
+
+def opened_scene(
+    scene: Path, model: str | None, checkpoint: str, clip: ClipOptions, frames: int, convention: Convention
+) -> "tuple[SceneQuery, Scene]":
+    """Return what answers queries, on the device, and the scene, read as is typed or as in the model's training."""
+    from sightword.storage import shards
+    from sightword.systems.points.predict import SceneQuery
+    from sightword.systems.points.scannet.reader import read_scene
+
+    said = None if convention is SCANNET else convention
+    if not model or said is not None:
+        read_scene(scene, frames=frames, convention=said)  # says what is wrong before a model is opened
+    if model:
+        predictor = SceneQuery.from_pretrained(model, checkpoint)
+    else:
+        predictor = SceneQuery(opened_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype))
+    read = read_scene(scene, frames=frames, convention=said or predictor.convention)
+    return predictor.to(shards.device()), read
 
 
 def opened_clip(tower: str, tag: str, token_type: str, size: int | tuple[int, int] | None, dtype: str) -> "FrozenClip":

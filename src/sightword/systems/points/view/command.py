@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sightword.engine.argument import Amount, Count, Model, Names, Out, Positive
 from sightword.errors import SightwordError
-from sightword.systems.points.commands import FRAMES, NOTHING_TYPED, SCANNET, ClipOptions, opened_clip
+from sightword.systems.points.commands import (
+    FRAMES,
+    NOTHING_TYPED,
+    SCANNET,
+    ClipOptions,
+    opened_clip,
+    opened_scene,
+    refuse_other_clip,
+)
 from sightword.systems.points.scannet.convention import Convention
 
 if TYPE_CHECKING:
@@ -67,8 +75,7 @@ def view(
     """
     if lacking := [name for name in NEEDED if find_spec(name) is None]:
         raise SightwordError(f"view needs {', '.join(lacking)}. Install it: pip install 'sightword[view]'")
-    if model and clip is not NOTHING_TYPED:
-        raise SightwordError(f"model={model} uses the CLIP that it was trained with. Leave out tower=, tag=, …")
+    refuse_other_clip(model, clip)
     if live and model:
         raise SightwordError(f"live=true maps lifted CLIP, and model={model} is not used. Leave one of them out")
     if not live and (masks or wait):
@@ -104,20 +111,9 @@ def _stage(
     points: int,
 ) -> "Stage":
     """The stage of a scene whose frames are all there."""
-    from sightword.storage import shards
-    from sightword.systems.points.predict import SceneQuery
-    from sightword.systems.points.scannet.reader import read_scene
     from sightword.systems.points.view.stage import Stage
 
-    said = None if convention is SCANNET else convention
-    if not model or said is not None:
-        read_scene(scene, frames=frames, convention=said)  # says what is wrong before a model is opened
-    if model:
-        predictor = SceneQuery.from_pretrained(model, checkpoint)
-    else:
-        predictor = SceneQuery(opened_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype))
-    predictor.to(shards.device())
-    read = read_scene(scene, frames=frames, convention=said or predictor.convention)
+    predictor, read = opened_scene(scene, model, checkpoint, clip, frames, convention)
     found = predictor.features(read, voxel=voxel, cache=cache or "", trust=trust)
 
     def asked(texts: Sequence[str]) -> "SceneAnswer":
