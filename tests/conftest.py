@@ -1,5 +1,8 @@
 """What every test needs: one thread (two fight on a small machine), and small things to train."""
 
+import os
+from shutil import which
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,13 @@ from made import write_clip
 from PIL import Image
 
 torch.set_num_threads(1)
+
+CHROMIUM = os.environ.get("CHROMIUM") or which("chromium") or which("chromium-browser") or which("google-chrome")
+OPTIONS = [
+    *("--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
+    "--ignore-gpu-blocklist",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +79,16 @@ def world(tmp_path_factory, random_clip, photos):
     from worlds import write_worlds
 
     return write_worlds(tmp_path_factory.mktemp("world"), random_clip[0], photos)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser without a window, for tests marked `browser`."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs the extra: pip install 'sightword[browser]'")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt install chromium, or CHROMIUM= its path")
+    options = [*OPTIONS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    with api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()

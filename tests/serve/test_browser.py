@@ -1,7 +1,6 @@
 """The page in a real browser, over models of all five systems: `make test-browser`."""
 
 import json
-import os
 import socket
 import threading
 import time
@@ -9,17 +8,10 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from shutil import which
 
 import pytest
 
 pytestmark = pytest.mark.browser
-CHROMIUM = os.environ.get("CHROMIUM") or which("chromium") or which("chromium-browser") or which("google-chrome")
-OPTIONS = [
-    *("--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
-    "--ignore-gpu-blocklist",
-]
 SYSTEMS = ("intent", "retrieval", "tokenizer", "skeleton", "points")
 TOKEN = "0123456789abcdef"
 
@@ -63,18 +55,6 @@ def served(settings):
     found.wait()
     yield found
     found.stop()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    api = pytest.importorskip("playwright.sync_api", reason="needs the extra: pip install 'sightword[browser]'")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt install chromium, or CHROMIUM= its path")
-    options = [*OPTIONS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-    with api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

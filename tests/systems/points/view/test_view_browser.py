@@ -1,8 +1,6 @@
 """The window in a real browser: `make test-browser`."""
 
-import os
 import time
-from shutil import which
 
 import numpy as np
 import pytest
@@ -12,24 +10,6 @@ from sightword.systems.points.view.record import write_recording
 from sightword.systems.points.view.window import Window
 
 pytestmark = pytest.mark.browser
-CHROMIUM = os.environ.get("CHROMIUM") or which("chromium") or which("chromium-browser") or which("google-chrome")
-OPTIONS = [
-    *("--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
-    "--ignore-gpu-blocklist",
-]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    api = pytest.importorskip("playwright.sync_api", reason="needs the extra: pip install 'sightword[browser]'")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt install chromium, or CHROMIUM= its path")
-    options = [*OPTIONS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-    with api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
