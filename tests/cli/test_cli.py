@@ -287,30 +287,17 @@ def test_hydras_flags_work(photos, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_mistake_in_a_sweep_is_one_line(photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    argv = ["train", "experiment=tokenizer/mini", "-m", "optim.lr=1e-3,1e-4"]
-    monkeypatch.setattr(sys, "argv", ["sightword", *argv])
-    assert "nowhere does not exist" in mistake(capsys, *argv, "data.root=nowhere")
-    assert "optm" in mistake(capsys, *argv, "optm.lr=1")
-    assert "could not be converted" in mistake(capsys, *argv, "seed=many")
-    assert not list(tmp_path.rglob("checkpoints"))
+def test_train_takes_no_lists_of_values(capsys):
+    assert "sightword sweep" in mistake(capsys, "train", "experiment=tokenizer/mini", "optim.lr=1e-3,1e-4", "-m")
 
 
-def test_a_run_of_a_sweep_that_was_stopped_is_told_by_the_status(photos, tmp_path, monkeypatch, capsys):
-    from sightword.cli.compose import train_by_hydra
+def test_what_is_evaluated_lies_in_the_run_although_its_name_has_a_dot(run, tmp_path):
+    import shutil
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["sightword"])
-    seen, statuses = [], iter([1, 0])
-
-    def start(config):
-        seen.append((config.optim.lr, config.data.root))
-        return next(statuses)
-
-    argv = ["experiment=tokenizer/mini", "optim.lr=1e-3,1e-4", "data.root=2024_01_15", "-m"]
-    assert train_by_hydra(argv, start) == 1
-    assert seen == [(1e-3, "2024_01_15"), (1e-4, "2024_01_15")]
+    moved = tmp_path / "lr0.001"
+    shutil.copytree(run, moved)
+    assert main(["evaluate", f"run={moved}"]) == 0
+    assert (moved / "evaluation.json").is_file()
 
 
 def test_prepare_executes_what_is_not_done_and_says_what_to_type_next(tmp_path, monkeypatch, capsys):

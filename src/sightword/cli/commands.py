@@ -24,7 +24,7 @@ from sightword.engine.argument import (
     file_in,
 )
 from sightword.engine.contract import Command
-from sightword.engine.system import closest, demo_parts, experiments, presets, scales, system_checks, systems
+from sightword.engine.system import closest, demo_parts, experiments, presets, scales, system_checks, systems, tables
 from sightword.errors import SightwordError
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def cache(
 
 
 def list_experiments() -> None:
-    """List the experiments (what, data, cost, expected score), their scales and the presets."""
+    """List the experiments (what, data, cost, expected score), their scales, the presets and the tables."""
     width = max(len(name) for name, _ in experiments())
     for name, file in experiments():
         header = [line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
@@ -183,6 +183,9 @@ def list_experiments() -> None:
     for system, rows in presets().items():
         listed = textwrap.fill(", ".join(rows), 112, initial_indent="  ", subsequent_indent="  ")
         print(f"\npreset= of {system}\n{listed}")
+    print("\ntable= of sightword sweep")
+    for system, rows in tables().items():
+        print(textwrap.fill(", ".join(rows), 112, initial_indent=f"  {system:<{width - 1}} ", subsequent_indent="  "))
 
 
 def mini(

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from sightword.cli.arguments import Option, options_of
 from sightword.cli.override import config_fields, kind_of, values_of
+from sightword.cli.train import RUN_COMMANDS
 from sightword.engine.argument import PLAIN, Positional, expanded
 from sightword.engine.config import Optim, Run, Trainer
 from sightword.engine.contract import Command
-from sightword.engine.system import experiments, presets, scales, system_of, systems
+from sightword.engine.system import experiments, presets, scales, system_of, systems, tables
 from sightword.errors import SightwordError
 
 
@@ -34,9 +35,9 @@ def complete(line: str, commands: Mapping[str, Command]) -> list[str]:
     words = _split(line)
     current = words[-1]
     if len(words) <= 2:
-        return [name for name in ("train", "prepare", *commands, "--help", "--version") if name.startswith(current)]
+        return [name for name in (*RUN_COMMANDS, *commands, "--help", "--version") if name.startswith(current)]
     name, given = words[1], words[2:-1]
-    if name in ("train", "prepare"):
+    if name in RUN_COMMANDS:
         found = _of_config(current, given)
     elif name == "completion":
         found = iter(_SCRIPTS)
@@ -85,7 +86,7 @@ def _config_keys(system: str) -> list[str]:
     if system:
         kinds += [("system.", system_of(system).Config), ("data.", system_of(system).Data)]
     keys = [field.key for prefix, kind in kinds for field in config_fields(kind, prefix)]
-    return [*keys, "scale", "preset", "resume"]
+    return [*keys, "scale", "preset", "resume", "table"]
 
 
 def _config_values(key: str, text: str, system: str) -> Sequence[str]:
@@ -95,6 +96,8 @@ def _config_values(key: str, text: str, system: str) -> Sequence[str]:
         return scales(system) if system else sorted({name for each in systems() for name in scales(each)})
     if key == "preset":
         return [name for rows in presets().values() for name in rows]
+    if key == "table":
+        return [name for rows in tables().values() for name in rows]
     if key == "resume":
         return _files(text)
     kind = kind_of(key, system) if system else _common_kind(key)

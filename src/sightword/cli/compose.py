@@ -5,7 +5,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from sightword.cli.override import for_hydra, is_for, literal_fields, values_of
 from sightword.engine.system import closest, config_folders, experiments, presets, scales, system_of
@@ -187,32 +188,26 @@ def _unknown_key(error: BaseException) -> str | None:
 
 
 def train_by_hydra(argv: Sequence[str], start: Callable[["Run"], int]) -> int:
-    """Call `start` with each config that Hydra's own front makes of the arguments; it reads its flags.
+    """Call `start` with the config that Hydra's own front makes of the arguments, and return its status.
 
-    Return the worst exit status of `start`. What `start` raises ends a sweep, and is raised here.
+    Hydra reads its flags; some, as --cfg job, only print, and `start` is not called.
     """
     flags = [argument for argument in argv if argument.startswith("-") or "=" not in argument]
     overrides = [argument for argument in argv if argument not in flags]
-    sweep = any(flag in ("-m", "--multirun") for flag in flags)
-    if sweep and any("ddp" in override or is_for(override, "trainer.devices") for override in overrides):
-        raise SightwordError("a sweep cannot start several processes, each would sweep again. Train them one at a time")
+    if any(flag in ("-m", "--multirun") for flag in flags):
+        raise SightwordError("train trains one run. sightword sweep takes the same arguments, with lists of values")
     name = _experiment(overrides)
-    system = name.split("/")[0]
-    if sweep:
-        _register_schemas(system)
-    else:
-        compose_config(overrides)  # Hydra's own message on a mistake is a page
-
+    compose_config(overrides)  # Hydra's own message on a mistake is a page
     before, statuses, failed = list(sys.argv), [0], list[Exception]()
 
     def job(config: "DictConfig") -> None:
         sys.argv = before  # from which Lightning starts the other processes of a DDP run
         try:
-            statuses.extend([] if failed else [start(_as_run(config, name))])
+            statuses.append(start(_as_run(config, name)))
         except Exception as error:  # Hydra would print a line of its own
             failed.append(error)
 
-    typed = [for_hydra(override, system, sweep) for override in _scaled(name, overrides)]
+    typed = [for_hydra(override, name.split("/")[0]) for override in _scaled(name, overrides)]
     with _short_errors(), _hydras_argv([*flags, *typed, *_groups(name), *_search_path()]):
         import hydra
 
@@ -220,6 +215,81 @@ def train_by_hydra(argv: Sequence[str], start: Callable[["Run"], int]) -> int:
         if failed:
             raise failed[0]
     return max(statuses)
+
+
+# --------------------------------------------------------------------------------------------------------------- sweeps
+
+
+class SweptValues(NamedTuple):
+    """What a sweep is given, in Hydra's grammar of sweeps: a,b · range(0,5) · choice(a,b) · interval(0,1)."""
+
+    overrides: list[str]  # all of them, quoted for Hydra
+    keys: list[str]  # those with several values, in order
+    jobs: list[list[str]] | None  # the overrides of each job, as typed; None where a sweeper draws the values
+
+
+def swept_values(overrides: Sequence[str], system: str, drawn: bool) -> SweptValues:
+    """Read the arguments of a sweep. drawn: whether a sweeper such as Optuna's draws the values.
+
+    Raises SightwordError for what Hydra cannot read.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    _refuse_bare(overrides)
+    with _short_errors():
+        typed = [for_hydra(override, system, sweep=True) for override in overrides]
+        parsed = OverridesParser.create().parse_overrides(typed)
+        keys = [str(override.key_or_group) for override in parsed if override.is_sweep_override()]
+        if drawn:
+            return SweptValues(typed, keys, None)
+        lines = [line for batch in BasicSweeper.split_arguments(parsed, None) for line in batch]
+        return SweptValues(typed, keys, [as_typed(line) for line in lines])
+
+
+def as_typed(overrides: Sequence[str]) -> list[str]:
+    """Return overrides in Hydra's grammar as `sightword train` takes them: texts without quotes."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [f"{'+' if each.is_add() else ''}{each.key_or_group}={_plain_text(each.value())}" for each in parsed]
+
+
+def _plain_text(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_plain_text, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_plain_text(item)}' for key, item in value.items())}}}"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def sweep_by_hydra(
+    overrides: Sequence[str], flags: Sequence[str], folder: Path, job: Callable[[Sequence[str]], float]
+) -> None:
+    """Call `job` with the overrides of each run of a sweep, as Hydra's sweeper and launcher arrange it.
+
+    flags: Hydra's own settings, as hydra/launcher=joblib. `job` returns the value that a sweeper such as Optuna's
+    optimises; it must not raise. folder: where Hydra writes multirun.yaml.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    quiet = [{f"override hydra/{kind}_logging": "none"} for kind in ("job", "hydra")]
+    own = {"sweep": {"dir": str(folder).replace("$", r"\$"), "subdir": "."}, "output_subdir": None}
+    ConfigStore.instance().store(name="sweep", node={"defaults": ["_self_", *quiet], "hydra": own})
+    added = {override.lstrip("+").partition("=")[0] for override in overrides if override.startswith("+")}
+
+    def hydras_job(config: "DictConfig") -> float:
+        from hydra.core.hydra_config import HydraConfig
+
+        typed = as_typed(HydraConfig.get().overrides.task)
+        plain = [override.lstrip("+") for override in typed]
+        return job([f"{'+' if line.partition('=')[0] in added else ''}{line}" for line in plain])
+
+    new = [f"+{override.lstrip('+')}" for override in overrides]  # Hydra's config of a sweep is empty
+    with _short_errors(), _hydras_argv(["-m", *flags, *new]):
+        import hydra
+
+        hydra.main(version_base=None, config_path=None, config_name="sweep")(hydras_job)()
 
 
 @contextmanager

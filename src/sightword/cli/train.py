@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sightword.cli.compose import change_config, compose_config, train_by_hydra, without_preset
 from sightword.cli.override import is_for, values_of
+from sightword.cli.sweep import sweep
 from sightword.engine import run as runs
 from sightword.engine.argument import expanded
 from sightword.engine.contract import Step
@@ -26,7 +27,7 @@ def train(argv: Sequence[str]) -> int:
     given beside it count more. sightword list shows the presets. scale=<name> sets names and sizes.
     resume=<run directory> resumes a run that was stopped; the result is that of an uninterrupted run.
     init_from=<run, exported folder, published file, hub id> starts a new run from weights; what fits is reported.
-    Hydra's flags work as well: --cfg job prints the config, -m sweeps over lists of values.
+    Hydra's flags work as well: --cfg job prints the config. sightword sweep takes lists of values.
     experiment=<name> --help lists the fields of that system alone.
     """
     overrides = without_preset(argv)
@@ -107,7 +108,7 @@ def metric_lines(metrics: Mapping[str, float], notes: Mapping[str, str]) -> list
 
 
 #: The commands whose arguments are a run's config.
-RUN_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "prepare": prepare}
+RUN_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "prepare": prepare, "sweep": sweep}
 
 
 def run_usage(name: str, argv: Sequence[str]) -> str:

@@ -171,8 +171,8 @@ Model: TypeAlias = Annotated[str, MODEL]
 
 
 def file_in(out: Path, name: str) -> Path:
-    """Return the file to write: `out` itself if it has a suffix, else `name` in the folder `out`."""
-    return out if out.suffix else out / name
+    """Return the file to write: `out` itself if it has a suffix and is no folder, else `name` in the folder `out`."""
+    return out if out.suffix and not out.is_dir() else out / name
 
 
 def folder_in(out: Path) -> Path:

@@ -74,10 +74,20 @@ def scales(system: str) -> list[str]:
 
 def presets() -> dict[str, dict[str, list[str]]]:
     """Return system → preset → its arguments, from configs/preset/<system>.yaml: the rows of published tables."""
+    return _arguments("preset")
+
+
+def tables() -> dict[str, dict[str, list[str]]]:
+    """Return system → table → the arguments of `sightword sweep` for its rows, from configs/table/<system>.yaml."""
+    return _arguments("table")
+
+
+def _arguments(kind: str) -> dict[str, dict[str, list[str]]]:
+    """Return system → name → arguments, from configs/<kind>/<system>.yaml."""
     from sightword.storage.reader import read_yaml
 
     found: dict[str, dict[str, list[str]]] = {}
-    for file in (file for place in config_folders() for file in sorted((place / "preset").glob("*.yaml"))):
+    for file in (file for place in config_folders() for file in sorted((place / kind).glob("*.yaml"))):
         rows = read_yaml(file)
         found.setdefault(file.stem, {}).update({name: rows.text(name).split() for name in rows})
     return found
