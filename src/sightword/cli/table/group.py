@@ -10,8 +10,6 @@ from sightword.cli.table.run import DATA, TableRun
 from sightword.engine.system import closest, presets, system_of
 from sightword.errors import SightwordError
 
-SHOWN = 12  # keys that a note lists
-
 
 @dataclass(frozen=True)
 class Group:

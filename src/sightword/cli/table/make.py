@@ -7,59 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from sightword.cli.table.group import SHOWN, Group, check_alike, differences, make_groups
+from sightword.cli.table.comparison import Cell, Difference, Table, TableRow, splits_of
+from sightword.cli.table.group import Group, check_alike, make_groups
+from sightword.cli.table.note import LEVEL, caption_of, notes_of
 from sightword.cli.table.run import TableRun, find_runs, finished, read_runs
 from sightword.engine.contract import Measure
 from sightword.engine.system import closest, system_of
 from sightword.errors import SightwordError
-from sightword.metrics.bootstrap import DRAWS, Interval, drawn_values, holm, interval_of, share_beyond_zero
+from sightword.metrics.bootstrap import Interval, drawn_values, holm, interval_of, share_beyond_zero
 
-LEVEL = 0.05  # of p, after Holm
-FEW_CLUSTERS = 20  # below which intervals are said to be too narrow
 TOLERANCE = 1e-4  # between a metric and the same computed from items
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A row's metric less the baseline's, over the seeds that both have."""
-
-    interval: Interval
-    p: float  # two-sided, of the bootstrap
-    adjusted: float  # by Holm, over the rows of this metric
-    word: str  # better | worse | no difference
-    seeds: Mapping[int, float]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A metric of a row."""
-
-    interval: Interval  # the mean over seeds
-    deviation: float  # standard deviation over seeds, of n − 1; NaN of one
-    seeds: Mapping[int, float]
-    difference: Difference | None = None  # None for the baseline, or without one
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A group of runs."""
-
-    label: str
-    runs: tuple[str, ...]
-    cells: Mapping[str, Cell]  # by metric
-    minutes: float | None  # of training a run, the mean
-
-
-@dataclass(frozen=True)
-class Table:
-    """Groups of runs, compared."""
-
-    by: str
-    measures: tuple[str, ...]
-    baseline: str  # a row's label, or a metric of the rows' own
-    rows: tuple[TableRow, ...]
-    caption: str  # how the numbers were made
-    notes: tuple[str, ...]
 
 
 def make_table(
@@ -80,14 +37,17 @@ def make_table(
     done, open_ = finished(found)
     if not done:
         raise SightwordError(f"none of the {len(found)} runs has finished its training. Resume them first")
-    read = read_runs(done, _splits(measures))
+    read = read_runs(done, splits_of(measures))
     groups = make_groups(read, by)
     against = _measure_of(baseline, [group.label for group in groups], measures)
-    for split in _splits(measures):
+    for split in splits_of(measures):
         check_alike(read, split)
     drawn = {measure: _drawn(read, measure) for measure in dict.fromkeys([*measures, *([against] if against else [])])}
     rows = _rows(groups, measures, baseline, against, drawn)
-    told = _caption(groups, read, measures, baseline, len(found)), _notes(groups, read, by, measures, baseline, open_)
+    told = (
+        caption_of(groups, read, measures, baseline, len(found)),
+        notes_of(groups, read, by, measures, baseline, open_),
+    )
     table = Table(by, tuple(measures), baseline, rows, *told)
     if out is not None:
         from sightword.cli.table.write import write
@@ -100,22 +60,12 @@ def _measure_of(baseline: str, labels: Sequence[str], measures: Sequence[str]) -
     """Return the baseline if it is a measure of the same items and no row, else nothing."""
     if not baseline or baseline in labels:
         return ""
-    if "/" not in baseline or _splits([baseline]) != _splits(measures):
+    if "/" not in baseline or splits_of([baseline]) != splits_of(measures):
         raise SightwordError(
             f"baseline={baseline} is no row{closest(baseline, labels)}; rows are {', '.join(labels)}. A measure of the "
-            f"same split can be one, as {_splits(measures)[0]}/…"
+            f"same split can be one, as {splits_of(measures)[0]}/…"
         )
     return baseline
-
-
-def _splits(measures: Sequence[str]) -> list[str]:
-    """Raises SightwordError for what is not <split>/<metric>."""
-    for measure in measures:
-        if measure.count("/") != 1 or measure.startswith("/") or measure.endswith("/"):
-            raise SightwordError(f"measure={measure!r} is not <split>/<metric>. Pass for example test/top1")
-    if not measures:
-        raise SightwordError("measure= is missing. Pass <split>/<metric>, for example test/top1")
-    return list(dict.fromkeys(measure.partition("/")[0] for measure in measures))
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers
@@ -225,80 +175,3 @@ def _judged(pair: Difference, adjusted: float, less_is_better: bool) -> Differen
 def _mean_minutes(group: Group) -> float | None:
     known = [run.minutes for run in group.runs.values() if run.minutes is not None]
     return float(np.mean(known)) if known else None
-
-
-# -------------------------------------------------------------------------------------------------------------- words
-
-
-def _caption(
-    groups: Sequence[Group], runs: Sequence[TableRun], measures: Sequence[str], baseline: str, tried: int
-) -> str:
-    """Return how the numbers were made, as one paragraph."""
-    sizes = [_size(runs[0], split) for split in _splits(measures)]
-    parts = [
-        f"Mean over seeds ± standard deviation, [95 % interval] by {DRAWS:,} draws of {' and of '.join(sizes)}, and of "
-        "seeds, with replacement, the same draws for all rows (percentiles)."
-    ]
-    if baseline:
-        count = len(groups) - (baseline in [group.label for group in groups])
-        parts.append(
-            f"Differences to {baseline} are paired by seed and item; p: two-sided, Holm over {count} "
-            f"comparison{'s' * (count != 1)}; better and worse: the interval excludes 0 and p < {LEVEL}."
-        )
-    parts.append(f"Checkpoints: {', '.join(sorted({_choice(run) for run in runs}))}.")
-    return " ".join([*parts, f"Tried: {tried} runs of {len(groups)} settings."])
-
-
-def _size(run: TableRun, split: str) -> str:
-    items = run.evaluations[split].items
-    count = len(set(items.cluster.tolist()))
-    inside = f" with their {len(items.id):,} items" if count != len(items.id) else ""
-    return f"{count:,} {items.unit}{inside} of {split}"
-
-
-def _choice(run: TableRun) -> str:
-    trainer, used = run.config.trainer, next(iter(run.evaluations.values())).checkpoint
-    return f"best by {trainer.monitor} ({trainer.mode})" if used == "best" and trainer.monitor else used
-
-
-def _notes(
-    groups: Sequence[Group],
-    runs: Sequence[TableRun],
-    by: str,
-    measures: Sequence[str],
-    baseline: str,
-    open_: Sequence[Path],
-) -> tuple[str, ...]:
-    """Return what a reader has to know besides: what else differs, which seeds are paired, what was left out."""
-    notes = []
-    if keys := differences(groups, by):
-        more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-        notes.append(f"Besides {by}, rows differ in {', '.join(keys[:SHOWN])}{more}.")
-    notes += _unpaired(groups, baseline)
-    if any(len(group.runs) == 1 for group in groups):
-        notes.append("Rows of one seed: their intervals are over items alone.")
-    for split in _splits(measures):
-        items = runs[0].evaluations[split].items
-        if (count := len(set(items.cluster.tolist()))) < FEW_CLUSTERS:
-            notes.append(f"{split} has {count} {items.unit} only: intervals over them are too narrow, or none.")
-        if any(_choice(run).startswith(f"best by {split}/") for run in runs):
-            notes.append(f"Checkpoints were chosen on {split} itself: its figures are optimistic.")
-    if open_:
-        named = ", ".join(str(folder) for folder in open_[:4])
-        notes.append(f"Left out, as their training has not ended: {named}{' …' if len(open_) > 4 else ''}.")
-    return tuple(notes)
-
-
-def _unpaired(groups: Sequence[Group], baseline: str) -> list[str]:
-    """Return a note for each row whose seeds are not those of the baseline."""
-    base = next((group for group in groups if group.label == baseline), None)
-    notes = []
-    for group in groups if base else ():
-        assert base is not None
-        common, lone = sorted(group.runs.keys() & base.runs.keys()), sorted(group.runs.keys() ^ base.runs.keys())
-        if lone:
-            notes.append(
-                f"{group.label}: the difference is of the seeds {', '.join(map(str, common))} alone; "
-                f"{', '.join(map(str, lone))} have no counterpart."
-            )
-    return notes

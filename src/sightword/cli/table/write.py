@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightword.cli.table.make import Cell, Difference, Table, TableRow
+from sightword.cli.table.comparison import Cell, Difference, Table, TableRow
 from sightword.engine.argument import folder_in
 from sightword.errors import SightwordError
 from sightword.metrics.bootstrap import Interval
