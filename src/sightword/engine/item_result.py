@@ -77,7 +77,7 @@ def read_items(file: Path) -> ItemResults:
     try:
         _refuse_size(file)
         with np.load(file, allow_pickle=False) as opened:
-            arrays = {name: opened[name] for name in opened.files}
+            arrays = {name: np.asarray(opened[name]) for name in opened.files}
         named = {name.removeprefix(PREFIX): each for name, each in arrays.items() if name.startswith(PREFIX)}
         if any(each.dtype.kind not in "biuf" for each in named.values()):
             raise ValueError("an array is not of numbers")
