@@ -100,8 +100,10 @@ def read_evaluation(run: Path, split: str) -> Evaluation | None:
     if not file.is_file():
         return None
     report = read_json(file, damaged=f"Write it again: {evaluate_command(run, split)}")
-    if "items" not in report or _is_stale(run, report):
+    if "checkpoint_digest" not in report or _is_stale(run, report):
         return None
+    if "items" not in report:
+        raise SightwordError(f"{file} has no results of single items: this system's evaluator gives none")
     items = read_items(file.parent / Path(report.mapping("items").text("file")).name)
     if items.digest != report.mapping("items").text("digest"):
         raise SightwordError(f"{items_file(file)} is not of {file}. Write both again: {evaluate_command(run, split)}")

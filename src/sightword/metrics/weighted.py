@@ -39,12 +39,17 @@ def mean_average_precision(
 
 
 def _average_precision(scores: np.ndarray, targets: np.ndarray, weights: np.ndarray, interpolated: bool) -> np.ndarray:
-    """The area under the precision-recall curve of one class; items of equal score form one step."""
+    """The area under the precision-recall curve of one class; items of equal score form one step.
+
+    Precision rises at positives alone, so only theirs is computed. P positives.
+    """
     order = np.argsort(-scores, kind="stable")
-    counts = weights[:, order]  # (D, N), the best ranked first
-    hits = counts * targets[order]
-    ends = np.searchsorted(-scores[order], -scores[order], side="right") - 1  # (N,) where each run of equals ends
-    precision = _ratio(hits.cumsum(1)[:, ends], counts.cumsum(1)[:, ends], 0.0)
+    falling, positives = -scores[order], np.flatnonzero(targets[order])  # (N,), (P,) the best ranked first
+    ends = np.searchsorted(falling, falling[positives], side="right") - 1  # (P,) where each one's run of equals ends
+    counts = weights[:, order]
+    hits = counts[:, positives]  # (D, P)
+    found = hits.cumsum(1)[:, np.searchsorted(positives, ends, side="right") - 1]
+    precision = _ratio(found, counts.cumsum(1)[:, ends], 0.0)
     if interpolated:
         precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
     return _ratio((hits * precision).sum(1), hits.sum(1))

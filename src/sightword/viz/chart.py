@@ -260,19 +260,21 @@ class ForestRow(NamedTuple):
 
 
 @_styled
-def forest(panels: Mapping[str, Sequence[ForestRow]], baseline: str = "", panel: int = 300) -> Image.Image:
+def forest(
+    panels: Mapping[str, Sequence[ForestRow]], baseline: str = "", note: str = "", panel: int = 300
+) -> Image.Image:
     """Draw means with intervals, a row each, and their single values as dots below; a panel for each metric.
 
     panels: metric → rows, of the same labels in the same order. baseline: the label whose mean is drawn as a line
-    through all rows. panel: width of a panel in pixels.
+    through all rows. note: a line below. panel: width of a panel in pixels.
     """
     from matplotlib.figure import Figure
 
     labels = [_cut(row.label, WIDEST_LABEL) for row in next(iter(panels.values()))]
     numbers = {name: [_interval_text(row) for row in rows] for name, rows in panels.items()}
     widths = [max(_font(text).getlength(text) for text in texts) for texts in numbers.values()]
-    left = max(_font(label).getlength(label) for label in labels) + 2 * MARGIN
-    gap, head, foot, line = 2 * MARGIN, HEAD + 2 * MARGIN, TEXT + 2 * MARGIN, 2 * TEXT + 6
+    left = 1.05 * max(_font(label).getlength(label) for label in labels) + 2 * MARGIN
+    gap, head, foot, line = 2 * MARGIN, HEAD + 2 * MARGIN, TEXT * (3 if note else 1) + 2 * MARGIN, 2 * TEXT + 6
     width = left + sum(panel + MARGIN + wide + gap for wide in widths)
     height = head + line * len(labels) + foot
     figure, at = Figure((width / 72, height / 72)), left
@@ -290,6 +292,7 @@ def forest(panels: Mapping[str, Sequence[ForestRow]], baseline: str = "", panel:
                 text, (1, number), (MARGIN, 0), ("axes fraction", "data"), "offset points", va="center_baseline"
             )
         at += panel + MARGIN + wide + gap
+    figure.text((width - gap) / width, MARGIN / height, _cut(note, width - 2 * gap), color=GREY, ha="right")
     return _picture(figure)
 
 

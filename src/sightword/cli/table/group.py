@@ -133,9 +133,12 @@ def _unlike(one: TableRun, other: TableRun, split: str) -> str:
         return f"they have {len(a.items.id)} and {len(b.items.id)} items, and {len(lone)} are not in both, as {lone[0]}"
     if not np.array_equal(a.items.cluster, b.items.cluster):
         return f"the same items are in other {a.items.unit}"
+    for name, each in a.items.arrays.items():
+        if name in b.items.arrays and each.shape != (shape := b.items.arrays[name].shape):
+            return f"{name} is {each.shape} and {shape}: they have other classes"
     if a.overrides != b.overrides:
         return f"evaluate had the overrides {list(a.overrides)} and {list(b.overrides)}. Evaluate them alike"
-    if a.data_digest != b.data_digest:
+    if a.data_digest and b.data_digest and a.data_digest != b.data_digest:
         return "images, recordings or labels changed between the evaluations. Evaluate both again"
     if (a.checkpoint in ("best", "last")) and a.checkpoint != b.checkpoint:
         return f"checkpoint={a.checkpoint} and checkpoint={b.checkpoint} were evaluated. Evaluate them alike"

@@ -16,6 +16,7 @@ from sightword.engine.system import closest, system_of
 from sightword.errors import SightwordError
 from sightword.metrics.bootstrap import Interval, drawn_values, holm, interval_of, share_beyond_zero
 
+SAME = 1e-6  # of a metric in all rows
 TOLERANCE = 1e-4  # between a metric and the same computed from items
 
 
@@ -75,6 +76,7 @@ def _measure_of(baseline: str, labels: Sequence[str], measures: Sequence[str]) -
 class _Drawn:
     """A metric of every run, of all items and of each draw of them."""
 
+    name: str  # <split>/<metric>
     measure: Measure
     values: Mapping[Path, float]
     draws: Mapping[Path, np.ndarray]  # (D,)
@@ -106,7 +108,7 @@ def _drawn(runs: Sequence[TableRun], name: str) -> _Drawn:
     clusters = evaluations[0].items.cluster
     draws = drawn_values(metrics, clusters)
     folders = [run.folder for run in runs]
-    return _Drawn(measure, values, dict(zip(folders, draws, strict=True)), len(set(clusters.tolist())) == 1)
+    return _Drawn(name, measure, values, dict(zip(folders, draws, strict=True)), len(set(clusters.tolist())) == 1)
 
 
 def _rows(
@@ -125,7 +127,7 @@ def _rows(
             for pair in pairs
         ]
         cells[name] = [_cell(drawn[name], group, pair) for group, pair in zip(groups, whole, strict=True)]
-    return tuple(
+    rows = [
         TableRow(
             group.label,
             tuple(run.folder.as_posix() for run in group.runs.values()),
@@ -133,7 +135,21 @@ def _rows(
             _mean_minutes(group),
         )
         for number, group in enumerate(groups)
-    )
+    ]
+    return (*rows, *_row_of_measure(groups, measures, drawn[against])) if against else tuple(rows)
+
+
+def _row_of_measure(groups: Sequence[Group], measures: Sequence[str], drawn: _Drawn) -> list[TableRow]:
+    """Return a row of the measure that others are compared with, if it is the same in all groups, as lifted CLIP's is.
+
+    It stands in the column of each measure.
+    """
+    runs: dict[int, TableRun] = {}
+    for seed, run in ((seed, run) for group in groups for seed, run in group.runs.items()):
+        if abs(drawn.values[runs.setdefault(seed, run).folder] - drawn.values[run.folder]) > SAME:
+            return []
+    cell = _cell(drawn, Group(drawn.name, dict(sorted(runs.items()))), None)
+    return [TableRow(drawn.name, (), dict.fromkeys(measures, cell), None)]
 
 
 def _cell(drawn: _Drawn, group: Group, difference: Difference | None) -> Cell:

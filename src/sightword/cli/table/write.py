@@ -182,4 +182,6 @@ def plot(table: Table) -> "Image":
         ]
         for name in table.measures
     }
-    return forest(panels, table.baseline if table.baseline in [row.label for row in table.rows] else "")
+    drawn = table.baseline in [row.label for row in table.rows]
+    note = f"mean and 95 % interval; dots: seeds{'; dashed: ' + table.baseline if drawn else ''}"
+    return forest(panels, table.baseline, note)
