@@ -11,7 +11,8 @@ import yaml
 from worlds import arguments_of
 
 from sightword.cli.main import main
-from sightword.cli.table.make import make_table
+from sightword.cli.table.comparison import Difference
+from sightword.cli.table.make import _judged, make_table
 from sightword.cli.table.write import as_dict, markdown
 from sightword.engine.config import Run
 from sightword.engine.contract import Evaluator
@@ -20,6 +21,7 @@ from sightword.engine.item_result import ItemResults
 from sightword.engine.split import Entry, Record
 from sightword.engine.system import system_of
 from sightword.errors import SightwordError
+from sightword.metrics.bootstrap import Interval
 from sightword.storage.writer import write_json
 
 ITEMS, CLASSES = 60, 4
@@ -138,7 +140,9 @@ def test_a_table_is_the_same_each_time_and_whatever_rows_stand_in_it(three):
 
 
 def test_a_row_can_be_compared_with_its_own_other_metric(three):
-    row = table(three, baseline="test/micro_f1").rows[0]
+    made = table(three, baseline="test/micro_f1")
+    row = made.rows[0]
+    assert [each.label for each in made.rows] == ["0.1", "0.2", "0.3"]  # micro F1 differs, so it has no row of its own
     difference = row.cells["test/macro_f1"].difference
     report = json.loads((Path(row.runs[0]) / "evaluation_test.json").read_text())["metrics"]
     assert difference.seeds[0] == pytest.approx(report["macro_f1"] - report["micro_f1"])
@@ -150,6 +154,31 @@ def test_seeds_without_a_counterpart_are_left_out_of_the_difference_and_named(th
     assert list(made.rows[2].cells["test/macro_f1"].difference.seeds) == [0, 1]
     assert len(made.rows[2].cells["test/macro_f1"].seeds) == 3
     assert any("0.3: the difference is of the seeds 0, 1 alone; 2 have no counterpart" in note for note in made.notes)
+
+
+def test_items_of_one_cluster_give_an_interval_over_seeds_and_no_verdict(make, tmp_path):
+    for seed in (0, 1):
+        for rate, wrong in ((0.1, 0.3), (0.2, 0.1)):
+            make(f"r{rate}_{seed}", seed, wrong, names=NAMES[:1], optim__lr=rate)
+    made = table(tmp_path / "runs", baseline="0.1")
+    cell = made.rows[1].cells["test/macro_f1"]
+    assert cell.interval.low == pytest.approx(min(cell.seeds.values()))
+    assert cell.difference.word == ""
+    assert any("there is no verdict" in note for note in made.notes)
+    assert "draws of seeds" in made.caption
+
+
+def test_less_is_better_of_losses():
+    assert [name for name, each in system_of("tokenizer").measures.items() if each.less_is_better] == [
+        "recon_loss",
+        "perc_loss",
+        "lpips_vgg",
+        "lpips_alex",
+    ]
+    pair = Difference(Interval(-0.2, -0.3, -0.1), 0.001, 0.001, "", {})
+    assert _judged(pair, 0.001, less_is_better=True).word == "better"
+    assert _judged(pair, 0.001, less_is_better=False).word == "worse"
+    assert _judged(pair, 0.2, less_is_better=False).word == "no difference"  # after Holm
 
 
 def test_one_seed_is_said_and_has_no_deviation(make, tmp_path):
@@ -170,6 +199,14 @@ def test_presets_and_what_else_differs_are_named(make, tmp_path):
     made = table(tmp_path / "runs", by="preset")
     assert [row.label for row in made.rows] == ["visece/debug1", "visece/debug2", "intent/stage1"]
     assert "Besides preset, rows differ in optim.lr." in made.notes
+
+
+def test_runs_of_several_systems_are_refused(make, tmp_path):
+    make("a")
+    system = system_of("tokenizer")
+    other = Run("tokenizer/mini", system=system.Config(), data=system.Data()).plain()
+    (make("b") / "config.yaml").write_text(yaml.safe_dump(other))
+    assert "a of intent and " in refused(tmp_path / "runs")
 
 
 def test_several_keys_make_a_row(make, tmp_path):

@@ -9,6 +9,7 @@ vanish in some draws and a metric such as F1 is then no smooth function of the w
 Legend: D draws; N items; G clusters; S seeds.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -79,7 +80,11 @@ def _over_seeds(drawn: np.ndarray, seed: int) -> np.ndarray:
 
 
 def holm(shares: Sequence[float]) -> list[float]:
-    """Return the p of each of several comparisons, adjusted so that any false one has the level of one (Holm 1979)."""
+    """Return the p of each of several comparisons, adjusted so that any false one has the level of one (Holm 1979).
+
+    NaN counts as 1.
+    """
+    shares = [1.0 if math.isnan(each) else each for each in shares]
     order = np.argsort(shares, kind="stable")
     adjusted = np.maximum.accumulate([min(1.0, (len(shares) - n) * shares[at]) for n, at in enumerate(order)])
     found = np.empty(len(shares))

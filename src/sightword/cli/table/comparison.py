@@ -14,7 +14,7 @@ class Difference:
     interval: Interval
     p: float  # two-sided, of the bootstrap
     adjusted: float  # by Holm, over the rows of this metric
-    word: str  # better | worse | no difference
+    word: str  # better | worse | no difference; empty with one cluster of items
     seeds: Mapping[int, float]
 
 

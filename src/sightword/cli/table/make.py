@@ -1,5 +1,6 @@
 """Make a table of runs: metrics with intervals, differences to a baseline, and how they came about."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -66,6 +67,8 @@ def _measure_of(baseline: str, labels: Sequence[str], measures: Sequence[str]) -
             f"baseline={baseline} is no row{closest(baseline, labels)}; rows are {', '.join(labels)}. A measure of the "
             f"same split can be one, as {splits_of(measures)[0]}/…"
         )
+    if len(measures) > 1:
+        raise SightwordError(f"baseline={baseline} is a measure, and there are {len(measures)} measures. Pass one")
     return baseline
 
 
@@ -154,14 +157,14 @@ def _row_of_measure(groups: Sequence[Group], measures: Sequence[str], drawn: _Dr
 
 def _cell(drawn: _Drawn, group: Group, difference: Difference | None) -> Cell:
     values, draws = drawn.of(list(group.runs.values()))
-    deviation = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
     seeds = dict(zip(group.runs, values.tolist(), strict=True))
     return Cell(_interval(drawn, values, draws), deviation, seeds, difference)
 
 
 def _interval(drawn: _Drawn, values: np.ndarray, draws: np.ndarray) -> Interval:
     found = interval_of(values.tolist(), draws)
-    return found._replace(low=float("nan"), high=float("nan")) if drawn.is_one else found
+    return found._replace(low=math.nan, high=math.nan) if drawn.is_one and len(values) < 2 else found
 
 
 def _difference(drawn: _Drawn, group: Group, base: Group | None, other: _Drawn | None) -> Difference:
@@ -176,14 +179,15 @@ def _difference(drawn: _Drawn, group: Group, base: Group | None, other: _Drawn |
     values, draws = drawn.of([group.runs[seed] for seed in common])
     from_, beside = (other or drawn).of([(base or group).runs[seed] for seed in common])
     values, draws = values - from_, draws - beside
-    p = 1.0 if drawn.is_one else share_beyond_zero(draws)
-    return Difference(_interval(drawn, values, draws), p, p, "", dict(zip(common, values.tolist(), strict=True)))
+    interval = _interval(drawn, values, draws)
+    p = math.nan if drawn.is_one else share_beyond_zero(draws)  # of a few seeds alone it would mean nothing
+    return Difference(interval, p, p, "", dict(zip(common, values.tolist(), strict=True)))
 
 
 def _judged(pair: Difference, adjusted: float, less_is_better: bool) -> Difference:
     low, high = pair.interval.low, pair.interval.high
-    word = "no difference"
-    if (low > 0 or high < 0) and adjusted < LEVEL:
+    word = "" if math.isnan(pair.p) else "no difference"
+    if word and (low > 0 or high < 0) and adjusted < LEVEL:
         word = "better" if (low > 0) != less_is_better else "worse"
     return Difference(pair.interval, pair.p, adjusted, word, pair.seeds)
 

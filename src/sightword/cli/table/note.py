@@ -17,10 +17,10 @@ def caption_of(
     groups: Sequence[Group], runs: Sequence[TableRun], measures: Sequence[str], baseline: str, tried: int
 ) -> str:
     """Return how the numbers were made, as one paragraph."""
-    sizes = [_size(runs[0], split) for split in splits_of(measures)]
+    drawn = [_size(runs[0], split) for split in splits_of(measures) if _clusters(runs[0], split) > 1]
     parts = [
-        f"Mean over seeds ± standard deviation, [95 % interval] by {DRAWS:,} draws of {' and of '.join(sizes)}, and of "
-        "seeds, with replacement, the same draws for all rows (percentiles)."
+        f"Mean over seeds ± standard deviation, [95 % interval] by {DRAWS:,} draws of {', '.join([*drawn, 'seeds'])}, "
+        "with replacement, the same draws for all rows (percentiles)."
     ]
     if baseline:
         count = len(groups) - (baseline in [group.label for group in groups])
@@ -29,12 +29,16 @@ def caption_of(
             f"comparison{'s' * (count != 1)}; better and worse: the interval excludes 0 and p < {LEVEL}."
         )
     parts.append(f"Checkpoints: {', '.join(sorted({_choice(run) for run in runs}))}.")
-    return " ".join([*parts, f"Tried: {tried} runs of {len(groups)} settings."])
+    told = f"{tried} run{'s' * (tried != 1)} of {len(groups)} setting{'s' * (len(groups) != 1)}"
+    return " ".join([*parts, f"Tried: {told}."])
+
+
+def _clusters(run: TableRun, split: str) -> int:
+    return len(set(run.evaluations[split].items.cluster.tolist()))
 
 
 def _size(run: TableRun, split: str) -> str:
-    items = run.evaluations[split].items
-    count = len(set(items.cluster.tolist()))
+    items, count = run.evaluations[split].items, _clusters(run, split)
     inside = f" with their {len(items.id):,} items" if count != len(items.id) else ""
     return f"{count:,} {items.unit}{inside} of {split}"
 
@@ -59,11 +63,14 @@ def notes_of(
         notes.append(f"Besides {by}, rows differ in {', '.join(keys[:SHOWN])}{more}.")
     notes += _unpaired(groups, baseline)
     if any(len(group.runs) == 1 for group in groups):
-        notes.append("Rows of one seed: their intervals are over items alone.")
+        alone = any(_clusters(runs[0], split) > 1 for split in splits_of(measures))
+        notes.append(f"Rows of one seed: {'their intervals are over items alone' if alone else 'no interval'}.")
     for split in splits_of(measures):
-        items = runs[0].evaluations[split].items
-        if (count := len(set(items.cluster.tolist()))) < FEW_CLUSTERS:
-            notes.append(f"{split} has {count} {items.unit} only: intervals over them are too narrow, or none.")
+        unit, count = runs[0].evaluations[split].items.unit, _clusters(runs[0], split)
+        if count == 1:
+            notes.append(f"{split} has one of the {unit} alone: intervals are over seeds, there is no verdict.")
+        elif count < FEW_CLUSTERS:
+            notes.append(f"{split} has {count} {unit} only: intervals over them are too narrow.")
         if any(_choice(run).startswith(f"best by {split}/") for run in runs):
             notes.append(f"Checkpoints were chosen on {split} itself: its figures are optimistic.")
     if open_:

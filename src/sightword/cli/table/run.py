@@ -79,6 +79,11 @@ def finished(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 def read_runs(folders: Sequence[Path], splits: Sequence[str]) -> list[TableRun]:
     """Return runs with their evaluations. Raises SightwordError with the commands to type if some are missing."""
+    configs = {folder: read_config(folder) for folder in folders}
+    kinds = {system_of(config.experiment).name: folder for folder, config in configs.items()}
+    if len(kinds) > 1:
+        named = " and ".join(f"{folder} of {name}" for name, folder in kinds.items())
+        raise SightwordError(f"runs= has runs of several systems: {named}. A table compares those of one")
     evaluations = {folder: {split: read_evaluation(folder, split) for split in splits} for folder in folders}
     missing = [
         evaluate_command(folder, split)
@@ -92,13 +97,12 @@ def read_runs(folders: Sequence[Path], splits: Sequence[str]) -> list[TableRun]:
             f"older than their checkpoint. Type: {' && '.join(missing)}"
         )
     return [
-        _read_run(folder, {split: one for split, one in each.items() if one is not None})
+        _read_run(folder, configs[folder], {split: one for split, one in each.items() if one is not None})
         for folder, each in evaluations.items()
     ]
 
 
-def _read_run(folder: Path, evaluations: Mapping[str, Evaluation]) -> TableRun:
-    config = read_config(folder)
+def _read_run(folder: Path, config: Run, evaluations: Mapping[str, Evaluation]) -> TableRun:
     cost = read_json(folder / "summary.json").mapping("cost", optional=True)
     whole = "seconds" in cost and not cost.integer("from_batch", 0)
     minutes = cost.number("seconds") / 60 if whole else None

@@ -54,7 +54,7 @@ def markdown(table: Table) -> str:
     digits = {name: _digits(table, name) for name in table.measures}
     head = [_escaped(table.by), "seeds"]
     for name in table.measures:
-        head += [name, *(["difference", "p", ""] if table.baseline else [])]
+        head += [name, *(["difference", "p (Holm)", "verdict"] if table.baseline else [])]
     head.append("minutes a run")
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for row in table.rows:
@@ -75,7 +75,7 @@ def _cells(cell: Cell, digits: int, compared: bool) -> list[str]:
     if (difference := cell.difference) is None:
         return [*found, "baseline", "", ""]
     shown = f"{_signed(difference.interval.value, digits)}{_ends(difference.interval, digits, signed=True)}"
-    return [*found, shown, f"{difference.adjusted:.3f}", difference.word]
+    return [*found, shown, f"{difference.adjusted:.3f}" if difference.word else "", difference.word]
 
 
 def _minutes(value: float | None) -> str:
