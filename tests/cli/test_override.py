@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from sightword.cli.arguments import read_arguments
-from sightword.cli.compose import change_config, compose_config, without_preset
+from sightword.cli.compose import change_config, compose_config, expand_preset
 from sightword.cli.main import main
 from sightword.cli.override import for_hydra, kind_of, typed_value
 from sightword.engine import run as runs
@@ -179,9 +179,9 @@ def test_in_a_sweep_commas_part_runs_and_each_value_is_taken_as_typed():
 
 
 def test_a_preset_gives_texts_too():
-    assert without_preset(["data.root=x"]) == ["data.root=x"]
+    assert expand_preset(["data.root=x"]) == ["data.root=x"]
     with pytest.raises(SightwordError, match="there is no preset 'nonsense'"):
-        without_preset(["preset=nonsense"])
+        expand_preset(["preset=nonsense"])
 
 
 def test_a_run_is_trained_evaluated_and_resumed_with_such_texts(photos, tmp_path, monkeypatch, capsys):

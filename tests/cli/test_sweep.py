@@ -99,7 +99,15 @@ TINY = [
 
 
 def test_a_run_that_fails_does_not_end_a_sweep_and_the_same_command_does_what_is_missing(photos, tmp_path, capfd):
-    argv = ["sweep", *TINY, "optim.warmup=0", f"data.root={photos}", f"out={tmp_path}", "name=first", "split=val"]
+    argv = [
+        "sweep",
+        *TINY,
+        "optim.warmup=0",
+        f"data.root={photos}",
+        f"out={tmp_path}",
+        "name=first",
+        "measure=val/psnr",
+    ]
     assert main([*argv, "optim.lr=1e-3,1e30"]) == 1
     folder = tmp_path / "sweeps" / "first" / "tokenizer" / "mini"
     said = capfd.readouterr()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sightword.viz.chart import BAR, UNUSED, _mistakes, bars, confusion, curve, matrix, terms
+from sightword.viz.chart import BAR, UNUSED, ForestRow, _mistakes, bars, confusion, curve, forest, matrix, terms
 from sightword.viz.grid import grid, pairs
 from sightword.viz.overlay import areas, class_map, code_colours, code_map, heat_map, shared_colours
 from sightword.viz.style import OTHER, PALETTE, category_colours, rgb
@@ -347,3 +347,15 @@ def test_any_number_of_classes_has_a_cell_that_holds_its_number(classes: int) ->
     assert figure.width < 34 * classes + 700, "names that are too long are cut"
     with pytest.raises(ValueError, match=f"of {classes} classes"):
         confusion(np.zeros((classes, classes + 1)), names)
+
+
+def test_a_forest_has_a_panel_for_each_metric_and_a_line_for_each_row() -> None:
+    rows = [ForestRow(f"row {number}", 60 + number, 57.0 + number, 64.0, (59.0, 61.0)) for number in range(3)]
+    one, several = forest({"test/top1": rows}), forest({"test/top1": rows, "test/map": rows}, "row 1", "a note")
+    assert several.width > 1.7 * one.width
+    assert forest({"test/top1": [*rows, *rows]}).height - one.height == pytest.approx(3 * 28, abs=1)
+
+
+@pytest.mark.parametrize("low", [math.nan, 0.4])
+def test_a_forest_of_one_row_without_interval_or_dots_can_be_drawn(low: float) -> None:
+    assert forest({"$m$": [ForestRow("名字", 0.5, low, low + 0.2)]}, "名字").width > 300

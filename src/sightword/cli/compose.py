@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sightword.engine.config import Run
 
 
-def without_preset(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides with preset=<name> replaced by those it stands for, before all others."""
+def expand_preset(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with those that preset=<name> stands for before all others."""
     named = values_of(overrides, "preset")
     if not named:
         return list(overrides)
@@ -34,7 +34,7 @@ def without_preset(overrides: Sequence[str]) -> list[str]:
     others = [override for override in overrides if not is_for(override, "preset")]
     if any(is_for(override, "experiment", "resume") for override in others):
         raise SightwordError(f"preset={named[-1]} sets the experiment. Remove experiment= and resume=")
-    return [*known[named[-1]], *others]
+    return [*known[named[-1]], f"preset={named[-1]}", *others]
 
 
 def compose_config(overrides: Sequence[str]) -> "Run":
@@ -42,13 +42,14 @@ def compose_config(overrides: Sequence[str]) -> "Run":
     from hydra import compose, initialize_config_module
 
     name = _experiment(overrides)
+    preset, overrides = _preset_of(overrides)
     system = name.split("/")[0]
     _refuse_bare(overrides)
     _register_schemas(system)
     with _short_errors(), initialize_config_module("sightword.configs", version_base=None):
         typed = [for_hydra(override, system) for override in _scaled(name, _with_length(overrides))]
         config = compose("train", overrides=[*_groups(name), *_search_path(), *typed])
-        return _as_run(config, name)
+        return _as_run(config, name, preset)
 
 
 def change_config(config: "Run", overrides: Sequence[str]) -> "Run":
@@ -63,7 +64,7 @@ def change_config(config: "Run", overrides: Sequence[str]) -> "Run":
         for override in _with_length(overrides):
             parsed = parser.parse_override(for_hydra(override, config.experiment))
             OmegaConf.update(changed, parsed.key_or_group, parsed.value())
-        return _as_run(changed, config.experiment)
+        return _as_run(changed, config.experiment, config.preset)
 
 
 def _with_length(overrides: Sequence[str]) -> list[str]:
@@ -79,10 +80,16 @@ def _refuse_bare(overrides: Sequence[str]) -> None:
             raise SightwordError(f"{override!r} is not key=value. sightword train --help lists the keys")
 
 
-def _as_run(config: "DictConfig", name: str) -> "Run":
+def _preset_of(overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the name of the preset and the other overrides: Hydra would look for a group of configs of that name."""
+    others = [override for override in overrides if not is_for(override, "preset")]
+    return next(iter(values_of(overrides, "preset")[-1:]), ""), others
+
+
+def _as_run(config: "DictConfig", name: str, preset: str = "") -> "Run":
     from omegaconf import OmegaConf
 
-    config.experiment = name
+    config.experiment, config.preset = name, preset
     return cast("Run", OmegaConf.to_object(config))
 
 
@@ -198,12 +205,13 @@ def train_by_hydra(argv: Sequence[str], start: Callable[["Run"], int]) -> int:
         raise SightwordError("train trains one run. sightword sweep takes the same arguments, with lists of values")
     name = _experiment(overrides)
     compose_config(overrides)  # Hydra's own message on a mistake is a page
+    preset, overrides = _preset_of(overrides)
     before, statuses, failed = list(sys.argv), [0], list[Exception]()
 
     def job(config: "DictConfig") -> None:
         sys.argv = before  # from which Lightning starts the other processes of a DDP run
         try:
-            statuses.append(start(_as_run(config, name)))
+            statuses.append(start(_as_run(config, name, preset)))
         except Exception as error:  # Hydra would print a line of its own
             failed.append(error)
 

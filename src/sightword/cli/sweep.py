@@ -14,17 +14,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sightword.cli.compose import compose_config, sweep_by_hydra, swept_values, without_preset
+from sightword.cli.compose import compose_config, expand_preset, sweep_by_hydra, swept_values
 from sightword.cli.override import is_for, values_of
 from sightword.engine import run as runs
 from sightword.engine.argument import expanded
+from sightword.engine.evaluation import evaluation_name
 from sightword.engine.system import closest, experiments, presets, tables
 from sightword.errors import SightwordError, Unfinished
 from sightword.storage.parser import whole_number
 from sightword.storage.reader import read_json
 from sightword.storage.writer import write_json
 
-OWN = ("table", "name", "out", "split", "workers")
+OWN = ("table", "name", "out", "measure", "baseline", "workers")
 SWEEP = "sweep.json"
 NOT_CHOSEN_BY = ("seed",)  # keys whose values repeat a run, and are no rows of a table
 
@@ -36,7 +37,8 @@ def sweep(argv: Sequence[str]) -> int:
     table=<name> stands for the rows of a table; sightword list shows them.
     name=<folder>: the runs lie in <out>/sweeps/<name>, each in a folder named by its values. The same command again
     trains what is missing or was stopped; more values add runs. A run that fails does not end the sweep.
-    split=test evaluates each run there (val: on validation) and ends with a table (see sightword table).
+    measure=test/top1 (with commas: several) also evaluates each run on that split, and ends with a table; baseline=<row>
+    compares its rows with one of them (see sightword table).
     workers=2 trains two at a time, by joblib (pip install 'sightword[sweep]'). Other launchers and sweepers of Hydra
     work as they are: hydra/launcher=ray; hydra/sweeper=optuna hydra.sweeper.n_trials=25 'optim.lr=interval(1e-4,1e-2)'
     optimises trainer.monitor.
@@ -45,10 +47,12 @@ def sweep(argv: Sequence[str]) -> int:
     known = plan.jobs()
     plan.claim()
     print(f"{len(known)} runs in {plan.folder}" if known else f"runs in {plan.folder}")
-    trainee = Trainee(plan.folder.absolute(), plan.split, Path.cwd(), plan.workers)
+    trainee = Trainee(plan.folder.absolute(), plan.splits, Path.cwd(), plan.workers)
     sweep_by_hydra(plan.overrides, plan.hydra, plan.folder, trainee)
     jobs = known or list(read_jobs(plan.folder))
-    missing = [job.name for job in jobs if not job.is_finished(plan.split)]
+    missing = [job.name for job in jobs if not job.is_finished(plan.splits)]
+    if plan.measures and len(missing) < len(jobs):
+        _tabulate(plan)
     if missing:
         named = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
         raise Unfinished(
@@ -66,9 +70,9 @@ class Job:
     overrides: tuple[str, ...]  # of sightword train
     folder: Path
 
-    def is_finished(self, split: str = "") -> bool:
-        """Return whether the run has been trained to its end, and evaluated on a split if one is given."""
-        files = ["summary.json", *([_evaluation(split)] if split else [])]
+    def is_finished(self, splits: Sequence[str] = ()) -> bool:
+        """Return whether the run has been trained to its end, and evaluated on these splits."""
+        files = ["summary.json", *(evaluation_name(split) for split in splits)]
         return all((self.folder / file).exists() for file in files)
 
 
@@ -77,7 +81,8 @@ class Plan:
     """What a sweep is asked to do."""
 
     folder: Path
-    split: str  # to evaluate on; empty: none
+    measures: tuple[str, ...]  # of the table at the end; none: no table
+    baseline: str  # a row of it
     workers: int
     overrides: list[str]  # in Hydra's grammar
     keys: list[str]  # those that vary
@@ -102,7 +107,15 @@ class Plan:
         values = swept_values(varied, _system_of(varied), drawn)
         settings += _direction(varied, settings) if drawn else []
         folder = expanded(own.get("out", "runs")) / "sweeps" / (own.get("name") or own.get("table") or _named(varied))
-        return cls(folder, own.get("split", ""), workers, values.overrides, values.keys, values.jobs, settings)
+        measures = tuple(part for part in own.get("measure", "").split(",") if part)
+        _splits_of(measures)
+        asked = folder, measures, own.get("baseline", ""), workers
+        return cls(*asked, values.overrides, values.keys, values.jobs, settings)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits on which each run is evaluated."""
+        return _splits_of(self.measures)
 
     def jobs(self) -> list[Job]:
         """Return the runs, their configs checked; empty where a sweeper draws them.
@@ -111,7 +124,7 @@ class Plan:
         """
         found: dict[str, Job] = {}
         for typed in self.jobs_typed or []:
-            compose_config(without_preset(typed))
+            compose_config(expand_preset(typed))
             job = job_of(typed, self.keys, self.folder)
             if job.name in found:
                 raise SightwordError(f"two runs of the sweep are the same, {job.name}. Give each value once")
@@ -135,7 +148,7 @@ class Plan:
 def job_of(typed: Sequence[str], keys: Sequence[str], folder: Path) -> Job:
     """Return the run of some overrides."""
     name = job_name(typed, keys)
-    return Job(name, tuple(typed), folder / values_of(without_preset(typed), "experiment")[-1] / name)
+    return Job(name, tuple(typed), folder / values_of(expand_preset(typed), "experiment")[-1] / name)
 
 
 def job_name(typed: Sequence[str], keys: Sequence[str]) -> str:
@@ -159,7 +172,7 @@ class Trainee:
     """Trains one run of a sweep in a process of its own. Called by Hydra's launcher, perhaps on another machine."""
 
     folder: Path  # of the sweep
-    split: str
+    splits: tuple[str, ...]  # to evaluate on
     place: Path  # where the command was typed
     workers: int
 
@@ -180,8 +193,9 @@ class Trainee:
         """Iterate over the commands that a run still needs."""
         if not job.is_finished():
             yield self._training(job)
-        if not job.is_finished(self.split):
-            yield ["evaluate", f"run={job.folder}", f"split={self.split}"]
+        for split in self.splits:
+            if not job.is_finished([split]):
+                yield ["evaluate", f"run={job.folder}", f"split={split}"]
 
     def _training(self, job: Job) -> list[str]:
         if (job.folder / "checkpoints" / "last.ckpt").exists():
@@ -259,7 +273,7 @@ def _direction(overrides: Sequence[str], settings: Sequence[str]) -> list[str]:
     if any(is_for(each, "hydra.sweeper.direction") for each in settings):
         return []
     plain = [each for each in overrides if "(" not in each and "," not in each]
-    config = compose_config(without_preset(plain))
+    config = compose_config(expand_preset(plain))
     if not config.trainer.monitor:
         raise SightwordError("a sweeper needs trainer.monitor, the metric that it optimises")
     return [f"hydra.sweeper.direction={'maximize' if config.trainer.mode == 'max' else 'minimize'}"]
@@ -270,8 +284,22 @@ def _difference(before: Mapping[str, object], now: Mapping[str, object]) -> str:
     return ", ".join(sorted(lines[0] ^ lines[1])[:4]) or f"it varies {before.get('keys')}, this one {now.get('keys')}"
 
 
-def _evaluation(split: str) -> str:
-    return "evaluation.json" if split == "val" else f"evaluation_{split}.json"
+def _splits_of(measures: Sequence[str]) -> tuple[str, ...]:
+    from sightword.cli.table.comparison import splits_of
+
+    return tuple(splits_of(measures)) if measures else ()
+
+
+def _tabulate(plan: Plan) -> None:
+    """Print the table of the runs that are finished, and write it to the folder."""
+    from sightword.cli.table.make import make_table
+    from sightword.cli.table.write import markdown
+
+    by = ",".join(key for key in plan.keys if key not in NOT_CHOSEN_BY) or "experiment"
+    try:
+        print(markdown(make_table([plan.folder], by, plan.measures, plan.baseline, plan.folder)), end="")
+    except SightwordError as error:
+        raise SightwordError(f"the runs are trained, but there is no table: {error}") from None
 
 
 def _last_line(log: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightword.cli.compose import change_config, compose_config, train_by_hydra, without_preset
+from sightword.cli.compose import change_config, compose_config, expand_preset, train_by_hydra
 from sightword.cli.override import is_for, values_of
 from sightword.cli.sweep import sweep
 from sightword.engine import run as runs
@@ -30,7 +30,7 @@ def train(argv: Sequence[str]) -> int:
     Hydra's flags work as well: --cfg job prints the config. sightword sweep takes lists of values.
     experiment=<name> --help lists the fields of that system alone.
     """
-    overrides = without_preset(argv)
+    overrides = expand_preset(argv)
     if any(override.startswith("-") for override in overrides):
         return train_by_hydra(overrides, _started)
     config, folder = _config_of(overrides)
@@ -43,7 +43,7 @@ def prepare(argv: Sequence[str]) -> int:
     `train` does the same before its first batch. Under torchrun it does not: prepare before.
     What is there already is not computed again; after Ctrl-C, run the same command again to compute the rest.
     """
-    overrides = without_preset(argv)
+    overrides = expand_preset(argv)
     config, _ = _config_of(overrides)
     runs.set_threads(config.trainer.threads, 1)
     wanted, executed = runs.steps(config), runs.prepare(config)

@@ -13,10 +13,12 @@ from torch.utils.data import DataLoader
 
 from sightword.data.loader import moved
 from sightword.engine.contract import SPLITS, Evaluator, Metrics, Row
+from sightword.engine.item_result import ItemResults
 from sightword.metrics.classes import class_accuracy, confusion_matrix, mean_class_accuracy, top_k
 from sightword.metrics.gather import gathered
 from sightword.systems.skeleton import prediction
 from sightword.systems.skeleton.data import SkeletonBatch, ViewDataset
+from sightword.systems.skeleton.formats.naming import NTU, SUBJECT, parts_of
 from sightword.systems.skeleton.model import VideoTextModel
 from sightword.systems.skeleton.predict import (
     ActionPrediction,
@@ -29,6 +31,7 @@ from sightword.systems.skeleton.task import SkeletonTask
 from sightword.systems.skeleton.weight import weights_against_truth
 
 SHOWN = 4  # recordings of an image
+FEWEST = 10  # subjects that are resampled as clusters
 
 
 class Rows(NamedTuple):
@@ -56,6 +59,7 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         self.confusion: Tensor | None = None  # (K, K) of the last metrics, rows true, columns predicted
         self.count, self.views, self.size = 0, 0, (0, 0)  # recordings, views of each, canvas: of the last metrics
         self._rows: list[Rows] = []
+        self._measured: Rows | None = None  # of the last metrics
 
     def metric_names(self) -> frozenset[str]:
         names = {"top1", "mean_class"} | ({"top5"} if len(self.classes) > 5 else set())
@@ -81,6 +85,7 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         With frames weighed by texts, also effective_frames, and how well the weights point at known key moments.
         """
         rows: Rows | None = gathered(Rows, self._rows)
+        self._measured = rows
         self._rows = []
         if rows is None:
             return {}
@@ -93,6 +98,16 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         if rows.weights.numel():
             found |= weights_against_truth(rows.weights.flatten(0, 1), rows.key.flatten(0, 1))
         return found
+
+    def items(self, loader: DataLoader[SkeletonBatch]) -> ItemResults | None:
+        """Probabilities of each recording, the mean over its views. Clusters: see `clusters_of`."""
+        rows, dataset = self._measured, loader.dataset
+        if rows is None or not isinstance(dataset, ViewDataset):
+            return None
+        names = [dataset.name(row) for row in rows.number.tolist()]
+        arrays = {"scores": rows.scores, "label": rows.labels, "predicted": rows.scores.argmax(1)}
+        unit, clusters = clusters_of(names)
+        return ItemResults.of(unit, names, clusters, {name: each.numpy() for name, each in arrays.items()})
 
     def protocol(self) -> dict[str, str]:
         task = self.task
@@ -135,6 +150,19 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
 
     def _predicted(self, batch: SkeletonBatch, names: list[str]) -> list[ActionPrediction]:
         return as_predictions(self.score(batch), batch, names, self.task.labels, self.task.joints, labelled=True)
+
+
+def clusters_of(names: list[str]) -> tuple[str, list[str]]:
+    """Return what is independent in recordings, and each one's: its subject, where all names state it, as NTU's do.
+
+    With under `FEWEST` subjects, as in MSR-Action3D, a bootstrap over them would say nothing: then each recording.
+    """
+    for pattern in (NTU, SUBJECT):
+        parts = parts_of(names, pattern)
+        subjects = [f"subject {one['person']}" for one in parts or ()]
+        if len(set(subjects)) >= FEWEST:
+            return "subjects", subjects
+    return "recordings", names
 
 
 def _class_table(confusion: Tensor, names: tuple[str, ...]) -> list[Row]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sightword.engine.contract import Check, Command, Evaluator, Item, Names, System
+from sightword.engine.contract import Check, Command, Evaluator, Item, Measure, Names, System
 from sightword.systems.skeleton import commands
 from sightword.systems.skeleton.config import SkeletonConfig, SkeletonData
 
@@ -20,6 +20,7 @@ class SkeletonSystem(System[SkeletonConfig, SkeletonData, "SkeletonTask", "Skele
     """Action recognition as the engine uses it."""
 
     name, unit = "skeleton", "recordings"
+    alike = ("split", "views", "mean_class")
     Config, Data = SkeletonConfig, SkeletonData
     inputs = ("joints", "labels", "text")
 
@@ -61,6 +62,12 @@ class SkeletonSystem(System[SkeletonConfig, SkeletonData, "SkeletonTask", "Skele
     @property
     def commands(self) -> Sequence[Command]:
         return [commands.recognise, commands.convert, commands.skeletons]
+
+    @property
+    def measures(self) -> Mapping[str, Measure]:
+        from sightword.systems.skeleton.measure import MEASURES
+
+        return MEASURES
 
     @property
     def checks(self) -> Mapping[str, Check]:
