@@ -37,8 +37,8 @@ def sweep(argv: Sequence[str]) -> int:
     table=<name> stands for the rows of a table; sightword list shows them.
     name=<folder>: the runs lie in <out>/sweeps/<name>, each in a folder named by its values. The same command again
     trains what is missing or was stopped; more values add runs. A run that fails does not end the sweep.
-    measure=test/top1 (with commas: several) also evaluates each run on that split, and ends with a table; baseline=<row>
-    compares its rows with one of them (see sightword table).
+    measure=test/top1 (with commas: several) also evaluates each run on that split, and ends with a table;
+    baseline=<row> compares the other rows with that one (see sightword table).
     workers=2 trains two at a time, by joblib (pip install 'sightword[sweep]'). Other launchers and sweepers of Hydra
     work as they are: hydra/launcher=ray; hydra/sweeper=optuna hydra.sweeper.n_trials=25 'optim.lr=interval(1e-4,1e-2)'
     optimises trainer.monitor.
