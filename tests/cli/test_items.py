@@ -10,6 +10,7 @@ from sightword.cli.main import main
 from sightword.engine.evaluation import read_evaluation
 from sightword.engine.item_result import read_items
 from sightword.engine.system import system_of
+from sightword.errors import SightwordError
 
 RUNS = {
     "intent/stage1": ("test", "images", ["macro_f1", "map_voc"]),
@@ -72,7 +73,11 @@ def test_an_evaluation_of_a_checkpoint_that_changed_since_is_none(runs, tmp_path
     assert read_evaluation(run, "val") is None
     checkpoint.write_bytes(whole)
     report = json.loads(before)
-    del report["items"]  # as earlier versions wrote it
+    del report["items"]  # as of a system without any
+    file.write_text(json.dumps(report))
+    with pytest.raises(SightwordError, match="has no results of single items"):
+        read_evaluation(run, "val")
+    del report["checkpoint_digest"]  # as earlier versions wrote it
     file.write_text(json.dumps(report))
     assert read_evaluation(run, "val") is None
     file.write_text(before)
