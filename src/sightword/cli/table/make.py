@@ -41,6 +41,8 @@ def make_table(
     if not done:
         raise SightwordError(f"none of the {len(found)} runs has finished its training. Resume them first")
     read = read_runs(done, splits_of(measures))
+    for measure in measures:
+        _measure(read, measure)
     groups = make_groups(read, by)
     against = _measure_of(baseline, [group.label for group in groups], measures)
     for split in splits_of(measures):
@@ -89,14 +91,19 @@ class _Drawn:
         return np.array([self.values[run.folder] for run in runs]), np.stack([self.draws[run.folder] for run in runs])
 
 
-def _drawn(runs: Sequence[TableRun], name: str) -> _Drawn:
-    split, metric = name.split("/")
-    known = system_of(runs[0].config.experiment).measures
+def _measure(runs: Sequence[TableRun], name: str) -> Measure:
+    """Raises SightwordError if the runs' system has no such measure."""
+    known, metric = system_of(runs[0].config.experiment).measures, name.partition("/")[2]
     if metric not in known:
         raise SightwordError(
             f"measure={name} is no function of single items{closest(metric, known)}; these are: {', '.join(known)}"
         )
-    measure, evaluations = known[metric], [run.evaluations[split] for run in runs]
+    return known[metric]
+
+
+def _drawn(runs: Sequence[TableRun], name: str) -> _Drawn:
+    split, metric = name.split("/")
+    measure, evaluations = _measure(runs, name), [run.evaluations[split] for run in runs]
     metrics = [partial(measure.values, each.items.arrays) for each in evaluations]
     every, values = np.ones((1, len(evaluations[0].items.id))), {}
     for run, evaluation, compute in zip(runs, evaluations, metrics, strict=True):
@@ -203,7 +210,7 @@ def _judged(pair: Difference, adjusted: float, less_is_better: bool) -> Differen
     word = "" if math.isnan(pair.p) else "no difference"
     if word and (low > 0 or high < 0) and adjusted < LEVEL:
         word = "better" if (low > 0) != less_is_better else "worse"
-    return Difference(pair.interval, pair.p, adjusted, word, pair.seeds)
+    return Difference(pair.interval, pair.p, adjusted if word else math.nan, word, pair.seeds)
 
 
 def _mean_minutes(group: Group) -> float | None:
