@@ -13,7 +13,7 @@ from sightword.engine.system import system_of
 from sightword.errors import SightwordError
 
 RUNS = {
-    "intent/stage1": ("test", "images", ["macro_f1", "map_voc"]),
+    "intent/stage1": ("test", "images", ["macro_f1", "hard_f1", "map_voc"]),
     "retrieval/irra_mini": ("test", "people", ["rank1", "i2t_map"]),
     "skeleton/visece_mini": ("test", "recordings", ["top1", "mean_class"]),
     "points/bifusion_mini": ("val", "rooms", ["clip_miou", "text_miou"]),
@@ -43,7 +43,7 @@ def test_metrics_of_items_are_those_of_the_evaluator(experiment, runs):
     compared = [name for name in measures if name in evaluation.metrics]
     assert set(named) <= set(compared)
     for name in compared:
-        found = measures[name].values(evaluation.items.arrays, once)
+        found = measures[name].values(evaluation.items.given, once)
         assert found == pytest.approx([evaluation.metrics[name]], abs=1e-6), name
 
 

@@ -13,6 +13,7 @@ from sightword.cli.table.group import Group, check_alike, make_groups
 from sightword.cli.table.note import LEVEL, caption_of, notes_of
 from sightword.cli.table.run import TableRun, find_runs, finished, read_runs
 from sightword.engine.contract import Measure
+from sightword.engine.evaluation import Evaluation
 from sightword.engine.system import closest, system_of
 from sightword.errors import SightwordError
 from sightword.metrics.bootstrap import Interval, drawn_values, holm, interval_of, share_beyond_zero
@@ -102,22 +103,29 @@ def _measure(runs: Sequence[TableRun], name: str) -> Measure:
 
 
 def _drawn(runs: Sequence[TableRun], name: str) -> _Drawn:
-    split, metric = name.split("/")
-    measure, evaluations = _measure(runs, name), [run.evaluations[split] for run in runs]
-    metrics = [partial(measure.values, each.items.arrays) for each in evaluations]
-    every, values = np.ones((1, len(evaluations[0].items.id))), {}
-    for run, evaluation, compute in zip(runs, evaluations, metrics, strict=True):
-        value, told = float(compute(every)[0]), evaluation.metrics.get(metric)
-        if told is None or not abs(value - told) <= TOLERANCE * max(1.0, abs(told)):
-            raise SightwordError(
-                f"{evaluation.file} says {metric} {'is not measured' if told is None else f'{told:g}'}, and its items "
-                f"give {value:g}. {'Choose another measure' if told is None else 'Evaluate the run again'}"
-            )
-        values[run.folder] = value
+    measure, evaluations = _measure(runs, name), [run.evaluations[name.partition("/")[0]] for run in runs]
+    values = {
+        run.folder: _whole(measure, name.partition("/")[2], each) for run, each in zip(runs, evaluations, strict=True)
+    }
     clusters = evaluations[0].items.cluster
-    draws = drawn_values(metrics, clusters)
-    folders = [run.folder for run in runs]
-    return _Drawn(name, measure, values, dict(zip(folders, draws, strict=True)), len(set(clusters.tolist())) == 1)
+    draws = drawn_values([partial(measure.values, each.items.given) for each in evaluations], clusters)
+    return _Drawn(name, measure, values, dict(zip(values, draws, strict=True)), len(set(clusters.tolist())) == 1)
+
+
+def _whole(measure: Measure, metric: str, evaluation: Evaluation) -> float:
+    """Return a metric of all items. Raises SightwordError unless it is what the evaluation says."""
+    told, items = evaluation.metrics.get(metric), evaluation.items
+    if told is None:
+        raise SightwordError(f"{evaluation.file} has no {metric}. It has {', '.join(evaluation.metrics)}")
+    try:
+        value = float(measure.values(items.given, np.ones((1, len(items.id))))[0])
+    except KeyError as error:
+        raise SightwordError(f"{evaluation.file}: its items have no {error}. Evaluate the run again") from None
+    if not abs(value - told) <= TOLERANCE * max(1.0, abs(told)):
+        raise SightwordError(
+            f"{evaluation.file} says {metric} {told:g}, and its items give {value:g}. Evaluate the run again"
+        )
+    return value
 
 
 def _moved(drawn: Mapping[str, _Drawn]) -> list[str]:
