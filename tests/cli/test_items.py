@@ -10,9 +10,10 @@ from sightword.cli.main import main
 from sightword.engine.evaluation import read_evaluation
 from sightword.engine.item_result import read_items
 from sightword.engine.system import system_of
+from sightword.errors import SightwordError
 
 RUNS = {
-    "intent/stage1": ("test", "images", ["macro_f1", "map_voc"]),
+    "intent/stage1": ("test", "images", ["macro_f1", "hard_f1", "map_voc"]),
     "retrieval/irra_mini": ("test", "people", ["rank1", "i2t_map"]),
     "skeleton/visece_mini": ("test", "recordings", ["top1", "mean_class"]),
     "points/bifusion_mini": ("val", "rooms", ["clip_miou", "text_miou"]),
@@ -42,7 +43,7 @@ def test_metrics_of_items_are_those_of_the_evaluator(experiment, runs):
     compared = [name for name in measures if name in evaluation.metrics]
     assert set(named) <= set(compared)
     for name in compared:
-        found = measures[name].values(evaluation.items.arrays, once)
+        found = measures[name].values(evaluation.items.given, once)
         assert found == pytest.approx([evaluation.metrics[name]], abs=1e-6), name
 
 
@@ -72,7 +73,11 @@ def test_an_evaluation_of_a_checkpoint_that_changed_since_is_none(runs, tmp_path
     assert read_evaluation(run, "val") is None
     checkpoint.write_bytes(whole)
     report = json.loads(before)
-    del report["items"], report["checkpoint_digest"]  # as earlier versions wrote it
+    del report["items"]  # as of a system without any
+    file.write_text(json.dumps(report))
+    with pytest.raises(SightwordError, match="has no results of single items"):
+        read_evaluation(run, "val")
+    del report["checkpoint_digest"]  # as earlier versions wrote it
     file.write_text(json.dumps(report))
     assert read_evaluation(run, "val") is None
     file.write_text(before)

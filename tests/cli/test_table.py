@@ -36,7 +36,8 @@ class Measured(Evaluator[object]):
         flips = np.random.default_rng([1, seed, round(1000 * wrong)]).random(TARGETS.shape) < wrong
         scores = np.where(TARGETS ^ flips, 0.9, 0.1)[: len(names)].astype(np.float32)
         arrays = {"scores": scores, "targets": TARGETS[: len(names)], "predicted": scores > 0.5}
-        self.found, self.text = ItemResults.of("images", names, names, arrays), protocol
+        classes = {"classes": np.array(["a", "b", "c", "d"])}
+        self.found, self.text = ItemResults.of("images", names, names, arrays, classes), protocol
 
     def metric_names(self):
         return frozenset()
@@ -46,7 +47,7 @@ class Measured(Evaluator[object]):
 
     def compute(self):
         once, measures = np.ones((1, len(self.found.id))), system_of("intent").measures
-        return {name: float(each.values(self.found.arrays, once)[0]) for name, each in measures.items()}
+        return {name: float(each.values(self.found.given, once)[0]) for name, each in measures.items()}
 
     def protocol(self):
         return {"split": "test: 60 images", "classes": "4"} | self.text

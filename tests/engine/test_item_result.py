@@ -13,7 +13,7 @@ from sightword.errors import SightwordError
 @pytest.fixture
 def items():
     arrays = {"scores": np.arange(6.0).reshape(3, 2), "right": np.array([True, False, True])}
-    return ItemResults.of("people", ["b", "a", "a"], ["1", "2", "2"], arrays)
+    return ItemResults.of("people", ["b", "a", "a"], ["1", "2", "2"], arrays, {"classes": np.array(["x", "y"])})
 
 
 def test_items_stand_in_the_order_of_their_ids_and_equal_ids_get_numbers(items):
@@ -27,8 +27,8 @@ def test_what_is_written_is_read(items, tmp_path):
     again = read_items(tmp_path / "items.npz")
     assert again.unit == "people"
     assert again.digest == items.digest
-    assert again.arrays.keys() == items.arrays.keys()
-    assert all(np.array_equal(again.arrays[name], each) for name, each in items.arrays.items())
+    assert again.given.keys() == items.given.keys() == {"classes", "scores", "right"}
+    assert all(np.array_equal(again.given[name], each) for name, each in items.given.items())
 
 
 def test_arrays_of_other_lengths_are_refused():

@@ -74,7 +74,7 @@ class Step:
 class Measure:
     """A metric as a function of the items of a split, so that it can be computed of some of them, and of some twice.
 
-    values(arrays, weights): arrays of `ItemResults`, name → (N, …); weights (D, N), how often each item counts in each
+    values(arrays, weights): `ItemResults.given`, name → (N, …); weights (D, N), how often each item counts in each
     of D draws. Returns (D,) float64. With all weights 1 it is what the evaluator computes.
     """
 

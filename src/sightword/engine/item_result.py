@@ -4,6 +4,7 @@
     cluster   (N) the independent unit of each: the person of a caption, the room of a scan
     unit      what the clusters are: people, images, recordings, rooms
     item/…    (N, …) the arrays that the system's measures are computed from
+    fixed/…   arrays that are not of items, such as the names of classes
 
 Arrays of numbers and texts, never pickles.
 """
@@ -13,7 +14,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from sightword.storage.atomic import write_atomically
 
 MOST_BYTES = 2**31  # of all arrays together, uncompressed
 MOST_ARRAYS = 64
-PREFIX = "item/"
+ITEM, FIXED = "item/", "fixed/"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ItemResults:
     id: np.ndarray  # (N,) str, each once, sorted
     cluster: np.ndarray  # (N,) str
     arrays: Mapping[str, np.ndarray]  # name → (N, …)
+    fixed: Mapping[str, np.ndarray] = field(default_factory=dict)  # name → array that is not of items
 
     def __post_init__(self) -> None:
         rows = {"cluster": len(self.cluster), **{name: len(each) for name, each in self.arrays.items()}}
@@ -42,7 +44,12 @@ class ItemResults:
 
     @classmethod
     def of(
-        cls, unit: str, ids: Sequence[str], clusters: Sequence[str], arrays: Mapping[str, np.ndarray]
+        cls,
+        unit: str,
+        ids: Sequence[str],
+        clusters: Sequence[str],
+        arrays: Mapping[str, np.ndarray],
+        fixed: Mapping[str, np.ndarray] | None = None,
     ) -> "ItemResults":
         """Return the results in the order of the ids. An id that stands there again gets a number: a.png, a.png#2."""
         seen: Counter[str] = Counter()
@@ -53,7 +60,12 @@ class ItemResults:
         found = np.array(names, dtype=np.str_)
         order = np.argsort(found, kind="stable")
         ordered = {name: np.asarray(each)[order] for name, each in arrays.items()}
-        return cls(unit, found[order], np.array(clusters, dtype=np.str_)[order], ordered)
+        return cls(unit, found[order], np.array(clusters, dtype=np.str_)[order], ordered, fixed or {})
+
+    @property
+    def given(self) -> dict[str, np.ndarray]:
+        """The arrays that a `Measure` takes: of items, and fixed ones."""
+        return {**self.fixed, **self.arrays}
 
     @property
     def digest(self) -> str:
@@ -63,7 +75,8 @@ class ItemResults:
 
     def write(self, file: Path) -> None:
         """Write an .npz, compressed, atomically. Raises SightwordError if that fails, as on a full disk."""
-        named = {f"{PREFIX}{name}": each for name, each in self.arrays.items()}
+        named = {f"{ITEM}{name}": each for name, each in self.arrays.items()}
+        named |= {f"{FIXED}{name}": each for name, each in self.fixed.items()}
         given = {"unit": np.array(self.unit), "id": self.id, "cluster": self.cluster, **named}
         try:
             with write_atomically(file) as beside, beside.open("wb") as opened:
@@ -78,17 +91,23 @@ def read_items(file: Path) -> ItemResults:
         _refuse_size(file)
         with np.load(file, allow_pickle=False) as opened:
             arrays = {name: np.asarray(opened[name]) for name in opened.files}
-        named = {name.removeprefix(PREFIX): each for name, each in arrays.items() if name.startswith(PREFIX)}
+        named, fixed = _below(arrays, ITEM), _below(arrays, FIXED)
         if any(each.dtype.kind not in "biuf" for each in named.values()):
             raise ValueError("an array is not of numbers")
+        if any(each.dtype.kind not in "biufU" for each in fixed.values()):
+            raise ValueError("an array is neither of numbers nor of texts")
         if any(arrays[name].dtype.kind != "U" or arrays[name].ndim != 1 for name in ("id", "cluster")):
             raise ValueError("ids are not texts")
-        return ItemResults(str(arrays["unit"]), arrays["id"], arrays["cluster"], named)
+        return ItemResults(str(arrays["unit"]), arrays["id"], arrays["cluster"], named, fixed)
     except FileNotFoundError:
         raise MissingFileError(f"{file} does not exist. sightword evaluate run=… writes it") from None
     except (ValueError, KeyError, TypeError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).partition("\n")[0]
         raise SightwordError(f"{file} is not a whole file of items ({reason}). sightword evaluate writes it") from None
+
+
+def _below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): each for name, each in arrays.items() if name.startswith(prefix)}
 
 
 def _refuse_size(file: Path) -> None:

@@ -27,7 +27,13 @@ def f1(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray, average:
         return mean(_dice(both.sum(1), either.sum(1)), weights)
     if average == "micro":
         return _dice(weights @ both.sum(1), weights @ either.sum(1))
-    return _dice(weights @ both, weights @ either).mean(1)
+    return class_f1(predicted, targets, weights).mean(1)
+
+
+def class_f1(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the F1 score of each class, (D, C). predicted, targets: (N, C) bool."""
+    both = (predicted & targets).astype(np.float64)
+    return _dice(weights @ both, weights @ (predicted.astype(np.float64) + targets))
 
 
 def mean_average_precision(

@@ -271,7 +271,7 @@ def forest(
     from matplotlib.figure import Figure
 
     labels = [_cut(row.label, WIDEST_LABEL) for row in next(iter(panels.values()))]
-    numbers = {name: [_interval_text(row) for row in rows] for name, rows in panels.items()}
+    numbers = {name: _interval_texts(rows) for name, rows in panels.items()}
     widths = [max(_font(text).getlength(text) for text in texts) for texts in numbers.values()]
     left = 1.05 * max(_font(label).getlength(label) for label in labels) + 2 * MARGIN
     gap, head, foot, line = 2 * MARGIN, HEAD + 2 * MARGIN, TEXT * (3 if note else 1) + 2 * MARGIN, 2 * TEXT + 6
@@ -313,10 +313,14 @@ def _draw_rows(axes: "Axes", rows: Sequence[ForestRow], baseline: str) -> None:
     axes.margins(x=0.06)
 
 
-def _interval_text(row: ForestRow) -> str:
-    digits = 1 if abs(row.mean) > 10 else 2 if abs(row.mean) > 1.5 else 3
-    ends = f" [{row.low:.{digits}f}, {row.high:.{digits}f}]" if math.isfinite(row.low) else ""
-    return f"{row.mean:.{digits}f}{ends}"
+def _interval_texts(rows: Sequence[ForestRow]) -> list[str]:
+    """Return means with the ends of their intervals, all with as many decimals."""
+    largest = max(abs(row.mean) for row in rows)
+    digits = 1 if largest > 10 else 2 if largest > 1.5 else 3
+    return [
+        f"{row.mean:.{digits}f}" + (f" [{row.low:.{digits}f}, {row.high:.{digits}f}]" if math.isfinite(row.low) else "")
+        for row in rows
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------ with matplotlib

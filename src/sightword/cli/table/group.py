@@ -133,6 +133,9 @@ def _unlike(one: TableRun, other: TableRun, split: str) -> str:
     for name, each in a.items.arrays.items():
         if name in b.items.arrays and each.shape != (shape := b.items.arrays[name].shape):
             return f"{name} is {each.shape} and {shape}: they have other classes"
+    for name, each in a.items.fixed.items():
+        if not np.array_equal(each, b.items.fixed.get(name, ())):
+            return f"they have other {name}"
     if a.overrides != b.overrides:
         return f"evaluate had the overrides {list(a.overrides)} and {list(b.overrides)}. Evaluate them alike"
     if a.data_digest and b.data_digest and a.data_digest != b.data_digest:

@@ -13,10 +13,12 @@ from sightword.cli.table.group import Group, check_alike, make_groups
 from sightword.cli.table.note import LEVEL, caption_of, notes_of
 from sightword.cli.table.run import TableRun, find_runs, finished, read_runs
 from sightword.engine.contract import Measure
+from sightword.engine.evaluation import Evaluation
 from sightword.engine.system import closest, system_of
 from sightword.errors import SightwordError
 from sightword.metrics.bootstrap import Interval, drawn_values, holm, interval_of, share_beyond_zero
 
+MOVED = 0.4  # of half an interval, from which a shift by the draws is said
 SAME = 1e-6  # of a metric in all rows
 TOLERANCE = 1e-4  # between a metric and the same computed from items
 
@@ -40,17 +42,17 @@ def make_table(
     if not done:
         raise SightwordError(f"none of the {len(found)} runs has finished its training. Resume them first")
     read = read_runs(done, splits_of(measures))
+    for measure in measures:
+        _measure(read, measure)
     groups = make_groups(read, by)
     against = _measure_of(baseline, [group.label for group in groups], measures)
     for split in splits_of(measures):
         check_alike(read, split)
     drawn = {measure: _drawn(read, measure) for measure in dict.fromkeys([*measures, *([against] if against else [])])}
     rows = _rows(groups, measures, baseline, against, drawn)
-    told = (
-        caption_of(groups, read, measures, baseline, len(found)),
-        notes_of(groups, read, by, measures, baseline, open_),
-    )
-    table = Table(by, tuple(measures), baseline, rows, *told)
+    caption = caption_of(groups, read, measures, baseline, len(found))
+    notes = (*notes_of(groups, read, by, measures, baseline, open_), *_moved(drawn))
+    table = Table(by, tuple(measures), baseline, rows, caption, notes)
     if out is not None:
         from sightword.cli.table.write import write
 
@@ -90,28 +92,55 @@ class _Drawn:
         return np.array([self.values[run.folder] for run in runs]), np.stack([self.draws[run.folder] for run in runs])
 
 
-def _drawn(runs: Sequence[TableRun], name: str) -> _Drawn:
-    split, metric = name.split("/")
-    known = system_of(runs[0].config.experiment).measures
+def _measure(runs: Sequence[TableRun], name: str) -> Measure:
+    """Raises SightwordError if the runs' system has no such measure."""
+    known, metric = system_of(runs[0].config.experiment).measures, name.partition("/")[2]
     if metric not in known:
         raise SightwordError(
             f"measure={name} is no function of single items{closest(metric, known)}; these are: {', '.join(known)}"
         )
-    measure, evaluations = known[metric], [run.evaluations[split] for run in runs]
-    metrics = [partial(measure.values, each.items.arrays) for each in evaluations]
-    every, values = np.ones((1, len(evaluations[0].items.id))), {}
-    for run, evaluation, compute in zip(runs, evaluations, metrics, strict=True):
-        value, told = float(compute(every)[0]), evaluation.metrics.get(metric)
-        if told is None or not abs(value - told) <= TOLERANCE * max(1.0, abs(told)):
-            raise SightwordError(
-                f"{evaluation.file} says {metric} {'is not measured' if told is None else f'{told:g}'}, and its items "
-                f"give {value:g}. {'Choose another measure' if told is None else 'Evaluate the run again'}"
-            )
-        values[run.folder] = value
+    return known[metric]
+
+
+def _drawn(runs: Sequence[TableRun], name: str) -> _Drawn:
+    measure, evaluations = _measure(runs, name), [run.evaluations[name.partition("/")[0]] for run in runs]
+    values = {
+        run.folder: _whole(measure, name.partition("/")[2], each) for run, each in zip(runs, evaluations, strict=True)
+    }
     clusters = evaluations[0].items.cluster
-    draws = drawn_values(metrics, clusters)
-    folders = [run.folder for run in runs]
-    return _Drawn(name, measure, values, dict(zip(folders, draws, strict=True)), len(set(clusters.tolist())) == 1)
+    draws = drawn_values([partial(measure.values, each.items.given) for each in evaluations], clusters)
+    return _Drawn(name, measure, values, dict(zip(values, draws, strict=True)), len(set(clusters.tolist())) == 1)
+
+
+def _whole(measure: Measure, metric: str, evaluation: Evaluation) -> float:
+    """Return a metric of all items. Raises SightwordError unless it is what the evaluation says."""
+    told, items = evaluation.metrics.get(metric), evaluation.items
+    if told is None:
+        raise SightwordError(f"{evaluation.file} has no {metric}. It has {', '.join(evaluation.metrics)}")
+    try:
+        value = float(measure.values(items.given, np.ones((1, len(items.id))))[0])
+    except KeyError as error:
+        raise SightwordError(f"{evaluation.file}: its items have no {error}. Evaluate the run again") from None
+    if not abs(value - told) <= TOLERANCE * max(1.0, abs(told)):
+        raise SightwordError(
+            f"{evaluation.file} says {metric} {told:g}, and its items give {value:g}. Evaluate the run again"
+        )
+    return value
+
+
+def _moved(drawn: Mapping[str, _Drawn]) -> list[str]:
+    """Return a note for each metric that draws move, as average precision: an interval then lies beside its mean."""
+    notes = []
+    for name, each in drawn.items():
+        draws, values = np.stack(list(each.draws.values())), np.array(list(each.values.values()))
+        low, high = np.nanquantile(draws, (0.025, 0.975), axis=1)
+        shift, reach = float((np.nanmean(draws, 1) - values).mean()), float((high - low).mean()) / 2
+        if abs(shift) > MOVED * reach > 0:
+            notes.append(
+                f"{name}: draws repeat items, which alone moves it by {shift:+.2g} on average, and the ends of its "
+                "intervals with it. Differences are hardly moved."
+            )
+    return notes
 
 
 def _rows(
@@ -189,7 +218,7 @@ def _judged(pair: Difference, adjusted: float, less_is_better: bool) -> Differen
     word = "" if math.isnan(pair.p) else "no difference"
     if word and (low > 0 or high < 0) and adjusted < LEVEL:
         word = "better" if (low > 0) != less_is_better else "worse"
-    return Difference(pair.interval, pair.p, adjusted, word, pair.seeds)
+    return Difference(pair.interval, pair.p, adjusted if word else math.nan, word, pair.seeds)
 
 
 def _mean_minutes(group: Group) -> float | None:

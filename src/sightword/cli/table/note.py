@@ -18,8 +18,9 @@ def caption_of(
 ) -> str:
     """Return how the numbers were made, as one paragraph."""
     drawn = [_size(runs[0], split) for split in splits_of(measures) if _clusters(runs[0], split) > 1]
+    of = " and of ".join([*drawn, "seeds"])
     parts = [
-        f"Mean over seeds ± standard deviation, [95 % interval] by {DRAWS:,} draws of {', '.join([*drawn, 'seeds'])}, "
+        f"Mean over seeds ± standard deviation, [95 % interval] by {DRAWS:,} draws of {of}, "
         "with replacement, the same draws for all rows (percentiles)."
     ]
     if baseline:

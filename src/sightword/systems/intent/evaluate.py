@@ -105,7 +105,8 @@ class IntentEvaluator(Evaluator[IntentBatch]):
         self._images, self._classes = len(gathered), class_table(scores, targets, threshold, self.task.classes)
         values = metrics_of(scores, targets, threshold, self.task.classes)
         arrays = {"scores": scores, "targets": targets, "predicted": scores.double() > threshold}  # (N, C) each
-        self._items = ItemResults.of("images", names, names, {name: each.numpy() for name, each in arrays.items()})
+        found = {name: each.numpy() for name, each in arrays.items()}
+        self._items = ItemResults.of("images", names, names, found, {"classes": np.array(self.task.classes)})
         return values | {name: float(n) for name, n in (("missing", missing), ("skipped", skipped)) if n}
 
     def items(self, loader: DataLoader[IntentBatch]) -> ItemResults | None:

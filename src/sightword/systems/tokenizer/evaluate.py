@@ -72,7 +72,8 @@ class TokenizerEvaluator(Evaluator[ImageBatch]):
             each["perc_loss"] = self.lpips(made, given)
         for name, values in each.items():
             self.means[name].update(values)
-        self._rows.update(batch.paths, **{name: each[name].flatten() for name in EACH if name in each})
+        if batch.paths:  # images of another loader have none
+            self._rows.update(batch.paths, **{name: each[name].flatten() for name in EACH if name in each})
         if self.fid is not None:
             self.fid.update(images, real=True)
             self.fid.update(shown, real=False)
