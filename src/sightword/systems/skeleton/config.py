@@ -17,6 +17,8 @@ class SkeletonConfig(SystemConfig):
     depths: list[int] = field(default_factory=lambda: [4, 6, 3])  # bottlenecks of its stages; K400's nets: 3, 4, 6
 
     labels: str = ""  # the classes and their prompts: JSON {class: [prompts]}, CSV id,name, or .txt with a name a line
+    unseen: list[str] = field(default_factory=list)  # names of classes that are not trained: data.unseen decides
+    unseen_val: list[str] = field(default_factory=list)  # as above: data.unseen_val decides
     recognise_by: str = "text"  # text | classifier (cross-entropy, no text encoder)
     dropout: float = 0.5  # before the classifier
 
@@ -139,6 +141,10 @@ class SkeletonData(Reading, DataConfig):
     val: str = ""  # a split; empty: hold_out of the training recordings, the same ones whatever the seed
     hold_out: float = 0.05  # fraction of them, of every class alike; the same people are in both, so it is optimistic
     test: str = "xsub_val"  # a split; empty: every recording of the file
+    unseen: list[str] = field(default_factory=list)  # classes that are not trained: names, numbers, ntu60-5, ru5.npy …
+    unseen_val: list[str] = field(
+        default_factory=list
+    )  # others that are not trained: sightword zeroshot chooses γ on them
 
     frames: int = 48  # L of a view: one of each of L equal stretches of a recording; a short one is looped
     size: list[int] = field(default_factory=lambda: [56, 56])  # H, W of the canvas of training

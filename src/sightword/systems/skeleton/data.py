@@ -28,6 +28,7 @@ from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.diagnosis import say_findings
 from sightword.systems.skeleton.joints import JointSet
 from sightword.systems.skeleton.sequence import SkeletonSequence
+from sightword.systems.skeleton.unseen import left_out_of
 
 PYSKL_SEED = 255  # of numpy's global generator, set again for every recording that is tested
 TRIES = 10  # of a random crop that has to fit; then it is the middle square
@@ -145,7 +146,11 @@ def _rows(data: SkeletonData, recordings: Recordings, split: str, names: Names |
     if split not in named:
         raise SightwordError(f"split={split!r} is none of {', '.join(named)}")
     divided = not data.val and split in ("train", "val")
-    rows = recordings.split(data.train if divided else named[split])
+    whole = recordings.split(data.train if divided else named[split])
+    left_out = left_out_of(data, split)
+    rows = [row for row in whole if recordings.labels[row] not in left_out]
+    if not rows:
+        raise SightwordError(f"{recordings.path}: all {len(whole)} recordings of {split} are of unseen classes")
     if names and split in names:
         used = set(names[split])
         return [row for row in rows if recordings.names[row] in used]

@@ -6,6 +6,7 @@ Legend: B recordings of a batch, N of all; n views of each; L frames of a view; 
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
@@ -15,6 +16,7 @@ from sightword.data.loader import moved
 from sightword.engine.contract import SPLITS, Evaluator, Metrics, Row
 from sightword.metrics.classes import class_accuracy, confusion_matrix, mean_class_accuracy, top_k
 from sightword.metrics.gather import gathered
+from sightword.metrics.zeroshot import generalised, outcome, zero_shot
 from sightword.systems.skeleton import prediction
 from sightword.systems.skeleton.data import SkeletonBatch, ViewDataset
 from sightword.systems.skeleton.model import VideoTextModel
@@ -28,6 +30,7 @@ from sightword.systems.skeleton.predict import (
 from sightword.systems.skeleton.task import SkeletonTask
 from sightword.systems.skeleton.weight import weights_against_truth
 
+ZERO_SHOT = ("zsl", "gzsl_seen", "gzsl_unseen", "gzsl_h")
 SHOWN = 4  # recordings of an image
 
 
@@ -61,7 +64,7 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         names = {"top1", "mean_class"} | ({"top5"} if len(self.classes) > 5 else set())
         if self.task.system.frames == "pacl":
             names |= {"effective_frames", "frames", "key_auc", "key_weight", "key_frames", "key_views"}
-        return frozenset(names)
+        return frozenset(names | set(ZERO_SHOT)) if self.task.system.unseen else frozenset(names)
 
     def update(self, batch: SkeletonBatch) -> None:
         self.task.check_labels(batch.labels)
@@ -78,12 +81,14 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
     def compute(self) -> Metrics:
         """Percent: top1, top5 (of more than five classes), mean_class (over classes that the split has).
 
-        With frames weighed by texts, also effective_frames, and how well the weights point at known key moments.
+        With frames weighed by texts, also effective_frames, and how well the weights point at known key moments. With
+        unseen classes, on test: zsl, gzsl_seen, gzsl_unseen, gzsl_h (`metrics.zeroshot`), without calibration.
         """
         rows: Rows | None = gathered(Rows, self._rows)
         self._rows = []
         if rows is None:
             return {}
+        rows = rows._replace(scores=rows.scores.masked_fill(self._absent(), -1))
         self.count = len(rows.labels)
         self.confusion = confusion_matrix(rows.scores.argmax(1), rows.labels, len(self.classes))
         found = {"top1": 100 * float(top_k(rows.scores, rows.labels, 1))}
@@ -92,7 +97,21 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         found["mean_class"] = 100 * float(mean_class_accuracy(self.confusion))
         if rows.weights.numel():
             found |= weights_against_truth(rows.weights.flatten(0, 1), rows.key.flatten(0, 1))
-        return found
+        return found | self._zero_shot(rows) if self.task.system.unseen and self.split == "test" else found
+
+    def _absent(self) -> Tensor:
+        """Which classes the split does not have (K,) bool: unseen ones but in test, and validation classes."""
+        system = self.task.system
+        names = {*system.unseen_val, *(system.unseen if self.split != "test" else ())}
+        return torch.tensor([name in names for name in self.classes])
+
+    def _zero_shot(self, rows: Rows) -> Metrics:
+        unseen = np.array([name in self.task.system.unseen for name in self.classes])
+        decided = outcome(rows.scores.numpy(), rows.labels.numpy(), unseen)
+        return {
+            name: 100 * value
+            for name, value in zip(ZERO_SHOT, (zero_shot(decided), *generalised(decided)), strict=True)
+        }
 
     def protocol(self) -> dict[str, str]:
         task = self.task
@@ -105,6 +124,11 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         }
         if isinstance(task.model, VideoTextModel) and task.trained_on != len(self.classes):
             found["classes"] += f"; it was trained on {task.trained_on}"
+        absent = int(self._absent().sum())
+        if absent:
+            found["classes"] += f", less {absent} that are not trained"
+        if task.system.unseen and self.split == "test":
+            found["unseen"] = f"never trained: {', '.join(task.system.unseen)}. zsl is among these, gzsl among all"
         return found
 
     def notes(self) -> dict[str, str]:

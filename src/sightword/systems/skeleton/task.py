@@ -63,6 +63,7 @@ class SkeletonTask(Task[SkeletonBatch]):
     model: Classifier | VideoTextModel
     momentum: MomentumContrast | None
     texts: ClassTexts | None
+    seen: Tensor | None
     learned: Tensor  # () int64, for checkpoints: how many classes it was trained on
     own_state: tuple[str, ...] = ("learned",)
 
@@ -81,6 +82,10 @@ class SkeletonTask(Task[SkeletonBatch]):
         self.model, self.heatmaps, self.texts = model, heatmaps, texts
         if isinstance(model, Classifier):
             self.class_rows = ("model.linear.weight", "model.linear.bias")
+        unseen = {*system.unseen, *system.unseen_val}
+        seen = [number for number, name in enumerate(labels.classes) if name not in unseen]
+        # (K',) int64, the classes that are trained; None: all
+        self.register_buffer("seen", torch.tensor(seen) if unseen else None, persistent=False)
         self.momentum = None
         if system.momentum and isinstance(model, VideoTextModel):
             past = (system.momentum, system.queue, system.queue_texts, system.soft, system.soft_ramp)
@@ -149,7 +154,9 @@ class SkeletonTask(Task[SkeletonBatch]):
 
     def _over_classes(self, frames: Tensor, labels: Tensor) -> Tensor:
         model, texts = self._both()
-        compared = model.compare(frames, texts.embed(model.tower, model.text_head).unit)
+        if self.seen is not None:
+            labels = torch.searchsorted(self.seen, labels)
+        compared = model.compare(frames, texts.embed(model.tower, model.text_head, self.seen).unit)
         if compared.weights is not None:
             own = compared.weights[torch.arange(len(labels), device=labels.device), labels]
             self._stats["effective_frames"] = align.effective(own.detach()).mean()
@@ -158,7 +165,7 @@ class SkeletonTask(Task[SkeletonBatch]):
     def _within_batch(self, volume: Tensor, frames: Tensor, labels: Tensor) -> dict[str, Tensor]:
         model, texts = self._both()
         if self.momentum is not None:
-            loss, embedded, own = self.momentum(model, texts, volume, frames, labels, self.batches)
+            loss, embedded, own = self.momentum(model, texts, volume, frames, labels, self.batches, self.seen)
             views = model.embed(frames)
         else:
             classes, own = labels.unique(return_inverse=True)
