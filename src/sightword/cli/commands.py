@@ -1,10 +1,9 @@
 """The commands that every system shares. Nothing heavy is imported before one is executed."""
 
 import textwrap
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from sightword.cli.arguments import read_arguments
 from sightword.cli.completion import completion
@@ -27,11 +26,6 @@ from sightword.engine.contract import Command
 from sightword.engine.system import closest, demo_parts, experiments, presets, scales, system_checks, systems
 from sightword.errors import SightwordError
 
-if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
-
-    from sightword.engine.contract import Evaluator
-
 
 def evaluate(
     run: Path,  # a run directory
@@ -42,11 +36,13 @@ def evaluate(
 ) -> None:
     """Measure a run's checkpoint on data it was not trained on, and write the metrics with their protocol.
 
-    Writes evaluation.json (evaluation_test.json for split=test); beside it tables, as CSV and text, and images.
+    Writes evaluation.json (evaluation_test.json for split=test); beside it results of each item, for sightword table,
+    tables, as CSV and text, and images.
     What validation chose, such as thresholds, is used for the test split as it is.
     Fields of the config can be given too: data.val_root=photos, system.use_lpips=true system.lpips_weights=vgg16.pth,
     system.fid_weights=pt_inception-2015-12-05-6726825d.pth.
     """
+    from sightword.engine.evaluation import Source, evaluation_name, write_evaluation
     from sightword.engine.fit import evaluate as measure
     from sightword.engine.split import choose, tell
 
@@ -57,32 +53,14 @@ def evaluate(
     tell(chosen.findings)
     evaluator, loader = runs.make_evaluator(config, task), runs.held_out(config, split, task, chosen.names)
     metrics = measure(task, evaluator, loader, config)
-    file = file_in(out or run, "evaluation.json" if split == "val" else f"evaluation_{split}.json")
-    source = {"run": run.as_posix(), "checkpoint": used.as_posix(), "data": [str(each) for each in chosen.findings]}
-    written = _write_evaluation(file, evaluator, loader, metrics, source)
+    file = file_in(out or run, evaluation_name(split))
+    found = tuple(str(each) for each in chosen.findings)
+    source = Source(run, used, split, chosen.digest, tuple(overrides), found)
+    written = write_evaluation(file, evaluator, loader, metrics, source)
     protocol, notes = evaluator.protocol(), evaluator.notes()
     print("\n".join([*([protocol["split"]] if "split" in protocol else []), *metric_lines(metrics, notes)]))
     beside = f"; beside it {', '.join(str(path) for path in written)}" if written else ""
     print(f"evaluated {used}; metrics and protocol written to {file}{beside}")
-
-
-def _write_evaluation(
-    file: Path,
-    evaluator: "Evaluator[object]",
-    loader: "DataLoader[object]",
-    metrics: Mapping[str, float],
-    source: Mapping[str, object],
-) -> list[Path]:
-    """Write the JSON, the tables and the figures. Return the files beside the JSON."""
-    from sightword.storage.table import write_table
-    from sightword.storage.writer import write_json
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    protocol, tables = evaluator.protocol(), evaluator.tables()
-    report = {**source, "metrics": dict(metrics), "tables": tables}
-    write_json(file, report | {"protocol": {**protocol, "metrics": evaluator.notes()}})
-    written = [path for name, rows in tables.items() for path in write_table(file, name, rows, protocol)]
-    return written + evaluator.draw(loader, file.with_name(f"{file.stem}_images"))
 
 
 def export(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def without_preset(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides with preset=<name> replaced by those it stands for, before all others."""
+    """Return the overrides with those that preset=<name> stands for before all others."""
     named = values_of(overrides, "preset")
     if not named:
         return list(overrides)
@@ -33,7 +33,7 @@ def without_preset(overrides: Sequence[str]) -> list[str]:
     others = [override for override in overrides if not is_for(override, "preset")]
     if any(is_for(override, "experiment", "resume") for override in others):
         raise SightwordError(f"preset={named[-1]} sets the experiment. Remove experiment= and resume=")
-    return [*known[named[-1]], *others]
+    return [*known[named[-1]], f"preset={named[-1]}", *others]
 
 
 def compose_config(overrides: Sequence[str]) -> "Run":

@@ -24,6 +24,13 @@ class Item(NamedTuple):
     content: str = ""  # a digest of its content, if it is not that of its files
 
 
+def short_names(paths: Sequence[str | Path]) -> list[str]:
+    """Return paths below the deepest folder that they share, with slashes: the same wherever a data set lies."""
+    folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
+    shared = os.path.commonpath(folders) if folders else ""
+    return [Path(os.path.abspath(path)).relative_to(shared).as_posix() for path in paths]
+
+
 def digest_of(files: Iterable[Path], facts: str = "") -> str:
     """Return 32 hexadecimal digits for the bytes of files, and a text.
 

@@ -89,6 +89,7 @@ class Run:
     """The whole config of one run, as config.yaml in its run directory contains it."""
 
     experiment: str = ""
+    preset: str = ""  # the row of a published table that set values, as sightword list names it; empty: none
     out: str = "runs"  # runs are written to <out>/<experiment>/<name>
     name: str = ""  # empty: the time; under torchrun every process needs the same
     seed: int = 0

@@ -23,10 +23,12 @@ from sightword.storage.table import Row as Row
 from sightword.storage.writer import png_data_uri
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
     from torch.utils.data import DataLoader
 
     from sightword.data.loader import Loaders
+    from sightword.engine.item_result import ItemResults
     from sightword.engine.predictor import Predictor
     from sightword.engine.task import Task
     from sightword.storage.fields import Fields
@@ -68,6 +70,18 @@ class Step:
     command: str  # the command line that does the same
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A metric as a function of the items of a split, so that it can be computed of some of them, and of some twice.
+
+    values(arrays, weights): arrays of `ItemResults`, name → (N, …); weights (D, N), how often each item counts in each
+    of D draws. Returns (D,) float64. With all weights 1 it is what the evaluator computes.
+    """
+
+    values: "Callable[[Mapping[str, np.ndarray], np.ndarray], np.ndarray]"
+    less_is_better: bool = False
+
+
 class Evaluator(ABC, Generic[BatchT]):
     """The metrics of a task on a split: `update` for every batch, then `compute`.
 
@@ -107,6 +121,13 @@ class Evaluator(ABC, Generic[BatchT]):
         """Return images to log for a batch, as name → PIL image. Called without gradients, in eval mode."""
         return {}
 
+    def items(self, loader: "DataLoader[BatchT]") -> "ItemResults | None":
+        """Return what the last `compute` found for each item; None without. No collective: every rank has them all.
+
+        loader: the data that were evaluated. `System.measures` are functions of these.
+        """
+        return None
+
     def draw(self, loader: "DataLoader[BatchT]", folder: Path) -> list[Path]:
         """Write figures of the last metrics to a folder and return the files. loader: the data that were evaluated."""
         return []
@@ -139,6 +160,7 @@ class System(ABC, Generic[ConfigT, DataT, TaskT, BatchT]):
     Data: type[DataT]
     unit: ClassVar[str] = "items"  # what the data are counted in: images, recordings, scenes
     inputs: ClassVar[tuple[str, ...]] = ()  # fields of Config that name files which prediction needs, if they are local
+    alike: ClassVar[tuple[str, ...]] = ("split",)  # topics of the protocol that must be equal for runs to be compared
     configs: Path | None = None  # a folder with experiment/<name>/*.yaml, for a system outside of this package
 
     def complete(self, run: Run) -> Run:
@@ -194,6 +216,11 @@ class System(ABC, Generic[ConfigT, DataT, TaskT, BatchT]):
     def commands(self) -> Sequence[Command]:
         """The commands of this system alone."""
         return []
+
+    @property
+    def measures(self) -> Mapping[str, Measure]:
+        """Metric name → the metric as a function of items, for `sightword table`."""
+        return {}
 
     @property
     def checks(self) -> Mapping[str, Check]:

@@ -8,7 +8,7 @@ put it on. What is new belongs to neither side. Each difference is a finding, wi
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -67,6 +67,7 @@ class Chosen(NamedTuple):
 
     names: Names
     findings: list[Finding]
+    digest: str = ""  # of all of them and their annotations, whatever their names; empty without a record
 
 
 def first_record(config: Run) -> Record:
@@ -116,7 +117,13 @@ def choose(config: Run, folder: Path, splits: Sequence[str] = ("train", "val")) 
         findings += found
         if not names[split]:
             raise _nothing_left(config, split, record)
-    return Chosen(names, findings)
+    known = {name: entry for each in now.values() for name, entry in each.items()}
+    return Chosen(names, findings, digest_of_items(known[name] for split in splits for name in names[split]))
+
+
+def digest_of_items(entries: Iterable[Entry]) -> str:
+    """Return 32 hexadecimal digits for the contents of items and their annotations, in any order."""
+    return digest_of([], "\n".join(sorted(f"{entry.content} {entry.facts}" for entry in entries)))
 
 
 def trained_on(folder: Path, items: Sequence[Item]) -> list[str]:

@@ -19,6 +19,7 @@ class Rows(Protocol):
 
 
 RowsT = TypeVar("RowsT", bound=Rows)
+RankT = TypeVar("RankT")
 
 
 class Mean:
@@ -42,6 +43,45 @@ class Mean:
         total = Mean()
         total.sum = over_ranks(self.sum)
         return total
+
+
+class ItemRows:
+    """Values of named items, over batches and ranks; on the CPU."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._values: dict[str, list[np.ndarray]] = {}
+
+    def update(self, names: Sequence[str], **values: Tensor) -> None:
+        """Add items. values: (B, …) for B names; each call gives the same ones."""
+        self.names += names
+        for name, each in values.items():
+            if len(each) != len(names):
+                raise ValueError(f"{name} has {len(each)} rows for {len(names)} items")
+            self._values.setdefault(name, []).append(each.detach().cpu().numpy().copy())  # the loader's memory
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the values, name → (N, …)."""
+        return {name: np.concatenate(parts) for name, parts in self._values.items()}
+
+    def reduce(self) -> "ItemRows":
+        """Return the items of all ranks, rank by rank (a collective: call it on every rank)."""
+        total = ItemRows()
+        for names, arrays in _of_ranks((self.names, self.arrays)):
+            total.names += names
+            for name, each in arrays.items():
+                total._values.setdefault(name, []).append(each)
+        return total
+
+
+def _of_ranks(mine: RankT) -> list[RankT]:
+    """Return what each rank has (a collective)."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [mine]
+    ranks: list[RankT] = [mine] * distributed.get_world_size()
+    distributed.all_gather_object(ranks, mine)
+    return ranks
 
 
 def over_ranks(values: Tensor) -> Tensor:

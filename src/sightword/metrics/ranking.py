@@ -111,9 +111,15 @@ def retrieval_metrics(
     image_embeddings (N, D), text_embeddings (C, D): unit rows, on any device. image_pids (N,), text_pids (C,): integer
     person ids. `PROTOCOL` states the rules. Raises SightwordError if no caption has an image of its person.
     """
-    found = ranking(text_embeddings, image_embeddings, text_pids, image_pids).metrics()
-    back = ranking(image_embeddings, text_embeddings, image_pids, text_pids).metrics()
-    return found | {f"i2t_{name}": value for name, value in back.items()}
+    return both_ways(
+        ranking(text_embeddings, image_embeddings, text_pids, image_pids),
+        ranking(image_embeddings, text_embeddings, image_pids, text_pids),
+    )
+
+
+def both_ways(found: Ranking, back: Ranking) -> dict[str, float]:
+    """Return the metrics of the ranking of images for captions, and under i2t_… those of captions for images."""
+    return found.metrics() | {f"i2t_{name}": value for name, value in back.metrics().items()}
 
 
 @torch.no_grad()

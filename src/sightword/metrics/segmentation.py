@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 def accuracy(counts: Tensor) -> Tensor:
-    """Return the fraction of elements that are classified correctly, of counts (C, K): scalar float32; NaN of none."""
-    return counts.diagonal().sum() / counts.sum()
+    """Return the fraction of elements that are classified correctly, of counts (C, K): scalar float64; NaN of none."""
+    return counts.diagonal().sum().double() / counts.sum()
 
 
 def class_iou(counts: Tensor) -> Tensor:

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from sightword.engine.contract import Evaluator, Metrics, Row
+from sightword.engine.item_result import ItemResults
 from sightword.errors import SightwordError
 from sightword.metrics import multilabel
 from sightword.metrics.codebook import perplexity, usage
-from sightword.metrics.gather import Mean, over_ranks
+from sightword.metrics.gather import ItemRows, Mean, over_ranks
 from sightword.metrics.multilabel import (
     THRESHOLDS,
     Decisions,
@@ -43,9 +45,11 @@ class IntentEvaluator(Evaluator[IntentBatch]):
         self._fingerprint, self._images = 0, 0
         self._classes: list[Row] = []  # tables of the last metrics
         self._codebooks: list[Row] = []
+        self._items: ItemResults | None = None
         self._reset()
 
     def _reset(self) -> None:
+        self._rows = ItemRows()
         self.decisions, self.missing, self.skipped = Decisions(), 0, Mean()
         task = self.task
         books = (
@@ -67,6 +71,7 @@ class IntentEvaluator(Evaluator[IntentBatch]):
         self.skipped.update(torch.tensor(float(batch.skipped)))
         if len(batch.targets):
             self.decisions.update(self._logits(batch).float().sigmoid(), batch.targets > 0)
+            self._rows.update(batch.image_ids)
 
     @torch.no_grad()
     def _logits(self, batch: IntentBatch) -> Tensor:
@@ -85,7 +90,7 @@ class IntentEvaluator(Evaluator[IntentBatch]):
         """Return F1 at the threshold that validation chooses and by other rules, and average precision."""
         gathered, skipped = self.decisions.reduce(), float(self.skipped.reduce().sum[0])
         self._codebooks = [_codebook_row(name, over_ranks(counts)) for name, counts in self.counts.items()]
-        missing = self.missing
+        missing, names = self.missing, self._rows.reduce().names
         self._reset()
         if not len(gathered):
             raise SightwordError(
@@ -99,7 +104,13 @@ class IntentEvaluator(Evaluator[IntentBatch]):
         threshold = on_grid(float(self.task.threshold))
         self._images, self._classes = len(gathered), class_table(scores, targets, threshold, self.task.classes)
         values = metrics_of(scores, targets, threshold, self.task.classes)
+        arrays = {"scores": scores, "targets": targets, "predicted": scores.double() > threshold}  # (N, C) each
+        self._items = ItemResults.of("images", names, names, {name: each.numpy() for name, each in arrays.items()})
         return values | {name: float(n) for name, n in (("missing", missing), ("skipped", skipped)) if n}
+
+    def items(self, loader: DataLoader[IntentBatch]) -> ItemResults | None:
+        """Scores and labels of each image; predicted by the threshold of validation."""
+        return self._items
 
     def _check_threshold(self, split: str) -> None:
         """Raise SightwordError unless the threshold was chosen for exactly these weights."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from sightword.engine.config import Run
-from sightword.engine.contract import Check, Command, Evaluator, Item, Names, Step, System
+from sightword.engine.contract import Check, Command, Evaluator, Item, Measure, Names, Step, System
 from sightword.systems.intent import commands
 from sightword.systems.intent.config import IntentConfig, IntentData
 
@@ -23,6 +23,7 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
     """Intent classification as the engine uses it."""
 
     name, unit = "intent", "images"
+    alike = ("split", "official", "f1", "map", "classes")
     Config, Data = IntentConfig, IntentData
     inputs = ("tower", "semantic_anchors_path")
 
@@ -77,6 +78,12 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
     @property
     def commands(self) -> Sequence[Command]:
         return [commands.anchors, commands.ids, commands.show]
+
+    @property
+    def measures(self) -> Mapping[str, Measure]:
+        from sightword.systems.intent.measure import MEASURES
+
+        return MEASURES
 
     @property
     def checks(self) -> Mapping[str, Check]:

@@ -3,9 +3,11 @@
 Legend: N points of a batch; C classes; E dimension of CLIP's joint space.
 """
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
@@ -14,8 +16,9 @@ from torch.utils.data import DataLoader
 
 from sightword.data.loader import moved
 from sightword.engine.contract import SPLITS, Evaluator, Metrics, Row
+from sightword.engine.item_result import ItemResults
 from sightword.metrics.acceptance import RATE, limit
-from sightword.metrics.gather import Mean, gathered, over_ranks
+from sightword.metrics.gather import ItemRows, Mean, gathered
 from sightword.metrics.segmentation import accuracy, class_iou, mean_iou
 from sightword.storage.writer import write_png
 from sightword.systems.points import show
@@ -74,11 +77,11 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         self.task, self.labels = task, task.labels
         self.scenes = 0  # that were measured last
         self._classes: list[Row] = []
+        self._measured = ItemRows()  # labelled scenes of the last metrics
         self._reset()
 
     def _reset(self) -> None:
-        classes = len(self.labels.names)
-        self._counts = {name: torch.zeros(2, classes, classes + 1, dtype=torch.int64) for name in FEATURES}
+        self._counts = ItemRows()  # (2, C, C + 1) of each labelled scene: unseen and seen points
         self._means = {name: Mean() for name in MEANS}
         self._names: set[str] = set()
         self._fits: list[Fits] = []
@@ -101,11 +104,12 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         known, classes = batch.label >= 0, len(self.labels.names)
         if known.any():
             self._fits += self._scene_fits(batch, out)
-            label, seen = batch.label[known], out.seen[known]
-            for name in FEATURES:
-                predicted = self._predicted(out, name)[known]
-                counts = _counted(torch.where(predicted < 0, classes, predicted), label, seen, classes)
-                self._counts[name] = self._counts[name].to(counts.device) + counts
+            predicted = {name: self._predicted(out, name) for name in FEATURES}
+            for number in batch.scene[known].unique().tolist():
+                own = known & (batch.scene == number)
+                label, seen = batch.label[own], out.seen[own]
+                counts = {name: _counted(each[own], label, seen, classes)[None] for name, each in predicted.items()}
+                self._counts.update([batch.names[number]], **counts)
 
     def _scene_fits(self, batch: RoomBatch, out: Fused) -> list[Fits]:
         """How well each class fits each labelled scene of a batch."""
@@ -157,7 +161,8 @@ class PointsEvaluator(Evaluator[RoomBatch]):
 
         …_accuracy and …_miou are over all labelled points: one that no view sees is wrong for lifted CLIP.
         """
-        counts = {name: over_ranks(part).cpu() for name, part in self._counts.items()}  # (2, C, C + 1): unseen, seen
+        self._measured = self._counts.reduce()
+        counts = {name: torch.from_numpy(each).sum(0) for name, each in self._measured.arrays.items()}  # (2, C, C + 1)
         means = {name: mean.reduce() for name, mean in self._means.items()}
         self.scenes = len(_names_of_ranks(self._names))
         fits = gathered(Fits, self._fits)
@@ -165,7 +170,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         found = {name: float(mean.value()) for name, mean in means.items() if mean.sum[1]}
         if "coverage" in found:
             found["coverage"] *= 100
-        if not counts["text"].sum():
+        if not counts:
             return found
         every = {name: part.sum(0) for name, part in counts.items()}  # (C, C + 1)
         for name, part in counts.items():
@@ -178,6 +183,16 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         found["majority"] = 100 * float(every["text"].sum(1).max() / every["text"].sum())
         self._classes = self._class_table(every)
         return found
+
+    def items(self, loader: DataLoader[RoomBatch]) -> ItemResults | None:
+        """The confusion matrices of each labelled scene, of lifted CLIP and of the fused features.
+
+        Scans of one room are one cluster, where names state it: ScanNet's scene0000_00 and scene0000_01.
+        """
+        names = self._measured.names
+        rooms = [re.sub(r"^(scene\d{4})_\d{2}$", r"\1", name) for name in names]
+        arrays = {f"{name}_counts": each.astype(np.int32) for name, each in self._measured.arrays.items()}
+        return ItemResults.of("rooms", names, rooms, arrays) if names else None
 
     def _class_table(self, counts: dict[str, Tensor]) -> list[Row]:
         """A row for each class: its points, its IoUs, and the class that the fused features mistake it for most."""
@@ -264,6 +279,7 @@ def _fit(cosines: Tensor) -> float:
 
 def _counted(predicted: Tensor, label: Tensor, seen: Tensor, classes: int) -> Tensor:
     """(2, C, C + 1) int64: unseen and seen points by class and by prediction; the last prediction is none."""
+    predicted = torch.where(predicted < 0, classes, predicted)
     cell = (seen.long() * classes + label) * (classes + 1) + predicted
     return torch.bincount(cell, minlength=2 * classes * (classes + 1)).view(2, classes, classes + 1)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightword.engine.config import Run
-from sightword.engine.contract import Check, Command, Evaluator, Item, Names, Step, System
+from sightword.engine.contract import Check, Command, Evaluator, Item, Measure, Names, Step, System
 from sightword.systems.points import commands
 from sightword.systems.points.config import PointsConfig, PointsData
 from sightword.systems.points.view.command import view
@@ -24,6 +24,7 @@ class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
     """The point encoder as the engine uses it."""
 
     name, unit = "points", "scenes"
+    alike = ("split", "scenes")
     Config, Data = PointsConfig, PointsData
     inputs = ("clip", "labels")
 
@@ -82,6 +83,12 @@ class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
     @property
     def commands(self) -> Sequence[Command]:
         return [commands.import_, commands.lift, commands.ask, commands.stream, view, commands.compare]
+
+    @property
+    def measures(self) -> Mapping[str, Measure]:
+        from sightword.systems.points.measure import MEASURES
+
+        return MEASURES
 
     @property
     def checks(self) -> Mapping[str, Check]:

@@ -7,16 +7,19 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from sightword.data.content import short_names
 from sightword.data.image import to_image, to_tensor
 from sightword.engine.contract import SPLITS, Evaluator, Metrics
+from sightword.engine.item_result import ItemResults
 from sightword.metrics.acceptance import RATE, Acceptance, choose, rates
 from sightword.metrics.gather import Mean, gathered
-from sightword.metrics.ranking import PROTOCOL, retrieval_metrics
+from sightword.metrics.ranking import PROTOCOL, Ranking, both_ways, ranking
 from sightword.systems.retrieval import show
 from sightword.systems.retrieval.data import Batch, ImageRows, Measured, PedesBatch, TextRows
 from sightword.systems.retrieval.gallery import Embedder
@@ -50,6 +53,7 @@ class RetrievalEvaluator(Evaluator[Batch]):
     def __init__(self, task: RetrievalTask) -> None:
         self.task, self.model = task, task.model
         self._measured: tuple[Rows, Rows] | None = None  # images and captions of the last metrics
+        self._ranked: tuple[Ranking, Ranking] | None = None  # of captions, of images
         self._reset()
 
     def _reset(self) -> None:
@@ -81,7 +85,11 @@ class RetrievalEvaluator(Evaluator[Batch]):
         found: Metrics = {}
         if images is not None and texts is not None:
             self._measured = images, texts
-            found |= retrieval_metrics(images.vectors, images.pids, texts.vectors, texts.pids)
+            self._ranked = (
+                ranking(texts.vectors, images.vectors, texts.pids, images.pids),
+                ranking(images.vectors, texts.vectors, images.pids, texts.pids),
+            )
+            found |= both_ways(*self._ranked)
             found |= self._acceptance(images, texts)
         if gain.sum[1]:
             found["text_gain"] = float(gain.value())
@@ -129,6 +137,24 @@ class RetrievalEvaluator(Evaluator[Batch]):
         side = {title: grid_viz.grid(images, SHOWN, scale=scale) for title, images in both.items()}
         return {"text_gain": grid_viz.titled(side)}
 
+    def items(self, loader: DataLoader[Batch]) -> ItemResults | None:
+        """The ranks of captions and of images, each as a query; a person's are one cluster.
+
+        A query without a match has rank 0. Ids are image names, with the number of the caption: a.png/0.
+        """
+        if self._measured is None or self._ranked is None or not isinstance(loader.dataset, Measured):
+            return None
+        split, persons = loader.dataset.split, [str(pid) for rows in self._measured[::-1] for pid in rows.pids.tolist()]
+        images = short_names(split.images)
+        captions = [f"{images[row]}/{number}" for row, number in zip(*_numbered(split.caption_image), strict=True)]
+        arrays = {
+            "rank_of_first": np.concatenate([each.first for each in self._ranked]).astype(np.int32),
+            "ap": np.concatenate([each.precision for each in self._ranked]),
+            "inp": np.concatenate([each.penalty for each in self._ranked]),
+            "is_image": np.repeat([False, True], [len(captions), len(images)]),
+        }
+        return ItemResults.of("people", [*captions, *images], persons, arrays)
+
     def draw(self, loader: DataLoader[Batch], folder: Path) -> list[Path]:
         """Captions with their best images, and what one changed word does to a score, as `sightword probe` has them."""
         if self._measured is None or not isinstance(loader.dataset, Measured):
@@ -136,3 +162,13 @@ class RetrievalEvaluator(Evaluator[Batch]):
         images, texts = self._measured
         embedder = Embedder(self.model, "this run")
         return show.draw(embedder.encode_text, loader.dataset.split, texts.vectors, images.vectors, folder)
+
+
+def _numbered(groups: np.ndarray) -> tuple[list[int], list[int]]:
+    """The group of each element, and which of its group it is, from 0."""
+    counts = dict.fromkeys(groups.tolist(), 0)
+    numbers = []
+    for group in groups.tolist():
+        numbers.append(counts[group])
+        counts[group] += 1
+    return groups.tolist(), numbers

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sightword.engine.config import Run
-from sightword.engine.contract import Check, Command, Evaluator, Item, Names, Step, System
+from sightword.engine.contract import Check, Command, Evaluator, Item, Measure, Names, Step, System
 from sightword.errors import SightwordError
 from sightword.systems.retrieval import commands
 from sightword.systems.retrieval.config import RetrievalConfig, RetrievalData
@@ -23,6 +23,7 @@ class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "B
     """Text-based person retrieval, as the engine needs it."""
 
     name, unit = "retrieval", "images"
+    alike = ("split", "queries", "match", "rank", "mAP", "mINP", "ties", "no_match", "embeddings")
     Config, Data = RetrievalConfig, RetrievalData
     inputs = ("clip", "siglip", "t5")
 
@@ -75,6 +76,12 @@ class RetrievalSystem(System[RetrievalConfig, RetrievalData, "RetrievalTask", "B
     @property
     def commands(self) -> Sequence[Command]:
         return [commands.index, commands.search, commands.probe]
+
+    @property
+    def measures(self) -> Mapping[str, Measure]:
+        from sightword.systems.retrieval.measure import MEASURES
+
+        return MEASURES
 
     @property
     def checks(self) -> Mapping[str, Check]:

@@ -14,11 +14,13 @@ from torch.utils.data import DataLoader
 
 from sightword.data.loader import moved
 from sightword.engine.contract import SPLITS, Evaluator, Metrics, Row
+from sightword.engine.item_result import ItemResults
 from sightword.metrics.classes import class_accuracy, confusion_matrix, mean_class_accuracy, top_k
 from sightword.metrics.gather import gathered
 from sightword.metrics.zeroshot import generalised, outcome, zero_shot
 from sightword.systems.skeleton import prediction
 from sightword.systems.skeleton.data import SkeletonBatch, ViewDataset
+from sightword.systems.skeleton.formats.naming import NTU, SUBJECT, parts_of
 from sightword.systems.skeleton.model import VideoTextModel
 from sightword.systems.skeleton.predict import (
     ActionPrediction,
@@ -32,6 +34,7 @@ from sightword.systems.skeleton.weight import weights_against_truth
 
 ZERO_SHOT = ("zsl", "gzsl_seen", "gzsl_unseen", "gzsl_h")
 SHOWN = 4  # recordings of an image
+FEWEST = 10  # subjects that are resampled as clusters
 
 
 class Rows(NamedTuple):
@@ -59,6 +62,7 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         self.confusion: Tensor | None = None  # (K, K) of the last metrics, rows true, columns predicted
         self.count, self.views, self.size = 0, 0, (0, 0)  # recordings, views of each, canvas: of the last metrics
         self._rows: list[Rows] = []
+        self._measured: Rows | None = None  # of the last metrics
 
     def metric_names(self) -> frozenset[str]:
         names = {"top1", "mean_class"} | ({"top5"} if len(self.classes) > 5 else set())
@@ -85,10 +89,10 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         unseen classes, on test: zsl, gzsl_seen, gzsl_unseen, gzsl_h (`metrics.zeroshot`), without calibration.
         """
         rows: Rows | None = gathered(Rows, self._rows)
-        self._rows = []
+        self._rows, self._measured = [], None
         if rows is None:
             return {}
-        rows = rows._replace(scores=rows.scores.masked_fill(self._absent(), -1))
+        self._measured = rows = rows._replace(scores=rows.scores.masked_fill(self._absent(), -1))
         self.count = len(rows.labels)
         self.confusion = confusion_matrix(rows.scores.argmax(1), rows.labels, len(self.classes))
         found = {"top1": 100 * float(top_k(rows.scores, rows.labels, 1))}
@@ -112,6 +116,16 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
             name: 100 * value
             for name, value in zip(ZERO_SHOT, (zero_shot(decided), *generalised(decided)), strict=True)
         }
+
+    def items(self, loader: DataLoader[SkeletonBatch]) -> ItemResults | None:
+        """Probabilities of each recording, the mean over its views. Clusters: see `clusters_of`."""
+        rows, dataset = self._measured, loader.dataset
+        if rows is None or not isinstance(dataset, ViewDataset):
+            return None
+        names = [dataset.name(row) for row in rows.number.tolist()]
+        arrays = {"scores": rows.scores, "label": rows.labels, "predicted": rows.scores.argmax(1)}
+        unit, clusters = clusters_of(names)
+        return ItemResults.of(unit, names, clusters, {name: each.numpy() for name, each in arrays.items()})
 
     def protocol(self) -> dict[str, str]:
         task = self.task
@@ -159,6 +173,19 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
 
     def _predicted(self, batch: SkeletonBatch, names: list[str]) -> list[ActionPrediction]:
         return as_predictions(self.score(batch), batch, names, self.task.labels, self.task.joints, labelled=True)
+
+
+def clusters_of(names: list[str]) -> tuple[str, list[str]]:
+    """Return what is independent in recordings, and each one's: its subject, where all names state it, as NTU's do.
+
+    With under `FEWEST` subjects, as in MSR-Action3D, a bootstrap over them would say nothing: then each recording.
+    """
+    for pattern in (NTU, SUBJECT):
+        parts = parts_of(names, pattern)
+        subjects = [f"subject {one['person']}" for one in parts or ()]
+        if len(set(subjects)) >= FEWEST:
+            return "subjects", subjects
+    return "recordings", names
 
 
 def _class_table(confusion: Tensor, names: tuple[str, ...]) -> list[Row]:

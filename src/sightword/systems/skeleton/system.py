@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sightword.engine.config import Run
-from sightword.engine.contract import Check, Command, Evaluator, Item, Names, System
+from sightword.engine.contract import Check, Command, Evaluator, Item, Measure, Names, System
 from sightword.systems.skeleton import commands
 from sightword.systems.skeleton.config import SkeletonConfig, SkeletonData
 
@@ -22,6 +22,7 @@ class SkeletonSystem(System[SkeletonConfig, SkeletonData, "SkeletonTask", "Skele
     """Action recognition as the engine uses it."""
 
     name, unit = "skeleton", "recordings"
+    alike = ("split", "views", "mean_class")
     Config, Data = SkeletonConfig, SkeletonData
     inputs = ("joints", "labels", "text")
 
@@ -76,6 +77,12 @@ class SkeletonSystem(System[SkeletonConfig, SkeletonData, "SkeletonTask", "Skele
     @property
     def commands(self) -> Sequence[Command]:
         return [commands.recognise, commands.convert, commands.skeletons]
+
+    @property
+    def measures(self) -> Mapping[str, Measure]:
+        from sightword.systems.skeleton.measure import MEASURES
+
+        return MEASURES
 
     @property
     def checks(self) -> Mapping[str, Check]:

@@ -5,19 +5,23 @@ Legend: B images of a batch; H, W pixels; K codes.
 
 import torch
 from PIL.Image import Image
+from torch.utils.data import DataLoader
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from sightword.data.content import short_names
 from sightword.data.image import ImageBatch
 from sightword.engine.contract import Evaluator, Metrics
+from sightword.engine.item_result import ItemResults
 from sightword.errors import SightwordError
 from sightword.metrics.codebook import CodeUsage, bits_per_pixel
-from sightword.metrics.gather import Mean
+from sightword.metrics.gather import ItemRows, Mean
 from sightword.metrics.image import frechet_distance, mean_colour_psnr, psnr, quantise8, ssim
 from sightword.systems.tokenizer.task import TokenizerTask
 from sightword.towers.vq.image import Reconstruction
 from sightword.viz import grid
 
 SHOWN = 8  # images of a figure
+EACH = ("psnr", "psnr_mean_colour", "ssim", "recon_loss", "perc_loss")  # metrics that every image has
 
 
 class TokenizerEvaluator(Evaluator[ImageBatch]):
@@ -26,6 +30,7 @@ class TokenizerEvaluator(Evaluator[ImageBatch]):
     def __init__(self, task: TokenizerTask) -> None:
         self.task, self.model, self.lpips = task, task.model, task.lpips
         self.fid: FrechetInceptionDistance | None = None
+        self._measured = ItemRows()  # of the last metrics
         self._reset()
 
     def _reset(self) -> None:
@@ -33,6 +38,7 @@ class TokenizerEvaluator(Evaluator[ImageBatch]):
         self.means = {name: Mean() for name in names + ["perc_loss"] * (self.lpips is not None)}
         self.usage = CodeUsage(self.model.num_codes)
         self.skipped = Mean()
+        self._rows = ItemRows()
 
     def metric_names(self) -> frozenset[str]:
         derived = {"total_loss", "psnr_gain", "perplexity", "code_usage_rate", "perplexity_share", "skipped_images"}
@@ -66,6 +72,7 @@ class TokenizerEvaluator(Evaluator[ImageBatch]):
             each["perc_loss"] = self.lpips(made, given)
         for name, values in each.items():
             self.means[name].update(values)
+        self._rows.update(batch.paths, **{name: each[name].flatten() for name in EACH if name in each})
         if self.fid is not None:
             self.fid.update(images, real=True)
             self.fid.update(shown, real=False)
@@ -88,8 +95,14 @@ class TokenizerEvaluator(Evaluator[ImageBatch]):
         if self.fid is not None:
             values["rfid"] = float(self.fid.compute())
             self.fid.reset()
+        self._measured = self._rows.reduce()
         self._reset()
         return values
+
+    def items(self, loader: DataLoader[ImageBatch]) -> ItemResults | None:
+        """PSNR, SSIM and losses of each image; the crops of one image are one cluster."""
+        names = short_names(self._measured.names)
+        return ItemResults.of("images", names, names, self._measured.arrays) if names else None
 
     def protocol(self) -> dict[str, str]:
         return {

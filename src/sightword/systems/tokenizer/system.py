@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sightword.engine.contract import Check, Command, Evaluator, Item, Names, System
+from sightword.engine.contract import Check, Command, Evaluator, Item, Measure, Names, System
 from sightword.errors import SightwordError
 from sightword.systems.tokenizer import commands
 from sightword.systems.tokenizer.config import TokenizerConfig, TokenizerData
@@ -22,6 +22,7 @@ class TokenizerSystem(System[TokenizerConfig, TokenizerData, "TokenizerTask", "I
     """The tokenizer as the engine uses it."""
 
     name, unit = "tokenizer", "images"
+    alike = ("split", "pixels", "ssim", "lpips")
     Config, Data = TokenizerConfig, TokenizerData
 
     def task(self, config: TokenizerConfig) -> "TokenizerTask":
@@ -67,6 +68,12 @@ class TokenizerSystem(System[TokenizerConfig, TokenizerData, "TokenizerTask", "I
     @property
     def commands(self) -> Sequence[Command]:
         return [commands.tokenize, commands.detokenize]
+
+    @property
+    def measures(self) -> Mapping[str, Measure]:
+        from sightword.systems.tokenizer.measure import MEASURES
+
+        return MEASURES
 
     @property
     def checks(self) -> Mapping[str, Check]:
