@@ -154,7 +154,7 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
 
     def tables(self) -> dict[str, list[Row]]:
         """Each class with its recall and the class that it is most often confused with."""
-        return {} if self.confusion is None else {"classes": _class_table(self.confusion, self.classes)}
+        return {} if self.confusion is None else {"classes": class_table(self.confusion, self.classes)}
 
     def images(self, batch: SkeletonBatch) -> dict[str, Image]:
         """Some recordings as filmstrips, with the weight of each frame if frames are weighed."""
@@ -188,7 +188,7 @@ def clusters_of(names: list[str]) -> tuple[str, list[str]]:
     return "recordings", names
 
 
-def _class_table(confusion: Tensor, names: tuple[str, ...]) -> list[Row]:
+def class_table(confusion: Tensor, names: tuple[str, ...]) -> list[Row]:
     """A row for each class: its recordings, its recall in percent, the class that it is most often confused with."""
     right = class_accuracy(confusion)
     wrong = confusion - confusion.diag().diag()

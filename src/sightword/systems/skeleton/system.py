@@ -8,6 +8,8 @@ from sightword.engine.config import Run
 from sightword.engine.contract import Check, Command, Evaluator, Item, Measure, Names, System
 from sightword.systems.skeleton import commands
 from sightword.systems.skeleton.config import SkeletonConfig, SkeletonData
+from sightword.systems.skeleton.control.command import control
+from sightword.systems.skeleton.zeroshot.command import zeroshot
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -76,7 +78,7 @@ class SkeletonSystem(System[SkeletonConfig, SkeletonData, "SkeletonTask", "Skele
 
     @property
     def commands(self) -> Sequence[Command]:
-        return [commands.recognise, commands.convert, commands.skeletons]
+        return [commands.recognise, commands.convert, commands.skeletons, control, zeroshot]
 
     @property
     def measures(self) -> Mapping[str, Measure]:
