@@ -39,9 +39,11 @@ def control(
         raise SightwordError(
             f"out={out} is a run directory, whose evaluation would be overwritten. Pass another folder"
         )
+    if train == test:
+        raise SightwordError(f"train={train!r} and test={test!r} share all recordings. Name two splits that share none")
     set_threads(0, 1)
     # val=: so that all of train is trained on; nothing is read from it
-    data = SkeletonData(**asdict(reading), annotations=str(annotations), train=train, val=test or "test", test=test)
+    data = SkeletonData(**asdict(reading), annotations=str(annotations), train=train, val=test or "none", test=test)
     wanted = job.Wanted(data, read_labels(labels), method, depth, person, seed)
     sides = job.read_sides(wanted)
     fitted, how = job.fit(wanted, sides)
