@@ -8,6 +8,7 @@ from typing import cast
 from sightword.cli.arguments import read_arguments
 from sightword.cli.completion import completion
 from sightword.cli.compose import change_config
+from sightword.cli.table.command import table
 from sightword.cli.train import metric_lines, train_in
 from sightword.data.dtype import torch_dtype
 from sightword.data.size import height_width
@@ -196,6 +197,7 @@ SERVE: Command = cast("Command", import_module("sightword.serve.command").serve)
 
 COMMANDS: dict[str, Command] = {
     "evaluate": evaluate,
+    "table": table,
     "list": list_experiments,
     "check": check,
     "cache": cache,

@@ -41,13 +41,14 @@ def compose_config(overrides: Sequence[str]) -> "Run":
     from hydra import compose, initialize_config_module
 
     name = _experiment(overrides)
+    preset, overrides = _preset_of(overrides)
     system = name.split("/")[0]
     _refuse_bare(overrides)
     _register_schemas(system)
     with _short_errors(), initialize_config_module("sightword.configs", version_base=None):
         typed = [for_hydra(override, system) for override in _scaled(name, _with_length(overrides))]
         config = compose("train", overrides=[*_groups(name), *_search_path(), *typed])
-        return _as_run(config, name)
+        return _as_run(config, name, preset)
 
 
 def change_config(config: "Run", overrides: Sequence[str]) -> "Run":
@@ -62,7 +63,7 @@ def change_config(config: "Run", overrides: Sequence[str]) -> "Run":
         for override in _with_length(overrides):
             parsed = parser.parse_override(for_hydra(override, config.experiment))
             OmegaConf.update(changed, parsed.key_or_group, parsed.value())
-        return _as_run(changed, config.experiment)
+        return _as_run(changed, config.experiment, config.preset)
 
 
 def _with_length(overrides: Sequence[str]) -> list[str]:
@@ -78,10 +79,16 @@ def _refuse_bare(overrides: Sequence[str]) -> None:
             raise SightwordError(f"{override!r} is not key=value. sightword train --help lists the keys")
 
 
-def _as_run(config: "DictConfig", name: str) -> "Run":
+def _preset_of(overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the name of the preset and the other overrides: Hydra would look for a group of configs of that name."""
+    others = [override for override in overrides if not is_for(override, "preset")]
+    return next(iter(values_of(overrides, "preset")[-1:]), ""), others
+
+
+def _as_run(config: "DictConfig", name: str, preset: str = "") -> "Run":
     from omegaconf import OmegaConf
 
-    config.experiment = name
+    config.experiment, config.preset = name, preset
     return cast("Run", OmegaConf.to_object(config))
 
 
@@ -197,6 +204,7 @@ def train_by_hydra(argv: Sequence[str], start: Callable[["Run"], int]) -> int:
     if sweep and any("ddp" in override or is_for(override, "trainer.devices") for override in overrides):
         raise SightwordError("a sweep cannot start several processes, each would sweep again. Train them one at a time")
     name = _experiment(overrides)
+    preset, overrides = _preset_of(overrides)
     system = name.split("/")[0]
     if sweep:
         _register_schemas(system)
@@ -208,7 +216,7 @@ def train_by_hydra(argv: Sequence[str], start: Callable[["Run"], int]) -> int:
     def job(config: "DictConfig") -> None:
         sys.argv = before  # from which Lightning starts the other processes of a DDP run
         try:
-            statuses.extend([] if failed else [start(_as_run(config, name))])
+            statuses.extend([] if failed else [start(_as_run(config, name, preset))])
         except Exception as error:  # Hydra would print a line of its own
             failed.append(error)
 

@@ -1,8 +1,8 @@
 """The files of an evaluation: `evaluation.json`, or `evaluation_test.json` for test, and what lies beside it.
 
-    evaluation.json              metrics, tables, protocol, and what was measured: checkpoint and data by digest
-    evaluation_items.npz         results item by item, see `engine.item_result`; <name of the JSON>_items.npz
-    evaluation_classes.csv …     tables, and evaluation_images/
+evaluation.json              metrics, tables, protocol, and what was measured: checkpoint and data by digest
+evaluation_items.npz         results item by item, see `engine.item_result`; <name of the JSON>_items.npz
+evaluation_classes.csv …     tables, and evaluation_images/
 """
 
 from collections.abc import Mapping

@@ -88,7 +88,7 @@ def read_items(file: Path) -> ItemResults:
         raise MissingFileError(f"{file} does not exist. sightword evaluate run=… writes it") from None
     except (ValueError, KeyError, TypeError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).partition("\n")[0]
-        raise SightwordError(f"{file} is not a whole file of items ({reason}). Write it again: sightword evaluate run=…")
+        raise SightwordError(f"{file} is not a whole file of items ({reason}). sightword evaluate writes it") from None
 
 
 def _refuse_size(file: Path) -> None:

@@ -38,9 +38,7 @@ def mean_average_precision(
     return nanmean(np.stack(each, 1))
 
 
-def _average_precision(
-    scores: np.ndarray, targets: np.ndarray, weights: np.ndarray, interpolated: bool
-) -> np.ndarray:
+def _average_precision(scores: np.ndarray, targets: np.ndarray, weights: np.ndarray, interpolated: bool) -> np.ndarray:
     """The area under the precision-recall curve of one class; items of equal score form one step."""
     order = np.argsort(-scores, kind="stable")
     counts = weights[:, order]  # (D, N), the best ranked first
@@ -74,7 +72,7 @@ def accuracy(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the mean IoU over the classes that have elements, the counts of a draw's items added up. counts: as above."""
+    """Return the mean IoU over the classes that have elements; counts of items, as above, are added up first."""
     own = weights @ counts.sum(2).astype(np.float64)  # (D, C)
     said = weights @ counts[:, :, : counts.shape[1]].sum(1).astype(np.float64)
     hits = weights @ _hits(counts)

@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 
 import numpy as np
 from PIL import Image, ImageFont
@@ -247,6 +247,73 @@ def curve(
         columns = max(1, int((size[0] - 20) // widest))
         figure.legend(loc="outside lower left", ncols=columns)
     return _picture(figure)
+
+
+class ForestRow(NamedTuple):
+    """A row of a forest plot."""
+
+    label: str
+    mean: float
+    low: float  # ends of its interval; NaN without one
+    high: float
+    dots: tuple[float, ...] = ()  # single values, as those of seeds
+
+
+@_styled
+def forest(panels: Mapping[str, Sequence[ForestRow]], baseline: str = "", panel: int = 300) -> Image.Image:
+    """Draw means with intervals, a row each, and their single values as dots below; a panel for each metric.
+
+    panels: metric → rows, of the same labels in the same order. baseline: the label whose mean is drawn as a line
+    through all rows. panel: width of a panel in pixels.
+    """
+    from matplotlib.figure import Figure
+
+    labels = [_cut(row.label, WIDEST_LABEL) for row in next(iter(panels.values()))]
+    numbers = {name: [_interval_text(row) for row in rows] for name, rows in panels.items()}
+    widths = [max(_font(text).getlength(text) for text in texts) for texts in numbers.values()]
+    left = max(_font(label).getlength(label) for label in labels) + 2 * MARGIN
+    gap, head, foot, line = 2 * MARGIN, HEAD + 2 * MARGIN, TEXT + 2 * MARGIN, 2 * TEXT + 6
+    width = left + sum(panel + MARGIN + wide + gap for wide in widths)
+    height = head + line * len(labels) + foot
+    figure, at = Figure((width / 72, height / 72)), left
+    for (name, rows), wide in zip(panels.items(), widths, strict=True):
+        axes = figure.add_axes((at / width, foot / height, panel / width, line * len(labels) / height))
+        axes.set(ylim=(len(labels) - 0.5, -0.5))
+        axes.set_title(name, pad=MARGIN)
+        axes.set_yticks(range(len(labels)), labels if at == left else [], color=INK)
+        axes.tick_params(axis="y", pad=MARGIN)
+        axes.grid(axis="x")
+        axes.locator_params(axis="x", nbins=6)
+        _draw_rows(axes, rows, baseline)
+        for number, text in enumerate(numbers[name]):
+            axes.annotate(
+                text, (1, number), (MARGIN, 0), ("axes fraction", "data"), "offset points", va="center_baseline"
+            )
+        at += panel + MARGIN + wide + gap
+    return _picture(figure)
+
+
+WIDEST_LABEL = 320  # pixels, of a forest plot's row
+
+
+def _draw_rows(axes: "Axes", rows: Sequence[ForestRow], baseline: str) -> None:
+    for row in rows:
+        if row.label == baseline:
+            axes.axvline(row.mean, color=GREY, linewidth=1, linestyle=(0, (4, 4)), zorder=1)
+    for number, row in enumerate(rows):
+        colour = INK if row.label == baseline else PALETTE[0]
+        if len(row.dots) > 1:
+            axes.plot(row.dots, [number + 0.28] * len(row.dots), "o", color=PALETTE[7], markersize=4, clip_on=False)
+        if math.isfinite(row.low):
+            axes.plot((row.low, row.high), (number, number), color=colour, linewidth=2, solid_capstyle="butt")
+        axes.plot(row.mean, number, "s", color=colour, markersize=7, markeredgewidth=0, zorder=3, clip_on=False)
+    axes.margins(x=0.06)
+
+
+def _interval_text(row: ForestRow) -> str:
+    digits = 1 if abs(row.mean) > 10 else 2 if abs(row.mean) > 1.5 else 3
+    ends = f" [{row.low:.{digits}f}, {row.high:.{digits}f}]" if math.isfinite(row.low) else ""
+    return f"{row.mean:.{digits}f}{ends}"
 
 
 # ------------------------------------------------------------------------------------------------------ with matplotlib
