@@ -206,8 +206,8 @@ def hold_out_people(rows: Sequence[int], names: Sequence[str], data: SkeletonDat
     except re.error as error:
         raise SightwordError(f"data.person={data.person!r} is not a pattern: {error}. Pass one, as P\\d+") from None
     found = {row: pattern.search(names[row]) for row in rows}
-    if unknown := next((row for row, match in found.items() if match is None), None):
-        raise SightwordError(f"data.person={data.person!r} finds nobody in the name {names[unknown]}. Change it")
+    if unknown := [names[row] for row, match in found.items() if match is None]:
+        raise SightwordError(f"data.person={data.person!r} finds nobody in the name {unknown[0]}. Change it")
     who = {row: match.group() for row, match in found.items() if match is not None}
     people = sorted(set(who.values()))
     if len(people) < 2:

@@ -60,7 +60,7 @@ class SkeletonSystem(System[SkeletonConfig, SkeletonData, "SkeletonTask", "Skele
 
     @property
     def commands(self) -> Sequence[Command]:
-        return [commands.recognise, commands.convert, commands.skeletons]
+        return [commands.recognise, commands.ensemble, commands.convert, commands.skeletons]
 
     @property
     def checks(self) -> Mapping[str, Check]:
