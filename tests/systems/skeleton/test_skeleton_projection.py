@@ -13,6 +13,7 @@ from sightword.systems.skeleton.data import (
     Turn,
     View,
     hold_out_people,
+    measured,
     mirror,
     projected,
     rotation,
@@ -86,10 +87,19 @@ def test_views_of_a_test_are_turned_evenly_and_the_middle_one_is_not():
     assert same == [False, True]
 
 
-def test_images_have_no_side_view():
-    for joints, values in ((JOINTS, {}), (joint_set("msr20"), {"turn": 30.0})):
-        with pytest.raises(SightwordError, match=r"a01_s01_e01 has no depth"):
-            TrainViews(data_of(**values), joints)(recording(deep=False), Draw(0, 0))
+def test_images_cannot_be_turned():
+    with pytest.raises(SightwordError, match=r"a01_s01_e01 has no depth"):
+        TrainViews(data_of(turn=30.0), joint_set("msr20"))(recording(deep=False), Draw(0, 0))
+
+
+def test_images_have_an_empty_side_view_which_is_said_and_training_can_be_used_to_it(capsys):
+    loader = measured(data_of(num_workers=0, test_turn=30.0), JOINTS, [recording(deep=False)], [0], "test")
+    assert "2-D: heatmaps of the side and top stay empty" in capsys.readouterr().err
+    (batch,) = loader
+    there = batch.scores.unflatten(-1, (3, 20)).amax((0, 1, 2, 3, 5))
+    assert there.tolist() == [1, 0, 0]
+    flat = TrainViews(data_of(flat=1.0), JOINTS)(recording(), Draw(0, 0)).view.scores
+    assert flat.reshape(6, 3, 20).max((0, 2)).tolist() == [1, 0, 0]
 
 
 def test_people_are_held_out_whole_and_each_fold_has_others():

@@ -20,7 +20,7 @@ class SkeletonConfig(SystemConfig):
     stem: int = 7  # pixels a side of its first convolution, odd; smaller for small canvases with many channels
     early: bool = False  # the first stage looks at neighbouring frames, too: motion at full resolution
     projections: list[str] = field(default_factory=lambda: ["front"])  # of 3-D recordings: front, side, top; the
-    # heatmaps of each are channels of their own
+    # heatmaps of each are channels of their own. Of 2-D recordings side and top stay empty
     segments: int = 1  # the moments of a view are pooled in so many stretches of time, which keeps their order; 1: the
     # mean over all, as published
 
@@ -182,6 +182,7 @@ class SkeletonData(Reading, DataConfig):
     tilt: float = 0.0  # training, 3-D: and leaned to each side and forwards by up to so many degrees
     jitter: float = 0.0  # training: standard deviation of each joint's own shift, as a fraction of the canvas's side
     span: float = 1.0  # training: the least fraction of a recording that a view covers
+    flat: float = 0.0  # training, several projections: how often all but the first stay empty, as for 2-D recordings
     test_turn: float = 0.0  # test, 3-D: views are turned by -test_turn to test_turn degrees, evenly
     fade: float = 0.0  # training: scores are lowered at random, by up to this fraction: for 3-D files, where all are 1
     pyskl_parity: bool = False  # for published checkpoints: a coordinate of 0 is missing, mirrors are 1 px off
@@ -202,8 +203,9 @@ class SkeletonData(Reading, DataConfig):
             raise SightwordError(f"data.span={self.span} is not a fraction in (0, 1]")
         if not 0 <= self.fade < 1:
             raise SightwordError(f"data.fade={self.fade} is not a fraction in [0, 1)")
-        if not 0 <= self.flip <= 1:
-            raise SightwordError(f"data.flip={self.flip} is not a probability in [0, 1]")
+        for name in ("flip", "flat"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SightwordError(f"data.{name}={getattr(self, name)} is not a probability in [0, 1]")
         if not self.val and not 0 < self.hold_out < 1:
             raise SightwordError(
                 f"data.hold_out={self.hold_out} is not a fraction in (0, 1). Change it, or name data.val"

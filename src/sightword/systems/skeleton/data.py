@@ -12,6 +12,7 @@ recording; L frames of a view; V joints; H, W pixels of the canvas.
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -94,6 +95,10 @@ def measured(
     data: SkeletonData, joints: JointSet, recordings: Sequence[SkeletonSequence], rows: Sequence[int], split: str
 ) -> DataLoader[SkeletonBatch]:
     """Return the loader of some recordings: `data.views` views of each, or for test `data.test_views`, and mirrored."""
+    if len(rows) and len(joints.projections) > 1 and recordings[rows[0]].depth is None:
+        empty = " and ".join(plane for plane in joints.projections if plane != "front")
+        shards.say(f"the recordings are 2-D: heatmaps of the {empty} stay empty, which makes the model less certain")
+        data = replace(data, test_turn=0.0)
     views, flip = (data.test_views, data.test_flip) if split == "test" else (data.views, False)
     dataset = ViewDataset(recordings, rows, EvalViews(data, joints, views, flip), split)
     return ordered(
@@ -312,13 +317,15 @@ class TrainViews:
         data = self.data
         frames = sample_train(sequence.points.shape[1], data.frames, rng, data.span)[None]
         turn = draw_turn(data, rng) if data.turn or data.tilt else UPRIGHT
-        made = []
+        flat = bool(data.flat) and rng.random() < data.flat
+        made: list[View] = []
         for plane in self.joints.projections:
             view = resize_short(_compacted(sequence, frames, data, plane, turn), data.short_side)
             view = resize(crop(view, draw_crop(view.size, self.area, self.aspect, rng)), self.size)
             if coin < data.flip:
                 view = mirror(view, self.flipped, data.pyskl_parity, plane)
-            made.append(fade(view, data.fade, rng) if data.fade else view)
+            view = fade(view, data.fade, rng) if data.fade else view
+            made.append(view._replace(scores=np.zeros_like(view.scores)) if flat and made else view)
         return Views(shift(_side_by_side(made), data.jitter, rng) if data.jitter else _side_by_side(made), frames)
 
 
@@ -384,11 +391,13 @@ def _compacted(
     points, scores = sequence.points[:, at], sequence.scores[:, at]
     kept = best_persons(scores, data.persons)
     view = View(points[kept], scores[kept], sequence.shape)
+    if sequence.depth is None and plane != "front":
+        return view._replace(scores=np.zeros_like(view.scores))
     if plane != "front" or any(turn):
         if sequence.depth is None:
             raise SightwordError(
-                f"{sequence.name} has no depth, which system.projections={plane}, data.turn and data.tilt need: it is "
-                "of images, not 3-D. Set system.projections=[front], data.turn=0 and data.tilt=0, or use a 3-D file"
+                f"{sequence.name} has no depth, which data.turn, data.tilt and data.test_turn need: it is of images. Set "
+                "them to 0, or use a 3-D file"
             )
         solid = np.concatenate([points, sequence.depth[:, at, :, None]], -1)[kept]
         view = projected(solid, scores[kept], plane, turn)
