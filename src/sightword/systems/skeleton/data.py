@@ -396,8 +396,8 @@ def _compacted(
     if plane != "front" or any(turn):
         if sequence.depth is None:
             raise SightwordError(
-                f"{sequence.name} has no depth, which data.turn, data.tilt and data.test_turn need: it is of images. Set "
-                "them to 0, or use a 3-D file"
+                f"{sequence.name} has no depth, which data.turn, data.tilt and data.test_turn need: it is of images. "
+                "Set them to 0, or use a 3-D file"
             )
         solid = np.concatenate([points, sequence.depth[:, at, :, None]], -1)[kept]
         view = projected(solid, scores[kept], plane, turn)
