@@ -13,6 +13,7 @@ from sightword.systems.skeleton.model import (
     FrameWeighting,
     ResidualProjector,
     ResNet3dSlowOnly,
+    Stem,
     VideoEncoder,
     VideoTextModel,
 )
@@ -22,7 +23,14 @@ from sightword.towers.factory import text_tower
 
 def build_network(system: SkeletonConfig, channels: int) -> ResNet3dSlowOnly:
     """Return the network of a config for heatmaps of so many channels."""
-    return ResNet3dSlowOnly(channels, system.base, system.depths, system.stem, system.early)
+    return ResNet3dSlowOnly(
+        channels,
+        system.base,
+        system.depths,
+        Stem(system.stem, system.stem_stride, system.motion),
+        system.early,
+        system.grid,
+    )
 
 
 def build_video_text_model(

@@ -18,9 +18,14 @@ class SkeletonConfig(SystemConfig):
     base: int = 32  # channels of the stem of ResNet3dSlowOnly
     depths: list[int] = field(default_factory=lambda: [4, 6, 3])  # bottlenecks of its stages; K400's nets: 3, 4, 6
     stem: int = 7  # pixels a side of its first convolution, odd; smaller for small canvases with many channels
+    stem_stride: int = 1  # of the same; 2 halves the canvas at once, and so the cost
+    motion: bool = False  # channels of its own for how the response to a joint changes from frame to frame
     early: bool = False  # the first stage looks at neighbouring frames, too: motion at full resolution
     projections: list[str] = field(default_factory=lambda: ["front"])  # of 3-D recordings: front, side, top; the
     # heatmaps of each are channels of their own. Of 2-D recordings side and top stay empty
+    grid: int = (
+        1  # a moment's vector is the means of grid × grid cells of the canvas; 1: the mean over all, as published
+    )
     segments: int = 1  # the moments of a view are pooled in so many stretches of time, which keeps their order; 1: the
     # mean over all, as published
 
@@ -78,7 +83,8 @@ class SkeletonConfig(SystemConfig):
             ("test_scores", ("calibrated", "seed")),
         ):
             one_of(f"system.{name}", getattr(self, name), allowed)
-        at_least("system", self, 1, "base", "embed_dim", "fusion_layers", "fusion_heads", "queue", "segments", "stem")
+        at_least("system", self, 1, "base", "embed_dim", "fusion_layers", "fusion_heads", "queue")
+        at_least("system", self, 1, "segments", "stem", "stem_stride", "grid")
         at_least("system", self, 0, "match_weight", "text_length", "soft_ramp", "mixup")
         for plane in self.projections:
             one_of("system.projections", plane, PROJECTIONS)

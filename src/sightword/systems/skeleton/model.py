@@ -82,6 +82,14 @@ class Bottleneck(nn.Module):
         return F.relu(self.conv3(self.conv2(self.conv1(x))) + short)
 
 
+class Stem(NamedTuple):
+    """The first convolution, of one frame alone: PoseConv3D's is of 7×7 pixels and keeps the canvas's size."""
+
+    side: int = 7
+    stride: int = 1
+    motion: bool = False  # channels of how its response changes from the frame before to the frame after, as many again
+
+
 class ResNet3dSlowOnly(nn.Module):
     """Heatmaps (N, C, L, H, W) to features (N, D, T, h, w), D = `width`, T half of L.
 
@@ -93,24 +101,27 @@ class ResNet3dSlowOnly(nn.Module):
         in_channels: int = 17,
         base: int = 32,
         depths: Sequence[int] = (4, 6, 3),
-        stem: int = 7,
+        stem: "Stem | None" = None,
         early: bool = False,
+        grid: int = 1,
     ) -> None:
-        """stem: pixels a side of the first convolution. early: the first stage looks at neighbouring frames, too."""
+        """early: the first stage looks at neighbouring frames, too. grid: see `frame_features`."""
         super().__init__()
+        stem = stem or Stem()
         if min(in_channels, base, *depths) < 1:
             raise SightwordError(
                 f"expected channels, and bottlenecks in each stage; got {in_channels}, {base} and {list(depths)}"
             )
-        self.conv1 = ConvNorm(in_channels, base, (1, stem, stem))
-        self.layers, inputs = [f"layer{number + 1}" for number in range(len(depths))], base
+        self.conv1 = ConvNorm(in_channels, base, (1, stem.side, stem.side), (1, stem.stride, stem.stride))
+        self.change = nn.BatchNorm3d(base) if stem.motion else None
+        self.layers, inputs = [f"layer{number + 1}" for number in range(len(depths))], base * (1 + stem.motion)
         for number, (name, depth) in enumerate(zip(self.layers, depths, strict=True)):
             middle, last = base * 2**number, number == len(depths) - 1
             first = Bottleneck(inputs, middle, (2 if last else 1, 2, 2), early or number > 0)
             inputs = GROWTH * middle
             others = [Bottleneck(inputs, middle, (1, 1, 1), early or number > 0) for _ in range(depth - 1)]
             self.add_module(name, nn.Sequential(first, *others))
-        self.in_channels, self.width = in_channels, inputs
+        self.in_channels, self.width, self.grid = in_channels, inputs * grid**2, grid
         self.init_weights()
         self.lay_out()
 
@@ -133,18 +144,29 @@ class ResNet3dSlowOnly(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 5 or x.shape[1] != self.in_channels:
             raise ValueError(f"expected heatmaps (N, {self.in_channels}, L, H, W), got {tuple(x.shape)}")
-        x = F.max_pool3d(self.conv1(x), (1, 3, 3), 1, (0, 1, 1))  # smooths; nothing gets smaller
+        x = self.conv1(x) if self.change is None else self._with_motion(x, self.change)
+        x = F.max_pool3d(x, (1, 3, 3), 1, (0, 1, 1))  # smooths; nothing gets smaller
         for name in self.layers:
             x = getattr(self, name)(x)
         return x  # (N, D, T, h, w)
+
+    def _with_motion(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """The stem's response, and how it changes: the stem is linear, so this is its response to moving heatmaps."""
+        response = self.conv1.conv(x)
+        change = F.pad(response[:, :, 2:] - response[:, :, :-2], (0, 0, 0, 0, 1, 1))
+        return F.relu(torch.cat([self.conv1.bn(response), norm(change)], 1), inplace=True)
 
     def frame_features(self, x: Tensor) -> Tensor:
         """Return a vector for each frame, (N, T, D), of heatmaps (N, C, L, H, W).
 
         The mean over height and width, then the axes exchanged: to reshape (N, D·T) as (N, T, D) would mix channels
-        with frames.
+        with frames. With a grid G above 1, the means of G × G cells one behind the other: where something is, counts.
         """
-        return self(x).mean(dim=(3, 4)).transpose(1, 2)
+        features = self(x)
+        if self.grid == 1:
+            return features.mean(dim=(3, 4)).transpose(1, 2)
+        cells = F.adaptive_avg_pool3d(features, (features.shape[2], self.grid, self.grid))
+        return cells.transpose(1, 2).flatten(2)
 
 
 # -------------------------------------------------------------------------------------------------- video and words
