@@ -61,6 +61,7 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         self.task, self.classes = task, task.labels.classes
         self.confusion: Tensor | None = None  # (K, K) of the last metrics, rows true, columns predicted
         self.count, self.views, self.size = 0, 0, (0, 0)  # recordings, views of each, canvas: of the last metrics
+        self.spread: tuple[float, float] | None = None  # effective and all moments of a view, of the last metrics
         self._rows: list[Rows] = []
         self._measured: Rows | None = None  # of the last metrics
 
@@ -71,9 +72,15 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         return frozenset(names | set(ZERO_SHOT)) if self.task.system.unseen else frozenset(names)
 
     def update(self, batch: SkeletonBatch) -> None:
+        self.add(batch)
+
+    def add(self, batch: SkeletonBatch) -> BatchScores:
+        """Take in a batch, as `update` does, and return its probabilities."""
         self.task.check_labels(batch.labels)
         self.split, self.views, self.size = batch.split, batch.points.shape[1], (int(batch.size[0]), int(batch.size[1]))
-        self._rows.append(Rows.of(self.score(batch), batch))
+        scored = self.score(batch)
+        self._rows.append(Rows.of(scored, batch))
+        return scored
 
     def score(self, batch: SkeletonBatch) -> BatchScores:
         """Return the probabilities of a batch."""
@@ -101,6 +108,7 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         found["mean_class"] = 100 * float(mean_class_accuracy(self.confusion))
         if rows.weights.numel():
             found |= weights_against_truth(rows.weights.flatten(0, 1), rows.key.flatten(0, 1))
+            self.spread = (found["effective_frames"], found["frames"])
         return found | self._zero_shot(rows) if self.task.system.unseen and self.split == "test" else found
 
     def _absent(self) -> Tensor:
@@ -147,7 +155,16 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
 
     def notes(self) -> dict[str, str]:
         how = describe_probabilities(self.task.model, self.task.system.test_scores)
-        return dict.fromkeys(("top1", "top5", "mean_class"), f"%, {self._views()}, {how}")
+        found = dict.fromkeys(("top1", "top5", "mean_class"), f"%, {self._views()}, {how}")
+        if self.spread is not None and isinstance(self.task.model, VideoTextModel):
+            used = f"{self.spread[0]:.2f} of {self.spread[1]:.0f} moments"
+            gain = f"gain {float(torch.as_tensor(self.task.model.gain).detach()):.3g}"
+            gain += ", trained" * self.task.system.pacl_learn_gain
+            found["effective_frames"] = (
+                f"moments of {self.spread[1]:.0f}, exp of the weights' entropy; all: a mean; {gain}"
+            )
+            found["key_auc"] = f"how weights rank, not how much they differ: they spread over {used}"
+        return found
 
     def _views(self) -> str:
         return f"{self.views} view{'s' * (self.views != 1)} each at {self.size[0]}×{self.size[1]}"

@@ -78,7 +78,7 @@ class SkeletonSystem(System[SkeletonConfig, SkeletonData, "SkeletonTask", "Skele
 
     @property
     def commands(self) -> Sequence[Command]:
-        return [commands.recognise, commands.convert, commands.skeletons, control, zeroshot]
+        return [commands.recognise, commands.ensemble, commands.convert, commands.skeletons, control, zeroshot]
 
     @property
     def measures(self) -> Mapping[str, Measure]:
