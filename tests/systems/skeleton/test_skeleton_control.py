@@ -170,6 +170,22 @@ def test_the_command_writes_what_an_evaluation_writes(small, tmp_path, capsys):
     assert "on people held out  chosen" in capsys.readouterr().out
 
 
+def test_runs_are_compared_on_the_same_recordings_alone(small, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert control(small, "test=xsub_test", f"out={run}") == 0
+    report = json.loads((run / "evaluation_test.json").read_text())
+    report |= {"checkpoint": "gone.ckpt", "checkpoint_digest": "", "overrides": []}  # as sightword evaluate writes it
+    (run / "evaluation_test.json").write_text(json.dumps(report))
+    capsys.readouterr()
+    assert control(small, "test=xsub_test", f"beside={run}", f"out={tmp_path / 'a'}") == 0
+    assert "+0.0 points [+0.0, +0.0], not told apart from the control" in capsys.readouterr().out
+    assert control(small, "test=xsub_val", f"beside={run}", f"out={tmp_path / 'b'}") == 2
+    assert "recordings that are not these" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+    assert control(small, "test=xsub_test", f"beside={tmp_path / 'c'}", f"out={tmp_path / 'b'}") == 2
+    assert "has no evaluation of test. Write it first: sightword evaluate" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

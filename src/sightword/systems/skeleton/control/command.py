@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
-from sightword.engine.argument import Amount, Out, choice, folder_in
+from sightword.engine.argument import Amount, Names, Out, choice, folder_in
 from sightword.errors import SightwordError
 from sightword.systems.skeleton.config import Reading, SkeletonData
 
@@ -20,6 +20,7 @@ def control(
     test: str = "xsub_val",  # a split of the file
     depth: bool = True,  # 3-D recordings keep their depth; false: their front view, which is what networks read
     person: str = "",  # the pattern of a person in recordings' names, as P\d+; empty: names of NTU and MSR state it
+    beside: Names = (),  # runs, with commas, that sightword evaluate split=test has measured on the same recordings
     seed: Amount = 0,  # of distances' network; linear has nothing random
     out: Out = Path("control"),  # the folder of the results
     reading: Reading = Reading(),
@@ -29,6 +30,7 @@ def control(
     Joints are centred at the hips, scaled by the trunk and brought to 32 moments. Settings are chosen on people held
     out of train; then all of train is fitted, and test is measured once. Writes evaluation_test.json, results of each
     recording and a table of classes, as sightword evaluate does. Seconds, and about a minute for distances.
+    beside= prints how much better or worse runs are, with 95 % intervals over recordings.
     """
     from sightword.engine.run import set_threads
     from sightword.systems.skeleton.control import job
@@ -47,10 +49,11 @@ def control(
     wanted = job.Wanted(data, read_labels(labels), method, depth, person, seed)
     sides = job.read_sides(wanted)
     fitted, how = job.fit(wanted, sides)
-    metrics, files = job.write(folder, wanted, sides, fitted, how)
+    metrics, compared, files = job.write(folder, wanted, sides, fitted, how, [Path(run) for run in beside])
     for setting, value in fitted.tried.items():
         print(f"  {setting:<28} {value:.1f} % on people held out{'  chosen' * (setting == fitted.setting)}")
     for name, value in metrics.items():
         print(f"  {name:<12} {value:.4g} %")
     print(f"  by chance {100 / len(wanted.labels.classes):.4g} %, {fitted.seconds:.1f} s of CPU time")
+    print("\n".join(one.line() for one in compared), end="\n" * bool(compared))
     print(f"{len(sides.test)} recordings of {test or 'the file'}; written to {', '.join(map(str, files))}")

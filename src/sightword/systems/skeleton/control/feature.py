@@ -11,7 +11,7 @@ from sightword.errors import SightwordError
 from sightword.systems.skeleton.annotations import Recordings
 from sightword.systems.skeleton.data import best_persons
 from sightword.systems.skeleton.joints import JointSet
-from sightword.systems.skeleton.sequence import is_deep
+from sightword.systems.skeleton.sequence import SkeletonSequence
 
 NEEDED = ("left_hip", "right_hip", "left_shoulder", "right_shoulder")
 
@@ -28,24 +28,19 @@ def poses(recordings: Recordings, rows: Sequence[int], joints: JointSet, moments
             f"the joints of {joints.name} have no {', '.join(missing)}, which joints are centred and scaled by. Pass "
             "joints=<the file's joint set>"
         )
-    deep = [depth and is_deep(recordings.rows[row], recordings.reading) for row in rows]
-    if any(deep) and not all(deep):
+    found = [_person(recordings[row], depth) for row in rows]
+    if len({points.shape[2] for points, _ in found}) > 1:
         raise SightwordError(f"{recordings.path} has 2-D and 3-D recordings. Add depth=false to read front views")
-    found = [_normalised(*_person(recordings, row, at_depth), joints) for row, at_depth in zip(rows, deep, strict=True)]
-    return np.stack([resampled(one, moments) for one in found]).astype(np.float32)
+    return np.stack([resampled(_normalised(*one, joints), moments) for one in found]).astype(np.float32)
 
 
-def _person(recordings: Recordings, row: int, deep: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Joints (T, V, C) of one person and whether each is there (T, V)."""
-    sequence = recordings[row]
-    best = best_persons(sequence.scores, 1)
+def _person(sequence: SkeletonSequence, depth: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Joints (T, V, C) of the person with the highest scores, and whether each is there (T, V)."""
     points = sequence.points
-    if deep:
-        if recordings.sources is not None:
-            raise SightwordError(f"{recordings.path}: depth needs the file's own joints. Remove joints= or depth=false")
-        points = recordings.rows[row].points.astype(np.float32)
-    there = sequence.scores[best][0] > 0
-    return np.where(there[..., None], np.nan_to_num(points[best][0]), 0), there
+    if depth and sequence.depth is not None:
+        points = np.concatenate([points, sequence.depth[..., None]], axis=-1)
+    best = best_persons(sequence.scores, 1)
+    return points[best][0], sequence.scores[best][0] > 0
 
 
 def _normalised(points: np.ndarray, there: np.ndarray, joints: JointSet) -> np.ndarray:

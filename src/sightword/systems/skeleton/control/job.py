@@ -21,6 +21,7 @@ from sightword.storage.writer import write_json
 from sightword.systems.skeleton.annotations import Recordings, read_annotations
 from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.control import ddnet, linear
+from sightword.systems.skeleton.control.beside import Beside, compare
 from sightword.systems.skeleton.control.feature import poses
 from sightword.systems.skeleton.control.people import people_of
 from sightword.systems.skeleton.data import split_rows
@@ -117,16 +118,28 @@ def measure(fitted: Fitted, labels: np.ndarray, classes: Sequence[str]) -> tuple
     return found | {"mean_class": 100 * float(mean_class_accuracy(confusion))}, class_table(confusion, tuple(classes))
 
 
-def write(folder: Path, wanted: Wanted, sides: Sides, fitted: Fitted, how: str) -> tuple[dict[str, float], list[Path]]:
-    """Write evaluation_test.json, its items and its table. Return the metrics and the files."""
+class Written(NamedTuple):
+    """What was measured, and where it is."""
+
+    metrics: dict[str, float]
+    compared: list[Beside]
+    files: list[Path]
+
+
+def write(folder: Path, wanted: Wanted, sides: Sides, fitted: Fitted, how: str, beside: Sequence[Path] = ()) -> Written:
+    """Write evaluation_test.json, its items and its table. beside: runs to compare with, evaluated on test.
+
+    Raises SightwordError, before anything is written, for a run that cannot be compared.
+    """
     recordings, file = sides.recordings, folder / evaluation_name("test")
     truth = recordings.labels[sides.test]
     metrics, rows = measure(fitted, truth, wanted.labels.classes)
     names = [recordings.names[row] for row in sides.test]
     unit, clusters = clusters_of(names)
-    predicted = fitted.scores.argmax(1)
-    arrays = {"scores": fitted.scores, "label": truth, "predicted": predicted}
+    arrays = {"scores": fitted.scores, "label": truth, "predicted": fitted.scores.argmax(1)}
     items = ItemResults.of(unit, names, clusters, arrays)
+    digest = digest_of_items(_entry(recordings, row) for row in sides.test)
+    compared = compare(items, digest, beside)
     folder.mkdir(parents=True, exist_ok=True)
     items.write(items_file(file))
     protocol = describe(wanted, sides, fitted, how)
@@ -136,22 +149,23 @@ def write(folder: Path, wanted: Wanted, sides: Sides, fitted: Fitted, how: str) 
         "annotations": str(Path(wanted.data.annotations).expanduser().absolute()),
         "split": "test",
         "seed": wanted.seed,
-        "data_digest": digest_of_items(_entry(recordings, row) for row in sides.test),
+        "data_digest": digest,
         "metrics": metrics,
         "chosen": fitted.setting,
         "held_out_accuracy": dict(fitted.tried),
         "cpu_seconds": round(fitted.seconds, 1),
+        "beside": [one.plain() for one in compared],
         "tables": {"classes": rows},
         "items": {"file": items_file(file).name, **counts},
     }
     write_json(file, report | {"protocol": protocol})
-    return metrics, [file, items_file(file), *write_table(file, "classes", rows, protocol)]
+    return Written(metrics, compared, [file, items_file(file), *write_table(file, "classes", rows, protocol)])
 
 
 def describe(wanted: Wanted, sides: Sides, fitted: Fitted, how: str) -> dict[str, str]:
     """Return how the metrics were computed, as topic → text."""
     data = wanted.data
-    deep = wanted.depth and sides.recordings.rows[sides.test[0]].points.shape[3] == 3
+    deep = wanted.depth and sides.recordings[sides.test[0]].depth is not None
     read = {
         "linear": "joints and their velocities, ridge regression to one-hot targets",
         "distances": "distances of all pairs of joints and motion at two speeds, DD-Net (arXiv 1907.09658)",

@@ -8,11 +8,12 @@ import numpy as np
 
 from sightword.engine.item_result import ItemResults
 from sightword.errors import SightwordError
+from sightword.metrics.bootstrap import interval_of
 from sightword.metrics.zeroshot import curve
 from sightword.storage.table import Row, columns, write_table
 from sightword.storage.writer import write_json, write_png
 from sightword.systems.skeleton.evaluate import clusters_of
-from sightword.systems.skeleton.zeroshot.report import MEASURES, Measured, draws_of, gammas, interval, measure
+from sightword.systems.skeleton.zeroshot.report import MEASURES, Measured, draws_of, gammas, measure
 from sightword.systems.skeleton.zeroshot.score import Scored, score_run
 from sightword.viz.chart import confusion
 from sightword.viz.chart import curve as drawn_curve
@@ -57,8 +58,9 @@ def study(runs: Sequence[Path], checkpoint: str, labels: str, gamma_from: Path |
     read = [measure(one, gammas(one) if given is None else given) for one in scored]
     ways = {one.way for one in read[0]}.intersection(*({one.way for one in each} for each in read))
     read = [[one for one in each if one.way in ways] for each in read]
-    unit = clusters_of(sorted({name for one in scored for name in one.test.names}))[0]
-    found = draws_of(list(zip(scored, read, strict=True)), clusters_of, draws, seed)
+    names = sorted({name for one in scored for name in one.test.names})
+    unit, clusters = clusters_of(names)
+    found = draws_of(list(zip(scored, read, strict=True)), dict(zip(names, clusters, strict=True)), draws, seed)
     where = f"those of {gamma_from}" if gamma_from else "each run's own"
     return Study(scored, read, found, unit, _protocol(scored, ways, where, draws, unit))
 
@@ -69,7 +71,9 @@ def _protocol(scored: Sequence[Scored], ways: object, gamma: str, draws: int, un
         told["calibrated"] = "not measured: a run has no validation classes, train with data.unseen_val="
     else:
         told["calibrated"] += f"; {gamma}"
-    told["intervals"] = f"95 %, bootstrap over {unit} of test, {draws} draws; runs, γ and class means as they are"
+    told["intervals"] = (
+        f"95 %, bootstrap over {unit} of test and over runs, {draws} draws; γ and class means as they are"
+    )
     told["texts"] = ", ".join(sorted({one.texts for one in scored}))
     return told
 
@@ -84,21 +88,22 @@ def table(study: Study) -> list[Row]:
     rows: list[Row] = []
     for number, (scored, read) in enumerate(zip(study.scored, study.read, strict=True)):
         for one in read:
-            drawn = study.draws[one.way.name][number]
-            rows.append(_row(scored.run.name, one.way.name, one.values(), drawn, chance(scored), one.gamma))
+            drawn = study.draws[one.way.name][number : number + 1]
+            rows.append(_row(scored.run.name, one.way.name, one.values()[None], drawn, chance(scored), one.gamma))
     if len(study.scored) > 1:
         mean = float(np.mean([chance(one) for one in study.scored]))
         for place, one in enumerate(study.read[0]):
-            values = np.mean([read[place].values() for read in study.read], axis=0)
-            rows.append(_row("mean", one.way.name, values, study.draws[one.way.name].mean(0), mean, None))
+            values = np.array([read[place].values() for read in study.read])
+            rows.append(_row("mean", one.way.name, values, study.draws[one.way.name], mean, None))
     return rows
 
 
 def _row(run: str, way: str, values: np.ndarray, drawn: np.ndarray, by_chance: float, gamma: float | None) -> Row:
+    """A row. values: (R, measures) of one run or several; drawn: (R, draws, measures)."""
     row: dict[str, str | float | None] = {"run": run, "way": way, "chance": round(by_chance, 2)}
     for place, name in enumerate(MEASURES):
-        low, high = interval(drawn[:, place])
-        row |= {name: round(float(values[place]), 2)}
+        mean, low, high = interval_of(values[:, place].tolist(), drawn[..., place])
+        row |= {name: round(mean, 2)}
         if name in ("zsl", "h"):
             row |= {f"{name}_low": round(low, 2), f"{name}_high": round(high, 2)}
     return row | {"gamma": None if gamma is None else round(gamma, 4)}

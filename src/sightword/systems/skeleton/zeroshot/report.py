@@ -4,12 +4,13 @@ Each way of reading the same cosines is a row: as they are; with γ (calibrated 
 off; with both. γ is chosen on validation classes. Accuracies are over recordings, in percent.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from sightword.errors import SightwordError
+from sightword.metrics.bootstrap import item_weights
 from sightword.metrics.zeroshot import (
     Outcome,
     ausuc,
@@ -23,7 +24,6 @@ from sightword.storage import shards
 from sightword.systems.skeleton.zeroshot.score import Scored, Scores
 
 MEASURES = ("zsl", "seen", "unseen", "h", "ausuc")
-AT_ONCE = 100  # draws
 
 
 class Way(NamedTuple):
@@ -94,38 +94,25 @@ def _read(scores: Scores, way: Way) -> np.ndarray:
     return without_class_means(scores.cosines) if way.centred else scores.cosines
 
 
-Clusters = Callable[[list[str]], tuple[str, list[str]]]
-
-
 def draws_of(
-    runs: Sequence[tuple[Scored, Sequence[Measured]]], clusters_of: Clusters, draws: int, seed: int
+    runs: Sequence[tuple[Scored, Sequence[Measured]]], cluster_of: Mapping[str, str], draws: int, seed: int
 ) -> dict[str, np.ndarray]:
     """Return `MEASURES` of each way, run and draw of a bootstrap: way → (R, draws, 5).
 
-    What is drawn, with replacement, are clusters: recordings, or people if there are enough of them. A recording that
-    several runs have is drawn for all of them at once. γ and class means stay as they are.
+    cluster_of: of each recording, what is drawn. A recording that several runs have is drawn for all of them at once.
+    γ and class means stay as they are.
     """
-    names = sorted({name for scored, _ in runs for name in scored.test.names})
+    names = sorted(cluster_of)
     place = {name: number for number, name in enumerate(names)}
-    cluster_of = np.unique(clusters_of(names)[1], return_inverse=True)[1]
-    rng = np.random.default_rng(seed)
-    ways = [one.way.name for one in runs[0][1]]
-    found = {name: np.zeros((len(runs), draws, len(MEASURES))) for name in ways}
-    for draw in range(draws):
-        count = np.bincount(
-            rng.integers(cluster_of.max() + 1, size=cluster_of.max() + 1), minlength=cluster_of.max() + 1
-        )
-        weights = count[cluster_of].astype(np.float64)
-        for number, (scored, read) in enumerate(runs):
-            every = weights[[place[name] for name in scored.test.names]]
-            counts = {"everyone": every, "alone": every[scored.test.unseen[scored.test.labels]]}
-            for one in read:
-                if one.way.name in found:
-                    found[one.way.name][number, draw] = one.values(counts)
-    return found
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 2.5 and 97.5 percentiles of draws, NaN left out."""
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    rows = [np.array([place[name] for name in scored.test.names]) for scored, _ in runs]
+    of_unseen = [scored.test.unseen[scored.test.labels] for scored, _ in runs]
+    found: dict[str, list[list[np.ndarray]]] = {one.way.name: [] for one in runs[0][1]}
+    weights = item_weights(np.array([cluster_of[name] for name in names]), draws, seed)
+    for drawn in (row for block in weights for row in block):
+        for way in range(len(found)):
+            values = []
+            for (_, read), own, unseen in zip(runs, rows, of_unseen, strict=True):
+                counts = drawn[own]
+                values.append(read[way].values({"everyone": counts, "alone": counts[unseen]}))
+            found[runs[0][1][way].way.name].append(values)
+    return {name: np.array(values).swapaxes(0, 1) for name, values in found.items()}
