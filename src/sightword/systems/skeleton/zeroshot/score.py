@@ -45,6 +45,7 @@ def score_run(run: Path, checkpoint: str = "best", labels: str = "") -> Scored:
 
     Raises SightwordError if the run has no unseen classes, no text encoder, or other classes than `labels`.
     """
+    config = read_config(run)
     recognizer = ActionRecognizer.from_pretrained(run, checkpoint).to(shards.device())
     data, classes = recognizer.data, recognizer.classes
     if not data.unseen:
@@ -56,7 +57,7 @@ def score_run(run: Path, checkpoint: str = "best", labels: str = "") -> Scored:
         if other.classes != classes:
             raise SightwordError(f"{labels} has other classes, or another order of them, than {run} was trained with")
         recognizer = recognizer.for_classes(other)
-    chosen = choose(read_config(run), run, ["val", "test"])
+    chosen = choose(config, run, ["val", "test"])
     tell(chosen.findings)
     recordings = read_recordings(data, recognizer.joints)
     unseen, held = ([int(number) for number in numbers] for numbers in (data.unseen, data.unseen_val))
