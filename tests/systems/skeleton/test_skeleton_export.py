@@ -166,7 +166,7 @@ def test_an_export_has_its_projections_segments_and_trained_gain(name, world, tm
         for n in range(3)
     ]
     solid = write(tmp_path / "solid.pkl", {"annotations": rows, "split": {}, "joints": "msr20"})
-    values = {"projections": ["front", "side"], "segments": 3, "stem": 3, "stem_stride": 2, "motion": True, "grid": 2}
+    values = {"projections": ["front", "side"], "segments": 3, "stem": 3, "stem_stride": 2, "motion": [1, 2], "grid": 2}
     config = system(world, joints="msr20", **{**VARIANTS[name], "pacl_learn_gain": name != "slowonly"}, **values)
     torch.manual_seed(0)
     data = SkeletonData(**{**SMALL, "frames": 12, "test_turn": 20.0})
