@@ -120,9 +120,9 @@ def test_a_grid_says_where_something_is_and_a_mean_does_not():
 
 def test_motion_is_nothing_for_a_body_that_stands_still():
     still, moving = torch.rand(1, 2, 1, 8, 8).expand(1, 2, 6, 8, 8), torch.rand(1, 2, 6, 8, 8)
-    network = ResNet3dSlowOnly(2, 4, (1, 1), Stem(3, 1, True), early=True).eval()
-    assert network.layer1[0].conv1.conv.weight.shape[1:3] == (8, 3)
+    network = ResNet3dSlowOnly(2, 4, (1, 1), Stem(3, 1, (1, 2)), early=True).eval()
+    assert network.layer1[0].conv1.conv.weight.shape[1:3] == (12, 3)
     for volume, moves in ((still, False), (moving, True)):
-        found = network._with_motion(volume, network.change)[:, 4:]
+        found = network._with_motion(volume)[:, 4:]
         assert bool(found.abs().max() > 1e-6) == moves
     assert network(moving).isfinite().all()

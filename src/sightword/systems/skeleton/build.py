@@ -27,7 +27,7 @@ def build_network(system: SkeletonConfig, channels: int) -> ResNet3dSlowOnly:
         channels,
         system.base,
         system.depths,
-        Stem(system.stem, system.stem_stride, system.motion),
+        Stem(system.stem, system.stem_stride, tuple(system.motion)),
         system.early,
         system.grid,
     )

@@ -19,7 +19,8 @@ class SkeletonConfig(SystemConfig):
     depths: list[int] = field(default_factory=lambda: [4, 6, 3])  # bottlenecks of its stages; K400's nets: 3, 4, 6
     stem: int = 7  # pixels a side of its first convolution, odd; smaller for small canvases with many channels
     stem_stride: int = 1  # of the same; 2 halves the canvas at once, and so the cost
-    motion: bool = False  # channels of its own for how the response to a joint changes from frame to frame
+    motion: list[int] = field(default_factory=list)  # channels for how the response to joints changes: [1]: from the
+    # frame before to the frame after; [1,3]: also over six frames
     early: bool = False  # the first stage looks at neighbouring frames, too: motion at full resolution
     projections: list[str] = field(default_factory=lambda: ["front"])  # of 3-D recordings: front, side, top; the
     # heatmaps of each are channels of their own. Of 2-D recordings side and top stay empty
@@ -92,6 +93,8 @@ class SkeletonConfig(SystemConfig):
             one_of("system.projections", plane, PROJECTIONS)
         if not self.projections or len(set(self.projections)) < len(self.projections):
             raise SightwordError(f"system.projections={self.projections} is empty or names one twice. Pass [front]")
+        if self.motion and min(self.motion) < 1:
+            raise SightwordError(f"system.motion={self.motion} are not numbers of frames. Pass [1], or [1,3]")
         if self.stem % 2 == 0:
             raise SightwordError(f"system.stem={self.stem} is even. Pass an odd number of pixels, as 7")
         if not self.depths or min(self.depths) < 1:

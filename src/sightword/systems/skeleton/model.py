@@ -87,7 +87,7 @@ class Stem(NamedTuple):
 
     side: int = 7
     stride: int = 1
-    motion: bool = False  # channels of how its response changes from the frame before to the frame after, as many again
+    motion: tuple[int, ...] = ()  # for each k, as many channels again: how its response changes over 2·k frames
 
 
 class ResNet3dSlowOnly(nn.Module):
@@ -113,8 +113,9 @@ class ResNet3dSlowOnly(nn.Module):
                 f"expected channels, and bottlenecks in each stage; got {in_channels}, {base} and {list(depths)}"
             )
         self.conv1 = ConvNorm(in_channels, base, (1, stem.side, stem.side), (1, stem.stride, stem.stride))
-        self.change = nn.BatchNorm3d(base) if stem.motion else None
-        self.layers, inputs = [f"layer{number + 1}" for number in range(len(depths))], base * (1 + stem.motion)
+        self.motion = stem.motion
+        self.changes = nn.ModuleList(nn.BatchNorm3d(base) for _ in stem.motion)
+        self.layers, inputs = [f"layer{number + 1}" for number in range(len(depths))], base * (1 + len(stem.motion))
         for number, (name, depth) in enumerate(zip(self.layers, depths, strict=True)):
             middle, last = base * 2**number, number == len(depths) - 1
             first = Bottleneck(inputs, middle, (2 if last else 1, 2, 2), early or number > 0)
@@ -144,17 +145,24 @@ class ResNet3dSlowOnly(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 5 or x.shape[1] != self.in_channels:
             raise ValueError(f"expected heatmaps (N, {self.in_channels}, L, H, W), got {tuple(x.shape)}")
-        x = self.conv1(x) if self.change is None else self._with_motion(x, self.change)
+        x = self._with_motion(x) if self.motion else self.conv1(x)
         x = F.max_pool3d(x, (1, 3, 3), 1, (0, 1, 1))  # smooths; nothing gets smaller
         for name in self.layers:
             x = getattr(self, name)(x)
         return x  # (N, D, T, h, w)
 
-    def _with_motion(self, x: Tensor, norm: nn.Module) -> Tensor:
+    def _with_motion(self, x: Tensor) -> Tensor:
         """The stem's response, and how it changes: the stem is linear, so this is its response to moving heatmaps."""
+        if x.shape[2] <= (most := 2 * max(self.motion)):
+            raise SightwordError(
+                f"system.motion={list(self.motion)} needs views of more than {most} frames (data.frames)"
+            )
         response = self.conv1.conv(x)
-        change = F.pad(response[:, :, 2:] - response[:, :, :-2], (0, 0, 0, 0, 1, 1))
-        return F.relu(torch.cat([self.conv1.bn(response), norm(change)], 1), inplace=True)
+        parts = [self.conv1.bn(response)]
+        for step, norm in zip(self.motion, self.changes, strict=True):
+            change = response[:, :, 2 * step :] - response[:, :, : -2 * step]
+            parts.append(norm(F.pad(change, (0, 0, 0, 0, step, step))))
+        return F.relu(torch.cat(parts, 1), inplace=True)
 
     def frame_features(self, x: Tensor) -> Tensor:
         """Return a vector for each frame, (N, T, D), of heatmaps (N, C, L, H, W).
