@@ -215,6 +215,19 @@ def test_gamma_is_chosen_on_validation_classes_and_never_on_the_unseen(run):
         assert found["calibrated"] == best_gamma(outcome(scored.val.cosines, scored.val.labels, scored.val.unseen))
 
 
+def test_gamma_of_another_run_is_taken_and_said(run, tmp_path, capsys):
+    found = gammas(score_run(run))
+    code = main(["zeroshot", f"runs={run}", f"gamma_from={run}", "draws=5", f"out={tmp_path}"])
+    assert code == (0 if found else 2)
+    if found:
+        report = json.loads((tmp_path / "zeroshot.json").read_text())
+        assert f"those of {run}" in report["protocol"]["calibrated"]
+        used = {row["way"]: row["gamma"] for row in report["table"] if row["gamma"]}
+        assert used == pytest.approx(found, abs=1e-3)
+    else:
+        assert "gives no γ" in capsys.readouterr().err
+
+
 def test_other_words_for_the_same_classes_can_be_tried_and_other_classes_cannot(run, tmp_path, capsys):
     words = json.loads((run.parents[2] / "motion" / "labels.json").read_text())
     (tmp_path / "words.json").write_text(json.dumps({name: prompts[:1] for name, prompts in words.items()}))
