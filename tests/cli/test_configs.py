@@ -12,7 +12,7 @@ from sightword.engine.system import config_folders, experiments
 
 EXPERIMENTS = [name for name, _ in experiments()]
 SMALL = [name for name in EXPERIMENTS if name.endswith("_mini")]
-REAL = {"skeleton/msr"}  # of small real sets, which are small themselves
+REAL = {"skeleton/msr", "skeleton/msr_unseen"}  # of small real sets, which are small themselves
 SCALES = [file for folder in config_folders() for file in sorted(folder.glob("scale/*/*.yaml"))]
 
 # What a scale may set: names, sizes, lengths of a run.

@@ -151,7 +151,7 @@ def patch_alignment(
     texts: Tensor,
     target: str = "norm",
     weight: str = "softmax",
-    gain: float = 1.0,
+    gain: float | Tensor = 1.0,
     final_norm: bool = True,
 ) -> Aligned:
     """Return sums of an image's parts, weighted by their similarity to the image's own text: the paired form.
@@ -178,7 +178,7 @@ def patch_alignment_classes(
     texts: Tensor,
     target: str = "norm",
     weight: str = "softmax",
-    gain: float = 1.0,
+    gain: float | Tensor = 1.0,
     final_norm: bool = True,
 ) -> Aligned:
     """Return `patch_alignment` of every image with every text: (B, L, D) for texts (L, D)."""
@@ -197,7 +197,7 @@ def effective(weights: Tensor) -> Tensor:
     return entropy.exp()
 
 
-def _part_weights(cosines: Tensor, weight: str, gain: float) -> Tensor:
+def _part_weights(cosines: Tensor, weight: str, gain: float | Tensor) -> Tensor:
     if weight not in ("softmax", "sigmoid"):
         raise SightwordError(f"parts are weighted by softmax or sigmoid; got {weight!r}")
     return (gain * cosines).softmax(-1) if weight == "softmax" else (gain * cosines).sigmoid()

@@ -23,7 +23,7 @@ from sightword.systems.skeleton.heatmap import Heatmaps
 from sightword.systems.skeleton.joints import joint_set
 from sightword.systems.skeleton.labels import read_labels
 from sightword.systems.skeleton.predict import ActionRecognizer
-from sightword.systems.skeleton.task import assemble
+from sightword.systems.skeleton.task import assemble, make_task
 from sightword.towers import bert
 
 COCO = joint_set("coco17")
@@ -157,3 +157,22 @@ def test_metrics_of_trained_classes_are_not_those_of_others(world):
     one = recognizer_of(world, **VARIANTS["visece"])
     one.training = Training("skeleton/visece", "best", {"val/top1": 50.0})
     assert one.for_classes(UNSEEN).training == Training("skeleton/visece", "best")
+
+
+@pytest.mark.parametrize("name", ["slowonly", "visece_pacl"])
+def test_an_export_has_its_projections_segments_and_trained_gain(name, world, tmp_path, monkeypatch):
+    rows = [
+        {"frame_dir": f"a{n}", "label": n, "keypoint": np.random.default_rng(n).normal(0, 1, (1, 20, 20, 3))}
+        for n in range(3)
+    ]
+    solid = write(tmp_path / "solid.pkl", {"annotations": rows, "split": {}, "joints": "msr20"})
+    values = {"projections": ["front", "side"], "segments": 3, "stem": 3, "stem_stride": 2, "motion": [1, 2], "grid": 2}
+    config = system(world, joints="msr20", **{**VARIANTS[name], "pacl_learn_gain": name != "slowonly"}, **values)
+    torch.manual_seed(0)
+    data = SkeletonData(**{**SMALL, "frames": 12, "test_turn": 20.0})
+    one = ActionRecognizer.from_task(make_task(config).eval(), data)
+    expected = bits(one(solid))
+    again = moved_and_loaded(one, tmp_path, monkeypatch)
+    assert bits(again(solid)) == expected
+    assert (again.joints.projections, again.data.test_turn) == (("front", "side"), 20.0)
+    assert one(solid)[0].points.shape[2] == 20, "the front view alone is shown"

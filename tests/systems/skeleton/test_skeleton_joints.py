@@ -92,7 +92,7 @@ def test_ntu_and_halpe_joints_stand_where_their_documents_put_them():
 def test_a_file_may_name_or_number_its_ends_and_leave_pairs_to_names(tmp_path):
     joints = ["head", "left_hand", "right_hand"]
     made = joint_set(write(tmp_path / "puppet.json", joints=joints, limbs=[["head", "left_hand"], [0, 2]]))
-    assert made == ("puppet", tuple(joints), ((1, 2),), ((0, 1), (0, 2)))
+    assert made[:4] == ("puppet", tuple(joints), ((1, 2),), ((0, 1), (0, 2)))
     told = joint_set(write(tmp_path / "x.json", joints=["a", "b"], limbs=[["a", "b"]], pairs=[["a", "b"]]))
     assert told.flipped() == [1, 0]
 

@@ -151,7 +151,7 @@ def test_what_is_neither_names_nor_a_file_is_a_line(text, said):
 
 
 def test_the_built_in_lists_are_complete():
-    assert set(built_in()) == {"msr_actions"}
+    assert set(built_in()) == {"msr_actions", "msr_names", "msr_parts", "msr_phases"}
     labels = read_labels("msr_actions")
     assert len(labels.classes) == 20
     assert labels.classes[0] == "high arm wave"

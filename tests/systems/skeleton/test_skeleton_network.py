@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sightword.systems.skeleton.build import read_posec3d
-from sightword.systems.skeleton.model import Bottleneck, ResNet3dSlowOnly
+from sightword.systems.skeleton.model import Bottleneck, ResNet3dSlowOnly, Stem
 
 
 def shapes_of(network, volume):
@@ -105,3 +105,24 @@ def test_a_file_of_another_network_is_a_line(tmp_path):
     torch.save({"state_dict": {"visual.proj": torch.zeros(2)}}, tmp_path / "clip.pth")
     with pytest.raises(ValueError, match=r"not a PoseC3D.*backbone.*visual"):
         read_posec3d(tmp_path / "clip.pth")
+
+
+def test_a_grid_says_where_something_is_and_a_mean_does_not():
+    x = torch.zeros(1, 2, 4, 16, 16)
+    x[..., 2:5, 2:5] = 1
+    torch.manual_seed(0)
+    network = ResNet3dSlowOnly(2, 4, (1, 1), Stem(3, 2), grid=2).eval()
+    assert network.width == 4 * 32
+    cells = network.frame_features(x).unflatten(2, (32, 4))  # (N, T, channels, cells)
+    torch.testing.assert_close(cells.mean(3), network(x).mean((3, 4)).transpose(1, 2))
+    assert not torch.allclose(cells[..., 0], cells[..., 3], atol=1e-3)
+
+
+def test_motion_is_nothing_for_a_body_that_stands_still():
+    still, moving = torch.rand(1, 2, 1, 8, 8).expand(1, 2, 6, 8, 8), torch.rand(1, 2, 6, 8, 8)
+    network = ResNet3dSlowOnly(2, 4, (1, 1), Stem(3, 1, (1, 2)), early=True).eval()
+    assert network.layer1[0].conv1.conv.weight.shape[1:3] == (12, 3)
+    for volume, moves in ((still, False), (moving, True)):
+        found = network._with_motion(volume)[:, 4:]
+        assert bool(found.abs().max() > 1e-6) == moves
+    assert network(moving).isfinite().all()

@@ -13,6 +13,7 @@ from sightword.engine.run import restore
 from sightword.miniature import motion, tower
 from sightword.storage.checkpoint import read_checkpoint
 from sightword.systems.skeleton.data import split_loader
+from sightword.systems.skeleton.ensemble import ensemble_of
 from sightword.systems.skeleton.evaluate import SkeletonEvaluator
 from sightword.systems.skeleton.predict import ActionRecognizer
 
@@ -144,3 +145,24 @@ def test_classes_of_another_number_are_a_line_and_a_run_is_left_as_it_was(world,
         assert "'dancing'" in error
         assert "is none of the 12 classes of the model" in error
         assert (run / "config.yaml").read_bytes() == before
+
+
+def test_an_ensemble_averages_the_probabilities_of_runs_and_lists_each(trained, tmp_path, capsys):
+    runs = [trained["slowonly"], trained["visece_mean"]]
+    assert main(["ensemble", f"runs={','.join(map(str, runs))}", "split=test", f"out={tmp_path}"]) == 0
+    report = json.loads((tmp_path / "evaluation_test.json").read_text())
+    assert report["runs"] == [str(run) for run in runs]
+    assert "the mean of the probabilities of 2 runs" in report["protocol"]["ensemble"]
+    for number, run in enumerate(runs, 1):
+        assert main(["evaluate", f"run={run}", "split=test", f"out={tmp_path / str(number)}"]) == 0
+        alone = json.loads((tmp_path / str(number) / "evaluation_test.json").read_text())["metrics"]["top1"]
+        assert report["metrics"][f"top1/{number}_{run.name}"] == pytest.approx(alone)
+    made = ensemble_of(runs, "test")
+    torch.testing.assert_close(made.scores, (made.members[0].scores + made.members[1].scores) / 2)
+    torch.testing.assert_close(made.scores.sum(1), torch.ones(len(made.scores)))
+
+
+def test_runs_that_cannot_be_averaged_are_refused(trained, capsys):
+    for runs, part in (([trained["slowonly"]] * 2, "not two different runs"), ([trained["slowonly"]], "Pass two")):
+        assert main(["ensemble", f"runs={','.join(map(str, runs))}"]) == 2
+        assert part in capsys.readouterr().err

@@ -13,6 +13,7 @@ from sightword.systems.skeleton.model import (
     FrameWeighting,
     ResidualProjector,
     ResNet3dSlowOnly,
+    Stem,
     VideoEncoder,
     VideoTextModel,
 )
@@ -20,21 +21,46 @@ from sightword.towers.base import TextTower
 from sightword.towers.factory import text_tower
 
 
+def build_network(system: SkeletonConfig, channels: int) -> ResNet3dSlowOnly:
+    """Return the network of a config for heatmaps of so many channels."""
+    return ResNet3dSlowOnly(
+        channels,
+        system.base,
+        system.depths,
+        Stem(system.stem, system.stem_stride, tuple(system.motion)),
+        system.early,
+        system.grid,
+    )
+
+
 def build_video_text_model(
     system: SkeletonConfig, network: ResNet3dSlowOnly, text: TextTower | None, widths: tuple[int, int]
 ) -> VideoTextModel:
     """Return the model without what only training needs. widths: of the text encoder's pooled vectors and tokens."""
     video = VideoEncoder(network, widths[1] if system.frame_linear else 0)
+    first = system.frames == "pacl" or system.pool == "before"  # the projector is before the mean over time
+    inputs = video.width if first else system.segments * video.width
+    outputs = system.segments * system.embed_dim if first else system.embed_dim
     projector: nn.Module = (
-        ResidualProjector(video.width, system.embed_dim, system.activation)
+        ResidualProjector(inputs, outputs, system.activation)
         if system.projector == "residual"
-        else nn.Linear(video.width, system.embed_dim)
+        else nn.Linear(inputs, outputs)
     )
     weighting = None
     if system.frames == "pacl":
         weighting = FrameWeighting(system.pacl_target, system.pacl_weight, system.pacl_gain, system.pacl_final_norm)
     head = nn.Linear(widths[0], system.embed_dim)
-    return VideoTextModel(video, text, projector, head, system.pool, weighting, system.temperature)
+    return VideoTextModel(
+        video,
+        text,
+        projector,
+        head,
+        system.pool,
+        weighting,
+        system.temperature,
+        segments=system.segments,
+        learn_gain=system.pacl_learn_gain,
+    )
 
 
 def open_tower(system: SkeletonConfig, name: str | Path) -> TextTower:

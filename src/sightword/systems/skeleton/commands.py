@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-from sightword.engine.argument import Amount, Count, JobOptions, Model, Out, Size, choice, file_in, folder_in
+from sightword.engine.argument import Amount, Count, JobOptions, Model, Names, Out, Size, choice, file_in, folder_in
 from sightword.errors import SightwordError
 from sightword.systems.skeleton.config import POSE, Reading, VideoOptions
 from sightword.systems.skeleton.span import Windows
@@ -163,6 +163,31 @@ def _write_predictions(
     for what, text in protocol.items():
         print(f"  {what}: {text}")
     print(f"{len(predictions)} recordings; written to {', '.join(map(str, files))}")
+
+
+def ensemble(
+    runs: Names,  # two or more run directories of the same labels and data, with commas between them
+    split: str = "val",  # val, or test where the data have one
+    checkpoint: str = "best",  # best, last, or a file
+    out: Out = Path("ensemble"),  # the JSON file, or a folder for it
+) -> None:
+    """Measure several runs as one: the mean of their probabilities, as of joint and limb heatmaps.
+
+    Writes evaluation.json (evaluation_test.json for split=test), with the metrics of each run alone beside it.
+    """
+    from sightword.storage.writer import write_json
+    from sightword.systems.skeleton.ensemble import ensemble_of
+
+    made = ensemble_of([Path(run) for run in runs], split, checkpoint)
+    file = file_in(out, "evaluation.json" if split == "val" else f"evaluation_{split}.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    metrics, protocol = made.metrics(), made.protocol()
+    write_json(file, {"runs": [run.run.as_posix() for run in made.members], "metrics": metrics, "protocol": protocol})
+    for what, number in metrics.items():
+        print(f"  {what:<20} {number:.4g}")
+    for what, text in protocol.items():
+        print(f"  {what}: {text}")
+    print(f"{len(made.scores)} recordings of {split}; written to {file}")
 
 
 def convert(

@@ -6,6 +6,8 @@ from sightword.engine.config import DataConfig, SystemConfig, at_least, one_of
 from sightword.errors import SightwordError
 from sightword.storage.parser import Count
 
+PROJECTIONS = ("front", "side", "top")
+
 
 @dataclass
 class SkeletonConfig(SystemConfig):
@@ -15,10 +17,26 @@ class SkeletonConfig(SystemConfig):
     heatmap: str = "joint"  # joint | limb: a heatmap for each joint, or for each limb
     base: int = 32  # channels of the stem of ResNet3dSlowOnly
     depths: list[int] = field(default_factory=lambda: [4, 6, 3])  # bottlenecks of its stages; K400's nets: 3, 4, 6
+    stem: int = 7  # pixels a side of its first convolution, odd; smaller for small canvases with many channels
+    stem_stride: int = 1  # of the same; 2 halves the canvas at once, and so the cost
+    motion: list[int] = field(default_factory=list)  # channels for how the response to joints changes: [1]: from the
+    # frame before to the frame after; [1,3]: also over six frames
+    early: bool = False  # the first stage looks at neighbouring frames, too: motion at full resolution
+    projections: list[str] = field(default_factory=lambda: ["front"])  # of 3-D recordings: front, side, top; the
+    # heatmaps of each are channels of their own. Of 2-D recordings side and top stay empty
+    grid: int = (
+        1  # a moment's vector is the means of grid × grid cells of the canvas; 1: the mean over all, as published
+    )
+    segments: int = 1  # the moments of a view are pooled in so many stretches of time, which keeps their order; 1: the
+    # mean over all, as published
 
     labels: str = ""  # the classes and their prompts: JSON {class: [prompts]}, CSV id,name, or .txt with a name a line
+    unseen: list[str] = field(default_factory=list)  # names of classes that are not trained: data.unseen decides
+    unseen_val: list[str] = field(default_factory=list)  # as above: data.unseen_val decides
     recognise_by: str = "text"  # text | classifier (cross-entropy, no text encoder)
     dropout: float = 0.5  # before the classifier
+    smoothing: float = 0.0  # of the targets of a cross-entropy over classes
+    mixup: float = 0.0  # α of Beta(α, α), by which two views of a batch and their targets are mixed; 0: never
 
     text: str = "bert_base"  # the text encoder, as `text_tower` takes it
     text_length: int = 0  # most tokens of a prompt, special ones included; 0: the encoder's own
@@ -35,6 +53,7 @@ class SkeletonConfig(SystemConfig):
     pacl_target: str = "raw"  # what is weighed: norm (frames at length one) | raw (as the projector gives them)
     pacl_weight: str = "softmax"  # of the cosines of frames and text: softmax | sigmoid
     pacl_gain: float = 1.0  # on the cosines before it; 1 is nearly the mean, pacldebug1's sigmoid has 10
+    pacl_learn_gain: bool = False  # the gain is trained, from pacl_gain on
     pacl_final_norm: bool = True  # the weighed sum is brought to length one
     temperature: float = 0.07  # τ at the start; it is learned, within [0.001, 0.5]
 
@@ -68,12 +87,21 @@ class SkeletonConfig(SystemConfig):
         ):
             one_of(f"system.{name}", getattr(self, name), allowed)
         at_least("system", self, 1, "base", "embed_dim", "fusion_layers", "fusion_heads", "queue")
-        at_least("system", self, 0, "match_weight", "text_length", "soft_ramp")
+        at_least("system", self, 1, "segments", "stem", "stem_stride", "grid")
+        at_least("system", self, 0, "match_weight", "text_length", "soft_ramp", "mixup")
+        for plane in self.projections:
+            one_of("system.projections", plane, PROJECTIONS)
+        if not self.projections or len(set(self.projections)) < len(self.projections):
+            raise SightwordError(f"system.projections={self.projections} is empty or names one twice. Pass [front]")
+        if self.motion and min(self.motion) < 1:
+            raise SightwordError(f"system.motion={self.motion} are not numbers of frames. Pass [1], or [1,3]")
+        if self.stem % 2 == 0:
+            raise SightwordError(f"system.stem={self.stem} is even. Pass an odd number of pixels, as 7")
         if not self.depths or min(self.depths) < 1:
             raise SightwordError(
                 f"system.depths={self.depths} is not a list of bottlenecks per stage. Pass one, as [4,6,3]"
             )
-        for name in ("dropout", "momentum"):
+        for name in ("dropout", "momentum", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise SightwordError(f"system.{name}={getattr(self, name)} is not in [0, 1)")
         if not 0 <= self.soft <= 1:
@@ -93,6 +121,10 @@ class SkeletonConfig(SystemConfig):
                     "need. Remove them, or set system.recognise_by=text"
                 )
             return
+        if self.contrast == "batch" and (self.smoothing or self.mixup):
+            raise SightwordError(
+                "system.smoothing and system.mixup are of a cross-entropy over classes. Set system.contrast=classes"
+            )
         if self.contrast == "classes" and (self.match_weight or self.momentum):
             raise SightwordError(
                 "system.match_weight and system.momentum take their negatives from the batch and from earlier ones. "
@@ -138,7 +170,13 @@ class SkeletonData(Reading, DataConfig):
     train: str = "xsub_train"  # a split of the file; empty: every recording of it
     val: str = ""  # a split; empty: hold_out of the training recordings, the same ones whatever the seed
     hold_out: float = 0.05  # fraction of them, of every class alike; the same people are in both, so it is optimistic
+    person: str = ""  # hold out people: the pattern of a person in recordings' names, P\d+ for NTU, s\d+ for MSR
+    fold: int = 0  # of people: which of them are held out; fold 1 are the next ones, and so on
     test: str = "xsub_val"  # a split; empty: every recording of the file
+    unseen: list[str] = field(default_factory=list)  # classes that are not trained: names, numbers, ntu60-5, ru5.npy …
+    unseen_val: list[str] = field(
+        default_factory=list
+    )  # others that are not trained: sightword zeroshot chooses γ on them
 
     frames: int = 48  # L of a view: one of each of L equal stretches of a recording; a short one is looped
     size: list[int] = field(default_factory=lambda: [56, 56])  # H, W of the canvas of training
@@ -155,6 +193,12 @@ class SkeletonData(Reading, DataConfig):
     crop_area: list[float] = field(default_factory=lambda: [0.56, 1.0])  # of a training crop, fraction of the whole
     crop_aspect: list[float] = field(default_factory=lambda: [0.75, 4 / 3])  # its width to its height
     flip: float = 0.5  # how often a training view is mirrored
+    turn: float = 0.0  # training, 3-D: bodies are turned about the vertical axis by up to so many degrees
+    tilt: float = 0.0  # training, 3-D: and leaned to each side and forwards by up to so many degrees
+    jitter: float = 0.0  # training: standard deviation of each joint's own shift, as a fraction of the canvas's side
+    span: float = 1.0  # training: the least fraction of a recording that a view covers
+    flat: float = 0.0  # training, several projections: how often all but the first stay empty, as for 2-D recordings
+    test_turn: float = 0.0  # test, 3-D: views are turned by -test_turn to test_turn degrees, evenly
     fade: float = 0.0  # training: scores are lowered at random, by up to this fraction: for 3-D files, where all are 1
     pyskl_parity: bool = False  # for published checkpoints: a coordinate of 0 is missing, mirrors are 1 px off
 
@@ -169,10 +213,14 @@ class SkeletonData(Reading, DataConfig):
         at_least("data", self, 1, "frames", "views", "test_views", "persons", "short_side", "batch_size")
         at_least("data", self, 0, "padding", "num_workers")
         at_least("data", self, 2, "threshold")
+        at_least("data", self, 0, "turn", "tilt", "jitter", "test_turn", "fold")
+        if not 0 < self.span <= 1:
+            raise SightwordError(f"data.span={self.span} is not a fraction in (0, 1]")
         if not 0 <= self.fade < 1:
             raise SightwordError(f"data.fade={self.fade} is not a fraction in [0, 1)")
-        if not 0 <= self.flip <= 1:
-            raise SightwordError(f"data.flip={self.flip} is not a probability in [0, 1]")
+        for name in ("flip", "flat"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SightwordError(f"data.{name}={getattr(self, name)} is not a probability in [0, 1]")
         if not self.val and not 0 < self.hold_out < 1:
             raise SightwordError(
                 f"data.hold_out={self.hold_out} is not a fraction in (0, 1). Change it, or name data.val"

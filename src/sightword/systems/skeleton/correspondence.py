@@ -70,12 +70,12 @@ def placed(joints: JointSet, source: JointSet, sources: Sources) -> list[str]:
 
 
 def corresponding(points: np.ndarray, scores: np.ndarray, sources: Sources) -> tuple[np.ndarray, np.ndarray]:
-    """(M, T, V, 2), (M, T, V) of a file → (M, T, V', 2), (M, T, V') of another set.
+    """(M, T, V, C), (M, T, V) of a file → (M, T, V', C), (M, T, V') of another set.
 
     A mean of several has the mean of their scores, and is missing where one of them is.
     """
     shape = (*scores.shape[:2], len(sources))
-    found, sure = np.zeros((*shape, 2), points.dtype), np.zeros(shape, scores.dtype)
+    found, sure = np.zeros((*shape, points.shape[3]), points.dtype), np.zeros(shape, scores.dtype)
     single = [(joint, rows[0]) for joint, rows in enumerate(sources) if len(rows) == 1]
     if single:
         to, which = map(list, zip(*single, strict=True))

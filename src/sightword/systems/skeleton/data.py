@@ -10,7 +10,9 @@ recording; L frames of a view; V joints; H, W pixels of the canvas.
 """
 
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +30,7 @@ from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.diagnosis import say_findings
 from sightword.systems.skeleton.joints import JointSet
 from sightword.systems.skeleton.sequence import SkeletonSequence
+from sightword.systems.skeleton.unseen import left_out_of
 
 PYSKL_SEED = 255  # of numpy's global generator, set again for every recording that is tested
 TRIES = 10  # of a random crop that has to fit; then it is the middle square
@@ -93,6 +96,10 @@ def measured(
     data: SkeletonData, joints: JointSet, recordings: Sequence[SkeletonSequence], rows: Sequence[int], split: str
 ) -> DataLoader[SkeletonBatch]:
     """Return the loader of some recordings: `data.views` views of each, or for test `data.test_views`, and mirrored."""
+    if len(rows) and len(joints.projections) > 1 and recordings[rows[0]].depth is None:
+        empty = " and ".join(plane for plane in joints.projections if plane != "front")
+        shards.say(f"the recordings are 2-D: heatmaps of the {empty} stay empty, which makes the model less certain")
+        data = replace(data, test_turn=0.0)
     views, flip = (data.test_views, data.test_flip) if split == "test" else (data.views, False)
     dataset = ViewDataset(recordings, rows, EvalViews(data, joints, views, flip), split)
     return ordered(
@@ -145,13 +152,20 @@ def _rows(data: SkeletonData, recordings: Recordings, split: str, names: Names |
     if split not in named:
         raise SightwordError(f"split={split!r} is none of {', '.join(named)}")
     divided = not data.val and split in ("train", "val")
-    rows = recordings.split(data.train if divided else named[split])
+    whole = recordings.split(data.train if divided else named[split])
+    left_out = left_out_of(data, split)
+    rows = [row for row in whole if recordings.labels[row] not in left_out]
+    if not rows:
+        raise SightwordError(f"{recordings.path}: all {len(whole)} recordings of {split} are of unseen classes")
     if names and split in names:
         used = set(names[split])
         return [row for row in rows if recordings.names[row] in used]
     if not divided:
         return rows
-    train, held = hold_out(rows, recordings.labels, data.hold_out)
+    if data.person:
+        train, held = hold_out_people(rows, recordings.names, data)
+    else:
+        train, held = hold_out(rows, recordings.labels, data.hold_out)
     return train if split == "train" else held
 
 
@@ -190,6 +204,28 @@ def hold_out(rows: Sequence[int], labels: np.ndarray, fraction: float) -> tuple[
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     held = by_class[(np.arange(count) * 2 + 1) * len(rows) // (2 * count)]
     return np.setdiff1d(rows, held).tolist(), np.sort(held).tolist()
+
+
+def hold_out_people(rows: Sequence[int], names: Sequence[str], data: SkeletonData) -> tuple[list[int], list[int]]:
+    """Return the rows to train on and those of the people held out: about data.hold_out of them, at least one.
+
+    Raises SightwordError if data.person does not find a person in each name, or finds one person in all of them.
+    """
+    try:
+        pattern = re.compile(data.person)
+    except re.error as error:
+        raise SightwordError(f"data.person={data.person!r} is not a pattern: {error}. Pass one, as P\\d+") from None
+    found = {row: pattern.search(names[row]) for row in rows}
+    if unknown := [names[row] for row, match in found.items() if match is None]:
+        raise SightwordError(f"data.person={data.person!r} finds nobody in the name {unknown[0]}. Change it")
+    who = {row: match.group() for row, match in found.items() if match is not None}
+    people = sorted(set(who.values()))
+    if len(people) < 2:
+        raise SightwordError(f"data.person={data.person!r} finds one person in all names, {people}. Change it")
+    count = min(max(round(data.hold_out * len(people)), 1), len(people) - 1)
+    held = {people[(data.fold * count + number) % len(people)] for number in range(count)}
+    shards.say(f"held out for validation: {', '.join(sorted(held))} of {len(people)} people")
+    return [row for row in rows if who[row] not in held], [row for row in rows if who[row] in held]
 
 
 def _refuse_shared(recordings: Recordings, train: Sequence[int], val: Sequence[int]) -> None:
@@ -275,7 +311,7 @@ class TrainViews:
     """One view of a recording, another each epoch: a function of (seed, epoch, number) alone."""
 
     def __init__(self, data: SkeletonData, joints: JointSet, seed: int = 0) -> None:
-        self.data, self.flipped, self.seed = data, joints.flipped(), seed
+        self.data, self.joints, self.flipped, self.seed = data, joints, joints.flipped(), seed
         self.size = (data.size[0], data.size[1])
         self.area = (data.crop_area[0], data.crop_area[1])
         self.aspect = (data.crop_aspect[0], data.crop_aspect[1])
@@ -283,51 +319,150 @@ class TrainViews:
     def __call__(self, sequence: SkeletonSequence, draw: Draw) -> Views:
         rng = np.random.default_rng(mix(self.seed, draw.epoch, draw.index))
         coin = rng.random()
-        frames = sample_train(sequence.points.shape[1], self.data.frames, rng)[None]
-        view = resize_short(_compacted(sequence, frames, self.data), self.data.short_side)
-        view = resize(crop(view, draw_crop(view.size, self.area, self.aspect, rng)), self.size)
-        if coin < self.data.flip:
-            view = mirror(view, self.flipped, self.data.pyskl_parity)
-        return Views(fade(view, self.data.fade, rng) if self.data.fade else view, frames)
+        data = self.data
+        frames = sample_train(sequence.points.shape[1], data.frames, rng, data.span)[None]
+        turn = draw_turn(data, rng) if data.turn or data.tilt else UPRIGHT
+        flat = bool(data.flat) and rng.random() < data.flat
+        made: list[View] = []
+        for plane in self.joints.projections:
+            view = resize_short(_compacted(sequence, frames, data, plane, turn), data.short_side)
+            view = resize(crop(view, draw_crop(view.size, self.area, self.aspect, rng)), self.size)
+            if coin < data.flip:
+                view = mirror(view, self.flipped, data.pyskl_parity, plane)
+            view = fade(view, data.fade, rng) if data.fade else view
+            made.append(view._replace(scores=np.zeros_like(view.scores)) if flat and made else view)
+        return Views(shift(_side_by_side(made), data.jitter, rng) if data.jitter else _side_by_side(made), frames)
 
 
 class EvalViews:
     """The same views of a recording each time: sampled frames, the whole body, then all of it mirrored."""
 
     def __init__(self, data: SkeletonData, joints: JointSet, views: int, flip: bool) -> None:
-        self.data, self.flipped, self.count, self.flip = data, joints.flipped(), views, flip
+        self.data, self.joints, self.count, self.flip = data, joints, views, flip
+        self.flipped = joints.flipped()
         self.size = (data.test_size[0], data.test_size[1])
 
     def __call__(self, sequence: SkeletonSequence, draw: Draw) -> Views:
         parity = self.data.pyskl_parity
         rng = np.random.RandomState(PYSKL_SEED) if parity else np.random.default_rng(mix(PYSKL_SEED, draw.index))
         frames = sample_test(sequence.points.shape[1], self.data.frames, self.count, rng)
-        view = resize(_compacted(sequence, frames, self.data), self.size)
+        planes = self.joints.projections
+        flat = [resize(self._compacted(sequence, frames, plane), self.size) for plane in planes]
+        view = _side_by_side(flat)
         if not self.flip:
             return Views(view, frames)
-        mirrored = mirror(view, self.flipped)  # W - 1 - x in parity, too: here pyskl mirrors heatmaps, not points
+        # W - 1 - x in parity, too: here pyskl mirrors heatmaps, not points
+        mirrored = _side_by_side(
+            [mirror(one, self.flipped, plane=plane) for one, plane in zip(flat, planes, strict=True)]
+        )
         points = np.concatenate([view.points, mirrored.points], axis=1)
         scores = np.concatenate([view.scores, mirrored.scores], axis=1)
         return Views(View(points, scores, self.size), np.concatenate([frames, frames]))
 
+    def _compacted(self, sequence: SkeletonSequence, frames: np.ndarray, plane: str) -> View:
+        """All views of a plane, those of `test_turn` each from another side."""
+        most = math.radians(self.data.test_turn)
+        if not most or len(frames) < 2:
+            return _compacted(sequence, frames, self.data, plane)
+        turns = [Turn(angle) for angle in np.linspace(-most, most, len(frames)).tolist()]
+        pairs = zip(frames, turns, strict=True)
+        seen = [_compacted(sequence, row[None], self.data, plane, turn) for row, turn in pairs]
+        fitted = [resize(view, self.size) for view in seen]
+        points, scores = (np.concatenate([view[part] for view in fitted], axis=1) for part in (0, 1))
+        return View(points, scores, self.size)
 
-def _compacted(sequence: SkeletonSequence, frames: np.ndarray, data: SkeletonData) -> View:
+
+class Turn(NamedTuple):
+    """How a body is turned before it is drawn, in radians: about the vertical axis, sideways, forwards."""
+
+    yaw: float = 0.0
+    roll: float = 0.0
+    pitch: float = 0.0
+
+
+UPRIGHT = Turn()
+
+
+def draw_turn(data: SkeletonData, rng: np.random.Generator) -> Turn:
+    """Draw a turn of up to data.turn and data.tilt degrees either way."""
+    return Turn(*(math.radians(most) * rng.uniform(-1, 1) for most in (data.turn, data.tilt, data.tilt)))
+
+
+def _compacted(
+    sequence: SkeletonSequence, frames: np.ndarray, data: SkeletonData, plane: str = "front", turn: Turn = UPRIGHT
+) -> View:
     """The persons of the highest scores in these frames (n, L), on a canvas about them."""
     at = frames.ravel()
     points, scores = sequence.points[:, at], sequence.scores[:, at]
     kept = best_persons(scores, data.persons)
     view = View(points[kept], scores[kept], sequence.shape)
+    if sequence.depth is None and plane != "front":
+        return view._replace(scores=np.zeros_like(view.scores))
+    if plane != "front" or any(turn):
+        if sequence.depth is None:
+            raise SightwordError(
+                f"{sequence.name} has no depth, which data.turn, data.tilt and data.test_turn need: it is of images. "
+                "Set them to 0, or use a 3-D file"
+            )
+        solid = np.concatenate([points, sequence.depth[:, at, :, None]], -1)[kept]
+        view = projected(solid, scores[kept], plane, turn)
     return compact(view, data.padding, data.threshold, data.pyskl_parity) if data.compact else view
+
+
+def _side_by_side(views: Sequence[View]) -> View:
+    """The projections of a view as one, joint after joint and plane after plane: (M, T, P · V, 2)."""
+    if len(views) == 1:
+        return views[0]
+    points, scores = (np.concatenate([view[part] for view in views], axis=2) for part in (0, 1))
+    return View(points, scores, views[0].size)
+
+
+def projected(solid: np.ndarray, scores: np.ndarray, plane: str, turn: Turn = UPRIGHT) -> View:
+    """Draw x, y (downwards) and depth (M, T, V, 3) on a plane, after a turn about the middle of what is there.
+
+    front: x and y. side: depth and y, from the person's right if it faces the viewer. top: x and depth.
+    """
+    there = scores > 0
+    seen = solid[there] if there.any() else np.zeros((1, 3), np.float32)
+    turned = (solid - seen.mean(0)) @ rotation(turn).T
+    flat = turned[..., {"front": [0, 1], "side": [2, 1], "top": [0, 2]}[plane]]
+    seen = flat[there] if there.any() else np.zeros((1, 2), np.float32)
+    low, extent = seen.min(0), np.ptp(seen, axis=0)
+    size = (max(int(extent[1]) + 1, 1), max(int(extent[0]) + 1, 1))
+    return View((flat - low).astype(np.float32), scores, size)
+
+
+def rotation(turn: Turn) -> np.ndarray:
+    """Return the matrix (3, 3) of a turn of x, y, depth: yaw about y, then roll about depth, then pitch about x."""
+    made = np.eye(3)
+    for angle, (a, b) in zip(turn, ((0, 2), (0, 1), (1, 2)), strict=True):
+        one = np.eye(3)
+        one[a, a] = one[b, b] = math.cos(angle)
+        one[a, b], one[b, a] = math.sin(angle), -math.sin(angle)
+        made = one @ made
+    return made.astype(np.float32)
+
+
+def shift(view: View, deviation: float, rng: np.random.Generator) -> View:
+    """Shift each joint by its own distance in all frames, as if limbs were longer or shorter."""
+    spread = deviation * max(view.size)
+    moved = rng.normal(0, spread, (1, 1, view.points.shape[2], 2)).astype(np.float32)
+    return view._replace(points=view.points + moved)
 
 
 # -------------------------------------------------------------------------------------------------------------- frames
 
 
-def sample_train(total: int, length: int, rng: np.random.Generator) -> np.ndarray:
+def sample_train(total: int, length: int, rng: np.random.Generator, least: float = 1.0) -> np.ndarray:
     """Sample (L,) frames of a recording of `total`, in order: a random one of each of L equal stretches.
 
-    A recording of less than L frames is looped, from a random frame on.
+    A recording of less than L frames is looped, from a random frame on. least: the least fraction of the recording that
+    is covered; a random part of a random length between this and all.
     """
+    if least < 1:
+        covered = max(round(total * rng.uniform(least, 1)), 1)
+        start = int(rng.integers(total - covered + 1))
+        return start + sample_train(covered, length, rng)
     if total < length:
         return (int(rng.integers(total)) + np.arange(length)) % total
     return _spread(total, length, rng)
@@ -436,12 +571,14 @@ def fade(view: View, most: float, rng: np.random.Generator) -> View:
     return view._replace(scores=view.scores * factors)
 
 
-def mirror(view: View, flipped: list[int], parity: bool = False) -> View:
+def mirror(view: View, flipped: list[int], parity: bool = False, plane: str = "front") -> View:
     """Mirror: x becomes W - 1 - x, as for pixels, and joints change places with their opposites.
 
-    flipped: (V,), as `JointSet.flipped` returns it.
+    flipped: (V,), as `JointSet.flipped` returns it. plane: from the side, the joints alone change places.
     """
     points, width = view.points[:, :, flipped], view.size[1]
+    if plane == "side":
+        return View(points, view.scores[:, :, flipped], view.size)
     x = points[..., 0]
     points[..., 0] = np.where(x != 0, width - x, x) if parity else width - 1 - x
     return View(points, view.scores[:, :, flipped], view.size)

@@ -31,6 +31,7 @@ class JointSet(NamedTuple):
     joints: tuple[str, ...]  # V names
     pairs: Ends  # left, right
     limbs: Ends  # both ends
+    projections: tuple[str, ...] = ("front",)  # the planes in which a model draws them: front, side, top
 
     def flipped(self) -> list[int]:
         """Return which joint stands where after a mirror, (V,); mirrored = points[..., flipped, :]."""
@@ -38,6 +39,15 @@ class JointSet(NamedTuple):
         for left, right in self.pairs:
             order[left], order[right] = right, left
         return order
+
+    def drawn(self) -> "JointSet":
+        """Return the set that heatmaps draw: these joints and limbs once for each projection, plane after plane."""
+        planes, count = len(self.projections), len(self.joints)
+        if planes == 1:
+            return self
+        moved = [[(a + plane * count, b + plane * count) for a, b in self.limbs] for plane in range(planes)]
+        names = tuple(f"{joint}.{plane}" for plane in self.projections for joint in self.joints)
+        return self._replace(joints=names, pairs=(), limbs=tuple(limb for each in moved for limb in each))
 
 
 def joint_set(name: str | Path) -> JointSet:

@@ -167,14 +167,25 @@ class MomentumContrast(nn.Module):
         self.soft, self.ramp = soft, ramp
 
     def forward(
-        self, model: VideoTextModel, prompts: ClassTexts, volume: Tensor, frames: Tensor, labels: Tensor, batch: int
+        self,
+        model: VideoTextModel,
+        prompts: ClassTexts,
+        volume: Tensor,
+        frames: Tensor,
+        labels: Tensor,
+        batch: int,
+        seen: Tensor | None = None,
     ) -> tuple[Tensor, ClassEmbeddings, Tensor]:
         """Return (loss, embeddings of classes, each view's row of these (B,)). The momentum encoder is updated first.
 
-        volume: heatmaps that `frames` (B, T, D) are of; labels: (B,); batch: number of batches trained before.
+        volume: heatmaps that `frames` (B, T, D) are of; labels: (B,); batch: number of batches trained before; seen:
+        the classes that are trained (K',), ascending; None: all.
         """
         self.slow.update(model)
-        classes, own = (None, labels) if self.texts is None else labels.unique(return_inverse=True)
+        if self.texts is not None:
+            classes, own = labels.unique(return_inverse=True)
+        else:
+            classes, own = seen, labels if seen is None else torch.searchsorted(seen, labels)
         embedded = prompts.embed(model.tower, model.text_head, classes)
         views, texts, ids = align.gather(model.embed(frames)), align.gather(embedded.unit[own]), align.gather(labels)
         slow = self.slow.module
@@ -187,7 +198,9 @@ class MomentumContrast(nn.Module):
         to_views = _one_way(texts, slow_texts, slow_views, ids, self.views, scale, alpha)
         if self.texts is None:
             targets = align.blend(
-                F.one_hot(ids, len(embedded.unit)), _scores(slow_views, slow_embedded.unit, scale.detach()), alpha
+                F.one_hot(align.gather(own), len(embedded.unit)),
+                _scores(slow_views, slow_embedded.unit, scale.detach()),
+                alpha,
             )
             to_texts = align.soft_cross_entropy(_scores(views, embedded.unit, scale), targets)
         else:

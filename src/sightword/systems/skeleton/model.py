@@ -20,6 +20,7 @@ prompt.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -81,27 +82,47 @@ class Bottleneck(nn.Module):
         return F.relu(self.conv3(self.conv2(self.conv1(x))) + short)
 
 
+class Stem(NamedTuple):
+    """The first convolution, of one frame alone: PoseConv3D's is of 7×7 pixels and keeps the canvas's size."""
+
+    side: int = 7
+    stride: int = 1
+    motion: tuple[int, ...] = ()  # for each k, as many channels again: how its response changes over 2·k frames
+
+
 class ResNet3dSlowOnly(nn.Module):
     """Heatmaps (N, C, L, H, W) to features (N, D, T, h, w), D = `width`, T half of L.
 
     base: channels of the stem; stage i has middles of base · 2^i. depths: bottlenecks of each stage.
     """
 
-    def __init__(self, in_channels: int = 17, base: int = 32, depths: Sequence[int] = (4, 6, 3)) -> None:
+    def __init__(
+        self,
+        in_channels: int = 17,
+        base: int = 32,
+        depths: Sequence[int] = (4, 6, 3),
+        stem: "Stem | None" = None,
+        early: bool = False,
+        grid: int = 1,
+    ) -> None:
+        """early: the first stage looks at neighbouring frames, too. grid: see `frame_features`."""
         super().__init__()
+        stem = stem or Stem()
         if min(in_channels, base, *depths) < 1:
             raise SightwordError(
                 f"expected channels, and bottlenecks in each stage; got {in_channels}, {base} and {list(depths)}"
             )
-        self.conv1 = ConvNorm(in_channels, base, (1, 7, 7))
-        self.layers, inputs = [f"layer{number + 1}" for number in range(len(depths))], base
+        self.conv1 = ConvNorm(in_channels, base, (1, stem.side, stem.side), (1, stem.stride, stem.stride))
+        self.motion = stem.motion
+        self.changes = nn.ModuleList(nn.BatchNorm3d(base) for _ in stem.motion)
+        self.layers, inputs = [f"layer{number + 1}" for number in range(len(depths))], base * (1 + len(stem.motion))
         for number, (name, depth) in enumerate(zip(self.layers, depths, strict=True)):
             middle, last = base * 2**number, number == len(depths) - 1
-            first = Bottleneck(inputs, middle, (2 if last else 1, 2, 2), number > 0)
+            first = Bottleneck(inputs, middle, (2 if last else 1, 2, 2), early or number > 0)
             inputs = GROWTH * middle
-            others = [Bottleneck(inputs, middle, (1, 1, 1), number > 0) for _ in range(depth - 1)]
+            others = [Bottleneck(inputs, middle, (1, 1, 1), early or number > 0) for _ in range(depth - 1)]
             self.add_module(name, nn.Sequential(first, *others))
-        self.in_channels, self.width = in_channels, inputs
+        self.in_channels, self.width, self.grid = in_channels, inputs * grid**2, grid
         self.init_weights()
         self.lay_out()
 
@@ -124,18 +145,36 @@ class ResNet3dSlowOnly(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 5 or x.shape[1] != self.in_channels:
             raise ValueError(f"expected heatmaps (N, {self.in_channels}, L, H, W), got {tuple(x.shape)}")
-        x = F.max_pool3d(self.conv1(x), (1, 3, 3), 1, (0, 1, 1))  # smooths; nothing gets smaller
+        x = self._with_motion(x) if self.motion else self.conv1(x)
+        x = F.max_pool3d(x, (1, 3, 3), 1, (0, 1, 1))  # smooths; nothing gets smaller
         for name in self.layers:
             x = getattr(self, name)(x)
         return x  # (N, D, T, h, w)
+
+    def _with_motion(self, x: Tensor) -> Tensor:
+        """The stem's response, and how it changes: the stem is linear, so this is its response to moving heatmaps."""
+        if x.shape[2] <= (most := 2 * max(self.motion)):
+            raise SightwordError(
+                f"system.motion={list(self.motion)} needs views of more than {most} frames (data.frames)"
+            )
+        response = self.conv1.conv(x)
+        parts = [self.conv1.bn(response)]
+        for step, norm in zip(self.motion, self.changes, strict=True):
+            change = response[:, :, 2 * step :] - response[:, :, : -2 * step]
+            parts.append(norm(F.pad(change, (0, 0, 0, 0, step, step))))
+        return F.relu(torch.cat(parts, 1), inplace=True)
 
     def frame_features(self, x: Tensor) -> Tensor:
         """Return a vector for each frame, (N, T, D), of heatmaps (N, C, L, H, W).
 
         The mean over height and width, then the axes exchanged: to reshape (N, D·T) as (N, T, D) would mix channels
-        with frames.
+        with frames. With a grid G above 1, the means of G × G cells one behind the other: where something is, counts.
         """
-        return self(x).mean(dim=(3, 4)).transpose(1, 2)
+        features = self(x)
+        if self.grid == 1:
+            return features.mean(dim=(3, 4)).transpose(1, 2)
+        cells = F.adaptive_avg_pool3d(features, (features.shape[2], self.grid, self.grid))
+        return cells.transpose(1, 2).flatten(2)
 
 
 # -------------------------------------------------------------------------------------------------- video and words
@@ -169,16 +208,37 @@ class ResidualProjector(nn.Module):
         return self.main(x) + self.skip(x)
 
 
+def stretches(frames: Tensor, segments: int) -> list[Tensor]:
+    """Cut moments (N, T, D) into stretches of time (N, T / S, D); of lengths that differ by one if S does not divide T.
+
+    Raises SightwordError if there are fewer moments than stretches.
+    """
+    total = frames.shape[1]
+    if total < segments:
+        raise SightwordError(f"system.segments={segments} of {total} moments. Pass fewer, or raise data.frames")
+    edges = [number * total // segments for number in range(segments + 1)]
+    return list(frames.split([end - start for start, end in pairwise(edges)], 1))
+
+
+def pooled(frames: Tensor, segments: int) -> Tensor:
+    """Return the means of the stretches of (N, T, D), one behind the other: (N, S · D). Of one: the mean over time."""
+    if segments == 1:
+        return frames.mean(1)
+    return torch.cat([each.mean(1) for each in stretches(frames, segments)], -1)
+
+
 class Classifier(nn.Module):
     """PoseConv3D's classifier: frames (N, T, D) to logits (N, K), without a text encoder."""
 
-    def __init__(self, video: VideoEncoder, classes: int, dropout: float = 0.5) -> None:
+    def __init__(self, video: VideoEncoder, classes: int, dropout: float = 0.5, segments: int = 1) -> None:
+        """segments: S stretches of time whose means are read one behind the other; PoseConv3D has 1."""
         super().__init__()
-        self.video, self.dropout, self.linear = video, nn.Dropout(dropout), nn.Linear(video.width, classes)
+        self.video, self.dropout, self.segments = video, nn.Dropout(dropout), segments
+        self.linear = nn.Linear(segments * video.width, classes)
         init_linear(self.linear, 0.01)
 
     def forward(self, frames: Tensor) -> Tensor:
-        return self.linear(self.dropout(frames.mean(1))).float()
+        return self.linear(self.dropout(pooled(frames, self.segments))).float()
 
 
 class FrameWeighting(NamedTuple):
@@ -235,16 +295,29 @@ class VideoTextModel(nn.Module):
         weighting: FrameWeighting | None = None,
         temperature: float = 0.07,
         matching: MatchingHead | None = None,
+        segments: int = 1,
+        learn_gain: bool = False,
     ) -> None:
         """text: the text encoder, or None if embeddings of texts are given. text_head: its pooled vectors to E.
 
         projector: (…, D) → (…, E), before or after the mean over time (`pool`). weighting: None, or how each text
-        weighs the frames; the projector then comes before, whatever `pool` is.
+        weighs the frames; the projector then comes before, whatever `pool` is. segments: S stretches of time; the
+        projector after the mean is (N, S · D) → (N, E), before it (…, D) → (…, S · E), a part for each stretch.
+        learn_gain: the gain of the weighting is a parameter.
         """
         super().__init__()
         self.video, self.text, self.projector, self.text_head = video, text, projector, text_head
         self.pool, self.weighting, self.matching = pool, weighting, matching
+        self.segments = segments
         self.temperature = nn.Parameter(torch.tensor(temperature))
+        self.log_gain = nn.Parameter(torch.tensor(weighting.gain).log()) if weighting and learn_gain else None
+
+    @property
+    def gain(self) -> float | Tensor:
+        """The factor on the cosines of moments and a text, before their softmax or sigmoid; 0 without weights."""
+        if self.log_gain is not None:
+            return self.log_gain.float().exp()
+        return self.weighting.gain if self.weighting else 0.0
 
     @property
     def tower(self) -> TextTower:
@@ -263,14 +336,35 @@ class VideoTextModel(nn.Module):
 
     def embed(self, frames: Tensor) -> Tensor:
         """Return unit vectors (N, E) of frames (N, T, D), all frames weighing alike."""
-        vectors = self.projector(frames).mean(1) if self.pool == "before" else self.projector(frames.mean(1))
-        return F.normalize(vectors.float(), dim=-1)
+        if self.pool == "before":
+            means = torch.stack([each.mean(1) for each in self._projected(frames)])
+            return F.normalize(means.mean(0).float(), dim=-1)
+        return F.normalize(self.projector(pooled(frames, self.segments)).float(), dim=-1)
+
+    def _projected(self, frames: Tensor) -> list[Tensor]:
+        """Moments (N, T, D), each by the part of the projector of its stretch: S times (N, T / S, E)."""
+        projected = self.projector(frames)  # (N, T, S · E)
+        parts = stretches(projected, self.segments)
+        width = projected.shape[2] // self.segments
+        return [part[..., number * width : (number + 1) * width] for number, part in enumerate(parts)]
+
+    def _weighed(self, frames: Tensor, texts: Tensor, weighting: FrameWeighting, paired: bool) -> align.Aligned:
+        """Vectors of views and weights of moments, each stretch of time by weights of its own."""
+        compare = align.patch_alignment if paired else align.patch_alignment_classes
+        options = (weighting.target, weighting.weight, self.gain)
+        parts = self._projected(frames)
+        if len(parts) == 1:
+            return compare(parts[0], texts, *options, weighting.final_norm)
+        each = [compare(part, texts, *options, False) for part in parts]
+        vectors = torch.stack([one.vectors for one in each]).mean(0)
+        weights = torch.cat([one.weights for one in each], -1) / len(each)
+        return align.Aligned(F.normalize(vectors, dim=-1) if weighting.final_norm else vectors, weights)
 
     def embed_paired(self, frames: Tensor, texts: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return vectors (N, E) of views, each as its own text (N, E) weighs it, and the weights (N, T) if any."""
         if self.weighting is None:
             return self.embed(frames), None
-        return align.patch_alignment(self.projector(frames), texts, *self.weighting)
+        return self._weighed(frames, texts, self.weighting, paired=True)
 
     def compare(self, frames: Tensor, texts: Tensor) -> Comparison:
         """Compare views (N, T, D) with all texts (K, E), unit vectors; in float32."""
@@ -278,7 +372,7 @@ class VideoTextModel(nn.Module):
             texts = texts.float()
             if self.weighting is None:
                 return Comparison(self.embed(frames.float()) @ texts.T)
-            vectors, weights = align.patch_alignment_classes(self.projector(frames.float()), texts, *self.weighting)
+            vectors, weights = self._weighed(frames.float(), texts, self.weighting, paired=False)
             return Comparison(torch.einsum("nle,le->nl", vectors, texts), weights)
 
 

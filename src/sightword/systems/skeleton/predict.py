@@ -30,7 +30,7 @@ from sightword.storage import shards
 from sightword.storage.checkpoint import load_strictly, read_checkpoint, write_weights
 from sightword.storage.fields import Fields
 from sightword.systems.skeleton.annotations import Recordings, read_annotations
-from sightword.systems.skeleton.build import build_video_text_model, open_tower
+from sightword.systems.skeleton.build import build_network, build_video_text_model, open_tower
 from sightword.systems.skeleton.config import Reading, SkeletonConfig, SkeletonData
 from sightword.systems.skeleton.data import SkeletonBatch, ViewDataset, measured
 from sightword.systems.skeleton.diagnosis import diagnose, say_findings
@@ -43,7 +43,6 @@ from sightword.systems.skeleton.labels import Labels
 from sightword.systems.skeleton.model import (
     Classifier,
     ClassTexts,
-    ResNet3dSlowOnly,
     VideoEncoder,
     VideoTextModel,
     probabilities,
@@ -61,7 +60,7 @@ WEIGHTS, TEXT = "model.safetensors", "text"
 REPLACED = ("joints", "labels", "text", "video_weights")  # fields that an export states in another way, or needs not
 TRAINING = ("matching.", "text.")  # prefixes of the weights that are not exported
 VIEWS = (  # fields of SkeletonData that say how views are sampled; the last bits of results depend on batch_size
-    *("frames", "test_size", "test_views", "test_flip"),
+    *("frames", "test_size", "test_views", "test_flip", "test_turn"),
     *("persons", "compact", "padding", "threshold", "pyskl_parity", "batch_size"),
 )
 
@@ -147,7 +146,8 @@ def as_predictions(
     unknown_words: tuple[str, ...] = (),
 ) -> list[ActionPrediction]:
     """Return the predictions of a batch, one for each recording. labelled: batch.labels are of these classes, or -1."""
-    parts = [batch.points[:, 0], batch.scores[:, 0], batch.frames[:, 0], batch.key[:, 0]]
+    first = len(joints.joints)  # of several projections, the first is shown
+    parts = [batch.points[:, 0, ..., :first, :], batch.scores[:, 0, ..., :first], batch.frames[:, 0], batch.key[:, 0]]
     points, sure, frames, key = (part.detach().cpu().numpy().copy() for part in parts)  # the loader's memory
     chances, true = scored.scores.float().cpu().numpy(), batch.labels.tolist()
     weights = None if scored.weights is None else scored.weights[:, 0].float().cpu().numpy()
@@ -236,8 +236,8 @@ class ActionRecognizer(Predictor):
         listed, set_of = content.mapping("labels"), content.mapping("joints")
         source = listed.source.name
         labels = Labels.of({name: listed.texts(name) for name in listed}, source)
-        joints = joint_set_of(set_of, set_of.text("name"))
-        heatmaps = Heatmaps(joints, config.heatmap)
+        joints = joint_set_of(set_of, set_of.text("name"))._replace(projections=tuple(config.projections))
+        heatmaps = Heatmaps(joints.drawn(), config.heatmap)
         model = _network(content, config, heatmaps.channels, len(labels.classes))
         weights = read_checkpoint(folder / WEIGHTS)
         bank: Tensor = weights.pop("bank", torch.zeros(0))
@@ -497,9 +497,9 @@ class ActionRecognizer(Predictor):
 
 def _network(content: Fields, config: SkeletonConfig, channels: int, classes: int) -> Classifier | VideoTextModel:
     """Return the network of an exported config, without weights and without a text encoder."""
-    network = ResNet3dSlowOnly(channels, config.base, config.depths)
+    network = build_network(config, channels)
     if config.recognise_by == "classifier":
-        return Classifier(VideoEncoder(network), classes, config.dropout)
+        return Classifier(VideoEncoder(network), classes, config.dropout, config.segments)
     widths = content.integers("widths")
     if len(widths) != 2:
         raise content.error(f"expected the widths of the text encoder's vectors and tokens, got {widths}", "widths")

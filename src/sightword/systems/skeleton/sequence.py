@@ -45,6 +45,7 @@ class SkeletonSequence(NamedTuple):
     key: np.ndarray | None  # (T,) bool, the frames in which the action itself happens, if that is known
     fps: float | None = None  # frames in a second, if that is known
     ids: tuple[int, ...] | None = None  # (M,) who each person is, if somebody said so
+    depth: np.ndarray | None = None  # (M, T, V) float32 in pixels, away from the viewer; None: a recording of images
 
 
 class Annotation(NamedTuple):
@@ -186,7 +187,8 @@ def to_sequence(row: Annotation, reading: Reading = AS_PYSKL, sources: Sources |
     if sources is not None:
         points, scores = corresponding(points, scores, sources)
     scores = scores.astype(np.float32, copy=False)
-    return SkeletonSequence(row.name, row.label, points, scores, shape, key, row.fps, row.ids)
+    depth = points[..., 2] if deep else None
+    return SkeletonSequence(row.name, row.label, points[..., :2], scores, shape, key, row.fps, row.ids, depth)
 
 
 def is_deep(row: Annotation, reading: Reading = AS_PYSKL) -> bool:
@@ -238,18 +240,30 @@ def _in_pixels(
 
 
 def _from_the_front(points: np.ndarray, there: np.ndarray, reading: Reading) -> tuple[np.ndarray, tuple[int, int]]:
-    """x, y, z (M, T, V, 3) in any unit → x and y in pixels, y downwards, and the image's h, w.
+    """x, y, z (M, T, V, 3) in any unit → x, y and depth in pixels, y downwards, and the image's h, w.
 
-    Depth is left out (no perspective), and the recording as a whole fills the image.
+    There is no perspective, and the recording as a whole fills the image. Depth is from the middle of the recording.
     """
     (right, sign), (down, turned) = VIEWS[reading.up or "y"]
-    signs = np.array([-sign if reading.mirrored else sign, turned], dtype=np.float32)
-    flat = points[..., [right, down]] * signs
-    seen = flat[there] if there.any() else np.zeros((1, 2), np.float32)
-    low, extent = seen.min(0), np.ptp(seen, axis=0)
+    away, forward = _away((right, sign), (down, turned))
+    signs = np.array([-sign if reading.mirrored else sign, turned, forward], dtype=np.float32)
+    solid = points[..., [right, down, away]] * signs
+    seen = solid[there] if there.any() else np.zeros((1, 3), np.float32)
+    low, extent = seen.min(0), np.ptp(seen[:, :2], axis=0)
+    low[2] += np.ptp(seen[:, 2]) / 2
     scale = np.float32(CANVAS - 1) / max(extent.max(), np.float32(1e-6))
     height, width = (int(side) + 1 for side in np.ceil(extent[::-1] * scale))
-    return (flat - low) * scale * there[..., None], (height, width)
+    return (solid - low) * scale * there[..., None], (height, width)
+
+
+def _away(right: tuple[int, int], down: tuple[int, int]) -> tuple[int, int]:
+    """Return which axis, with which sign, points away from the viewer of a right-handed frame."""
+    axes = np.zeros((2, 3), dtype=np.int64)
+    for row, (axis, sign) in zip(axes, (right, down), strict=True):
+        row[axis] = sign
+    away = np.cross(axes[0], axes[1])
+    axis = int(np.abs(away).argmax())
+    return axis, int(away[axis])
 
 
 def few(names: Iterable[object], most: int = 8) -> str:

@@ -18,7 +18,7 @@ from torch.nn import Parameter
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
 from sightword.ops import align
-from sightword.systems.skeleton.build import build_video_text_model, open_tower, read_posec3d
+from sightword.systems.skeleton.build import build_network, build_video_text_model, open_tower, read_posec3d
 from sightword.systems.skeleton.config import SkeletonConfig
 from sightword.systems.skeleton.data import SkeletonBatch
 from sightword.systems.skeleton.heatmap import Heatmaps, draw_heatmaps
@@ -30,7 +30,6 @@ from sightword.systems.skeleton.model import (
     Classifier,
     ClassTexts,
     MatchingHead,
-    ResNet3dSlowOnly,
     VideoEncoder,
     VideoTextModel,
 )
@@ -38,15 +37,15 @@ from sightword.systems.skeleton.model import (
 
 def make_task(system: SkeletonConfig) -> "SkeletonTask":
     """Return the task that a config describes."""
-    joints = joint_set(system.joints)
-    return assemble(system, joints, Heatmaps(joints, system.heatmap), read_labels(system.labels))
+    joints = joint_set(system.joints)._replace(projections=tuple(system.projections))
+    return assemble(system, joints, Heatmaps(joints.drawn(), system.heatmap), read_labels(system.labels))
 
 
 def assemble(system: SkeletonConfig, joints: JointSet, heatmaps: Heatmaps, labels: Labels) -> "SkeletonTask":
     """Return the task of a config, of joints, of what draws them, and of classes."""
-    network = ResNet3dSlowOnly(heatmaps.channels, system.base, system.depths)
+    network = build_network(system, heatmaps.channels)
     if system.recognise_by == "classifier":
-        model = Classifier(VideoEncoder(network), len(labels.classes), system.dropout)
+        model = Classifier(VideoEncoder(network), len(labels.classes), system.dropout, system.segments)
         return SkeletonTask(system, model, joints, heatmaps, labels)
     text = open_tower(system, system.text)
     if system.freeze_text:
@@ -63,6 +62,7 @@ class SkeletonTask(Task[SkeletonBatch]):
     model: Classifier | VideoTextModel
     momentum: MomentumContrast | None
     texts: ClassTexts | None
+    seen: Tensor | None
     learned: Tensor  # () int64, for checkpoints: how many classes it was trained on
     own_state: tuple[str, ...] = ("learned",)
 
@@ -81,6 +81,10 @@ class SkeletonTask(Task[SkeletonBatch]):
         self.model, self.heatmaps, self.texts = model, heatmaps, texts
         if isinstance(model, Classifier):
             self.class_rows = ("model.linear.weight", "model.linear.bias")
+        unseen = {*system.unseen, *system.unseen_val}
+        seen = [number for number, name in enumerate(labels.classes) if name not in unseen]
+        # (K',) int64, the classes that are trained; None: all
+        self.register_buffer("seen", torch.tensor(seen) if unseen else None, persistent=False)
         self.momentum = None
         if system.momentum and isinstance(model, VideoTextModel):
             past = (system.momentum, system.queue, system.queue_texts, system.soft, system.soft_ramp)
@@ -137,28 +141,47 @@ class SkeletonTask(Task[SkeletonBatch]):
             self._check_count(self.trained_on, resumed=True)
         self.check_labels(batch.labels)
         volume = draw_heatmaps(self.heatmaps, batch.points.flatten(0, 1), batch.scores.flatten(0, 1), batch.size)
-        frames = self.model.video(volume)  # (N, T, D)
         labels = batch.labels.repeat_interleave(batch.points.shape[1])
+        targets = self._targets(labels)
+        if self.training and self.system.mixup:
+            volume, targets = mixed(volume, targets, self.system.mixup)
+        frames = self.model.video(volume)  # (N, T, D)
         if isinstance(self.model, Classifier):
-            return {"cls_loss": F.cross_entropy(self.model(frames), labels)}
+            return {"cls_loss": F.cross_entropy(self.model(frames), targets)}
         self.model.clamp_temperature()
         self._stats = {"temperature": self.model.temperature.detach().clone()}  # of this batch, before the step
         if self.system.contrast == "classes":
-            return {"cls_loss": self._over_classes(frames, labels)}
+            return {"cls_loss": self._over_classes(frames, labels, targets)}
         return self._within_batch(volume, frames, labels)
 
-    def _over_classes(self, frames: Tensor, labels: Tensor) -> Tensor:
+    def _targets(self, labels: Tensor) -> Tensor:
+        """Places (N,) of labels among the K' classes that are trained; in training with smoothing or mixup the
+        probabilities (N, K') that they are softened to.
+        """
+        places = self._places(labels)
+        if not self.training or not (self.system.smoothing or self.system.mixup):
+            return places
+        count = len(self.labels.classes) if self.seen is None else len(self.seen)
+        smooth = self.system.smoothing
+        return (1 - smooth) * F.one_hot(places, count).float() + smooth / count
+
+    def _places(self, labels: Tensor) -> Tensor:
+        return labels if self.seen is None else torch.searchsorted(self.seen, labels)
+
+    def _over_classes(self, frames: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
         model, texts = self._both()
-        compared = model.compare(frames, texts.embed(model.tower, model.text_head).unit)
+        compared = model.compare(frames, texts.embed(model.tower, model.text_head, self.seen).unit)
         if compared.weights is not None:
-            own = compared.weights[torch.arange(len(labels), device=labels.device), labels]
+            own = compared.weights[torch.arange(len(labels), device=labels.device), self._places(labels)]
             self._stats["effective_frames"] = align.effective(own.detach()).mean()
-        return F.cross_entropy(model.logit_scale * compared.cosines, labels)
+        if model.log_gain is not None:
+            self._stats["gain"] = model.log_gain.detach().exp()
+        return F.cross_entropy(model.logit_scale * compared.cosines, targets)
 
     def _within_batch(self, volume: Tensor, frames: Tensor, labels: Tensor) -> dict[str, Tensor]:
         model, texts = self._both()
         if self.momentum is not None:
-            loss, embedded, own = self.momentum(model, texts, volume, frames, labels, self.batches)
+            loss, embedded, own = self.momentum(model, texts, volume, frames, labels, self.batches, self.seen)
             views = model.embed(frames)
         else:
             classes, own = labels.unique(return_inverse=True)
@@ -193,7 +216,8 @@ class SkeletonTask(Task[SkeletonBatch]):
         return self._bank
 
     def stats(self) -> dict[str, float]:
-        """temperature: τ. effective_frames: exp of the entropy of a view's weights; T is mean pooling (pacl).
+        """temperature: τ. effective_frames: exp of the entropy of a view's weights; T is mean pooling (pacl). gain: on
+        cosines of moments and text, where it is learned.
 
         match_accuracy: fraction of pairs that the matching head classifies correctly; a third of them belong together.
         """
@@ -209,6 +233,13 @@ class SkeletonTask(Task[SkeletonBatch]):
         known = {parameter for parameters in found.values() for parameter in parameters}
         found["head"] = [parameter for parameter in self.model.parameters() if parameter not in known]
         return {name: [p for p in parameters if p.requires_grad] for name, parameters in found.items()}
+
+
+def mixed(volume: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Mix each view with another of the batch, and their targets (N, K) alike; Zhang et al. 2018, arXiv 1710.09412."""
+    part = float(torch.distributions.Beta(alpha, alpha).sample())
+    other = torch.randperm(len(volume), device=volume.device)
+    return torch.lerp(volume[other], volume, part), torch.lerp(targets[other], targets, part)
 
 
 def _check_classes(task: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:

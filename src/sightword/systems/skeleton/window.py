@@ -50,7 +50,8 @@ def pieces_of(sequence: SkeletonSequence, windows: Windows) -> Iterator[Piece]:
             if np.mean(there[frames]) < PRESENT:
                 continue
             key = None if sequence.key is None else sequence.key[frames]
-            part = sequence._replace(points=points[:, frames], scores=scores[:, frames], key=key, ids=None)
+            depth = None if sequence.depth is None else sequence.depth[rows][:, frames]
+            part = sequence._replace(points=points[:, frames], scores=scores[:, frames], key=key, ids=None, depth=depth)
             yield Piece(person, number, start, frames.stop, part)
 
 

@@ -1,0 +1,1 @@
+"""Controls: classifiers without a video encoder, which a recogniser of skeletons has to beat."""
