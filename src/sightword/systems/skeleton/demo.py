@@ -55,7 +55,7 @@ def _section(
         lead=(
             f"Seventeen joints over a few seconds, from three sides, some of them wrong or hidden: which of "
             f"{len(classes)} actions is it? Two pairs are each other's reverse. A video encoder's vectors are compared "
-            "with the embedding of each action's words. Thirds of a recording are pooled apart, which keeps their order."
+            "with the embedding of each action's words. Thirds of a recording are pooled apart, which keeps the order."
         ),
         figures=[
             Figure(prediction.strips(_some(recognizer)), "New people, and the predicted actions."),
