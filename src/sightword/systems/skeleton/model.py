@@ -337,8 +337,7 @@ class VideoTextModel(nn.Module):
     def embed(self, frames: Tensor) -> Tensor:
         """Return unit vectors (N, E) of frames (N, T, D), all frames weighing alike."""
         if self.pool == "before":
-            means = torch.stack([each.mean(1) for each in self._projected(frames)])
-            return F.normalize(means.mean(0).float(), dim=-1)
+            return F.normalize(torch.cat(self._projected(frames), 1).mean(1).float(), dim=-1)
         return F.normalize(self.projector(pooled(frames, self.segments)).float(), dim=-1)
 
     def _projected(self, frames: Tensor) -> list[Tensor]:
@@ -356,8 +355,10 @@ class VideoTextModel(nn.Module):
         if len(parts) == 1:
             return compare(parts[0], texts, *options, weighting.final_norm)
         each = [compare(part, texts, *options, False) for part in parts]
-        vectors = torch.stack([one.vectors for one in each]).mean(0)
-        weights = torch.cat([one.weights for one in each], -1) / len(each)
+        # a stretch counts by its length, so that equal weights are a mean over all; σ does not add up to one as it is
+        shares = [part.shape[1] / frames.shape[1] if weighting.weight == "softmax" else 1.0 for part in parts]
+        vectors = torch.stack([share * one.vectors for share, one in zip(shares, each, strict=True)]).sum(0)
+        weights = torch.cat([share * one.weights for share, one in zip(shares, each, strict=True)], -1)
         return align.Aligned(F.normalize(vectors, dim=-1) if weighting.final_norm else vectors, weights)
 
     def embed_paired(self, frames: Tensor, texts: Tensor) -> tuple[Tensor, Tensor | None]:
