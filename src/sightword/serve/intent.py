@@ -66,7 +66,8 @@ def explained(found: Explanation) -> dict[str, object]:
     codes that the picture has, (C,) what one patch with it adds. Two codes may have one word.
     """
     streams: dict[str, object] = {}
-    for name, codes in found.codes.items():
+    for name in found.streams:
+        codes = found.codes[name]
         flat, parts = codes.flatten().tolist(), found.parts[name].flatten(0, 1)  # (h·w,), (h·w, C)
         first = {code: place for place, code in reversed(list(enumerate(flat)))}
         own = sorted(first)
@@ -119,5 +120,10 @@ ANSWER = {
     "scores": {"Playful": 0.81, "Harmony": 0.12},
     "threshold": 0.35,
     "intents": ["Playful"],
+    "titles": {"Playful": "Be playful", "Harmony": "Harmony"},
+    "groups": {
+        "15": {"Embrace and explore life": 0.81, "Wisdom and serenity": 0.12},
+        "9": {"Openness to experience": 0.81, "Self-fulfil": 0.12},
+    },
     "words": {"coco": [["dog", "dog"], ["person", "dog"]]},
 }

@@ -39,10 +39,12 @@ class IntentConfig(SystemConfig):
     gamma_pos: float = 0.0  # and of present ones
     margin: float = 0.05  # and how much the probability of absent classes is shifted down, in [0, 1)
     commitment_weight: float = 0.25  # of 2 − 2cos between tokens and codes; trains adapters and unfrozen codes only
-    semantic_consistency_weight: float = 1.0  # of the squared drift of a code from its anchor, mean over codes
+    semantic_consistency_weight: float = 1.0  # of the squared drift of codes from their anchors, added over streams
+    semantic_consistency_reduction: str = "mean"  # over the codes of a stream: mean | sum (as specified: K times mean)
 
     def __post_init__(self) -> None:
         one_of("system.model", self.model, ("multistream", "baseline"))
+        one_of("system.semantic_consistency_reduction", self.semantic_consistency_reduction, ("mean", "sum"))
         one_of("system.fusion", self.fusion, ("sum", "weighted", "gated"))
         at_least("system", self, 0, "gamma_neg", "gamma_pos", "embed_dim")
         at_least("system", self, 1, "hidden")

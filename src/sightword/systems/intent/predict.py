@@ -32,6 +32,7 @@ from sightword.storage.fields import Fields
 from sightword.systems.intent import show
 from sightword.systems.intent.anchors import NAME
 from sightword.systems.intent.config import IntentConfig
+from sightword.systems.intent.hierarchy import groups_of, titles
 from sightword.systems.intent.show import Explanation
 from sightword.systems.intent.task import BaselineTask, IntentTask, MultiStreamTask, make_task
 from sightword.towers.base import ImageTower
@@ -62,6 +63,16 @@ class IntentPrediction(Result):
         above = [] if self.threshold is None else [n for n, score in self.scores.items() if score > self.threshold]
         return sorted(above, key=lambda name: -self.scores[name])
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """Intent → how people read it; the names themselves unless the classes are Intentonomy's."""
+        return titles(list(self.scores))
+
+    @property
+    def groups(self) -> dict[int, dict[str, float]]:
+        """{15: group → score, 9: super-category → score}, the highest of its intents; empty for one's own classes."""
+        return groups_of(self.scores)
+
     def __repr__(self) -> str:
         most = sorted(self.scores, key=lambda name: -self.scores[name])[:3]
         told = "no threshold" if self.threshold is None else f"threshold {self.threshold:.2f}"
@@ -71,7 +82,9 @@ class IntentPrediction(Result):
         """Return the likeliest intents with the contributions of patches and words, or a chart for the baseline."""
         if self.explanation is not None:
             return show.reasons(self.explanation)
-        most = dict(sorted(self.scores.items(), key=lambda item: -item[1])[:SHOWN])
+        named = self.titles
+        best = sorted(self.scores, key=lambda name: -self.scores[name])[:SHOWN]
+        most = {named[name]: self.scores[name] for name in best}
         told = "scores" if self.threshold is None else f"scores; threshold {self.threshold:.2f}"
         image = ImageOps.contain(self.image, (show.SIDE, show.SIDE))
         return grid.titled({"image": image, "intents": chart.terms(most, show.SIDE, told)})
@@ -81,6 +94,8 @@ class IntentPrediction(Result):
             "scores": dict(self.scores),
             "threshold": self.threshold,
             "intents": self.intents,
+            "titles": self.titles,
+            "groups": {str(level): scores for level, scores in self.groups.items()},
             "words": dict(self.words),
         }
 

@@ -3,7 +3,7 @@
 Legend: h, w patches, N = h·w; K codes of a stream; C intents.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,13 +14,18 @@ from PIL import Image
 from torch import Tensor
 
 from sightword.ops.nearest import unit
+from sightword.systems.intent.config import STREAMS
 from sightword.systems.intent.evaluate import on_grid
+from sightword.systems.intent.hierarchy import INTENTS, levels, titles
 from sightword.systems.intent.task import IntentTask, MultiStreamTask
 from sightword.viz import chart, overlay
 from sightword.viz.grid import titled
 from sightword.viz.write import write_picture
 
 SIDE = 300  # pixels of an image in a figure
+LEGEND = 4  # words of a stream that have a colour
+COLUMNS = 3  # panels in a row
+STREAM_TITLES = {"coco": "things", "places": "places", "emotion": "emotions", "ava": "styles", "actions": "actions"}
 
 
 class Explanation(NamedTuple):
@@ -41,6 +46,15 @@ class Explanation(NamedTuple):
         """Return the word of each patch, h lists of w."""
         return [[self.names[stream][number] for number in row] for row in self.classes[stream].tolist()]
 
+    @property
+    def streams(self) -> list[str]:
+        """The streams in the order in which figures show them: the built-in ones first."""
+        return sorted(self.classes, key=lambda stream: STREAMS.index(stream) if stream in STREAMS else len(STREAMS))
+
+    def by_stream(self, intent: int) -> dict[str, float]:
+        """Return stream → what all its words add to the logit of an intent. Their sum and the bias are the logit."""
+        return {stream: float(self.parts[stream][..., intent].sum()) for stream in self.streams}
+
     def places(self, intent: int) -> Tensor:
         """Return (h, w): what the patches add to the logit of an intent, summed over streams."""
         return torch.stack([part[..., intent] for part in self.parts.values()]).sum(0)
@@ -48,7 +62,8 @@ class Explanation(NamedTuple):
     def terms(self, intent: int) -> dict[str, float]:
         """Return "word (stream)" → what it adds to the logit of an intent. Their sum and the bias are the logit."""
         found: dict[str, float] = {}
-        for stream, part in self.parts.items():
+        for stream in self.streams:
+            part = self.parts[stream]
             for number in self.classes[stream].unique().tolist():
                 here = self.classes[stream] == number
                 found[f"{self.names[stream][number]} ({stream})"] = float(part[..., intent][here].sum())
@@ -129,16 +144,22 @@ def maps(explanation: Explanation) -> Image.Image:
     large = explanation.image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     shown, grey = {"input of the encoder": large}, large.convert("L").convert("RGB")
     rows = {}
-    for stream, classes in explanation.classes.items():
+    for stream in explanation.streams:
         numbers = {number: row for row, number in enumerate(explanation.names[stream])}
-        rows[stream] = torch.tensor([[numbers[number] for number in line] for line in classes.tolist()])
+        lines = explanation.classes[stream].tolist()
+        rows[stream] = torch.tensor([[numbers[number] for number in line] for line in lines])
     words = {stream: list(names.values()) for stream, names in explanation.names.items()}
-    colours = overlay.shared_colours([overlay.areas(rows[stream], words[stream]) for stream in rows], top=4)
-    for stream, margin in explanation.margins.items():
+    for stream in explanation.streams:
+        margin = explanation.margins[stream]
         sure = (margin / margin.quantile(0.75).clamp(min=1e-6)).clamp(0.15, 1)
-        title = f"{stream}: {len(rows[stream].unique())} of {len(words[stream])} words"
-        shown[title] = overlay.class_map(rows[stream], words[stream], grey, sure, colours)
-    return titled(shown)
+        title = f"{stream_title(stream)}: {len(rows[stream].unique())} of {len(words[stream])} words"
+        shown[title] = overlay.class_map(rows[stream], words[stream], grey, sure, top=LEGEND)
+    return titled(shown, columns=COLUMNS)
+
+
+def stream_title(stream: str) -> str:
+    """Return how people read the name of a stream: things for coco; a stream of one's own keeps its name."""
+    return STREAM_TITLES.get(stream, stream)
 
 
 def reasons(explanation: Explanation, intents: int = 3, words: int = 6) -> Image.Image:
@@ -147,19 +168,34 @@ def reasons(explanation: Explanation, intents: int = 3, words: int = 6) -> Image
     top = explanation.logits.topk(min(intents, len(explanation.intents))).indices.tolist()
     total = {number: explanation.places(number) for number in top}
     limit = max(float(values.abs().max()) for values in total.values())
-    shown = {}
+    shown, named = {}, titles(explanation.intents)
     for number in top:
-        heat, lines = overlay.heat_map(total[number], grey, limit), _sum(explanation, number, words)
-        both = Image.new("RGB", (SIDE, SIDE + 8 + lines.height), "white")
-        both.paste(heat, (0, 0))
-        both.paste(lines, (0, SIDE + 8))
-        shown[explanation.intents[number]] = both
+        parts = [overlay.heat_map(total[number], grey, limit), _sum(explanation, number, words)]
+        parts += [_by_stream(explanation, number)] if len(explanation.streams) > 1 else []
+        shown[named[explanation.intents[number]]] = _stacked(parts)
     return titled(shown)
+
+
+def _stacked(parts: Sequence[Image.Image], gap: int = 8) -> Image.Image:
+    page = Image.new("RGB", (SIDE, sum(part.height + gap for part in parts) - gap), "white")
+    top = 0
+    for part in parts:
+        page.paste(part, (0, top))
+        top += part.height + gap
+    return page
+
+
+def _by_stream(explanation: Explanation, intent: int) -> Image.Image:
+    """What each stream adds to an intent's logit: every stream has its line, also one whose words add nothing."""
+    values = {f"all {stream_title(stream)}": value for stream, value in explanation.by_stream(intent).items()}
+    name = explanation.intents[intent]
+    told = f"group: {INTENTS[name].group}" if levels(explanation.intents) else ""
+    return chart.terms(values, SIDE, told)
 
 
 def _sum(explanation: Explanation, intent: int, words: int) -> Image.Image:
     """The largest terms of an intent's logit, the others together, and the bias."""
-    terms, bias = explanation.terms(intent), float(explanation.bias[intent])
+    terms, bias = _titled_terms(explanation, intent), float(explanation.bias[intent])
     most = dict(sorted(terms.items(), key=lambda term: -abs(term[1]))[:words])
     rest = sum(terms.values()) - sum(most.values())
     left = len(terms) - len(most)
@@ -171,14 +207,23 @@ def _sum(explanation: Explanation, intent: int, words: int) -> Image.Image:
     return chart.terms(most | others | {"bias": bias}, SIDE, f"sum {logit:+.2f}, score {score:.2f}{side}")
 
 
+def _titled_terms(explanation: Explanation, intent: int) -> dict[str, float]:
+    """The terms, with the streams as people read them."""
+    found = {}
+    for name, value in explanation.terms(intent).items():
+        word, _, stream = name.rpartition(" (")
+        found[f"{word} ({stream_title(stream.removesuffix(')'))})"] = value
+    return found
+
+
 def table(task: MultiStreamTask, words: int = 10) -> Image.Image:
     """Return what words add to intents if every patch has them: of each stream, the words with the largest effect."""
     rows, values = [], []
     for stream, each in by_class(task).items():
         most = sorted(each, key=lambda name: -float(each[name].abs().max()))[:words]
-        rows += [f"{name} ({stream})" for name in most]
+        rows += [f"{name} ({stream_title(stream)})" for name in most]
         values += [each[name] for name in most]
-    return chart.matrix(torch.stack(values).detach(), rows, list(task.classes))
+    return chart.matrix(torch.stack(values).detach(), rows, list(titles(task.classes).values()))
 
 
 @torch.no_grad()
@@ -206,13 +251,17 @@ def as_json(explanation: Explanation) -> dict[str, object]:
         }
         for stream, codes in explanation.codes.items()
     }
+    named, grouped = titles(explanation.intents), bool(levels(explanation.intents))
     intents = {
         name: {
+            "title": named[name],
+            **({"group": INTENTS[name].group, "super_category": INTENTS[name].super_category} if grouped else {}),
             "logit": float(explanation.logits[number]),
             "score": score,
             "above_threshold": None if threshold is None else score > threshold,
             "bias": float(explanation.bias[number]),
             "words": explanation.terms(number),
+            "by_stream": explanation.by_stream(number),
             "places": explanation.places(number).tolist(),
         }
         for number, (name, score) in enumerate(zip(explanation.intents, scores, strict=True))
@@ -223,7 +272,9 @@ def as_json(explanation: Explanation) -> dict[str, object]:
 def write_table(task: MultiStreamTask, out: Path) -> list[Path]:
     """Write the table of the whole model, as PNG and JSON. Return the files."""
     whole = {stream: {name: row.tolist() for name, row in each.items()} for stream, each in by_class(task).items()}
-    return _write(out, "table", table(task), {"intents": list(task.classes), "words": whole})
+    return _write(
+        out, "table", table(task), {"intents": list(task.classes), "titles": titles(task.classes), "words": whole}
+    )
 
 
 def write_explanation(explanation: Explanation, out: Path) -> list[Path]:

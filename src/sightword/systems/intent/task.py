@@ -1,6 +1,9 @@
 """The objective of intent classification.
 
-stage 1: total = asl_loss;  stage 2: + commitment_weight·vq_loss + semantic_consistency_weight·consistency_loss
+stage 1: total = asl_loss
+stage 2: total = asl_loss + commitment_weight·vq_loss + semantic_consistency_weight·consistency_mean_loss
+
+The last term is called consistency_sum_loss if the drift of codes is added up (system.semantic_consistency_reduction).
 
 Legend: B batch; N patches; D dimension of tokens; E of the pooled vector; K codes; S streams; C classes.
 """
@@ -144,8 +147,10 @@ class MultiStreamTask(IntentTask):
     class_rows = ("model.head.weight", "model.head.bias")
 
     def __init__(self, model: MultiStream, config: IntentConfig, anchors: Anchors) -> None:
-        weights = {"vq_loss": config.commitment_weight, "consistency_loss": config.semantic_consistency_weight}
+        consistency = f"consistency_{config.semantic_consistency_reduction}_loss"
+        weights = {"vq_loss": config.commitment_weight, consistency: config.semantic_consistency_weight}
         super().__init__(model, config, weights)
+        self.consistency = consistency
         self.anchors, self.token_types = anchors, streams_of(config, anchors)
         self.reads = tuple(sorted(set(self.token_types.values())))
         self.frozen = all(model.book(name).frozen for name in model.streams)
@@ -188,7 +193,8 @@ class MultiStreamTask(IntentTask):
             terms["vq_loss"] = read.commitment
         if not self.frozen:
             books = [self.model.book(name) for name in self.model.streams]
-            terms["consistency_loss"] = torch.stack([consistency_loss(b.codes(), b.anchors) for b in books]).sum()
+            how = self.config.semantic_consistency_reduction
+            terms[self.consistency] = torch.stack([consistency_loss(b.codes(), b.anchors, how) for b in books]).sum()
         return terms
 
     def stats(self) -> dict[str, float]:

@@ -263,7 +263,7 @@ def _template(fields: Fields, part: str, text: str) -> str:
 def in_turns(words: Sequence[Word]) -> list[Word]:
     """Return the words in rounds: the first of each part of speech, then the second of each, and so on.
 
-    A codebook that is smaller than the vocabulary takes the first words of a class. Without turns these were nouns only.
+    A codebook with fewer codes than words takes the first words of a class: so not nouns alone.
     """
     parts: dict[str, list[Word]] = {}
     for word in words:
