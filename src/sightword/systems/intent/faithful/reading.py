@@ -1,0 +1,236 @@
+"""What a model reads in images, in one form for every kind of intent model: words, terms, and a linear head on them.
+
+    logit_c = b_c + Σ_t weight_ct · strength_t
+
+A term is a code (how much of the image has it) or a word (how surely the image shows it) or a pair of words. `members`
+are the words of each term: a contribution is of an absent word if any of its words is absent.
+
+Legend: B images of a batch, M of a split; N patches; K words of all streams; T terms; C intents; F features.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sightword.errors import SightwordError
+from sightword.systems.intent.data import IntentBatch
+from sightword.systems.intent.task import IntentTask, MultiStreamTask
+
+Tokens = Mapping[str, Tensor]  # stream → (B, N, D)
+ENOUGH = 2  # patches that make a word present in a model that reads areas
+HALF = 0.5  # of a word's map: the patches that hold so much of it are where it was found
+
+
+class Word(NamedTuple):
+    """A word of a stream."""
+
+    stream: str
+    text: str
+
+
+class Words(ABC):
+    """The words that a model reads, its terms and its head."""
+
+    words: list[Word]  # K
+    members: list[tuple[int, ...]]  # T, the words of each term
+    kind: str  # how a word counts, for people
+    certainty: str  # how certain a word is, for people
+
+    def __init__(self, task: IntentTask) -> None:
+        self.task = task
+
+    @abstractmethod
+    def head(self) -> tuple[Tensor, Tensor]:
+        """Return weight (C, T) and bias (C,)."""
+
+    @abstractmethod
+    def strength(self, tokens: Tokens, pooled: Tensor) -> Tensor:
+        """Return (B, T), what each term counts."""
+
+    @abstractmethod
+    def present(self, tokens: Tokens, pooled: Tensor) -> Tensor:
+        """Return (B, K) in [0, 1]: a word is said to be present above 0.5; near 0.5 it is uncertain."""
+
+    @abstractmethod
+    def named(self, tokens: Tokens, pooled: Tensor) -> dict[str, Tensor]:
+        """Return stream → the word of each patch (B, N), a number in `words`; −1 is nothing."""
+
+    @abstractmethod
+    def found(self, tokens: Tokens, pooled: Tensor, word: int) -> Tensor:
+        """Return (B, N) bool: the patches where a word was found."""
+
+    @abstractmethod
+    def corrected(self, strength: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """Return strengths (M, T) after words were corrected. before, after: presence (M, K)."""
+
+    def learn(self, strength: Tensor, present: Tensor) -> None:
+        """Note what `corrected` needs of validation images: strength (M, T), present (M, K)."""
+
+    def of(self, stream: str) -> list[int]:
+        """Return the numbers of a stream's words."""
+        return [number for number, word in enumerate(self.words) if word.stream == stream]
+
+    @property
+    def streams(self) -> list[str]:
+        return list(dict.fromkeys(word.stream for word in self.words))
+
+    def containing(self) -> Tensor:
+        """Return (K, T) float: 1 where a term contains a word."""
+        table = torch.zeros(len(self.words), len(self.members))
+        for term, own in enumerate(self.members):
+            table[list(own), term] = 1
+        return table
+
+
+class AreaWords(Words):
+    """The words of a model that reads how much of an image has each code, as published."""
+
+    kind = "the fraction of the patches that are nearest to the word"
+    certainty = f"present from {ENOUGH} patches on; the nearer to that, the less certain"
+
+    def __init__(self, task: MultiStreamTask) -> None:
+        super().__init__(task)
+        self.model = task.model
+        self.words, self.members, self.column = [], [], dict[str, Tensor]()
+        for stream in self.model.streams:
+            book, rows = task.anchors[stream], dict[str, int]()
+            for name in book.names:
+                if name not in rows:
+                    rows[name] = len(self.words)
+                    self.words.append(Word(stream, name))
+            self.members += [(rows[name],) for name in book.names]
+            self.column[stream] = torch.tensor([rows[name] for name in book.names] + [-1])  # the last: nothing
+        self.typical = torch.zeros(len(self.words), len(self.members))
+
+    def head(self) -> tuple[Tensor, Tensor]:
+        sizes = [len(self.task_book(stream)) for stream in self.model.streams]
+        tables = [self.model.table(stream)[:size] for stream, size in zip(self.model.streams, sizes, strict=True)]
+        return torch.cat(tables).T.cpu(), self.model.bias().cpu()
+
+    def task_book(self, stream: str) -> Sequence[str]:
+        """Return the names of a stream's codes."""
+        assert isinstance(self.task, MultiStreamTask)
+        return self.task.anchors[stream].names
+
+    def ids(self, tokens: Tokens, pooled: Tensor) -> dict[str, Tensor]:
+        """Return stream → (B, N), codes; the number of codes is nothing."""
+        if getattr(self.task, "calibration", None) is not None:
+            return dict(self.model.named(tokens, pooled))  # type: ignore[operator]
+        return self.model.nearest(self.model.adapted(tokens))
+
+    def strength(self, tokens: Tokens, pooled: Tensor) -> Tensor:
+        ids = self.ids(tokens, pooled)
+        counts = {stream: self.model.count(stream, ids[stream]) for stream in self.model.streams}
+        means = {stream: self.model.pool(stream, counts[stream]) for stream in counts}
+        gates = self.model.gates(torch.stack([means[stream] for stream in self.model.streams], 1))  # (B, S)
+        parts = [
+            counts[stream][:, : len(self.task_book(stream))] / ids[stream].shape[1] * gates[:, number, None]
+            for number, stream in enumerate(self.model.streams)
+        ]
+        return torch.cat(parts, 1)
+
+    def present(self, tokens: Tokens, pooled: Tensor) -> Tensor:
+        found = torch.zeros(len(pooled), len(self.words))
+        for own in self.named(tokens, pooled).values():
+            for number in own.unique().tolist():
+                if number >= 0:
+                    found[:, number] = (own == number).sum(1).float()
+        return (found / (2 * ENOUGH)).clamp(max=1) + 1e-4 * (found >= ENOUGH)  # above 0.5 from ENOUGH patches on
+
+    def named(self, tokens: Tokens, pooled: Tensor) -> dict[str, Tensor]:
+        return {stream: self.column[stream][ids.cpu()] for stream, ids in self.ids(tokens, pooled).items()}
+
+    def found(self, tokens: Tokens, pooled: Tensor, word: int) -> Tensor:
+        return self.named(tokens, pooled)[self.words[word].stream] == word
+
+    def learn(self, strength: Tensor, present: Tensor) -> None:
+        own = self.containing()
+        for word in range(len(self.words)):
+            here = present[:, word] > 0.5
+            if bool(here.any()):
+                self.typical[word] = strength[here].mean(0) * own[word]
+
+    def corrected(self, strength: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """An absent word gets the area 0, a present one that was not seen the usual area of validation images."""
+        own, found = self.containing(), strength.clone()
+        gone = ((before > 0) & (after < 0.5)).float() @ own > 0  # (M, T)
+        found[gone] = 0
+        new = ((before <= 0.5) & (after > 0.5)).float()  # (M, K)
+        return torch.where(new @ own > 0, new @ self.typical, found)
+
+
+def words_of(task: IntentTask) -> Words:
+    """Return the words of a model. Raises SightwordError for the baseline, which has none."""
+    if isinstance(task, MultiStreamTask):
+        return AreaWords(task)
+    raise SightwordError("the baseline has no words to judge. Pass a run of intent/stage1, stage2 or presence")
+
+
+class Reading(NamedTuple):
+    """What a model reads in the images of a split."""
+
+    names: list[str]  # M, ids of images
+    targets: Tensor  # (M, C) bool
+    strength: Tensor  # (M, T)
+    present: Tensor  # (M, K)
+    features: Tensor  # (M, F): pooled vector and mean patch, each of length one; no words
+    extra: dict[str, Tensor]  # what the probes return, (M, …) each
+    named: dict[str, Tensor]  # stream → (M, N), see `Words.named`
+
+
+class Probe(ABC):
+    """Something else to compute of the same tokens, such as other words."""
+
+    name: str
+
+    @abstractmethod
+    def __call__(self, tokens: Tokens, pooled: Tensor) -> Tensor:
+        """Return (B, …)."""
+
+
+@torch.no_grad()
+def read_batches(words: Words, batches: Sequence[IntentBatch], probes: Sequence[Probe]) -> Reading:
+    """Return what a model and some probes read in batches of one split."""
+    rows: dict[str, list[Tensor]] = {}
+    names: list[str] = []
+    for batch in batches:
+        if not len(batch.targets):
+            continue
+        tokens, pooled = tokens_of(words.task, batch)
+        found = {
+            "targets": batch.targets > 0,
+            "strength": words.strength(tokens, pooled),
+            "present": words.present(tokens, pooled),
+            "features": features_of(tokens, pooled),
+        }
+        found |= {f"extra/{probe.name}": probe(tokens, pooled) for probe in probes}
+        found |= {f"named/{stream}": own.to(torch.int32) for stream, own in words.named(tokens, pooled).items()}
+        for key, value in found.items():
+            rows.setdefault(key, []).append(value.cpu())
+        names += batch.image_ids
+    if not names:
+        raise SightwordError("none of the images can be read")
+    whole = {key: torch.cat(values) for key, values in rows.items()}
+    extra, named = (
+        {key.removeprefix(part): value for key, value in whole.items() if key.startswith(part)}
+        for part in ("extra/", "named/")
+    )
+    four = (whole[key] for key in ("targets", "strength", "present", "features"))
+    return Reading(names, *four, extra, named)
+
+
+def tokens_of(task: IntentTask, batch: IntentBatch) -> tuple[Tokens, Tensor]:
+    """Return (stream → (B, N, D), pooled (B, D)) of a batch."""
+    tokens, pooled = task.encoded(batch)
+    types: Mapping[str, str] = task.token_types  # type: ignore[assignment]
+    return {stream: tokens[kind].float() for stream, kind in types.items()}, pooled.float()
+
+
+def features_of(tokens: Tokens, pooled: Tensor) -> Tensor:
+    """Return (B, F): the pooled vector and the mean patches of each token type, each of length one."""
+    different = {id(own): own for own in tokens.values()}.values()
+    return torch.cat([F.normalize(pooled, dim=1), *(F.normalize(own.mean(1), dim=1) for own in different)], 1)
