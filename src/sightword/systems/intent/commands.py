@@ -65,6 +65,42 @@ def _write_anchors(recipe: "Recipe", out: Path) -> None:
     print(f"then: sightword ids anchors={file} tokens=cache/tokens out=cache/ids")
 
 
+def calibrate(
+    anchors: Path,  # what `sightword anchors` wrote
+    tokens: Path,  # what `sightword cache` wrote: of unlabelled images
+    labels: Path | None = None,  # which words 25 to 50 images show: scenes' captions.json, CSV, JSONL, COCO, folders
+    images: Path | None = None,  # the folder of the labelled images, if it is not found
+    root: Path
+    | None = None,  # annotations of intents: only the images of their train split are used; empty: all cached
+    tower: str = "",  # encodes the labelled images that are not in tokens=; empty: the one of the anchors
+    tag: str = "",  # of an open_clip model
+    out: Out | None = None,  # the file; empty: calibration.safetensors beside the anchors
+) -> None:
+    """Calibrate words: what each word's cosine usually is, and from where on a word is present in an image.
+
+    Cosines of different words are not comparable. The mean and the spread of each over unlabelled images make them so;
+    with labels of some images each word also gets a probability of presence. Experiments with system.read=presence or
+    system.nothing need the file. It holds for the encoder, the token types and the words that it was made with.
+    """
+    from sightword.systems.intent.calibration import calibration_file
+    from sightword.systems.intent.calibrator import Request, write_calibration
+
+    keys: list[str] = []
+    if root is not None:
+        from sightword.systems.intent.config import IntentData
+        from sightword.systems.intent.prepare import train_keys
+
+        keys = train_keys(IntentData(root=str(root), cache=str(tokens)))
+    file = calibration_file(anchors, out or "")
+    made = write_calibration(Request(anchors, tokens, labels, images, tower, tag), file, keys)
+    for note in made.notes:
+        print(note)
+    print(f"a patch has: {made.calibration.rule}; written to {file}")
+    print(
+        f"next: sightword train experiment=intent/presence system.semantic_anchors_path={anchors} data.cache={tokens}"
+    )
+
+
 def ids(
     anchors: Path,  # what `sightword anchors` wrote
     tokens: Path,  # what `sightword cache` wrote

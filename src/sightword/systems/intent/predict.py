@@ -41,7 +41,14 @@ from sightword.towers.frozen import FrozenModel
 from sightword.viz import chart, grid
 
 WEIGHTS, ANCHORS, TOWER = "model.safetensors", f"{NAME}.safetensors", "tower"
-REPLACED = ("tower", "tag", "semantic_anchors_path", "vocabulary")  # fields that an export states in another way
+REPLACED = (
+    "tower",
+    "tag",
+    "semantic_anchors_path",
+    "vocabulary",
+    "calibration",
+    "calibration_labels",
+)  # fields that an export states in another way
 SHOWN = 8  # intents of a chart
 
 

@@ -24,12 +24,12 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
 
     name, unit = "intent", "images"
     Config, Data = IntentConfig, IntentData
-    inputs = ("tower", "semantic_anchors_path")
+    inputs = ("tower", "semantic_anchors_path", "calibration")
 
     def complete(self, run: Run) -> Run:
-        from sightword.systems.intent.prepare import with_classes
+        from sightword.systems.intent.prepare import completed
 
-        return replace(run, system=with_classes(cast(IntentConfig, run.system), cast(IntentData, run.data)))
+        return replace(run, system=completed(cast(IntentConfig, run.system), cast(IntentData, run.data)))
 
     def task(self, config: IntentConfig) -> "IntentTask":
         from sightword.systems.intent.task import make_task
@@ -76,7 +76,7 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
 
     @property
     def commands(self) -> Sequence[Command]:
-        return [commands.anchors, commands.ids, commands.show]
+        return [commands.anchors, commands.calibrate, commands.ids, commands.show]
 
     @property
     def checks(self) -> Mapping[str, Check]:
@@ -87,11 +87,18 @@ def _inputs(task: "IntentTask") -> "Inputs":
     """The facts about the task that the loaders need. The image encoder is only opened for batches of images."""
     from sightword.systems.intent.data import Inputs
 
-    return Inputs(task.classes, task.reads, lambda: task.tower.on().preprocess)
+    return Inputs(task.classes, task.reads, task.pooled_only, lambda: task.tower.on().preprocess)
 
 
 def _readable(data: IntentData, task: "IntentTask") -> IntentData:
-    """Tokens instead of ids for a task that trains codes or adapters, or has no codebooks."""
+    """Tokens instead of ids for a task that trains codes or adapters, or has no codebooks.
+
+    Raises SightwordError if the tokens are of another encoder than the task's calibration.
+    """
+    if data.cache and task.calibration is not None:
+        from sightword.towers.token_cache import TokenCache
+
+        task.calibration.check_tower(str(TokenCache(data.cache).header["weights"]), f"data.cache={data.cache}")
     if not (data.ids and data.cache) or task.reads_ids:
         return data
     found = copy(data)
