@@ -157,6 +157,35 @@ def show(
         print(file)
 
 
+def faithful(
+    run: Path,  # a run directory of intent/stage1, stage2, presence or pairs
+    truth: Path | None = None,  # the words that some images show: drawn.json, captions.json, CSV, JSONL, COCO, folders
+    maps: Path | None = None,  # where they are: a folder with words.txt and <image>.png, value i for the word of line i
+    out: Out = Path("faithful"),  # the folder of faithful.json and faithful.html
+    split: str = "test",  # test or val
+    checkpoint: str = "best",  # best, last, or a file
+    images: Count = 100,  # that words are removed from
+    seed: int = 0,  # of random words, shuffled names and random patches
+) -> None:
+    """Judge how far a model's words can be trusted: six questions with controls, as JSON and one page.
+
+    Are the words right? How much do absent words add? Does a correction help? What do meaningless words reach? Does
+    a score fall when a word's pixels are removed? How many words speak for an intent? Without truth= the first three
+    stay open, and the page lists images to look at.
+    """
+    from sightword.systems.intent.faithful.judgement import Request, judge_run, write_report
+    from sightword.systems.intent.faithful.page import lines_of
+
+    folder_in(out)
+    request = Request(run, truth, maps, split, checkpoint, images, seed)
+    report, used = judge_run(request)
+    for line in lines_of(report):
+        print(line)
+    files = write_report(report, request, used, out)
+    print(f"judged {used} on {report.images} images of {split}; written to {' and '.join(map(str, files))}")
+    print(f"next: open {files[1]} in a browser")
+
+
 def _show_words(
     model: str, image: Path | None, out: Path, words: Names, vocabulary: Path | None, tag: str, token_type: str
 ) -> None:

@@ -76,7 +76,7 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
 
     @property
     def commands(self) -> Sequence[Command]:
-        return [commands.anchors, commands.calibrate, commands.ids, commands.show]
+        return [commands.anchors, commands.calibrate, commands.ids, commands.show, commands.faithful]
 
     @property
     def checks(self) -> Mapping[str, Check]:

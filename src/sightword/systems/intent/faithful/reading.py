@@ -9,7 +9,7 @@ Legend: B images of a batch, M of a split; N patches; K words of all streams; T 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,11 +18,12 @@ from torch import Tensor
 
 from sightword.errors import SightwordError
 from sightword.systems.intent.data import IntentBatch
-from sightword.systems.intent.task import IntentTask, MultiStreamTask
+from sightword.systems.intent.nothing import NothingMultiStream
+from sightword.systems.intent.task import IntentTask, MultiStreamTask, PresenceTask
 
 Tokens = Mapping[str, Tensor]  # stream → (B, N, D)
 ENOUGH = 2  # patches that make a word present in a model that reads areas
-HALF = 0.5  # of a word's map: the patches that hold so much of it are where it was found
+HALF = 0.5  # of a word's map: the patches that hold so much of it are where it is, if no patch has its name
 
 
 class Word(NamedTuple):
@@ -48,6 +49,10 @@ class Words(ABC):
         """Return weight (C, T) and bias (C,)."""
 
     @abstractmethod
+    def logits(self, tokens: Tokens, pooled: Tensor) -> Tensor:
+        """Return (B, C), as the model itself computes them."""
+
+    @abstractmethod
     def strength(self, tokens: Tokens, pooled: Tensor) -> Tensor:
         """Return (B, T), what each term counts."""
 
@@ -67,6 +72,7 @@ class Words(ABC):
     def corrected(self, strength: Tensor, before: Tensor, after: Tensor) -> Tensor:
         """Return strengths (M, T) after words were corrected. before, after: presence (M, K)."""
 
+    @abstractmethod
     def learn(self, strength: Tensor, present: Tensor) -> None:
         """Note what `corrected` needs of validation images: strength (M, T), present (M, K)."""
 
@@ -94,7 +100,7 @@ class AreaWords(Words):
 
     def __init__(self, task: MultiStreamTask) -> None:
         super().__init__(task)
-        self.model = task.model
+        self.model, self.anchors = task.model, task.anchors
         self.words, self.members, self.column = [], [], dict[str, Tensor]()
         for stream in self.model.streams:
             book, rows = task.anchors[stream], dict[str, int]()
@@ -107,19 +113,18 @@ class AreaWords(Words):
         self.typical = torch.zeros(len(self.words), len(self.members))
 
     def head(self) -> tuple[Tensor, Tensor]:
-        sizes = [len(self.task_book(stream)) for stream in self.model.streams]
-        tables = [self.model.table(stream)[:size] for stream, size in zip(self.model.streams, sizes, strict=True)]
-        return torch.cat(tables).T.cpu(), self.model.bias().cpu()
+        tables = [self.model.table(stream)[: len(self.anchors[stream].names)] for stream in self.model.streams]
+        return torch.cat(tables).T.detach().cpu(), self.model.bias().detach().cpu()
 
-    def task_book(self, stream: str) -> Sequence[str]:
-        """Return the names of a stream's codes."""
-        assert isinstance(self.task, MultiStreamTask)
-        return self.task.anchors[stream].names
+    def logits(self, tokens: Tokens, pooled: Tensor) -> Tensor:
+        if isinstance(self.model, NothingMultiStream):
+            return self.model(tokens, pooled).logits
+        return self.model(tokens).logits
 
     def ids(self, tokens: Tokens, pooled: Tensor) -> dict[str, Tensor]:
         """Return stream → (B, N), codes; the number of codes is nothing."""
-        if getattr(self.task, "calibration", None) is not None:
-            return dict(self.model.named(tokens, pooled))  # type: ignore[operator]
+        if isinstance(self.model, NothingMultiStream):
+            return self.model.named(tokens, pooled)
         return self.model.nearest(self.model.adapted(tokens))
 
     def strength(self, tokens: Tokens, pooled: Tensor) -> Tensor:
@@ -128,7 +133,7 @@ class AreaWords(Words):
         means = {stream: self.model.pool(stream, counts[stream]) for stream in counts}
         gates = self.model.gates(torch.stack([means[stream] for stream in self.model.streams], 1))  # (B, S)
         parts = [
-            counts[stream][:, : len(self.task_book(stream))] / ids[stream].shape[1] * gates[:, number, None]
+            counts[stream][:, : len(self.anchors[stream].names)] / ids[stream].shape[1] * gates[:, number, None]
             for number, stream in enumerate(self.model.streams)
         ]
         return torch.cat(parts, 1)
@@ -163,8 +168,58 @@ class AreaWords(Words):
         return torch.where(new @ own > 0, new @ self.typical, found)
 
 
+class PresentWords(Words):
+    """The words of a model that reads which words are present, whatever their size, and pairs of them."""
+
+    certainty = "the calibrated probability; the nearer to 0.5, the less certain"
+
+    def __init__(self, task: PresenceTask) -> None:
+        super().__init__(task)
+        self.model, self.gated = task.model, task.config.nothing != "z"
+        self.words = [Word(*word) for word in task.words]
+        pairs = zip(self.model.first.tolist(), self.model.second.tolist(), strict=True)
+        self.members = [*((number,) for number in range(len(self.words))), *pairs]
+        self.kind = "1 if the word is present, 0 if not" if self.model.hard else "how probably the image shows the word"
+
+    def head(self) -> tuple[Tensor, Tensor]:
+        return self.model.weight().detach().cpu(), self.model.bias().detach().cpu()
+
+    def logits(self, tokens: Tokens, pooled: Tensor) -> Tensor:
+        return self.model(pooled)
+
+    def strength(self, tokens: Tokens, pooled: Tensor) -> Tensor:
+        return self.model.terms(self.present(tokens, pooled))
+
+    def present(self, tokens: Tokens, pooled: Tensor) -> Tensor:
+        return self.model.presence(pooled)
+
+    def named(self, tokens: Tokens, pooled: Tensor) -> dict[str, Tensor]:
+        found, first = {}, 0
+        for stream, size in zip(self.model.streams, self.model.sizes, strict=True):
+            own = self.model.of(stream).named(tokens[stream], pooled, self.gated).cpu()
+            found[stream] = torch.where(own < size, own + first, -1)
+            first += size
+        return found
+
+    def found(self, tokens: Tokens, pooled: Tensor, word: int) -> Tensor:
+        named = self.named(tokens, pooled)[self.words[word].stream] == word  # (B, N)
+        share = self.model.attention(tokens)[..., word]  # (B, N), of sum 1
+        most, order = share.sort(1, descending=True)
+        needed = most.cumsum(1) - most < HALF  # the fewest patches that hold so much of its map
+        largest = torch.zeros_like(needed).scatter(1, order, needed).cpu()
+        return torch.where(named.any(1, keepdim=True), named, largest)
+
+    def learn(self, strength: Tensor, present: Tensor) -> None:
+        """Note nothing: a word that is present counts 1."""
+
+    def corrected(self, strength: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        return self.model.terms(after)
+
+
 def words_of(task: IntentTask) -> Words:
     """Return the words of a model. Raises SightwordError for the baseline, which has none."""
+    if isinstance(task, PresenceTask):
+        return PresentWords(task)
     if isinstance(task, MultiStreamTask):
         return AreaWords(task)
     raise SightwordError("the baseline has no words to judge. Pass a run of intent/stage1, stage2 or presence")
@@ -175,6 +230,7 @@ class Reading(NamedTuple):
 
     names: list[str]  # M, ids of images
     targets: Tensor  # (M, C) bool
+    logits: Tensor  # (M, C), the model's own
     strength: Tensor  # (M, T)
     present: Tensor  # (M, K)
     features: Tensor  # (M, F): pooled vector and mean patch, each of length one; no words
@@ -193,7 +249,7 @@ class Probe(ABC):
 
 
 @torch.no_grad()
-def read_batches(words: Words, batches: Sequence[IntentBatch], probes: Sequence[Probe]) -> Reading:
+def read_batches(words: Words, batches: Iterable[IntentBatch], probes: Sequence[Probe]) -> Reading:
     """Return what a model and some probes read in batches of one split."""
     rows: dict[str, list[Tensor]] = {}
     names: list[str] = []
@@ -203,6 +259,7 @@ def read_batches(words: Words, batches: Sequence[IntentBatch], probes: Sequence[
         tokens, pooled = tokens_of(words.task, batch)
         found = {
             "targets": batch.targets > 0,
+            "logits": words.logits(tokens, pooled),
             "strength": words.strength(tokens, pooled),
             "present": words.present(tokens, pooled),
             "features": features_of(tokens, pooled),
@@ -219,15 +276,15 @@ def read_batches(words: Words, batches: Sequence[IntentBatch], probes: Sequence[
         {key.removeprefix(part): value for key, value in whole.items() if key.startswith(part)}
         for part in ("extra/", "named/")
     )
-    four = (whole[key] for key in ("targets", "strength", "present", "features"))
-    return Reading(names, *four, extra, named)
+    plain = (whole[key] for key in ("targets", "logits", "strength", "present", "features"))
+    return Reading(names, *plain, extra, named)
 
 
 def tokens_of(task: IntentTask, batch: IntentBatch) -> tuple[Tokens, Tensor]:
     """Return (stream → (B, N, D), pooled (B, D)) of a batch."""
     tokens, pooled = task.encoded(batch)
-    types: Mapping[str, str] = task.token_types  # type: ignore[assignment]
-    return {stream: tokens[kind].float() for stream, kind in types.items()}, pooled.float()
+    assert isinstance(task, MultiStreamTask | PresenceTask)
+    return {stream: tokens[kind].float() for stream, kind in task.token_types.items()}, pooled.float()
 
 
 def features_of(tokens: Tokens, pooled: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sightword.data.image import read_image
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.fields import Fields
 from sightword.storage.reader import read_json, read_text
@@ -66,7 +67,9 @@ def _drawn(file: Path) -> Truth | None:
     if first is None or not isinstance(content.value(first), dict) or "objects" not in content.mapping(first):
         return None
     shown = {name: _words(content.mapping(name)) for name in content}
-    return Truth(shown, frozenset().union(*shown.values()), f"{file} read as: scenes by image, words = {', '.join(SCENE)}")
+    return Truth(
+        shown, frozenset().union(*shown.values()), f"{file} read as: scenes by image, words = {', '.join(SCENE)}"
+    )
 
 
 def _words(record: Fields) -> frozenset[str]:
@@ -90,22 +93,26 @@ class Maps(NamedTuple):
         while lines and not lines[-1]:
             lines.pop()
         if not lines or len(set(lines)) < len(lines) or len(lines) > 255 or not all(lines):
-            raise SightwordError(f"{folder / WORDS}: expected 1 to 255 different words, one a line, got {len(lines)} lines")
+            raise SightwordError(
+                f"{folder / WORDS}: expected 1 to 255 different words, one a line, got {len(lines)} lines"
+            )
         return cls(folder, tuple(lines))
 
-    def covered(self, name: str, preprocess: Preprocess, grid: tuple[int, int]) -> dict[str, Tensor] | None:
+    def covered(self, image: Path, preprocess: Preprocess, grid: tuple[int, int]) -> dict[str, Tensor] | None:
         """Return word → the fraction of each patch that shows it, (h, w); None if the image has no map.
 
-        A map is resized and cropped like its image. Raises SightwordError for a value without a word.
+        A map is resized and cropped like its image. Raises SightwordError for a value without a word, and for a map of
+        another size than its image.
         """
-        file = self.folder / f"{name}.png"
+        file = self.folder / f"{image.stem}.png"
         if not file.is_file():
             return None
-        try:
-            with Image.open(file) as opened:
-                values = np.asarray(opened if opened.mode in ("P", "L") else opened.convert("L"))
-        except (OSError, ValueError) as error:
-            raise SightwordError(f"{file} cannot be read: {error}") from None
+        values = _values(file)
+        if image.is_file() and (size := read_image(image).size) != (values.shape[1], values.shape[0]):
+            raise SightwordError(
+                f"{file} has {values.shape[1]}x{values.shape[0]} pixels, its image {size[0]}x{size[1]}, width first. "
+                "Write maps of the image's size"
+            )
         if values.max() > len(self.words):
             raise SightwordError(f"{file} has the value {values.max()}; {WORDS} has {len(self.words)} lines")
         plain_input = Preprocess(preprocess.size, (0.0,) * 3, (1.0,) * 3, preprocess.resize, "bilinear")
@@ -115,3 +122,18 @@ class Maps(NamedTuple):
             part = torch.nn.functional.adaptive_avg_pool2d(plain_input(mask)[:1], grid)[0]
             found[self.words[value - 1]] = part.clamp(0, 1)
         return found
+
+
+def _values(file: Path) -> np.ndarray:
+    """Return the values (H, W) of a map. Raises SightwordError for colours, which name no word."""
+    try:
+        with Image.open(file) as opened:
+            if opened.mode not in ("P", "L"):
+                raise SightwordError(
+                    f"{file} is an image of mode {opened.mode}. Write maps as PNG of grey or palette, 8 bit"
+                )
+            return np.asarray(opened)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, SightwordError):
+            raise
+        raise SightwordError(f"{file} cannot be read: {error}") from None
