@@ -165,8 +165,10 @@ def get_code_indices(task: MultiStreamTask, images: Tensor) -> dict[str, dict[st
     kinds, pooled = task.encode_image(images)
     tokens = {name: kinds[kind] for name, kind in task.token_types.items()}
     model = task.model
-    nothing = isinstance(model, NothingMultiStream)
-    ids = model.named(tokens, pooled) if nothing else model.nearest(model.adapted(tokens))
+    if isinstance(model, NothingMultiStream):
+        ids = model.named(tokens, pooled)
+    else:
+        ids = model.nearest(model.adapted(tokens))
     grid = task.tower.on(images.device).grid((images.shape[2], images.shape[3]))
     found = {}
     for name, each in ids.items():
