@@ -261,7 +261,8 @@ def _sum(explanation: Explanation, intent: int, words: int) -> Image.Image:
     most = {_label(explanation, name): value for name, value in _largest(terms, words)}
     rest = sum(terms.values()) - sum(most.values())
     left = len(terms) - len(most)
-    others = {f"{left} other word{'s' * (left > 1)}": rest} if left else {}
+    what = "term" if explanation.added else "word"
+    others = {f"{left} other {what}{'s' * (left > 1)}": rest} if left else {}
     logit, score = float(explanation.logits[intent]), float(explanation.logits[intent].sigmoid())
     side = ""
     if explanation.threshold is not None:
