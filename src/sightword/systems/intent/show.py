@@ -43,7 +43,8 @@ class Explanation(NamedTuple):
     threshold: float | None  # of scores; None if no validation has chosen one
     intents: tuple[str, ...]  # C names
     presence: Mapping[str, Mapping[str, float]] = {}  # stream → word → probability; empty if words are not calibrated
-    added: Mapping[str, Tensor] = {}  # of presence: "word (stream)" or "dog and beach (pair)" → (C,), what it adds
+    added: Mapping[tuple[str, str], Tensor] = {}  # of presence: (stream or "pairs", name) → (C,), what the term adds
+    where: Mapping[tuple[str, str], Tensor] = {}  # the same terms → (h, w), where each is, of sum 1
 
     @property
     def calibrated(self) -> bool:
@@ -66,7 +67,7 @@ class Explanation(NamedTuple):
     def terms(self, intent: int) -> dict[str, float]:
         """Return "word (stream)" → what it adds to the logit of an intent. Their sum and the bias are the logit."""
         if self.added:
-            return {name: float(values[intent]) for name, values in self.added.items()}
+            return {_term(*name): float(values[intent]) for name, values in self.added.items()}
         found: dict[str, float] = {}
         for stream, part in self.parts.items():
             for number in self.classes[stream].unique().tolist():
@@ -98,6 +99,7 @@ def explain(task: WordTask, image: Image.Image) -> Explanation:
         task.classes,
         looked.presence,
         looked.added,
+        {name: place.view(grid).cpu() for name, place in looked.where.items()},
     )
 
 
@@ -109,7 +111,8 @@ class _Looked(NamedTuple):
     sure: dict[str, Tensor]  # stream → (N,), as `Explanation.margins`
     parts: dict[str, Tensor]  # stream → (1, N, C)
     presence: dict[str, dict[str, float]] = {}
-    added: dict[str, Tensor] = {}
+    added: dict[tuple[str, str], Tensor] = {}  # (C,)
+    where: dict[tuple[str, str], Tensor] = {}  # (N,)
 
 
 def _look_codes(task: WordTask, tokens: Mapping[str, Tensor], pooled: Tensor) -> _Looked:
@@ -136,9 +139,10 @@ def _look_presence(task: WordTask, tokens: Mapping[str, Tensor], pooled: Tensor)
     present = dict(zip(model.streams, presence[0].split(model.sizes), strict=True))
     sure = {stream: _sure(present[stream], ids[stream]) for stream in model.streams}
     each = model.contributions(presence)[0].cpu()  # (T, C)
-    added = {_term(*name): values for name, values in zip(task.term_names, each, strict=True)}
+    added = dict(zip(task.term_names, each, strict=True))
+    where = dict(zip(task.term_names, model.attention(tokens)[0].T, strict=True))
     logits, parts = model.from_presence(presence), model.attribute(tokens, pooled)
-    return _Looked(logits, ids, sure, parts, _named_presence(task, present), added)
+    return _Looked(logits, ids, sure, parts, _named_presence(task, present), added, where)
 
 
 def _sure(presence: Tensor, ids: Tensor) -> Tensor:
@@ -165,10 +169,7 @@ def get_code_indices(task: MultiStreamTask, images: Tensor) -> dict[str, dict[st
     kinds, pooled = task.encode_image(images)
     tokens = {name: kinds[kind] for name, kind in task.token_types.items()}
     model = task.model
-    if isinstance(model, NothingMultiStream):
-        ids = model.named(tokens, pooled)
-    else:
-        ids = model.nearest(model.adapted(tokens))
+    ids = model.named(tokens, pooled) if isinstance(model, NothingMultiStream) else model.nearest(model.adapted(tokens))
     grid = task.tower.on(images.device).grid((images.shape[2], images.shape[3]))
     found = {}
     for name, each in ids.items():
