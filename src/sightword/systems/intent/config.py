@@ -32,7 +32,7 @@ class IntentConfig(SystemConfig):
     calibration_labels: str = ""  # words of 25 to 50 images, which `sightword prepare` calibrates presence with
     sharpness: float = 1.0  # of read=presence: a word counts p^sharpness; above 1, doubtful words count less
     temperature: float = 0.25  # of read=presence: of the softmax that says where a word is, in units of z
-    pairs: int = 0  # of read=presence: so many pairs of words of different streams are terms, too: "dog at a beach"
+    pairs: int = 0  # of read=presence: so many pairs of words of different streams are terms, too: "dog and beach"
     pair_words: list[str] = field(default_factory=list)  # "coco:dog & places:beach"; empty: of a new run the best
     # on the training images
     l1: float = 0.0  # of read=presence: weight of the sum of all absolute weights; fewer words speak for an intent

@@ -51,9 +51,9 @@ class IntentEvaluator(Evaluator[IntentBatch]):
         self.decisions, self.missing, self.skipped = Decisions(), 0, Mean()
         task = self.task
         books = (
-            {name: task.model.book(name) for name in task.model.streams} if isinstance(task, MultiStreamTask) else {}
+            {name: task.model.size(name) for name in task.model.streams} if isinstance(task, MultiStreamTask) else {}
         )
-        self.counts = {name: torch.zeros(book.num_codes, dtype=torch.int64) for name, book in books.items()}  # (K,)
+        self.counts = {name: torch.zeros(size, dtype=torch.int64) for name, size in books.items()}  # (K,)
 
     def metric_names(self) -> frozenset[str]:
         return frozenset(notes_of(self.split, self.task.classes))

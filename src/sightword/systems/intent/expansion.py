@@ -35,12 +35,10 @@ class Book(NamedTuple):
         for row, (class_id, prompt) in enumerate(zip(self.class_ids, self.prompts, strict=True)):
             rows.setdefault(class_id, {}).setdefault(prompt, row)
         first = [next(iter(own.values())) for own in rows.values()]
-        codes = [
-            self.codes[list(own.values())].mean(0) if len(own) > 1 else self.codes[row]
-            for own, row in zip(rows.values(), first, strict=True)
-        ]
+        codes = [self.codes[list(own.values())] for own in rows.values()]
+        vectors = [own[0] if len(own) == 1 else unit(own.mean(0)) for own in codes]  # one alone stays bit for bit
         names, prompts = ([texts[row] for row in first] for texts in (self.names, self.prompts))
-        return Book(unit(torch.stack(codes)), names, list(rows), [0] * len(rows), prompts)
+        return Book(torch.stack(vectors), names, list(rows), [0] * len(rows), prompts)
 
 
 class Plan(NamedTuple):

@@ -4,6 +4,7 @@ Legend: B batch; N patches; D dimension; K words of a stream, whose number is th
 """
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,12 +42,10 @@ class NothingMultiStream(MultiStream):
 
     def named(self, tokens: Mapping[str, Tensor], pooled: Tensor) -> dict[str, Tensor]:
         """Return stream → the word of each patch (B, N); K is nothing."""
-        found = {}
-        for name in self.streams:
-            words = self.words[name]
-            assert isinstance(words, StreamWords)
-            found[name] = words.named(tokens[name], pooled, self.gated)
-        return found
+        return {name: self.of(name).named(tokens[name], pooled, self.gated) for name in self.streams}
+
+    def of(self, stream: str) -> StreamWords:
+        return cast(StreamWords, self.words[stream])
 
     def size(self, stream: str) -> int:
         return super().size(stream) + 1

@@ -1,4 +1,4 @@
-"""Pairs of words as terms of their own: "dog at a beach" says more than dog and beach.
+"""Pairs of words as terms of their own: a dog that is at a beach says more than a dog and a beach.
 
 In a config a pair is written "coco:dog & places:beach". At full size there are more pairs than images, so only the best
 on the training images are taken.
@@ -15,7 +15,7 @@ from sightword.errors import SightwordError
 from sightword.systems.intent.presence import Pair
 
 BETWEEN, PLACES = " & ", "places"
-LEAST = 2.0  # expected number of training images with both words, below which a pair is not taken
+LEAST = 0.5  # expected number of training images with both words, below which a pair is not taken
 RIDGE = 1e-3  # times the number of images: of the words' own least-squares fit
 
 
@@ -37,12 +37,10 @@ def named_pairs(written: Sequence[str], words: Mapping[str, Sequence[str]]) -> l
 
 
 def pair_name(one: tuple[str, str], other: tuple[str, str]) -> str:
-    """Return the name of a pair of (stream, word): "dog at a beach", or "dog & riding a horse"."""
+    """Return the name of a pair of (stream, word): "dog and beach". A place is the second."""
     if one[0] == PLACES:
         one, other = other, one
-    if other[0] == PLACES:
-        return f"{one[1]} at {'an' if other[1][:1].lower() in 'aeiou' else 'a'} {other[1]}"
-    return f"{one[1]}{BETWEEN}{other[1]}"
+    return f"{one[1]} and {other[1]}"
 
 
 def best_pairs(strength: Tensor, targets: Tensor, words: Mapping[str, Sequence[str]], count: int) -> list[str]:

@@ -46,7 +46,7 @@ class StreamWords(nn.Module):
         patch, pooled = calibration.of(stream, token_type), calibration.of(stream, POOLED)
         curve = calibration.presence(stream)
         self.labelled = calibration.labelled
-        values = {"vectors": unit(vectors.float()), "mean": patch.mean, "std": patch.std}
+        values = {"vectors": vectors.float(), "mean": patch.mean, "std": patch.std}
         values |= {"pooled_mean": pooled.mean, "pooled_std": pooled.std, "slope": curve.slope, "middle": curve.middle}
         for name, value in values.items():
             self.register_buffer(name, value.detach().clone())
