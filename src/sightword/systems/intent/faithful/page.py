@@ -168,7 +168,15 @@ def _about_words(report: Report) -> list[Question]:
 
 
 def _word_table(right: Right) -> Table:
-    heads = ("words of", "images", "precision", "shuffled names", "recall", "patches with a word", "in the image")
+    heads: Cells = (
+        "words of",
+        "images",
+        "precision",
+        "shuffled names",
+        "recall",
+        "patches with a word",
+        "in the image",
+    )
     heads += ("shuffled names", "in the patch", "recall in patches")
     rows = []
     for stream in _sorted(right.by_image):

@@ -213,7 +213,7 @@ class PresentWords(Words):
         """Note nothing: a word that is present counts 1."""
 
     def corrected(self, strength: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        return self.model.terms(after)
+        return self.model.terms(after.to(self.model.first.device)).cpu()
 
 
 def words_of(task: IntentTask) -> Words:
@@ -272,19 +272,26 @@ def read_batches(words: Words, batches: Iterable[IntentBatch], probes: Sequence[
     if not names:
         raise SightwordError("none of the images can be read")
     whole = {key: torch.cat(values) for key, values in rows.items()}
-    extra, named = (
-        {key.removeprefix(part): value for key, value in whole.items() if key.startswith(part)}
-        for part in ("extra/", "named/")
+    return Reading(
+        names,
+        whole["targets"],
+        whole["logits"],
+        whole["strength"],
+        whole["present"],
+        whole["features"],
+        {key.removeprefix("extra/"): value for key, value in whole.items() if key.startswith("extra/")},
+        {key.removeprefix("named/"): value for key, value in whole.items() if key.startswith("named/")},
     )
-    plain = (whole[key] for key in ("targets", "logits", "strength", "present", "features"))
-    return Reading(names, *plain, extra, named)
 
 
 def tokens_of(task: IntentTask, batch: IntentBatch) -> tuple[Tokens, Tensor]:
     """Return (stream → (B, N, D), pooled (B, D)) of a batch."""
+    device = task.threshold.device
+    if batch.images is not None:
+        batch = batch._replace(images=batch.images.to(device))
     tokens, pooled = task.encoded(batch)
     assert isinstance(task, MultiStreamTask | PresenceTask)
-    return {stream: tokens[kind].float() for stream, kind in task.token_types.items()}, pooled.float()
+    return {name: tokens[kind].float().to(device) for name, kind in task.token_types.items()}, pooled.float().to(device)
 
 
 def features_of(tokens: Tokens, pooled: Tensor) -> Tensor:
