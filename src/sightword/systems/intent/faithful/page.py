@@ -22,6 +22,7 @@ from sightword.viz import page as demo_page
 from sightword.viz import style
 
 SIDE = 160  # pixels of an example
+MOST = 15  # words of an example
 PLOT = 320  # of a side of the scatter plot
 NO_TRUTH = "Not measured: it needs to know which words the images really show. Pass truth=, a file with them."
 Cells = tuple[str, ...]
@@ -68,6 +69,7 @@ class Shown(NamedTuple):
 
     image: str  # data URI
     words: Sequence[tuple[str, str]]  # word, mark: right, wrong, unknown
+    others: int  # words that are not listed
     missed: str
     intents: Sequence[tuple[str, str, bool]]
 
@@ -344,7 +346,8 @@ def _shown(example: Example, classes: Sequence[str]) -> Shown:
     named = titles(list(classes))
     return Shown(
         png_data_uri(image),
-        [(word, marks[true]) for word, true in example.words],
+        [(word, marks[true]) for word, true in example.words[:MOST]],
+        len(example.words[MOST:]),
         ", ".join(example.missed),
         [(named[name], f"{score:.2f}", labelled) for name, score, labelled in example.intents],
     )
