@@ -134,13 +134,13 @@ class Calibration:
     def write(self, file: Path) -> None:
         """Write the file, atomically."""
         tensors = {
-            f"{stream}/{kind}/{name}": value.float().contiguous()
+            f"{stream}/{kind}/{name}": value.float().clone(memory_format=torch.contiguous_format)
             for stream, kinds in self.moments.items()
             for kind, moments in kinds.items()
             for name, value in moments._asdict().items()
         }
         for stream, curve in self.curves.items():
-            tensors |= {f"{stream}/presence/{name}": value.float() for name, value in curve._asdict().items()}
+            tensors |= {f"{stream}/presence/{name}": value.float().clone() for name, value in curve._asdict().items()}
         told = {**self.meta, "format": FORMAT, "rule": self.rule, "streams": dict(self.words)}
         file.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(file) as beside:

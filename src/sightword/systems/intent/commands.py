@@ -164,7 +164,7 @@ def faithful(
     out: Out = Path("faithful"),  # the folder of faithful.json and faithful.html
     split: str = "test",  # test or val
     checkpoint: str = "best",  # best, last, or a file
-    images: Count = 100,  # that words are removed from
+    deletions: Count = 100,  # images that words are removed from
     seed: int = 0,  # of random words, shuffled names and random patches
 ) -> None:
     """Judge how far a model's words can be trusted: six questions with controls, as JSON and one page.
@@ -177,7 +177,7 @@ def faithful(
     from sightword.systems.intent.faithful.page import lines_of
 
     folder_in(out)
-    request = Request(run, truth, maps, split, checkpoint, images, seed)
+    request = Request(run, truth, maps, split, checkpoint, deletions, seed)
     report, used = judge_run(request)
     for line in lines_of(report):
         print(line)

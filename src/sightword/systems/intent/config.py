@@ -87,6 +87,12 @@ class IntentConfig(SystemConfig):
         return self.model == "multistream" and (self.read != "area" or self.nothing != "none")
 
     @property
+    def reads_ids(self) -> bool:
+        """Whether ids of codes will do instead of tokens."""
+        frozen = self.freeze_codebook and not self.adapter
+        return self.model == "multistream" and frozen and not self.calibrated
+
+    @property
     def reads_presence(self) -> bool:
         """Whether the model reads which words are present, not their areas."""
         return self.model == "multistream" and self.read != "area"

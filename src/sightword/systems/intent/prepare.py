@@ -47,7 +47,7 @@ def steps(config: IntentConfig, data: IntentData) -> list[Step]:
     anchors = [_anchors_step(config)] if config.model == "multistream" else []
     if config.calibrated:
         return [*anchors, *_calibrated(config, data, files)]
-    if data.ids and config.model == "multistream" and config.freeze_codebook and not config.adapter:
+    if data.ids and config.reads_ids:
         tokens = replace(data, ids="", cache=data.cache or f"{data.ids}_tokens")
         ids = _ids_step(config, data, Path(tokens.cache).expanduser(), files)
         return [*anchors, _tokens_step(config, tokens, lambda: ids.is_done() or _is_complete(tokens, files)), ids]

@@ -29,7 +29,10 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
     def complete(self, run: Run) -> Run:
         from sightword.systems.intent.prepare import completed
 
-        return replace(run, system=completed(cast(IntentConfig, run.system), cast(IntentData, run.data)))
+        config, data = cast(IntentConfig, run.system), cast(IntentData, run.data)
+        if data.ids and not config.reads_ids and (data.cache or config.calibrated):  # they need not even exist
+            data = replace(data, ids="")
+        return replace(run, system=completed(config, data), data=data)
 
     def task(self, config: IntentConfig) -> "IntentTask":
         from sightword.systems.intent.task import make_task

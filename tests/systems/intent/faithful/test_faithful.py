@@ -49,7 +49,7 @@ def judged(world, tmp_path_factory):
     for name, run in runs.items():
         out = tmp_path_factory.mktemp("judged") / name
         words = [f"run={run}", f"truth={root / 'data' / 'drawn.json'}", f"maps={root / 'maps'}", f"out={out}"]
-        assert main(["faithful", *words, "images=12"]) == 0
+        assert main(["faithful", *words, "deletions=12"]) == 0
         found[name] = json.loads((out / "faithful.json").read_text()), (out / "faithful.html").read_text()
     return found
 
@@ -99,7 +99,7 @@ def test_the_page_says_what_each_number_means_and_shows_images(judged):
 
 def test_without_truth_the_first_questions_stay_open(world, tmp_path, capsys):
     _, runs = world
-    assert main(["faithful", f"run={runs['pairs']}", f"out={tmp_path}", "images=2", "split=val"]) == 0
+    assert main(["faithful", f"run={runs['pairs']}", f"out={tmp_path}", "deletions=2", "split=val"]) == 0
     assert capsys.readouterr().out.count("Not measured: it needs to know which words") == 3
     report = json.loads((tmp_path / "faithful.json").read_text())
     assert (report["right"], len(report["controls"]), len(report["examples"])) == (None, 5, 12)
@@ -118,7 +118,7 @@ def test_a_table_of_ones_own_words_is_a_truth(world, tmp_path, capsys):
         for image in notes["images"][:10]:
             shown = drawn[image["id"]]["objects"]
             writer.writerow([root / "data" / image["filename"], int("dog" in shown), int("person" in shown), 0])
-    words = [f"run={runs['pairs']}", f"truth={tmp_path / 'words.csv'}", f"out={tmp_path / 'out'}", "images=1"]
+    words = [f"run={runs['pairs']}", f"truth={tmp_path / 'words.csv'}", f"out={tmp_path / 'out'}", "deletions=1"]
     assert main(["faithful", *words]) == 0
     report = json.loads((tmp_path / "out" / "faithful.json").read_text())
     assert report["right"]["images"] == 10

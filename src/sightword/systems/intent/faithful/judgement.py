@@ -31,7 +31,7 @@ class Request(NamedTuple):
     maps: Path | None = None
     split: str = "test"
     checkpoint: str = "best"
-    images: int = 100
+    deletions: int = 100  # images that words are removed from
     seed: int = 0
 
 
@@ -61,7 +61,7 @@ def judge_run(request: Request) -> tuple[Report, Path]:
         readings[split] = read_batches(words, split_loader(data, split, inputs, names), probes)
         files |= _files(data, split, task, names)
     return judge(
-        Given(words, readings, request.split, files, truth, maps, request.images, request.seed)
+        Given(words, readings, request.split, files, truth, maps, request.deletions, request.seed)
     ), restored.checkpoint
 
 

@@ -56,7 +56,7 @@ class Given(NamedTuple):
     files: Mapping[str, Path]  # id of an image → its file, of all splits; it may not exist
     truth: Truth | None = None
     maps: Maps | None = None
-    images: int = 100  # that words are removed from
+    deletions: int = 100  # images that words are removed from
     seed: int = 0
 
 
@@ -257,8 +257,8 @@ def _completeness(own: float, constant: float, controls: Sequence[Control]) -> d
 def _deletion(given: Given) -> Deletion | None:
     """Return None if no image exists."""
     names = [name for name in given.readings[given.split].names if given.files[name].is_file()]
-    step = max(1, len(names) // max(1, given.images))
-    chosen = names[::step][: given.images]
+    step = max(1, len(names) // max(1, given.deletions))
+    chosen = names[::step][: given.deletions]
     if not chosen:
         return None
     return delete_words(
