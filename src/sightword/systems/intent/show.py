@@ -26,7 +26,7 @@ from sightword.viz.write import write_picture
 
 SIDE = 300  # pixels of an image in a figure
 LEGEND = 4  # words of a stream that have a colour
-COLUMNS = 3  # panels in a row
+COLUMNS = 3  # panels in a row, if there are more than one row of four
 STREAM_TITLES = {"coco": "things", "places": "places", "emotion": "emotions", "ava": "styles", "actions": "actions"}
 NOTHING = -1  # class id of a patch that is nothing
 
@@ -245,7 +245,7 @@ def maps(explanation: Explanation) -> Image.Image:
             sure = (margin / margin.quantile(0.75).clamp(min=1e-6)).clamp(0.15, 1)
             title = f"{stream_title(stream)}: {len(rows[stream].unique())} of {len(words[stream])} words"
         shown[title] = overlay.class_map(rows[stream], words[stream], grey, sure, top=LEGEND)
-    return titled(shown, columns=COLUMNS)
+    return titled(shown, columns=COLUMNS if len(shown) > COLUMNS + 1 else 0)
 
 
 def stream_title(stream: str) -> str:
