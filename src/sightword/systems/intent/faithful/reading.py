@@ -144,7 +144,7 @@ class AreaWords(Words):
             for number in own.unique().tolist():
                 if number >= 0:
                     found[:, number] = (own == number).sum(1).float()
-        return (found / (2 * ENOUGH)).clamp(max=1) + 1e-4 * (found >= ENOUGH)  # above 0.5 from ENOUGH patches on
+        return (found / (2 * ENOUGH) + 1e-4 * (found >= ENOUGH)).clamp(max=1)  # above 0.5 from ENOUGH patches on
 
     def named(self, tokens: Tokens, pooled: Tensor) -> dict[str, Tensor]:
         return {stream: self.column[stream][ids.cpu()] for stream, ids in self.ids(tokens, pooled).items()}
