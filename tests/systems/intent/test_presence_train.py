@@ -156,6 +156,15 @@ def test_a_file_of_others_is_not_overwritten(world, tmp_path, capsys):
     assert str(file) in capsys.readouterr().err
 
 
+def test_labels_are_not_lost_and_a_root_of_other_images_is_refused(world, runs, capsys):
+    argv = ["calibrate", f"anchors={world / 'anchors'}", f"tokens={world / 'tokens'}"]
+    assert main(argv) != 0
+    assert "was made with labels, which would be lost" in capsys.readouterr().err
+    write_intents(world / "other", train=2, val=2, test=2, seed=99)
+    assert main([*argv, f"root={world / 'other'}", f"out={world / 'x.safetensors'}"]) != 0
+    assert "has none of the training images of root=" in capsys.readouterr().err
+
+
 def test_weights_of_another_calibration_are_refused(world, runs, tmp_path):
     task = sightword.load(runs["presence"]).task
     state = {name: value + 0.1 if name.endswith("middle") else value for name, value in task.state_dict().items()}

@@ -63,6 +63,7 @@ def calibrate(request: Request, keys: Sequence[str] = ()) -> Calibrated:
     """
     read = Anchors.read(request.anchors)
     anchors, cache = word_anchors(read), TokenCache(request.tokens)
+    cache.refuse_earlier()
     chosen = sorted(set(keys) or cache.keys())
     kinds = _kinds(cache, anchors)
     moments = _moments(cache, anchors, kinds, chosen)
@@ -86,9 +87,14 @@ def calibrate(request: Request, keys: Sequence[str] = ()) -> Calibrated:
 def _kinds(cache: TokenCache, anchors: Anchors) -> list[str]:
     """Return the token types in the joint space, and "pooled"."""
     shapes = cache.header["shapes"]
-    if POOLED not in shapes or shapes[POOLED][-1] != anchors.dim:
+    if POOLED not in shapes:
         raise SightwordError(
-            f"the tokens of {cache.out} have dimension {shapes.get(POOLED, ['none'])[-1]}, the anchors {anchors.dim}: "
+            f"{cache.out} has {', '.join(shapes)} and no pooled vectors: it is no cache of tokens. Write one with: "
+            "sightword cache tower=… images=… token_type=value,joint out=…"
+        )
+    if shapes[POOLED][-1] != anchors.dim:
+        raise SightwordError(
+            f"the tokens of {cache.out} have dimension {shapes[POOLED][-1]}, the anchors {anchors.dim}: "
             "they are of two encoders. Write anchors and tokens with the same tower="
         )
     return [kind for kind, shape in shapes.items() if shape[-1] == anchors.dim and kind != "post"]
@@ -109,7 +115,7 @@ def _moments(
             for kind, tokens in rows.items():
                 sums[kind].add(tokens.to(device))
             bar.update(len(rows[POOLED]))
-    names = [name for stream in streams for name in anchors[stream].names]
+    names = _names(anchors)
     sizes = [len(anchors[stream].codes) for stream in streams]
     found: dict[str, dict[str, Moments]] = {stream: {} for stream in streams}
     for kind, total in sums.items():
@@ -143,11 +149,19 @@ def _curves(
     notes = [f"{len(pooled)} labelled images; {int(table.known.sum())} of {sum(sizes)} words have labels"]
     if not bool(table.known.all()):
         notes.append(f"{int((~table.known).sum())} words without labels share one curve with all others")
+    if never := [
+        n for n, seen, k in zip(_names(anchors), table.targets.sum(0), table.known, strict=True) if k and not seen
+    ]:
+        notes.append(f"{len(never)} words are in none of the labelled images: {', '.join(never[:6])}")
     if table.unused:
         notes.append(f"{len(table.unused)} labels are no word of the anchors: {', '.join(table.unused[:6])}")
     if len(pooled) < LEAST:
         notes.append(f"{len(pooled)} labelled images are few: 25 to 50 are recommended")
     return {stream: Presence(slope, middle) for stream, slope, middle in split}, notes
+
+
+def _names(anchors: Anchors) -> list[str]:
+    return [name for book in anchors.books.values() for name in book.names]
 
 
 def _pooled_of(concepts: Concepts, cache: TokenCache, request: Request, anchors: Anchors) -> tuple[Tensor, list[str]]:
@@ -184,9 +198,12 @@ def _encoded(files: Sequence[Path], cache: TokenCache, request: Request, anchors
 
 
 def write_calibration(request: Request, out: Path, keys: Sequence[str] = ()) -> Calibrated:
-    """Calibrate and write the file. Raises SightwordError if there is another program's file."""
-    if out.exists():
-        Calibration.read(out)  # of ours, or an error
+    """Calibrate and write the file.
+
+    Raises SightwordError if there is another program's file, or one with labels and these are without.
+    """
+    if out.exists() and Calibration.read(out).labelled and request.labels is None:  # one of others is an error
+        raise SightwordError(f"{out} was made with labels, which would be lost. Pass labels=, or another out=")
     made = calibrate(request, keys)
     made.calibration.write(out)
     return made._replace(calibration=replace(made.calibration, source=str(out)))

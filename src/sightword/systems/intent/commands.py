@@ -91,14 +91,19 @@ def calibrate(
         from sightword.systems.intent.prepare import train_keys
 
         keys = train_keys(IntentData(root=str(root), cache=str(tokens)))
+        if not keys:
+            raise SightwordError(
+                f"tokens={tokens} has none of the training images of root={root}. Cache them, or fix root="
+            )
+    else:
+        print("note: all cached images are calibrated on; root=, the annotations, takes those of the train split alone")
     file = calibration_file(anchors, out or "")
     made = write_calibration(Request(anchors, tokens, labels, images, tower, tag), file, keys)
     for note in made.notes:
         print(note)
     print(f"a patch has: {made.calibration.rule}; written to {file}")
-    print(
-        f"next: sightword train experiment=intent/presence system.semantic_anchors_path={anchors} data.cache={tokens}"
-    )
+    given = f" system.calibration={file}" if out else ""
+    print(f"next: sightword train experiment=intent/presence system.semantic_anchors_path={anchors}{given} …")
 
 
 def ids(

@@ -307,7 +307,9 @@ def _sum(explanation: Explanation, intent: int, words: int) -> Image.Image:
 
 
 def _largest(terms: Mapping[str, float], most: int) -> list[tuple[str, float]]:
-    return sorted(terms.items(), key=lambda term: -abs(term[1]))[:most]
+    """Return the terms that add most, without those that add nothing to two digits, except if there are few."""
+    told = {name: value for name, value in terms.items() if abs(value) >= 0.005}
+    return sorted((told or terms).items(), key=lambda term: -abs(term[1]))[:most]
 
 
 def _label(explanation: Explanation, name: str) -> str:

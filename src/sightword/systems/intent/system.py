@@ -101,7 +101,8 @@ def _readable(data: IntentData, task: "IntentTask") -> IntentData:
     if data.cache and task.calibration is not None:
         from sightword.towers.token_cache import TokenCache
 
-        task.calibration.check_tower(str(TokenCache(data.cache).header["weights"]), f"data.cache={data.cache}")
+        if (weights := str(TokenCache(data.cache).header["weights"])) != task.calibrated_on:
+            task.calibration.check_tower(weights, f"data.cache={data.cache}")
     if not (data.ids and data.cache) or task.reads_ids:
         return data
     found = copy(data)

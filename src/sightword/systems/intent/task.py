@@ -114,6 +114,7 @@ class IntentTask(Task[IntentBatch]):
     reads_ids: bool  # whether ids of codes will do instead
     pooled_only = False  # whether training and evaluation need no patch tokens
     calibration: Calibration | None = None  # of its words, if it reads calibrated words
+    calibrated_on = ""  # the digest of the encoder that it was made with
 
     def __init__(self, model: nn.Module, config: IntentConfig, weights: Mapping[str, float] | None = None) -> None:
         super().__init__(weights)
@@ -195,7 +196,7 @@ class MultiStreamTask(IntentTask):
         super().__init__(model, config, weights)
         self.consistency = consistency
         self.anchors, self.token_types = anchors, streams_of(config, anchors)
-        self.calibration = calibration
+        self.calibration, self.calibrated_on = calibration, calibration.tower if calibration else ""
         self.reads = tuple(sorted(set(self.token_types.values())))
         self.frozen = all(model.book(name).frozen for name in model.streams)
         self.reads_ids = self.frozen and not model.adapters and calibration is None
@@ -354,7 +355,7 @@ class PresenceTask(IntentTask):
     def __init__(self, model: PresenceModel, config: IntentConfig, anchors: Anchors, calibration: Calibration) -> None:
         """anchors: of one code per word. calibration: that of the model's words."""
         super().__init__(model, config, {"l1_loss": config.l1})
-        self.anchors, self.calibration = anchors, calibration
+        self.anchors, self.calibration, self.calibrated_on = anchors, calibration, calibration.tower
         self.token_types = streams_of(config, anchors)
         self.reads, self.reads_ids = tuple(sorted(set(self.token_types.values()))), False
         self._present = 0.0
