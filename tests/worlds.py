@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sightword.miniature import motion, person, room, tower
+from sightword.miniature import motion, person, room, scene, tower
 from sightword.miniature.contents import write_vocabulary
 from sightword.miniature.intent import write_intents
 
@@ -20,6 +20,7 @@ def write_worlds(root: Path, clip: Path, photos: Path) -> dict[str, Path]:
     """Write data for all systems below `root`. clip: a folder of a CLIP. Return name → folder."""
     write_intents(root / "intent", train=16, val=8, test=4)
     write_vocabulary(root / "vocabulary")
+    scene.write(root / "scenes", count=12, seed=scene.HELD_OUT)
     person.write_cuhk(root / "people", person.Sizes(8, 4, 4), size=(96, 32))
     captions = [" ".join(person.vocabulary())]
     tower.write_siglip(root / "siglip", captions)
@@ -54,6 +55,7 @@ def _intent(name: str, world: dict[str, Path]) -> dict[str, object]:
     root = world["root"]
     found: dict[str, object] = {"system.tower": world["clip"], "data.root": root / "intent", "data.batch_size": 8}
     found |= {"system.vocabulary": root / "vocabulary", "system.semantic_anchors_path": root / "anchors"}
+    found |= {"system.calibration_labels": root / "scenes" / "captions.json"}
     found |= {"init_from": ""} if name == "stage2" else {}  # instead of a run of stage 1
     return found | {"data.cache": root / "tokens", "data.ids": root / "ids" if name == "stage1" else ""}
 

@@ -21,7 +21,7 @@ LENGTHS |= {"trainer.threads", "data.num_workers", "data.batch_size", "data.root
 SIZES = {
     "tokenizer": "system: latent_channels encoder_channels decoder_channels num_embeddings embedding_dim; "
     "data: image_size crops val_crops val_split",
-    "intent": "system: tower vocabulary semantic_anchors_path embed_dim; data: cache ids image_size",
+    "intent": "system: tower vocabulary semantic_anchors_path calibration_labels embed_dim; data: cache ids image_size",
     "retrieval": "system: clip clip_tag siglip siglip_tag t5 embed_dim num_ids mlm_layers num_codes vq_grid "
     "switch_by gen_ramp; data: image_size text_length",
     "skeleton": "system: joints base depths labels text embed_dim fusion_layers fusion_heads queue; "

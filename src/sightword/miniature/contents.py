@@ -74,6 +74,12 @@ PARTS = (  # in this order: the tokenizers of the towers read the captions of th
         lambda folder: intent.write_intents(folder),
     ),
     Part(
+        "intentonomy_maps",
+        "which object or action each pixel of its 150 test scenes shows",
+        "sightword faithful run=… truth=mini/intentonomy/drawn.json maps={}",
+        lambda folder: intent.write_maps(folder, folder.parent / "intentonomy"),
+    ),
+    Part(
         "vocabulary",
         "the words of objects, places and actions, as `sightword anchors` takes them",
         "sightword anchors tower=mini/towers/clip vocabulary={} out=mini/anchors",

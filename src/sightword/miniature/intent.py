@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image
 
 from sightword.errors import SightwordError
-from sightword.miniature.scene import HELD_OUT, PLACES, Scene, draw
+from sightword.miniature.scene import ACTIONS, HELD_OUT, OBJECTS, PLACES, Scene, draw
 from sightword.storage.atomic import write_atomically
 from sightword.storage.domain import write_card
+from sightword.storage.reader import read_json
 
 MISSED, IMAGINED = 0.15, 0.004  # probability that an annotator misses an intent, or adds one
 ANNOTATORS = 3
@@ -136,6 +137,25 @@ def write_intents(
         first += count
         _write(folder / f"intentonomy_{split}2020.json", {**_head(split), "images": images, "annotations": annotations})
     _write(folder / "drawn.json", drawn)
+
+
+def write_maps(folder: Path, data: Path, split: str = "test") -> None:
+    """Write which word each pixel of a split shows: words.txt and <id>.png, value i for the word of line i.
+
+    Objects, then actions, whose maps are those of their implements; 0 shows neither. data: what `write_intents` wrote.
+    """
+    words = [*OBJECTS, *ACTIONS]
+    write_card(folder, "Label maps of the scenes with intents")
+    drawn = read_json(data / "drawn.json", missing="Write the scenes with intents first")
+    for image in read_json(data / f"intentonomy_{split}2020.json").mappings("images"):
+        record = drawn.mapping(image.text("id"))
+        scene = draw(record.integer("seed"), record.integer("index"))
+        actions = np.where(scene.action_labels > 0, scene.action_labels + len(OBJECTS), 0)
+        labels = np.where(scene.labels > 0, scene.labels, actions).astype(np.uint8)
+        with write_atomically(folder / f"{image.text('id')}.png") as part:
+            Image.fromarray(labels).save(part, "PNG")
+    with write_atomically(folder / "words.txt") as part:
+        part.write_text("\n".join(words) + "\n", encoding="utf-8")
 
 
 def _head(split: str) -> dict[str, object]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from sightword.errors import SightwordError
 from sightword.serve.setting import Sources
 
-MODELS = ("intent/runs/stage1", "retrieval/run", "tokenizer/model", "skeleton/run", "points/run")
+MODELS = ("intent/runs/pairs", "retrieval/run", "tokenizer/model", "skeleton/run", "points/run")
 
 
 def models_of_demo(folder: Path) -> tuple[str, ...]:

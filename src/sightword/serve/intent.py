@@ -6,8 +6,10 @@ Legend: h, w patches; S streams; C intents.
 from collections.abc import Mapping, Sequence
 from typing import Annotated, NamedTuple
 
+import torch
 from fastapi import APIRouter, File, Form, Response, UploadFile
 from PIL import Image
+from torch import Tensor
 
 from sightword.engine.predictor import Predictor
 from sightword.serve import picture
@@ -21,6 +23,7 @@ from sightword.systems.intent.show import Explanation
 
 SYSTEM = "intent"
 DIGITS = 6  # of a contribution: sums of a thousand stay right to three
+LEAST = 0.005  # of a logit: smaller terms of presence are sent as one
 
 
 class IntentJob(NamedTuple):
@@ -64,9 +67,13 @@ def explained(found: Explanation) -> dict[str, object]:
 
     streams: name → words, (h, w) `grid` of numbers in `adds` and `words`, `margins` (h, w), and `adds`, for each of the
     codes that the picture has, (C,) what one patch with it adds. Two codes may have one word.
+    A model of presence has `terms` instead of `adds`, see `terms_of`, and its `margins` are probabilities.
     """
+    if found.added:
+        return _explained_presence(found)
     streams: dict[str, object] = {}
-    for name, codes in found.codes.items():
+    for name in found.streams:
+        codes = found.codes[name]
         flat, parts = codes.flatten().tolist(), found.parts[name].flatten(0, 1)  # (h·w,), (h·w, C)
         first = {code: place for place, code in reversed(list(enumerate(flat)))}
         own = sorted(first)
@@ -78,11 +85,51 @@ def explained(found: Explanation) -> dict[str, object]:
             "adds": [[round(value, DIGITS) for value in parts[first[code]].tolist()] for code in own],
             "margins": [[round(value, 4) for value in row] for row in found.margins[name].tolist()],
         }
+    return {**_sums(found), "streams": streams}
+
+
+def _sums(found: Explanation) -> dict[str, object]:
     return {
         "logits": dict(zip(found.intents, found.logits.tolist(), strict=True)),
         "bias": dict(zip(found.intents, found.bias.tolist(), strict=True)),
-        "streams": streams,
+        "calibrated": found.calibrated,
     }
+
+
+def _explained_presence(found: Explanation) -> dict[str, object]:
+    """Return the words of patches, and the terms whose sum, with `bias`, the logits are."""
+    streams: dict[str, object] = {}
+    for name, classes in found.classes.items():
+        own = sorted(set(classes.flatten().tolist()))
+        number = {class_id: row for row, class_id in enumerate(own)}
+        streams[name] = {
+            "grid": [[number[class_id] for class_id in row] for row in classes.tolist()],
+            "words": [found.names[name][class_id] for class_id in own],
+            "margins": [[round(value, 4) for value in row] for row in found.margins[name].tolist()],
+        }
+    return {**_sums(found), "streams": streams, "terms": terms_of(found)}
+
+
+def terms_of(found: Explanation) -> list[dict[str, object]]:
+    """Return the terms of a model of presence, those that add less than `LEAST` to every intent as one, without a word.
+
+    A term: word, stream or "pairs", presence (a probability; null of pairs), adds (C,), and where it is, (h, w) of sum
+    1, which the one of small terms does not have.
+    """
+    told: list[dict[str, object]] = []
+    rest = torch.zeros_like(found.logits)
+    for (stream, word), adds in found.added.items():
+        if float(adds.abs().max()) < LEAST:
+            rest += adds
+            continue
+        place = [[round(value, 5) for value in row] for row in found.where[stream, word].tolist()]
+        presence = found.presence.get(stream, {}).get(word)
+        told.append({"word": word, "stream": stream, "presence": presence, "adds": _rounded(adds), "where": place})
+    return [*told, {"word": "", "stream": "", "presence": None, "adds": _rounded(rest), "where": None}]
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(value, DIGITS) for value in values.tolist()]
 
 
 def router(house: House) -> APIRouter:
@@ -119,5 +166,10 @@ ANSWER = {
     "scores": {"Playful": 0.81, "Harmony": 0.12},
     "threshold": 0.35,
     "intents": ["Playful"],
+    "titles": {"Playful": "Be playful", "Harmony": "Harmony"},
+    "groups": {
+        "15": {"Embrace and explore life": 0.81, "Wisdom and serenity": 0.12},
+        "9": {"Openness to experience": 0.81, "Self-fulfil": 0.12},
+    },
     "words": {"coco": [["dog", "dog"], ["person", "dog"]]},
 }

@@ -102,7 +102,7 @@ def terms(values: Mapping[str, float], width: int = 300, total: str = "") -> Ima
         colour = np.divide(FOR if value > 0 else AGAINST, 255)
         axes.barh(y, round(reach * value / largest), TEXT, middle, color=colour, antialiased=False)
         axes.text(0, y, _cut(name, middle - reach - 6), va="center_baseline")
-        axes.text(width - 1, y, f"{value:+.2f}", color=GREY, ha="right", va="center_baseline")
+        axes.text(width - 1, y, f"{value if round(value, 2) else 0:+.2f}", color=GREY, ha="right", va="center_baseline")
     if total:
         axes.axhline(line * len(values) + 1, color=FAINT, linewidth=1)
         axes.text(0, line * (len(values) + 0.5) + 1, _cut(total, width), va="center_baseline")

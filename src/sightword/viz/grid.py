@@ -4,7 +4,7 @@ Legend: N images, H height, W width. Images are (N, 3, H, W) in [-1, 1], tensors
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -66,20 +66,32 @@ def pairs(
     return page
 
 
-def titled(images: Mapping[str, Image.Image], gap: int = 16) -> Image.Image:
+def titled(images: Mapping[str, Image.Image], gap: int = 16, columns: int = 0) -> Image.Image:
     """Draw images side by side on white, each below its title, `gap` pixels apart, tops aligned.
 
-    A title wider than its image widens the column, up to `WIDEST_TITLE` pixels.
+    A title wider than its image widens the column, up to `WIDEST_TITLE` pixels. columns: images in a row; 0: all.
     """
+    shown = list(images.items())
+    step = columns or len(shown)
+    rows = [_titled_row(shown[start : start + step], gap) for start in range(0, len(shown), step)]
+    page = Image.new("RGB", (max(row.width for row in rows), sum(row.height + gap for row in rows) - gap), "white")
+    top = 0
+    for row in rows:
+        page.paste(row, (0, top))
+        top += row.height + gap
+    return page
+
+
+def _titled_row(images: Sequence[tuple[str, Image.Image]], gap: int) -> Image.Image:
     above = 24
-    titles = [cut(title, max(image.width, WIDEST_TITLE), TITLE) for title, image in images.items()]
+    titles = [cut(title, max(image.width, WIDEST_TITLE), TITLE) for title, image in images]
     widths = [
-        max(image.width, math.ceil(length(title, TITLE))) for title, image in zip(titles, images.values(), strict=True)
+        max(image.width, math.ceil(length(title, TITLE))) for title, (_, image) in zip(titles, images, strict=True)
     ]
-    height = above + max(image.height for image in images.values())
+    height = above + max(image.height for _, image in images)
     page = Image.new("RGB", (sum(widths) + gap * (len(images) - 1), height), "white")
     pen, left = ImageDraw.Draw(page), 0
-    for title, image, width in zip(titles, images.values(), widths, strict=True):
+    for title, (_, image), width in zip(titles, images, widths, strict=True):
         draw_text(pen, (left, 0), title, INK, TITLE)
         page.paste(image, (left, above))
         left += width + gap

@@ -71,3 +71,4 @@ def test_the_leash_counts_squared_drift_per_code():
     codes[1, 2] = 0.4
     assert consistency_loss(codes, anchors).item() == pytest.approx((0.04 + 0.16) / 4)
     assert consistency_loss(codes.repeat(3, 1), anchors.repeat(3, 1)).item() == pytest.approx(0.05)
+    assert consistency_loss(codes, anchors, "sum").item() == pytest.approx(0.04 + 0.16)

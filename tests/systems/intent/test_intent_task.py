@@ -68,12 +68,29 @@ def test_stage_one_trains_the_head_alone_by_the_classes_alone(anchors_file):
     assert learned == {"model.head.weight", "model.head.bias"}
 
 
+def test_the_drift_of_codes_says_whether_it_is_a_mean_or_a_sum(anchors_file):
+    found = {}
+    for how in ("mean", "sum"):
+        task = task_of(anchors_file, freeze_codebook=False, semantic_consistency_reduction=how)
+        for name in SIZES:
+            torch.nn.init.normal_(task.model.book(name).weight, generator=torch.Generator().manual_seed(3))
+        found |= task.losses(batch())
+    each = {
+        name: (task.model.book(name).codes() - task.model.book(name).anchors).square().sum().item() for name in SIZES
+    }
+    assert found["consistency_sum_loss"].item() == pytest.approx(sum(each.values()), rel=1e-5)
+    mean = sum(value / SIZES[name] for name, value in each.items())
+    assert found["consistency_mean_loss"].item() == pytest.approx(mean, rel=1e-5)
+    with pytest.raises(SightwordError, match=r"semantic_consistency_reduction='?total'? is none of mean, sum"):
+        task_of(anchors_file, semantic_consistency_reduction="total")
+
+
 def test_stage_two_moves_the_codes_and_penalises_their_drift(anchors_file):
     task = task_of(anchors_file, freeze_codebook=False)
     losses, learned = slopes(task)
-    assert set(losses) == {"asl_loss", "vq_loss", "consistency_loss"}
+    assert set(losses) == {"asl_loss", "vq_loss", "consistency_mean_loss"}
     assert {"model.books.coco.weight", "model.books.places.weight"} <= learned
-    assert losses["consistency_loss"].item() == pytest.approx(0, abs=1e-10)
+    assert losses["consistency_mean_loss"].item() == pytest.approx(0, abs=1e-10)
     assert task.stats()["coco_cosine"] == pytest.approx(1)
     groups = task.parameter_groups()
     assert [len(groups[name]) for name in ("head", "vq_coco", "vq_places", "fusion", "adapter")] == [2, 1, 1, 0, 0]

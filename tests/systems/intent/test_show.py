@@ -110,6 +110,29 @@ def test_a_tower_that_the_anchors_are_not_of_is_refused_where_pictures_are_read(
             read(make_task(system).eval())
 
 
+def test_every_stream_has_its_panel_and_its_sum(task, picture, monkeypatch):
+    inside = show.explain(task, picture)
+    five = {f: {**value, **dict.fromkeys(("emotion", "ava", "actions"), value["coco"])} for f, value in _maps(inside)}
+    inside = inside._replace(**five)
+    assert inside.streams == ["coco", "places", "emotion", "ava", "actions"]
+    assert show.reasons(inside).height > show.reasons(show.explain(task, picture)).height  # a line for each stream
+    panels = []
+    monkeypatch.setattr(show, "titled", lambda shown, **_: panels.append([*shown]) or Image.new("RGB", (9, 9)))
+    show.maps(inside)
+    assert [name.split(":")[0] for name in panels[0]] == [
+        "input of the encoder",
+        *("things", "places", "emotions", "styles", "actions"),
+    ]
+    intent = CLASSES.index("Happy")
+    total = sum(inside.by_stream(intent).values())
+    assert total == pytest.approx(float(inside.places(intent).sum()), abs=1e-4)
+    assert show.as_json(inside)["intents"]["Happy"]["title"] == "Be happy"
+
+
+def _maps(inside):
+    return [(name, getattr(inside, name)) for name in ("codes", "classes", "names", "margins", "parts")]
+
+
 def test_red_and_blue_are_of_reasons_and_never_of_the_picture(task, picture):
     inside = show.explain(task, picture)
     nothing = {stream: torch.zeros_like(part) for stream, part in inside.parts.items()}
@@ -123,7 +146,7 @@ def test_words_that_are_all_listed_leave_no_line_for_others(task, picture, monke
     show.reasons(show.explain(task, picture), intents=1, words=50)
     show.reasons(show.explain(task, picture), intents=1, words=1)
     assert not any("other word" in name for name in lines[0])
-    assert sum("other word" in name for name in lines[1]) == 1
+    assert sum("other word" in name for name in lines[2]) == 1  # after words and streams of the first
 
 
 def test_pictures_train_as_their_tokens_do(task, picture):

@@ -6,7 +6,7 @@ import pytest
 
 from sightword.systems.intent import vocabulary
 from sightword.systems.intent.config import STREAMS
-from sightword.systems.intent.vocabulary import read_folder, read_vocabulary, vocabularies
+from sightword.systems.intent.vocabulary import in_turns, read_folder, read_vocabulary, vocabularies
 
 SPORTS = {
     "stream": "sports",
@@ -58,7 +58,7 @@ def test_classes_keep_the_ids_and_names_of_their_data_sets():
 def test_every_prompt_has_the_documents_form(stream):
     one = vocabularies([stream])[stream]
     for entry in one.classes:
-        for word, prompt in zip(entry.words, one.word_prompts(entry), strict=True):
+        for word, prompt in zip(in_turns(entry.words), one.word_prompts(entry), strict=True):
             start = {"noun": "a photo of ", "quality": "a photo with ", "action": "a photo of a person "}
             if word.pos == "adjective":
                 article = "an" if word.text[0] in "aeiou" else "a"
@@ -76,8 +76,10 @@ def test_the_prompts_are_what_a_person_would_write():
     assert prompts["places"][0] == "a photo of airfield"
     assert prompts["ava"][2] == "a photo of High Dynamic Range"
     assert "a photo of a person talking on the phone" in prompts["actions"]
-    assert found["emotion"].word_prompts(found["emotion"].classes[0])[18:20] == [
+    assert found["emotion"].word_prompts(found["emotion"].classes[0])[:4] == [
+        "a photo of joy",
         "a photo of a happy person",
+        "a photo of delight",
         "a photo of a cheerful person",
     ]
 

@@ -2,7 +2,7 @@
 
 import { curlForm, form, makeCard, redraws } from "./card.js";
 import { bar, dropZone, el, say, segments, sigmoid, signed, thumbs } from "./dom.js";
-import { drawPatches } from "./patches.js";
+import { addsAt, drawPatches, pairsAt } from "./patches.js";
 import { loadImage } from "./server.js";
 import { gloss, humanIntent, t } from "./words.js";
 
@@ -91,6 +91,13 @@ export function intentCard(model, check) {
         return;
       }
       const top = [chosen, ...order.filter((c) => c !== chosen)].slice(0, 3);
+      const hereRow = (word, stream, adds) =>
+        el(
+          "tr",
+          {},
+          el("th", { scope: "row" }, word, el("small", { text: stream })),
+          top.map((c) => el(adds(c) < 0 ? "td.num.minus-n" : "td.num.plus", { text: signed(adds(c), 3) })),
+        );
       hereBox.replaceChildren(
         el(
           "table.here",
@@ -110,16 +117,10 @@ export function intentCard(model, check) {
             "tbody",
             {},
             streams.map((s) => {
-              const code = told.streams[s].codes[told.streams[s].grid[at[0]][at[1]]];
-              return el(
-                "tr",
-                {},
-                el("th", { scope: "row" }, gloss(code.word), el("small", { text: name(s) })),
-                top.map((c) =>
-                  el(code.adds[c] < 0 ? "td.num.minus-n" : "td.num.plus", { text: signed(code.adds[c], 3) }),
-                ),
-              );
+              const { word } = told.streams[s].codes[told.streams[s].grid[at[0]][at[1]]];
+              return hereRow(gloss(word), name(s), (c) => addsAt(told, s, at, c));
             }),
+            pairsAt(told) ? hereRow(name("pairs"), "", (c) => addsAt(told, "pairs", at, c)) : null,
           ),
         ),
       );
@@ -156,9 +157,9 @@ export function intentCard(model, check) {
             el(
               "span.term-word",
               {},
-              gloss(w.word),
+              w.word ? gloss(w.word) : t("v_rest"),
               " ",
-              el("small", { text: `${name(w.stream)} · ${w.count === 1 ? t("patch1") : t("patches", w.count)}` }),
+              el("small", { text: aboutWord(w, name) }),
             ),
             two(w.adds[c]),
             el("span.num", { text: signed(w.adds[c]) }),
@@ -298,6 +299,12 @@ export function intentCard(model, check) {
   return card;
 }
 
+/** What stands beside a word: its stream, and its patches or how surely it is there. */
+function aboutWord({ stream, count, presence }, name) {
+  if (count !== undefined) return `${name(stream)} · ${count === 1 ? t("patch1") : t("patches", count)}`;
+  return [stream && name(stream), presence !== null && `${Math.round(100 * presence)} %`].filter(Boolean).join(" · ");
+}
+
 const tickOf = (threshold) => (threshold === null ? {} : { tick: threshold });
 
 /** An answer of the server in the form that the card draws: logit = bias + Σ adds over patches and streams. */
@@ -306,7 +313,7 @@ function asTold(answer) {
     names = Object.keys(explanation.logits),
     streams = {};
   for (const [name, { grid, margins, words, adds }] of Object.entries(explanation.streams)) {
-    streams[name] = { grid, margins, codes: words.map((word, code) => ({ word, adds: adds[code] })) };
+    streams[name] = { grid, margins, codes: words.map((word, code) => ({ word, adds: adds && adds[code] })) };
   }
   const [first] = Object.values(streams);
   const intents = names.map((name) => ({ name, bias: explanation.bias[name], logit: explanation.logits[name] }));
@@ -317,11 +324,17 @@ function asTold(answer) {
     threshold: answer.threshold,
     intents,
     streams,
+    terms: explanation.terms,
+    calibrated: explanation.calibrated,
   };
 }
 
-/** What each word adds to each intent, summed over its patches: {key, word, stream, count, adds}. */
+/**
+ * What each word adds to each intent: {key, word, stream, adds}, and count, its patches; a model of presence has
+ * presence instead, and pairs of words as words.
+ */
 function wordsOf(told) {
+  if (told.terms) return told.terms.map((term) => ({ ...term, key: `${term.stream}:${term.word}` }));
   const words = new Map();
   for (const [stream, { grid, codes }] of Object.entries(told.streams)) {
     for (const code of grid.flat()) {

@@ -5,6 +5,7 @@ import { gloss, t } from "./words.js";
 
 const W = 440; // pixels of a side; the encoder's input is a square
 const SURE = 0.9; // quantile of the margins at which a colour is full
+const NOTHING = "nothing"; // the word of a patch that has none, of a calibrated model
 const MARKED = 0.45; // of the largest contribution: smaller ones have no sign
 const LABELLED = 0.25; // of a full margin: a word that is less sure is only in the key
 
@@ -56,8 +57,27 @@ function drawContributions(pen, [cw, ch], z, key, { told, off, chosen }) {
   );
 }
 
+/** What a patch adds to an intent in one stream, or by pairs. */
+export function addsAt(told, stream, [r, c], intent) {
+  if (told.terms)
+    return told.terms.reduce((sum, t) => sum + (t.stream === stream ? t.adds[intent] * t.where[r][c] : 0), 0);
+  const { grid, codes } = told.streams[stream];
+  return codes[grid[r][c]].adds[intent];
+}
+
+/** Whether pairs of words add anything. */
+export const pairsAt = (told) => Boolean(told.terms && told.terms.some(({ stream }) => stream === "pairs"));
+
 /** What each patch adds to an intent, over all streams, without the words that are struck out. */
 function contributions(told, off, chosen) {
+  if (told.terms) {
+    const on = told.terms.filter(({ stream, word, where }) => where && !off.has(`${stream}:${word}`));
+    return Array.from({ length: told.rows }, (_, r) =>
+      Array.from({ length: told.columns }, (_, c) =>
+        on.reduce((sum, { adds, where }) => sum + adds[chosen] * where[r][c], 0),
+      ),
+    );
+  }
   const streams = Object.entries(told.streams);
   return Array.from({ length: told.rows }, (_, r) =>
     Array.from({ length: told.columns }, (_, c) =>
@@ -75,12 +95,14 @@ function drawWords(pen, cell, z, key, { told, view, off }) {
     [cw, ch] = cell;
   const ids = stream.grid.map((row) => row.map((code) => words.indexOf(stream.codes[code].word)));
   const sorted = stream.margins.flat().sort((a, b) => a - b),
-    full = Math.max(1e-6, sorted[Math.floor(SURE * sorted.length)]);
+    full = told.calibrated ? 1 : Math.max(1e-6, sorted[Math.floor(SURE * sorted.length)]);
+  const nothing = told.calibrated ? words.indexOf(NOTHING) : -1;
   const isOff = (id) => off.has(`${view}:${words[id]}`),
     cells = words.map(() => []);
   ids.forEach((row, r) =>
     row.forEach((id, c) => {
       cells[id].push([r, c]);
+      if (id === nothing) return;
       pen.globalAlpha = isOff(id) ? 0.04 : 0.06 + 0.5 * Math.min(1, stream.margins[r][c] / full) ** 1.5;
       pen.fillStyle = paint(id);
       pen.fillRect(c * cw, r * ch, cw, ch);
@@ -90,7 +112,7 @@ function drawWords(pen, cell, z, key, { told, view, off }) {
   Object.assign(pen, { font: `600 ${14 * z}px ${css("--sans")}`, textAlign: "center", textBaseline: "middle" });
   cells.forEach((own, id) => {
     const place = placeOf(own, stream.margins);
-    if (place.count > 1 && place.sure > LABELLED * full)
+    if (id !== nothing && place.count > 1 && place.sure > LABELLED * full)
       drawLabel(pen, cell, z, gloss(words[id]), place.at, paint(id), isOff(id));
   });
   key.append(
@@ -98,7 +120,7 @@ function drawWords(pen, cell, z, key, { told, view, off }) {
       el(
         "li",
         {},
-        el("span.sw", { "--k": colour(id) }),
+        el("span.sw", { "--k": id === nothing ? "transparent" : colour(id) }),
         el(isOff(id) ? "s" : "span", { text: gloss(word) }),
         el("span.hint.num", { text: String(cells[id].length) }),
       ),

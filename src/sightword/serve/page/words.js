@@ -46,8 +46,10 @@ export const WORDS = {
     v_coco: "things",
     v_places: "places",
     v_actions: "actions",
-    v_feel: "feelings",
+    v_emotion: "emotions",
     v_ava: "styles",
+    v_pairs: "pairs of words",
+    v_rest: "all smaller terms",
     v_why: "why",
     intents: "Why it may have been posted",
     stageIntent: "Photo of {0} by {1} patches. Arrow keys move from patch to patch.",
@@ -229,8 +231,10 @@ export const WORDS = {
     v_coco: "物体",
     v_places: "地点",
     v_actions: "动作",
-    v_feel: "情感",
+    v_emotion: "情感",
     v_ava: "风格",
+    v_pairs: "词对",
+    v_rest: "其余较小的项",
     v_why: "依据",
     intents: "可能的发布意图",
     stageIntent: "照片，{0} 行 {1} 列图块。用方向键移动。",
@@ -369,6 +373,7 @@ export const WORDS = {
 };
 // Names of classes are the models' own words; in Chinese the usual ones get a gloss.
 const GLOSS = {
+  nothing: "无",
   person: "人",
   dog: "狗",
   car: "汽车",

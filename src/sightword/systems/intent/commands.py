@@ -65,6 +65,47 @@ def _write_anchors(recipe: "Recipe", out: Path) -> None:
     print(f"then: sightword ids anchors={file} tokens=cache/tokens out=cache/ids")
 
 
+def calibrate(
+    anchors: Path,  # what `sightword anchors` wrote
+    tokens: Path,  # what `sightword cache` wrote: of unlabelled images
+    labels: Path | None = None,  # which words 25 to 50 images show: scenes' captions.json, CSV, JSONL, COCO, folders
+    images: Path | None = None,  # the folder of the labelled images, if it is not found
+    root: Path
+    | None = None,  # annotations of intents: only the images of their train split are used; empty: all cached
+    tower: str = "",  # encodes the labelled images that are not in tokens=; empty: the one of the anchors
+    tag: str = "",  # of an open_clip model
+    out: Out | None = None,  # the file; empty: calibration.safetensors beside the anchors
+) -> None:
+    """Calibrate words: what each word's cosine usually is, and from where on a word is present in an image.
+
+    Cosines of different words are not comparable. The mean and the spread of each over unlabelled images make them so;
+    with labels of some images each word also gets a probability of presence. Experiments with system.read=presence or
+    system.nothing need the file. It holds for the encoder, the token types and the words that it was made with.
+    """
+    from sightword.systems.intent.calibration import calibration_file
+    from sightword.systems.intent.calibrator import Request, write_calibration
+
+    keys: list[str] = []
+    if root is not None:
+        from sightword.systems.intent.config import IntentData
+        from sightword.systems.intent.prepare import train_keys
+
+        keys = train_keys(IntentData(root=str(root), cache=str(tokens)))
+        if not keys:
+            raise SightwordError(
+                f"tokens={tokens} has none of the training images of root={root}. Cache them, or fix root="
+            )
+    else:
+        print("note: all cached images are calibrated on; root=, the annotations, takes those of the train split alone")
+    file = calibration_file(anchors, out or "")
+    made = write_calibration(Request(anchors, tokens, labels, images, tower, tag), file, keys)
+    for note in made.notes:
+        print(note)
+    print(f"a patch has: {made.calibration.rule}; written to {file}")
+    given = f" system.calibration={file}" if out else ""
+    print(f"next: sightword train experiment=intent/presence system.semantic_anchors_path={anchors}{given} …")
+
+
 def ids(
     anchors: Path,  # what `sightword anchors` wrote
     tokens: Path,  # what `sightword cache` wrote
@@ -119,6 +160,35 @@ def show(
         files += figures.write_explanation(explanation, out)
     for file in files:
         print(file)
+
+
+def faithful(
+    run: Path,  # a run directory of intent/stage1, stage2, presence or pairs
+    truth: Path | None = None,  # the words that some images show: drawn.json, captions.json, CSV, JSONL, COCO, folders
+    maps: Path | None = None,  # where they are: a folder with words.txt and <image>.png, value i for the word of line i
+    out: Out = Path("faithful"),  # the folder of faithful.json and faithful.html
+    split: str = "test",  # test or val
+    checkpoint: str = "best",  # best, last, or a file
+    deletions: Count = 100,  # images that words are removed from
+    seed: int = 0,  # of random words, shuffled names and random patches
+) -> None:
+    """Judge how far a model's words can be trusted: six questions with controls, as JSON and one page.
+
+    Are the words right? How much do absent words add? Does a correction help? What do meaningless words reach? Does
+    a score fall when a word's pixels are removed? How many words speak for an intent? Without truth= the first three
+    stay open, and the page lists images to look at.
+    """
+    from sightword.systems.intent.faithful.judgement import Request, judge_run, write_report
+    from sightword.systems.intent.faithful.page import lines_of
+
+    folder_in(out)
+    request = Request(run, truth, maps, split, checkpoint, deletions, seed)
+    report, used = judge_run(request)
+    for line in lines_of(report):
+        print(line)
+    files = write_report(report, request, used, out)
+    print(f"judged {used} on {report.images} images of {split}; written to {' and '.join(map(str, files))}")
+    print(f"next: open {files[1]} in a browser")
 
 
 def _show_words(

@@ -57,6 +57,7 @@ class Inputs(NamedTuple):
 
     classes: Sequence[str] = ()  # names of the columns, in their order; empty: those of the annotations
     token_types: Sequence[str] = ()  # of patch tokens, to read from the cache; empty: all that it has
+    pooled_only: bool = False  # read no patch tokens from the cache, only the pooled vectors
     preprocess: Callable[[], Preprocess] | None = None  # opens the image encoder's own, which batches of images need
 
 
@@ -268,7 +269,8 @@ def _items(data: IntentData, split: Split, labels: Tensor, seed: int, inputs: In
         counts = Counts(known, count_ids(cache, split.keys), header["anchors"], header["token_types"])
         return _Items(counts, _same, slow=False)
     if data.cache:
-        return _Items(Tokens(known, TokenCache(data.cache), split.keys, inputs.token_types), _same)
+        tokens = Tokens(known, TokenCache(data.cache), split.keys, inputs.token_types, inputs.pooled_only)
+        return _Items(tokens, _same)
     on_error = "replace" if training else "skip"
     folder = ImageFolder(split.keys, _view(data, inputs), seed, on_error, cache_mb=0)
     row_of = {path: row for row, path in enumerate(split.keys)}
@@ -329,11 +331,16 @@ class Tokens(Dataset[IntentBatch]):
     """Rows of a TokenCache, a batch at a time; workers open its files themselves."""
 
     def __init__(
-        self, known: Labelled, cache: TokenCache, keys: Sequence[str], token_types: Sequence[str] = ()
+        self,
+        known: Labelled,
+        cache: TokenCache,
+        keys: Sequence[str],
+        token_types: Sequence[str] = (),
+        pooled_only: bool = False,
     ) -> None:
-        """keys: M content keys. token_types: empty for all that the cache has."""
+        """keys: M content keys. token_types: empty for all that the cache has. pooled_only: no patch tokens."""
         self.known, self.cache, self.keys = known, cache, list(keys)
-        self.token_types = _chosen(cache, token_types)
+        self.token_types = [] if pooled_only else _chosen(cache, token_types)
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -30,6 +30,7 @@ from sightword.metrics.multilabel import (
 )
 from sightword.storage.cache import digest
 from sightword.systems.intent.data import IntentBatch
+from sightword.systems.intent.hierarchy import INTENTS, levels
 from sightword.systems.intent.intentonomy import CUE, HARDNESS, subsets_of
 from sightword.systems.intent.task import IntentTask, MultiStreamTask
 
@@ -44,6 +45,7 @@ class IntentEvaluator(Evaluator[IntentBatch]):
         self.task = task
         self._fingerprint, self._images = 0, 0
         self._classes: list[Row] = []  # tables of the last metrics
+        self._levels: list[Row] = []
         self._codebooks: list[Row] = []
         self._items: ItemResults | None = None
         self._reset()
@@ -53,9 +55,9 @@ class IntentEvaluator(Evaluator[IntentBatch]):
         self.decisions, self.missing, self.skipped = Decisions(), 0, Mean()
         task = self.task
         books = (
-            {name: task.model.book(name) for name in task.model.streams} if isinstance(task, MultiStreamTask) else {}
+            {name: task.model.size(name) for name in task.model.streams} if isinstance(task, MultiStreamTask) else {}
         )
-        self.counts = {name: torch.zeros(book.num_codes, dtype=torch.int64) for name, book in books.items()}  # (K,)
+        self.counts = {name: torch.zeros(size, dtype=torch.int64) for name, size in books.items()}  # (K,)
 
     def metric_names(self) -> frozenset[str]:
         return frozenset(notes_of(self.split, self.task.classes))
@@ -103,6 +105,7 @@ class IntentEvaluator(Evaluator[IntentBatch]):
             self.task.judged.fill_(self._fingerprint)
         threshold = on_grid(float(self.task.threshold))
         self._images, self._classes = len(gathered), class_table(scores, targets, threshold, self.task.classes)
+        self._levels = level_table(scores, targets, threshold, self.task.classes)
         values = metrics_of(scores, targets, threshold, self.task.classes)
         arrays = {"scores": scores, "targets": targets, "predicted": scores.double() > threshold}  # (N, C) each
         found = {name: each.numpy() for name, each in arrays.items()}
@@ -133,8 +136,8 @@ class IntentEvaluator(Evaluator[IntentBatch]):
         return notes_of(self.split, self.task.classes)
 
     def tables(self) -> dict[str, list[Row]]:
-        """Return a row for each class, and one for each codebook."""
-        found = {"classes": self._classes, "codebooks": self._codebooks}
+        """Return a row for each class, for each group of intents, and for each codebook."""
+        found = {"classes": self._classes, "levels": self._levels, "codebooks": self._codebooks}
         return {name: rows for name, rows in found.items() if rows}
 
 
@@ -162,6 +165,9 @@ def metrics_of(scores: Tensor, targets: Tensor, threshold: float, classes: Seque
     each = multilabel.f1(scores.double() > threshold, targets, None)  # (C,)
     for subset, names in subsets_of(classes).items():
         found[f"{subset}_f1"] = float(each[[classes.index(name) for name in names]].mean())
+    for level in levels(classes):
+        said, true, _ = level_decisions(scores.double() > threshold, targets, classes, level)
+        found[f"level{level}_macro_f1"] = float(multilabel.f1(said, true))
     found["map"] = float(mean_average_precision(scores, targets))
     found["map_voc"] = float(mean_average_precision(scores, targets, interpolated=True))
     found["all_ones_macro_f1"] = float(multilabel.f1(torch.ones_like(targets), targets))
@@ -182,7 +188,8 @@ def protocol_of(split: str, images: int, classes: Sequence[str]) -> dict[str, st
         "map": "step average precision, as scikit-learn; map_voc: interpolated at all points, as in PASCAL VOC",
         "classes": f"{len(classes)}, matched by name: {', '.join(classes)}",
     }
-    return found | ({"subsets": subsets} if subsets else {})
+    told = "the published groups of 15 and 9; a group is present or predicted if any of its intents is"
+    return found | ({"subsets": subsets, "levels": told} if subsets else {})
 
 
 def notes_of(split: str, classes: Sequence[str]) -> dict[str, str]:
@@ -194,6 +201,7 @@ def notes_of(split: str, classes: Sequence[str]) -> dict[str, str]:
     notes["per_split_threshold"] = f"the same rule {own}"
     notes |= {f"fixed_{name}_f1": f"score > {FIXED}" for name in AVERAGES}
     notes |= {f"{name}_f1": f"official, mean over {len(names)} classes" for name, names in subsets_of(classes).items()}
+    notes |= {f"level{level}_macro_f1": f"official, over the {level} groups of intents" for level in levels(classes)}
     return notes | {
         "map": "step average precision, as scikit-learn",
         "map_voc": "interpolated average precision, as in PASCAL VOC",
@@ -209,7 +217,7 @@ def notes_of(split: str, classes: Sequence[str]) -> dict[str, str]:
 def class_table(scores: Tensor, targets: Tensor, threshold: float, classes: Sequence[str]) -> list[Row]:
     """Return a row for each class, by the official rule. AP is None if the class has no positives.
 
-    Columns hardness and cue are there if the classes are Intentonomy's.
+    Columns title, hardness, cue, group and super_category are there if the classes are Intentonomy's.
     """
     predicted = scores.double() > threshold
     precision, recall = (values.tolist() for values in precision_recall(predicted, targets))
@@ -227,10 +235,57 @@ def class_table(scores: Tensor, targets: Tensor, threshold: float, classes: Sequ
             "recall": recall[number],
             "f1": f1[number],
             "ap": ap[number] if support[number] else None,
-            **({"hardness": HARDNESS[name], "cue": CUE[name]} if known else {}),
+            **(_known(name) if known else {}),
         }
         for number, name in enumerate(classes)
     ]
+
+
+def _known(name: str) -> Row:
+    intent = INTENTS[name]
+    return {
+        "hardness": HARDNESS[name],
+        "cue": CUE[name],
+        "title": intent.title,
+        "group": intent.group,
+        "super_category": intent.super_category,
+    }
+
+
+def level_decisions(
+    predicted: Tensor, targets: Tensor, classes: Sequence[str], level: int
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Return predictions (N, G) and targets (N, G) of the groups of a level, and the G names.
+
+    predicted, targets: (N, C). A group is present or predicted if any of its classes is.
+    """
+    groups = levels(classes)[level]
+    columns = [[classes.index(name) for name in own] for own in groups.values()]
+    said, true = (torch.stack([values.bool()[:, own].any(1) for own in columns], 1) for values in (predicted, targets))
+    return said, true, list(groups)
+
+
+def level_table(scores: Tensor, targets: Tensor, threshold: float, classes: Sequence[str]) -> list[Row]:
+    """Return a row for each of the 15 and 9 groups, by the official rule; none if the classes are not Intentonomy's."""
+    rows: list[Row] = []
+    for level, groups in levels(classes).items():
+        said, true, names = level_decisions(scores.double() > threshold, targets, classes, level)
+        precision, recall = (values.tolist() for values in precision_recall(said, true))
+        f1 = multilabel.f1(said, true, None).tolist()
+        rows += [
+            {
+                "level": level,
+                "group": name,
+                "support": int(true[:, i].sum()),
+                "predicted": int(said[:, i].sum()),
+                "precision": precision[i],
+                "recall": recall[i],
+                "f1": f1[i],
+                "intents": ", ".join(INTENTS[own].title for own in groups[name]),
+            }
+            for i, name in enumerate(names)
+        ]
+    return rows
 
 
 def _codebook_row(stream: str, counts: Tensor) -> Row:

@@ -29,6 +29,17 @@ class Book(NamedTuple):
     copies: list[int]  # K, number within the class; number 0 is exactly the vector of its prompt
     prompts: list[str]  # K; empty where the file does not contain them
 
+    def by_word(self) -> "Book":
+        """Return the book with one code per class: the unit mean of its prompts' vectors, without noisy copies."""
+        rows: dict[int, dict[str, int]] = {}  # class → prompt → its first code, which is not moved
+        for row, (class_id, prompt) in enumerate(zip(self.class_ids, self.prompts, strict=True)):
+            rows.setdefault(class_id, {}).setdefault(prompt, row)
+        first = [next(iter(own.values())) for own in rows.values()]
+        codes = [self.codes[list(own.values())] for own in rows.values()]
+        vectors = [own[0] if len(own) == 1 else unit(own.mean(0)) for own in codes]  # one alone stays bit for bit
+        names, prompts = ([texts[row] for row in first] for texts in (self.names, self.prompts))
+        return Book(torch.stack(vectors), names, list(rows), [0] * len(rows), prompts)
+
 
 class Plan(NamedTuple):
     """What a codebook will contain, known without a text encoder."""

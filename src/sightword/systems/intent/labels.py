@@ -28,7 +28,7 @@ from sightword.storage.fields import Fields, Row
 from sightword.storage.reader import find_delimiter, parse_json, read_csv, read_json, read_json_list, read_text
 from sightword.systems.intent.intentonomy import SPLITS, Annotations, annotation_file, read_annotations
 
-LABELS = ("labels", "label", "classes", "class", "tags", "intents", "intent", "categories", "category")
+LABELS = ("labels", "label", "classes", "class", "tags", "intents", "intent", "categories", "category", "words")
 #: Columns of a CSV file that are no class, in small letters.
 OTHERS = ("split", "id", "image_id", "index", "width", "height", "url", "caption", "text", "title", "description", "")
 SEPARATORS = (";", "|", ",")

@@ -34,9 +34,11 @@ def asymmetric_loss(
         return -(present + absent).sum(1).mean()
 
 
-def consistency_loss(codes: Tensor, anchors: Tensor) -> Tensor:
-    """Return a scalar: the squared distance of codes (K, D) from their anchors (K, D), the mean over codes.
+def consistency_loss(codes: Tensor, anchors: Tensor, reduction: str = "mean") -> Tensor:
+    """Return a scalar: the squared distance of codes (K, D) from their anchors (K, D).
 
-    The mean, not the sum, so that one weight serves codebooks of any size.
+    mean    1/K Σ_k ‖c_k − a_k‖²: the mean over codes, so that one weight serves codebooks of any size
+    sum     Σ_k ‖c_k − a_k‖² = ‖C − A‖²_F: as the specification writes it, K times the mean
     """
-    return (codes.float() - anchors.float()).square().sum(1).mean()
+    rows = (codes.float() - anchors.float()).square().sum(1)
+    return rows.sum() if reduction == "sum" else rows.mean()

@@ -124,6 +124,10 @@ class MultiStream(nn.Module):
     def book(self, stream: str) -> SemanticSpatialVQ:
         return cast(SemanticSpatialVQ, self.books[stream])
 
+    def size(self, stream: str) -> int:
+        """Return how many ids a patch may have."""
+        return self.book(stream).num_codes
+
     def forward(self, tokens: Mapping[str, Tensor]) -> Read:
         """tokens: stream → (B, N, D), in the encoder's joint space; one tensor may serve several streams."""
         tokens = self.adapted(tokens)
@@ -157,7 +161,7 @@ class MultiStream(nn.Module):
 
     def count(self, stream: str, ids: Tensor) -> Tensor:
         """Return histograms (B, K) float32 of ids (B, N)."""
-        counts = torch.zeros(len(ids), self.book(stream).num_codes, device=ids.device)
+        counts = torch.zeros(len(ids), self.size(stream), device=ids.device)
         return counts.scatter_add_(1, ids, torch.ones_like(ids, dtype=counts.dtype))
 
     def pool(self, stream: str, counts: Tensor) -> Tensor:
@@ -187,7 +191,7 @@ class MultiStream(nn.Module):
     # ----------------------------------------------------------------------------------------------------- inside
 
     def table(self, stream: str) -> Tensor:
-        """Return (K, C): what a code adds to each logit if every patch has it and its stream has weight 1."""
+        """Return (K, C), a row for each id: what it adds to each logit if every patch has it, at stream weight 1."""
         weight, _ = self._plain_head()
         return self.values(stream) @ weight.T
 

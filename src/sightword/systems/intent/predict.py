@@ -5,6 +5,7 @@ A folder that `save_pretrained` wrote has
     config.json                    config: the system's, without paths; tower: how to open the image encoder
     model.safetensors              the weights of the task
     semantic_anchors.safetensors   the codebooks and their words; not of the baseline
+    calibration.safetensors        where words are calibrated
     tower/                         the image encoder, if it is not a published one
 
 Legend: h, w patches of an image; C intents.
@@ -31,16 +32,25 @@ from sightword.storage.checkpoint import load_strictly, read_weights, write_weig
 from sightword.storage.fields import Fields
 from sightword.systems.intent import show
 from sightword.systems.intent.anchors import NAME
+from sightword.systems.intent.calibration import NAME as CALIBRATION
 from sightword.systems.intent.config import IntentConfig
-from sightword.systems.intent.show import Explanation
-from sightword.systems.intent.task import BaselineTask, IntentTask, MultiStreamTask, make_task
+from sightword.systems.intent.hierarchy import groups_of, titles
+from sightword.systems.intent.show import Explanation, WordTask
+from sightword.systems.intent.task import BaselineTask, IntentTask, MultiStreamTask, PresenceTask, make_task
 from sightword.towers.base import ImageTower
 from sightword.towers.export import ExportedTower, write_image_tower
 from sightword.towers.frozen import FrozenModel
 from sightword.viz import chart, grid
 
 WEIGHTS, ANCHORS, TOWER = "model.safetensors", f"{NAME}.safetensors", "tower"
-REPLACED = ("tower", "tag", "semantic_anchors_path", "vocabulary")  # fields that an export states in another way
+REPLACED = (
+    "tower",
+    "tag",
+    "semantic_anchors_path",
+    "vocabulary",
+    "calibration",
+    "calibration_labels",
+)  # fields that an export states in another way
 SHOWN = 8  # intents of a chart
 
 
@@ -62,6 +72,16 @@ class IntentPrediction(Result):
         above = [] if self.threshold is None else [n for n, score in self.scores.items() if score > self.threshold]
         return sorted(above, key=lambda name: -self.scores[name])
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """Intent → how people read it; the names themselves unless the classes are Intentonomy's."""
+        return titles(list(self.scores))
+
+    @property
+    def groups(self) -> dict[int, dict[str, float]]:
+        """{15: group → score, 9: super-category → score}, the highest of its intents; empty for one's own classes."""
+        return groups_of(self.scores)
+
     def __repr__(self) -> str:
         most = sorted(self.scores, key=lambda name: -self.scores[name])[:3]
         told = "no threshold" if self.threshold is None else f"threshold {self.threshold:.2f}"
@@ -71,7 +91,9 @@ class IntentPrediction(Result):
         """Return the likeliest intents with the contributions of patches and words, or a chart for the baseline."""
         if self.explanation is not None:
             return show.reasons(self.explanation)
-        most = dict(sorted(self.scores.items(), key=lambda item: -item[1])[:SHOWN])
+        named = self.titles
+        best = sorted(self.scores, key=lambda name: -self.scores[name])[:SHOWN]
+        most = {named[name]: self.scores[name] for name in best}
         told = "scores" if self.threshold is None else f"scores; threshold {self.threshold:.2f}"
         image = ImageOps.contain(self.image, (show.SIDE, show.SIDE))
         return grid.titled({"image": image, "intents": chart.terms(most, show.SIDE, told)})
@@ -81,8 +103,17 @@ class IntentPrediction(Result):
             "scores": dict(self.scores),
             "threshold": self.threshold,
             "intents": self.intents,
+            "titles": self.titles,
+            "groups": {str(level): scores for level, scores in self.groups.items()},
             "words": dict(self.words),
+            **({"presence": self.presence} if self.presence else {}),
         }
+
+    @property
+    def presence(self) -> dict[str, dict[str, float]]:
+        """Stream → word → the calibrated probability that the image shows it; empty if words are not calibrated."""
+        found = {} if self.explanation is None else self.explanation.presence
+        return {stream: dict(words) for stream, words in found.items()}
 
 
 class IntentClassifier(Predictor):
@@ -112,6 +143,7 @@ class IntentClassifier(Predictor):
             tower=exported.source(folder / TOWER),
             tag=exported.tag,
             semantic_anchors_path=str(folder / ANCHORS),
+            calibration="",  # beside the anchors
         )
         if config.model == "multistream" and not (folder / ANCHORS).is_file():
             raise MissingFileError(
@@ -126,8 +158,10 @@ class IntentClassifier(Predictor):
         """Write the weights, the anchors and, if it is a user's own, the image encoder, which is opened for this."""
         config = self.task.config
         exported = write_image_tower(self.task.tower.on(), config.tower, config.tag, folder / TOWER)
-        if isinstance(self.task, MultiStreamTask):
+        if isinstance(self.task, MultiStreamTask | PresenceTask):
             self.task.anchors.write_named(folder / ANCHORS)
+        if self.task.calibration is not None:
+            self.task.calibration.write(folder / CALIBRATION)
         write_weights(folder / WEIGHTS, self.task_weights())
         kept = {name: value for name, value in asdict(config).items() if name not in REPLACED}
         return {"config": kept, "tower": asdict(exported)}
@@ -165,17 +199,17 @@ class IntentClassifier(Predictor):
         """Return a figure of the whole model: what each word adds to each intent if every patch has it."""
         return show.table(self.codebooks())
 
-    def codebooks(self) -> MultiStreamTask:
-        """Return the task, which has codebooks. Raises SightwordError if it is the baseline, which has none."""
-        if not isinstance(self.task, MultiStreamTask):
+    def codebooks(self) -> WordTask:
+        """Return the task, which has words. Raises SightwordError if it is the baseline, which has none."""
+        if not isinstance(self.task, MultiStreamTask | PresenceTask):
             raise SightwordError(
-                "the baseline has no codebooks to explain. Pass a run of intent/stage1 or intent/stage2"
+                "the baseline has no codebooks to explain. Pass a run of intent/stage1, stage2, presence or pairs"
             )
         return self.task
 
     def _predicted(self, image: Image.Image) -> IntentPrediction:
         threshold = show.threshold_of(self.task)
-        if isinstance(self.task, MultiStreamTask):
+        if isinstance(self.task, MultiStreamTask | PresenceTask):
             explanation = show.explain(self.task, image)
             words = {stream: explanation.words(stream) for stream in explanation.classes}
             return IntentPrediction(image, self._scores(explanation.logits), threshold, words, explanation)

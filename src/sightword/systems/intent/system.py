@@ -25,12 +25,15 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
     name, unit = "intent", "images"
     alike = ("split", "official", "f1", "map", "classes")
     Config, Data = IntentConfig, IntentData
-    inputs = ("tower", "semantic_anchors_path")
+    inputs = ("tower", "semantic_anchors_path", "calibration")
 
     def complete(self, run: Run) -> Run:
-        from sightword.systems.intent.prepare import with_classes
+        from sightword.systems.intent.prepare import completed
 
-        return replace(run, system=with_classes(cast(IntentConfig, run.system), cast(IntentData, run.data)))
+        config, data = cast(IntentConfig, run.system), cast(IntentData, run.data)
+        if data.ids and not config.reads_ids and (data.cache or config.calibrated):  # they need not even exist
+            data = replace(data, ids="")
+        return replace(run, system=completed(config, data), data=data)
 
     def task(self, config: IntentConfig) -> "IntentTask":
         from sightword.systems.intent.task import make_task
@@ -77,7 +80,7 @@ class IntentSystem(System[IntentConfig, IntentData, "IntentTask", "IntentBatch"]
 
     @property
     def commands(self) -> Sequence[Command]:
-        return [commands.anchors, commands.ids, commands.show]
+        return [commands.anchors, commands.calibrate, commands.ids, commands.show, commands.faithful]
 
     @property
     def measures(self) -> Mapping[str, Measure]:
@@ -94,11 +97,19 @@ def _inputs(task: "IntentTask") -> "Inputs":
     """The facts about the task that the loaders need. The image encoder is only opened for batches of images."""
     from sightword.systems.intent.data import Inputs
 
-    return Inputs(task.classes, task.reads, lambda: task.tower.on().preprocess)
+    return Inputs(task.classes, task.reads, task.pooled_only, lambda: task.tower.on().preprocess)
 
 
 def _readable(data: IntentData, task: "IntentTask") -> IntentData:
-    """Tokens instead of ids for a task that trains codes or adapters, or has no codebooks."""
+    """Tokens instead of ids for a task that trains codes or adapters, or has no codebooks.
+
+    Raises SightwordError if the tokens are of another encoder than the task's calibration.
+    """
+    if data.cache and task.calibration is not None:
+        from sightword.towers.token_cache import TokenCache
+
+        if (weights := str(TokenCache(data.cache).header["weights"])) != task.calibrated_on:
+            task.calibration.check_tower(weights, f"data.cache={data.cache}")
     if not (data.ids and data.cache) or task.reads_ids:
         return data
     found = copy(data)

@@ -1,6 +1,9 @@
 """The objective of intent classification.
 
-stage 1: total = asl_loss;  stage 2: + commitment_weight·vq_loss + semantic_consistency_weight·consistency_loss
+stage 1: total = asl_loss
+stage 2: total = asl_loss + commitment_weight·vq_loss + semantic_consistency_weight·consistency_mean_loss
+
+The last term is called consistency_sum_loss if the drift of codes is added up (system.semantic_consistency_reduction).
 
 Legend: B batch; N patches; D dimension of tokens; E of the pooled vector; K codes; S streams; C classes.
 """
@@ -16,13 +19,18 @@ from torch.nn import Parameter
 from sightword.engine.class_name import difference
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
+from sightword.storage.cache import digest
 from sightword.systems.intent.anchors import Anchors
+from sightword.systems.intent.calibration import Calibration, calibration_file, word_anchors
 from sightword.systems.intent.config import STREAMS, IntentConfig
 from sightword.systems.intent.data import IntentBatch
 from sightword.systems.intent.ids import anchors_digest
 from sightword.systems.intent.intentonomy import CLASSES
 from sightword.systems.intent.loss import asymmetric_loss, consistency_loss
 from sightword.systems.intent.model import Baseline, MultiStream, Read
+from sightword.systems.intent.nothing import NothingMultiStream
+from sightword.systems.intent.pair import named_pairs
+from sightword.systems.intent.presence import PAIRS, PresenceModel, stream_words
 from sightword.towers.base import ImageTower
 from sightword.towers.factory import joint_width
 from sightword.towers.frozen import FrozenModel
@@ -39,6 +47,8 @@ def make_task(config: IntentConfig) -> "IntentTask":
     anchors = Anchors.read(config.semantic_anchors_path)
     anchors.check_named(config.tower, config.tag)
     streams = streams_of(config, anchors)
+    if config.calibrated:
+        return _calibrated_task(config, anchors, streams)
     return MultiStreamTask(
         MultiStream(
             {name: anchors[name].codes for name in streams},
@@ -52,6 +62,30 @@ def make_task(config: IntentConfig) -> "IntentTask":
         config,
         anchors,
     )
+
+
+def _calibrated_task(config: IntentConfig, anchors: Anchors, streams: Mapping[str, str]) -> "IntentTask":
+    """Return the task of a model that reads calibrated words, one code per word."""
+    calibration = read_calibration(config, anchors)
+    anchors, gate, count = word_anchors(anchors), config.nothing != "z", len(classes_of(config))
+    words = stream_words({name: anchors[name].codes for name in streams}, calibration, streams)
+    if not config.reads_presence:
+        model = NothingMultiStream(words, count, config.fusion, config.center, config.standardise, gate)
+        return MultiStreamTask(model, config, anchors, calibration)
+    pairs = named_pairs(config.pair_words, {name: anchors[name].names for name in streams})
+    hard = config.read == "presence01"
+    presence = PresenceModel(words, count, pairs, hard, config.sharpness, config.temperature)
+    return PresenceTask(presence, config, anchors, calibration)
+
+
+def read_calibration(config: IntentConfig, anchors: Anchors) -> Calibration:
+    """Return the calibration that a config names, or that lies beside its anchors.
+
+    Raises SightwordError if there is none, or if it is of other anchors.
+    """
+    calibration = Calibration.read(calibration_file(config.semantic_anchors_path, config.calibration))
+    calibration.check_fits(anchors)
+    return calibration
 
 
 def classes_of(config: IntentConfig) -> tuple[str, ...]:
@@ -78,6 +112,9 @@ class IntentTask(Task[IntentBatch]):
     own_state = ("threshold", "judged")
     reads: tuple[str, ...]  # the types of patch tokens that it needs
     reads_ids: bool  # whether ids of codes will do instead
+    pooled_only = False  # whether training and evaluation need no patch tokens
+    calibration: Calibration | None = None  # of its words, if it reads calibrated words
+    calibrated_on = ""  # the digest of the encoder that it was made with
 
     def __init__(self, model: nn.Module, config: IntentConfig, weights: Mapping[str, float] | None = None) -> None:
         super().__init__(weights)
@@ -90,7 +127,14 @@ class IntentTask(Task[IntentBatch]):
         """Open the image encoder of the config."""
         from sightword.towers.factory import image_tower
 
-        return image_tower(self.config.tower, tag=self.config.tag).freeze()
+        tower = image_tower(self.config.tower, tag=self.config.tag).freeze()
+        self.check_tower(tower)
+        return tower
+
+    def check_tower(self, tower: ImageTower) -> None:
+        """Raise SightwordError unless the words of the task fit an image encoder."""
+        if self.calibration is not None:
+            self.calibration.check_tower(digest(tower.state_dict()), tower.name)
 
     def logits(self, batch: IntentBatch) -> Tensor:
         """Return (B, C)."""
@@ -143,31 +187,38 @@ class MultiStreamTask(IntentTask):
     model: MultiStream
     class_rows = ("model.head.weight", "model.head.bias")
 
-    def __init__(self, model: MultiStream, config: IntentConfig, anchors: Anchors) -> None:
-        weights = {"vq_loss": config.commitment_weight, "consistency_loss": config.semantic_consistency_weight}
+    def __init__(
+        self, model: MultiStream, config: IntentConfig, anchors: Anchors, calibration: Calibration | None = None
+    ) -> None:
+        """anchors: of one code per word with a calibration, which is that of the model's words."""
+        consistency = f"consistency_{config.semantic_consistency_reduction}_loss"
+        weights = {"vq_loss": config.commitment_weight, consistency: config.semantic_consistency_weight}
         super().__init__(model, config, weights)
+        self.consistency = consistency
         self.anchors, self.token_types = anchors, streams_of(config, anchors)
+        self.calibration, self.calibrated_on = calibration, calibration.tower if calibration else ""
         self.reads = tuple(sorted(set(self.token_types.values())))
         self.frozen = all(model.book(name).frozen for name in model.streams)
-        self.reads_ids = self.frozen and not model.adapters
+        self.reads_ids = self.frozen and not model.adapters and calibration is None
         self.digest = anchors_digest({name: anchors[name].codes for name in model.streams})
         self.used = {name: deque[Tensor](maxlen=RECENT) for name in model.streams}  # (K,) bool for each recent batch
         self._commitment = torch.zeros(())
         self.register_load_state_dict_pre_hook(_refuse_other_anchors)
 
-    def open_tower(self) -> ImageTower:
-        tower = super().open_tower()
+    def check_tower(self, tower: ImageTower) -> None:
         self.anchors.check_fits(tower)
-        return tower
+        super().check_tower(tower)
 
     def read(self, batch: IntentBatch) -> Read:
         """Return the output of the model. Raises SightwordError if the batch is of other anchors or another encoder."""
         if batch.counts is None:
-            tokens, _ = self.encoded(batch)
-            return self.model({name: self._fitting(tokens[kind], name) for name, kind in self.token_types.items()})
+            tokens, pooled = self.encoded(batch)
+            fitting = {name: self._fitting(tokens[kind], name) for name, kind in self.token_types.items()}
+            return self.model(fitting) if self.calibration is None else self.model(fitting, pooled)
         if not self.reads_ids:
             raise SightwordError(
-                "data.ids contains ids of frozen codebooks. To train codes or adapters, set data.cache, too"
+                "data.ids contains ids of frozen codebooks. To train codes or adapters, or to read words that are "
+                "present, set data.cache, too"
             )
         self._check_counts(batch, batch.counts)
         return self.model.from_counts(batch.counts)
@@ -188,7 +239,8 @@ class MultiStreamTask(IntentTask):
             terms["vq_loss"] = read.commitment
         if not self.frozen:
             books = [self.model.book(name) for name in self.model.streams]
-            terms["consistency_loss"] = torch.stack([consistency_loss(b.codes(), b.anchors) for b in books]).sum()
+            how = self.config.semantic_consistency_reduction
+            terms[self.consistency] = torch.stack([consistency_loss(b.codes(), b.anchors, how) for b in books]).sum()
         return terms
 
     def stats(self) -> dict[str, float]:
@@ -213,6 +265,7 @@ class MultiStreamTask(IntentTask):
 
     def check_weights(self, weights: Mapping[str, Tensor], resumed: bool) -> None:
         """Raise SightwordError if weights were trained with other anchors: their codes would get wrong names."""
+        _check_words(self, weights)
         for name in self.model.streams:
             own = self.model.book(name).anchors
             other = weights.get(f"model.books.{name}.anchors", own)
@@ -229,7 +282,7 @@ class MultiStreamTask(IntentTask):
             if batch.counts is not None:
                 self.used[name].append(batch.counts[name].sum(0) > 0)
             else:
-                mask = torch.zeros(self.model.book(name).num_codes, dtype=torch.bool, device=read.logits.device)
+                mask = torch.zeros(self.model.size(name), dtype=torch.bool, device=read.logits.device)
                 self.used[name].append(mask.index_fill_(0, read.ids[name].flatten(), True))
 
     def _check_counts(self, batch: IntentBatch, counts: Mapping[str, Tensor]) -> None:
@@ -269,10 +322,93 @@ class MultiStreamTask(IntentTask):
         )
 
 
+def _check_words(task: IntentTask, weights: Mapping[str, Tensor]) -> None:
+    """Raise SightwordError if weights were trained with other words or another calibration than a task has."""
+    own = {name: tensor for name, tensor in task.state_dict().items() if name.startswith("model.words.")}
+    for name, tensor in own.items():
+        other = weights.get(name, tensor)
+        if task.calibration is None or (
+            other.shape == tensor.shape and torch.allclose(other.to(tensor), tensor, atol=1e-5)
+        ):
+            continue
+        what = "anchors" if name.endswith("vectors") else "calibration"
+        raise SightwordError(
+            f"these weights were trained with another {what} than {task.calibration.source} ({name} differs). Set "
+            "system.semantic_anchors_path and system.calibration to those of the run, or train again"
+        )
+
+
 def _refuse_other_anchors(task: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
     """Before any weights are loaded, wherever they come from."""
-    assert isinstance(task, MultiStreamTask)
+    assert isinstance(task, MultiStreamTask | PresenceTask)
     task.check_weights({name.removeprefix(prefix): weight for name, weight in state.items()}, resumed=False)
+
+
+class PresenceTask(IntentTask):
+    """Words that are present, and pairs of them: logits are exact sums over words, and over where they are."""
+
+    model: PresenceModel
+    class_rows = ("model.head.weight", "model.head.bias", "model.pair_head.weight")
+    calibration: Calibration
+    pooled_only = True
+
+    def __init__(self, model: PresenceModel, config: IntentConfig, anchors: Anchors, calibration: Calibration) -> None:
+        """anchors: of one code per word. calibration: that of the model's words."""
+        super().__init__(model, config, {"l1_loss": config.l1})
+        self.anchors, self.calibration, self.calibrated_on = anchors, calibration, calibration.tower
+        self.token_types = streams_of(config, anchors)
+        self.reads, self.reads_ids = tuple(sorted(set(self.token_types.values()))), False
+        self._present = 0.0
+        self.register_load_state_dict_pre_hook(_refuse_other_anchors)
+
+    def check_tower(self, tower: ImageTower) -> None:
+        self.anchors.check_fits(tower)
+        super().check_tower(tower)
+
+    def pooled(self, batch: IntentBatch) -> Tensor:
+        """Return the pooled vectors (B, D) of a batch. Raises SightwordError if they are of another encoder."""
+        pooled = self.encode_image(batch.images)[1] if batch.images is not None else batch.pooled
+        if pooled is None:
+            raise SightwordError("PresenceTask needs pooled vectors. Set data.cache, and leave data.ids empty")
+        if pooled.shape[1] != self.anchors.dim:
+            raise SightwordError(
+                f"pooled vectors have dimension {pooled.shape[1]}, the words of {self.anchors.source} "
+                f"{self.anchors.dim}: they are of two encoders. Write anchors for this one: sightword anchors tower=…"
+            )
+        return pooled.float()
+
+    def presence(self, batch: IntentBatch) -> Tensor:
+        """Return the calibrated probability (B, K) of the words of all streams, in the order of `words`."""
+        return self.model.presence(self.pooled(batch))
+
+    def logits(self, batch: IntentBatch) -> Tensor:
+        return self.model(self.pooled(batch))
+
+    def losses(self, batch: IntentBatch) -> dict[str, Tensor]:
+        self.check_columns(batch)
+        presence = self.presence(batch)
+        self._present = float((presence > 0.5).float().sum(1).mean())
+        terms = {"asl_loss": self.asl(self.model.from_presence(presence), batch.targets)}
+        return terms | ({"l1_loss": self.model.l1()} if self.config.l1 else {})
+
+    def stats(self) -> dict[str, float]:
+        """Return how many words an image of the last batch shows."""
+        return {"words_present": self._present}
+
+    @property
+    def words(self) -> list[tuple[str, str]]:
+        """(stream, word) of the K columns of presence."""
+        return [(name, word) for name in self.model.streams for word in self.anchors[name].names]
+
+    @property
+    def term_names(self) -> list[tuple[str, str]]:
+        """(stream, or "pairs", and name) of the T terms."""
+        pairs = named_pairs(self.config.pair_words, {name: self.anchors[name].names for name in self.model.streams})
+        return [*self.words, *((PAIRS, pair.name) for pair in pairs)]
+
+    def check_weights(self, weights: Mapping[str, Tensor], resumed: bool) -> None:
+        """Raise SightwordError if weights were trained with other words, another calibration, or other pairs."""
+        _check_words(self, weights)
 
 
 class BaselineTask(IntentTask):

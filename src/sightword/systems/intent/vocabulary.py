@@ -5,7 +5,8 @@ A vocabulary is a JSON file that describes one stream:
     {"stream": "coco",                                  name of the codebook
      "size": 256,                                       default number of codes
      "source": "…",                                     where the names are from (optional)
-     "expand": "words",                                 a class always gets one code per word (optional)
+     "expand": "words",                                 a class always gets one code per word (optional); if there
+                                                        are fewer codes than words, parts of speech take turns
      "templates": {"noun": ["a photo of {}", …]},       by part of speech; the first one is the default
      "classes": [{"id": 1, "name": "person"}, …],
      "spare": […]}                                      classes that are added only if `extra` names them (optional)
@@ -28,6 +29,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -83,13 +85,13 @@ class Vocabulary:
         return self.word_prompts(entry)[0]
 
     def word_prompts(self, entry: Entry) -> list[str]:
-        """Return one prompt for each word of a class, in the word's first template."""
-        return [with_article(self.templates[word.pos][0], word.text) for word in entry.words]
+        """Return one prompt for each word of a class, in the word's first template; parts of speech take turns."""
+        return [with_article(self.templates[word.pos][0], word.text) for word in in_turns(entry.words)]
 
     def template_prompts(self, entry: Entry) -> list[str]:
-        """Return each word in all its templates: first templates before second ones."""
+        """Return each word in all its templates: first templates before second ones, parts of speech in turns."""
         most = max(len(self.templates[word.pos]) for word in entry.words)
-        pairs = [(word, self.templates[word.pos][i : i + 1]) for i in range(most) for word in entry.words]
+        pairs = [(word, self.templates[word.pos][i : i + 1]) for i in range(most) for word in in_turns(entry.words)]
         return [with_article(template, word.text) for word, some in pairs for template in some]
 
     def extended(self, names: Iterable[str]) -> "Vocabulary":
@@ -256,6 +258,17 @@ def _template(fields: Fields, part: str, text: str) -> str:
     if text.count("{}") != 1:
         raise fields.error(f"{text!r} has not exactly one {{}}, which stands for the word", part)
     return text
+
+
+def in_turns(words: Sequence[Word]) -> list[Word]:
+    """Return the words in rounds: the first of each part of speech, then the second of each, and so on.
+
+    A codebook with fewer codes than words takes the first words of a class: so not nouns alone.
+    """
+    parts: dict[str, list[Word]] = {}
+    for word in words:
+        parts.setdefault(word.pos, []).append(word)
+    return [word for turn in zip_longest(*parts.values()) for word in turn if word is not None]
 
 
 def with_article(template: str, word: str) -> str:

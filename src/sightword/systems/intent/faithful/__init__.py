@@ -1,0 +1,1 @@
+"""How far the words of an intent model can be trusted: `sightword faithful`. See `protocol.py`."""
