@@ -56,11 +56,6 @@ class Explanation(NamedTuple):
         """Whether words are calibrated: a patch may be nothing, and `margins` are probabilities."""
         return bool(self.presence)
 
-    def shown(self, stream: str) -> list[str]:
-        """Return the words that an image shows by calibrated presence, the surest first."""
-        found = {word: p for word, p in self.presence.get(stream, {}).items() if p > 0.5}
-        return sorted(found, key=lambda word: -found[word])
-
     def words(self, stream: str) -> list[list[str]]:
         """Return the word of each patch, h lists of w."""
         return [[self.names[stream][number] for number in row] for row in self.classes[stream].tolist()]

@@ -66,6 +66,8 @@ def make_task(config: IntentConfig) -> "IntentTask":
 
 def _calibrated_task(config: IntentConfig, anchors: Anchors, streams: Mapping[str, str]) -> "IntentTask":
     """Return the task of a model that reads calibrated words, one code per word."""
+    if PAIRS in streams:
+        raise SightwordError(f"a stream is called {PAIRS!r}, as pairs of words are. Give it another name")
     calibration = read_calibration(config, anchors)
     anchors, gate, count = word_anchors(anchors), config.nothing != "z", len(classes_of(config))
     words = stream_words({name: anchors[name].codes for name in streams}, calibration, streams)
