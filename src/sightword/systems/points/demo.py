@@ -28,7 +28,7 @@ def section(out: Path, train: Train) -> Section:
     rooms, tower = small / "rooms", small / "towers" / "clip"
     lists = rooms / "meta_data"
     arguments = ["experiment=points/bifusion_mini", f"system.clip={tower}", f"system.labels={rooms}"]
-    arguments += [f"data.root={rooms}", f"data.cache={out / 'clip'}", "trainer.epochs=20"]
+    arguments += [f"data.root={rooms}", f"data.cache={out / 'clip'}", "trainer.epochs=10"]
     arguments += [f"data.{name}scenes={lists}/scannetv2_{split}.txt" for name, split in SPLITS.items()]
     if not train(run, arguments):
         raise KeyboardInterrupt
