@@ -4,10 +4,10 @@
     points → position, colour → ball query → TinySA × layers                                            f3 (N, D)
     point = f3 + g (f2 - f3), with g = 0 exactly where no view shows it;   text = head(point), of unit length
 
-With `spread` text is instead a correction of CLIP's own features, averaged over like points (see `spread.py`): the
-network counts as one view, so that the more views show a point, the less it is corrected.
+With `spread` text is instead CLIP's own features, averaged over like points (see `spread.py`), and corrected by the
+network: as much as that where no view shows a point, and next to nothing where one does.
 
-    text = spread + head(point) / (1 + Σ conf of its views), of unit length
+    text = spread + t / (t + Σ conf of its views) · head(point), of unit length, with t = `TRUST`
 
 Batches are ragged: `scene` is the scene of a batch that a point or a view belongs to, and scenes do not interact.
 
@@ -29,6 +29,7 @@ from sightword.systems.points.lift.uv_index import PatchChain
 from sightword.systems.points.spread import spread
 
 LONGEST = 6.4  # metres, the longest wave of `build_geo_pe`: about a room
+TRUST = 0.05  # views that the network counts as, beside those that show a point; chosen on validation
 ROWS = 8192  # of points that attend at once: some GPU kernels take no more than 65 535 rows times heads
 
 
@@ -300,10 +301,9 @@ class BiFusionEncoder(nn.Module):
 
 
 def corrected(features: Tensor, head: Tensor, links: Links) -> Tensor:
-    """Return features (N, E) corrected by the network's, (N, E), which count as one view: where no view shows a point
-    as much as CLIP's, and less the more views show it."""
+    """Return features (N, E) of unit length, corrected by the network's, (N, E): it counts as `TRUST` views."""
     views = links.conf.new_zeros(len(head)).index_add_(0, links.point, links.conf)
-    return F.normalize(features + head / (1 + views)[:, None], dim=1)
+    return F.normalize(features + (TRUST / (TRUST + views))[:, None] * head, dim=1)
 
 
 def _half(device: torch.device) -> contextlib.AbstractContextManager[object]:
