@@ -34,7 +34,7 @@ RECIPES = {
     "tokenizer": "data: min_scale",
     "retrieval": "system: align; data: pad erase; optim: lr lr_scale; trainer: precision",
     "skeleton": "system: dropout text_pooling soft_ramp; optim: lr max_grad_norm lr_scale",
-    "points": "system: token_type clip_dtype spread; optim: lr",
+    "points": "system: token_type clip_dtype spread; optim: lr; trainer: monitor",
 }
 
 

@@ -97,7 +97,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         self._fits: list[Fits] = []
 
     def metric_names(self) -> frozenset[str]:
-        return frozenset(name for name in NOTES if "spread" in self.features or not name.startswith("spread_"))
+        return frozenset(self.notes())
 
     @torch.no_grad()
     def update(self, batch: RoomBatch) -> None:
@@ -224,7 +224,9 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         return {"classes": self._classes} if self._classes else {}
 
     def notes(self) -> dict[str, str]:
-        return NOTES
+        return {
+            name: note for name, note in NOTES.items() if "spread" in self.features or not name.startswith("spread_")
+        }
 
     def protocol(self) -> dict[str, str]:
         system, clip = self.task.system, self.task.clip
