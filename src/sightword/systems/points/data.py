@@ -26,6 +26,7 @@ from sightword.systems.points.config import PointsData
 from sightword.systems.points.doctor.diagnosis import require_sound
 from sightword.systems.points.lift.cloud import class_numbers, recorded, scene_cloud, thinned
 from sightword.systems.points.lift.geometry import ColorCamera, Views
+from sightword.systems.points.lift.origin import require_same
 from sightword.systems.points.scannet.convention import convention_of
 from sightword.systems.points.scannet.label import LabelSet
 from sightword.systems.points.scannet.reader import (
@@ -120,7 +121,9 @@ def _frame_source(data: PointsData, clip: FrozenClip, scenes: Sequence[Scene]) -
 
 
 def complete_cache(data: PointsData, scenes: Sequence[Scene]) -> SegmentedCache:
-    """Return data.cache. Raises SightwordError, with the command to run, if frames of these scenes are missing."""
+    """Return data.cache. Raises SightwordError, with the command to run, if frames of these scenes are missing, and if
+    the cache is of other scenes."""
+    require_same(data.cache, scenes)
     cache = SegmentedCache(data.cache)
     kept = set(cache)
     missing = [key for scene in scenes for frame in scene.frames if (key := f"{scene.key}/{frame.index}") not in kept]
