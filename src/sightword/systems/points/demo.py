@@ -6,8 +6,8 @@ from pathlib import Path
 from sightword.data.loader import moved
 from sightword.engine.run import held_out, make_evaluator, restore
 from sightword.systems.points import ask
-from sightword.systems.points.predict import SceneQuery
 from sightword.systems.points.data import LISTS
+from sightword.systems.points.predict import SceneQuery
 from sightword.systems.points.scannet.reader import read_scenes_file
 from sightword.viz.page import Figure, Section, Train, seconds
 
@@ -27,7 +27,7 @@ def section(out: Path, train: Train) -> Section:
     shutil.rmtree(out / "clip", ignore_errors=True)  # a second's work, and perhaps another version's CLIP
     rooms, tower = small / "rooms", small / "towers" / "clip"
     arguments = ["experiment=points/bifusion_mini", f"system.clip={tower}", f"system.labels={rooms}"]
-    arguments += [f"data.root={rooms}", f"data.cache={out / 'clip'}", "trainer.epochs=10"]
+    arguments += [f"data.root={rooms}", f"data.cache={out / 'clip'}", "trainer.epochs=8"]
     if not train(run, arguments):
         raise KeyboardInterrupt
     name = read_scenes_file(rooms / LISTS["test"])[0]
