@@ -58,7 +58,9 @@ def test_every_block_of_the_readme_runs_in_order(photos, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(person, "write_cuhk", partial(person.write_cuhk, sizes=person.Sizes(24, 8, 8)))
     monkeypatch.setattr(motion, "write_motion", partial(motion.write_motion, sizes=motion.Sizes(2, 1, 1, 2)))
-    monkeypatch.setattr(room, "write_rooms", partial(room.write_rooms, frames=3, color=(48, 64), voxel=0.15))
+    monkeypatch.setattr(
+        room, "write_rooms", partial(room.write_rooms, frames=3, color=(48, 64), voxel=0.15, splits=room.FEW)
+    )
     shutil.copytree(photos, "photos")
     found = blocks("README.md")
     assert [language for language, _ in found].count("python") >= 3

@@ -28,7 +28,7 @@ def write_worlds(root: Path, clip: Path, photos: Path) -> dict[str, Path]:
     tower.write_vq(root / "vq")
     motion.write_motion(root / "motion", motion.Sizes(2, 1, 1, 1))
     tower.write_bert(root / "bert", [" ".join(motion.vocabulary())])
-    room.write_rooms(root / "rooms", frames=3, color=(48, 64), depth=(36, 48), voxel=0.15)
+    room.write_rooms(root / "rooms", frames=3, color=(48, 64), depth=(36, 48), voxel=0.15, splits=room.FEW)
     return {"root": root, "clip": clip, "photos": photos}
 
 

@@ -26,8 +26,7 @@ SIZES = {
     "switch_by gen_ramp; data: image_size text_length",
     "skeleton": "system: joints base depths labels text embed_dim fusion_layers fusion_heads queue; "
     "data: annotations val test frames size test_size test_views",
-    "points": "system: clip clip_tag clip_size labels dim radius; "
-    "data: scenes val_scenes test_scenes cache frames points voxel",
+    "points": "system: clip clip_tag clip_size labels dim radius; data: cache frames points voxel",
 }
 # What a _mini experiment may set: a recipe. The method is that of the experiment it is named for; irra's objective is
 # the one exception.
@@ -35,7 +34,7 @@ RECIPES = {
     "tokenizer": "data: min_scale",
     "retrieval": "system: align; data: pad erase; optim: lr lr_scale; trainer: precision",
     "skeleton": "system: dropout text_pooling soft_ramp segments; optim: lr max_grad_norm lr_scale",
-    "points": "system: token_type clip_dtype; optim: lr",
+    "points": "system: token_type clip_dtype spread; optim: lr; trainer: monitor",
 }
 
 

@@ -12,7 +12,7 @@ Legend: R rays; N points; V views; S solids; H, W pixels. Labels number [*OBJECT
 things of a room from 1; walls, floor and ceiling are instance 0 and the label of their place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -377,7 +377,8 @@ def scan(studio: Studio, voxel: float = 0.05, looks: int = 16) -> Cloud:
 
 # ----------------------------------------------------------------------------------------------------------- writing
 
-SPLITS = {"train": (0, 1, 2), "val": (3,), "test": (4,)}  # seeds
+SPLITS = {"train": (0, 1, 2, 5, 6, 7), "val": (3, 8, 9), "test": (4, 10, 11, 12)}  # seeds
+FEW = {"train": (0, 1, 2), "val": (3,), "test": (4,)}  # for a world that is quicker to write
 SEEDS = [seed for seeds in SPLITS.values() for seed in seeds]
 STEP = 20  # from one frame's number to the next, as in scannet200-mv
 COLOR, DEPTH = (144, 192), (96, 128)  # H, W
@@ -432,12 +433,13 @@ def write_rooms(
     color: tuple[int, int] = COLOR,
     depth: tuple[int, int] = DEPTH,
     voxel: float = 0.05,
+    splits: Mapping[str, Sequence[int]] = SPLITS,
 ) -> None:
-    """Write the rooms of `sightword mini`: three for training, one for validation, one for testing, with split lists
-    and the names of the labels."""
+    """Write the rooms of `sightword mini` with split lists and the names of the labels: six for training, three for
+    validation and four for testing, or those of other `splits`, split → seeds."""
     meta = root / "meta_data"
     meta.mkdir(parents=True, exist_ok=True)
-    for split, seeds in SPLITS.items():
+    for split, seeds in splits.items():
         for seed in seeds:
             write_scene(root, seed, frames, color, depth, voxel, noise=0.001, holes=0.03)
         _write_text(meta / f"scannetv2_{split}.txt", "".join(f"{name_of(seed)}\n" for seed in seeds))

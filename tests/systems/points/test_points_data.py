@@ -1,5 +1,6 @@
 import dataclasses
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -211,6 +212,34 @@ def test_listed_splits_are_taken_as_they_are_and_must_not_overlap(data, clip, ro
         loaders(both, clip, root)
 
 
+def test_a_roots_own_lists_divide_what_is_there_of_them(data, root, tmp_path, clip, capsys):
+    shutil.copytree(root / "2D", tmp_path / "2D")
+    (tmp_path / "meta_data").mkdir()
+    own = dataclasses.replace(data, root=str(tmp_path), batch_size=1)
+    everything = {name for names in split_names(own).values() for name in names}
+    assert everything == {"scene0000_00", "scene0001_00", "scene0002_00"}
+    lists = {"train": ["scene0002_00", "scene0706_00"], "val": ["scene0000_00"], "test": ["scene0707_00"]}
+    for split, names in lists.items():
+        (tmp_path / "meta_data" / f"scannetv2_{split}.txt").write_text("\n".join(names))
+    assert split_names(own) == {"train": ["scene0002_00"], "val": ["scene0000_00"]}
+    loaders(own, clip, root)
+    assert "1 scenes to train on, 1 for validation: by meta_data/scannetv2_train.txt" in capsys.readouterr().err
+    (tmp_path / "val.txt").write_text("scene0001_00\n")
+    typed = dataclasses.replace(own, val_scenes=str(tmp_path / "val.txt"))
+    assert split_names(typed)["train"] == ["scene0000_00", "scene0002_00"]
+
+
+def test_lists_that_name_nothing_of_a_root_are_not_taken_and_that_is_said(data, root, tmp_path, clip, capsys):
+    shutil.copytree(root / "2D", tmp_path / "2D")
+    (tmp_path / "meta_data").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / "meta_data" / f"scannetv2_{split}.txt").write_text("scene0706_00\n")
+    own = dataclasses.replace(data, root=str(tmp_path), hold_out=0.3)
+    assert [len(names) for names in split_names(own).values()] == [2, 1]
+    loaders(own, clip, root)
+    assert "data.hold_out=0.3 held out of all scenes of" in capsys.readouterr().err
+
+
 def test_a_scene_that_cannot_be_read_is_named_and_left_out(data, root, tmp_path, capsys):
     found = read_scenes(data, ["scene0000_00", "scene0099_00"], "train")
     assert [scene.name for scene in found] == ["scene0000_00"]
@@ -231,8 +260,6 @@ def test_depth_of_two_sizes_in_a_batch_is_refused_in_one_line(data, root, tmp_pa
 
 
 def test_a_room_without_a_recorded_cloud_is_put_together_from_its_depth(data, clip, root, tmp_path):
-    import shutil
-
     shutil.copytree(root / "2D", tmp_path / "2D")
     data = dataclasses.replace(data, root=str(tmp_path))
     (held,) = make_loaders(data, clip, label_set("scannet20"))[1]

@@ -59,10 +59,25 @@ def test_metrics_are_the_fractions_of_points_classified_correctly():
     assert evaluator.compute() == {}
 
 
-def test_every_metric_has_a_name_that_is_known_before_and_a_note():
-    evaluator = PointsEvaluator(task_for().eval())
+@pytest.mark.parametrize("spread", [[], [0.5, 0.1]])
+def test_every_metric_has_a_name_that_is_known_before_and_a_note(spread):
+    evaluator = PointsEvaluator(task_for(spread=spread).eval())
     evaluator.update(batch_for())
     assert set(evaluator.compute()) == evaluator.metric_names() == set(evaluator.notes())
+
+
+def test_seen_and_unseen_points_are_measured_apart_and_rooms_one_by_one():
+    task, rooms = task_for(spread=[0.5, 0.1]), (wall(80), wall(60, 2, 1))
+    found = measured(task, batch_for(*rooms))
+    alone = [measured(task, batch_for(room)) for room in rooms]
+    for name in ("clip", "spread", "text"):
+        mean = sum(each[f"{name}_miou"] for each in alone) / 2
+        assert found[f"{name}_room_miou"] == pytest.approx(mean, abs=1e-4)
+    share = found["coverage"] / 100
+    for name in ("spread", "text"):
+        parts = share * found[f"{name}_accuracy_seen"] + (1 - share) * found[f"{name}_accuracy_unseen"]
+        assert found[f"{name}_accuracy"] == pytest.approx(parts, abs=1e-4)
+    assert "clip_miou_unseen" not in found
 
 
 def test_the_protocol_is_texts_and_names_the_split_and_the_scenes():
@@ -74,6 +89,8 @@ def test_the_protocol_is_texts_and_names_the_split_and_the_scenes():
     assert "nothing was chosen on it" in protocol["split"]
     assert protocol["scenes"].startswith("2, ")
     assert "32×40" in protocol["clip"]
+    assert "spread" not in protocol
+    assert "0.5 m" in PointsEvaluator(task_for(spread=[0.5, 0.1])).protocol()["spread"]
 
 
 def test_without_a_3d_branch_what_no_view_sees_is_not_classified():

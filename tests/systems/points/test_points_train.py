@@ -21,7 +21,7 @@ EXPERIMENTS = ["bifusion_mini", "lift_mini"]
 @pytest.fixture(scope="module")
 def rooms(tmp_path_factory):
     root = tmp_path_factory.mktemp("rooms")
-    room.write_rooms(root, frames=3, color=(48, 64), depth=(36, 48), voxel=0.15)
+    room.write_rooms(root, frames=3, color=(48, 64), depth=(36, 48), voxel=0.15, splits=room.FEW)
     return root
 
 

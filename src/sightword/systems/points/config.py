@@ -31,6 +31,8 @@ class PointsConfig(SystemConfig):
     neck: int = 0  # TinySA2D blocks on the reduced maps
     upsample: int = 1  # cells of a reduced map for each of CLIP's, a side: 1 | 2 | 4, learned; sharpens little
     chain: bool = False  # reduce by the published chain: PixelShuffle, Conv1x1 to 256, sample, Linear to dim
+    spread: list[float] = field(default_factory=list)  # metres, and distance of colours in [-1, 1], within which lifted
+    # CLIP is averaged over like points; the network then corrects this mean. Empty: as the document has it
     clip_global: bool = True  # also give the mean vector of a scene's images
     use_amp: bool = True  # the 2-D branch in bfloat16; on GPUs without it set trainer.precision=16-mixed
 
@@ -67,6 +69,11 @@ class PointsConfig(SystemConfig):
                 "system.distil_weight and system.label_weight are both 0, so no loss relates points to text, and a "
                 "constant feature is consistent. Set one above 0"
             )
+        if self.spread and (len(self.spread) != 2 or min(self.spread) <= 0 or not self.layers):
+            raise SightwordError(
+                f"system.spread={list(self.spread)} with system.layers={self.layers}: expected two lengths above 0, in "
+                "metres and in colour, as [0.5,0.15], and one layer or more. Or leave it empty: []"
+            )
         if self.chain and (self.upsample != 1 or self.neck):
             raise SightwordError(
                 "system.chain=true has its own PixelShuffle and no neck. Set system.upsample=1 and system.neck=0"
@@ -79,6 +86,7 @@ class PointsData(Convention, DataConfig):
 
     paths = ("root", "scenes", "val_scenes", "test_scenes", "cache")
     root: str = ""  # the folder of the scenes
+    # without any of the three lists: those of the root, meta_data/scannetv2_{train,val,test}.txt, if it has them
     scenes: str = ""  # a file with the training scenes, one per line; empty: all that are not for validation
     val_scenes: str = ""  # the same for validation; empty: the fraction hold_out, always the same scenes
     test_scenes: str = ""  # the same for `sightword evaluate split=test`

@@ -26,6 +26,7 @@ from sightword.systems.points.config import PointsData
 from sightword.systems.points.doctor.diagnosis import require_sound
 from sightword.systems.points.lift.cloud import class_numbers, recorded, scene_cloud, thinned
 from sightword.systems.points.lift.geometry import ColorCamera, Views
+from sightword.systems.points.lift.origin import require_same
 from sightword.systems.points.scannet.convention import convention_of
 from sightword.systems.points.scannet.label import LabelSet
 from sightword.systems.points.scannet.reader import (
@@ -77,7 +78,7 @@ def make_loaders(
     """
     used = {**split_names(data), **(names or {})}
     train, val = (read_scenes(data, used[split], split) for split in ("train", "val"))
-    print(f"{len(train)} scenes to train on, {len(val)} for validation", file=sys.stderr)
+    print(f"{len(train)} scenes to train on, {len(val)} for validation: {divided_by(data)}", file=sys.stderr)
     source = _frame_source(data, clip, [*train, *val])
     rooms = Rooms(train, data, labels, "train", source, seed)
     stream: Stream[RoomBatch] = Stream(
@@ -120,7 +121,9 @@ def _frame_source(data: PointsData, clip: FrozenClip, scenes: Sequence[Scene]) -
 
 
 def complete_cache(data: PointsData, scenes: Sequence[Scene]) -> SegmentedCache:
-    """Return data.cache. Raises SightwordError, with the command to run, if frames of these scenes are missing."""
+    """Return data.cache. Raises SightwordError, with the command to run, if frames of these scenes are missing, and if
+    the cache is of other scenes."""
+    require_same(data.cache, scenes)
     cache = SegmentedCache(data.cache)
     kept = set(cache)
     missing = [key for scene in scenes for frame in scene.frames if (key := f"{scene.key}/{frame.index}") not in kept]
@@ -136,25 +139,52 @@ def complete_cache(data: PointsData, scenes: Sequence[Scene]) -> SegmentedCache:
 # -------------------------------------------------------------------------------------------------------------- splits
 
 
-def split_names(data: PointsData) -> dict[str, list[str]]:
-    """Return the scenes of train, val and, where it is configured, test.
+LISTS = {split: f"meta_data/scannetv2_{split}.txt" for split in ("train", "val", "test")}  # of a root, as ScanNet's
 
-    Raises SightwordError if there are none, or one is in train and in val.
+
+def split_names(data: PointsData) -> dict[str, list[str]]:
+    """Return the scenes of train, val and, where there are such, test.
+
+    Those of the configured lists; without any, those of the root's own `LISTS`; without these, data.hold_out divides
+    what is there. Raises SightwordError if there are none, or one is in train and in val.
     """
     if not data.root:
         raise SightwordError("data.root is not set. Pass the folder of the scenes, in the ScanNet layout")
     listed = {"train": data.scenes, "val": data.val_scenes, "test": data.test_scenes}
-    found = {split: read_scenes_file(file) for split, file in listed.items() if file}
-    if not data.val_scenes:
+    found = {split: read_scenes_file(file) for split, file in listed.items() if file} or _own_lists(data.root)
+    if "val" not in found:
         every = found.get("train") or _others(data.root, found.get("test", ()))
         found["train"], found["val"] = hold_out(every, data.hold_out)
-    elif not data.scenes:
+    elif "train" not in found:
         found["train"] = _others(data.root, [name for names in found.values() for name in names])
     if shared := sorted(set(found["train"]) & set(found["val"])):
         raise SightwordError(
             f"{shared[0]} is trained on and validated on ({len(shared)} such scenes). Divide the lists"
         )
     return found
+
+
+def _own_lists(root: str) -> dict[str, list[str]]:
+    """Return the scenes of a root that its own lists name, by split; {} unless some are to train and some to validate.
+
+    ScanNet's lists name 1,513 scenes, and a root often has a part of them.
+    """
+    files = {split: Path(root).expanduser() / name for split, name in LISTS.items()}
+    if not (files["train"].is_file() and files["val"].is_file()):
+        return {}
+    there = set(find_scenes(root))
+    listed = {split: read_scenes_file(file) for split, file in files.items() if file.is_file()}
+    found = {split: kept for split, names in listed.items() if (kept := [name for name in names if name in there])}
+    return found if {"train", "val"} <= set(found) else {}
+
+
+def divided_by(data: PointsData) -> str:
+    """Say what `split_names` divides the scenes by, in a few words."""
+    if data.scenes or data.val_scenes or data.test_scenes:
+        return "by data.scenes and data.val_scenes" if data.val_scenes else f"data.hold_out={data.hold_out:g} held out"
+    if _own_lists(data.root):
+        return f"by {LISTS['train']} and {LISTS['val']} of {data.root}"
+    return f"data.hold_out={data.hold_out:g} held out of all scenes of {data.root}"
 
 
 def _listed(data: PointsData, split: str) -> list[str]:

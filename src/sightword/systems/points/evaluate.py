@@ -4,6 +4,7 @@ Legend: N points of a batch; C classes; E dimension of CLIP's joint space.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,9 +31,20 @@ from sightword.systems.points.task import PointsTask, agreement
 
 FEATURES = {
     "clip": "lifted CLIP",
+    "spread": "lifted CLIP averaged over like points",
     "text": "the fused features",
 }  # fields of `Fused` that text queries are compared with
-PARTS = {"accuracy": "", "miou": ", mean over classes", "accuracy_seen": ", where seen"}
+PARTS = {
+    "accuracy": "",
+    "miou": ", mean IoU over classes",
+    "room_miou": ", mean IoU over the classes of a scene, then over scenes",
+    "accuracy_seen": ", where seen",
+    "miou_seen": ", mean IoU over classes, where seen",
+}
+UNSEEN = {
+    "accuracy_unseen": ", where no view sees them: by geometry and colour",
+    "miou_unseen": ", mean IoU over classes, where no view sees them",
+}  # lifted CLIP has no features there
 AROUND = 0.25  # metres around a class's points that are taken out with them
 ACCEPTED = {
     "clip_accepted": "% of a scene's classes that reach the threshold of validation, by lifted CLIP",
@@ -50,9 +62,8 @@ NOTES = {
     **{
         f"{name}_{part}": f"%, {what}, by text queries{of}"
         for name, what in FEATURES.items()
-        for part, of in PARTS.items()
+        for part, of in (PARTS if name == "clip" else PARTS | UNSEEN).items()
     },
-    "text_accuracy_unseen": "%, where no view sees them: by geometry and colour alone",
     "majority": "%, the majority-class baseline",
     **ACCEPTED,
     **MEANS,
@@ -75,6 +86,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
 
     def __init__(self, task: PointsTask) -> None:
         self.task, self.labels = task, task.labels
+        self.features = [name for name in FEATURES if name != "spread" or task.model.scales]
         self.scenes = 0  # that were measured last
         self._classes: list[Row] = []
         self._measured = ItemRows()  # labelled scenes of the last metrics
@@ -87,7 +99,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         self._fits: list[Fits] = []
 
     def metric_names(self) -> frozenset[str]:
-        return frozenset(NOTES)
+        return frozenset(self.notes())
 
     @torch.no_grad()
     def update(self, batch: RoomBatch) -> None:
@@ -104,7 +116,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         known, classes = batch.label >= 0, len(self.labels.names)
         if known.any():
             self._fits += self._scene_fits(batch, out)
-            predicted = {name: self._predicted(out, name) for name in FEATURES}
+            predicted = {name: self._predicted(out, name) for name in self.features}
             for number in batch.scene[known].unique().tolist():
                 own = known & (batch.scene == number)
                 label, seen = batch.label[own], out.seen[own]
@@ -131,7 +143,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
 
     def _has_text(self, out: Fused) -> Tensor:
         """Which points have fused features, (N,) bool: with a 3-D branch all, otherwise those that a view shows."""
-        return out.seen if self.task.model.gate is None else torch.ones_like(out.seen)
+        return torch.ones_like(out.seen) if self.task.model.describes_unseen else out.seen
 
     def _acceptance(self, fits: Fits) -> Metrics:
         """How often the thresholds are reached, in per cent. Validation chooses them, and the task keeps them."""
@@ -152,9 +164,10 @@ class PointsEvaluator(Evaluator[RoomBatch]):
     def _predicted(self, out: Fused, name: str) -> Tensor:
         """The nearest class of each point, (N,); −1 for one without features: no view sees it, and its features are
         lifted CLIP's or a 2-D branch's. With a 3-D branch every point has fused features."""
-        features = out.text if name == "text" else out.clip
+        features = {"clip": out.clip, "spread": out.spread, "text": out.text}[name]
+        assert features is not None
         nearest = (features @ self.task.class_embeddings(features.device).T).argmax(1)
-        return torch.where(self._has_text(out) if name == "text" else out.seen, nearest, -1)
+        return torch.where(out.seen if name == "clip" else self._has_text(out), nearest, -1)
 
     def compute(self) -> Metrics:
         """Return `NOTES`' metrics: of points with labels, in percent; without labels, only those of `MEANS`.
@@ -162,7 +175,8 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         …_accuracy and …_miou are over all labelled points: one that no view sees is wrong for lifted CLIP.
         """
         self._measured = self._counts.reduce()
-        counts = {name: torch.from_numpy(each).sum(0) for name, each in self._measured.arrays.items()}  # (2, C, C + 1)
+        scenes = {name: torch.from_numpy(each) for name, each in self._measured.arrays.items()}  # (S, 2, C, C + 1)
+        counts = {name: each.sum(0) for name, each in scenes.items()}
         means = {name: mean.reduce() for name, mean in self._means.items()}
         self.scenes = len(_names_of_ranks(self._names))
         fits = gathered(Fits, self._fits)
@@ -176,8 +190,11 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         for name, part in counts.items():
             found[f"{name}_accuracy"] = 100 * float(accuracy(every[name]))
             found[f"{name}_miou"] = 100 * float(mean_iou(every[name]))
-            found[f"{name}_accuracy_seen"] = 100 * float(accuracy(part[1]))
-        found["text_accuracy_unseen"] = 100 * float(accuracy(counts["text"][0]))
+            found[f"{name}_room_miou"] = 100 * sum(float(mean_iou(each.sum(0))) for each in scenes[name]) / len(scenes[name])
+            for sight, row in {"unseen": part[0], "seen": part[1]}.items():
+                if name != "clip" or sight == "seen":
+                    found[f"{name}_accuracy_{sight}"] = 100 * float(accuracy(row))
+                    found[f"{name}_miou_{sight}"] = 100 * float(mean_iou(row))
         if fits is not None:
             found |= self._acceptance(fits)
         found["majority"] = 100 * float(every["text"].sum(1).max() / every["text"].sum())
@@ -218,7 +235,9 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         return {"classes": self._classes} if self._classes else {}
 
     def notes(self) -> dict[str, str]:
-        return NOTES
+        return {
+            name: note for name, note in NOTES.items() if "spread" in self.features or not name.startswith("spread_")
+        }
 
     def protocol(self) -> dict[str, str]:
         system, clip = self.task.system, self.task.clip
@@ -233,6 +252,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
             "threshold; validation chooses it: "
             f"at most {100 * RATE:g} % of the classes reach it without their own points and those within {AROUND:g} m",
             "clip": f"{clip.name} {clip.tag}, {system.token_type} tokens at {size}",
+            **({"spread": told_of(system.spread)} if system.spread else {}),
             "visible": f"within {system.abs_tol:g} m + {system.rel_tol:g} of the measured depth",
         }
 
@@ -242,7 +262,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         out, _ = self.task.encode(batch)
         own = batch.scene == 0
         panels = {batch.names[0]: (127.5 * (batch.rgb[own].float() + 1)).round().byte().cpu().numpy()}
-        classes = {f"predicted by {what}": self._predicted(out, name)[own] for name, what in FEATURES.items()}
+        classes = {f"predicted by {FEATURES[name]}": self._predicted(out, name)[own] for name in ("clip", "text")}
         if (batch.label[own] >= 0).any():
             classes = {"labels": batch.label[own], **classes}
         palette, key = show.class_colours(self.labels.names, torch.cat(list(classes.values())))
@@ -259,6 +279,11 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         file, batch = folder / "answers.png", moved(next(iter(loader)), device)
         write_png(self.images(batch)["answers"], file)
         return [file]
+
+
+def told_of(spread: Sequence[float]) -> str:
+    """Say what "like points" are."""
+    return f"weights fall to 61 % at {spread[0]:g} m, and at a distance of {spread[1]:g} of colours in [-1, 1]"
 
 
 def around(xyz: Tensor, label: Tensor, classes: int) -> Tensor:

@@ -27,12 +27,31 @@ def _miou(name: str) -> Measure:
     return Measure(lambda a, weights: 100 * weighted.mean_iou(_all(a, name), weights))
 
 
+def _miou_of(name: str, seen: bool) -> Measure:
+    return Measure(lambda a, weights: 100 * weighted.mean_iou(a[f"{name}_counts"][:, int(seen)], weights))
+
+
+def _room_miou(name: str) -> Measure:
+    return Measure(lambda a, weights: 100 * weighted.mean(_scene_iou(_all(a, name)), weights))
+
+
+def _scene_iou(counts: np.ndarray) -> np.ndarray:
+    """The mean IoU of each scene by itself, (N,)."""
+    return weighted.mean_iou(counts, np.eye(len(counts)))
+
+
+#: `spread`, lifted CLIP averaged over like points, is measured by models that have it.
 MEASURES: dict[str, Measure] = {
     f"{name}_{part}": measure
-    for name in ("clip", "text")
+    for name in ("clip", "spread", "text")
     for part, measure in (
         ("accuracy", _accuracy(name)),
         ("miou", _miou(name)),
+        ("room_miou", _room_miou(name)),
         ("accuracy_seen", _accuracy_of(name, True)),
+        ("miou_seen", _miou_of(name, True)),
+        ("accuracy_unseen", _accuracy_of(name, False)),
+        ("miou_unseen", _miou_of(name, False)),
     )
-} | {"text_accuracy_unseen": _accuracy_of("text", False)}
+    if name != "clip" or not part.endswith("unseen")
+}

@@ -4,6 +4,11 @@
     points → position, colour → ball query → TinySA × layers                                            f3 (N, D)
     point = f3 + g (f2 - f3), with g = 0 exactly where no view shows it;   text = head(point), of unit length
 
+With `spread` text is instead CLIP's own features, averaged over like points (see `spread.py`), and corrected by the
+network: as much as that where no view shows a point, and next to nothing where one does.
+
+    text = spread + t / (t + Σ conf of its views) · head(point), of unit length, with t = `TRUST`
+
 Batches are ragged: `scene` is the scene of a batch that a point or a view belongs to, and scenes do not interact.
 
 Legend: N points and V views of all scenes of a batch, S scenes; k neighbours; D dimension, H heads; E dimension of
@@ -21,8 +26,10 @@ from torch import Tensor, nn
 from sightword.errors import SightwordError
 from sightword.systems.points.lift.geometry import Links, Views, ball_query, lift, link
 from sightword.systems.points.lift.uv_index import PatchChain
+from sightword.systems.points.spread import spread
 
 LONGEST = 6.4  # metres, the longest wave of `build_geo_pe`: about a room
+TRUST = 0.05  # views that the network counts as, beside those that show a point; chosen on validation
 ROWS = 8192  # of points that attend at once: some GPU kernels take no more than 65 535 rows times heads
 
 
@@ -32,6 +39,8 @@ class Fused(NamedTuple):
     point: Tensor  # (N, D) float32, fused
     text: Tensor  # (N, E) float32 of unit length: projected from `point`, distilled from `clip`; without a 3-D branch
     # the same vector for all points that no view shows
+    head: Tensor  # (N, E) float32 of unit length: projected from `point`; `text` itself without `spread`
+    spread: Tensor | None  # (N, E) float32 of unit length: lifted CLIP averaged over like points; None: not asked for
     clip: Tensor  # (N, E) float32 of unit length: lifted CLIP, untouched by training; 0 where no view shows it
     conf: Tensor  # (N,) float32 in [0, 1]: highest visibility confidence of its views; 0 where none shows it
     seen: Tensor  # (N,) bool: some view shows the point
@@ -196,10 +205,13 @@ class BiFusionEncoder(nn.Module):
         use_amp: bool = True,
         tolerance: tuple[float, float] = (0.02, 0.02),
         chain: bool = False,
+        spread: tuple[float, float] | None = None,
     ) -> None:
         """tolerance: of visibility, metres and fraction of the depth. use_amp: the 2-D branch in bfloat16. chain: maps
-        are reduced by `ReduceByChain`, and `upsample` is ignored."""
+        are reduced by `ReduceByChain`, and `upsample` is ignored. spread: scales of `spread.spread`, metres and colour;
+        None: text comes from the fused features alone."""
         super().__init__()
+        self.scales = spread
         self.clip_dim, self.dim, self.radius, self.k, self.bands = clip_dim, dim, radius, k, bands
         self.tolerance, self.clip_global, self.use_amp = tolerance, clip_global, use_amp
         self.reduce = ReduceByChain(clip_dim, dim) if chain else Reduce(clip_dim, dim, upsample)
@@ -237,13 +249,20 @@ class BiFusionEncoder(nn.Module):
             unit = F.normalize(maps.float(), dim=1)
             clip = F.normalize(lift(unit, links, count), dim=1)
             conf = _best(links, count)
+            alike = None if self.scales is None else spread(xyz, rgb, scene, clip, conf, self.scales)
         reduced = self.reduced(unit)
         f2 = self.norm2(lift(reduced, links, count))
         shown = conf if hidden is None else conf.masked_fill(hidden, 0)
         point = self._fuse(self.geometry(xyz, rgb, scene, scenes), f2, shown).float()
-        text = F.normalize(self.head(point).float(), dim=1)
+        head = F.normalize(self.head(point).float(), dim=1)
+        text = head if alike is None else corrected(alike, head, links)
         whole = _global(pooled, views.scene, scenes) if self.clip_global and pooled is not None else None
-        return Fused(point, text, clip, conf, conf > 0, links, reduced, whole)
+        return Fused(point, text, head, alike, clip, conf, conf > 0, links, reduced, whole)
+
+    @property
+    def describes_unseen(self) -> bool:
+        """Whether points that no view shows have text features of their own: not without a 3-D branch."""
+        return self.gate is not None
 
     def reduced(self, unit: Tensor) -> Tensor:
         """Return the trainable maps (V, D, h', w') float32 of CLIP's, of unit length (V, E, h, w)."""
@@ -279,6 +298,12 @@ class BiFusionEncoder(nn.Module):
             )
         if not len(xyz):
             raise SightwordError("there are no points. Pass a cloud, or depth frames that have depth in them")
+
+
+def corrected(features: Tensor, head: Tensor, links: Links) -> Tensor:
+    """Return features (N, E) of unit length, corrected by the network's, (N, E): it counts as `TRUST` views."""
+    views = links.conf.new_zeros(len(head)).index_add_(0, links.point, links.conf)
+    return F.normalize(features + (TRUST / (TRUST + views))[:, None] * head, dim=1)
 
 
 def _half(device: torch.device) -> contextlib.AbstractContextManager[object]:

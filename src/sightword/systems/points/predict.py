@@ -291,7 +291,7 @@ class SceneQuery(Predictor):
         if not len(out.links.point):
             raise SightwordError(f"{scene.name}: {NOTHING_SEEN.format(points=len(xyz), frames=len(scene.frames))}")
         visible = out.seen.cpu()
-        known = visible if model.gate is None else torch.ones_like(visible)
+        known = torch.ones_like(visible) if model.describes_unseen else visible
         return ask.placed("fused", scene, cloud, out.text.cpu(), visible, known, out.links)
 
     def _trained(self) -> PointsTask:

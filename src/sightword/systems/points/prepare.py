@@ -10,6 +10,7 @@ from sightword.systems.points.clip import FrozenClip, clip_of
 from sightword.systems.points.config import PointsConfig, PointsData
 from sightword.systems.points.data import complete_cache, readable_scenes, require_sound_set, split_names
 from sightword.systems.points.lift.features import FrameCache, fill
+from sightword.systems.points.lift.origin import require_same
 from sightword.systems.points.scannet.convention import Convention
 from sightword.systems.points.scannet.reader import Scene
 
@@ -46,7 +47,9 @@ def make_steps(experiment: str, system: PointsConfig, data: PointsData) -> list[
 
 
 def is_complete(cache: str, clip: FrozenClip, scenes: Sequence[Scene]) -> bool:
-    """Return whether a cache contains all frames of scenes. Raises SightwordError if another CLIP wrote them."""
+    """Return whether a cache contains all frames of scenes. Raises SightwordError if another CLIP wrote them, and if
+    they are of other scenes of these names."""
+    require_same(cache, scenes)
     found = FrameCache(cache)
     if any(found.lacks(scene) for scene in scenes):
         return False

@@ -1,6 +1,7 @@
 """The objective of the point encoder.
 
-    total = distil_weight·distil_loss             1 − cos(fused, lifted CLIP), over visible points
+    total = distil_weight·distil_loss             1 − cos(fused, lifted CLIP), over visible points; with system.spread
+                                                  1 − cos(head, lifted CLIP averaged over like points)
           + consistency_weight·clip_cons_loss     1 − the mean cosine of a point's views, on the trainable maps
           + label_weight·label_loss               cross-entropy with the labels: supervised, and off by default
 
@@ -46,6 +47,7 @@ def make_encoder(system: PointsConfig, clip_dim: int) -> BiFusionEncoder:
         system.use_amp,
         (system.abs_tol, system.rel_tol),
         system.chain,
+        (system.spread[0], system.spread[1]) if system.spread else None,
     )
 
 
@@ -87,7 +89,9 @@ class PointsTask(Task[RoomBatch]):
         out, _ = self.encode(batch)
         terms = {}
         if self.system.distil_weight:
-            terms["distil_loss"] = distillation(out.text, out.clip, out.seen)
+            # from itself a point learns to copy its input; the mean over like points is not in its input
+            target = out.clip if out.spread is None else out.spread
+            terms["distil_loss"] = distillation(out.head, target, out.seen)
         if self.system.consistency_weight:
             terms["clip_cons_loss"] = self.consistency(out.maps, out.links, len(batch.xyz))
         if self.system.label_weight:

@@ -2,6 +2,7 @@
 
     out/<16 hex>/     a segment, see `storage.segments`: a shard a scene, a row a frame
     out/recipes.json  the recipes of the towers that were opened, see `recipe`
+    out/scenes.json   which recordings the scenes are, see `origin`
 
 A row contains the patches' unit vectors and the frame's pooled one, in half precision. A frame is encoded by itself and
 rounded as the disk rounds it, so what is read and what is computed again are the same bits, whatever the batch. Nothing
@@ -25,6 +26,7 @@ from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.cache import FeatureCache, Header, MissingRowError, digest, header_for
 from sightword.storage.segments import SegmentedCache
+from sightword.systems.points.lift.origin import remember_scenes, require_same
 from sightword.systems.points.lift.recipe import Recipe, recall, remember, state_of
 from sightword.systems.points.scannet.reader import Scene, read_color
 from sightword.towers.base import ImageTower
@@ -170,20 +172,23 @@ def identified(source: Opener, token_type: str, out: str | Path = "") -> Identif
     return Identified(encoder.recipe(), state, encoder)
 
 
-def plan(out: str | Path, scenes: Iterable[Scene], recipe: Recipe, backend: str = "safetensors") -> Plan:
+def plan(out: str | Path, scenes: Sequence[Scene], recipe: Recipe, backend: str = "safetensors") -> Plan:
     """Find the frames that are missing in the cache, and begin a segment for them or resume one.
 
-    Ranks that plan the same scenes at once plan the same segment. Raises SightwordError for a cache of another recipe.
+    Ranks that plan the same scenes at once plan the same segment. Raises SightwordError for a cache of another recipe,
+    and for one of other scenes of these names.
     """
+    require_same(out, scenes)
     cache = FrameCache(out, recipe)
     wanted = {f"{scene.key}/{frame.index}": (scene.key, frame.index) for scene in scenes for frame in scene.frames}
     segment, keys = cache.rows.plan(list(wanted))
     frames = _by_scene(wanted[key] for key in keys)
-    if segment is not None or not keys:
-        return Plan(cache, None if segment is None or segment.done else segment, frames)
-    most = max(map(len, frames.values()))
-    header = header_for(keys, **recipe, writer=WRITER, backend=backend, shard_size=most, shards=len(frames))
-    return Plan(cache, cache.rows.begin(keys, header), frames)
+    if segment is None and keys:
+        most = max(map(len, frames.values()))
+        header = header_for(keys, **recipe, writer=WRITER, backend=backend, shard_size=most, shards=len(frames))
+        segment = cache.rows.begin(keys, header)
+    remember_scenes(cache.out, [scene for scene in scenes if scene.key in frames])
+    return Plan(cache, None if segment is None or segment.done else segment, frames)
 
 
 def _by_scene(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:

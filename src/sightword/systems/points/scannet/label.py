@@ -66,7 +66,10 @@ def table_of(root: str | Path) -> Path:
     places = [base / part / LABELS for base in (root, root.parent, root.parent.parent) for part in ("", "meta_data")]
     file = next((path for path in places if path.is_file()), None)
     if file is None:
-        raise SightwordError(f"{LABELS} is neither in {root} nor in its meta_data. It names the classes of the labels")
+        raise SightwordError(
+            f"{LABELS} is neither in {root} nor in its meta_data. It names the classes of the labels: put it there, or "
+            "name other classes by system.labels=, or labels="
+        )
     return file
 
 
