@@ -101,6 +101,10 @@ class FrozenClip:
             return self.weights
         return {"image": _digest(self._image.on()), "text": _digest(text_tower(self.name, self.tag))}
 
+    def image_digest(self) -> str:
+        """Return the digest of the image encoder's weights. Opens it, unless it is known."""
+        return self.weights.get("image") or _digest(self._image.on())
+
     def save(self, folder: Path) -> None:
         """Write both sides to a folder in open_clip's format, in float32 and at the CLIP's own image size."""
         tower_pair(self.name, self.tag).save(folder)

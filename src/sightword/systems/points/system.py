@@ -81,7 +81,15 @@ class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
 
     @property
     def commands(self) -> Sequence[Command]:
-        return [commands.import_, commands.lift, commands.ask, commands.stream, view, commands.compare]
+        return [
+            commands.import_,
+            commands.lift,
+            commands.ask,
+            commands.background,
+            commands.stream,
+            view,
+            commands.compare,
+        ]
 
     @property
     def checks(self) -> Mapping[str, Check]:
