@@ -63,9 +63,9 @@ def overlaps(truth: np.ndarray, found: Predictions, labels: Sequence[int]) -> Ov
         raise ValueError(f"masks {found.masks.shape} do not fit {len(truth)} points")
     measured = np.isin(truth // SCALE, labels)
     numbers, at = np.unique(np.where(measured, truth, -1), return_inverse=True)
-    one = np.eye(len(numbers), dtype=np.float32)[at.ravel()]  # (N, G + 1)
     kept = np.flatnonzero((found.masks.sum(1) >= LEAST) & np.isin(found.labels, labels))
-    common = np.rint(found.masks[kept].astype(np.float32) @ one).astype(np.int64)
+    rows = [np.bincount(at.ravel()[mask], minlength=len(numbers)) for mask in found.masks[kept]]
+    common = np.array(rows, np.int64).reshape(-1, len(numbers))
     some = numbers >= 0
     return Overlaps(
         common[:, some],

@@ -61,12 +61,16 @@ class PointFeatures(NamedTuple):
     kind: Kind
 
 
-def lift_scene(scene: Scene, features: Features, voxel: float = 0.03, device: str = "cpu") -> PointFeatures:
+def lift_scene(
+    scene: Scene, features: Features, voxel: float = 0.03, device: str = "cpu", cloud: Cloud | None = None
+) -> PointFeatures:
     """Return lifted CLIP: for each point the mean of its views' features. features: of the scene's frames, in order.
+
+    cloud: the points; if None, the scene's own.
 
     Raises SightwordError if the frames show none of its points.
     """
-    cloud = scene_cloud(scene, voxel)
+    cloud = cloud or scene_cloud(scene, voxel)
     xyz = cloud.xyz.to(device)
     links = link(xyz, torch.zeros(len(xyz), dtype=torch.int64, device=device), views_of(scene.frames, device))
     if not len(links.point):

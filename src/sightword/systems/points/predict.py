@@ -17,6 +17,7 @@ from sightword.storage.cache import digest
 from sightword.storage.checkpoint import load_strictly, read_weights, write_weights
 from sightword.storage.domain import domain_of_weights
 from sightword.storage.fields import Fields
+from sightword.storage.ply import Cloud
 from sightword.storage.reader import read_json
 from sightword.systems.points import ask
 from sightword.systems.points.ask import Kind, PointFeatures, SceneAnswer
@@ -222,10 +223,12 @@ class SceneQuery(Predictor):
         cache: str | Path = "",
         convention: Convention | None = None,
         trust: bool = False,
+        cloud: Cloud | None = None,
     ) -> SceneFeatures:
         """Return the features of a scene's points, which `answer` can be asked about any number of times.
 
-        Arguments are those of a call. Raises SightwordError as a call does.
+        Arguments are those of a call. cloud: points in the world of the poses; if None, the scene's own. Raises
+        SightwordError as a call does.
         """
         kind = features or ("lifted" if self.task is None else "fused")
         if kind not in ("lifted", "fused"):
@@ -241,8 +244,8 @@ class SceneQuery(Predictor):
         require_sound(read.folder, read.convention, trust)
         maps = self._maps(read, cache)
         if kind == "fused":
-            return SceneFeatures(read, self._fused(read, maps, voxel or self.voxel))
-        return SceneFeatures(read, ask.lift_scene(read, maps, voxel or VOXEL, self.device))
+            return SceneFeatures(read, self._fused(read, maps, voxel or self.voxel, cloud))
+        return SceneFeatures(read, ask.lift_scene(read, maps, voxel or VOXEL, self.device, cloud))
 
     @torch.no_grad()
     def answer(
@@ -291,10 +294,10 @@ class SceneQuery(Predictor):
         encoder.tower.to(self.device)
         return features_of(encoder.rows([read_color(frame) for frame in scene.frames]), encoder.grid)
 
-    def _fused(self, scene: Scene, features: Features, voxel: float) -> PointFeatures:
+    def _fused(self, scene: Scene, features: Features, voxel: float, own: Cloud | None) -> PointFeatures:
         """A trained encoder's features of a scene's points, one point per voxel."""
         model = self._trained().model.to(self.device)
-        cloud = thinned(scene_cloud(scene, voxel), voxel)
+        cloud = thinned(own or scene_cloud(scene, voxel), voxel)
         views = views_of(scene.frames, self.device)
         xyz, rgb, maps, pooled = (
             part.to(self.device) for part in (cloud.xyz, cloud.rgb.float() / 127.5 - 1, features.maps, features.pooled)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sightword.engine.config import Run
 from sightword.engine.contract import Check, Command, Evaluator, Item, Names, Step, System
 from sightword.systems.points import commands
+from sightword.systems.points.benchmark.command import benchmark
 from sightword.systems.points.config import PointsConfig, PointsData
 from sightword.systems.points.view.command import view
 
@@ -86,6 +87,7 @@ class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
             commands.lift,
             commands.ask,
             commands.background,
+            benchmark,
             commands.stream,
             view,
             commands.compare,
