@@ -336,6 +336,8 @@ def summary_lines(answered: SceneAnswer, classes: Mapping[int, str], most: int =
             both = int((true & chosen).sum())
             recall, precision = (100 * both / max(int(part.sum()), 1) for part in (true, chosen))
             lines.append(f"  by the cloud's labels: recall {recall:.0f} %, precision {precision:.0f} %")
+    if answered.calibration is not None:
+        lines.append(f"the threshold: {answered.calibration.told}")
     return lines
 
 
@@ -343,7 +345,7 @@ def fit_line(found: Found, calibration: Calibration | None) -> str:
     """Return what a user is told of the threshold; empty without one."""
     if calibration is None:
         return ""
-    told = f"score {found.score:.2f}, the threshold is {calibration.threshold:.2f} ({calibration.told})"
+    told = f"score {found.score:.2f}, the threshold is {calibration.threshold:.2f}"
     return f"  here: {told}" if found.fits else f"  not here: {told}"
 
 

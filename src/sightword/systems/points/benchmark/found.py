@@ -44,11 +44,11 @@ class Classes(NamedTuple):
 
 
 def classes_of(protocol: Protocol, text: TextTower) -> Classes:
-    """Return the classes whose names the text encoder knows, in full or in part.
+    """Return the classes whose names the text encoder knows, in full or in part. Hyphens are spaces in queries.
 
     Raises SightwordError if there is none.
     """
-    names = dict(zip(protocol.ids, protocol.names, strict=True))
+    names = {number: name.replace("-", " ") for number, name in zip(protocol.ids, protocol.names, strict=True)}
     kept = [number for number, name in names.items() if len(text.unknown_words(name)) < len(name.split())]
     if not kept:
         raise SightwordError(f"the text encoder knows none of the {len(names)} classes of {protocol.dataset}")
