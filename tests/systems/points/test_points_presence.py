@@ -15,6 +15,7 @@ from sightword.systems.points.presence import (
     Background,
     chosen,
     distribution,
+    fit_of,
     fits_of,
     read_background,
     sampled,
@@ -71,15 +72,19 @@ def test_scores_are_standard_deviations_of_the_words_own_fits(tmp_path):
     assert red.score == pytest.approx(float((red.fit - found.mean[0]) / found.spread[0]), rel=1e-4)
 
 
-def test_a_text_that_is_no_class_is_compared_with_the_scene_that_fits_least(tmp_path):
+def test_a_text_that_is_no_class_is_compared_with_all_scenes_and_has_two_thresholds(tmp_path):
     found = background(tmp_path)
     answered = asked(found, room(tmp_path, [WHITE, RED], 9), ["red", "black"])
-    lowest = min(
-        float((scene.float() @ ask.query_embeddings(ColourText(), ["black"]).T).max()) for scene in found.samples
-    )
-    assert answered.calibration.mean[1] < lowest
-    assert answered.calibration.spread[1] == pytest.approx(float(found.spread.median()))
-    assert "black: not among its classes" in answered.calibration.told
+    said = answered.calibration
+    vector = ask.query_embeddings(ColourText(), ["black"])[0]
+    fits = torch.tensor([fit_of(scene.float() @ vector) for scene in found.samples])
+    assert said.mean[1] == pytest.approx(float(fits.mean()), abs=1e-5)
+    assert said.spread[1] == pytest.approx(max(float(fits.std()), 0.25 * float(found.spread.median())), rel=1e-3)
+    assert said.low == (said.threshold, min(said.threshold, found.other.threshold))
+    assert "black: not among its classes" in said.told
+    twice = said._replace(threshold=2.0, low=(2.0, 1.0))
+    assert [twice.fits(1, score) for score in (0.5, 1.5, 2.5)] == [False, None, True]
+    assert [twice.fits(0, score) for score in (0.5, 1.5, 2.5)] == [False, False, True]
 
 
 def test_the_points_around_a_class_do_not_count_where_it_is_taken_out():
@@ -124,7 +129,7 @@ def test_a_background_is_read_as_it_was_written_and_refused_for_other_features(t
     files = found.save(tmp_path / "made", "lifted", "clip 1")
     read = read_background(tmp_path / "made", "lifted", "clip 1")
     assert read.classes == found.classes
-    assert read.accepted == pytest.approx(found.accepted)
+    assert (*read.accepted, *read.other) == pytest.approx((*found.accepted, *found.other))
     assert all(torch.equal(getattr(read, name), getattr(found, name).float()) for name in ("mean", "spread", "samples"))
     with pytest.raises(SightwordError, match="of clip 'clip 1', and the query uses 'clip 2'"):
         read_background(tmp_path / "made", "lifted", "clip 2")
@@ -136,7 +141,7 @@ def test_a_background_is_read_as_it_was_written_and_refused_for_other_features(t
 
 
 def test_few_scenes_of_a_run_give_cosines_a_threshold():
-    said = Background(("red",), torch.zeros(1), torch.ones(1), torch.zeros(0, 4, 4), Accepted(0.4, 1, 0, 1))
+    said = Background(("red",), torch.zeros(1), torch.ones(1), torch.zeros(0, 4, 4), *2 * [Accepted(0.4, 1, 0, 1)])
     calibration = said.calibration(["red", "black"], torch.eye(4)[:2])
     assert calibration.mean == ()
     assert calibration.score(1, 0.5) == 0.5

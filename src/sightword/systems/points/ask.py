@@ -121,7 +121,7 @@ class Found(NamedTuple):
     place: tuple[float, float, float]  # metres: the middle of the likeliest points, of the best object if there is one
     fit: float  # the mean of the highest cosines, of 2 % of the points
     score: float | None  # the fit, standardised: what the threshold is compared with; None: not calibrated
-    fits: bool | None  # whether `score` reaches the threshold; None: not calibrated
+    fits: bool | None  # whether `score` reaches the threshold; None: it says neither, or is not calibrated
     objects: tuple[FoundObject, ...]  # best first; with a threshold that it reaches, those that reach it
 
 
@@ -151,7 +151,7 @@ class SceneAnswer(Result):
 
     @property
     def fits(self) -> tuple[bool | None, ...]:
-        """Whether each query fits, in their order; None: not calibrated."""
+        """Whether each query is here, in their order; None: its score says neither, or is not calibrated."""
         return tuple(found.fits for found in self.found)
 
     @property
@@ -198,7 +198,7 @@ class SceneAnswer(Result):
         cosines, said = self.cosines[self.known, number], self.calibration
         fit, least = fit_of(cosines), -1.0
         score = None if said is None else said.score(number, fit)
-        fits = None if said is None or score is None else score >= said.threshold
+        fits = None if said is None or score is None else said.fits(number, score)
         if said is not None and fits:
             least = said.least(number)
         object_of = torch.full((len(self.points),), -1, dtype=torch.int64)
@@ -346,7 +346,7 @@ def fit_line(found: Found, calibration: Calibration | None) -> str:
     if calibration is None:
         return ""
     told = f"score {found.score:.2f}, the threshold is {calibration.threshold:.2f}"
-    return f"  here: {told}" if found.fits else f"  not here: {told}"
+    return f"  {({True: 'here', False: 'not here', None: 'perhaps here'})[found.fits]}: {told}"
 
 
 def unit_of(answered: SceneAnswer) -> str:

@@ -29,15 +29,15 @@ def measured(predictor: SceneQuery, scenes: Iterable[SceneFeatures], labels: Lab
     Raises SightwordError for fewer than three scenes with labels, and if the text encoder knows none of the classes.
     """
     text = predictor.text_encoder()
-    known = [number for number, name in enumerate(labels.names) if len(text.unknown_words(name)) < len(name.split())]
-    if not known:
+    usable = [number for number, name in enumerate(labels.names) if len(text.unknown_words(name)) < len(name.split())]
+    if not usable:
         raise SightwordError(f"the text encoder knows none of the classes of {labels.source}. Pass labels= of others")
-    names = tuple(labels.names[number] for number in known)
+    names = tuple(labels.names[number] for number in usable)
     classes = query_embeddings(text, names)
     rows: list[tuple[torch.Tensor, ...]] = []
     samples: list[torch.Tensor] = []
     for scene, points in scenes:
-        label = class_numbers(points.cloud, [labels.ids[number] for number in known])
+        label = class_numbers(points.cloud, [labels.ids[number] for number in usable])
         if not (label >= 0).any():
             raise SightwordError(f"{scene.name}: its cloud has no labels of {labels.source}. Leave it out, or label it")
         near, own = around(points.cloud.xyz, label, len(names)), points.known
@@ -49,4 +49,5 @@ def measured(predictor: SceneQuery, scenes: Iterable[SceneFeatures], labels: Lab
     if len(rows) < LEAST:
         raise SightwordError(f"{len(rows)} labelled scenes say nothing of a word's distribution. Pass {LEAST} or more")
     fits, without, present = (torch.stack(part) for part in zip(*rows, strict=True))
-    return Background(names, *distribution(without), torch.stack(samples), chosen(fits, without, present))
+    both = (chosen(fits, without, present, known) for known in (True, False))
+    return Background(names, *distribution(without), torch.stack(samples), *both)

@@ -152,9 +152,9 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         for name, whole, without in sides:
             kind: Kind = "lifted" if name == "clip" else "fused"
             if self.split == "val":
-                accepted = chosen(whole, without, fits.present)
+                accepted, other = (chosen(whole, without, fits.present, known) for known in (True, False))
                 kept = samples.clip if name == "clip" else samples.text
-                self.task.keep_background(kind, Background(names, *distribution(without), kept, accepted))
+                self.task.keep_background(kind, Background(names, *distribution(without), kept, accepted, other))
                 rates = accepted.right, accepted.wrong
             elif (known := self.task.background(kind)) is not None:
                 least = known.mean + known.accepted.threshold * known.spread

@@ -5,8 +5,10 @@ rooms better than a person does. So a fit is standardised by the text's own fits
 
     score = (fit − mean) / spread        over other scenes, without the thing's own points and those around them
 
-For a text that is none of the labelled classes, nothing says where it is. Its mean is then its lowest fit in the other
-scenes, as the thing is probably missing in one of them, and its spread is the median of the classes' spreads.
+For a text that is none of the labelled classes, nothing says where it is: its distribution is that of its fits in all
+other scenes. A thing that is in most of them has a low score wherever it is, and one in none has a high score in
+every sixth scene. So there are two thresholds: that of classes, from which on a text is here, and a lower one that classes
+without their points do not reach when they are treated in the same way. Between them nothing is said.
 
 The mean and the standard deviation over all points of other scenes do not serve. On the synthetic rooms they order
 (scene, word) pairs worse than cosines do (AUC 40 %, cosines 62 %, this score 91 %): fits are maxima, and a word that
@@ -33,7 +35,7 @@ from sightword.towers.tokenizer import ARTICLES
 if TYPE_CHECKING:
     from sightword.systems.points.ask import Kind
 
-SCENES, SAMPLE = 8, 256  # scenes that are kept for texts that are no class, and points of each
+SCENES, SAMPLE = 16, 256  # scenes that are kept for texts that are no class, and points of each
 LEAST = 3  # labelled scenes below which a distribution is not known
 FLOOR = 0.25  # of the median spread: no class has less
 NOTHING = -1.0  # the fit of a text with no point at all
@@ -57,6 +59,13 @@ class Calibration(NamedTuple):
     told: str  # how it was chosen, and how often it is reached
     mean: tuple[float, ...] = ()  # (Q,) of its fits where it is not; empty: scores are the fits themselves
     spread: tuple[float, ...] = ()  # (Q,)
+    low: tuple[float, ...] = ()  # (Q,) the score below which a text is not here; empty: the threshold
+
+    def fits(self, number: int, score: float) -> bool | None:
+        """Return whether a text is here; None where its score says neither."""
+        if score >= self.threshold:
+            return True
+        return False if not self.low or score < self.low[number] else None
 
     def score(self, number: int, fit: float) -> float:
         """Return the standardised fit of a text."""
@@ -74,26 +83,31 @@ class Background(NamedTuple):
     mean: Tensor  # (C,) of the fits of each class in scenes without it
     spread: Tensor  # (C,)
     samples: Tensor  # (S, K, D) features of points of other scenes, unit vectors
-    accepted: Accepted
+    accepted: Accepted  # of classes
+    other: Accepted  # of classes that are treated as texts that are no classes: the lower threshold of these
 
     def calibration(self, texts: Sequence[str], embeddings: Tensor) -> Calibration:
         """Return what texts have to reach. embeddings: (Q, D), unit vectors."""
         if self.is_plain:
             return Calibration(self.accepted.threshold, self.told())
         own = {plain(name): number for number, name in enumerate(self.classes)}
-        mean, spread, others = [], [], []
-        usual = float(self.spread.median())
+        threshold = self.accepted.threshold
+        mean, spread, low, others = [], [], [], []
         for text, vector in zip(texts, embeddings, strict=True):
             number = own.get(plain(text))
             if number is None:
                 others.append(text)
-            lowest = 0.0 if number is not None else min(map(fit_of, self.samples.float() @ vector))
-            mean.append(lowest if number is None else float(self.mean[number]))
-            spread.append(usual if number is None else float(self.spread[number]))
+                fits = torch.tensor([[fit_of(scene)] for scene in self.samples.float() @ vector])
+                (centre,), (width,) = (part.tolist() for part in everywhere(fits, self.spread))
+            else:
+                centre, width = float(self.mean[number]), float(self.spread[number])
+            mean.append(centre)
+            spread.append(width)
+            low.append(threshold if number is not None else min(threshold, self.other.threshold))
         told = self.told()
         if others:
-            told += f"; {', '.join(others)}: not among its classes, compared with the scene that fits least"
-        return Calibration(self.accepted.threshold, told, tuple(mean), tuple(spread))
+            told += f"; {', '.join(others)}: not among its classes, so compared with all of its scenes"
+        return Calibration(threshold, told, tuple(mean), tuple(spread), tuple(low))
 
     @property
     def is_plain(self) -> bool:
@@ -113,7 +127,13 @@ class Background(NamedTuple):
         folder.mkdir(parents=True, exist_ok=True)
         tensors, plain_values = (folder / name for name in FILES)
         write_weights(tensors, {"mean": self.mean, "spread": self.spread, "samples": self.samples.half()})
-        content = {"features": features, "clip": clip, "classes": list(self.classes), "accepted": list(self.accepted)}
+        content: dict[str, object] = {
+            "features": features,
+            "clip": clip,
+            "classes": list(self.classes),
+            "accepted": list(self.accepted),
+        }
+        content["other"] = list(self.other)
         write_json(plain_values, content)
         return [tensors, plain_values]
 
@@ -129,12 +149,13 @@ def read_background(folder: Path, features: "Kind", clip: str) -> Background:
     if not tensors.is_file():
         raise SightwordError(f"{tensors} is missing. Copy the whole folder, or write it again")
     weights = read_weights(tensors)
-    classes, accepted = content.texts("classes", least=1), content.numbers("accepted", least=4)
+    classes = content.texts("classes", least=1)
+    accepted, other = (Accepted(*content.numbers(name, least=4)[:4]) for name in ("accepted", "other"))
     shapes = {name: tuple(weights[name].shape) for name in ("mean", "spread", "samples") if name in weights}
     if len(shapes) < 3 or {shapes["mean"], shapes["spread"]} != {(len(classes),)} or len(shapes["samples"]) != 3:
         raise SightwordError(f"{tensors} does not fit {plain_values}. Write the folder again")
     samples = weights["samples"].float()
-    return Background(tuple(classes), weights["mean"], weights["spread"], samples, Accepted(*accepted[:4]))
+    return Background(tuple(classes), weights["mean"], weights["spread"], samples, accepted, other)
 
 
 def plain(text: str) -> str:
@@ -197,15 +218,27 @@ def distribution(without: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), spread.clamp_min(max(FLOOR * usual[1], 1e-4)).float()
 
 
-def chosen(fits: Tensor, without: Tensor, present: Tensor) -> Accepted:
+def everywhere(fits: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the spread of fits (S, C) in scenes that may contain the thing, (C,) each.
+
+    spread: of classes without their points, of which a quarter of the median is the least.
+    """
+    width = fits.std(0) if len(fits) > 1 else torch.zeros(fits.shape[1])
+    return fits.mean(0), width.clamp_min(FLOOR * float(spread.median()))
+
+
+def chosen(fits: Tensor, without: Tensor, present: Tensor, known: bool = True) -> Accepted:
     """Return the threshold that at most 5 % of the classes reach that are not in a scene.
 
-    fits, without, present: (S, C). Each scene is compared with the others.
+    fits, without, present: (S, C). Each scene is compared with the others. known: whether it is known where a class
+    is; otherwise classes are treated as texts that are none.
     """
     right, wrong = [], []
     for number in range(len(fits)):
         others = torch.arange(len(fits)) != number
         mean, spread = distribution(without[others] if len(fits) > LEAST else without)
+        if not known and len(fits) >= LEAST:
+            mean, spread = everywhere(fits[others][:SCENES], spread)
         right.append(((fits[number] - mean) / spread)[present[number]])
         wrong.append((without[number] - mean) / spread)
     there, missing = torch.cat(right), torch.cat(wrong)

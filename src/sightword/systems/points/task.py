@@ -53,10 +53,11 @@ def make_encoder(system: PointsConfig, clip_dim: int) -> BiFusionEncoder:
 class PointsTask(Task[RoomBatch]):
     """A point encoder, distilled from the CLIP whose maps it is given. CLIP is frozen, and no part of this module."""
 
-    own_state = ("acceptance", "elsewhere", "scenes")
-    added_state = ("acceptance", "elsewhere", "scenes")
+    own_state = ("acceptance", "acceptance_other", "elsewhere", "scenes")
+    added_state = ("acceptance", "acceptance_other", "elsewhere", "scenes")
     # of lifted CLIP and of the fused features, by validation; zeros: not yet chosen
-    acceptance: Tensor  # (2, 4): `Accepted`
+    acceptance: Tensor  # (2, 4): `Accepted` of classes
+    acceptance_other: Tensor  # (2, 4): of classes that are treated as other texts
     elsewhere: Tensor  # (2, 2, C): mean and spread of the fits of classes in scenes without them
     scenes: Tensor  # (2, S, K, E) float16: features of points of some scenes
 
@@ -71,6 +72,7 @@ class PointsTask(Task[RoomBatch]):
         self.system, self.model, self.clip, self.labels, self.classes = system, model, clip, labels, labels.names
         self.consistency = ClipConsCriterion()
         self.register_buffer("acceptance", torch.zeros(2, 4))
+        self.register_buffer("acceptance_other", torch.zeros(2, 4))
         self.register_buffer("elsewhere", torch.zeros(2, 2, len(labels.names)))
         self.register_buffer("scenes", torch.zeros(2, SCENES, SAMPLE, model.clip_dim, dtype=torch.float16))
         self._stats: dict[str, Tensor] = {}
@@ -83,12 +85,14 @@ class PointsTask(Task[RoomBatch]):
             return None
         samples = self.scenes[row].cpu()
         kept = samples.flatten(1).any(1)
-        return Background(self.labels.names, mean, spread, samples[kept], Accepted(*self.acceptance[row].tolist()))
+        both = (Accepted(*rows[row].tolist()) for rows in (self.acceptance, self.acceptance_other))
+        return Background(self.labels.names, mean, spread, samples[kept], *both)
 
     def keep_background(self, features: Literal["lifted", "fused"], found: Background) -> None:
         """Keep what validation chose with the weights."""
         row = ("lifted", "fused").index(features)
         self.acceptance[row] = torch.tensor(found.accepted)
+        self.acceptance_other[row] = torch.tensor(found.other)
         self.elsewhere[row] = torch.stack([found.mean, found.spread])
         self.scenes[row] = 0
         self.scenes[row, : len(found.samples)] = found.samples[:SCENES].to(self.scenes)
