@@ -183,7 +183,7 @@ def background(
         for name in tqdm(names, "measuring", unit=" scenes", disable=None)
     )
     found = measured(predictor, scenes, classes)
-    files = found.save(folder, kind, predictor.identity)
+    files = found.save(folder, kind, predictor.identity(kind))
     print(f"{len(found.classes)} classes in {len(names)} scenes: the threshold is {found.accepted.threshold:.2f}")
     print(f"{found.told()}; written to {', '.join(map(str, files))}")
     print(f'next: sightword ask scene=… background={shlex.quote(str(folder))} "a chair, a bed"')
@@ -201,6 +201,7 @@ def stream(
     cap: Count = 200_000,  # points of the map at most; beyond it those seen longest ago are dropped
     step: Amount = 0,  # pixels of depth between two points of a frame; 0: so many that it has about 20,000
     every: Count = 10,  # frames between two versions of the map on disk
+    background: Path | None = None,  # a folder of sightword background: words that are not in the scene name nothing
     convention: Convention = SCANNET,
     trust: bool = False,  # map also a scene whose depth, poses, intrinsics and colour do not belong together
 ) -> None:
@@ -217,12 +218,16 @@ def stream(
 
     if words and not masks:
         raise SightwordError("words= names instances, and there are none without masks=. Pass both; or ask the scene")
+    if background and not words:
+        raise SightwordError("background= tells which of words= are not here. Pass words=, or leave it out")
     folder = folder_in(out)
     opened = opened_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype)
     require_sound(scene, convention, trust)
     say_domain(clip.tower, scene)
     said = live.MapOptions(voxel, cap, step, every=every)
     made = live.LiveMap(opened, said, live.masks_of(masks, scene.resolve().name) if masks else None)
+    if background:
+        made.use_background(background)
     text = opened.text_encoder() if words else None
     found = live.stream_scene(made, live.frames_of(scene, convention, wait, frames or 0), folder, text, words)
     *_, last = (steps := list(tqdm(found, "mapping", unit=" frames", disable=None)))

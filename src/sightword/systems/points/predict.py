@@ -272,14 +272,12 @@ class SceneQuery(Predictor):
         Raises SightwordError if it is of other features.
         """
         used = kind or ("lifted" if self.task is None else "fused")
-        self._backgrounds[used] = read_background(folder, used, self.identity)
+        self._backgrounds[used] = read_background(folder, used, self.identity(used))
 
-    @property
-    def identity(self) -> str:
-        """What the features are computed with: CLIP, its token type and frame size, and the encoder's weights."""
-        size = self.clip.source.options.get("size")
-        parts = [self.clip.image_digest(), self.clip.token_type, "own size" if size is None else str(size)]
-        return " ".join([*parts, *([] if self.task is None else [digest(dict(self.task.model.state_dict()))])])
+    def identity(self, kind: Kind) -> str:
+        """Return what features depend on: CLIP, token type and frame size; fused, also the encoder's weights."""
+        own = digest(dict(self._trained().model.state_dict())) if kind == "fused" else ""
+        return f"{self.clip.identity()} {own}".strip()
 
     def classes_of(self, scene: Scene) -> list[str]:
         """Return the classes of the data set: those beside the scene, or of the run."""

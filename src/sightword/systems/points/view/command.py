@@ -64,6 +64,7 @@ def view(
     every: Count = 2,  # live: frames between two looks at the map
     voxel: Positive | None = None,  # metres between points; if empty, as ask and stream have it
     cache: Path | None = None,  # a folder that keeps CLIP's maps, as of lift; if empty, none
+    background: Path | None = None,  # a folder of sightword background, as of ask: what is not here is said
     convention: Convention = SCANNET,
     trust: bool = False,  # show also a scene whose depth, poses, intrinsics and colour do not belong together
 ) -> None:
@@ -86,10 +87,11 @@ def view(
         check_file(record)
     look = Look(", ".join(query), colour, points, port, record)
     if live:
-        feed = _feed(scene, clip, masks, voxel, against, convention, trust)
+        feed = _feed(scene, clip, masks, voxel, against, convention, trust, background)
         _run_live(feed, scene, convention, wait, frames or 0, every, look)
         return
-    stage = _stage(scene, model, checkpoint, clip, against, frames or FRAMES, voxel, cache, convention, trust, points)
+    many = frames or FRAMES
+    stage = _stage(scene, model, checkpoint, clip, against, many, voxel, cache, convention, trust, points, background)
     with _window(stage, look) as window:
         if record is None:
             _wait(window)
@@ -109,11 +111,14 @@ def _stage(
     convention: Convention,
     trust: bool,
     points: int,
+    background: Path | None,
 ) -> "Stage":
     """The stage of a scene whose frames are all there."""
     from sightword.systems.points.view.stage import Stage
 
     predictor, read = opened_scene(scene, model, checkpoint, clip, frames, convention)
+    if background:
+        predictor.use_background(background)
     found = predictor.features(read, voxel=voxel, cache=cache or "", trust=trust)
 
     def asked(texts: Sequence[str]) -> "SceneAnswer":
@@ -130,6 +135,7 @@ def _feed(
     against: Names,
     convention: Convention,
     trust: bool,
+    background: Path | None,
 ) -> "Feed":
     """The map of a scene that grows."""
     from sightword.storage.domain import say_domain
@@ -144,6 +150,8 @@ def _feed(
     say_domain(clip.tower, scene)
     name = scene.resolve().name
     made = LiveMap(opened, MapOptions(voxel or MapOptions.voxel), masks_of(masks, name) if masks else None)
+    if background:
+        made.use_background(background)
     text = FrozenModel(lambda: opened.text_encoder(opened.dtype))
     others = against or competitors(list(classes_near(scene).values()))
     return Feed(name, made, lambda: text.on("cpu"), others)
