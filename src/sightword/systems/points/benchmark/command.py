@@ -23,7 +23,7 @@ FRAMES = 200  # of a scene, at most, if nothing is said
 
 
 def benchmark(
-    dataset: Literal["scannet200", "replica"],
+    dataset: Literal["scannet200", "replica"],  # whose classes and rules are measured
     root: Path,  # scenes in ScanNet's layout, with the meshes and labels of the benchmark
     out: Out,  # the folder of benchmark.json and the tables
     clip: ClipOptions = NOTHING_TYPED,
@@ -51,9 +51,7 @@ def benchmark(
     from sightword.systems.points.benchmark.protocol import protocol_of
     from sightword.systems.points.scannet.reader import read_scene
 
-    refuse_other_clip(model, clip)
-    if predictions and (model or submission or clip is not NOTHING_TYPED):
-        raise SightwordError("predictions= are measured as they are. Leave out model=, tower= … and submission=")
+    _refuse(predictions, model, clip, submission)
     folder, protocol = folder_in(out), protocol_of(dataset)
     names = _names(protocol, root, scenes_file)
     said, board = None if convention is SCANNET else convention, measure.Benchmark(protocol)
@@ -73,9 +71,14 @@ def benchmark(
     scores = board.scores()
     files = measure.write_scores(folder, scores, _told(protocol, names, asked, frames, predictions))
     print("\n".join(measure.lines(scores)))
+    files += [folder / "submission"] * submission
     print(f"{len(names)} scenes; written to {', '.join(map(str, files))}")
-    if submission:
-        print(f"predictions in the benchmark's format: {folder / 'submission'}")
+
+
+def _refuse(predictions: Path | None, model: str | None, clip: ClipOptions, submission: bool) -> None:
+    refuse_other_clip(model, clip)
+    if predictions and (model or submission or clip is not NOTHING_TYPED):
+        raise SightwordError("predictions= are measured as they are. Leave out model=, tower= … and submission=")
 
 
 class Asked(NamedTuple):

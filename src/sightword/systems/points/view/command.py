@@ -81,10 +81,7 @@ def view(
         raise SightwordError(f"live=true maps lifted CLIP, and model={model} is not used. Leave one of them out")
     if not live and (masks or wait):
         raise SightwordError("masks= and wait= are for a map that grows. Add live=true")
-    if record is not None:
-        from sightword.systems.points.view.record import check_file
-
-        check_file(record)
+    _check_record(record)
     look = Look(", ".join(query), colour, points, port, record)
     if live:
         feed = _feed(scene, clip, masks, voxel, against, convention, trust, background)
@@ -97,6 +94,13 @@ def view(
             _wait(window)
         else:
             _record(window, record)
+
+
+def _check_record(record: Path | None) -> None:
+    if record is not None:
+        from sightword.systems.points.view.record import check_file
+
+        check_file(record)
 
 
 def _stage(
