@@ -332,7 +332,7 @@ def is_metric(folder: Path) -> bool:
 
 
 def _read_presence(folder: Path, task: PointsTask) -> None:
-    """Read what validation chose; an export before 0.4 has none."""
+    """Read what validation chose; an older export has none."""
     if not (folder / PRESENCE).is_file():
         return
     found = read_weights(folder / PRESENCE)

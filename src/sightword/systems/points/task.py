@@ -78,7 +78,7 @@ class PointsTask(Task[RoomBatch]):
         self._stats: dict[str, Tensor] = {}
 
     def background(self, features: Literal["lifted", "fused"]) -> Background | None:
-        """Return how texts fit the scenes of validation; None if nothing was chosen, as in runs before 0.4."""
+        """Return how texts fit the scenes of validation; None if nothing was chosen, as in older runs."""
         row = ("lifted", "fused").index(features)
         mean, spread = self.elsewhere[row].cpu()
         if not self.acceptance[row, 3] or not spread.all():
