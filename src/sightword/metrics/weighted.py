@@ -84,15 +84,10 @@ def accuracy(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def mean_iou(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the mean IoU over the classes that have elements; counts of items, as above, are added up first."""
-    return nanmean(class_iou(counts, weights))
-
-
-def class_iou(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the IoU of each class, (D, C), NaN without elements of it. counts: as above."""
     own = weights @ counts.sum(2).astype(np.float64)  # (D, C)
     said = weights @ counts[:, :, : counts.shape[1]].sum(1).astype(np.float64)
     hits = weights @ _hits(counts)
-    return np.where(own > 0, _ratio(hits, own + said - hits), np.nan)
+    return nanmean(np.where(own > 0, _ratio(hits, own + said - hits), np.nan))
 
 
 def nanmean(values: np.ndarray) -> np.ndarray:

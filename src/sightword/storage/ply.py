@@ -201,3 +201,86 @@ def write_ply(path: str | Path, cloud: Cloud, binary: bool = True, score: Tensor
     rows = table.tobytes() if binary else "".join(" ".join(map(repr, row)) + "\n" for row in table.tolist()).encode()
     with write_atomically(path) as part:
         part.write_bytes("\n".join([*head, "end_header\n"]).encode() + rows)
+
+
+# -------------------------------------------------------------------------------------------------------------- faces
+
+
+class Faces(NamedTuple):
+    """Faces of a mesh, with one number each."""
+
+    corners: np.ndarray  # (M,) int64, the vertices of all faces, one face after the other
+    face: np.ndarray  # (M,) int64, the face of each corner
+    values: np.ndarray  # (F,) int64
+
+
+def read_faces(path: str | Path, value: str) -> Faces:
+    """Read the faces of a binary .ply whose vertices come first, with a property of each, as object_id.
+
+    Raises SightwordError for a file without such faces, and for faces of vertices that do not exist.
+    """
+    path = Path(path)
+    try:
+        return _faces(path.read_bytes(), value)
+    except OSError as error:
+        raise SightwordError(f"{path} is not readable ({error.strerror or type(error).__name__})") from None
+    except Malformed as error:
+        raise SightwordError(f"{path}: {error}") from None
+
+
+def _faces(content: bytes, value: str) -> Faces:
+    order, elements, start = _header(content)
+    if order == "ascii":
+        raise Malformed("its faces are text. Write it as binary_little_endian")
+    if [each.name for each in elements[:2]] != ["vertex", "face"] or not elements[1].rows:
+        raise Malformed("expected vertices, then faces; the instances of a mesh stand at its faces")
+    vertex, face = elements[:2]
+    if any(not kind for _, kind in vertex.fields) or [bool(kind) for _, kind in face.fields].count(False) != 1:
+        raise Malformed("expected plain vertices, and one list for each face")
+    if value not in dict(face.fields):
+        raise Malformed(f"its faces have {', '.join(dict(face.fields))}; {value} is missing")
+    kinds = re.search(rb"property[ \t]+list[ \t]+(\w+)[ \t]+(\w+)", content[:start])
+    assert kinds is not None
+    count, index = (TYPES.get(part.decode()) for part in kinds.groups())
+    if count is None or index is None:
+        raise Malformed(f"the list of its faces is of {kinds[1].decode()} and {kinds[2].decode()}")
+    start += vertex.rows * _row(vertex, order).itemsize
+    corners, sides, values = _face_rows(
+        content, start, face, (ORDERS[order] + count, ORDERS[order] + index), order, value
+    )
+    if len(corners) and not 0 <= corners.min() <= corners.max() < vertex.rows:
+        raise Malformed(f"a face has vertex {corners.max()} of {vertex.rows}")
+    return Faces(corners, np.repeat(np.arange(face.rows), sides), values)
+
+
+def _face_rows(
+    content: bytes, start: int, face: _Element, kinds: tuple[str, str], order: str, value: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Corners, the number of sides of each face, and values. Faces of equal sides are read at once."""
+    parts: tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]] = ([], [], [])
+    done, window = 0, 1 << 16
+    list_name = next(name for name, kind in face.fields if not kind)
+    first = face.fields.index((list_name, ""))
+    offset = sum(np.dtype(kind).itemsize for _, kind in face.fields[:first])
+    while done < face.rows:
+        at = start + offset
+        if at + np.dtype(kinds[0]).itemsize > len(content):
+            raise Malformed(f"its header states {face.rows} faces, and the file ends at face {done}")
+        sides = int(np.frombuffer(content, kinds[0], 1, at)[0])
+        fields: list[tuple[str, str] | tuple[str, str, tuple[int]]] = []
+        for name, kind in face.fields:
+            fields += [(name, ORDERS[order] + kind)] if kind else [("#", kinds[0]), (name, kinds[1], (sides,))]
+        row = np.dtype(fields)
+        rows = min(window, face.rows - done, (len(content) - start) // row.itemsize)
+        if rows < 1:
+            raise Malformed(f"its header states {face.rows} faces, and the file ends at face {done}")
+        table = np.frombuffer(content, row, rows, start)
+        other = np.flatnonzero(table["#"] != sides)
+        table = table[: other[0]] if len(other) else table
+        window = 2 * len(table)  # of mixed faces few are looked at in vain
+        parts[0].append(table[list_name].astype(np.int64).ravel())
+        parts[1].append(np.full(len(table), sides))
+        parts[2].append(table[value].astype(np.int64))
+        done, start = done + len(table), start + len(table) * row.itemsize
+    corners, counts, values = (np.concatenate(part) for part in parts)
+    return corners, counts, values

@@ -158,11 +158,13 @@ def test_a_query_under_the_threshold_does_not_fit_and_is_said_drawn_and_written_
     assert (fits.threshold, unfit.to_dict()["threshold"]) == (0.9, 1.1)
     assert fits.found[0].fit == pytest.approx(1, abs=0.02)
     told = ask.summary_lines(fits, {})
-    assert "  fits: 1.000, the threshold is 0.900 (on validation 0 % of 5 absent classes reach it)" in told[1:9]
-    assert told[-1].startswith("  nothing fits: best ")
-    assert "under the threshold 0.900" in told[-1]
-    assert told[-1].endswith("its objects are unsure")
-    assert "'a blue' 0 (nothing fits)" in repr(fits)
+    assert told[1] == "  here: score 1.00, the threshold is 0.90"
+    assert told[-2:] == [
+        "  not here: score 0.06, the threshold is 0.90",
+        "the threshold: on validation 0 % of 5 absent classes reach it",
+    ]
+    assert not any("confidence" in line for line in ask.summary_lines(unfit, {}))  # what is not here is not listed
+    assert "'a blue' 0 (not here)" in repr(fits)
     strong, pale = (np.abs(ask.coloured(one, 0).astype(int) - 207).sum() for one in (fits, unfit))
     assert pale < strong
 
@@ -181,16 +183,19 @@ def test_without_a_run_the_best_generic_text_is_the_threshold_if_enough_of_them_
 
 
 def test_objects_are_named_with_their_sizes_and_numbered_over_all_queries(tmp_path):
-    rows = [RED] * 6 + [GREEN] * 3 + [RED] * 6
-    answered = asked(lifted(rows), ["a red", "a green"])
+    rows = [RED] * 12 + [GREEN] * 4 + [RED] * 13
+    scene = lifted(rows)
+    scene.cloud.xyz[:] = torch.tensor([[number // 2 + 0.1 * (number % 2), 0, 0] for number in range(len(rows))])
+    answered = asked(scene, ["a red", "a green"])
     red, green = answered.found
-    assert red.points == 12
-    assert len(red.objects) == 12  # points of this scene are a metre apart: each is an object
+    assert red.points == 25
+    assert len(red.objects) == 12  # pairs of points, a metre apart; the last has no partner, and a point is no object
     assert red.place == red.objects[0].centre
-    assert sorted(answered.object_of.tolist()) == list(range(1, 1 + len(red.objects) + len(green.objects)))
+    assert sorted(answered.object_of.tolist()) == sorted([0, *2 * list(range(1, 15))])
     told = ask.summary_lines(answered, {})
     assert sum("confidence" in line for line in told) == ask.OBJECTS + len(green.objects)
     assert f"  … and {12 - ask.OBJECTS} more" in told
+    assert sum("confidence" in line for line in ask.summary_lines(answered, {}, most=1)) == 2
     first = answered.to_dict()["found"][0]["objects"][0]
     assert set(first) == {"centre", "low", "high", "size", "points", "score", "confidence"}
     _, ply, *_ = ask.write(answered, tmp_path)

@@ -206,4 +206,4 @@ def test_the_commands_are_known_without_torch():
         "[command.__name__ for command in SYSTEM.commands])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert found.strip() == "[] ['import_', 'lift', 'ask', 'stream', 'view', 'compare']"
+    assert found.strip() == "[] ['import_', 'lift', 'ask', 'background', 'benchmark', 'stream', 'view', 'compare']"

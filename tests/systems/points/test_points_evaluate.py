@@ -4,7 +4,8 @@ import pytest
 import torch
 from points_fakes import batch_for, task_for, wall
 
-from sightword.systems.points.evaluate import PointsEvaluator, around
+from sightword.systems.points.evaluate import PointsEvaluator
+from sightword.systems.points.presence import around
 
 
 def measured(task, *batches):
@@ -131,9 +132,9 @@ def test_a_picture_shows_the_predictions_beside_the_labels(tmp_path):
 
 def test_validation_chooses_a_threshold_that_classes_without_their_points_do_not_reach():
     task, batch = task_for().eval(), batch_for()
-    assert task.accepted("lifted") is task.accepted("fused") is None
+    assert task.background("lifted") is task.background("fused") is None
     found = measured(task, batch)
-    lifted = task.accepted("lifted")
+    lifted = task.background("lifted").accepted
     assert lifted.count == 3 * len(batch.names)
     assert lifted.wrong <= 0.05
     assert found["clip_false_accepted"] == pytest.approx(100 * lifted.wrong)

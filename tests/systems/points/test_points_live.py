@@ -9,14 +9,18 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sightword.cli.main import main
 from sightword.errors import SightwordError
 from sightword.miniature import room
 from sightword.systems.points import live
+from sightword.systems.points.ask import query_embeddings
 from sightword.systems.points.clip import FrozenClip
+from sightword.systems.points.commands import stream
 from sightword.systems.points.lift.cloud import read_cloud
+from sightword.systems.points.presence import Accepted, Background, fit_of
 from sightword.systems.points.scannet.convention import Convention
 from sightword.systems.points.scannet.reader import read_scene
 
@@ -117,3 +121,19 @@ def test_the_command_names_the_instances_by_the_words(scene, random_clip, tmp_pa
     found = json.loads((out / "instances.json").read_text())
     assert {each["word"] for each in found} <= {"chair", "bed", ""}
     assert all(0 <= each["confidence"] <= 1 for each in found)
+
+
+def test_words_that_are_not_in_the_map_name_no_instance(scene, clip, tmp_path):
+    made, _ = streamed(scene, clip, tmp_path)
+    words, text = ["dog", "chair"], clip.text_encoder()
+    fits = [fit_of(torch.nn.functional.normalize(made.map.features, dim=1) @ v) for v in query_embeddings(text, words)]
+    accepted = Accepted(2.0, 1, 0, 9)
+    mean, spread = torch.tensor(fits) - torch.tensor([0.1, 0.3]), torch.full((2,), 0.1)  # scores 1 and 3
+    known = Background(("dog", "chair"), mean, spread, torch.zeros(3, 4, made.map.channels), accepted, accepted)
+    known.save(tmp_path / "background", "lifted", clip.identity())
+    made.use_background(tmp_path / "background")
+    assert {row["word"] for row in made.described(text, words)} <= {"", "chair"}
+    made.background = known._replace(mean=mean - 1)
+    assert made._missing(text, words) == set()
+    with pytest.raises(SightwordError, match="background= tells which of words= are not here"):
+        stream(scene, out=tmp_path / "out", background=tmp_path / "background")

@@ -23,11 +23,12 @@ from sightword.storage.ply import Cloud, write_ply
 from sightword.storage.writer import write_json, write_png
 from sightword.systems.points import show
 from sightword.systems.points.doctor.up import upwards
-from sightword.systems.points.instance import BEST, FoundObject, find_objects, peak
+from sightword.systems.points.instance import BEST, FoundObject, find_objects
 from sightword.systems.points.lift.cloud import scene_cloud
 from sightword.systems.points.lift.extract import NOTHING_SEEN
 from sightword.systems.points.lift.features import Features
 from sightword.systems.points.lift.geometry import Links, lift, link
+from sightword.systems.points.presence import Background, Calibration, fit_of, plain
 from sightword.systems.points.scannet.label import read_classes
 from sightword.systems.points.scannet.reader import Scene, views_of
 from sightword.towers.base import TextTower
@@ -37,11 +38,11 @@ from sightword.viz.style import OTHER, Colour, category_colours, legend_of, rgb
 
 LOGIT_SCALE = 40.0  # factor on cosines, as SCLIP and NACLIP have it for patches
 AGAINST = ("object", "thing", "stuff", "texture", "wall", "floor", "ceiling")  # what a point may be besides the queries
-OBJECTS = 5  # that are printed, of each query
+OBJECTS = 5  # that are printed, of each query, if nothing is said
 ENOUGH = 8  # generic texts that the text encoder knows, below which they give no threshold
 FEW = 40  # classes of a data set that compete with a query; long lists have many words for one thing
 PALER = 0.4  # strength of the colour of a query that does not fit
-UNFIT = " (nothing fits)"
+UNFIT = " (not here)"
 
 
 #: Features of points: lifted, CLIP's own where a frame shows a point; or fused, a trained encoder's.
@@ -60,12 +61,16 @@ class PointFeatures(NamedTuple):
     kind: Kind
 
 
-def lift_scene(scene: Scene, features: Features, voxel: float = 0.03, device: str = "cpu") -> PointFeatures:
+def lift_scene(
+    scene: Scene, features: Features, voxel: float = 0.03, device: str = "cpu", cloud: Cloud | None = None
+) -> PointFeatures:
     """Return lifted CLIP: for each point the mean of its views' features. features: of the scene's frames, in order.
+
+    cloud: the points; if None, the scene's own.
 
     Raises SightwordError if the frames show none of its points.
     """
-    cloud = scene_cloud(scene, voxel)
+    cloud = cloud or scene_cloud(scene, voxel)
     xyz = cloud.xyz.to(device)
     links = link(xyz, torch.zeros(len(xyz), dtype=torch.int64, device=device), views_of(scene.frames, device))
     if not len(links.point):
@@ -97,12 +102,6 @@ def competitors(classes: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(classes)) if 0 < len(classes) <= FEW else list(AGAINST)
 
 
-def plain(text: str) -> str:
-    """Return a text in lower case, without article: "A chair" is the class chair."""
-    words = text.lower().split()
-    return " ".join(words[1:] if len(words) > 1 and words[0] in ARTICLES else words)
-
-
 def query_embeddings(text: TextTower, texts: Sequence[str]) -> Tensor:
     """Return unit vectors (Q, D) of texts; one without an article gets one."""
     whole = [each if each.split()[0].lower() in ARTICLES else f"a {each}" for each in texts]
@@ -110,13 +109,6 @@ def query_embeddings(text: TextTower, texts: Sequence[str]) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------------- answers
-
-
-class Calibration(NamedTuple):
-    """What the fit of a text query has to reach, and why."""
-
-    threshold: float  # a cosine
-    told: str  # how it was chosen, and how often it is reached
 
 
 class Found(NamedTuple):
@@ -127,8 +119,9 @@ class Found(NamedTuple):
     percent: float  # of the points with features
     cosine: float  # the highest
     place: tuple[float, float, float]  # metres: the middle of the likeliest points, of the best object if there is one
-    fit: float  # the mean of the highest cosines, of 2 % of the points: what the threshold is compared with
-    fits: bool | None  # whether `fit` reaches the threshold; None: not calibrated
+    fit: float  # the mean of the highest cosines, of 2 % of the points
+    score: float | None  # the fit, standardised: what the threshold is compared with; None: not calibrated
+    fits: bool | None  # whether `score` reaches the threshold; None: it says neither, or is not calibrated
     objects: tuple[FoundObject, ...]  # best first; with a threshold that it reaches, those that reach it
 
 
@@ -147,17 +140,18 @@ class SceneAnswer(Result):
     best: Tensor  # (N,) int64, the text that fits best; -1 for a point without features
     up: list[float]
     facing: Tensor  # (N, 3), see `show.facing`
+    metric: bool = True  # whether lengths are metres; False: the source has no scale, and it was guessed
     unknown_words: tuple[str, ...] = ()  # of the queries, that the text encoder does not know
     calibration: Calibration | None = None  # None: the threshold is not known
 
     @property
     def threshold(self) -> float | None:
-        """The cosine that the fit of a query has to reach; None: not calibrated."""
+        """What the score of a query has to reach; None: not calibrated."""
         return None if self.calibration is None else self.calibration.threshold
 
     @property
     def fits(self) -> tuple[bool | None, ...]:
-        """Whether each query fits, in their order; None: not calibrated."""
+        """Whether each query is here, in their order; None: its score says neither, or is not calibrated."""
         return tuple(found.fits for found in self.found)
 
     @property
@@ -201,10 +195,12 @@ class SceneAnswer(Result):
         total, own = int(self.known.sum()), self.best == number
         few, count = max(1, round(BEST * total)), int(own.sum())
         x, y, z = self.points[self.scores[:, number].topk(few).indices].median(0).values.tolist()
-        cosines = self.cosines[self.known, number]
-        fit, limit = peak(cosines, few), self.threshold
-        fits = None if limit is None else fit >= limit
-        least = limit if limit is not None and fits else -1.0
+        cosines, said = self.cosines[self.known, number], self.calibration
+        fit, least = fit_of(cosines), -1.0
+        score = None if said is None else said.score(number, fit)
+        fits = None if said is None or score is None else said.fits(number, score)
+        if said is not None and fits:
+            least = said.least(number)
         object_of = torch.full((len(self.points),), -1, dtype=torch.int64)
         objects, object_of[own] = find_objects(
             self.points[own], self.cosines[own, number], self.scores[own, number], few, least
@@ -212,7 +208,7 @@ class SceneAnswer(Result):
         at = objects[0].centre if objects else (x, y, z)
         percent = 100 * count / max(total, 1)
         query = self.queries[number]
-        return Found(query, count, percent, float(cosines.max()), at, fit, fits, objects), object_of
+        return Found(query, count, percent, float(cosines.max()), at, fit, score, fits, objects), object_of
 
     def plot(self) -> Image.Image:
         """Return the scene, and beside it the points of each query."""
@@ -227,6 +223,7 @@ class SceneAnswer(Result):
             "queries": list(self.queries),
             "against": list(self.against),
             "unknown_words": list(self.unknown_words),
+            "unit": unit_of(self),
             "threshold": self.threshold,
             "calibration": "" if self.calibration is None else self.calibration.told,
             "found": [f._asdict() | {"objects": [each.to_dict() for each in f.objects]} for f in self.found],
@@ -249,13 +246,12 @@ def _rounded(values: Tensor) -> list[list[float]]:
 
 
 def calibrated(found: PointFeatures, text: TextTower) -> Calibration | None:
-    """Return a threshold for one scene: what the best of `GENERIC` texts reaches; None if too few of them are known."""
+    """Return a threshold for one scene, a cosine: the best of `GENERIC` texts; None if too few of them are known."""
     known = [word for word in GENERIC if not text.unknown_words(word)]
     if len(known) < ENOUGH:
         return None
     cosines = found.features[found.known] @ query_embeddings(text, known).T
-    few = max(1, round(BEST * len(cosines)))
-    chosen = highest([peak(column, few) for column in cosines.T])
+    chosen = highest([fit_of(column) for column in cosines.T])
     assert chosen is not None
     rate = f"about {100 * chosen.wrong:.0f} % of unrelated texts reach it"
     return Calibration(chosen.score, f"the best of {len(known)} generic texts here, {rate}")
@@ -267,11 +263,13 @@ def answer(
     text: TextTower,
     queries: Sequence[str],
     against: Sequence[str],
-    calibration: Calibration | None = None,
+    calibration: Calibration | Background | None = None,
+    metric: bool = True,
 ) -> SceneAnswer:
     """Return which query, or which of the texts that compete with them, fits each point best.
 
-    calibration: of a trained run; without one, generic texts give a threshold if the text encoder knows them.
+    calibration: how texts fit other scenes; without any, generic texts give a threshold if the text encoder knows them.
+    metric: whether lengths are metres, see `SceneAnswer`.
     Raises SightwordError without a query, and for one of which the text encoder knows no word.
     """
     wanted = tuple(dict.fromkeys(" ".join(query.split()) for query in queries if query.strip()))
@@ -280,7 +278,10 @@ def answer(
     unknown = text.check_words(wanted)
     rest = tuple(word for word in against if plain(word) not in {plain(query) for query in wanted})
     texts = (*wanted, *rest)
-    cosines = found.features @ query_embeddings(text, texts).T
+    embeddings = query_embeddings(text, texts)
+    cosines = found.features @ embeddings.T
+    if isinstance(calibration, Background):
+        calibration = calibration.calibration(wanted, embeddings[: len(wanted)])
     scores = (LOGIT_SCALE * cosines).softmax(-1) if len(texts) > 1 else (cosines + 1) / 2
     best = torch.where(found.known, cosines.argmax(-1), torch.tensor(-1))
     return SceneAnswer(
@@ -295,6 +296,7 @@ def answer(
         best=best,
         up=found.up,
         facing=found.facing,
+        metric=metric,
         unknown_words=unknown,
         calibration=calibration or calibrated(found, text),
     )
@@ -310,19 +312,23 @@ def coverage_line(answered: SceneAnswer) -> str:
     return f"answered by {told}: {len(answered.points):,} points, {rest}"
 
 
-def summary_lines(answered: SceneAnswer, classes: Mapping[int, str]) -> list[str]:
+def summary_lines(answered: SceneAnswer, classes: Mapping[int, str], most: int = OBJECTS) -> list[str]:
     """Return lines for each query: how many points, the highest cosine, where its likeliest points are; and how much of
-    it is right, if the cloud has labels and classes (id → name) contain the query."""
+    it is right, if the cloud has labels and classes (id → name) contain the query. most: objects of each query."""
     total, lines = int(answered.known.sum()), [*filter(None, [unknown_line(answered.unknown_words)])]
+    unit = unit_of(answered)
+    if not answered.metric:
+        lines.append(f"the source has no scale: lengths are in {unit}, of which 2 are the median depth of the photos")
     for number, found in enumerate(answered.found):
         lines.append(
             f"{found.query}: {found.points:,} of {total:,} points ({found.percent:.1f} %), cosine up to "
-            f"{found.cosine:.3f}, likeliest around {_metres(found.place)}"
+            f"{found.cosine:.3f}, likeliest around {_at(found.place, unit)}"
         )
-        lines += [_object_line(at, each) for at, each in enumerate(found.objects[:OBJECTS], 1)]
-        if len(found.objects) > OBJECTS:
-            lines.append(f"  … and {len(found.objects) - OBJECTS} more")
         lines += filter(None, [fit_line(found, answered.calibration)])
+        if found.fits is not False:  # of what is not here, the nearest objects are in the files
+            lines += [_object_line(at, each, unit) for at, each in enumerate(found.objects[:most], 1)]
+            if len(found.objects) > most:
+                lines.append(f"  … and {len(found.objects) - most} more")
         ids = [id_ for id_, name in classes.items() if plain(name) == plain(found.query)]
         if answered.cloud.label is not None and ids:
             true = torch.isin(answered.cloud.label, torch.tensor(ids)) & answered.known
@@ -330,6 +336,8 @@ def summary_lines(answered: SceneAnswer, classes: Mapping[int, str]) -> list[str
             both = int((true & chosen).sum())
             recall, precision = (100 * both / max(int(part.sum()), 1) for part in (true, chosen))
             lines.append(f"  by the cloud's labels: recall {recall:.0f} %, precision {precision:.0f} %")
+    if answered.calibration is not None:
+        lines.append(f"the threshold: {answered.calibration.told}")
     return lines
 
 
@@ -337,21 +345,22 @@ def fit_line(found: Found, calibration: Calibration | None) -> str:
     """Return what a user is told of the threshold; empty without one."""
     if calibration is None:
         return ""
-    if found.fits:
-        return f"  fits: {found.fit:.3f}, the threshold is {calibration.threshold:.3f} ({calibration.told})"
-    return (
-        f"  nothing fits: best {found.fit:.3f} under the threshold {calibration.threshold:.3f} ({calibration.told}); "
-        "its objects are unsure"
-    )
+    told = f"score {found.score:.2f}, the threshold is {calibration.threshold:.2f}"
+    return f"  {({True: 'here', False: 'not here', None: 'perhaps here'})[found.fits]}: {told}"
 
 
-def _object_line(number: int, found: FoundObject) -> str:
+def unit_of(answered: SceneAnswer) -> str:
+    """Return the unit of lengths: m, or units where the scale of the source was guessed."""
+    return "m" if answered.metric else "units"
+
+
+def _object_line(number: int, found: FoundObject, unit: str) -> str:
     size = " × ".join(f"{side:.2f}" for side in found.size)
-    return f"  {number}. at {_metres(found.centre)}, {size} m, confidence {found.confidence:.2f}"
+    return f"  {number}. at {_at(found.centre, unit)}, {size} {unit}, confidence {found.confidence:.2f}"
 
 
-def _metres(at: tuple[float, float, float]) -> str:
-    return f"({at[0]:.2f}, {at[1]:.2f}, {at[2]:.2f}) m"
+def _at(place: tuple[float, float, float], unit: str) -> str:
+    return f"({place[0]:.2f}, {place[1]:.2f}, {place[2]:.2f}) {unit}"
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -382,7 +391,7 @@ def picture(answered: SceneAnswer) -> Image.Image:
     panels = {name: answered.cloud.rgb.numpy()}
     for number, text in enumerate(answered.queries):
         fraction = 100 * int((answered.best == number).sum()) / total
-        unsure = ", nothing fits: unsure" if answered.fits[number] is False else ""
+        unsure = ", not here" if answered.fits[number] is False else ""
         panels[f"“{text}”: {fraction:.1f} % of {total:,} points{unsure}"] = coloured(answered, number)
     columns = 2 if len(panels) in (2, 4) else 3
     titles = list(panels)

@@ -101,6 +101,11 @@ class FrozenClip:
             return self.weights
         return {"image": _digest(self._image.on()), "text": _digest(text_tower(self.name, self.tag))}
 
+    def identity(self) -> str:
+        """Return what its maps depend on: the image encoder's weights, the token type and the size of frames."""
+        weights, size = self.weights.get("image") or _digest(self._image.on()), self.source.options.get("size")
+        return f"{weights} {self.token_type} {'own size' if size is None else size}"
+
     def save(self, folder: Path) -> None:
         """Write both sides to a folder in open_clip's format, in float32 and at the CLIP's own image size."""
         tower_pair(self.name, self.tag).save(folder)

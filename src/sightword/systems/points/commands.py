@@ -120,6 +120,8 @@ def ask(
     voxel: Positive | None = None,  # metres between points; if empty, as in training, or 0.03 for a scene without cloud
     convention: Convention = SCANNET,
     trust: bool = False,  # answer also for a scene whose depth, poses, intrinsics and colour do not belong together
+    background: Path | None = None,  # a folder of sightword background; if empty, the model's, of its validation scenes
+    most: Count = 5,  # objects of each query that are listed, the best first; answer.json has all
 ) -> None:
     """Find in a scene what a text query names: sightword ask scene=scans/scene0000_00 "a chair"
 
@@ -127,6 +129,7 @@ def ask(
     classes of the dataset, where it names a few, or else object, thing, stuff, texture, wall, floor and ceiling.
     A trained model=, whose own CLIP it uses, also answers for points that no frame shows; the CLIP of tower= does not.
     The conventions of the files, axes= to mesh=, are those of the model's training data if none is typed.
+    Whether a thing is here at all is decided by how well its name fits other scenes without it, see background=.
     """
     queries = read_value("query", " ".join(query), NAMES)
     if not queries:
@@ -136,10 +139,54 @@ def ask(
     from sightword.systems.points import ask as asking
 
     predictor, read = opened_scene(scene, model, checkpoint, clip, frames, convention)
+    if background:
+        predictor.use_background(background)
     answer = predictor(read, queries, against=against, voxel=voxel, cache=cache or "", trust=trust)
-    print("\n".join([asking.coverage_line(answer), *asking.summary_lines(answer, asking.classes_near(read.folder))]))
+    lines = asking.summary_lines(answer, asking.classes_near(read.folder), most)
+    print("\n".join([asking.coverage_line(answer), *lines]))
     files = asking.write(answer, folder)
     print(f"by {len(read.frames)} frames; drawn in {files[0]}, coloured points in {files[1]}, all scores in {files[2]}")
+
+
+def background(
+    root: Path,  # labelled scenes in ScanNet's layout, none of those that will be asked; three or more
+    out: Out,  # the folder to write, for ask background=
+    model: Model | None = None,  # a run of points, its export, or a hub id; if empty, of lifted CLIP: tower= …
+    checkpoint: str = "best",  # of a run: best, last, or a file
+    clip: ClipOptions = NOTHING_TYPED,
+    scenes_file: Path | None = None,  # a list of names, one per line; if empty, all scenes
+    labels: str = "",  # scannet20, or a JSON file {class: id}; if empty, as scannetv2-labels.combined.tsv in root says
+    frames: Count = FRAMES,  # of a scene, spread evenly
+    cache: Path | None = None,  # a folder that keeps CLIP's maps, as of lift; if empty, none
+    convention: Convention = SCANNET,
+    trust: bool = False,  # measure also scenes whose depth, poses, intrinsics and colour do not belong together
+) -> None:
+    """Measure how words fit scenes without the thing, so that ask knows what is not here: sightword ask background=…
+
+    A run of points has this from its validation scenes; lifted CLIP has not. For each class its points, and those
+    around them, are taken out, and the fits that remain are its distribution. The threshold is the one that 5 % of
+    these reach, each scene compared with the others.
+    """
+    from tqdm import tqdm
+
+    from sightword.systems.points.background import measured
+    from sightword.systems.points.scannet.reader import scene_folder
+
+    refuse_other_clip(model, clip)
+    folder, names, classes = folder_in(out), _names(root, scenes_file), _labels(labels, root)
+    said = None if convention is SCANNET else convention
+    predictor, _ = opened_scene(scene_folder(root, names[0]), model, checkpoint, clip, frames, convention)
+    kind: Literal["fused", "lifted"] = "fused" if model else "lifted"
+    options = {"frames": frames, "cache": cache or "", "convention": said, "trust": trust}
+    scenes = (
+        predictor.features(scene_folder(root, name), **options)  # type: ignore[arg-type]
+        for name in tqdm(names, "measuring", unit=" scenes", disable=None)
+    )
+    found = measured(predictor, scenes, classes)
+    files = found.save(folder, kind, predictor.identity(kind))
+    print(f"{len(found.classes)} classes in {len(names)} scenes: the threshold is {found.accepted.threshold:.2f}")
+    print(f"{found.told()}; written to {', '.join(map(str, files))}")
+    print(f'next: sightword ask scene=… background={shlex.quote(str(folder))} "a chair, a bed"')
 
 
 def stream(
@@ -154,6 +201,7 @@ def stream(
     cap: Count = 200_000,  # points of the map at most; beyond it those seen longest ago are dropped
     step: Amount = 0,  # pixels of depth between two points of a frame; 0: so many that it has about 20,000
     every: Count = 10,  # frames between two versions of the map on disk
+    background: Path | None = None,  # a folder of sightword background: words that are not in the scene name nothing
     convention: Convention = SCANNET,
     trust: bool = False,  # map also a scene whose depth, poses, intrinsics and colour do not belong together
 ) -> None:
@@ -170,12 +218,16 @@ def stream(
 
     if words and not masks:
         raise SightwordError("words= names instances, and there are none without masks=. Pass both; or ask the scene")
+    if background and not words:
+        raise SightwordError("background= tells which of words= are not here. Pass words=, or leave it out")
     folder = folder_in(out)
     opened = opened_clip(clip.tower, clip.tag, clip.token_type, clip.size, clip.dtype)
     require_sound(scene, convention, trust)
     say_domain(clip.tower, scene)
     said = live.MapOptions(voxel, cap, step, every=every)
     made = live.LiveMap(opened, said, live.masks_of(masks, scene.resolve().name) if masks else None)
+    if background:
+        made.use_background(background)
     text = opened.text_encoder() if words else None
     found = live.stream_scene(made, live.frames_of(scene, convention, wait, frames or 0), folder, text, words)
     *_, last = (steps := list(tqdm(found, "mapping", unit=" frames", disable=None)))

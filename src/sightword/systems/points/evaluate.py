@@ -18,15 +18,17 @@ from torch.utils.data import DataLoader
 from sightword.data.loader import moved
 from sightword.engine.contract import SPLITS, Evaluator, Metrics, Row
 from sightword.engine.item_result import ItemResults
-from sightword.metrics.acceptance import RATE, limit
+from sightword.metrics.acceptance import RATE
 from sightword.metrics.gather import ItemRows, Mean, gathered
 from sightword.metrics.segmentation import accuracy, class_iou, mean_iou
 from sightword.storage.writer import write_png
 from sightword.systems.points import show
+from sightword.systems.points.ask import Kind
 from sightword.systems.points.data import RoomBatch
 from sightword.systems.points.doctor.up import held_level
-from sightword.systems.points.instance import BEST, peak
+from sightword.systems.points.instance import BEST
 from sightword.systems.points.model import Fused
+from sightword.systems.points.presence import AROUND, SCENES, Background, around, chosen, distribution, fits_of, sampled
 from sightword.systems.points.task import PointsTask, agreement
 
 FEATURES = {
@@ -45,7 +47,6 @@ UNSEEN = {
     "accuracy_unseen": ", where no view sees them: by geometry and colour",
     "miou_unseen": ", mean IoU over classes, where no view sees them",
 }  # lifted CLIP has no features there
-AROUND = 0.25  # metres around a class's points that are taken out with them
 ACCEPTED = {
     "clip_accepted": "% of a scene's classes that reach the threshold of validation, by lifted CLIP",
     "clip_false_accepted": "the same, of classes whose points, if there are any, are taken out of the scene",
@@ -78,7 +79,19 @@ class Fits(NamedTuple):
     clip_without: Tensor  # (n,) the same without the points of the class and those around them
     text_without: Tensor  # (n,)
     present: Tensor  # (n,) bool, whether the scene has a point with this label
-    number: Tensor  # (n,) of the class
+    number: Tensor  # (n,) of the scene on its rank
+
+    def by_scene(self, classes: int) -> "Fits":
+        """Return (S, C) of each field."""
+        return Fits(*(part.unflatten(0, (-1, classes)) for part in self))
+
+
+class Samples(NamedTuple):
+    """Features of some points of scenes, a row for each scene."""
+
+    clip: Tensor  # (n, K, E) float16
+    text: Tensor
+    number: Tensor  # (n,) of the scene on its rank
 
 
 class PointsEvaluator(Evaluator[RoomBatch]):
@@ -97,6 +110,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         self._means = {name: Mean() for name in MEANS}
         self._names: set[str] = set()
         self._fits: list[Fits] = []
+        self._samples: list[Samples] = []
 
     def metric_names(self) -> frozenset[str]:
         return frozenset(self.notes())
@@ -115,7 +129,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         self._means["text_to_clip"].update((out.text * out.clip).sum(1)[out.seen])
         known, classes = batch.label >= 0, len(self.labels.names)
         if known.any():
-            self._fits += self._scene_fits(batch, out)
+            self._add_fits(batch, out)
             predicted = {name: self._predicted(out, name) for name in self.features}
             for number in batch.scene[known].unique().tolist():
                 own = known & (batch.scene == number)
@@ -123,42 +137,48 @@ class PointsEvaluator(Evaluator[RoomBatch]):
                 counts = {name: _counted(each[own], label, seen, classes)[None] for name, each in predicted.items()}
                 self._counts.update([batch.names[number]], **counts)
 
-    def _scene_fits(self, batch: RoomBatch, out: Fused) -> list[Fits]:
-        """How well each class fits each labelled scene of a batch."""
-        found, classes = [], self.task.class_embeddings(out.text.device).T  # (E, C)
+    def _add_fits(self, batch: RoomBatch, out: Fused) -> None:
+        """Add how well each class fits each labelled scene of a batch, and features of some of its points."""
+        classes = self.task.class_embeddings(out.text.device)
         for number in range(len(batch.names)):
             own = batch.scene == number
-            present = torch.bincount(batch.label[own & (batch.label >= 0)], minlength=classes.shape[1]) > 0
+            present = torch.bincount(batch.label[own & (batch.label >= 0)], minlength=len(classes)) > 0
             if not present.any():
                 continue
-            near, fits = around(batch.xyz[own], batch.label[own], len(present)), []
+            near, fits, samples = around(batch.xyz[own], batch.label[own], len(present)), [], []
             for features, known in ((out.clip, out.seen), (out.text, self._has_text(out))):
-                cosines, apart = features[own & known] @ classes, ~near[known[own]]  # (n, C)
-                fits.append([_fit(column) for column in cosines.T])
-                fits.append([_fit(column[rows]) for column, rows in zip(cosines.T, apart.T, strict=True)])
-            clip, clip_without, text, text_without = map(torch.tensor, fits)
-            numbers = torch.arange(len(present))
-            found.append(Fits(clip, text, clip_without, text_without, present.cpu(), numbers))
-        return found
+                fits.append(fits_of(features[own & known], classes, near[known[own]]))
+                samples.append(sampled(features[own & known])[None])
+            (clip, clip_without), (text, text_without) = fits
+            at = torch.full_like(present, len(self._fits), dtype=torch.int64).cpu()
+            self._fits.append(Fits(clip, text, clip_without, text_without, present.cpu(), at))
+            if len(self._samples) < SCENES:
+                self._samples.append(Samples(samples[0], samples[1], at[:1]))
 
     def _has_text(self, out: Fused) -> Tensor:
         """Which points have fused features, (N,) bool: with a 3-D branch all, otherwise those that a view shows."""
         return torch.ones_like(out.seen) if self.task.model.describes_unseen else out.seen
 
-    def _acceptance(self, fits: Fits) -> Metrics:
+    def _acceptance(self, fits: Fits, samples: Samples) -> Metrics:
         """How often the thresholds are reached, in per cent. Validation chooses them, and the task keeps them."""
         found: Metrics = {}
+        names = self.task.labels.names
+        fits = fits.by_scene(len(names))
         sides = (("clip", fits.clip, fits.clip_without), ("text", fits.text, fits.text_without))
-        for row, (name, scores, absent) in enumerate(sides):
-            present = scores[fits.present]
+        for name, whole, without in sides:
+            kind: Kind = "lifted" if name == "clip" else "fused"
             if self.split == "val":
-                threshold = limit(absent.numpy())
-                parts = [float((part >= threshold).float().mean()) for part in (present, absent)]
-                self.task.acceptance[row] = torch.tensor([threshold, *parts, len(absent)])
-            threshold = float(self.task.acceptance[row, 0])
-            if self.task.acceptance[row, 3]:
-                found[f"{name}_accepted"] = 100 * float((present >= threshold).float().mean())
-                found[f"{name}_false_accepted"] = 100 * float((absent >= threshold).float().mean())
+                accepted, other = (chosen(whole, without, fits.present, known) for known in (True, False))
+                kept = samples.clip if name == "clip" else samples.text
+                self.task.keep_background(kind, Background(names, *distribution(without), kept, accepted, other))
+                rates = accepted.right, accepted.wrong
+            elif (known := self.task.background(kind)) is not None:
+                least = known.mean + known.accepted.threshold * known.spread
+                reached = (whole >= least)[fits.present], without >= least
+                rates = float(reached[0].float().mean()), float(reached[1].float().mean())
+            else:
+                continue
+            found[f"{name}_accepted"], found[f"{name}_false_accepted"] = (100 * rate for rate in rates)
         return found
 
     def _predicted(self, out: Fused, name: str) -> Tensor:
@@ -179,7 +199,7 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         counts = {name: each.sum(0) for name, each in scenes.items()}
         means = {name: mean.reduce() for name, mean in self._means.items()}
         self.scenes = len(_names_of_ranks(self._names))
-        fits = gathered(Fits, self._fits)
+        fits, samples = gathered(Fits, self._fits), gathered(Samples, self._samples)
         self._reset()
         found = {name: float(mean.value()) for name, mean in means.items() if mean.sum[1]}
         if "coverage" in found:
@@ -190,13 +210,14 @@ class PointsEvaluator(Evaluator[RoomBatch]):
         for name, part in counts.items():
             found[f"{name}_accuracy"] = 100 * float(accuracy(every[name]))
             found[f"{name}_miou"] = 100 * float(mean_iou(every[name]))
-            found[f"{name}_room_miou"] = 100 * sum(float(mean_iou(each.sum(0))) for each in scenes[name]) / len(scenes[name])
+            own = [100 * float(mean_iou(each.sum(0))) for each in scenes[name]]
+            found[f"{name}_room_miou"] = sum(own) / len(own)
             for sight, row in {"unseen": part[0], "seen": part[1]}.items():
                 if name != "clip" or sight == "seen":
                     found[f"{name}_accuracy_{sight}"] = 100 * float(accuracy(row))
                     found[f"{name}_miou_{sight}"] = 100 * float(mean_iou(row))
-        if fits is not None:
-            found |= self._acceptance(fits)
+        if fits is not None and samples is not None:
+            found |= self._acceptance(fits, samples)
         found["majority"] = 100 * float(every["text"].sum(1).max() / every["text"].sum())
         self._classes = self._class_table(every)
         return found
@@ -248,9 +269,9 @@ class PointsEvaluator(Evaluator[RoomBatch]):
             "scenes": f"{self.scenes}, one sample of points and one of views each, always the same",
             "classes": f"{len(self.labels.names)} of {self.labels.source}; points of other classes are not measured",
             "queries": f"the class in {queries}; the nearest of all classes is the prediction",
-            "accepted": f"the mean of the highest cosines, of {100 * BEST:g} % of a scene's points, reaches the "
-            "threshold; validation chooses it: "
-            f"at most {100 * RATE:g} % of the classes reach it without their own points and those within {AROUND:g} m",
+            "accepted": f"the mean of the highest cosines, of {100 * BEST:g} % of a scene's points, in standard "
+            "deviations of the class's own fits in other scenes without it, reaches the threshold; validation chooses "
+            f"it: at most {100 * RATE:g} % reach it without their own points and those within {AROUND:g} m",
             "clip": f"{clip.name} {clip.tag}, {system.token_type} tokens at {size}",
             **({"spread": told_of(system.spread)} if system.spread else {}),
             "visible": f"within {system.abs_tol:g} m + {system.rel_tol:g} of the measured depth",
@@ -284,22 +305,6 @@ class PointsEvaluator(Evaluator[RoomBatch]):
 def told_of(spread: Sequence[float]) -> str:
     """Say what "like points" are."""
     return f"weights fall to 61 % at {spread[0]:g} m, and at a distance of {spread[1]:g} of colours in [-1, 1]"
-
-
-def around(xyz: Tensor, label: Tensor, classes: int) -> Tensor:
-    """Return which points are of a class or share a cell of `AROUND` metres with it, (n, C) bool.
-
-    A patch of CLIP sees more than its own points, so the neighbours of a thing have features like its own.
-    """
-    cells = torch.unique((xyz / AROUND).floor().long(), dim=0, return_inverse=True)[1]  # (n,)
-    has = torch.zeros(int(cells.max()) + 1, classes, dtype=torch.bool, device=xyz.device)
-    known = label >= 0
-    has[cells[known], label[known]] = True
-    return has[cells]
-
-
-def _fit(cosines: Tensor) -> float:
-    return peak(cosines, max(1, round(BEST * len(cosines))))
 
 
 def _counted(predicted: Tensor, label: Tensor, seen: Tensor, classes: int) -> Tensor:

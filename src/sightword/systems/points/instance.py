@@ -13,6 +13,7 @@ BEST = 0.02  # fraction of a scene's points that say where a thing is, and wheth
 LINK = 0.15  # metres: the side of the cells whose 26 neighbours are joined
 LEAST = 0.05  # of a text's points: smaller groups are not objects
 NEAR = 0.9  # of the best group's score: groups below are not objects
+SMALL = 0.05  # metres: a group whose longest side is shorter is a crumb, not an object
 TRIM = 0.02  # of an object's points that its box leaves out on each side: strays
 
 Metres = tuple[float, float, float]
@@ -51,6 +52,7 @@ def find_objects(
 
     xyz: (M, 3) in metres, cosines (M,) and probabilities (M,), of the points that it fits best. count: how many of a
     group's best points make its score and its centre. least: score that an object other than the best has to reach.
+    Groups smaller than `SMALL` are no objects, not even the best.
     """
     object_of = torch.full((len(xyz),), -1, dtype=torch.int64)
     if not len(xyz):
@@ -61,6 +63,7 @@ def find_objects(
         if points >= LEAST * len(xyz):
             own = groups == number
             found.append((number, _described(xyz[own], cosines[own], chances[own], count)))
+    found = [pair for pair in found if max(pair[1].size) >= SMALL]
     found.sort(key=lambda pair: -pair[1].score)
     highest = found[0][1].score if found else 0.0
     kept = [pair for place, pair in enumerate(found) if not place or pair[1].score >= max(NEAR * highest, least)]

@@ -12,7 +12,7 @@ Legend: n points of a frame; D channels; M voxels, G instances of the map; H, W 
 
 import csv
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,7 @@ from sightword.systems.points.lift.features import FrameEncoder, features_of
 from sightword.systems.points.lift.geometry import at_links, back_project, link
 from sightword.systems.points.lift.mask import read_masks
 from sightword.systems.points.lift.stream import Slice, VoxelMap
+from sightword.systems.points.presence import Background, fit_of, read_background
 from sightword.systems.points.scannet.convention import Convention
 from sightword.systems.points.scannet.reader import Frame, Scene, read_color, read_scene, views_of
 from sightword.towers.base import TextTower
@@ -72,7 +73,8 @@ class LiveMap:
 
     def __init__(self, clip: FrozenClip, said: MapOptions | None = None, segment: Segmenter | None = None) -> None:
         """segment: returns a frame's mask; without one, there are no instances."""
-        self.said, self.segment = said or MapOptions(), segment
+        self.clip, self.said, self.segment = clip, said or MapOptions(), segment
+        self.background: Background | None = None
         self.encoder: FrameEncoder = clip.encoder()
         width = clip.width
         self.map = VoxelMap(width, self.said.voxel, self.said.cap, self.said.threshold)
@@ -109,7 +111,7 @@ class LiveMap:
         """Return the instances as plain values. words: each gets the likeliest, if no generic text is likelier."""
         found = self.map.instances
         looks = torch.stack([each.feature for each in found] or [torch.zeros(self.map.channels)])
-        names, chances = _named(looks, text, words)
+        names, chances = _named(looks, text, words, self._missing(text, words))
         rows = []
         for place, each in enumerate(found):
             own = self.map.xyz[self.map.instance == each.number]
@@ -125,6 +127,19 @@ class LiveMap:
                 row |= {"word": names[place], "confidence": round(chances[place], 4)}
             rows.append(row)
         return rows
+
+    def use_background(self, folder: Path) -> None:
+        """Take what `sightword background` wrote: words that are not in the map name no instance from now on."""
+        self.background = read_background(folder, "lifted", self.clip.identity())
+
+    def _missing(self, text: TextTower | None, words: Sequence[str]) -> set[str]:
+        """Return the words that are not in the map, if a background tells."""
+        if self.background is None or text is None or not len(self.map):
+            return set()
+        vectors = query_embeddings(text, words)
+        said, cosines = self.background.calibration(words, vectors), F.normalize(self.map.features, dim=1) @ vectors.T
+        scores = [said.score(place, fit_of(column)) for place, column in enumerate(cosines.T)]
+        return {word for place, word in enumerate(words) if said.fits(place, scores[place]) is False}
 
     def cloud(self) -> Cloud:
         """Return the map as a cloud: an instance in its own colour; without instances, features as colours."""
@@ -144,14 +159,17 @@ class LiveMap:
         write_json(out / "instances.json", self.described(text, words))
 
 
-def _named(features: Tensor, text: TextTower | None, words: Sequence[str]) -> tuple[list[str], list[float]]:
-    """The likeliest word of each instance (G, D), and its probability; "" where a generic text is likelier."""
+def _named(
+    features: Tensor, text: TextTower | None, words: Sequence[str], missing: Collection[str]
+) -> tuple[list[str], list[float]]:
+    """The likeliest word of each instance (G, D), and its probability; "" where it is missing, or a generic text is
+    likelier."""
     if text is None or not words:
         return [], []
     texts = [*words, *(word for word in AGAINST if word not in words)]
     chances = (LOGIT_SCALE * F.normalize(features, dim=1) @ query_embeddings(text, texts).T).softmax(1)
     best, at = chances.max(1)
-    names = [words[place] if place < len(words) else "" for place in at.tolist()]
+    names = [words[place] if place < len(words) and words[place] not in missing else "" for place in at.tolist()]
     return names, best.tolist()
 
 

@@ -13,11 +13,14 @@ from sightword.engine.contract import BatchT
 from sightword.engine.predictor import CONFIG, Predictor
 from sightword.engine.task import Task
 from sightword.errors import SightwordError
+from sightword.storage.cache import digest
 from sightword.storage.checkpoint import load_strictly, read_weights, write_weights
 from sightword.storage.domain import domain_of_weights
 from sightword.storage.fields import Fields
+from sightword.storage.ply import Cloud
+from sightword.storage.reader import read_json
 from sightword.systems.points import ask
-from sightword.systems.points.ask import Calibration, Kind, PointFeatures, SceneAnswer
+from sightword.systems.points.ask import Kind, PointFeatures, SceneAnswer
 from sightword.systems.points.clip import FrozenClip, clip_of
 from sightword.systems.points.config import PointsConfig, PointsData
 from sightword.systems.points.doctor.diagnosis import require_sound
@@ -25,6 +28,7 @@ from sightword.systems.points.lift.cloud import scene_cloud, thinned
 from sightword.systems.points.lift.extract import NOTHING_SEEN
 from sightword.systems.points.lift.features import Features, check_token_type, features_of, fill
 from sightword.systems.points.model import BiFusionEncoder
+from sightword.systems.points.presence import Background, read_background
 from sightword.systems.points.scannet.convention import Convention, convention_of
 from sightword.systems.points.scannet.label import LabelSet
 from sightword.systems.points.scannet.reader import Scene, read_color, read_scene, say_skipped, views_of
@@ -32,7 +36,7 @@ from sightword.systems.points.task import PointsTask, make_encoder
 from sightword.towers.base import TextTower
 from sightword.towers.frozen import FrozenModel
 
-WEIGHTS, CLIP = "model.safetensors", "clip"
+WEIGHTS, CLIP, PRESENCE = "model.safetensors", "clip", "presence.safetensors"
 FRAMES = 24  # of a scene that are read at most, if nothing is said
 VOXEL = 0.03  # metres between the points of a cloud that is fused from depth, if nothing is said
 
@@ -84,6 +88,7 @@ class SceneQuery(Predictor):
         self.convention = convention or Convention()
         self.device = "cpu"
         self.domain = domain_of_weights(clip.name)
+        self._backgrounds: dict[Kind, Background] = {}
         self._text: FrozenModel[TextTower] = FrozenModel(lambda: clip.text_encoder(clip.dtype))
 
     @classmethod
@@ -122,9 +127,7 @@ class SceneQuery(Predictor):
         encoder = make_encoder(system, content.integer("clip_dim", least=1))
         load_strictly(encoder, read_weights(folder / WEIGHTS), folder / WEIGHTS)
         task = PointsTask(system, encoder, clip_of(system, weights), known)
-        chosen = content.sequence("acceptance", optional=True)
-        if len(chosen):
-            task.acceptance.copy_(torch.tensor([chosen.numbers(0), chosen.numbers(1)]))
+        _read_presence(folder, task)
         said = content.mapping("convention", optional=True).into(Convention)  # exports before 0.3 have none
         return cls(task.clip, task, content.number("voxel"), said)
 
@@ -150,13 +153,14 @@ class SceneQuery(Predictor):
             self.clip.save(folder / CLIP)
             config |= {"clip": CLIP, "clip_tag": ""}
         write_weights(folder / WEIGHTS, task.model.state_dict())
+        if task.background("fused") is not None:
+            write_weights(folder / PRESENCE, {name: getattr(task, name) for name in task.added_state})
         return {
             "config": config,
             "labels": {"names": task.labels.names, "ids": task.labels.ids},
             "clip_dim": task.model.clip_dim,
             "clip_weights": {} if self.clip.is_local else self.clip.digests(),
             "voxel": self.voxel,
-            "acceptance": task.acceptance.tolist() if task.accepted("fused") else [],
             "convention": self.convention.key(),
         }
 
@@ -219,10 +223,12 @@ class SceneQuery(Predictor):
         cache: str | Path = "",
         convention: Convention | None = None,
         trust: bool = False,
+        cloud: Cloud | None = None,
     ) -> SceneFeatures:
         """Return the features of a scene's points, which `answer` can be asked about any number of times.
 
-        Arguments are those of a call. Raises SightwordError as a call does.
+        Arguments are those of a call. cloud: points in the world of the poses; if None, the scene's own. Raises
+        SightwordError as a call does.
         """
         kind = features or ("lifted" if self.task is None else "fused")
         if kind not in ("lifted", "fused"):
@@ -238,8 +244,8 @@ class SceneQuery(Predictor):
         require_sound(read.folder, read.convention, trust)
         maps = self._maps(read, cache)
         if kind == "fused":
-            return SceneFeatures(read, self._fused(read, maps, voxel or self.voxel))
-        return SceneFeatures(read, ask.lift_scene(read, maps, voxel or VOXEL, self.device))
+            return SceneFeatures(read, self._fused(read, maps, voxel or self.voxel, cloud))
+        return SceneFeatures(read, ask.lift_scene(read, maps, voxel or VOXEL, self.device, cloud))
 
     @torch.no_grad()
     def answer(
@@ -249,22 +255,29 @@ class SceneQuery(Predictor):
         texts, others = _several("queries", queries), _several("against", against)
         scene, points = found
         rest = others or ask.competitors(self.classes_of(scene))
-        return ask.answer(scene.name, points, self.text_encoder(), texts, rest, self._calibration(points.kind))
+        known = self.background(points.kind)
+        return ask.answer(scene.name, points, self.text_encoder(), texts, rest, known, is_metric(scene.folder))
 
     def text_encoder(self) -> TextTower:
         """Return CLIP's text encoder, which is opened when it is first asked for."""
         return self._text.on(self.device)
 
-    def _calibration(self, kind: Kind) -> Calibration | None:
-        """Return the threshold that a run's validation chose."""
-        accepted = None if self.task is None else self.task.accepted(kind)
-        if accepted is None:
-            return None
-        told = (
-            f"on validation {100 * accepted.wrong:.0f} % of {accepted.count:.0f} classes reach it that were taken out "
-            f"of a scene, {100 * accepted.right:.0f} % of those in one"
-        )
-        return Calibration(accepted.threshold, told)
+    def background(self, kind: Kind) -> Background | None:
+        """Return how texts fit other scenes: those that `use_background` read, or of the run's validation."""
+        return self._backgrounds.get(kind) or (None if self.task is None else self.task.background(kind))
+
+    def use_background(self, folder: Path, kind: Kind | None = None) -> None:
+        """Take from now on what `sightword background` wrote. kind: the features that are used, as of a call.
+
+        Raises SightwordError if it is of other features.
+        """
+        used = kind or ("lifted" if self.task is None else "fused")
+        self._backgrounds[used] = read_background(folder, used, self.identity(used))
+
+    def identity(self, kind: Kind) -> str:
+        """Return what features depend on: CLIP, token type and frame size; fused, also the encoder's weights."""
+        own = digest(dict(self._trained().model.state_dict())) if kind == "fused" else ""
+        return f"{self.clip.identity()} {own}".strip()
 
     def classes_of(self, scene: Scene) -> list[str]:
         """Return the classes of the data set: those beside the scene, or of the run."""
@@ -279,10 +292,10 @@ class SceneQuery(Predictor):
         encoder.tower.to(self.device)
         return features_of(encoder.rows([read_color(frame) for frame in scene.frames]), encoder.grid)
 
-    def _fused(self, scene: Scene, features: Features, voxel: float) -> PointFeatures:
+    def _fused(self, scene: Scene, features: Features, voxel: float, own: Cloud | None) -> PointFeatures:
         """A trained encoder's features of a scene's points, one point per voxel."""
         model = self._trained().model.to(self.device)
-        cloud = thinned(scene_cloud(scene, voxel), voxel)
+        cloud = thinned(own or scene_cloud(scene, voxel), voxel)
         views = views_of(scene.frames, self.device)
         xyz, rgb, maps, pooled = (
             part.to(self.device) for part in (cloud.xyz, cloud.rgb.float() / 127.5 - 1, features.maps, features.pooled)
@@ -305,6 +318,29 @@ def _several(name: str, texts: str | Sequence[str]) -> list[str]:
     if wrong := [text for text in found if not isinstance(text, str)]:
         raise SightwordError(f"{name}: {wrong[0]!r} is not a text. Pass one text, or a list of them")
     return found
+
+
+def is_metric(folder: Path) -> bool:
+    """Return whether the lengths of a scene are metres: False where `import` guessed the scale of a source without."""
+    file = folder / "imported.json"
+    if not file.is_file():
+        return True
+    try:
+        return "no scale" not in read_json(file).mapping("assumed", optional=True).text("scale", "")
+    except SightwordError:
+        return True
+
+
+def _read_presence(folder: Path, task: PointsTask) -> None:
+    """Read what validation chose; an older export has none."""
+    if not (folder / PRESENCE).is_file():
+        return
+    found = read_weights(folder / PRESENCE)
+    for name in task.added_state:
+        own = getattr(task, name)
+        if name not in found or found[name].shape != own.shape:
+            raise SightwordError(f"{folder / PRESENCE} does not fit the model: {name}. Export the run again")
+        own.copy_(found[name])
 
 
 def _texts(fields: Fields) -> dict[str, str]:

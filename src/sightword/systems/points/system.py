@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sightword.engine.config import Run
 from sightword.engine.contract import Check, Command, Evaluator, Item, Measure, Names, Step, System
 from sightword.systems.points import commands
+from sightword.systems.points.benchmark.command import benchmark
 from sightword.systems.points.config import PointsConfig, PointsData
 from sightword.systems.points.view.command import view
 
@@ -82,7 +83,16 @@ class PointsSystem(System[PointsConfig, PointsData, "PointsTask", "RoomBatch"]):
 
     @property
     def commands(self) -> Sequence[Command]:
-        return [commands.import_, commands.lift, commands.ask, commands.stream, view, commands.compare]
+        return [
+            commands.import_,
+            commands.lift,
+            commands.ask,
+            commands.background,
+            benchmark,
+            commands.stream,
+            view,
+            commands.compare,
+        ]
 
     @property
     def measures(self) -> Mapping[str, Measure]:

@@ -9,7 +9,7 @@ Legend: N points, V views and L correspondences of a batch; C channels of a map,
 of CLIP's joint space; h, w cells of a map.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from sightword.systems.points.config import PointsConfig
 from sightword.systems.points.data import RoomBatch
 from sightword.systems.points.lift.geometry import Links, at_links
 from sightword.systems.points.model import BiFusionEncoder, Fused
+from sightword.systems.points.presence import SAMPLE, SCENES, Accepted, Background
 from sightword.systems.points.scannet.label import LabelSet, label_set
 
 
@@ -54,9 +55,13 @@ def make_encoder(system: PointsConfig, clip_dim: int) -> BiFusionEncoder:
 class PointsTask(Task[RoomBatch]):
     """A point encoder, distilled from the CLIP whose maps it is given. CLIP is frozen, and no part of this module."""
 
-    own_state = ("acceptance",)
-    added_state = ("acceptance",)
-    acceptance: Tensor  # (2, 4): `Accepted` of lifted CLIP and of the fused features; zeros: not yet chosen
+    own_state = ("acceptance", "acceptance_other", "elsewhere", "scenes")
+    added_state = ("acceptance", "acceptance_other", "elsewhere", "scenes")
+    # of lifted CLIP and of the fused features, by validation; zeros: not yet chosen
+    acceptance: Tensor  # (2, 4): `Accepted` of classes
+    acceptance_other: Tensor  # (2, 4): of classes that are treated as other texts
+    elsewhere: Tensor  # (2, 2, C): mean and spread of the fits of classes in scenes without them
+    scenes: Tensor  # (2, S, K, E) float16: features of points of some scenes
 
     def __init__(self, system: PointsConfig, model: BiFusionEncoder, clip: FrozenClip, labels: LabelSet) -> None:
         super().__init__(
@@ -69,12 +74,30 @@ class PointsTask(Task[RoomBatch]):
         self.system, self.model, self.clip, self.labels, self.classes = system, model, clip, labels, labels.names
         self.consistency = ClipConsCriterion()
         self.register_buffer("acceptance", torch.zeros(2, 4))
+        self.register_buffer("acceptance_other", torch.zeros(2, 4))
+        self.register_buffer("elsewhere", torch.zeros(2, 2, len(labels.names)))
+        self.register_buffer("scenes", torch.zeros(2, SCENES, SAMPLE, model.clip_dim, dtype=torch.float16))
         self._stats: dict[str, Tensor] = {}
 
-    def accepted(self, features: Literal["lifted", "fused"]) -> "Accepted | None":
-        """Return the threshold that validation chose for these features; None if it chose none."""
-        row = self.acceptance[("lifted", "fused").index(features)].tolist()
-        return Accepted(*row) if row[3] else None
+    def background(self, features: Literal["lifted", "fused"]) -> Background | None:
+        """Return how texts fit the scenes of validation; None if nothing was chosen, as in older runs."""
+        row = ("lifted", "fused").index(features)
+        mean, spread = self.elsewhere[row].cpu()
+        if not self.acceptance[row, 3] or not spread.all():
+            return None
+        samples = self.scenes[row].cpu()
+        kept = samples.flatten(1).any(1)
+        both = (Accepted(*rows[row].tolist()) for rows in (self.acceptance, self.acceptance_other))
+        return Background(self.labels.names, mean, spread, samples[kept], *both)
+
+    def keep_background(self, features: Literal["lifted", "fused"], found: Background) -> None:
+        """Keep what validation chose with the weights."""
+        row = ("lifted", "fused").index(features)
+        self.acceptance[row] = torch.tensor(found.accepted)
+        self.acceptance_other[row] = torch.tensor(found.other)
+        self.elsewhere[row] = torch.stack([found.mean, found.spread])
+        self.scenes[row] = 0
+        self.scenes[row, : len(found.samples)] = found.samples[:SCENES].to(self.scenes)
 
     def encode(self, batch: RoomBatch) -> tuple[Fused, Tensor]:
         """Return the encoder's output for a batch, and CLIP's maps of its views (V, E, h, w)."""
@@ -125,15 +148,6 @@ class PointsTask(Task[RoomBatch]):
             group: [p for module in modules if module is not None for p in module.parameters() if p.requires_grad]
             for group, modules in parts.items()
         }
-
-
-class Accepted(NamedTuple):
-    """What the fit of a class with a scene has to reach: the mean of its highest cosines, of 2 % of the points."""
-
-    threshold: float
-    right: float  # fraction of the classes that are in a scene of validation, and reach it
-    wrong: float  # the same for classes whose points, if there are any, were taken out of the scene
-    count: float  # type: ignore[assignment]  # of these, scene by scene
 
 
 # ------------------------------------------------------------------------------------------------------------- losses

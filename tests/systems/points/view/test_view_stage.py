@@ -83,7 +83,7 @@ def test_a_query_that_does_not_fit_is_named_and_paler():
     stage, sure = blocks(threshold=2.0), blocks()
     stage.ask("red")
     sure.ask("red")
-    assert "nothing fits" in stage.told()
+    assert "not here: score 1.00, the threshold is 2.00; nearest:" in stage.told()
     assert " unsure " in stage.boxes("query")[0].label
     assert (stage.colours("query")[:20, 0] > sure.colours("query")[:20, 0]).all()
 

@@ -64,6 +64,7 @@ def view(
     every: Count = 2,  # live: frames between two looks at the map
     voxel: Positive | None = None,  # metres between points; if empty, as ask and stream have it
     cache: Path | None = None,  # a folder that keeps CLIP's maps, as of lift; if empty, none
+    background: Path | None = None,  # a folder of sightword background, as of ask: what is not here is said
     convention: Convention = SCANNET,
     trust: bool = False,  # show also a scene whose depth, poses, intrinsics and colour do not belong together
 ) -> None:
@@ -80,21 +81,26 @@ def view(
         raise SightwordError(f"live=true maps lifted CLIP, and model={model} is not used. Leave one of them out")
     if not live and (masks or wait):
         raise SightwordError("masks= and wait= are for a map that grows. Add live=true")
-    if record is not None:
-        from sightword.systems.points.view.record import check_file
-
-        check_file(record)
+    _check_record(record)
     look = Look(", ".join(query), colour, points, port, record)
     if live:
-        feed = _feed(scene, clip, masks, voxel, against, convention, trust)
+        feed = _feed(scene, clip, masks, voxel, against, convention, trust, background)
         _run_live(feed, scene, convention, wait, frames or 0, every, look)
         return
-    stage = _stage(scene, model, checkpoint, clip, against, frames or FRAMES, voxel, cache, convention, trust, points)
+    many = frames or FRAMES
+    stage = _stage(scene, model, checkpoint, clip, against, many, voxel, cache, convention, trust, points, background)
     with _window(stage, look) as window:
         if record is None:
             _wait(window)
         else:
             _record(window, record)
+
+
+def _check_record(record: Path | None) -> None:
+    if record is not None:
+        from sightword.systems.points.view.record import check_file
+
+        check_file(record)
 
 
 def _stage(
@@ -109,11 +115,14 @@ def _stage(
     convention: Convention,
     trust: bool,
     points: int,
+    background: Path | None,
 ) -> "Stage":
     """The stage of a scene whose frames are all there."""
     from sightword.systems.points.view.stage import Stage
 
     predictor, read = opened_scene(scene, model, checkpoint, clip, frames, convention)
+    if background:
+        predictor.use_background(background)
     found = predictor.features(read, voxel=voxel, cache=cache or "", trust=trust)
 
     def asked(texts: Sequence[str]) -> "SceneAnswer":
@@ -130,6 +139,7 @@ def _feed(
     against: Names,
     convention: Convention,
     trust: bool,
+    background: Path | None,
 ) -> "Feed":
     """The map of a scene that grows."""
     from sightword.storage.domain import say_domain
@@ -144,6 +154,8 @@ def _feed(
     say_domain(clip.tower, scene)
     name = scene.resolve().name
     made = LiveMap(opened, MapOptions(voxel or MapOptions.voxel), masks_of(masks, name) if masks else None)
+    if background:
+        made.use_background(background)
     text = FrozenModel(lambda: opened.text_encoder(opened.dtype))
     others = against or competitors(list(classes_near(scene).values()))
     return Feed(name, made, lambda: text.on("cpu"), others)

@@ -77,7 +77,7 @@ class Feed:
 
     def answered(self, texts: Sequence[str]) -> SceneAnswer:
         """Return the answer to text queries about the map as it is now."""
-        return asking.answer(self.name, self.points(), self.text(), texts, self.against)
+        return asking.answer(self.name, self.points(), self.text(), texts, self.against, self.live.background)
 
     def known(self) -> Known | None:
         """Return the instances that the map follows; None without masks."""

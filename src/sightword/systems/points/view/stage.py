@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sightword.errors import SightwordError
-from sightword.systems.points.ask import UNFIT, Found, PointFeatures, SceneAnswer, query_colours
+from sightword.systems.points.ask import Found, PointFeatures, SceneAnswer, query_colours, unit_of
 from sightword.systems.points.instance import FoundObject
 from sightword.systems.points.lift.geometry import link
 from sightword.systems.points.scannet.reader import Frame, views_of
@@ -191,7 +191,9 @@ class Stage:
         for place, (query, each, unsure) in enumerate(self._objects[:BOXES]):
             colour = number_colour(place) if colouring == "object" else palette[query]
             doubt = " unsure" if unsure else ""
-            label = f"{self.answer.queries[query]}{doubt} {each.confidence:.2f} · {_size(each.size)}"
+            label = (
+                f"{self.answer.queries[query]}{doubt} {each.confidence:.2f} · {_size(each.size, unit_of(self.answer))}"
+            )
             found.append(Box(label, each.low, each.high, colour))
         return found
 
@@ -201,13 +203,15 @@ class Stage:
         if self.answer is None:
             shown = f"<p>{escape(self.name)}: {len(self.rows):,} of {len(self.points.cloud.xyz):,} points</p>"
             return "".join(lines) or shown
-        colours = query_colours(self.answer.queries)
+        colours, unit = query_colours(self.answer.queries), unit_of(self.answer)
         for found in self._found:
             count = len(found.objects)
-            here = f"{count} object{'s' * (count != 1)}, {found.points:,} points" if count else "not here"
-            unfit = UNFIT if found.fits is False else ""
-            lines.append(f"<p>{_square(colours[found.query])} <b>{escape(found.query)}</b>: {here}{unfit}</p>")
-            objects = "".join(f"<li>{_listed(each)}</li>" for each in found.objects[:LISTED])
+            here = f"{count} object{'s' * (count != 1)}, {found.points:,} points" if count else "no object"
+            if found.fits is False and found.score is not None:
+                limit = self.answer.threshold
+                here = f"not here: score {found.score:.2f}, the threshold is {limit:.2f}{'; nearest:' * bool(count)}"
+            lines.append(f"<p>{_square(colours[found.query])} <b>{escape(found.query)}</b>: {here}</p>")
+            objects = "".join(f"<li>{_listed(each, unit)}</li>" for each in found.objects[:LISTED])
             lines.append(f"<ol>{objects}</ol>" if objects else "")
         if self.answer.unknown_words:
             lines.append(f"<p>unknown words: {escape(', '.join(self.answer.unknown_words))}</p>")
@@ -271,13 +275,13 @@ def _pale(photo: np.ndarray) -> np.ndarray:
     return np.repeat(grey, 3, 1)
 
 
-def _listed(found: FoundObject) -> str:
+def _listed(found: FoundObject, unit: str) -> str:
     x, y, z = found.centre
-    return f"{found.confidence:.2f} · {_size(found.size)} at ({x:.2f}, {y:.2f}, {z:.2f})"
+    return f"{found.confidence:.2f} · {_size(found.size, unit)} at ({x:.2f}, {y:.2f}, {z:.2f})"
 
 
-def _size(size: Sequence[float]) -> str:
-    return " × ".join(f"{side:.2f}" for side in size) + " m"
+def _size(size: Sequence[float], unit: str) -> str:
+    return " × ".join(f"{side:.2f}" for side in size) + f" {unit}"
 
 
 def _square(colour: Colour) -> str:
