@@ -7,6 +7,8 @@ from sightword.errors import SightwordError
 
 PUBLISHED = ("cuhk_pedes", "icfg_pedes", "rstpreid")
 DATASETS = (*PUBLISHED, "captions")
+HIDE_WAYS = ("random", "band", "person", "all")  # in which text_gain is measured, each
+MIX = ("random", "band", "all")  # hide_way=mix: one of these for each image, all equally likely
 
 
 @dataclass
@@ -51,6 +53,7 @@ class RetrievalConfig(SystemConfig):
     enable_gen: bool = False  # phase 4: predict the VQ ids of hidden cells; needs data.hide and data.vq_ids
     gen_weight: float = 0.3  # of the cross-entropy over ln K, so it starts at 1 whatever K is
     gen_ramp: int = 1000  # batches over which gen_weight rises from 0
+    gen_from: str = "start"  # of training; or switched: gen_weight is 0 until switch_at or switch_by is reached
     gen_way: str = "parallel"  # parallel | autoregressive (neighbouring ids predict most, the text adds less)
     gen_target: str = "hidden"  # hidden (cells) | whole (image): visible cells can be copied from the condition
     show_ids: bool = True  # parallel: the decoder is given the ids of visible cells; off: it has the condition only
@@ -67,6 +70,7 @@ class RetrievalConfig(SystemConfig):
         one_of("system.text_pooling", self.text_pooling, ("mean", "last"))
         one_of("system.project", self.project, ("separate", "shared", "none"))
         one_of("system.align", self.align, ("itc_then_sdm", "itc", "sdm", "both"))
+        one_of("system.gen_from", self.gen_from, ("start", "switched"))
         one_of("system.gen_way", self.gen_way, ("parallel", "autoregressive"))
         one_of("system.gen_target", self.gen_target, ("hidden", "whole"))
         for name in ("image_size", "vq_grid"):
@@ -119,14 +123,20 @@ class RetrievalData(DataConfig):
     pad: int = 10  # pixels of black around the image, from which a crop of its size is taken; 0: no crop
     erase: float = 0.5  # probability that a rectangle of an image is erased; never in the generation view
 
+    keep_images: bool = False  # resized training images stay in memory (9 kB for 96×32 pixels): files are read once
+    paraphrase: float = 0.0  # probability that a training caption is replaced by another text on its image, out of
+    # paraphrases.json beside the annotations; published data sets have no such file
     mask_text: float = 0.0  # fraction of a caption's tokens that are masked, for masked language modelling; IRRA: 0.15
     hide: float = 0.0  # fraction of the image's cells that are hidden, for generation; 0: no generation
+    hide_way: str = "random"  # random (data.hide of the cells) | band (a third of the rows) | person (the middle) | all
+    # (but one cell) | mix (random, band or all, drawn for each image): the fewer neighbours, the more the text adds
     vq_ids: str = ""  # cache by `sightword tokenize` of the whole folder imgs/, resized to image_size, for generation
 
     def __post_init__(self) -> None:
         one_of("data.dataset", self.dataset, DATASETS)
         one_of("data.sampler", self.sampler, ("random", "identity"))
         one_of("data.flip", self.flip, ("none", "swap"))
+        one_of("data.hide_way", self.hide_way, (*HIDE_WAYS, "mix"))
         _check_sides("data.image_size", self.image_size)
         at_least("data", self, 2, "instances")
         at_least("data", self, 1, "hold_out", "batch_size")
@@ -134,8 +144,9 @@ class RetrievalData(DataConfig):
         for name in ("mask_text", "hide"):
             if not 0 <= getattr(self, name) < 1:
                 raise SightwordError(f"data.{name}={getattr(self, name)} is not a fraction in [0, 1)")
-        if not 0 <= self.erase <= 1:
-            raise SightwordError(f"data.erase={self.erase} is not a probability in [0, 1]")
+        for name in ("erase", "paraphrase"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SightwordError(f"data.{name}={getattr(self, name)} is not a probability in [0, 1]")
         if self.sampler == "identity" and self.batch_size % self.instances:
             raise SightwordError(
                 f"data.batch_size={self.batch_size} is not a multiple of data.instances={self.instances}, which "
