@@ -33,6 +33,8 @@ class RetrievalConfig(SystemConfig):
     image_pooling: str = "mean"  # shared: mean (of the image's tokens) | cls (a learned token); else the tower's vector
     text_pooling: str = "mean"  # of a T5: mean | last; CLIP and SigLIP have their own
     project: str = "separate"  # onto embed_dim: separate | shared (one layer for both) | none (a pair's own space)
+    slots: int = 0  # parts that tokens of either side are pooled into, each by its own attention; together they are the
+    # embedding, which they divide; 0: one vector, pooled as above
     embed_dim: int = 512  # of the common space; with project=none, the encoders' own
 
     align: str = "itc_then_sdm"  # itc_then_sdm | itc | sdm | both
@@ -76,7 +78,7 @@ class RetrievalConfig(SystemConfig):
         for name in ("image_size", "vq_grid"):
             _check_sides(f"system.{name}", getattr(self, name))
         at_least("system", self, 1, "embed_dim", "num_ids", "num_codes", "gen_layers", "mlm_layers", "mlm_heads")
-        at_least("system", self, 0, "text_length", "switch_by", "gen_ramp")
+        at_least("system", self, 0, "text_length", "switch_by", "gen_ramp", "slots")
         if not 0 < self.switch_at <= 1:
             raise SightwordError(f"system.switch_at={self.switch_at} is not a fraction in (0, 1]")
         self._check_parts()
@@ -98,6 +100,11 @@ class RetrievalConfig(SystemConfig):
             raise SightwordError(f"system.shared needs a T5 for image tokens, got text={self.text}. Set system.text=t5")
         if self.enable_gen and not self.shared:
             raise SightwordError("system.enable_gen needs one encoder for images and texts. Set system.shared=true")
+        if self.slots and (self.text != "t5" or self.project == "none" or self.image_pooling != "mean"):
+            raise SightwordError(
+                "system.slots pools the tokens of an image encoder and a T5 by itself. Set system.text=t5, "
+                "system.project=separate or shared, and system.image_pooling=mean, or system.slots=0"
+            )
         if self.mask_global_text and not self.mlm_weight:
             raise SightwordError("system.mask_global_text masks texts for the MLM head. Set system.mlm_weight above 0")
 

@@ -37,7 +37,9 @@ KEPT = 0.95  # of the running mean, each batch
 def make_task(system: RetrievalConfig) -> "RetrievalTask":
     """Return the task of a config."""
     image, text, pair = open_towers(system)
-    model = make_encoder(image, text, system.embed_dim, system.project, system.shared, system.image_pooling)
+    model = make_encoder(
+        image, text, system.embed_dim, system.project, system.shared, system.image_pooling, system.slots
+    )
     alignment = Alignment(
         system.align,
         system.logit_scale,
