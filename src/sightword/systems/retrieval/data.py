@@ -50,7 +50,7 @@ class PedesBatch(NamedTuple):
     vq_target_ids: Tensor | None = None  # (B, h·w) int64, VQ ids of the generation view, rows first
     vq_target_attn_mask: Tensor | None = None  # (B, h·w) bool, True where hidden, so to be predicted
     vq_images: Tensor | None = None  # (B, 3, H, W) generation view, nothing hidden: only without data.vq_ids
-    hide_way: str = ""  # in evaluation: which cells are hidden, of config.HIDE_WAYS
+    hide_way: Tensor | None = None  # (B,) int64, in evaluation: which of config.HIDE_WAYS, one for all rows
 
 
 class ImageRows(NamedTuple):
@@ -481,18 +481,19 @@ class Measured(Dataset[Batch]):
             return TextRows(*self.captions.batch(rows), pids, torch.from_numpy(rows), ceiling)
         way, rows = np.divmod(numbers - images - captions, images)
         assert way.min() == way.max(), "a batch is of one way"
-        return self._pairs(rows, HIDE_WAYS[way[0]])
+        return self._pairs(rows, int(way[0]))
 
     def _images(self, rows: np.ndarray) -> Tensor:
         return torch.stack([squash(*self.size)(read_person(self.split.images[row]), None) for row in rows])
 
-    def _pairs(self, rows: np.ndarray, way: str) -> PedesBatch:
+    def _pairs(self, rows: np.ndarray, way: int) -> PedesBatch:
         assert self.hiding is not None
         whole = self._images(rows)
         ids, mask = self.captions.batch(self.first[rows])
         batch = PedesBatch(whole, torch.from_numpy(self.split.pids[rows]), ids, mask, torch.from_numpy(rows))
         draws = [Draw(0, int(row)) for row in rows]
-        return self.hiding._replace(way=way).fill(batch, whole, draws, 0)._replace(hide_way=way)
+        batch = batch._replace(hide_way=torch.full((len(rows),), way))
+        return self.hiding._replace(way=HIDE_WAYS[way]).fill(batch, whole, draws, 0)
 
 
 def whole_batch(batch: Batch) -> Batch:

@@ -82,8 +82,9 @@ class RetrievalEvaluator(Evaluator[Batch]):
             self._texts.append(Rows.of(self.model.encode_text(batch.caption_ids, batch.caption_attn_mask), batch))
         elif self.task.generator is not None:
             gains = self.task.text_gain(batch)
-            for way in {"", batch.hide_way}:
-                self._gains[way].update(gains)
+            self._gains[""].update(gains)
+            if batch.hide_way is not None:
+                self._gains[HIDE_WAYS[int(batch.hide_way[0])]].update(gains)
 
     def compute(self) -> Metrics:
         """Per cent, from captions to images, and i2t_… from images to captions; text_gain in nats per id: over all
@@ -132,8 +133,7 @@ class RetrievalEvaluator(Evaluator[Batch]):
         """The images that the generator is given, and at which ids their texts help it (red) or mislead it (blue)."""
         if self.task.generator is None or not isinstance(batch, PedesBatch):
             return {}
-        parts = [part[:SHOWN] if isinstance(part, Tensor) else part for part in batch]
-        some = PedesBatch._make(parts)
+        some = PedesBatch._make(None if part is None else part[:SHOWN] for part in batch)
         gains, _, there = self.task.gains(some)
         if not there.any():
             return {}
