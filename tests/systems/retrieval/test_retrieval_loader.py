@@ -17,7 +17,7 @@ from sightword.miniature.person import Sizes, vocabulary, write_cuhk, write_icfg
 from sightword.miniature.tower import write_vq
 from sightword.systems.retrieval import loader
 from sightword.systems.retrieval.config import HIDE_WAYS, RetrievalData
-from sightword.systems.retrieval.data import IGNORED, ImageRows, PedesBatch, TextRows, sides_swapped
+from sightword.systems.retrieval.data import IGNORED, ImageRows, PedesBatch, TextRows, generated_rows, sides_swapped
 from sightword.systems.retrieval.loader import Identities, ImageIds, Inputs, Kinds
 from sightword.systems.retrieval.split import Source, Split, read_paraphrases, read_split
 from sightword.towers.tokenizer import TextTokenizer
@@ -372,6 +372,33 @@ def test_a_mix_hides_one_by_one_a_band_or_all_but_one(root: Path, codes: Path) -
     assert torch.equal(hidden[3:4], pairs[Draw(3, 5)].vq_target_attn_mask)
 
 
+def test_mirrored_images_have_no_hidden_cells_and_at_most_so_many_others(root: Path, codes: Path) -> None:
+    plain, few = (
+        make_loaders(generated(root, codes, flip="swap", pad=0, erase=0, hide_rows=rows), Words(), 4).train.dataset
+        for rows in (0, 2)
+    )
+    split = plain.split
+    for epoch in range(3):
+        draws = [Draw(epoch, index) for index in range(8)]
+        batch = plain.__getitems__(draws)
+        assert 0 < len(batch.generated) < 8
+        for row in range(8):
+            image = squash(*SIZE)(read_image(split.images[int(batch.index[row])]), None)
+            assert torch.equal(batch.images[row], image) == (row in batch.generated.tolist())
+        own = generated_rows(batch)
+        assert torch.equal(own.vq_target_ids, plain.hiding.ids[own.index].long())
+        assert len(own.pids) == len(own.caption_ids) == len(own.masked_images) == len(batch.generated)
+        assert few.__getitems__(draws).generated.tolist() == batch.generated.tolist()[:2]
+    alone = next(
+        one for epoch in range(9) if not torch.equal((one := plain[Draw(epoch, 3)]).images[0], image_of(split, 3))
+    )
+    assert not alone.vq_target_attn_mask.any()  # mirrored, and no other
+
+
+def image_of(split: Split, caption: int) -> Tensor:
+    return squash(*SIZE)(read_image(split.images[split.caption_image[caption]]), None)
+
+
 def test_paraphrases_of_the_own_image_take_the_place_of_captions(root: Path) -> None:
     tokenizer, split = Words(), read_split(Source("cuhk_pedes", root), "train")
     others = read_paraphrases(Source("cuhk_pedes", root), split)
@@ -481,7 +508,6 @@ def test_keys_may_begin_at_the_folder_of_the_set(root: Path, codes: Path, tmp_pa
         ({"mask_text": 1.0}, r"data\.mask_text=1\.0 is not a fraction in \[0, 1\)"),
         ({"erase": 1.5}, r"data\.erase=1\.5 is not a probability in \[0, 1\]"),
         ({"sampler": "identity", "batch_size": 30}, r"data\.batch_size=30 is not a multiple of data\.instances=4"),
-        ({"hide": 0.5, "flip": "swap"}, r"data\.flip=swap mirrors.*Set data\.flip=none"),
         ({"vq_ids": "ids"}, r"data\.vq_ids=ids is only read with hidden cells\. Set data\.hide"),
     ],
 )

@@ -137,6 +137,8 @@ class RetrievalData(DataConfig):
     hide: float = 0.0  # fraction of the image's cells that are hidden, for generation; 0: no generation
     hide_way: str = "random"  # random (data.hide of the cells) | band (a third of the rows) | person (the middle) | all
     # (but one cell) | mix (random, band or all, drawn for each image): the fewer neighbours, the more the text adds
+    hide_rows: int = 0  # most images of a batch with hidden cells, which makes training faster; 0: all that are not
+    # mirrored, as the ids are of images that are not
     vq_ids: str = ""  # cache by `sightword tokenize` of the whole folder imgs/, resized to image_size, for generation
 
     def __post_init__(self) -> None:
@@ -147,7 +149,7 @@ class RetrievalData(DataConfig):
         _check_sides("data.image_size", self.image_size)
         at_least("data", self, 2, "instances")
         at_least("data", self, 1, "hold_out", "batch_size")
-        at_least("data", self, 0, "text_length", "pad", "num_workers")
+        at_least("data", self, 0, "text_length", "pad", "num_workers", "hide_rows")
         for name in ("mask_text", "hide"):
             if not 0 <= getattr(self, name) < 1:
                 raise SightwordError(f"data.{name}={getattr(self, name)} is not a fraction in [0, 1)")
@@ -158,11 +160,6 @@ class RetrievalData(DataConfig):
             raise SightwordError(
                 f"data.batch_size={self.batch_size} is not a multiple of data.instances={self.instances}, which "
                 "data.sampler=identity needs. Change one of the two"
-            )
-        if self.hide and self.flip != "none":
-            raise SightwordError(
-                "data.flip=swap mirrors images, and the ids that data.hide needs are of images that are not mirrored. "
-                "Set data.flip=none"
             )
         if self.vq_ids and not self.hide:
             raise SightwordError(f"data.vq_ids={self.vq_ids} is only read with hidden cells. Set data.hide, as 0.5")

@@ -51,6 +51,23 @@ class PedesBatch(NamedTuple):
     vq_target_attn_mask: Tensor | None = None  # (B, h·w) bool, True where hidden, so to be predicted
     vq_images: Tensor | None = None  # (B, 3, H, W) generation view, nothing hidden: only without data.vq_ids
     hide_way: Tensor | None = None  # (B,) int64, in evaluation: which of config.HIDE_WAYS, one for all rows
+    generated: Tensor | None = (
+        None  # (G,) int64: the rows that the four fields of the generation view are of; None: all
+    )
+
+
+def generated_rows(batch: PedesBatch) -> PedesBatch:
+    """Return the rows of a batch that have a generation view, for the generator alone."""
+    if (rows := batch.generated) is None:
+        return batch
+    return batch._replace(
+        images=batch.images[rows],
+        pids=batch.pids[rows],
+        caption_ids=batch.caption_ids[rows],
+        caption_attn_mask=batch.caption_attn_mask[rows],
+        index=batch.index[rows],
+        generated=None,
+    )
 
 
 class ImageRows(NamedTuple):
@@ -356,18 +373,32 @@ class Hiding(NamedTuple):
     share: float  # of the cells that are hidden, if they are drawn one by one
     source: IdSource | None  # None: the network encodes `vq_images` itself
     way: str = "random"  # in which they are drawn, see `Cells.draw`
+    rows: int = 0  # most of a training batch that have a generation view; 0: any number
     ids: Tensor | None = None  # (M, h·w) int32, the ids of a split's images
 
-    def fill(self, batch: PedesBatch, whole: Tensor, draws: Sequence[Draw], seed: int) -> PedesBatch:
-        """Return a batch with its fields for generation. whole: (B, 3, H, W), the images without augmentation."""
+    def choose(self, mirrored: Sequence[bool]) -> list[int]:
+        """Return the rows of a batch to generate: none that is mirrored, as its ids are unknown; or else the first."""
+        return [row for row, is_mirrored in enumerate(mirrored) if not is_mirrored][: self.rows or None] or [0]
+
+    def fill(
+        self, batch: PedesBatch, whole: Tensor, draws: Sequence[Draw], seed: int, rows: Sequence[int] | None = None
+    ) -> PedesBatch:
+        """Return a batch with its fields for generation. whole: (G, 3, H, W), the images without augmentation.
+
+        draws: G. rows: which of the batch they are; None: all.
+        """
         generators = [generator_of(mix(seed, HIDE), draw) for draw in draws]
         hidden = torch.stack([self.cells.draw(self.share, generator, self.way) for generator in generators])
         batch = batch._replace(
             masked_images=self.cells.hide(whole, hidden), vq_target_attn_mask=self.cells.hidden_ids(hidden)
         )
+        index = batch.index
+        if rows is not None:
+            generated = torch.tensor(rows)
+            batch, index = batch._replace(generated=generated), batch.index[generated]
         if self.ids is None:
             return batch._replace(vq_images=whole)
-        return batch._replace(vq_target_ids=self.ids[batch.index].long())
+        return batch._replace(vq_target_ids=self.ids[index].long())
 
 
 # -------------------------------------------------------------------------------------------------------------- items
@@ -421,8 +452,21 @@ class Pairs(Dataset[PedesBatch]):
             masked, labels = self.masking(ids, mask, draws, mix(self.seed, WORDS))
             batch = batch._replace(masked_ids=masked, masked_labels=labels)
         if self.hiding is not None:
-            whole = torch.stack([squash(*self.augmentation.size)(picture, None) for picture in pictures])
-            batch = self.hiding.fill(batch, whole, draws, self.seed)
+            batch = self._with_cells_hidden(batch, pictures, draws, [mirrored for _, mirrored in views])
+        return batch
+
+    def _with_cells_hidden(
+        self, batch: PedesBatch, pictures: Sequence[Image.Image], draws: Sequence[Draw], mirrored: Sequence[bool]
+    ) -> PedesBatch:
+        """Return a batch with its generation view, of the rows that `Hiding.choose` gives."""
+        assert self.hiding is not None
+        rows = self.hiding.choose(mirrored)
+        whole = torch.stack([squash(*self.augmentation.size)(pictures[row], None) for row in rows])
+        every = len(rows) == len(pictures)
+        batch = self.hiding.fill(batch, whole, [draws[row] for row in rows], self.seed, None if every else rows)
+        if mirrored[rows[0]]:  # all rows are: nothing counts
+            assert batch.vq_target_attn_mask is not None
+            batch = batch._replace(vq_target_attn_mask=torch.zeros_like(batch.vq_target_attn_mask))
         return batch
 
     def _picture(self, row: int) -> Image.Image:

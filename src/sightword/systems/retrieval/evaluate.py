@@ -19,7 +19,7 @@ from sightword.metrics.gather import Mean, gathered
 from sightword.metrics.ranking import PROTOCOL, best, retrieval_metrics
 from sightword.systems.retrieval import show
 from sightword.systems.retrieval.config import HIDE_WAYS
-from sightword.systems.retrieval.data import Batch, ImageRows, Measured, PedesBatch, TextRows
+from sightword.systems.retrieval.data import Batch, ImageRows, Measured, PedesBatch, TextRows, generated_rows
 from sightword.systems.retrieval.gallery import Embedder
 from sightword.systems.retrieval.task import RetrievalTask
 from sightword.viz import grid as grid_viz
@@ -133,7 +133,7 @@ class RetrievalEvaluator(Evaluator[Batch]):
         """The images that the generator is given, and at which ids their texts help it (red) or mislead it (blue)."""
         if self.task.generator is None or not isinstance(batch, PedesBatch):
             return {}
-        some = PedesBatch._make(None if part is None else part[:SHOWN] for part in batch)
+        some = PedesBatch._make(None if part is None else part[:SHOWN] for part in generated_rows(batch))
         gains, _, there = self.task.gains(some)
         if not there.any():
             return {}

@@ -113,7 +113,7 @@ def _hiding(data: RetrievalData, inputs: Inputs) -> Hiding:
     size, factor = _size(data), inputs.factor
     if data.vq_ids:
         source = ImageIds(data.vq_ids, size, inputs.ids)
-        return Hiding(Cells.of(size, inputs.patch, source.grid), data.hide, source, data.hide_way)
+        return Hiding(Cells.of(size, inputs.patch, source.grid), data.hide, source, data.hide_way, data.hide_rows)
     command = tokenizing(size)
     if not factor:
         raise SightwordError(f"data.hide={data.hide} needs VQ ids, and data.vq_ids is not set. Write them: {command}")
@@ -123,7 +123,7 @@ def _hiding(data: RetrievalData, inputs: Inputs) -> Hiding:
             f"VQ ids of {factor} pixels do not divide images of {size[0]}x{size[1]}. Set data.image_size"
         )
     cells = Cells.of(size, inputs.patch, (size[0] // factor, size[1] // factor))
-    return Hiding(cells, data.hide, None, data.hide_way)
+    return Hiding(cells, data.hide, None, data.hide_way, data.hide_rows)
 
 
 def _with_ids(hiding: Hiding, split: Split, data: RetrievalData) -> Hiding:

@@ -23,7 +23,7 @@ from sightword.storage import shards
 from sightword.storage.checkpoint import read_weights
 from sightword.systems.retrieval import irra
 from sightword.systems.retrieval.config import RetrievalConfig
-from sightword.systems.retrieval.data import Batch, PedesBatch
+from sightword.systems.retrieval.data import Batch, PedesBatch, generated_rows
 from sightword.systems.retrieval.loss import Generator, IdentityHead, MaskedLanguage, other_texts
 from sightword.systems.retrieval.model import DualEncoder, Features, SharedEncoder, make_encoder
 from sightword.systems.retrieval.pretrained import Origin, open_towers
@@ -234,6 +234,7 @@ class RetrievalTask(Task[Batch]):
         return head.loss(text.tokens, batch.caption_attn_mask, image.tokens, labels)
 
     def _generation_loss(self, generator: Generator, batch: PedesBatch) -> Tensor:
+        batch = generated_rows(batch)
         images, ids, hidden = self.generation_view(batch)
         condition = self.encoder.condition(self.encoder.image_words(images), batch.caption_ids, batch.caption_attn_mask)
         loss: Tensor = generator(condition.tokens, condition.mask, ids, hidden)
@@ -278,9 +279,10 @@ class RetrievalTask(Task[Batch]):
     def gains(self, batch: PedesBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the nats that each id gains by its row's text (B, h·w), which ids count (B, h·w), and which rows (B,).
 
-        A row counts if the batch has a text of another person to compare with.
+        A row counts if the batch has a text of another person to compare with. Rows: those with a generation view.
         """
         assert self.generator is not None
+        batch = generated_rows(batch)
         images, ids, hidden = self.generation_view(batch)
         words = self.encoder.image_words(images)
         others, there = other_texts(batch.pids)
