@@ -499,7 +499,7 @@ def test_keys_may_begin_at_the_folder_of_the_set(root: Path, codes: Path, tmp_pa
     ("values", "message"),
     [
         ({"dataset": "cuhk"}, r"data\.dataset='cuhk' is none of cuhk_pedes, icfg_pedes, rstpreid"),
-        ({"sampler": "pk"}, r"data\.sampler='pk' is none of random, identity"),
+        ({"sampler": "pk"}, r"data\.sampler='pk' is none of random, identity, alike"),
         ({"flip": "yes"}, r"data\.flip='yes' is none of none, swap"),
         ({"image_size": [384]}, r"data\.image_size=\[384\] is not a height and a width"),
         ({"hold_out": 0}, r"data\.hold_out=0 is too small\. Pass at least 1"),

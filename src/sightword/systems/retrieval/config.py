@@ -123,8 +123,13 @@ class RetrievalData(DataConfig):
 
     batch_size: int = 64  # pairs on each device
     num_workers: int = 4
-    sampler: str = "random"  # random | identity: P identities with `instances` captions each, no identity twice
+    sampler: str = (
+        "random"  # random | identity: P identities with `instances` captions each, no identity twice | alike:
+    )
+    # a part of the batch are people with similar captions, four by four, with `instances` each: hard negatives
     instances: int = 4  # K of P×K
+    alike: float = 0.5  # sampler=alike: that part; the others are random
+    alike_after: int = 0  # sampler=alike: epochs of random batches before
 
     flip: str = "none"  # none | swap: mirrored half of the time, with "left" and "right" exchanged in the caption
     pad: int = 10  # pixels of black around the image, from which a crop of its size is taken; 0: no crop
@@ -143,17 +148,17 @@ class RetrievalData(DataConfig):
 
     def __post_init__(self) -> None:
         one_of("data.dataset", self.dataset, DATASETS)
-        one_of("data.sampler", self.sampler, ("random", "identity"))
+        one_of("data.sampler", self.sampler, ("random", "identity", "alike"))
         one_of("data.flip", self.flip, ("none", "swap"))
         one_of("data.hide_way", self.hide_way, (*HIDE_WAYS, "mix"))
         _check_sides("data.image_size", self.image_size)
         at_least("data", self, 2, "instances")
         at_least("data", self, 1, "hold_out", "batch_size")
-        at_least("data", self, 0, "text_length", "pad", "num_workers", "hide_rows")
+        at_least("data", self, 0, "text_length", "pad", "num_workers", "hide_rows", "alike_after")
         for name in ("mask_text", "hide"):
             if not 0 <= getattr(self, name) < 1:
                 raise SightwordError(f"data.{name}={getattr(self, name)} is not a fraction in [0, 1)")
-        for name in ("erase", "paraphrase"):
+        for name in ("erase", "paraphrase", "alike"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SightwordError(f"data.{name}={getattr(self, name)} is not a probability in [0, 1]")
         if self.sampler == "identity" and self.batch_size % self.instances:

@@ -16,6 +16,7 @@ from sightword.data.loader import Draw, LoaderOptions, Loaders, Shuffled, Stream
 from sightword.engine.contract import Names
 from sightword.errors import SightwordError
 from sightword.storage import shards
+from sightword.systems.retrieval.alike import Alike, nearest_people
 from sightword.systems.retrieval.config import RetrievalData
 from sightword.systems.retrieval.data import (
     Augmentation,
@@ -67,9 +68,7 @@ def make_loaders(data: RetrievalData, inputs: Inputs, seed: int = 0, names: Name
         Paraphrases(data.paraphrase, len(split.captions) + np.cumsum([0, *map(len, others)])) if others else None,
         data.keep_images,
     )
-    shuffled = None
-    if data.sampler == "identity":
-        shuffled = Identities(split.caption_pids, data.batch_size, data.instances, seed)
+    shuffled = _sampler(data, split.caption_pids, pairs.captions, seed)
     return Loaders(Stream(pairs, data.batch_size, seed, shuffled=shuffled, **_options(data)), held)
 
 
@@ -86,6 +85,17 @@ def _measured(
     truth = None if split == "train" else read_truth(_source(data).read(), known)  # its ids are renumbered
     measured = Measured(known, captions, _size(data), hiding and _with_ids(hiding, known, data), truth)
     return ordered(measured, data.batch_size, shuffled=Kinds(measured.kinds(), data.batch_size), **_options(data))
+
+
+def _sampler(data: RetrievalData, pids: np.ndarray, captions: Captions, seed: int) -> Shuffled | None:
+    """Return the sampler of training batches; None for the usual one. pids: (C,) of the captions."""
+    if data.sampler == "identity":
+        return Identities(pids, data.batch_size, data.instances, seed)
+    if data.sampler == "alike":
+        lengths = captions.lengths[: len(pids)]
+        nearest = nearest_people(captions.flat[: lengths.sum()], lengths, pids)
+        return Alike(pids, nearest, data.batch_size, data.instances, data.alike, data.alike_after, seed)
+    return None
 
 
 def _source(data: RetrievalData) -> Source:
