@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from sightword.systems.retrieval.alike import Alike, nearest_people
 from sightword.systems.retrieval.config import RetrievalData
@@ -41,9 +40,9 @@ def test_after_some_epochs_a_part_of_each_batch_is_groups() -> None:
     assert [[d.index for d in (*a, *b)] for a, b in zip(*halves, strict=True)] == batches  # the ranks' together
 
 
-def test_a_part_too_small_for_a_group_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"data\.alike=0\.5 of a batch of 8 is less than one group of 8 captions"):
-        Alike(np.repeat(PIDS, 3), np.zeros((4, 3), dtype=np.int64), 8, 2)
+def test_a_batch_smaller_than_a_group_is_filled_with_what_fits() -> None:
+    sampler = Alike(np.repeat(PIDS, 2), np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]), 6, 2)
+    assert [len(batch) for batch in sampler.epoch(0)] == [6, 6]
 
 
 def test_the_loader_finds_families_by_their_captions(tmp_path: Path) -> None:

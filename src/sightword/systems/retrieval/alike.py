@@ -10,7 +10,6 @@ Legend: C captions; P persons; V vocabulary; T tokens of all captions.
 import numpy as np
 
 from sightword.data.loader import Shuffled, mix
-from sightword.errors import SightwordError
 
 NEAREST = 3  # people beside the one that a group is drawn for
 BLOCK = 1024  # persons that are compared with all at a time
@@ -52,6 +51,7 @@ def _vectors(ids: np.ndarray, persons: np.ndarray, captions: np.ndarray) -> np.n
 class Alike(Shuffled):
     """Batches of which a part is groups of people who are alike, `instances` captions each; the others are random.
 
+    There is one group at least.
     Epochs before `after` are random. A person can be in two groups of a batch: equal persons are positives.
     """
 
@@ -72,30 +72,23 @@ class Alike(Shuffled):
         self.members = np.split(np.argsort(inverse, kind="stable"), counts.cumsum()[:-1])  # captions of each person
         self.nearest, self.instances, self.share, self.after = nearest, instances, share, after
         super().__init__(len(pids), batch_size, seed, rank=rank, world=world)
-        if int(share * batch_size * self.place()[1]) < self._group:
-            raise SightwordError(
-                f"data.alike={share:g} of a batch of {batch_size} is less than one group of {self._group} captions "
-                f"({nearest.shape[1] + 1} people with data.instances={instances} each). Raise one of the first two"
-            )
-
-    @property
-    def _group(self) -> int:
-        return (self.nearest.shape[1] + 1) * self.instances
 
     def order(self, epoch: int) -> np.ndarray:
         """Return captions, batch after batch of all ranks, (N,) int64."""
         if epoch < self.after:
             return super().order(epoch)
         rng, step = np.random.default_rng(mix(self.seed, epoch)), self.batch_size * self.place()[1]
-        groups = int(self.share * step) // self._group
-        others, rest = rng.permutation(self.size), step - groups * self._group
+        group = (self.nearest.shape[1] + 1) * self.instances
+        groups = max(1, int(self.share * step) // group)
+        others, rest = rng.permutation(self.size), max(0, step - groups * group)
         chosen = []
         for batch in range(self.size // step):
             chosen.append(others[batch * rest : (batch + 1) * rest])
             for person in rng.choice(len(self.members), groups, replace=groups > len(self.members)).tolist():
                 people = [person, *self.nearest[person].tolist()]
                 chosen += [rng.permutation(self._filled(self.members[each]))[: self.instances] for each in people]
-        return np.concatenate(chosen)
+            chosen = [np.concatenate(chosen)[: (batch + 1) * step]]  # a group larger than a batch is cut
+        return chosen[0]
 
     def _filled(self, own: np.ndarray) -> np.ndarray:
         """A person's captions, over again until there are enough."""
