@@ -9,7 +9,8 @@ u×v cells, the units that are hidden of an image; h×w VQ ids of an image. Imag
 import copy
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -491,10 +492,16 @@ class Measured(Dataset[Batch]):
         captions: Captions,
         size: tuple[int, int],
         hiding: Hiding | None = None,
-        truth: Truth | None = None,
+        truth: Callable[[], Truth | None] | None = None,
     ) -> None:
-        self.split, self.captions, self.size, self.hiding, self.truth = split, captions, size, hiding, truth
+        """truth: reads what is known of the split; called when it is first needed."""
+        self.split, self.captions, self.size, self.hiding, self._read_truth = split, captions, size, hiding, truth
         self.first = np.unique(split.caption_image, return_index=True)[1]  # (M,) each image's first caption
+
+    @cached_property
+    def truth(self) -> Truth | None:
+        """What is known of the split beyond its captions."""
+        return self._read_truth() if self._read_truth else None
 
     def kinds(self) -> list[np.ndarray]:
         """Return items kind after kind: images, captions from the shortest to the longest, pairs."""

@@ -41,7 +41,8 @@ def _section(retriever: PersonRetriever, test: Split, truth: Truth | None, run: 
     found = retrieval_metrics(images, torch.from_numpy(test.pids), texts, torch.from_numpy(test.caption_pids))
     chosen = spread(len(test.captions), SHOWN)
     queries = show.search(test, texts, images, chosen)
-    swaps = sensitivity(retriever.encode_text, test.captions, images[test.caption_image], len(test.captions))
+    own, count = images[test.caption_image], len(test.captions)
+    swaps = sensitivity(retriever.encode_text, test.captions, own, count, persons=test.caption_pids)
     persons = len(set(test.pids.tolist()))
     ceiling = f"; a reader without a mistake: {100 * truth.ceiling.mean():.0f} %" if truth else ""
     return Section(

@@ -5,6 +5,7 @@ Legend: M images, C captions of a split; h·w VQ ids of an image; P identities o
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from sightword.systems.retrieval.data import (
     whole_batch,
 )
 from sightword.systems.retrieval.split import Source, Split, read_paraphrases, read_split
-from sightword.systems.retrieval.truth import read_truth
+from sightword.systems.retrieval.truth import Truth, read_truth
 from sightword.towers.tokenizer import TextTokenizer
 from sightword.towers.vq.ids import IdCache, View, tokenize_command
 
@@ -82,7 +83,7 @@ def _measured(
 ) -> DataLoader[Batch]:
     known = read_split(_source(data), split, data.hold_out, names)
     captions = _captions(known, data, inputs.tokenizer)
-    truth = None if split == "train" else read_truth(_source(data).read(), known)  # its ids are renumbered
+    truth = partial(_truth, data, known)
     measured = Measured(known, captions, _size(data), hiding and _with_ids(hiding, known, data), truth)
     return ordered(measured, data.batch_size, shuffled=Kinds(measured.kinds(), data.batch_size), **_options(data))
 
@@ -96,6 +97,11 @@ def _sampler(data: RetrievalData, pids: np.ndarray, captions: Captions, seed: in
         nearest = nearest_people(captions.flat[: lengths.sum()], lengths, pids)
         return Alike(pids, nearest, data.batch_size, data.instances, data.alike, data.alike_after, seed)
     return None
+
+
+def _truth(data: RetrievalData, split: Split) -> Truth | None:
+    """Return what is known of a split; nothing of train, whose ids are renumbered."""
+    return None if split.name == "train" else read_truth(_source(data).read(), split)
 
 
 def _source(data: RetrievalData) -> Source:
