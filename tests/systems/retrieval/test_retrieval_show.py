@@ -167,6 +167,12 @@ def test_a_network_that_reads_colours_falls_by_colours_alone():
     assert found.metrics()["fall_colour"] == row["fall"]
 
 
+def test_replacements_are_words_of_the_captions():
+    captions = ["A man with a rucksack and pants.", "A woman with a purse and trousers."] * 20
+    words = {kind: {probe.after for probe in probes_of(captions) if probe.kind == kind} for kind in ("bag", CONTROL)}
+    assert words == {"bag": {"purse", "rucksack"}, CONTROL: {"trousers", "pants", "backpack", "handbag"}}
+
+
 def test_only_what_is_read_falls_more_than_the_control_and_persons_are_drawn_not_captions():
     encode = reader(1, 1, 1, 0, 0, 0, 0)
     rows = {row["kind"]: row for row in sensitivity(encode, [CAPTION] * 30, encode([CAPTION] * 30)).rows()}

@@ -5,7 +5,7 @@ Legend: C captions; D width of the embedding; n probes, captions in which one wo
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -44,6 +44,7 @@ GARMENTS: tuple[Family, ...] = (
 )
 BAGS: Family = (("backpack", "rucksack"), ("handbag", "purse"), ("suitcase",), ("umbrella",))
 KINDS: dict[str, tuple[Family, ...]] = {"colour": (COLOURS,), "side": (SIDES,), "garment": GARMENTS, "bag": (BAGS,)}
+WORD = re.compile(r"[\w-]+")
 CONTROL = "same meaning"  # a word replaced by a synonym, which should not change the score
 
 
@@ -58,19 +59,22 @@ class Probe(NamedTuple):
 
 
 def probes_of(captions: Sequence[str], seed: int = 0) -> list[Probe]:
-    """Return one probe per caption and kind of word that it has. The seed draws which word, and what replaces it."""
-    found = []
+    """Return one probe per caption and kind of word that it has. The seed draws which word, and what replaces it.
+
+    Replacements are words of the captions, where there are any: a model reacts to words that it has never seen, too.
+    """
+    found, known = [], {word for caption in captions for word in WORD.findall(caption.lower())}
     for number, caption in enumerate(captions):
         rng = np.random.default_rng(mix(seed, number))
         for kind in [*KINDS, CONTROL]:
-            if places := _places(caption, kind):
+            if places := _places(caption, kind, known):
                 start, end, others = places[rng.integers(len(places))]
                 before, after = caption[start:end], others[rng.integers(len(others))]
                 found.append(Probe(number, kind, before.lower(), after, _replaced(caption, start, end, after)))
     return found
 
 
-def _places(caption: str, kind: str) -> list[tuple[int, int, list[str]]]:
+def _places(caption: str, kind: str, known: Set[str]) -> list[tuple[int, int, list[str]]]:
     """(start, end, possible replacements) of each word of a kind."""
     families = KINDS[kind] if kind != CONTROL else tuple(family for each in KINDS.values() for family in each)
     found = []
@@ -79,10 +83,16 @@ def _places(caption: str, kind: str) -> list[tuple[int, int, list[str]]]:
             same = kind == CONTROL
             for word in meaning:
                 others = [other for other in meaning if other != word] if same else []
-                others = others if same else [other[0] for other in family if other is not meaning]
+                others = others if same else [_usual(other, known) for other in family if other is not meaning]
+                others = [other for other in others if other in known] or others
                 pattern = rf"(?<![\w-]){re.escape(word)}(?![\w-])"
                 found += [(*m.span(), others) for m in re.finditer(pattern, caption, re.IGNORECASE) if others]
     return sorted(found, key=lambda place: place[0])
+
+
+def _usual(meaning: tuple[str, ...], known: Set[str]) -> str:
+    """Return the first word of a meaning that is known, or its first."""
+    return next((word for word in meaning if word in known), meaning[0])
 
 
 def _replaced(caption: str, start: int, end: int, word: str) -> str:
