@@ -171,7 +171,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path: P
     one, again, other = (contents(tmp_path / name) for name in ("one", "again", "other"))
     assert one == again
     assert one["CUHK-PEDES/reid_raw.json"] != other["CUHK-PEDES/reid_raw.json"]
-    assert len(one) == 24 + 3  # images; annotations, attributes and the card
+    assert len(one) == 24 + 4  # images; annotations, attributes, paraphrases and the card
 
 
 def test_cuhk_is_as_published_and_the_truth_lies_beside_it(tmp_path: Path) -> None:
@@ -191,6 +191,27 @@ def test_cuhk_is_as_published_and_the_truth_lies_beside_it(tmp_path: Path) -> No
     assert truth["identities"]["5"] == people(16, 7)[4][0]._asdict()
     assert set(truth["images"]) == {record["file_path"] for record in records}
     assert all(len(entry["mentioned"]) == 2 for entry in truth["images"].values())
+    assert [truth["families"][str(number)] for number in (1, 4, 5, 16)] == [0, 0, 1, 3]
+
+
+def test_more_people_to_train_on_change_nobody_else_and_all_of_these_have_paraphrases(tmp_path: Path) -> None:
+    for name, sizes in (("few", Sizes(4, 4, 4)), ("more", Sizes(4, 4, 4, more=8))):
+        write_cuhk(tmp_path / name, sizes, 3, size=(96, 32))
+    few, more = (contents(tmp_path / name / "CUHK-PEDES" / "imgs") for name in ("few", "more"))
+    assert few.items() <= more.items()
+    assert len(more) == 36 + 8 * 2
+    records, old = (json.loads((tmp_path / n / "CUHK-PEDES" / "reid_raw.json").read_text()) for n in ("more", "few"))
+    assert records[: len(old)] == old
+    assert {record["split"] for record in records[len(old) :]} == {"train"}
+    others = json.loads((tmp_path / "more" / "CUHK-PEDES" / "paraphrases.json").read_text())
+    assert set(others) == {record["file_path"] for record in records if record["split"] == "train"}
+    assert {len(texts) for texts in others.values()} == {8}
+    looks = [tuple(person.items()) for person in attributes(tmp_path / "more")]
+    assert len(set(looks)) == len(looks) == 20
+
+
+def attributes(folder: Path) -> list[dict[str, str]]:
+    return list(json.loads((folder / "CUHK-PEDES" / "attributes.json").read_text())["identities"].values())
 
 
 def test_icfg_has_one_caption_no_validation_and_folders_that_are_not_the_split(tmp_path: Path) -> None:

@@ -345,6 +345,11 @@ def squash(height: int, width: int) -> Transform:
     return partial(_squash, size=(_positive(width), _positive(height)))
 
 
+def resized(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Return the whole image at height × width, as `squash` resizes it; the image itself if it has that size."""
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
+
+
 def _positive(size: int) -> int:
     if size < 1:
         raise SightwordError(f"size is {size}: an image has at least one pixel")
@@ -377,7 +382,7 @@ def _center_crop(image: Image.Image, generator: torch.Generator | None = None, *
 
 
 def _squash(image: Image.Image, generator: torch.Generator | None = None, *, size: tuple[int, int]) -> Tensor:
-    return to_tensor(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC))
+    return to_tensor(resized(image, size[1], size[0]))
 
 
 def _resized(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Image.Image:

@@ -6,7 +6,10 @@ omits each attribute with probability 0.2 and words the others in one of several
 image hides. The ground truth is in attributes.json beside the annotations:
 
     identities  id → {attribute: word}
+    families    id → number of the family
     images      file → {behind: seen from behind?, mentioned: for each caption, the attributes that it mentions}
+
+Beside it stand further captions of the training images, file → texts, in paraphrases.json.
 """
 
 import json
@@ -75,9 +78,12 @@ class Sizes(NamedTuple):
     train: int = 600
     val: int = 40
     test: int = 60
+    more: int = 0  # to train on, drawn after all others, which stay as they are; with at most MORE_IMAGES images each
 
 
-SIZES = Sizes()
+SIZES = Sizes(more=2600)
+MORE_IMAGES = 2
+PARAPHRASES = 8  # of each training image
 
 
 class CaptionedImage(NamedTuple):
@@ -91,6 +97,7 @@ class CaptionedImage(NamedTuple):
     behind: bool
     captions: list[str]
     mentioned: list[list[str]]  # attributes that each caption mentions
+    paraphrases: list[str]  # further captions, of training images only
 
 
 # ------------------------------------------------------------------------------------------------------------ people
@@ -149,12 +156,16 @@ def captioned_images(
     """
     splits = [split for split, count in sizes._asdict().items() for _ in range(count)]
     for id_, (split, (person, skin)) in enumerate(zip(splits, people(len(splits), seed), strict=True)):
-        for number in range(images):
+        for number in range(min(images, MORE_IMAGES) if split == "more" else images):
             rng = np.random.default_rng([seed, 1, id_, number])
             shot = draw(person, skin, rng, size)
             described = [describe(person, rng, shot.behind) for _ in range(captions)]
             texts, mentioned = [text for text, _ in described], [names for _, names in described]
-            yield CaptionedImage(split, id_, number, person, shot.image, shot.behind, texts, mentioned)
+            place = "train" if split == "more" else split
+            again = np.random.default_rng([seed, 2, id_, number])
+            count = PARAPHRASES if place == "train" else 0
+            paraphrases = [describe(person, again, shot.behind)[0] for _ in range(count)]
+            yield CaptionedImage(place, id_, number, person, shot.image, shot.behind, texts, mentioned, paraphrases)
 
 
 # --------------------------------------------------------------------------------------------------------- sentences
@@ -397,16 +408,19 @@ def _write(
 
     path: the field of a record with the file's path.
     """
-    records, identities, truth = [], {}, {}
+    records, identities, families, truth, paraphrases = [], {}, {}, {}, {}
     for one in images:
         entry = record(one)
         file = folder / "imgs" / str(entry[path])
         file.parent.mkdir(parents=True, exist_ok=True)
         _save(Image.fromarray(one.image), file)
         records.append(entry)
-        identities[str(entry["id"])] = one.person._asdict()
+        identities[str(entry["id"])], families[str(entry["id"])] = one.person._asdict(), one.id // FAMILY
         truth[str(entry[path])] = {"behind": one.behind, "mentioned": one.mentioned}
-    _dump(folder / "attributes.json", json.dumps({"identities": identities, "images": truth}))
+        if one.paraphrases:
+            paraphrases[str(entry[path])] = one.paraphrases
+    _dump(folder / "attributes.json", json.dumps({"identities": identities, "families": families, "images": truth}))
+    _dump(folder / "paraphrases.json", json.dumps(paraphrases))
     _dump(folder / name, _lines(records))
 
 

@@ -10,7 +10,7 @@ from fakes import GRID, PHASE4, SIZE, K, batch_for, hidden_cells, pixels_of, sys
 
 from sightword.miniature.tower import write_vq
 from sightword.systems.retrieval.config import RetrievalData
-from sightword.systems.retrieval.data import ImageRows
+from sightword.systems.retrieval.data import ImageRows, PedesBatch
 from sightword.systems.retrieval.evaluate import RetrievalEvaluator
 from sightword.systems.retrieval.loss import Generator, other_texts
 from sightword.systems.retrieval.system import _inputs
@@ -198,6 +198,18 @@ def test_another_persons_text_is_the_next_one_of_another_person():
     assert rows.tolist()[3] == 2
     assert there.tolist() == [True] * 4
     assert not other_texts(torch.tensor([5, 5]))[1].any()
+
+
+def test_generation_takes_the_rows_that_have_a_view(towers):
+    task = task_of(towers, **PHASE4).eval()
+    batch = batch_for(task.model.tokenizer)
+    rows = torch.tensor([1, 4])
+    view = {name: getattr(batch, name)[rows] for name in ("masked_images", "vq_target_ids", "vq_target_attn_mask")}
+    some = batch._replace(**view, generated=rows)
+    loss = task.losses(some)["gen_loss"]
+    alone = PedesBatch._make(None if part is None else part[rows] for part in batch)
+    torch.testing.assert_close(loss, task.losses(alone)["gen_loss"])
+    torch.testing.assert_close(task.text_gain(some), task.text_gain(alone))
 
 
 def test_text_gain_is_how_much_worse_another_persons_text_is(towers):

@@ -77,7 +77,7 @@ def test_ties_count_against(towers):
     images, _, texts = halves(task)
     evaluator = RetrievalEvaluator(task)
     evaluator.update(images._replace(images=torch.zeros_like(images.images)))
-    evaluator.update(TextRows(*(part[:4] for part in texts)))
+    evaluator.update(TextRows(*(part[:4] for part in texts[:4])))
     assert evaluator.compute()["rank1"] == 0
 
 
@@ -93,6 +93,31 @@ def test_the_text_gain_of_validation_batches_is_a_measure(towers):
     task.losses(batches[0])
     task.train()
     assert task.stats()["text_gain"] == pytest.approx(float(task.eval().text_gain(batches[0]).mean()), rel=1e-5)
+
+
+def test_each_way_to_hide_cells_has_a_gain_of_its_own(towers, ranked):
+    task = task_of(towers, **PHASE4).eval()
+    evaluator, batch = RetrievalEvaluator(task), batch_for(task.model.tokenizer)
+    for way in (0, 2):
+        evaluator.update(batch._replace(hide_way=torch.full((6,), way)))
+    found = evaluator.compute()
+    assert set(found) == {"text_gain", "text_gain_random", "text_gain_person"}
+    assert set(found) <= evaluator.metric_names()
+
+
+def test_where_families_are_known_the_ceiling_and_the_right_family_are_metrics(towers, ranked):
+    task = task_of(towers, **PHASE2).eval()
+    first, second, texts = halves(task)
+    ceiling = torch.tensor([1.0, 0.5, 0.25, 0.25, 0.5, 0.5]).double()
+    for families, right in ((torch.arange(6), "rank1"), (torch.zeros(6, dtype=torch.int64), None)):
+        evaluator = RetrievalEvaluator(task)
+        evaluator.update(first._replace(families=families[first.pids]))
+        evaluator.update(second._replace(families=families[second.pids]))
+        evaluator.update(texts._replace(ceiling=ceiling))
+        found = evaluator.compute()
+        assert found["rank1_ceiling"] == pytest.approx(50)
+        assert found["rank1_family"] == pytest.approx(found[right] if right else 100)
+        assert set(found) <= evaluator.metric_names()
 
 
 def test_the_protocol_is_stated(towers):

@@ -112,6 +112,26 @@ def test_exactly_a_share_is_hidden_and_never_all_or_nothing(share: float, hidden
     assert torch.stack(drawn).any(0).all()
 
 
+@pytest.mark.parametrize(("way", "hidden"), [("band", 16), ("person", 22), ("all", 47)])
+def test_a_band_the_person_or_all_but_one_are_hidden(way: str, hidden: int) -> None:
+    cells = Cells.of((96, 32), (8, 8), (12, 4))
+    drawn = torch.stack([cells.draw(0.5, seeded(seed), way) for seed in range(20)]).unflatten(1, (12, 4))
+    assert drawn.sum((1, 2)).tolist() == [hidden] * 20
+    if way == "band":  # whole rows that lie together, not always the same
+        rows = drawn.all(2)
+        assert torch.equal(rows, drawn.any(2))
+        assert all(int(row.nonzero()[-1] - row.nonzero()[0]) == 3 for row in rows)
+        assert len(set(map(tuple, rows.tolist()))) > 3
+    if way == "person":
+        assert drawn[:, 1:, 1:3].all()
+
+
+@pytest.mark.parametrize("way", ["random", "band", "person", "all", "mix"])
+def test_of_two_cells_one_is_hidden_whichever_the_way(way: str) -> None:
+    assert Cells.of((16, 8), (8, 8), (2, 1)).draw(0.5, seeded(0), way).sum() == 1
+    assert Cells.of((8, 16), (8, 8), (1, 2)).draw(0.5, seeded(0), way).sum() == 1
+
+
 def test_grids_that_do_not_fit_are_refused_with_their_numbers() -> None:
     with pytest.raises(ValueError, match="16×16 ids do not divide an image of 384×100"):
         Cells.of((384, 100), (16, 16), (16, 16))

@@ -16,10 +16,10 @@ from sightword.data.loader import Draw, Stream
 from sightword.miniature.person import Sizes, vocabulary, write_cuhk, write_icfg
 from sightword.miniature.tower import write_vq
 from sightword.systems.retrieval import loader
-from sightword.systems.retrieval.config import RetrievalData
-from sightword.systems.retrieval.data import IGNORED, ImageRows, PedesBatch, TextRows, sides_swapped
+from sightword.systems.retrieval.config import HIDE_WAYS, RetrievalData
+from sightword.systems.retrieval.data import IGNORED, ImageRows, PedesBatch, TextRows, generated_rows, sides_swapped
 from sightword.systems.retrieval.loader import Identities, ImageIds, Inputs, Kinds
-from sightword.systems.retrieval.split import Source, Split, read_split
+from sightword.systems.retrieval.split import Source, Split, read_paraphrases, read_split
 from sightword.towers.tokenizer import TextTokenizer
 from sightword.towers.vq.ids import IdCache
 
@@ -358,8 +358,76 @@ def test_other_cells_are_hidden_each_epoch_and_always_the_same_in_validation(roo
     for first, again, elsewhere in zip(*held, strict=True):
         assert_equal(first, again)
         assert_equal(first, elsewhere)
-    assert [index for batch in held[0] for index in batch.index.tolist()] == list(range(8))
-    assert len({tuple(row) for batch in held[0] for row in cells(batch).tolist()}) == 8
+    assert [index for batch in held[0] for index in batch.index.tolist()] == 4 * list(range(8))
+    ways = {way: cells(batch) for batch in held[0] for way in batch.hide_way.unique().tolist()}
+    assert list(ways) == list(range(len(HIDE_WAYS)))
+    assert len({tuple(row) for row in ways[0].tolist()}) == 8
+    assert ways[HIDE_WAYS.index("all")].sum(1).tolist() == [11] * 8
+
+
+def test_a_mix_hides_one_by_one_a_band_or_all_but_one(root: Path, codes: Path) -> None:
+    pairs = make_loaders(generated(root, codes, hide_way="mix"), Words(), 4).train.dataset
+    hidden = pairs.__getitems__([Draw(epoch, 5) for epoch in range(40)]).vq_target_attn_mask
+    assert set(hidden.sum(1).tolist()) == {6, 4, 11}  # of 6 × 2 cells: a half; two rows; all but one
+    assert torch.equal(hidden[3:4], pairs[Draw(3, 5)].vq_target_attn_mask)
+
+
+def test_mirrored_images_have_no_hidden_cells_and_at_most_so_many_others(root: Path, codes: Path) -> None:
+    plain, few = (
+        make_loaders(generated(root, codes, flip="swap", pad=0, erase=0, hide_rows=rows), Words(), 4).train.dataset
+        for rows in (0, 2)
+    )
+    split = plain.split
+    for epoch in range(3):
+        draws = [Draw(epoch, index) for index in range(8)]
+        batch = plain.__getitems__(draws)
+        assert 0 < len(batch.generated) < 8
+        for row in range(8):
+            image = squash(*SIZE)(read_image(split.images[int(batch.index[row])]), None)
+            assert torch.equal(batch.images[row], image) == (row in batch.generated.tolist())
+        own = generated_rows(batch)
+        assert torch.equal(own.vq_target_ids, plain.hiding.ids[own.index].long())
+        assert len(own.pids) == len(own.caption_ids) == len(own.masked_images) == len(batch.generated)
+        assert few.__getitems__(draws).generated.tolist() == batch.generated.tolist()[:2]
+    alone = next(
+        one for epoch in range(9) if not torch.equal((one := plain[Draw(epoch, 3)]).images[0], image_of(split, 3))
+    )
+    assert not alone.vq_target_attn_mask.any()  # mirrored, and no other
+
+
+def image_of(split: Split, caption: int) -> Tensor:
+    return squash(*SIZE)(read_image(split.images[split.caption_image[caption]]), None)
+
+
+def test_paraphrases_of_the_own_image_take_the_place_of_captions(root: Path) -> None:
+    tokenizer, split = Words(), read_split(Source("cuhk_pedes", root), "train")
+    others = read_paraphrases(Source("cuhk_pedes", root), split)
+    assert [len(texts) for texts in others] == [8] * 24
+    for share in (0.5, 1.0):
+        pairs = make_loaders(data_of(root, paraphrase=share), tokenizer).train.dataset
+        batch = pairs.__getitems__([Draw(epoch, 7) for epoch in range(40)])
+        told = {tokenizer.words_of(ids) for ids in batch.caption_ids.tolist()}
+        own = {tokenizer.words_of(ids) for ids in tokenizer.ids_of(others[split.caption_image[7]])}
+        assert told - own == ({tokenizer.words_of(tokenizer.ids_of([split.captions[7]])[0])} if share < 1 else set())
+        assert len(told & own) > 4
+
+
+def test_without_a_file_of_paraphrases_the_line_says_what_to_write(root: Path, tmp_path: Path) -> None:
+    write_cuhk(tmp_path, Sizes(4, 4, 4), 1, size=SIZE)
+    file = tmp_path / "CUHK-PEDES" / "paraphrases.json"
+    file.write_text('{"imgs/elsewhere.png": ["a man"]}')
+    with pytest.raises(ValueError, match=r"paraphrases\.json has no text on any of the 4 images of train, as cam_a/"):
+        make_loaders(data_of(tmp_path, paraphrase=0.5), Words())
+    file.unlink()
+    with pytest.raises(ValueError, match=r"Write it, or set data\.paraphrase=0"):
+        make_loaders(data_of(tmp_path, paraphrase=0.5), Words())
+
+
+def test_images_that_are_kept_give_the_same_batches(root: Path) -> None:
+    one, kept = (make_loaders(data_of(root, flip="swap", keep_images=each), Words()).train for each in (False, True))
+    for _ in range(2):  # read, then from memory
+        for straight, other in zip(one, kept, strict=True):
+            assert_equal(straight, other)
 
 
 def test_cells_are_no_smaller_than_a_patch(root: Path, codes: Path) -> None:
@@ -431,14 +499,15 @@ def test_keys_may_begin_at_the_folder_of_the_set(root: Path, codes: Path, tmp_pa
     ("values", "message"),
     [
         ({"dataset": "cuhk"}, r"data\.dataset='cuhk' is none of cuhk_pedes, icfg_pedes, rstpreid"),
-        ({"sampler": "pk"}, r"data\.sampler='pk' is none of random, identity"),
+        ({"sampler": "pk"}, r"data\.sampler='pk' is none of random, identity, alike"),
         ({"flip": "yes"}, r"data\.flip='yes' is none of none, swap"),
         ({"image_size": [384]}, r"data\.image_size=\[384\] is not a height and a width"),
         ({"hold_out": 0}, r"data\.hold_out=0 is too small\. Pass at least 1"),
+        ({"paraphrase": 1.5}, r"data\.paraphrase=1\.5 is not a probability in \[0, 1\]"),
+        ({"hide_way": "half"}, r"data\.hide_way='half' is none of random, band, person, all, mix"),
         ({"mask_text": 1.0}, r"data\.mask_text=1\.0 is not a fraction in \[0, 1\)"),
         ({"erase": 1.5}, r"data\.erase=1\.5 is not a probability in \[0, 1\]"),
         ({"sampler": "identity", "batch_size": 30}, r"data\.batch_size=30 is not a multiple of data\.instances=4"),
-        ({"hide": 0.5, "flip": "swap"}, r"data\.flip=swap mirrors.*Set data\.flip=none"),
         ({"vq_ids": "ids"}, r"data\.vq_ids=ids is only read with hidden cells\. Set data\.hide"),
     ],
 )

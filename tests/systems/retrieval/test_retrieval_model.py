@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from fakes import CAPTIONS, GRID, IRRA, PHASE3, PHASES, SIZE, batch_for, system, write_towers
 
-from sightword.systems.retrieval.model import ImageWords, SharedEncoder
+from sightword.systems.retrieval.model import ImageWords, SharedEncoder, SlotPool
 from sightword.systems.retrieval.task import make_task, open_towers
 from sightword.towers.factory import image_tower
 
@@ -143,6 +143,31 @@ def test_one_encoder_and_one_head_serve_both_sides_of_phase_three(towers):
     assert encoder.text.grid_bias.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("phase", ["phase1", "phase2", "phase3"])
+def test_slots_pool_tokens_and_padding_has_no_part_in_them(towers, phase):
+    encoder = encoder_of(towers, **PHASES[phase], slots=4).eval()
+    assert {type(head) for head in encoder.heads} == {SlotPool}
+    batch = batch_for(encoder.tokenizer)
+    image, text = encoder.image_features(batch.images), encoder.text_features(*batch[2:4])
+    assert image.unit.shape == text.unit.shape == (6, 24)
+    assert torch.equal(encoder.text_side().encode_text(*batch[2:4]), text.unit)
+    alone = encoder.encode_text(*encoder.tokenizer([CAPTIONS[0]]))
+    torch.testing.assert_close(alone[0], text.unit[0])
+    (image.unit * text.unit).sum().backward()
+    assert not [name for name, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def test_a_slot_is_the_weighted_mean_of_tokens_by_its_own_matrix():
+    torch.manual_seed(0)
+    pool, tokens = SlotPool(8, 6, 3), torch.randn(2, 5, 8)
+    normed = pool.norm(tokens)
+    weights = pool.attention(normed).softmax(1)  # (2, 5, 3)
+    slots = [(weights[..., s, None] * normed).sum(1) @ pool.weight[s] for s in range(3)]
+    torch.testing.assert_close(pool(tokens), torch.cat(slots, 1))
+    with pytest.raises(ValueError, match=r"system\.slots=4 does not divide system\.embed_dim=6"):
+        SlotPool(8, 6, 4)
+
+
 def test_image_words_are_as_large_as_words(towers):
     encoder = encoder_of(towers, **PHASE3)
     table = encoder.text.model.get_input_embeddings().weight
@@ -175,6 +200,7 @@ def test_a_tower_can_be_left_as_it_is(towers):
         ({"image": "siglip", "project": "none"}, "Set system.project=separate, or shared"),
         ({"image": "siglip", "text": "siglip", "shared": True}, "needs a T5"),
         ({"enable_gen": True}, r"Set system\.shared=true"),
+        ({"image": "clip", "text": "clip", "slots": 4}, r"Set system\.text=t5"),
         ({"mask_global_text": True}, r"Set system\.mlm_weight above 0"),
         ({"align": "infonce"}, "align='infonce' is none of itc_then_sdm, itc, sdm, both"),
         ({"image_size": [384]}, "a height and a width"),

@@ -167,6 +167,30 @@ def test_a_network_that_reads_colours_falls_by_colours_alone():
     assert found.metrics()["fall_colour"] == row["fall"]
 
 
+def test_replacements_are_words_of_the_captions():
+    captions = ["A man with a rucksack and pants.", "A woman with a purse and trousers."] * 20
+    words = {kind: {probe.after for probe in probes_of(captions) if probe.kind == kind} for kind in ("bag", CONTROL)}
+    assert words == {"bag": {"purse", "rucksack"}, CONTROL: {"trousers", "pants", "backpack", "handbag"}}
+
+
+def test_only_what_is_read_falls_more_than_the_control_and_persons_are_drawn_not_captions():
+    encode = reader(1, 1, 1, 0, 0, 0, 0)
+    rows = {row["kind"]: row for row in sensitivity(encode, [CAPTION] * 30, encode([CAPTION] * 30)).rows()}
+    control = rows["same meaning"]["fall"]  # "crimson" is none of the words that this network reads
+    assert rows["colour"]["above"] == pytest.approx(rows["colour"]["fall"] - control, abs=1e-6)
+    assert rows["colour"]["low"] > 0.01
+    assert rows["garment"]["low"] <= 1e-6 >= rows["same meaning"]["low"]
+    texts = [CAPTION, "A man in a red coat and sneakers."] * 15
+    own = encode(texts) + 0.3 * torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    widths = []
+    for persons in (np.arange(30), np.arange(30) // 15):  # thirty, and two with fifteen captions each
+        row = sensitivity(encode, texts, own, persons=persons).rows()[0]
+        widths.append(row["high"] - row["low"])
+    assert widths[0] != widths[1]
+    plain = ["a black coat"] * 3  # neither word has a synonym
+    assert sensitivity(encode, plain, encode(plain)).rows()[0]["above"] is None
+
+
 def test_the_twin_has_what_the_picture_shows():
     encode = reader(1, 1, 1, 1, 1, 1, 1)
     found = sensitivity(encode, [CAPTION, "A woman."] * 20, encode([CAPTION, "A woman."] * 20), most=10)

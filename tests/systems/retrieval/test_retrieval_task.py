@@ -177,6 +177,16 @@ def test_the_generators_weight_rises_over_its_ramp(towers):
     assert found == pytest.approx([0.0, 0.1, 0.3, 0.4, 0.4])
 
 
+def test_generation_can_wait_until_texts_are_aligned(towers):
+    task = task_of(towers, **PHASE4, gen_weight=0.4, gen_from="switched", switch_by=2, align="itc")  # ramp: 4 batches
+    batch = batch_for(task.model.tokenizer)
+    found = []
+    for task.batches in range(8):
+        task.losses(batch)
+        found.append(float(task.weights["gen_loss"]))
+    assert found == pytest.approx([0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.4])
+
+
 def test_generation_moves_the_encoder_and_no_head_of_its_own_is_encoded_with(towers):
     task = task_of(towers, **PHASE4)
     batch = batch_for(task.model.tokenizer)

@@ -9,7 +9,8 @@ u×v cells, the units that are hidden of an image; h×w VQ ids of an image. Imag
 import copy
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -20,15 +21,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sightword.data.image import read_image, squash
+from sightword.data.image import read_image, resized, squash
 from sightword.data.loader import Draw, generator_of, mix
 from sightword.errors import SightwordError
+from sightword.systems.retrieval.config import HIDE_WAYS, MIX
 from sightword.systems.retrieval.split import Split
+from sightword.systems.retrieval.truth import Truth
 from sightword.towers.tokenizer import Texts, TextTokenizer
 
 IGNORED = -100  # the label that cross-entropy passes over
 SIDES = {"left": "right", "right": "left"}
-VIEW, WORDS, HIDE = 1, 2, 3  # what a draw's generator is for, so that one use does not change another
+VIEW, WORDS, HIDE, OTHER = 1, 2, 3, 4  # what a draw's generator is for, so that one use does not change another
 
 
 # ------------------------------------------------------------------------------------------------------------ batches
@@ -48,6 +51,24 @@ class PedesBatch(NamedTuple):
     vq_target_ids: Tensor | None = None  # (B, h·w) int64, VQ ids of the generation view, rows first
     vq_target_attn_mask: Tensor | None = None  # (B, h·w) bool, True where hidden, so to be predicted
     vq_images: Tensor | None = None  # (B, 3, H, W) generation view, nothing hidden: only without data.vq_ids
+    hide_way: Tensor | None = None  # (B,) int64, in evaluation: which of config.HIDE_WAYS, one for all rows
+    generated: Tensor | None = (
+        None  # (G,) int64: the rows that the four fields of the generation view are of; None: all
+    )
+
+
+def generated_rows(batch: PedesBatch) -> PedesBatch:
+    """Return the rows of a batch that have a generation view, for the generator alone."""
+    if (rows := batch.generated) is None:
+        return batch
+    return batch._replace(
+        images=batch.images[rows],
+        pids=batch.pids[rows],
+        caption_ids=batch.caption_ids[rows],
+        caption_attn_mask=batch.caption_attn_mask[rows],
+        index=batch.index[rows],
+        generated=None,
+    )
 
 
 class ImageRows(NamedTuple):
@@ -57,6 +78,7 @@ class ImageRows(NamedTuple):
     pids: Tensor  # (B,) int64
     index: Tensor  # type: ignore[assignment]  # (B,) int64, which image of the split
     split: str = "val"
+    families: Tensor | None = None  # (B,) int64, see `truth.Truth`
 
 
 class TextRows(NamedTuple):
@@ -66,6 +88,7 @@ class TextRows(NamedTuple):
     caption_attn_mask: Tensor  # (B, L) bool
     pids: Tensor  # (B,) int64
     index: Tensor  # type: ignore[assignment]  # (B,) int64, which caption of the split
+    ceiling: Tensor | None = None  # (B,) float64, see `truth.Truth`
 
 
 Batch = PedesBatch | ImageRows | TextRows
@@ -139,6 +162,23 @@ def sides_swapped(text: str) -> str:
 
 def _like(old: str, new: str) -> str:
     return new.upper() if old.isupper() else new.capitalize() if old[0].isupper() else new
+
+
+class Paraphrases(NamedTuple):
+    """Replaces some captions by other texts on the same image, which stand behind the captions in a `Captions`."""
+
+    share: float  # probability that a caption is replaced
+    starts: np.ndarray  # (M + 1,) int64: texts starts[m] to starts[m + 1] - 1 are on image m
+
+    def __call__(self, numbers: np.ndarray, rows: np.ndarray, draws: Sequence[Draw], seed: int) -> np.ndarray:
+        """Return the numbers of captions, some of them replaced, (B,) int64. rows: (B,), the images."""
+        found = numbers.copy()
+        for place, (row, draw) in enumerate(zip(rows, draws, strict=True)):
+            coin, which = torch.rand(2, generator=generator_of(seed, draw), dtype=torch.float64).tolist()
+            first, end = self.starts[row], self.starts[row + 1]
+            if coin < self.share and first < end:
+                found[place] = first + int(which * (end - first))
+        return found
 
 
 class Masking(NamedTuple):
@@ -271,11 +311,33 @@ class Cells(NamedTuple):
         """u·v"""
         return self.grid[0] * self.grid[1]
 
-    def draw(self, share: float, generator: torch.Generator) -> Tensor:
-        """Return (u·v,) bool: exactly this share is hidden, at least one cell, and at least one is visible."""
-        hidden = torch.zeros(self.number, dtype=torch.bool)
-        many = min(max(round(share * self.number), 1), max(self.number - 1, 1))
-        hidden[torch.randperm(self.number, generator=generator)[:many]] = True
+    def draw(self, share: float, generator: torch.Generator, way: str = "random") -> Tensor:
+        """Return which cells are hidden, (u·v,) bool: at least one, and at least one is visible if there are two.
+
+        random: exactly this share. band: a third of the rows, such as one garment. person: the middle half of the
+        columns, without the top twelfth of the rows. all: all but one cell. mix: one of `MIX`, drawn.
+        """
+        if way == "mix":
+            way = MIX[int(torch.randint(len(MIX), (), generator=generator))]
+        if way in ("random", "all"):
+            hidden = torch.zeros(self.number, dtype=torch.bool)
+            many = round(share * self.number) if way == "random" else self.number
+            many = min(max(many, 1), max(self.number - 1, 1))
+            hidden[torch.randperm(self.number, generator=generator)[:many]] = True
+            return hidden
+        return self._block(way, generator).flatten()
+
+    def _block(self, way: str, generator: torch.Generator) -> Tensor:
+        """Return the cells of a band or of where a person stands, (u, v) bool."""
+        (u, v), hidden = self.grid, torch.zeros(self.grid, dtype=torch.bool)
+        if way == "band":
+            rows = max(1, u // 3)
+            top = int(torch.randint(u - rows + 1, (), generator=generator))
+            hidden[top : top + rows] = True
+        else:
+            hidden[max(1, u // 12) if u > 1 else 0 :, v // 4 : v - v // 4] = True
+        if hidden.all() and self.number > 1:
+            hidden[0, 0] = False
         return hidden
 
     def hide(self, images: Tensor, hidden: Tensor) -> Tensor:
@@ -309,18 +371,35 @@ class Hiding(NamedTuple):
     """The generation view: which cells are hidden, and the VQ ids of all."""
 
     cells: Cells
-    share: float  # of the cells that are hidden
+    share: float  # of the cells that are hidden, if they are drawn one by one
     source: IdSource | None  # None: the network encodes `vq_images` itself
+    way: str = "random"  # in which they are drawn, see `Cells.draw`
+    rows: int = 0  # most of a training batch that have a generation view; 0: any number
     ids: Tensor | None = None  # (M, h·w) int32, the ids of a split's images
 
-    def batch(self, whole: Tensor, rows: Sequence[int], draws: Sequence[Draw], seed: int) -> dict[str, Tensor]:
-        """Return the fields of a `PedesBatch`, of images (B, 3, H, W) and their rows in the split."""
-        hidden = torch.stack([self.cells.draw(self.share, generator_of(mix(seed, HIDE), draw)) for draw in draws])
-        fields = {
-            "masked_images": self.cells.hide(whole, hidden),
-            "vq_target_attn_mask": self.cells.hidden_ids(hidden),
-        }
-        return fields | ({"vq_images": whole} if self.ids is None else {"vq_target_ids": self.ids[list(rows)].long()})
+    def choose(self, mirrored: Sequence[bool]) -> list[int]:
+        """Return the rows of a batch to generate: none that is mirrored, as its ids are unknown; or else the first."""
+        return [row for row, is_mirrored in enumerate(mirrored) if not is_mirrored][: self.rows or None] or [0]
+
+    def fill(
+        self, batch: PedesBatch, whole: Tensor, draws: Sequence[Draw], seed: int, rows: Sequence[int] | None = None
+    ) -> PedesBatch:
+        """Return a batch with its fields for generation. whole: (G, 3, H, W), the images without augmentation.
+
+        draws: G. rows: which of the batch they are; None: all.
+        """
+        generators = [generator_of(mix(seed, HIDE), draw) for draw in draws]
+        hidden = torch.stack([self.cells.draw(self.share, generator, self.way) for generator in generators])
+        batch = batch._replace(
+            masked_images=self.cells.hide(whole, hidden), vq_target_attn_mask=self.cells.hidden_ids(hidden)
+        )
+        index = batch.index
+        if rows is not None:
+            generated = torch.tensor(rows)
+            batch, index = batch._replace(generated=generated), batch.index[generated]
+        if self.ids is None:
+            return batch._replace(vq_images=whole)
+        return batch._replace(vq_target_ids=self.ids[index].long())
 
 
 # -------------------------------------------------------------------------------------------------------------- items
@@ -337,9 +416,13 @@ class Pairs(Dataset[PedesBatch]):
         masking: Masking | None = None,
         hiding: Hiding | None = None,
         seed: int = 0,
+        paraphrases: Paraphrases | None = None,
+        keep: bool = False,
     ) -> None:
+        """captions: of the split, and behind them those of `paraphrases`. keep: resized images stay in memory."""
         self.split, self.captions, self.seed = split, captions, seed
-        self.augmentation, self.masking, self.hiding = augmentation, masking, hiding
+        self.augmentation, self.masking, self.hiding, self.paraphrases = augmentation, masking, hiding, paraphrases
+        self.kept: dict[int, Image.Image] | None = {} if keep else None
 
     def __len__(self) -> int:
         return len(self.split.captions)
@@ -350,12 +433,15 @@ class Pairs(Dataset[PedesBatch]):
     def __getitems__(self, draws: Sequence[Draw | int]) -> PedesBatch:
         draws = _as_draws(draws)
         rows = self.split.caption_image[[draw.index for draw in draws]]
-        pictures = [read_person(self.split.images[row]) for row in rows]
+        pictures = [self._picture(row) for row in rows.tolist()]
         seed = mix(self.seed, VIEW)
         views = [
             self.augmentation(picture, generator_of(seed, draw)) for picture, draw in zip(pictures, draws, strict=True)
         ]
-        ids, mask = self.captions.batch([draw.index for draw in draws], [mirrored for _, mirrored in views])
+        numbers = np.array([draw.index for draw in draws])
+        if self.paraphrases is not None:
+            numbers = self.paraphrases(numbers, rows, draws, mix(self.seed, OTHER))
+        ids, mask = self.captions.batch(numbers, [mirrored for _, mirrored in views])
         batch = PedesBatch(
             torch.stack([image for image, _ in views]),
             torch.from_numpy(self.split.pids[rows]),
@@ -367,27 +453,62 @@ class Pairs(Dataset[PedesBatch]):
             masked, labels = self.masking(ids, mask, draws, mix(self.seed, WORDS))
             batch = batch._replace(masked_ids=masked, masked_labels=labels)
         if self.hiding is not None:
-            whole = torch.stack([squash(*self.augmentation.size)(picture, None) for picture in pictures])
-            batch = batch._replace(**self.hiding.batch(whole, rows.tolist(), draws, self.seed))
+            batch = self._with_cells_hidden(batch, pictures, draws, [mirrored for _, mirrored in views])
         return batch
+
+    def _with_cells_hidden(
+        self, batch: PedesBatch, pictures: Sequence[Image.Image], draws: Sequence[Draw], mirrored: Sequence[bool]
+    ) -> PedesBatch:
+        """Return a batch with its generation view, of the rows that `Hiding.choose` gives."""
+        assert self.hiding is not None
+        rows = self.hiding.choose(mirrored)
+        whole = torch.stack([squash(*self.augmentation.size)(pictures[row], None) for row in rows])
+        every = len(rows) == len(pictures)
+        batch = self.hiding.fill(batch, whole, [draws[row] for row in rows], self.seed, None if every else rows)
+        if mirrored[rows[0]]:  # all rows are: nothing counts
+            assert batch.vq_target_attn_mask is not None
+            batch = batch._replace(vq_target_attn_mask=torch.zeros_like(batch.vq_target_attn_mask))
+        return batch
+
+    def _picture(self, row: int) -> Image.Image:
+        """Return an image of the split, already resized if images are kept."""
+        if self.kept is None:
+            return read_person(self.split.images[row])
+        if row not in self.kept:
+            self.kept[row] = resized(read_person(self.split.images[row]), *self.augmentation.size)
+        return self.kept[row]
 
 
 class Measured(Dataset[Batch]):
     """A split for evaluation, a batch of one kind at a time. Only hidden cells are drawn, and always the same.
 
-    Items 0 to M - 1 are images, the next C are captions, and with `hiding` the next M are pairs.
+    Items 0 to M - 1 are images, the next C are captions, and with `hiding` the next M are pairs, M for each of
+    `HIDE_WAYS`.
     """
 
-    def __init__(self, split: Split, captions: Captions, size: tuple[int, int], hiding: Hiding | None = None) -> None:
-        self.split, self.captions, self.size, self.hiding = split, captions, size, hiding
+    def __init__(
+        self,
+        split: Split,
+        captions: Captions,
+        size: tuple[int, int],
+        hiding: Hiding | None = None,
+        truth: Callable[[], Truth | None] | None = None,
+    ) -> None:
+        """truth: reads what is known of the split; called when it is first needed."""
+        self.split, self.captions, self.size, self.hiding, self._read_truth = split, captions, size, hiding, truth
         self.first = np.unique(split.caption_image, return_index=True)[1]  # (M,) each image's first caption
+
+    @cached_property
+    def truth(self) -> Truth | None:
+        """What is known of the split beyond its captions."""
+        return self._read_truth() if self._read_truth else None
 
     def kinds(self) -> list[np.ndarray]:
         """Return items kind after kind: images, captions from the shortest to the longest, pairs."""
         images, captions = len(self.split.images), len(self.split.captions)
         texts = images + np.argsort(self.captions.lengths, kind="stable")
-        pairs = images + captions + np.arange(images if self.hiding else 0)
-        return [np.arange(images), texts, pairs]
+        pairs = [images + captions + images * way + np.arange(images) for way in range(len(HIDE_WAYS))]
+        return [np.arange(images), texts, *(pairs if self.hiding else [])]
 
     def __len__(self) -> int:
         return sum(map(len, self.kinds()))
@@ -402,25 +523,28 @@ class Measured(Dataset[Batch]):
         assert kind.min() == kind.max(), "a batch is of one kind"
         if kind[0] == 0:
             pids = torch.from_numpy(self.split.pids[numbers])
-            return ImageRows(self._images(numbers), pids, torch.from_numpy(numbers), self.split.name)
+            families = None if self.truth is None else torch.from_numpy(self.truth.families[numbers])
+            return ImageRows(self._images(numbers), pids, torch.from_numpy(numbers), self.split.name, families)
         if kind[0] == 1:
             rows = numbers - images
-            return TextRows(
-                *self.captions.batch(rows), torch.from_numpy(self.split.caption_pids[rows]), torch.from_numpy(rows)
-            )
-        return self._pairs(numbers - images - captions)
+            pids = torch.from_numpy(self.split.caption_pids[rows])
+            ceiling = None if self.truth is None else torch.from_numpy(self.truth.ceiling[rows])
+            return TextRows(*self.captions.batch(rows), pids, torch.from_numpy(rows), ceiling)
+        way, rows = np.divmod(numbers - images - captions, images)
+        assert way.min() == way.max(), "a batch is of one way"
+        return self._pairs(rows, int(way[0]))
 
     def _images(self, rows: np.ndarray) -> Tensor:
         return torch.stack([squash(*self.size)(read_person(self.split.images[row]), None) for row in rows])
 
-    def _pairs(self, rows: np.ndarray) -> PedesBatch:
+    def _pairs(self, rows: np.ndarray, way: int) -> PedesBatch:
         assert self.hiding is not None
         whole = self._images(rows)
         ids, mask = self.captions.batch(self.first[rows])
-        fields = self.hiding.batch(whole, rows.tolist(), [Draw(0, int(row)) for row in rows], 0)
-        return PedesBatch(whole, torch.from_numpy(self.split.pids[rows]), ids, mask, torch.from_numpy(rows))._replace(
-            **fields
-        )
+        batch = PedesBatch(whole, torch.from_numpy(self.split.pids[rows]), ids, mask, torch.from_numpy(rows))
+        draws = [Draw(0, int(row)) for row in rows]
+        batch = batch._replace(hide_way=torch.full((len(rows),), way))
+        return self.hiding._replace(way=HIDE_WAYS[way]).fill(batch, whole, draws, 0)
 
 
 def whole_batch(batch: Batch) -> Batch:

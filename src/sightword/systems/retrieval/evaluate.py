@@ -19,9 +19,10 @@ from sightword.engine.contract import SPLITS, Evaluator, Metrics
 from sightword.engine.item_result import ItemResults
 from sightword.metrics.acceptance import RATE, Acceptance, choose, rates
 from sightword.metrics.gather import Mean, gathered
-from sightword.metrics.ranking import PROTOCOL, Ranking, both_ways, ranking
+from sightword.metrics.ranking import PROTOCOL, Ranking, best, both_ways, ranking
 from sightword.systems.retrieval import show
-from sightword.systems.retrieval.data import Batch, ImageRows, Measured, PedesBatch, TextRows
+from sightword.systems.retrieval.config import HIDE_WAYS
+from sightword.systems.retrieval.data import Batch, ImageRows, Measured, PedesBatch, TextRows, generated_rows
 from sightword.systems.retrieval.gallery import Embedder
 from sightword.systems.retrieval.task import RetrievalTask
 from sightword.viz import grid as grid_viz
@@ -32,6 +33,12 @@ ACCEPTANCE = {
     "accepted": "% of searches with the person in the gallery whose best score reaches the threshold of validation",
     "false_accepted": "the same, with the person taken out of the gallery",
 }
+TRUTH = {
+    "rank1_ceiling": "Rank-1 of a reader that makes no mistake: it finds the people of whom all is true that a caption "
+    "mentions, and takes one of their images at random; from attributes.json beside the annotations",
+    "rank1_family": "% of captions whose best image shows the person or one of their family, who are nearly alike; "
+    "families are those of attributes.json",
+}
 RANKING = ("rank1", "rank5", "rank10", "map", "minp", "chance", "unmatched")
 
 
@@ -41,10 +48,15 @@ class Rows(NamedTuple):
     vectors: Tensor  # (N, E) float32
     pids: Tensor  # (N,)
     number: Tensor  # (N,), which of the split
+    truth: Tensor  # (N,) float64, an image's family or a caption's ceiling; NaN if unknown
 
     @classmethod
     def of(cls, vectors: Tensor, batch: ImageRows | TextRows) -> "Rows":
-        return cls(vectors.float().cpu(), batch.pids.cpu().clone(), batch.index.cpu().clone())  # the loader's memory
+        known = batch.families if isinstance(batch, ImageRows) else batch.ceiling
+        truth = torch.full((len(vectors),), math.nan, dtype=torch.float64)
+        if known is not None:
+            truth = known.double().cpu()
+        return cls(vectors.float().cpu(), batch.pids.cpu().clone(), batch.index.cpu().clone(), truth)  # no loader's own
 
 
 class RetrievalEvaluator(Evaluator[Batch]):
@@ -59,11 +71,12 @@ class RetrievalEvaluator(Evaluator[Batch]):
     def _reset(self) -> None:
         self._images: list[Rows] = []
         self._texts: list[Rows] = []
-        self._gain = Mean()
+        self._gains = {way: Mean() for way in ("", *HIDE_WAYS)}
 
     def metric_names(self) -> frozenset[str]:
-        gain = {"text_gain"} if self.task.generator is not None else set()
-        return frozenset({*RANKING, *(f"i2t_{name}" for name in RANKING), *ACCEPTANCE} | gain)
+        ways = self._gains if self.task.generator is not None else ()
+        gains = {f"text_gain_{way}".rstrip("_") for way in ways}
+        return frozenset({*RANKING, *(f"i2t_{name}" for name in RANKING), *ACCEPTANCE, *TRUTH} | gains)
 
     def update(self, batch: Batch) -> None:
         if isinstance(batch, ImageRows):
@@ -72,15 +85,19 @@ class RetrievalEvaluator(Evaluator[Batch]):
         elif isinstance(batch, TextRows):
             self._texts.append(Rows.of(self.model.encode_text(batch.caption_ids, batch.caption_attn_mask), batch))
         elif self.task.generator is not None:
-            self._gain.update(self.task.text_gain(batch))
+            gains = self.task.text_gain(batch)
+            self._gains[""].update(gains)
+            if batch.hide_way is not None:
+                self._gains[HIDE_WAYS[int(batch.hide_way[0])]].update(gains)
 
     def compute(self) -> Metrics:
-        """Per cent, from captions to images, and i2t_… from images to captions; text_gain in nats per id.
+        """Per cent, from captions to images, and i2t_… from images to captions; text_gain in nats per id: over all
+        ways to hide cells, and for each.
 
         On validation it chooses the thresholds of `metrics.acceptance`, which are saved with the weights.
         """
         images, texts = gathered(Rows, self._images), gathered(Rows, self._texts)
-        gain = self._gain.reduce()
+        gains = {way: gain.reduce() for way, gain in self._gains.items()}
         self._reset()
         found: Metrics = {}
         if images is not None and texts is not None:
@@ -91,9 +108,10 @@ class RetrievalEvaluator(Evaluator[Batch]):
             )
             found |= both_ways(*self._ranked)
             found |= self._acceptance(images, texts)
-        if gain.sum[1]:
-            found["text_gain"] = float(gain.value())
-        return found
+            found |= _with_truth(images, texts)
+        return found | {
+            f"text_gain_{way}".rstrip("_"): float(gain.value()) for way, gain in gains.items() if gain.sum[1]
+        }
 
     def _acceptance(self, images: Rows, texts: Rows) -> Metrics:
         rows = texts.vectors, images.vectors, texts.pids, images.pids
@@ -105,13 +123,15 @@ class RetrievalEvaluator(Evaluator[Batch]):
         return {"accepted": 100 * measured.right, "false_accepted": 100 * measured.wrong}
 
     def notes(self) -> dict[str, str]:
-        return ACCEPTANCE
+        return ACCEPTANCE | TRUTH
 
     def protocol(self) -> dict[str, str]:
         return {
             **PROTOCOL,
             "embeddings": "each computed without its counterpart",
-            "text_gain": "cross-entropy of hidden ids with another person's text less that with the own, nats per id",
+            "text_gain": "cross-entropy of hidden ids with another person's text less that with the own, nats per id, "
+            "over all ways to hide cells and for each: random, a band of rows, the person, all but one cell",
+            "truth": "rank1_ceiling: the more the captions omit, the lower; known of drawn people only",
             "acceptance": f"the threshold is chosen on validation: {100 * RATE:g} % of captions whose person is taken "
             "out of the gallery reach it; scores are standardised over the gallery, for each caption",
             "split": SPLITS[self.split],
@@ -121,7 +141,7 @@ class RetrievalEvaluator(Evaluator[Batch]):
         """The images that the generator is given, and at which ids their texts help it (red) or mislead it (blue)."""
         if self.task.generator is None or not isinstance(batch, PedesBatch):
             return {}
-        some = PedesBatch._make(None if part is None else part[:SHOWN] for part in batch)
+        some = PedesBatch._make(None if part is None else part[:SHOWN] for part in generated_rows(batch))
         gains, _, there = self.task.gains(some)
         if not there.any():
             return {}
@@ -172,3 +192,14 @@ def _numbered(groups: np.ndarray) -> tuple[list[int], list[int]]:
         numbers.append(counts[group])
         counts[group] += 1
     return groups.tolist(), numbers
+
+
+def _with_truth(images: Rows, texts: Rows) -> Metrics:
+    """Return the ceiling of Rank-1 and the right-family share, in per cent, if both are known."""
+    if images.truth.isnan().any() or texts.truth.isnan().any():
+        return {}
+    families = dict(zip(images.pids.tolist(), images.truth.tolist(), strict=True))
+    nearest = best(texts.vectors, images.vectors, 1)[1][:, 0]  # (C,)
+    own = torch.tensor([families.get(pid, math.nan) for pid in texts.pids.tolist()], dtype=torch.float64)
+    right = (images.truth[nearest] == own).double()
+    return {"rank1_ceiling": 100 * float(texts.truth.mean()), "rank1_family": 100 * float(right.mean())}

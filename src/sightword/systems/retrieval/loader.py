@@ -5,6 +5,7 @@ Legend: M images, C captions of a split; h·w VQ ids of an image; P identities o
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from sightword.data.loader import Draw, LoaderOptions, Loaders, Shuffled, Stream
 from sightword.engine.contract import Names
 from sightword.errors import SightwordError
 from sightword.storage import shards
+from sightword.systems.retrieval.alike import Alike, nearest_people
 from sightword.systems.retrieval.config import RetrievalData
 from sightword.systems.retrieval.data import (
     Augmentation,
@@ -26,9 +28,11 @@ from sightword.systems.retrieval.data import (
     Masking,
     Measured,
     Pairs,
+    Paraphrases,
     whole_batch,
 )
-from sightword.systems.retrieval.split import Source, Split, read_split
+from sightword.systems.retrieval.split import Source, Split, read_paraphrases, read_split
+from sightword.systems.retrieval.truth import Truth, read_truth
 from sightword.towers.tokenizer import TextTokenizer
 from sightword.towers.vq.ids import IdCache, View, tokenize_command
 
@@ -47,23 +51,25 @@ def make_loaders(data: RetrievalData, inputs: Inputs, seed: int = 0, names: Name
     """Return the training and the validation loader.
 
     Training gives `PedesBatch`. Validation gives all images once as `ImageRows`, then all captions once as
-    `TextRows`, then, if cells are hidden, each image with its first caption as `PedesBatch`, not augmented.
+    `TextRows`, then, if cells are hidden, each image with its first caption as `PedesBatch`, not augmented, for each of
+    `HIDE_WAYS`.
     names: the images of each split that are used, below imgs/; None or a missing split: all.
     """
     hiding = _hiding(data, inputs) if data.hide else None
     held = _measured(data, "val", inputs, hiding, names)
     split = read_split(_source(data), "train", data.hold_out, names)
+    others = read_paraphrases(_source(data), split) if data.paraphrase else []
     pairs = Pairs(
         split,
-        _captions(split, data, inputs.tokenizer, mirrored=data.flip == "swap"),
+        _captions(split, data, inputs.tokenizer, data.flip == "swap", [text for each in others for text in each]),
         Augmentation(_size(data), data.flip == "swap", data.pad, data.erase),
         Masking.of(inputs.tokenizer, data.mask_text) if data.mask_text else None,
         hiding and _with_ids(hiding, split, data),
         seed,
+        Paraphrases(data.paraphrase, len(split.captions) + np.cumsum([0, *map(len, others)])) if others else None,
+        data.keep_images,
     )
-    shuffled = None
-    if data.sampler == "identity":
-        shuffled = Identities(split.caption_pids, data.batch_size, data.instances, seed)
+    shuffled = _sampler(data, split.caption_pids, pairs.captions, seed)
     return Loaders(Stream(pairs, data.batch_size, seed, shuffled=shuffled, **_options(data)), held)
 
 
@@ -77,8 +83,25 @@ def _measured(
 ) -> DataLoader[Batch]:
     known = read_split(_source(data), split, data.hold_out, names)
     captions = _captions(known, data, inputs.tokenizer)
-    measured = Measured(known, captions, _size(data), hiding and _with_ids(hiding, known, data))
+    truth = partial(_truth, data, known)
+    measured = Measured(known, captions, _size(data), hiding and _with_ids(hiding, known, data), truth)
     return ordered(measured, data.batch_size, shuffled=Kinds(measured.kinds(), data.batch_size), **_options(data))
+
+
+def _sampler(data: RetrievalData, pids: np.ndarray, captions: Captions, seed: int) -> Shuffled | None:
+    """Return the sampler of training batches; None for the usual one. pids: (C,) of the captions."""
+    if data.sampler == "identity":
+        return Identities(pids, data.batch_size, data.instances, seed)
+    if data.sampler == "alike":
+        lengths = captions.lengths[: len(pids)]
+        nearest = nearest_people(captions.flat[: lengths.sum()], lengths, pids)
+        return Alike(pids, nearest, data.batch_size, data.instances, data.alike, data.alike_after, seed)
+    return None
+
+
+def _truth(data: RetrievalData, split: Split) -> Truth | None:
+    """Return what is known of a split; nothing of train, whose ids are renumbered."""
+    return None if split.name == "train" else read_truth(_source(data).read(), split)
 
 
 def _source(data: RetrievalData) -> Source:
@@ -89,8 +112,10 @@ def _size(data: RetrievalData) -> tuple[int, int]:
     return data.image_size[0], data.image_size[1]
 
 
-def _captions(split: Split, data: RetrievalData, tokenizer: TextTokenizer, mirrored: bool = False) -> Captions:
-    captions = Captions(split.captions, tokenizer, data.text_length, mirrored)
+def _captions(
+    split: Split, data: RetrievalData, tokenizer: TextTokenizer, mirrored: bool = False, others: Sequence[str] = ()
+) -> Captions:
+    captions = Captions([*split.captions, *others], tokenizer, data.text_length, mirrored)
     if captions.truncated:
         length = data.text_length or tokenizer.length
         shards.say(
@@ -104,7 +129,7 @@ def _hiding(data: RetrievalData, inputs: Inputs) -> Hiding:
     size, factor = _size(data), inputs.factor
     if data.vq_ids:
         source = ImageIds(data.vq_ids, size, inputs.ids)
-        return Hiding(Cells.of(size, inputs.patch, source.grid), data.hide, source)
+        return Hiding(Cells.of(size, inputs.patch, source.grid), data.hide, source, data.hide_way, data.hide_rows)
     command = tokenizing(size)
     if not factor:
         raise SightwordError(f"data.hide={data.hide} needs VQ ids, and data.vq_ids is not set. Write them: {command}")
@@ -113,7 +138,8 @@ def _hiding(data: RetrievalData, inputs: Inputs) -> Hiding:
         raise SightwordError(
             f"VQ ids of {factor} pixels do not divide images of {size[0]}x{size[1]}. Set data.image_size"
         )
-    return Hiding(Cells.of(size, inputs.patch, (size[0] // factor, size[1] // factor)), data.hide, None)
+    cells = Cells.of(size, inputs.patch, (size[0] // factor, size[1] // factor))
+    return Hiding(cells, data.hide, None, data.hide_way, data.hide_rows)
 
 
 def _with_ids(hiding: Hiding, split: Split, data: RetrievalData) -> Hiding:

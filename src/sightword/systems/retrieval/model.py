@@ -2,6 +2,7 @@
 
     DualEncoder     images → image tower → its vector ───────────→ linear → unit (B, E)
                     ids    → text tower  → its vector ───────────→ linear → unit (B, E)
+                    with slots: its tokens → SlotPool ───────────────────→ unit (B, E), of either side
     SharedEncoder   images → image tower → tokens → words (B, N, D) ┐
                                                                     ├ each alone → T5 → pooled → linear → unit (B, E)
                     ids    → word embeddings (B, L, D) ─────────────┘
@@ -10,7 +11,7 @@
 These are phases 1 to 3; what phase 4 adds stands in loss.py, and encoding never uses it.
 
 Legend: B batch; H, W pixels; N image tokens; L text tokens; C width of the image encoder's tokens; D of the text
-encoder's; E of the common space.
+encoder's; E of the common space; S slots.
 """
 
 from collections.abc import Callable
@@ -46,19 +47,25 @@ class DualEncoder(nn.Module):
     image: ImageTower
     text: TextTower
 
-    def __init__(self, image: ImageTower, text: TextTower, embed_dim: int = 512, project: str = "separate") -> None:
-        """project: a linear layer for each side (separate), one for both (shared), or no layer (none)."""
+    def __init__(
+        self, image: ImageTower, text: TextTower, embed_dim: int = 512, project: str = "separate", slots: int = 0
+    ) -> None:
+        """project: a layer for each side (separate), one for both (shared), or no layer (none).
+
+        slots: each layer is a `SlotPool` of a tower's tokens, with so many slots; 0: linear, of its vector.
+        """
         super().__init__()
         self.image, self.text = image, text
         self.tokenizer = text.tokenizer
-        sides = (self._image_dim(), text.embed_dim)
+        self.slots = slots
+        sides = (self._image_dim(), text.width if slots else text.embed_dim)
         if project != "separate" and sides[0] != sides[1]:
             raise SightwordError(
                 f"system.project={project} needs vectors of one width: {image.name} has {sides[0]}, {text.name} has "
                 f"{sides[1]}. Set system.project=separate"
             )
         layers = {"none": 0, "shared": 1, "separate": 2}[project]
-        self.heads = nn.ModuleList([nn.Linear(width, embed_dim) for width in sides[:layers]])
+        self.heads = nn.ModuleList([make_head(width, embed_dim, slots) for width in sides[:layers]])
         self.embed_dim = embed_dim if layers else sides[0]
         _freeze_unused(image, self._of_image)
 
@@ -80,23 +87,63 @@ class DualEncoder(nn.Module):
         tokens = encoded.tokens
         if self.image.embed_dim == self.image.width:
             tokens = torch.cat([encoded.pooled[:, None], tokens], 1)  # (B, 1 + N, C)
-        return Features(self._projected(encoded.pooled, 0), tokens)
+        return Features(self._projected(encoded, 0), tokens)
 
     def text_features(self, ids: Tensor, mask: Tensor | None = None) -> Features:
         """Encode ids (B, L), padded on the right, with their mask."""
         encoded = self.text(ids, mask)
-        return Features(self._projected(encoded.pooled, -1), encoded.tokens, encoded.mask)
+        return Features(self._projected(encoded, -1), encoded.tokens, encoded.mask)
 
-    def _projected(self, vectors: Tensor, side: int) -> Tensor:
-        return self.heads[side](vectors) if len(self.heads) else vectors
+    def _projected(self, encoded: Encoded, side: int) -> Tensor:
+        return project_onto(self.heads[side] if len(self.heads) else None, encoded)
 
     def _image_dim(self) -> int:
-        """Width of the vector that images are projected from."""
-        return self.image.embed_dim
+        """Width of the vector or the tokens that images are projected from."""
+        return self.image.width if self.slots else self.image.embed_dim
 
     def _of_image(self, encoded: Encoded) -> Tensor:
         """The part of the image encoder's output that is used; parameters that it does not depend on are frozen."""
+        return encoded.tokens if self.slots else encoded.pooled
+
+
+class SlotPool(nn.Module):
+    """Pools tokens into S slots and joins these to one vector, (B, N, D) to (B, E).
+
+        weights (B, S, N) = softmax over tokens of linear(LN(tokens)); slot s = (weights_s · LN(tokens)) W_s (B, E/S)
+
+    A slot can attend to one part, as the shoes of an image and their words in a text, where a mean of all tokens mixes
+    them. What a text does not mention can get a short slot, which then has little part in the cosine.
+    """
+
+    def __init__(self, width: int, embed_dim: int, slots: int) -> None:
+        """width: D. embed_dim: E. Raises SightwordError if slots do not divide it."""
+        super().__init__()
+        if embed_dim % slots:
+            raise SightwordError(f"system.slots={slots} does not divide system.embed_dim={embed_dim}. Choose a divisor")
+        self.norm, self.attention = nn.LayerNorm(width), nn.Linear(width, slots)
+        self.weight = nn.Parameter(torch.randn(slots, width, embed_dim // slots) * width**-0.5)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, D), with their mask (B, N) bool, to (B, E)."""
+        tokens = self.norm(tokens)
+        logits = self.attention(tokens)  # (B, N, S)
+        if mask is not None:
+            logits = logits.masked_fill(~mask[..., None], torch.finfo(logits.dtype).min)
+        pooled = logits.softmax(1).transpose(1, 2) @ tokens  # (B, S, D)
+        return (pooled.transpose(0, 1) @ self.weight).transpose(0, 1).flatten(1)
+
+
+def make_head(width: int, embed_dim: int, slots: int = 0) -> nn.Module:
+    """Return the projection onto the common space: a `SlotPool`, or without slots a linear layer."""
+    return SlotPool(width, embed_dim, slots) if slots else nn.Linear(width, embed_dim)
+
+
+def project_onto(head: nn.Module | None, encoded: Encoded) -> Tensor:
+    """Return what a tower gives, in the common space, (B, E); its vector as it is if there is no head."""
+    if head is None:
         return encoded.pooled
+    vectors: Tensor = head(encoded.tokens, encoded.mask) if isinstance(head, SlotPool) else head(encoded.pooled)
+    return vectors
 
 
 class TextEncoder(nn.Module):
@@ -110,8 +157,7 @@ class TextEncoder(nn.Module):
     def encode_text(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Ids (B, L), padded on the right, and their mask to unit rows (B, E)."""
         encoded = self.text(ids, mask)
-        vectors = encoded.pooled if self.head is None else self.head(encoded.pooled)
-        return Features(vectors, encoded.tokens).unit
+        return Features(project_onto(self.head, encoded), encoded.tokens).unit
 
     def digest(self) -> str:
         """Return the digest of all weights that a text passes through."""
@@ -125,10 +171,16 @@ class SharedEncoder(DualEncoder):
     text: T5Text
 
     def __init__(
-        self, image: ImageTower, text: T5Text, embed_dim: int = 512, project: str = "shared", pooling: str = "mean"
+        self,
+        image: ImageTower,
+        text: T5Text,
+        embed_dim: int = 512,
+        project: str = "shared",
+        pooling: str = "mean",
+        slots: int = 0,
     ) -> None:
-        """pooling: of the image's tokens, mean or cls (of a learned token that stands behind them)."""
-        super().__init__(image, text, embed_dim, project)
+        """pooling: of the image's tokens, mean or cls (of a learned token that stands behind them); slots have none."""
+        super().__init__(image, text, embed_dim, project, slots)
         self.words = ImageWords(image.width, text)
         self.cls = nn.Parameter(self.words.scale * torch.randn(1, 1, text.width)) if pooling == "cls" else None
 
@@ -138,7 +190,7 @@ class SharedEncoder(DualEncoder):
         cls = None if self.cls is None else self.cls.expand(len(words), -1, -1)
         tokens = self.text(inputs_embeds=cls, image_tokens=words).tokens  # (B, N, D), with cls one more
         pooled = tokens.mean(1) if cls is None else tokens[:, -1]
-        return Features(self._projected(pooled, 0), tokens)
+        return Features(self._projected(Encoded(tokens, pooled), 0), tokens)
 
     def image_words(self, images: Tensor) -> Tensor:
         """Return what stands for word embeddings, (B, N, D). images: (B, 3, H, W) in [-1, 1]."""
@@ -184,13 +236,14 @@ def make_encoder(
     project: str = "separate",
     shared: bool = False,
     image_pooling: str = "mean",
+    slots: int = 0,
 ) -> DualEncoder:
     """Return the encoder of phase 3 if `shared`, of phases 1 and 2 otherwise; arguments as of their classes."""
     if not shared:
-        return DualEncoder(image, text, embed_dim, project)
+        return DualEncoder(image, text, embed_dim, project, slots)
     if not isinstance(text, T5Text):
         raise SightwordError(f"image tokens need a T5, and {text.name} is a {type(text).__name__}. Set system.text=t5")
-    return SharedEncoder(image, text, embed_dim, project, image_pooling)
+    return SharedEncoder(image, text, embed_dim, project, image_pooling, slots)
 
 
 def _freeze_unused(tower: ImageTower, used: Callable[[Encoded], Tensor]) -> None:

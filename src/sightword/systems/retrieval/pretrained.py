@@ -22,7 +22,7 @@ from sightword.errors import SightwordError
 from sightword.storage.checkpoint import load_strictly, read_checkpoint, write_weights
 from sightword.storage.fields import Fields
 from sightword.systems.retrieval.config import RetrievalConfig
-from sightword.systems.retrieval.model import DualEncoder, TextEncoder, make_encoder
+from sightword.systems.retrieval.model import DualEncoder, TextEncoder, make_encoder, make_head
 from sightword.towers.base import ImageTower, TextTower
 from sightword.towers.clip.encoder import CLIP, CLIPImage
 from sightword.towers.clip.network import build as build_clip
@@ -144,11 +144,12 @@ class Exported:
         """
         config = self.config
         text = text_tower(self.folder / PAIR) if self.is_pair else self._t5()
-        head: nn.Linear | None = None
+        head: nn.Module | None = None
         if config.project != "none":
             prefix = f"heads.{0 if config.project == 'shared' else 1}."
             weights = read_checkpoint(self.folder / WEIGHTS)
-            head = nn.Linear(text.embed_dim, config.embed_dim, device="meta")
+            with torch.device("meta"):
+                head = make_head(text.width if config.slots else text.embed_dim, config.embed_dim, config.slots)
             own = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
             load_strictly(head, own, self.folder / WEIGHTS)
         encoder = TextEncoder(text, head).eval().requires_grad_(False)
@@ -172,7 +173,13 @@ class Exported:
             towers = Towers(image, self._t5(image.grid() if config.shared and config.grid_bias else None), None)
         towers.image.requires_grad_(False)  # so that no backward pass is made to see which parameters are used
         model = make_encoder(
-            towers.image, towers.text, config.embed_dim, config.project, config.shared, config.image_pooling
+            towers.image,
+            towers.text,
+            config.embed_dim,
+            config.project,
+            config.shared,
+            config.image_pooling,
+            config.slots,
         )
         elsewhere = _elsewhere(self.is_pair)
         loaded = {name: weight for name, weight in model.state_dict().items() if name.startswith(elsewhere)}

@@ -72,7 +72,8 @@ def draw(
     page = stacked([query.strip() for query in queries])
     files = write_picture(page, folder / "strips.png", [query.as_dict() for query in queries])
     try:
-        swaps = sensitivity(encode, split.captions, images[split.caption_image], captions)
+        own = images[split.caption_image]
+        swaps = sensitivity(encode, split.captions, own, captions, persons=split.caption_pids)
     except SightwordError as error:  # captions of other things than people
         shards.say(f"word_swaps.png is not drawn: {error}")
         return files

@@ -21,12 +21,13 @@ from sightword.engine.contract import Names
 from sightword.errors import SightwordError
 from sightword.storage import shards
 from sightword.storage.fields import Fields
-from sightword.storage.reader import read_json_list
+from sightword.storage.reader import read_json, read_json_list
 from sightword.systems.retrieval.formats.layout import read_own
 from sightword.systems.retrieval.formats.published import FORMATS, foreign, instead
 from sightword.systems.retrieval.record import SPLITS, Listing, Record, unknown_split
 
 USUAL_PATH = re.compile(r"[\w\-.]+(/[\w\-.]+)*", re.ASCII)
+PARAPHRASES = "paraphrases.json"
 FEW = 20  # identities of a validation split, below which it is said to tell little
 
 
@@ -110,6 +111,23 @@ def _of_split(records: Sequence[Record], split: str, dataset: str, hold_out: int
     if split != "test" and not _has_validation(records):
         records = _held_out_own(records, hold_out) if dataset == "captions" else _held_out(records, hold_out)
     return [record for record in records if record.split == split]
+
+
+def read_paraphrases(source: Source, split: Split) -> list[list[str]]:
+    """Return further texts on each image of a split, (M lists), from paraphrases.json beside the annotations.
+
+    The file is an object: an image's path, as the annotations have it, to a list of texts. An image may be missing.
+    Raises SightwordError if the file is, or has texts on none of the images.
+    """
+    listing = source.read()
+    file = listing.file.parent / PARAPHRASES
+    missing = "data.paraphrase reads it: path of an image → other texts on it. Write it, or set data.paraphrase=0"
+    content = read_json(file, missing=missing)
+    paths = [image.relative_to(listing.folder).as_posix() for image in split.images]
+    found = [[text for text in content.texts(path, optional=True) if text.strip()] for path in paths]
+    if not any(found):
+        raise SightwordError(f"{file} has no text on any of the {len(paths)} images of {split.name}, as {paths[0]}")
+    return found
 
 
 def items(source: Source, splits: Sequence[str], hold_out: int = 100) -> dict[str, list[Item]]:

@@ -2,7 +2,7 @@
 
     total = itc_weight·itc_loss, later sdm_weight·sdm_loss             (or either, or both from the start)
             + id_weight·id_loss + mlm_weight·mlm_loss                  (the baseline, IRRA)
-            + gen_weight·min(1, batches / gen_ramp)·gen_loss           (phase 4)
+            + gen_weight·min(1, batches / gen_ramp)·gen_loss           (phase 4; batches since gen_from)
 
 Legend: B batch; L text tokens; E width of the common space; h, w VQ ids of an image.
 """
@@ -23,7 +23,7 @@ from sightword.storage import shards
 from sightword.storage.checkpoint import read_weights
 from sightword.systems.retrieval import irra
 from sightword.systems.retrieval.config import RetrievalConfig
-from sightword.systems.retrieval.data import Batch, PedesBatch
+from sightword.systems.retrieval.data import Batch, PedesBatch, generated_rows
 from sightword.systems.retrieval.loss import Generator, IdentityHead, MaskedLanguage, other_texts
 from sightword.systems.retrieval.model import DualEncoder, Features, SharedEncoder, make_encoder
 from sightword.systems.retrieval.pretrained import Origin, open_towers
@@ -37,7 +37,9 @@ KEPT = 0.95  # of the running mean, each batch
 def make_task(system: RetrievalConfig) -> "RetrievalTask":
     """Return the task of a config."""
     image, text, pair = open_towers(system)
-    model = make_encoder(image, text, system.embed_dim, system.project, system.shared, system.image_pooling)
+    model = make_encoder(
+        image, text, system.embed_dim, system.project, system.shared, system.image_pooling, system.slots
+    )
     alignment = Alignment(
         system.align,
         system.logit_scale,
@@ -65,7 +67,7 @@ def _generation(system: RetrievalConfig, text: TextTower) -> "Generation":
     if system.vq_weights:
         tokenizer = FrozenTokenizer(system.vq_weights, system.vq_layout, system.num_codes, grid)
     generator = Generator(decoder, system.gen_way, system.gen_target, system.show_ids)
-    return Generation(generator, tokenizer, system.gen_weight, system.gen_ramp)
+    return Generation(generator, tokenizer, system.gen_weight, system.gen_ramp, system.gen_from == "switched")
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,13 @@ class Generation:
     tokenizer: FrozenTokenizer | None = None  # encodes images that come without ids
     weight: float = 1.0
     ramp: int = 0  # batches over which the weight rises from 0
+    waits: bool = False  # the weight is 0 until the alignment has switched: before, the texts say nothing yet
 
-    def weight_at(self, batch: int) -> float:
-        """Return the weight of gen_loss after so many batches."""
-        return self.weight * min(1.0, batch / max(1, self.ramp))
+    def weight_at(self, batch: int, since: Tensor) -> float | Tensor:
+        """Return the weight of gen_loss after so many batches. since: the batches since the alignment switched."""
+        if not self.waits:
+            return self.weight * min(1.0, batch / max(1, self.ramp))
+        return self.weight * (since / max(1, self.ramp)).clamp(max=1.0)
 
 
 class Alignment(nn.Module):
@@ -98,11 +103,12 @@ class Alignment(nn.Module):
 
     SDM alone makes little progress with encoders that are not aligned yet, as its gradient vanishes where positives are
     unlikely (see `align.sdm`). Whether it has switched is part of the state, so a resumed run equals one
-    that was not interrupted.
+    that was not interrupted. Other kinds switch nothing but the generation that waits for it.
     """
 
     positive: Tensor  # (), running mean of `align.positive_share`
-    switched: Tensor  # (), 1 once SDM has taken over, before that 0
+    switched: Tensor  # (), 1 once enough lies on positives and SDM takes over, before that 0
+    since: Tensor  # (), batches since then
 
     def __init__(
         self,
@@ -118,6 +124,7 @@ class Alignment(nn.Module):
         self._weights = {"itc_loss": 1.0, "sdm_loss": 1.0, **(weights or {})}
         self.register_buffer("positive", torch.zeros(()))
         self.register_buffer("switched", torch.zeros(()))
+        self.register_buffer("since", torch.zeros(()))
 
     def forward(self, image: Tensor, text: Tensor, ids: Tensor, batch: int = 0) -> dict[str, Tensor]:
         """Return the raw terms of unit rows (B, E) and their persons (B,). batch: how many were trained before."""
@@ -139,6 +146,7 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def _update(self, positive: Tensor, batch: int) -> None:
+        self.since.add_(self.switched)
         due = self.positive >= self.switch_at  # of the batches before this one
         if self.switch_by and batch >= self.switch_by:
             due = torch.ones_like(due)
@@ -152,11 +160,12 @@ class RetrievalTask(Task[Batch]):
     own_state = (
         "alignment.positive",
         "alignment.switched",
+        "alignment.since",
         "acceptance",
         "identity.linear.weight",  # a row for each person of the run's own data
         "identity.linear.bias",
     )
-    added_state = ("acceptance",)
+    added_state = ("acceptance", "alignment.since")
     acceptance: Tensor  # (4, S), see `metrics.acceptance.Acceptance`; chosen on validation
     identity: IdentityHead | None
     language: MaskedLanguage | None
@@ -207,7 +216,7 @@ class RetrievalTask(Task[Batch]):
         if self.language is not None:
             terms["mlm_loss"] = self._masked_language_loss(self.language, image, text, batch)
         if self.generation is not None:
-            self.weights["gen_loss"] = self.generation.weight_at(self.batches)
+            self.weights["gen_loss"] = self.generation.weight_at(self.batches, self.alignment.since)
             terms["gen_loss"] = self._generation_loss(self.generation.generator, batch)
         return terms
 
@@ -225,6 +234,7 @@ class RetrievalTask(Task[Batch]):
         return head.loss(text.tokens, batch.caption_attn_mask, image.tokens, labels)
 
     def _generation_loss(self, generator: Generator, batch: PedesBatch) -> Tensor:
+        batch = generated_rows(batch)
         images, ids, hidden = self.generation_view(batch)
         condition = self.encoder.condition(self.encoder.image_words(images), batch.caption_ids, batch.caption_attn_mask)
         loss: Tensor = generator(condition.tokens, condition.mask, ids, hidden)
@@ -269,9 +279,10 @@ class RetrievalTask(Task[Batch]):
     def gains(self, batch: PedesBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the nats that each id gains by its row's text (B, h·w), which ids count (B, h·w), and which rows (B,).
 
-        A row counts if the batch has a text of another person to compare with.
+        A row counts if the batch has a text of another person to compare with. Rows: those with a generation view.
         """
         assert self.generator is not None
+        batch = generated_rows(batch)
         images, ids, hidden = self.generation_view(batch)
         words = self.encoder.image_words(images)
         others, there = other_texts(batch.pids)
