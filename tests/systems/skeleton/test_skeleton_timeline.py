@@ -208,7 +208,7 @@ def run(tmp_path_factory):
     (folder / "long.pkl").write_bytes(pickle.dumps([long]))
     (folder / "labels.txt").write_text("\n".join(CLASSES))
     argv = [f"data.annotations={folder / 'a.pkl'}", f"system.labels={folder / 'labels.txt'}", "data.train=train"]
-    argv += ["data.val=", "data.hold_out=0.3", "data.test=train", "trainer.steps=2", "system.base=4", "data.frames=4"]
+    argv += ["data.val=", "data.hold_out=0.3", "data.test=train", "trainer.steps=2", "system.base=4", "data.frames=6"]
     argv += ["data.batch_size=4", "data.test_views=1", f"out={folder}", "name=first", "trainer.val_every=2"]
     assert main(["train", "experiment=skeleton/slowonly_mini", *argv]) == 0
     return folder
