@@ -141,7 +141,8 @@ def test_a_row_may_state_its_frame_rate_and_ids(fps, expected):
     row = {"frame_dir": "a", "keypoint": np.ones((2, 3, 17, 2)), "img_shape": (9, 9), "fps": fps, "ids": [4, 2]}
     parsed = parse_annotation(row)
     assert (parsed.fps, parsed.ids) == (expected, (4, 2))
-    assert to_sequence(parsed)[-2:] == (expected, (4, 2))
+    made = to_sequence(parsed)
+    assert (made.fps, made.ids, made.depth) == (expected, (4, 2), None)
     assert parse_annotation({**row, "ids": [4]}).ids is None
 
 
