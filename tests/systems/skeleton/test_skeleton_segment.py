@@ -71,7 +71,7 @@ def test_weights_add_up_to_each_segments_length():
 
 
 def test_fewer_moments_than_segments_are_refused():
-    with pytest.raises(SightwordError, match=r"system.segments=3 of 2 moments"):
+    with pytest.raises(SightwordError, match=r"system.segments=3 is more than the 2 moments"):
         pooled(FRAMES[:, :2], 3)
 
 

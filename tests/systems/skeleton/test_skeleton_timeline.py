@@ -141,7 +141,8 @@ def test_a_row_may_state_its_frame_rate_and_ids(fps, expected):
     row = {"frame_dir": "a", "keypoint": np.ones((2, 3, 17, 2)), "img_shape": (9, 9), "fps": fps, "ids": [4, 2]}
     parsed = parse_annotation(row)
     assert (parsed.fps, parsed.ids) == (expected, (4, 2))
-    assert to_sequence(parsed)[-2:] == (expected, (4, 2))
+    made = to_sequence(parsed)
+    assert (made.fps, made.ids, made.depth) == (expected, (4, 2), None)
     assert parse_annotation({**row, "ids": [4]}).ids is None
 
 
@@ -208,7 +209,7 @@ def run(tmp_path_factory):
     (folder / "long.pkl").write_bytes(pickle.dumps([long]))
     (folder / "labels.txt").write_text("\n".join(CLASSES))
     argv = [f"data.annotations={folder / 'a.pkl'}", f"system.labels={folder / 'labels.txt'}", "data.train=train"]
-    argv += ["data.val=", "data.hold_out=0.3", "data.test=train", "trainer.steps=2", "system.base=4", "data.frames=4"]
+    argv += ["data.val=", "data.hold_out=0.3", "data.test=train", "trainer.steps=2", "system.base=4", "data.frames=6"]
     argv += ["data.batch_size=4", "data.test_views=1", f"out={folder}", "name=first", "trainer.val_every=2"]
     assert main(["train", "experiment=skeleton/slowonly_mini", *argv]) == 0
     return folder

@@ -215,7 +215,10 @@ def stretches(frames: Tensor, segments: int) -> list[Tensor]:
     """
     total = frames.shape[1]
     if total < segments:
-        raise SightwordError(f"system.segments={segments} of {total} moments. Pass fewer, or raise data.frames")
+        raise SightwordError(
+            f"system.segments={segments} is more than the {total} moments of a view, half of its frames. Raise "
+            "data.frames, or pass system.segments=1"
+        )
     edges = [number * total // segments for number in range(segments + 1)]
     return list(frames.split([end - start for start, end in pairwise(edges)], 1))
 
