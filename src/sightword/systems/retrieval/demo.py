@@ -65,7 +65,7 @@ def _section(retriever: PersonRetriever, test: Split, truth: Truth | None, run: 
             (
                 "Encode a folder of images once, and search it:",
                 f"sightword index model={run} images={people}/RSTPReid/imgs out=gallery\n"
-                'sightword search index=gallery "a woman in a green coat with stripes, blue shorts and a yellow cap"',
+                'sightword search index=gallery "a woman in a green coat and blue shorts with a yellow cap"',
             ),
             ("The real data, once its images are there:", "sightword check dataset=cuhk_pedes root=/data"),
         ],
