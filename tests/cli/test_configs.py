@@ -32,8 +32,9 @@ SIZES = {
 # the one exception.
 RECIPES = {
     "tokenizer": "data: min_scale",
-    "retrieval": "system: align slots logit_scale project gen_from gen_ramp; data: pad erase flip hide_way hide_rows keep_images paraphrase "
-    "sampler alike alike_after instances; optim: lr lr_scale; trainer: precision steps val_every monitor",
+    "retrieval": "system: align slots logit_scale project gen_from gen_ramp; "
+    "data: pad erase flip hide_way hide_rows keep_images paraphrase sampler alike alike_after instances; "
+    "optim: lr lr_scale; trainer: precision steps val_every monitor",
     "skeleton": "system: dropout text_pooling soft_ramp segments; optim: lr max_grad_norm lr_scale",
     "points": "system: token_type clip_dtype spread; optim: lr; trainer: monitor",
 }
