@@ -77,6 +77,8 @@ def _skeleton(name: str, world: dict[str, Path]) -> dict[str, object]:
     folder = world["root"] / "motion"
     found: dict[str, object] = {"system.text": world["root"] / "bert", "system.labels": folder / "labels.json"}
     found["system.joints"] = "coco17"
+    if name == "msr":  # these skeletons are of images and have no depth
+        found |= {"data.turn": 0, "data.tilt": 0}
     return found | {"data.annotations": folder / "annotations.pkl", "data.frames": 8, "data.batch_size": 4}
 
 

@@ -18,7 +18,6 @@ from sightword.cli.compose import compose_config, expand_preset, sweep_by_hydra,
 from sightword.cli.override import is_for, values_of
 from sightword.engine import run as runs
 from sightword.engine.argument import expanded
-from sightword.engine.evaluation import read_evaluation
 from sightword.engine.system import closest, experiments, presets, tables
 from sightword.errors import SightwordError, Unfinished
 from sightword.storage.parser import whole_number
@@ -72,6 +71,8 @@ class Job:
 
     def is_finished(self, splits: Sequence[str] = ()) -> bool:
         """Return whether the run has been trained to its end, and evaluated on these splits."""
+        from sightword.engine.evaluation import read_evaluation
+
         trained = (self.folder / "summary.json").exists()
         return trained and all(read_evaluation(self.folder, split) is not None for split in splits)
 

@@ -94,7 +94,7 @@ class Run:
     name: str = ""  # empty: the time; under torchrun every process needs the same
     seed: int = 0
     init_from: str = ""  # weights to start from: a run, an export, a published file, a hub id, or an experiment's name:
-    # its newest run in out=; empty: new weights
+    # its newest run in out=, of the same seed if there is one; empty: new weights
     init_strict: bool = True  # refuse init_from= unless every name and shape fits; false: start from those that fit
     system: SystemConfig = field(default_factory=SystemConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -76,7 +76,7 @@ def origin_of(config: Run) -> Origin:
     if path.is_file():
         return Origin(str(path), lambda task: _of_file(path, task))
     if not path.exists() and config.init_from in dict(experiments()):
-        return _of_run(_newest(config), f", the newest run of {config.init_from}")
+        return _of_run(_newest(config), f", the newest run of {config.init_from}, of the same seed if there is one")
     place = place_of(config.init_from)
     if place.system != config.experiment.split("/")[0]:
         raise SightwordError(
@@ -138,10 +138,14 @@ def _of_predictor(predictor: Predictor) -> Given:
 
 
 def _newest(config: Run) -> Path:
-    """Return the newest run of the experiment that init_from names, in out=, that has a checkpoint to start from."""
+    """Return the newest run of the experiment that init_from names, in out=, that has a checkpoint to start from.
+
+    Runs of the same seed come first: in a sweep over seeds each run starts from its own.
+    """
     place = Path(config.out) / config.init_from
     runs = [folder for folder in place.glob("*") if (folder / "config.yaml").is_file()]
-    kept = {folder: checkpoint_of(folder, "best", read_config(folder)) for folder in runs}
+    configs = {folder: read_config(folder) for folder in runs}
+    kept = {folder: checkpoint_of(folder, "best", each) for folder, each in configs.items()}
     there = [folder for folder, file in kept.items() if file.is_file()]
     if not there:
         raise MissingFileError(
@@ -149,7 +153,7 @@ def _newest(config: Run) -> Path:
             f"one: sightword train experiment={config.init_from} …, name another with init_from=<run>, or pass "
             "init_from= to start from new weights"
         )
-    return max(there, key=lambda folder: kept[folder].stat().st_mtime_ns)
+    return max(there, key=lambda folder: (configs[folder].seed == config.seed, kept[folder].stat().st_mtime_ns))
 
 
 def _few(names: list[str]) -> str:

@@ -22,6 +22,7 @@ from sightword.systems.retrieval.config import RetrievalData
 from sightword.systems.retrieval.gallery import Embedder, Gallery, write_gallery
 from sightword.systems.retrieval.predict import PersonRetriever
 from sightword.systems.retrieval.selection import Selection, read_conditions
+from sightword.systems.retrieval.split import Split
 from sightword.systems.retrieval.system import SYSTEM
 from sightword.towers.base import TextTower
 from sightword.towers.preprocess import Preprocess
@@ -401,7 +402,7 @@ def test_a_strip_shows_the_first_and_the_lines_all(people, tmp_path, command, ca
 def test_a_probe_writes_figures_and_their_values(people, tmp_path, command, monkeypatch, capsys):
     files = sorted(people.glob("**/*.png"))
     captions = [f"a person in {file.stem}" for file in files]
-    split = SimpleNamespace(images=files, pids=np.arange(4), captions=captions, caption_image=np.arange(4))
+    split = Split("test", files, np.arange(4), captions, np.arange(4))
     monkeypatch.setattr("sightword.systems.retrieval.split.read_split", lambda *args: split)
     out = tmp_path / "probe"
     assert command(["probe", "model=runs/a", f"out={out}", "dataset=cuhk_pedes", "root=here", "strips=2"]) == 0

@@ -95,7 +95,7 @@ def test_the_text_gain_of_validation_batches_is_a_measure(towers):
     assert task.stats()["text_gain"] == pytest.approx(float(task.eval().text_gain(batches[0]).mean()), rel=1e-5)
 
 
-def test_each_way_to_hide_cells_has_a_gain_of_its_own(towers, ranked):
+def test_each_way_to_hide_cells_has_a_gain_of_its_own(towers):
     task = task_of(towers, **PHASE4).eval()
     evaluator, batch = RetrievalEvaluator(task), batch_for(task.model.tokenizer)
     for way in (0, 2):
@@ -105,7 +105,7 @@ def test_each_way_to_hide_cells_has_a_gain_of_its_own(towers, ranked):
     assert set(found) <= evaluator.metric_names()
 
 
-def test_where_families_are_known_the_ceiling_and_the_right_family_are_metrics(towers, ranked):
+def test_where_families_are_known_the_ceiling_and_the_right_family_are_metrics(towers):
     task = task_of(towers, **PHASE2).eval()
     first, second, texts = halves(task)
     ceiling = torch.tensor([1.0, 0.5, 0.25, 0.25, 0.5, 0.5]).double()
