@@ -32,8 +32,8 @@ SIZES = {
 # the one exception.
 RECIPES = {
     "tokenizer": "data: min_scale",
-    "retrieval": "system: align slots logit_scale project gen_from; "
-    "data: pad erase flip hide_way hide_rows keep_images paraphrase sampler alike alike_after instances; "
+    "retrieval": "system: align slots logit_scale project gen_from vq_weights; "
+    "data: pad erase flip hide_way hide_rows vq_ids keep_images paraphrase sampler alike alike_after instances; "
     "optim: lr lr_scale; trainer: precision steps val_every monitor",
     "skeleton": "system: dropout text_pooling soft_ramp segments; optim: lr max_grad_norm lr_scale",
     "points": "system: token_type clip_dtype spread; optim: lr; trainer: monitor",

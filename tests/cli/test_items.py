@@ -15,7 +15,7 @@ from sightword.errors import SightwordError
 RUNS = {
     "intent/stage1": ("test", "images", ["macro_f1", "hard_f1", "map_voc"]),
     "retrieval/irra_mini": ("test", "people", ["rank1", "i2t_map"]),
-    "skeleton/visece_mini": ("test", "recordings", ["top1", "mean_class"]),
+    "skeleton/visece_mini": ("test", "recordings of one person", ["top1", "mean_class"]),
     "points/bifusion_mini": ("val", "rooms", ["clip_miou", "text_miou"]),
     "tokenizer/mini": ("val", "images", ["psnr", "psnr_gain"]),
 }

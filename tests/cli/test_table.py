@@ -163,7 +163,7 @@ def test_items_of_one_cluster_give_an_interval_over_seeds_and_no_verdict(make, t
             make(f"r{rate}_{seed}", seed, wrong, names=NAMES[:1], optim__lr=rate)
     made = table(tmp_path / "runs", baseline="0.1")
     cell = made.rows[1].cells["test/macro_f1"]
-    assert cell.interval.low == pytest.approx(min(cell.seeds.values()))
+    assert cell.interval.low < min(cell.seeds.values())  # as two seeds have, by Student's t
     assert cell.difference.word == ""
     assert any("there is no verdict" in note for note in made.notes)
     assert "draws of seeds" in made.caption

@@ -51,7 +51,7 @@ def sweep(argv: Sequence[str]) -> int:
     jobs = known or list(read_jobs(plan.folder))
     missing = [job.name for job in jobs if not job.is_finished(plan.splits)]
     if plan.measures and len(missing) < len(jobs):
-        _tabulate(plan)
+        _tabulate(plan, [job.folder for job in jobs if job.is_finished(plan.splits)])
     if missing:
         named = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
         raise Unfinished(
@@ -199,7 +199,7 @@ class Trainee:
                 yield ["evaluate", f"run={job.folder}", f"split={split}"]
 
     def _training(self, job: Job) -> list[str]:
-        if (job.folder / "checkpoints" / "last.ckpt").exists():
+        if (job.folder / "config.yaml").exists():  # without a checkpoint it begins anew in its folder
             return ["train", f"resume={job.folder}"]
         return ["train", *job.overrides, f"out={self.folder}", f"name={job.name}"]
 
@@ -291,14 +291,14 @@ def _splits_of(measures: Sequence[str]) -> tuple[str, ...]:
     return tuple(splits_of(measures)) if measures else ()
 
 
-def _tabulate(plan: Plan) -> None:
+def _tabulate(plan: Plan, done: Sequence[Path]) -> None:
     """Print the table of the runs that are finished, and write it to the folder."""
     from sightword.cli.table.make import make_table
     from sightword.cli.table.write import markdown
 
     by = ",".join(key for key in plan.keys if key not in NOT_CHOSEN_BY) or "experiment"
     try:
-        print(markdown(make_table([plan.folder], by, plan.measures, plan.baseline, plan.folder)), end="")
+        print(markdown(make_table(done, by, plan.measures, plan.baseline, plan.folder)), end="")
     except SightwordError as error:
         raise SightwordError(f"the runs are trained, but there is no table: {error}") from None
 

@@ -138,7 +138,7 @@ def _of_predictor(predictor: Predictor) -> Given:
 
 
 def _newest(config: Run) -> Path:
-    """Return the newest run of the experiment that init_from names, in out=, that has a checkpoint to start from.
+    """Return the newest run of the experiment that init_from names, in out=, that has finished.
 
     Runs of the same seed come first: in a sweep over seeds each run starts from its own.
     """
@@ -153,7 +153,14 @@ def _newest(config: Run) -> Path:
             f"one: sightword train experiment={config.init_from} …, name another with init_from=<run>, or pass "
             "init_from= to start from new weights"
         )
-    return max(there, key=lambda folder: (configs[folder].seed == config.seed, kept[folder].stat().st_mtime_ns))
+    own = [folder for folder in there if configs[folder].seed == config.seed] or there
+    done = [folder for folder in own if (folder / "summary.json").is_file()]
+    if not done:
+        raise SightwordError(
+            f"{own[0]} has not finished its training. Resume it: sightword train resume={own[0]}, or name another with "
+            "init_from=<run>"
+        )
+    return max(done, key=lambda folder: kept[folder].stat().st_mtime_ns)
 
 
 def _few(names: list[str]) -> str:

@@ -4,7 +4,8 @@ replacement, and the same ones for all runs that are compared.
 Items of a cluster (captions of one person) are drawn together, as they are not independent. A run's metric of a draw is
 computed with weights, how often each item was drawn; nothing is copied. Intervals are percentiles, as rare classes
 vanish in some draws and a metric such as F1 is then no smooth function of the weights (Davison and Hinkley 1997, 2.4,
-3.8). With few seeds or clusters, percentiles are too narrow by about √((n − 1)/n).
+3.8). Percentiles over a few seeds are far too narrow, so the shares of seeds are spread as Student's t asks. With few
+clusters they are too narrow by about √((n − 1)/n).
 
 Legend: D draws; N items; G clusters; S seeds.
 """
@@ -14,9 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 DRAWS = 2000
 LEVEL = 0.95
+NORMAL = 1.96  # the normal quantile of LEVEL
 CELLS = 2**22  # of weights (D, N) that are in memory at once
 
 Metric = Callable[[np.ndarray], np.ndarray]  # weights (D, N) → (D,)
@@ -52,9 +55,17 @@ def drawn_values(metrics: Sequence[Metric], clusters: np.ndarray, draws: int = D
 
 
 def seed_weights(count: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Return the share of each of S seeds in each draw, (S, D); the same for the same number of seeds."""
+    """Return the share of each of S seeds in each draw, (S, D), in sum 1; the same for the same number of seeds.
+
+    Their distances from 1/S are those of drawing with replacement, times √(S/(S − 1)) and the ratio of Student's t to
+    the normal quantile: where seeds alone differ, intervals are then about those of a t-test. A share may be below 0.
+    """
     rng = np.random.default_rng([seed, 1])
-    return rng.multinomial(count, np.full(count, 1 / count), size=draws).T / count
+    shares = rng.multinomial(count, np.full(count, 1 / count), size=draws).T / count
+    if count < 2:
+        return shares
+    wider = math.sqrt(count / (count - 1)) * float(stdtrit(count - 1, (1 + LEVEL) / 2)) / NORMAL
+    return 1 / count + (shares - 1 / count) * wider
 
 
 def interval_of(values: Sequence[float], drawn: np.ndarray, seed: int = 0) -> Interval:

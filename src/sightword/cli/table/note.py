@@ -21,7 +21,7 @@ def caption_of(
     of = " and of ".join([*drawn, "seeds"])
     parts = [
         f"Mean over seeds ± standard deviation, [95 % interval] by {DRAWS:,} draws of {of}, "
-        "with replacement, the same draws for all rows (percentiles)."
+        "with replacement, the same draws for all rows (percentiles, over seeds as wide as Student's t)."
     ]
     if baseline:
         count = len(groups) - (baseline in [group.label for group in groups])

@@ -36,8 +36,8 @@ NAME, FORMAT, POOLED = "calibration.safetensors", 1, "pooled"
 #: Slope and middle of the presence curve, per unit of z, of words that no label says anything about.
 SLOPE, MIDDLE = 4.0, 1.0
 #: Prior standard deviations: of the log of the slope that all words share, around SLOPE; and of each word's log slope
-#: and middle around the shared ones. Few labels else give slopes that are too steep. Chosen by the log loss of 150
-#: held-out scenes of the synthetic data, 0.087 a word (with 1, 0.5 and 0.7 it is 0.104).
+#: and middle around the shared ones. Few labels else give slopes that are too steep. Chosen by the log loss of the
+#: validation scenes of the synthetic data, 0.087 a word (with 1, 0.5 and 0.7 it is 0.104).
 SHARED, SLOPES, MIDDLES = 0.2, 0.25, 0.3
 #: Rules for patches: with labels, words of p > 0.5 where z > Z; without, z + POOLED_SHARE · z_pooled > UNLABELLED_Z.
 Z, UNLABELLED_Z, POOLED_SHARE = 1.5, 2.0, 0.5

@@ -97,4 +97,5 @@ def _member(folder: Path, split: str, checkpoint: str) -> Member:
         labels.append(batch.labels.clone())
     evaluator.compute()
     names = tuple(dataset.name(row) for row in range(len(dataset)))
-    return Member(folder, torch.cat(scores), torch.cat(labels), names, evaluator.classes, evaluator.protocol())
+    of_trained = torch.cat(scores).masked_fill(evaluator.absent(), -1)
+    return Member(folder, of_trained, torch.cat(labels), names, evaluator.classes, evaluator.protocol())

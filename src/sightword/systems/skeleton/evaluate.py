@@ -99,7 +99,7 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         self._rows, self._measured = [], None
         if rows is None:
             return {}
-        self._measured = rows = rows._replace(scores=rows.scores.masked_fill(self._absent(), -1))
+        self._measured = rows = rows._replace(scores=rows.scores.masked_fill(self.absent(), -1))
         self.count = len(rows.labels)
         self.confusion = confusion_matrix(rows.scores.argmax(1), rows.labels, len(self.classes))
         found = {"top1": 100 * float(top_k(rows.scores, rows.labels, 1))}
@@ -111,7 +111,7 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
             self.spread = (found["effective_frames"], found["frames"])
         return found | self._zero_shot(rows) if self.task.system.unseen and self.split == "test" else found
 
-    def _absent(self) -> Tensor:
+    def absent(self) -> Tensor:
         """Which classes the split does not have (K,) bool: unseen ones but in test, and validation classes."""
         system = self.task.system
         names = {*system.unseen_val, *(system.unseen if self.split != "test" else ())}
@@ -146,7 +146,7 @@ class SkeletonEvaluator(Evaluator[SkeletonBatch]):
         }
         if isinstance(task.model, VideoTextModel) and task.trained_on != len(self.classes):
             found["classes"] += f"; it was trained on {task.trained_on}"
-        absent = int(self._absent().sum())
+        absent = int(self.absent().sum())
         if absent:
             found["classes"] += f", less {absent} that are not trained"
         if task.system.unseen and self.split == "test":
@@ -200,8 +200,12 @@ def clusters_of(names: list[str]) -> tuple[str, list[str]]:
     for pattern in (NTU, SUBJECT):
         parts = parts_of(names, pattern)
         subjects = [f"subject {one['person']}" for one in parts or ()]
-        if len(set(subjects)) >= FEWEST:
-            return "subjects", subjects
+        if people := len(set(subjects)):
+            return (
+                ("subjects", subjects)
+                if people >= FEWEST
+                else (f"recordings of {people} people" if people > 1 else "recordings of one person", names)
+            )
     return "recordings", names
 
 
