@@ -43,7 +43,7 @@ def words_of(world, out, name, **more):
     values |= {"system.num_ids": 8, "system.mlm_heads": 4, "optim.warmup": 2, "trainer.accelerator": "cpu"}
     values |= {"trainer.steps": 4, "trainer.log_every": 1}
     if name == "phase4_mini":
-        values["data.vq_ids"] = world / "codes"
+        values |= {"data.vq_ids": world / "codes", "system.vq_weights": ""}
     return [f"experiment=retrieval/{name}", *(f"{key}={value}" for key, value in (values | more).items())]
 
 
