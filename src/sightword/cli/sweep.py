@@ -49,10 +49,10 @@ def sweep(argv: Sequence[str]) -> int:
     trainee = Trainee(plan.folder.absolute(), plan.splits, Path.cwd(), plan.workers)
     sweep_by_hydra(plan.overrides, plan.hydra, plan.folder, trainee)
     jobs = known or list(read_jobs(plan.folder))
-    missing = [job.name for job in jobs if not job.is_finished(plan.splits)]
-    if plan.measures and len(missing) < len(jobs):
-        _tabulate(plan, [job.folder for job in jobs if job.is_finished(plan.splits)])
-    if missing:
+    done = [job for job in jobs if job.is_finished(plan.splits)]
+    if plan.measures and done:
+        _tabulate(plan, [job.folder for job in done])
+    if missing := [job.name for job in jobs if job not in done]:
         named = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
         raise Unfinished(
             f"{len(missing)} of {len(jobs)} runs are not finished: {named}. Their output is in {plan.folder / 'logs'}; "

@@ -45,17 +45,17 @@ class Concepts(NamedTuple):
 
         Raises SightwordError if no name is a word.
         """
-        columns = [_plain(word) for own in words.values() for word in own]
-        spoken = {_plain(name): name for name in self.names}
+        columns = [plain(word) for own in words.values() for word in own]
+        spoken = {plain(name): name for name in self.names}
         if not spoken.keys() & set(columns):
             some, known = ", ".join(self.names[:4]), ", ".join(word for own in words.values() for word in own[:2])
             raise SightwordError(
                 f"none of the labels ({some}, …) is a word of the anchors ({known}, …). Label with their words, or "
                 "write anchors with your words: sightword anchors vocabulary=…"
             )
-        shown = [{_plain(name) for name in own} for own in self.shown]
+        shown = [{plain(name) for name in own} for own in self.shown]
         rows = [[float(word in own) for word in columns] for own in shown]
-        unused = [name for plain, name in spoken.items() if plain not in set(columns)]
+        unused = [name for word, name in spoken.items() if word not in set(columns)]
         return WordTable(torch.tensor(rows), torch.tensor([word in spoken for word in columns]), unused)
 
 
@@ -116,5 +116,6 @@ def _shown(record: Fields) -> frozenset[str]:
     return frozenset(found)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a word as words are compared: small letters, single spaces, no underscores."""
     return " ".join(name.replace("_", " ").casefold().split())

@@ -10,7 +10,6 @@ recording; L frames of a view; V joints; H, W pixels of the canvas.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -28,6 +27,7 @@ from sightword.storage import shards
 from sightword.systems.skeleton.annotations import Recordings, read_annotations
 from sightword.systems.skeleton.config import SkeletonData
 from sightword.systems.skeleton.diagnosis import say_findings
+from sightword.systems.skeleton.formats.naming import people_by
 from sightword.systems.skeleton.joints import JointSet
 from sightword.systems.skeleton.sequence import SkeletonSequence
 from sightword.systems.skeleton.unseen import left_out_of
@@ -211,14 +211,7 @@ def hold_out_people(rows: Sequence[int], names: Sequence[str], data: SkeletonDat
 
     Raises SightwordError if data.person does not find a person in each name, or finds one person in all of them.
     """
-    try:
-        pattern = re.compile(data.person)
-    except re.error as error:
-        raise SightwordError(f"data.person={data.person!r} is not a pattern: {error}. Pass one, as P\\d+") from None
-    found = {row: pattern.search(names[row]) for row in rows}
-    if unknown := [names[row] for row, match in found.items() if match is None]:
-        raise SightwordError(f"data.person={data.person!r} finds nobody in the name {unknown[0]}. Change it")
-    who = {row: match.group() for row, match in found.items() if match is not None}
+    who = dict(zip(rows, people_by([names[row] for row in rows], data.person, "data.person"), strict=True))
     people = sorted(set(who.values()))
     if len(people) < 2:
         raise SightwordError(f"data.person={data.person!r} finds one person in all names, {people}. Change it")

@@ -23,13 +23,14 @@ from torch import Tensor
 
 from sightword.errors import SightwordError
 from sightword.metrics.multilabel import f1
+from sightword.systems.intent.concept import plain
 from sightword.systems.intent.evaluate import on_grid
 from sightword.systems.intent.faithful.control import by_word, presence_like, probes_of
 from sightword.systems.intent.faithful.deletion import Deletion, delete_words
 from sightword.systems.intent.faithful.head import Labelled, fit_head, macro_f1
 from sightword.systems.intent.faithful.intervention import Point, independent, intervention
 from sightword.systems.intent.faithful.reading import PresentWords, Reading, Words
-from sightword.systems.intent.faithful.truth import Maps, Truth, plain
+from sightword.systems.intent.faithful.truth import Maps, Truth
 from sightword.systems.intent.faithful.word import (
     Counted,
     Known,

@@ -22,9 +22,9 @@ from sightword.data.image import read_image
 from sightword.errors import MissingFileError, SightwordError
 from sightword.storage.fields import Fields
 from sightword.storage.reader import read_json, read_text
+from sightword.systems.intent.concept import SCENE, plain, read_concepts
 from sightword.towers.preprocess import Preprocess
 
-SCENE = ("objects", "place", "action")
 WORDS = "words.txt"
 
 
@@ -36,19 +36,12 @@ class Truth(NamedTuple):
     how: str  # the file was read, one line
 
 
-def plain(word: str) -> str:
-    """Return a word as words are compared: small letters, single spaces, no underscores."""
-    return " ".join(word.replace("_", " ").casefold().split())
-
-
 def read_truth(file: Path, images: Path | None = None) -> Truth:
     """Read the words of images. Raises SightwordError, with the place in the file, for what cannot be read."""
     if not file.exists():
         raise MissingFileError(f"truth={file} does not exist. Pass a file with the words of each image")
     if (drawn := _drawn(file)) is not None:
         return drawn
-    from sightword.systems.intent.concept import read_concepts
-
     found = read_concepts(file, images)
     shown: dict[str, frozenset[str]] = {}
     for path, own in zip(found.files, found.shown, strict=True):

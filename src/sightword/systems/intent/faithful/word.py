@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sightword.errors import SightwordError
+from sightword.systems.intent.concept import plain
 from sightword.systems.intent.faithful.reading import Reading, Words
-from sightword.systems.intent.faithful.truth import Truth, plain
+from sightword.systems.intent.faithful.truth import Truth
 
 Numbers = dict[str, object]  # plain values, fit for JSON
 TOP = 3  # likeliest intents

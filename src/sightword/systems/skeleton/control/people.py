@@ -1,12 +1,11 @@
 """Who performs each recording, and which people are held out to choose a control's settings."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from sightword.errors import SightwordError
-from sightword.systems.skeleton.formats.naming import NTU, SUBJECT, parts_of
+from sightword.systems.skeleton.formats.naming import NTU, SUBJECT, parts_of, people_by
 
 PARTS = 5  # of recordings without known people
 
@@ -18,13 +17,7 @@ def people_of(names: Sequence[str], pattern: str = "") -> tuple[list[str], str]:
     it. Recordings of other names are put into parts at random. Raises SightwordError for a pattern that does not fit.
     """
     if pattern:
-        try:
-            found = [re.search(pattern, name) for name in names]
-        except re.error as error:
-            raise SightwordError(f"person={pattern!r} is not a pattern: {error}. Pass one, as P\\d+") from None
-        if unknown := [name for name, one in zip(names, found, strict=True) if one is None]:
-            raise SightwordError(f"person={pattern!r} finds nobody in the name {unknown[0]}. Change it")
-        return [one.group() for one in found if one is not None], f"people by {pattern}"
+        return people_by(names, pattern, "person"), f"people by {pattern}"
     for form in (NTU, SUBJECT):
         if parts := parts_of(names, form):
             return [f"person {one['person']}" for one in parts], "people by the names of recordings"

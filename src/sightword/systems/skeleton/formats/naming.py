@@ -40,6 +40,20 @@ def parts_of(names: Sequence[str], pattern: re.Pattern[str]) -> list[Parts] | No
     return [{key: int(value) for key, value in one.groupdict().items()} for one in found if one is not None]
 
 
+def people_by(names: Sequence[str], pattern: str, key: str) -> list[str]:
+    """Return the part of each name that a regular expression finds: the person. key: for messages, as person.
+
+    Raises SightwordError for what is no pattern, or finds nothing in a name.
+    """
+    try:
+        found = [re.search(pattern, name) for name in names]
+    except re.error as error:
+        raise SightwordError(f"{key}={pattern!r} is not a pattern: {error}. Pass one, as P\\d+") from None
+    if unknown := [name for name, one in zip(names, found, strict=True) if one is None]:
+        raise SightwordError(f"{key}={pattern!r} finds nobody in the name {unknown[0]}. Change it")
+    return [one.group() for one in found if one is not None]
+
+
 def stated_by(names: Sequence[str]) -> tuple[list[int], dict[str, list[str]], str]:
     """Return labels, splits and what was assumed; nothing if the names are not all of one published form."""
     if (parts := parts_of(names, NTU)) is not None:
